@@ -1,0 +1,23 @@
+"""A cluster of WebSocket gateways. The floors of the house, top to bottom; imports go only downward:
+
+__main__
+cli          commands for people
+server       uvicorn with a paced end
+app          settings -> Starlette application: the composition root
+web/         what is served beside the socket: API, health, pages
+node         one gateway process: its place in the cluster, its life
+clients      the node's connections: what a client says is carried out here
+connection   one socket: bytes in, prepared frames out, back-pressure
+relay        between hub and bus: publish, and what the cluster says
+handshake    the opening of a socket
+cluster/     all that lives in Redis, and nothing else
+session      one client's rules: what a message may cause                    (pure)
+auth         who someone is
+hub          who listens to what on this node, and the fan-out               (pure)
+protocol     the wire: messages, error codes, close codes                    (pure)
+frames       RFC 6455 frames: bytes -> messages, a payload -> a frame        (pure)
+topics       topic names, and who may hear and say what                      (pure)
+metrics, settings, logs
+"""
+
+__version__ = "0.1.0"

@@ -1,0 +1,84 @@
+"""The composition root: settings in, a Starlette application with its node out."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from urllib.parse import urlsplit
+
+from starlette.applications import Starlette
+from starlette.responses import JSONResponse
+from starlette.routing import WebSocketRoute
+from starlette.websockets import WebSocket
+
+from gateway.auth import ANONYMOUS, AuthError, Identity
+from gateway.connection import Connection
+from gateway.node import Node
+from gateway.settings import Settings
+from gateway.web import api, health, pages
+
+SOCKET_PATHS = ("/ws", "/api/v69/ws")
+SESSION_COOKIE = "session"
+
+
+def create_app(settings: Settings) -> Starlette:
+    """The application of one node; the node is `app.state.node`, and lives while the lifespan does."""
+    node = Node(settings)
+
+    @asynccontextmanager
+    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+        async with node.life():
+            yield
+
+    routes = [
+        *(WebSocketRoute(path, socket) for path in SOCKET_PATHS),
+        *health.ROUTES,
+        *api.ROUTES,
+        *pages.ROUTES,
+    ]
+    app = Starlette(routes=routes, lifespan=lifespan, exception_handlers=api.EXCEPTION_HANDLERS)
+    app.state.node = node
+    return app
+
+
+async def socket(websocket: WebSocket) -> None:
+    """Decide who comes in. After `accept` the connection is the node's, and this coroutine ends."""
+    node: Node = websocket.app.state.node
+    connection: Connection = websocket.scope["extensions"]["gateway.connection"]
+    refusal = _refusal(websocket, node)
+    if refusal is not None:
+        status, message = refusal
+        node.metrics.refusals.labels(str(status)).inc()
+        await websocket.send_denial_response(
+            JSONResponse({"error": {"code": status, "message": message}}, status_code=status)
+        )
+        return
+    identity = _identity(websocket, node)
+    offered = websocket.scope["subprotocols"]
+    # A client that offered subprotocols and is given none fails the connection.
+    await websocket.accept(subprotocol=offered[0] if offered else None)
+    ip = websocket.client.host if websocket.client else ""
+    node.clients.admit(connection, identity, ip, websocket.headers.get("user-agent", ""))
+
+
+def _refusal(websocket: WebSocket, node: Node) -> tuple[int, str] | None:
+    if node.refusing:
+        return 503, "this node is leaving; connect again"
+    origin = websocket.headers.get("origin")
+    # No Origin: not a browser, so nobody's cookies are being abused.
+    if origin and origin not in node.settings.origins and urlsplit(origin).netloc != websocket.headers.get("host"):
+        return 403, f"origin {origin[:200]} may not connect; GATEWAY_ORIGINS lists those that may"
+    if any(name in websocket.query_params for name in ("token", "authToken", "access_token")):
+        return 400, "a token in the URL ends in logs; send AUTH or the session cookie"
+    return None
+
+
+def _identity(websocket: WebSocket, node: Node) -> Identity:
+    """Who the session cookie proves; a bad cookie means anonymous, never a refused socket."""
+    cookie = websocket.cookies.get(SESSION_COOKIE)
+    if not cookie:
+        return ANONYMOUS
+    try:
+        return node.authenticator.verify(cookie)
+    except AuthError:
+        return ANONYMOUS

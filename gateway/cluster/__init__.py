@@ -1,0 +1,1 @@
+"""All that lives in Redis, and nothing else: what a node writes there can be rebuilt from its memory."""

@@ -1,0 +1,65 @@
+"""Every key and channel, with the reason for its shape.
+
+Braces are Redis Cluster hash tags: what one Lua script touches shares a tag, so it shares a slot. A node id
+and a topic hold no braces, so a tag is never cut short.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """Names under one namespace, which stands before channels too: pub/sub ignores database numbers."""
+
+    namespace: str
+
+    # ---- keys
+
+    @property
+    def nodes(self) -> str:
+        """Sorted set: node id -> end of its lease, ms since 1970 in Redis' own time. The index to the rest."""
+        return f"{self.namespace}ws:nodes"
+
+    def node(self, node_id: str) -> str:
+        """Hash with a TTL: the lease itself. While it exists, the node's rows count; afterwards none does."""
+        return f"{self.namespace}ws:node:{{{node_id}}}"
+
+    def clients(self, node_id: str) -> str:
+        """Hash: client id -> JSON. One a node, so a node's death is one key's death."""
+        return f"{self.node(node_id)}:clients"
+
+    def topics(self, node_id: str) -> str:
+        """Hash: topic -> subscribers on that node. A topic's total is a sum over living nodes."""
+        return f"{self.node(node_id)}:topics"
+
+    # ---- channels
+
+    def audience(self, audience: str) -> str:
+        """``topic:{topic}``, ``user:{user}`` or ``role:{role}``: joined while the node has such a client."""
+        return f"{self.namespace}ws:{audience}"
+
+    def own(self, node_id: str) -> str:
+        """One node's own channel: its self-check, and messages to one of its clients."""
+        return f"{self.namespace}ws:node:{node_id}"
+
+    @property
+    def control(self) -> str:
+        """Orders to all nodes: disconnect, unsubscribe."""
+        return f"{self.namespace}ws:control"
+
+    @property
+    def ready(self) -> str:
+        """A node has joined; the original plan's name."""
+        return f"{self.namespace}websocket:ready"
+
+    @property
+    def ingest(self) -> str:
+        """Where publishers written for the original plan send ``{topic, data, timestamp, sourceId}``."""
+        return f"{self.namespace}ws:broadcast"
+
+
+def node_of(client_id: str) -> str:
+    """The node that a client id was given by: ``name.boot.counter`` -> ``name.boot``; "" if it is no such id."""
+    return client_id.rpartition(".")[0]

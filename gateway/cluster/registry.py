@@ -1,0 +1,289 @@
+"""Which nodes there are, their clients and their topics: written from memory, read by anyone.
+
+A node's memory is the truth. Whoever changes it says so with `touch_client` or `touch_topic`; what is to be
+written is asked for only at the moment of writing, so a late write is never an old one. A tenth of a second
+of changes makes one round trip.
+
+All rows hang under the node's lease. `beat` renews it; when it finds the lease gone - the node slept, Redis was
+flushed - it has every row written again. The rows of a node whose lease ended are invisible at once and removed
+by whichever survivor comes first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import orjson
+
+from gateway.cluster.keys import Keys, node_of
+from gateway.cluster.link import REDIS_ERRORS, Link, Unavailable, explain
+from gateway.logs import logger
+from gateway.metrics import Metrics
+
+FLUSH_SECONDS: Final = 0.1
+SCRIPT_ROWS: Final = 500  # rows in one Lua call: Lua's `unpack` and Redis' patience are finite
+PIPELINE_CALLS: Final = 20
+# More changes than this are cheaper to write as everything there is.
+MAX_DIRTY: Final = 50_000
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """How the registry asks the node for what to write."""
+
+    about: Callable[[], Mapping[str, str | int]]  # fields of the node's own row
+    client: Callable[[str], bytes | None]  # a client's row as JSON; None: it is gone
+    clients: Callable[[], Iterable[str]]
+    topic: Callable[[str], int]  # local subscribers; 0: none
+    topics: Callable[[], Iterable[str]]
+
+
+class Registry:
+    """One node's rows, and questions to everybody's."""
+
+    def __init__(
+        self, link: Link, keys: Keys, node_id: str, *, lease_seconds: float, memory: Memory, metrics: Metrics
+    ) -> None:
+        self._link = link
+        self._keys = keys
+        self._node_id = node_id
+        self._lease_ms = int(lease_seconds * 1000)
+        self._memory = memory
+        self._metrics = metrics
+        self._log = logger()
+        self._rows = [keys.node(node_id), keys.clients(node_id), keys.topics(node_id)]
+        self._clients: set[str] = set()  # changed since the last write
+        self._topics: set[str] = set()
+        self._everything = True
+        self._wake = asyncio.Event()
+        self._beat, self._enroll, self._living = link.script("beat"), link.script("enroll"), link.script("living")
+        self._write, self._reap, self._forget = link.script("write"), link.script("reap"), link.script("forget")
+
+    # ---- what the node says
+
+    def touch_client(self, client_id: str) -> None:
+        """A client came, went or changed."""
+        self._clients.add(client_id)
+        self._wake.set()
+
+    def touch_topic(self, topic: str) -> None:
+        """A topic's number of local subscribers changed."""
+        self._topics.add(topic)
+        self._wake.set()
+
+    # ---- the lease
+
+    async def beat(self) -> list[str]:
+        """Take or renew the lease; the ids of nodes whose lease has ended.
+
+        Raises:
+            Unavailable: Redis did not confirm; the lease runs on.
+        """
+        fields = list(itertools.chain.from_iterable(self._memory.about().items()))
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        pipeline = self._link.redis.pipeline(transaction=False)
+        # The index first: a node that dies between the two leaves a name that expires, not rows without one.
+        await self._enroll([self._keys.nodes], [self._node_id, self._lease_ms], client=pipeline)
+        await self._beat([self._rows[0]], [self._lease_ms, *fields], client=pipeline)
+        expired, alive = await self._ask(pipeline.execute())
+        self._metrics.round_trip.observe(loop.time() - started)
+        if not alive:
+            self._log.info("lease taken, writing all rows", clients=len(list(self._memory.clients())))
+            self._everything = True
+            self._wake.set()
+        return [node_id.decode() for node_id in expired]
+
+    async def leave(self) -> None:
+        """Remove all this node's rows and its lease.
+
+        Raises:
+            Unavailable: Redis is away; the lease will end by itself.
+        """
+        pipeline = self._link.redis.pipeline(transaction=False)
+        pipeline.unlink(*self._rows)
+        pipeline.zrem(self._keys.nodes, self._node_id)
+        await self._ask(pipeline.execute())
+
+    async def reap(self, node_id: str) -> bool:
+        """Remove the rows of a node whose lease has ended. True if it was this node that did.
+
+        Raises:
+            Unavailable: Redis is away; another beat will try again.
+        """
+        keys = [self._keys.node(node_id), self._keys.clients(node_id), self._keys.topics(node_id)]
+        removed = await self._ask(self._reap(keys))
+        await self._ask(self._forget([self._keys.nodes], [node_id]))
+        if removed < 0:
+            return False
+        self._log.warning("reaped a dead node", dead=node_id, clients=removed)
+        return True
+
+    # ---- the writer
+
+    async def run(self, beat_now: Callable[[], None]) -> None:
+        """Write what changes, for ever; `beat_now` is called when the lease is found gone."""
+        while True:
+            await self._wake.wait()
+            await asyncio.sleep(FLUSH_SECONDS)
+            self._wake.clear()
+            try:
+                if not await self.flush():
+                    beat_now()
+            except Unavailable as error:
+                self._log.warning("registry not written", reason=str(error))
+                await asyncio.sleep(1)
+                self._wake.set()
+
+    async def flush(self) -> bool:
+        """Write what has changed. False if the lease is gone: once it is taken again, all rows are written.
+
+        Raises:
+            Unavailable: Redis did not confirm; what was to be written will be again.
+        """
+        everything = self._everything or len(self._clients) + len(self._topics) > MAX_DIRTY
+        if everything:
+            clients, topics = set(self._memory.clients()), set(self._memory.topics())
+        else:
+            clients, topics = self._clients, self._topics
+        self._clients, self._topics, self._everything = set(), set(), False
+        rows = len(clients) + len(topics)
+        calls = list(self._calls(clients, topics, drop_first=everything))
+        try:
+            for at in range(0, len(calls), PIPELINE_CALLS):
+                pipeline = self._link.redis.pipeline(transaction=False)
+                for args in calls[at : at + PIPELINE_CALLS]:
+                    await self._write(self._rows, args, client=pipeline)
+                written = await self._ask(pipeline.execute())
+                self._metrics.registry_writes.labels("round_trip").inc()
+                if not all(written):
+                    self._everything = True
+                    return False
+        except BaseException:
+            self._clients |= clients
+            self._topics |= topics
+            self._everything |= everything
+            raise
+        self._metrics.registry_writes.labels("row").inc(rows)
+        return True
+
+    def _calls(self, clients: set[str], topics: set[str], drop_first: bool) -> Iterable[list[Any]]:
+        """Arguments of `write.lua`, at most `SCRIPT_ROWS` rows each."""
+        rows: list[tuple[int, str, bytes | int | None]] = [(0, c, self._memory.client(c)) for c in clients]
+        rows += [(1, topic, self._memory.topic(topic) or None) for topic in topics]
+        for at in range(0, max(len(rows), 1 if drop_first else 0), SCRIPT_ROWS):
+            sets: tuple[list[Any], list[Any]] = ([], [])
+            drops: tuple[list[str], list[str]] = ([], [])
+            for which, name, value in rows[at : at + SCRIPT_ROWS]:
+                if value is None:
+                    drops[which].append(name)
+                else:
+                    sets[which].extend((name, value))
+            yield [
+                int(drop_first and at == 0),
+                len(sets[0]) // 2, len(drops[0]), len(sets[1]) // 2, len(drops[1]),
+                *sets[0], *drops[0], *sets[1], *drops[1],
+            ]  # fmt: skip
+
+    # ---- what anybody may ask
+
+    async def living(self) -> list[str]:
+        """Ids of the nodes whose lease lives, sorted."""
+        return sorted(node_id.decode() for node_id in await self._ask(self._living([self._keys.nodes])))
+
+    async def nodes(self) -> list[dict[str, Any]]:
+        """A row for each living node, with its number of clients and topics as they are now."""
+        ids = await self.living()
+        pipeline = self._link.redis.pipeline(transaction=False)
+        for node_id in ids:
+            pipeline.hgetall(self._keys.node(node_id))
+            pipeline.hlen(self._keys.clients(node_id))
+            pipeline.hlen(self._keys.topics(node_id))
+        answers = await self._ask(pipeline.execute())
+        found = []
+        for at, node_id in enumerate(ids):
+            fields, clients, topics = answers[3 * at : 3 * at + 3]
+            if fields:
+                row = {name.decode(): value.decode() for name, value in fields.items()}
+                row |= {"ready": row.get("ready") == "1", "draining": row.get("draining") == "1"}
+                found.append({"id": node_id, **row, "clients": clients, "topics": topics})
+        return found
+
+    async def topics(self) -> list[dict[str, Any]]:
+        """Each topic somebody hears, with its subscribers in all and on each node; by name."""
+        by_topic: dict[str, dict[str, int]] = {}
+        ids = await self.living()
+        pipeline = self._link.redis.pipeline(transaction=False)
+        for node_id in ids:
+            pipeline.hgetall(self._keys.topics(node_id))
+        for node_id, counts in zip(ids, await self._ask(pipeline.execute()), strict=True):
+            for topic, count in counts.items():
+                by_topic.setdefault(topic.decode(), {})[node_id] = int(count)
+        return [_topic_row(topic, counts) for topic, counts in sorted(by_topic.items())]
+
+    async def topic(self, topic: str) -> dict[str, Any]:
+        """One topic's subscribers, in all and on each node; zero if nobody hears it."""
+        ids = await self.living()
+        pipeline = self._link.redis.pipeline(transaction=False)
+        for node_id in ids:
+            pipeline.hget(self._keys.topics(node_id), topic)
+        counts = zip(ids, await self._ask(pipeline.execute()), strict=True)
+        return _topic_row(topic, {node_id: int(count) for node_id, count in counts if count})
+
+    async def client(self, client_id: str) -> dict[str, Any] | None:
+        """One client's row; None if it is not connected."""
+        node_id = node_of(client_id)
+        pipeline = self._link.redis.pipeline(transaction=False)
+        pipeline.exists(self._keys.node(node_id))
+        pipeline.hget(self._keys.clients(node_id), client_id)
+        alive, row = await self._ask(pipeline.execute())
+        return _client_row(client_id, row) if alive and row is not None else None
+
+    async def clients(
+        self, *, user: str | None = None, topic: str | None = None, node: str | None = None,
+        after: str | None = None,
+    ) -> AsyncIterator[dict[str, Any]]:  # fmt: skip
+        """The clients that match, by node and then in the order they came; `after` a client id, the rest."""
+        ids = [i for i in await self.living() if node is None or node in (i, i.rpartition(".")[0])]
+        after_node = node_of(after) if after else ""
+        for node_id in ids:
+            if after and node_id < after_node:
+                continue
+            members = [key.decode() for key in await self._ask(self._link.redis.hkeys(self._keys.clients(node_id)))]
+            members.sort(key=_order)
+            if after and node_id == after_node:
+                members = [member for member in members if _order(member) > _order(after)]
+            for at in range(0, len(members), SCRIPT_ROWS):
+                page = members[at : at + SCRIPT_ROWS]
+                for client_id, row in zip(
+                    page, await self._ask(self._link.redis.hmget(self._keys.clients(node_id), page)), strict=True
+                ):
+                    client = _client_row(client_id, row) if row is not None else None
+                    if client is None or (user is not None and client["user"] != user):
+                        continue
+                    if topic is None or topic in client["topics"]:
+                        yield client
+
+    async def _ask(self, command: Any) -> Any:
+        try:
+            async with asyncio.timeout(self._link.timeout_seconds):
+                return await command
+        except REDIS_ERRORS as error:
+            raise Unavailable(explain(error)) from error
+
+
+def _order(client_id: str) -> int:
+    counter = client_id.rpartition(".")[2]
+    return int(counter) if counter.isdecimal() else 0
+
+
+def _client_row(client_id: str, row: bytes) -> dict[str, Any]:
+    return {"id": client_id, "node": node_of(client_id), **orjson.loads(row)}
+
+
+def _topic_row(topic: str, counts: dict[str, int]) -> dict[str, Any]:
+    return {"topic": topic, "subscribers": sum(counts.values()), "nodes": counts}

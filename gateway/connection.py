@@ -1,0 +1,282 @@
+"""One socket, from the handshake to its end: uvicorn's WebSocket protocol class.
+
+Starlette decides at the handshake who comes in. Once its endpoint has accepted and returned, no coroutine and
+no scope remain: this object alone lives on, hands whole messages to its `Owner` and writes prepared frames.
+
+    HANDSHAKE --accept--> OPEN --close sent or received--> CLOSING --transport gone--> CLOSED
+        any, on `abort` or a lost transport: CLOSED
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+from collections import deque
+from http import HTTPStatus
+from typing import Any, Final, NamedTuple, Protocol, cast
+
+from uvicorn.config import Config
+from uvicorn.server import ServerState
+
+from gateway import frames
+from gateway.frames import FrameError, FrameParser
+from gateway.handshake import Handshake
+from gateway.protocol import Close
+from gateway.session import Session
+
+CLOSING_BYTES: Final = 1 << 20  # largest message we sit through while we wait for the peer's close
+CLOSE_SECONDS: Final = 5.0  # how long a peer may take to answer our close before its transport is aborted
+# Above this the transport tells us, and each further write looks at the budget.
+HIGH_WATER_BYTES: Final = 64 << 10
+
+
+class Owner(Protocol):
+    """The node, as far as a connection needs it."""
+
+    max_message_bytes: int
+    client_buffer_bytes: int
+
+    def received(self, connection: Connection, opcode: int, payload: bytes) -> None:
+        """A whole text or binary message has come; `connection` is not held."""
+
+    def closed(self, connection: Connection, code: int) -> None:
+        """The connection is no more; `code` says why. Called once for each that was opened."""
+
+
+class Facts(NamedTuple):
+    """What the registry tells of a connection besides its session."""
+
+    connected_ms: int
+    ip: str
+    user_agent: str
+
+
+class Stage(enum.Enum):
+    """Where in its life a connection is."""
+
+    HANDSHAKE = enum.auto()
+    OPEN = enum.auto()
+    CLOSING = enum.auto()
+    CLOSED = enum.auto()
+
+
+class Connection(asyncio.Protocol):
+    """Built by uvicorn for each upgrade request; becomes a hub's `Subscriber` by `open`."""
+
+    __slots__ = (
+        "_close_code", "_close_timer", "_handshake", "_held", "_inbox", "_owner", "_parser", "_paused",
+        "_server", "audiences", "client_id", "facts", "joining", "last_heard", "pinged", "session", "stage",
+        "transport",
+    )  # fmt: skip
+
+    # What the owner keeps here; set by `open`.
+    client_id: str
+    session: Session
+    facts: Facts
+    audiences: set[str]
+    joining: int  # subscribes that wait for Redis
+
+    def __init__(
+        self, config: Config, server_state: ServerState, app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:  # fmt: skip
+        self.stage = Stage.HANDSHAKE
+        self.transport: asyncio.Transport | None = None
+        self._server = server_state
+        self._handshake: Handshake | None = Handshake(self, config, server_state, app_state)
+        self._owner: Owner | None = None
+        self._parser = FrameParser()
+        self._paused = False  # the transport holds more than HIGH_WATER_BYTES
+        self._held = ""  # why messages wait: what the one before is busy with
+        self._inbox: deque[tuple[int, bytes]] | None = None
+        self._close_code = 1006
+        self._close_timer: asyncio.TimerHandle | None = None
+        self.last_heard = 0.0  # loop time
+        self.pinged = False
+
+    # ---- asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """uvicorn hands over the transport of the upgrade request."""
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but its class
+        self.transport.set_write_buffer_limits(high=HIGH_WATER_BYTES)
+        self._server.connections.add(self)  # type: ignore[arg-type]  # uvicorn's union names its own classes
+
+    def data_received(self, data: bytes) -> None:
+        """The upgrade request first, frames afterwards."""
+        if self.stage is Stage.OPEN:
+            assert self._owner is not None
+            self.last_heard = asyncio.get_running_loop().time()
+            try:
+                for opcode, payload in self._parser.receive(data, self._owner.max_message_bytes):
+                    self._frame(opcode, payload)
+                    if self.stage is not Stage.OPEN:
+                        return
+            except FrameError as error:
+                self.close(error.code, error.reason)
+        elif self.stage is Stage.HANDSHAKE:
+            assert self._handshake is not None and self.transport is not None
+            self._handshake.receive(data, self.transport)
+        elif self.stage is Stage.CLOSING:
+            self._await_close(data)
+
+    def eof_received(self) -> bool:
+        """The peer is done sending: so are we."""
+        return False
+
+    def pause_writing(self) -> None:
+        """The transport holds more than the high-water mark."""
+        self._paused = True
+
+    def resume_writing(self) -> None:
+        """It has been taken."""
+        self._paused = False
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  asyncio's signature
+        """The transport is gone."""
+        self._finish(self._close_code)
+        self.transport = None
+
+    def shutdown(self) -> None:
+        """uvicorn stops. The node has drained by now; whoever is left is told to come back elsewhere."""
+        if self.stage is Stage.OPEN:
+            self.close(Close.RESTART, "restart")
+        elif self._handshake is not None:
+            self._handshake.refuse(HTTPStatus.SERVICE_UNAVAILABLE)
+
+    # ---- what the owner does
+
+    def open(self, owner: Owner, client_id: str, session: Session, facts: Facts) -> None:
+        """From now on messages go to `owner`. The handshake must have been accepted just before."""
+        assert self.stage is Stage.OPEN
+        self._owner = owner
+        self.client_id = client_id
+        self.session = session
+        self.facts = facts
+        self.audiences = set()
+        self.joining = 0
+        self.last_heard = asyncio.get_running_loop().time()
+
+    def send(self, data: bytes) -> bool:
+        """Queue prepared frames. False, and nothing queued, if the client has not taken its budget's worth."""
+        if self.stage is not Stage.OPEN or self.transport is None:
+            return True  # whoever is leaving hears no more, and is not to be thrown out either
+        if self._paused:
+            assert self._owner is not None
+            if self.transport.get_write_buffer_size() > self._owner.client_buffer_bytes:
+                return False
+        self.transport.write(data)
+        return True
+
+    def ping(self) -> None:
+        """Ask the peer's protocol layer for a sign of life."""
+        self.pinged = True
+        self.send(frames.build(frames.PING, b""))
+
+    def hold(self, why: str) -> None:
+        """Keep further messages waiting until `release(why)`: this one is not done."""
+        self._held = why
+
+    def release(self, why: str) -> None:
+        """Go on with the messages that waited for `why`, until one holds again."""
+        if self._held != why:
+            return
+        self._held = ""
+        while self._inbox and not self._held and self.stage is Stage.OPEN:
+            assert self._owner is not None
+            self._owner.received(self, *self._inbox.popleft())
+        if not self._inbox and self._inbox is not None:
+            self._inbox = None
+            if self.transport is not None and not self.transport.is_closing():
+                self.transport.resume_reading()
+
+    def close(self, code: int, reason: str) -> None:
+        """Begin the closing handshake; the transport is aborted if the peer does not end it in time."""
+        if self.stage is not Stage.OPEN or self.transport is None:
+            return
+        self._close_code = code
+        self.transport.write(frames.build_close(code, reason))
+        self.stage = Stage.CLOSING
+        self._inbox = None
+        self.transport.resume_reading()
+        self._close_timer = asyncio.get_running_loop().call_later(CLOSE_SECONDS, self.abort, code)
+        self._leave(code)
+
+    def abort(self, code: int) -> None:
+        """End it at once, whatever is unsent: a client that does not read would never take a close frame."""
+        self._close_code = code
+        if self.transport is not None:
+            self.transport.abort()
+        self._finish(code)
+
+    # ---- within
+
+    def _frame(self, opcode: int, payload: bytes) -> None:
+        assert self._owner is not None and self.transport is not None
+        self.pinged = False
+        if opcode <= frames.BINARY:
+            if not self._held:
+                self._owner.received(self, opcode, payload)
+                return
+            if self._inbox is None:
+                self._inbox = deque()
+                self.transport.pause_reading()  # what waits is then at most what had arrived
+            self._inbox.append((opcode, payload))
+        elif opcode == frames.PING:
+            if not self.send(frames.build(frames.PONG, payload)):
+                self.abort(Close.SLOW_CONSUMER)
+        elif opcode == frames.CLOSE:
+            code, _ = frames.read_close(payload)
+            # Echo, as 5.5.1 asks; 1005 is what we read, never what is sent.
+            self.transport.write(frames.build_close(code, "") if code != 1005 else frames.build(frames.CLOSE, b""))
+            self._close_code = code
+            self.stage = Stage.CLOSING
+            self.transport.close()
+            self._close_timer = asyncio.get_running_loop().call_later(CLOSE_SECONDS, self.abort, code)
+            self._leave(code)
+
+    def _await_close(self, data: bytes) -> None:
+        """We have sent a close: only the peer's own still matters."""
+        try:
+            for opcode, _ in self._parser.receive(data, CLOSING_BYTES):
+                if opcode == frames.CLOSE:
+                    break
+            else:
+                return
+        except FrameError:
+            pass
+        if self.transport is not None:
+            self.transport.close()
+
+    def _leave(self, code: int) -> None:
+        """Tell the owner, once."""
+        owner, self._owner = self._owner, None
+        if owner is not None:
+            owner.closed(self, code)
+
+    def _finish(self, code: int) -> None:
+        if self.stage is Stage.CLOSED:
+            return
+        self.stage = Stage.CLOSED
+        self._server.connections.discard(self)
+        if self._close_timer is not None:
+            self._close_timer.cancel()
+            self._close_timer = None
+        if self._handshake is not None:
+            self._handshake.cancel()
+            self._handshake = None
+        self._inbox = None
+        self._leave(code)
+
+    # ---- what the handshake says
+
+    def accepted(self) -> None:
+        """101 is written: frames from now on."""
+        self._handshake = None
+        self.stage = Stage.OPEN
+
+    def refused(self) -> None:
+        """Another answer is written: nothing follows it."""
+        self.stage = Stage.CLOSING
+        assert self.transport is not None
+        self.transport.close()

@@ -1,0 +1,153 @@
+"""RFC 6455 frames, the server's side: bytes in, whole messages out; a payload in, a frame out.  (pure)
+
+The law (section 5): a client's frames are masked, a server's are not; no extension is agreed, so the
+RSV bits are zero; control frames are whole and carry at most 125 bytes; a message is one data frame
+or a first frame with continuations, and control frames may stand between them.
+
+An idle parser holds four small attributes, because a node holds one for each of its connections.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from websockets.speedups import apply_mask
+
+CONTINUATION: Final = 0x0
+TEXT: Final = 0x1
+BINARY: Final = 0x2
+CLOSE: Final = 0x8
+PING: Final = 0x9
+PONG: Final = 0xA
+
+_FIN: Final = 0x80
+_RSV: Final = 0x70
+_MASKED: Final = 0x80
+
+
+class FrameError(Exception):
+    """The peer broke the framing; the connection must be failed with `code` (RFC 6455, 7.4.1)."""
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(reason)
+        self.code = code
+        self.reason = reason
+
+
+def build(opcode: int, payload: bytes) -> bytes:
+    """One whole, unmasked frame around `payload` (bytes)."""
+    size = len(payload)
+    if size < 126:
+        return bytes((_FIN | opcode, size)) + payload
+    if size < 1 << 16:
+        return bytes((_FIN | opcode, 126)) + size.to_bytes(2, "big") + payload
+    return bytes((_FIN | opcode, 127)) + size.to_bytes(8, "big") + payload
+
+
+def build_close(code: int, reason: str) -> bytes:
+    """A close frame; `reason` is cut to what a control frame can carry, at a character's edge."""
+    text = reason.encode()[:123].decode(errors="ignore")
+    return build(CLOSE, code.to_bytes(2, "big") + text.encode())
+
+
+def read_close(payload: bytes) -> tuple[int, str]:
+    """Code and reason of a received close frame; 1005 when it gives none.
+
+    Raises:
+        FrameError: 1002 for a code that may not be sent, 1007 for a reason that is not UTF-8.
+    """
+    if not payload:
+        return 1005, ""
+    code = int.from_bytes(payload[:2], "big")
+    # 7.4.2: 1004, 1005, 1006 and 1015 are never sent; 1016-2999 and 5000 up are nobody's.
+    if len(payload) < 2 or not (code in range(1000, 1004) or code in range(1007, 1015) or 3000 <= code < 5000):
+        raise FrameError(1002, f"close code {code} may not be sent")
+    try:
+        return code, payload[2:].decode()
+    except UnicodeDecodeError:
+        raise FrameError(1007, "close reason is not UTF-8") from None
+
+
+class FrameParser:
+    """Turns what arrives on a socket into `(opcode, payload)` of whole messages and control frames."""
+
+    __slots__ = ("_message", "_need", "_opcode", "_rest")
+
+    def __init__(self) -> None:
+        self._rest: bytearray | None = None  # the beginning of a frame that has not wholly arrived
+        self._need = 0  # how long it must grow before another look: a frame sent byte by byte costs no more
+        self._opcode = 0  # of the fragmented message under way; 0: none
+        self._message: bytearray | None = None  # its payload so far
+
+    def receive(self, data: bytes, max_bytes: int) -> Iterator[tuple[int, bytes]]:
+        """Yield each whole message that `data` completes, a message being at most `max_bytes` long.
+
+        Raises:
+            FrameError: At the first octet that breaks the rules; what stood before it was yielded.
+        """
+        if self._rest is not None:
+            self._rest += data
+            if len(self._rest) < self._need:
+                return
+            data, self._rest = bytes(self._rest), None
+        self._need = 0
+        at, end = 0, len(data)
+        while end - at >= 2:
+            head, length = data[at], data[at + 1]
+            opcode = head & 0x0F
+            self._check_head(head, opcode, length)
+            start = at + 6
+            length &= 0x7F
+            if length == 126:
+                start += 2
+                if end < start:
+                    break
+                length = int.from_bytes(data[at + 2 : at + 4], "big")
+            elif length == 127:
+                start += 8
+                if end < start:
+                    break
+                length = int.from_bytes(data[at + 2 : at + 10], "big")
+            # Judged by the header alone, so that nobody makes us hold what we would refuse.
+            if length + (len(self._message) if self._message is not None else 0) > max_bytes and opcode < CLOSE:
+                raise FrameError(1009, f"message is larger than {max_bytes} bytes")
+            stop = start + length
+            if end < stop:
+                self._need = stop - at
+                break
+            payload = apply_mask(data[start:stop], data[start - 4 : start])
+            at = stop
+            if opcode >= CLOSE or (head & _FIN and self._message is None):
+                yield opcode, payload
+            else:
+                whole = self._collect(opcode, payload, bool(head & _FIN))
+                if whole is not None:
+                    yield whole
+        if at < end:
+            self._rest = bytearray(data[at:])
+
+    def _check_head(self, head: int, opcode: int, length: int) -> None:
+        if head & _RSV:
+            raise FrameError(1002, "a reserved bit is set, and no extension was agreed")
+        if not length & _MASKED:
+            raise FrameError(1002, "a client's frame must be masked")
+        if opcode >= CLOSE:
+            if opcode > PONG:
+                raise FrameError(1002, f"opcode {opcode} is not defined")
+            if not head & _FIN or length & 0x7F > 125:
+                raise FrameError(1002, "a control frame must be whole and at most 125 bytes")
+        elif opcode > BINARY:
+            raise FrameError(1002, f"opcode {opcode} is not defined")
+        elif (opcode == CONTINUATION) != (self._message is not None):
+            raise FrameError(1002, "continuation out of place")
+
+    def _collect(self, opcode: int, payload: bytes, final: bool) -> tuple[int, bytes] | None:
+        if self._message is None:
+            self._opcode, self._message = opcode, bytearray()
+        self._message += payload
+        if not final:
+            return None
+        whole = self._opcode, bytes(self._message)
+        self._opcode, self._message = 0, None
+        return whole

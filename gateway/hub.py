@@ -1,0 +1,159 @@
+"""Who is on this node, who listens to what, and the fan-out.  (pure)
+
+An *audience* is a set of clients that one Redis channel addresses: ``topic:{name}``, ``user:{name}``,
+``role:{name}``. The hub knows them only as keys.
+
+What a delivery costs is the kernel's ``send``, so the hub's one trick is fewer and larger writes: a frame is
+built once, and the frames that arrive before the loop comes round again are joined, once for all members,
+into one write each. An idle hub joins nothing and adds no delay. Order is arrival order, for each client
+and over all its audiences.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Final, Protocol
+
+# A joined write stays below this many bytes: beyond it, larger is not cheaper, and a slow client's
+# verdict would come late.
+JOIN_BYTES: Final = 16 << 10
+
+
+class Subscriber(Protocol):
+    """One client, as far as the fan-out needs it."""
+
+    client_id: str
+    audiences: set[str]  # the hub's, and nobody else writes it
+
+    def send(self, data: bytes) -> bool:
+        """Queue prepared frames; False if this client has not taken what it was sent before and must go."""
+
+
+class Hub:
+    """Members by audience.
+
+    `wake` is called when something waits to be flushed; `evict` with a subscriber that refused a frame,
+    after the fan-out that met it.
+    """
+
+    def __init__(self, wake: Callable[[], None], evict: Callable[[Subscriber], None]) -> None:
+        self._wake = wake
+        self._evict = evict
+        self._members: dict[str, set[Subscriber]] = {}
+        self._runs: list[tuple[str, list[bytes]]] = []  # waiting frames; neighbours of one audience share a run
+        self.memberships = 0
+        self.deliveries = 0  # frames handed to a subscriber, since the start
+        self.sent_bytes = 0
+
+    def __contains__(self, audience: str) -> bool:
+        return audience in self._members
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._members)
+
+    def count(self, audience: str) -> int:
+        """How many subscribers `audience` has here."""
+        return len(self._members.get(audience, ()))
+
+    def members(self, audience: str) -> Iterable[Subscriber]:
+        """Its subscribers, as they are now."""
+        return tuple(self._members.get(audience, ()))
+
+    def join(self, subscriber: Subscriber, audience: str) -> None:
+        """Make `subscriber` a member; once a member, again changes nothing."""
+        if audience in subscriber.audiences:
+            return
+        self.flush()  # what came before the join is not for the newcomer
+        subscriber.audiences.add(audience)
+        self._members.setdefault(audience, set()).add(subscriber)
+        self.memberships += 1
+
+    def leave(self, subscriber: Subscriber, audience: str) -> bool:
+        """End a membership. True if the audience has no member left."""
+        if audience not in subscriber.audiences:
+            return False
+        self.flush()  # what came before the leave is still its own
+        subscriber.audiences.discard(audience)
+        members = self._members[audience]
+        members.discard(subscriber)
+        self.memberships -= 1
+        if members:
+            return False
+        del self._members[audience]
+        return True
+
+    def remove(self, subscriber: Subscriber) -> list[str]:
+        """End all its memberships; the audiences that have no member left."""
+        return [audience for audience in list(subscriber.audiences) if self.leave(subscriber, audience)]
+
+    def deliver(self, audience: str, frame: bytes, exclude: str | None = None) -> None:
+        """Queue `frame` for all members but the client with the id `exclude`."""
+        members = self._members.get(audience)
+        if not members:
+            return
+        if exclude is not None:
+            self.flush()
+            self._send({member for member in members if member.client_id != exclude}, [frame])
+            return
+        if not self._runs:
+            self._wake()
+        if self._runs and self._runs[-1][0] == audience:
+            self._runs[-1][1].append(frame)
+        else:
+            self._runs.append((audience, [frame]))
+
+    def flush(self) -> None:
+        """Hand everything that waits to its subscribers."""
+        while self._runs:
+            runs, self._runs = self._runs, []
+            for audience, frames in runs:
+                members = self._members.get(audience)
+                if members:
+                    self._send(members, frames)
+
+    def _send(self, members: set[Subscriber], frames: list[bytes]) -> None:
+        evicted: set[Subscriber] = set()
+        for data in _joined(frames):
+            for member in members:
+                if not member.send(data):
+                    evicted.add(member)
+            self.sent_bytes += len(data) * len(members)
+        self.deliveries += len(frames) * len(members)
+        for member in evicted:
+            self._evict(member)
+
+
+def _joined(frames: list[bytes]) -> Iterator[bytes]:
+    """`frames` in order, neighbours joined as long as the whole stays below `JOIN_BYTES`."""
+    if len(frames) == 1:
+        yield frames[0]
+        return
+    batch: list[bytes] = []
+    size = 0
+    for frame in frames:
+        if batch and size + len(frame) > JOIN_BYTES:
+            yield b"".join(batch)
+            batch, size = [], 0
+        batch.append(frame)
+        size += len(frame)
+    yield b"".join(batch)
+
+
+def of_topic(topic: str) -> str:
+    """The audience of all who subscribed to `topic`."""
+    return f"topic:{topic}"
+
+
+def of_user(user: str) -> str:
+    """The audience of all clients of `user`."""
+    return f"user:{user}"
+
+
+def of_role(role: str) -> str:
+    """The audience of all clients whose token gives them `role`."""
+    return f"role:{role}"
+
+
+def topic_of(audience: str) -> str | None:
+    """The topic whose audience this is; None if it is a user's or a role's."""
+    return audience[6:] if audience.startswith("topic:") else None

@@ -1,0 +1,302 @@
+"""One gateway process: its place in the cluster, and its life from join to leave."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import secrets
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager, suppress
+from typing import Any, Final
+
+import orjson
+
+from gateway import __version__, hub, protocol
+from gateway.auth import Authenticator
+from gateway.clients import Clients
+from gateway.cluster.bus import Bus
+from gateway.cluster.keys import Keys
+from gateway.cluster.link import Link, Unavailable
+from gateway.cluster.registry import Memory, Registry
+from gateway.connection import Connection
+from gateway.hub import Hub
+from gateway.logs import logger
+from gateway.metrics import Metrics
+from gateway.protocol import Close
+from gateway.relay import Relay
+from gateway.session import Rules
+from gateway.settings import Settings
+
+# HAProxy takes a server out after this many failed checks (haproxy.cfg, `fall`).
+READYZ_FALL: Final = 2
+READYZ_WAIT_SECONDS: Final = 4.0
+READYZ_RECENT_SECONDS: Final = 5.0
+BEATS_A_LEASE: Final = 5
+
+
+class Node:
+    """Composes hub, bus, registry and clients, and answers for them to whoever asks.
+
+    `now` gives seconds since 1970.
+    """
+
+    def __init__(self, settings: Settings, now: Callable[[], float] = time.time) -> None:
+        self.settings = settings
+        # The second part is new at each start: a pid is unique neither across hosts nor across restarts.
+        self.id = f"{settings.node}.{secrets.token_hex(4)}"
+        self.draining = False
+        self.refusing = False  # new sockets get 503
+        self.failure: BaseException | None = None  # what a task of ours died of
+        self.on_failure: Callable[[], None] = lambda: None
+        self.authenticator = Authenticator(settings.jwt_secret, now)
+        self.metrics = metrics = Metrics()
+        self._now = now
+        self._log = logger()
+        self._started_ms = self._ms()
+        self._keys = keys = Keys(settings.namespace)
+        self._hub = Hub(wake=lambda: self.relay.wake(), evict=lambda subscriber: self.clients.evict(subscriber))
+        self._link = Link(
+            settings.redis_url, timeout_seconds=settings.redis_timeout_seconds, name=f"gateway-{self.id}",
+            metrics=metrics,
+        )  # fmt: skip
+        self._bus = Bus(self._link, keys.own(self.id), metrics)
+        self.relay = Relay(
+            hub=self._hub, bus=self._bus, link=self._link, keys=keys, metrics=metrics,
+            max_message_bytes=settings.max_message_bytes, now=now,
+        )  # fmt: skip
+        self.registry = Registry(
+            self._link, keys, self.id, lease_seconds=settings.lease_seconds, memory=self._memory(), metrics=metrics
+        )
+        self.clients = Clients(
+            settings, self.id,
+            rules=Rules(self.authenticator.verify, settings.max_client_topics, settings.open),
+            hub=self._hub, relay=self.relay, registry=self.registry, metrics=metrics, spawn=self._spawn,
+            status=self.status, now_ms=self._ms,
+        )  # fmt: skip
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._beat_now = asyncio.Event()
+        self._channels_confirmed = False
+        self._lease_reason: str | None = "lease not yet taken"
+        self._announced = False
+        self._readyz_at = -READYZ_RECENT_SECONDS  # loop time of a load balancer's last question
+        self._readyz_refusals = 0
+        self._seen_unready = asyncio.Event()  # by the load balancer, often enough to act on it
+        metrics.read(
+            {
+                "gateway_connections": lambda: len(self.clients),
+                "gateway_subscriptions": lambda: self._hub.memberships,
+                "gateway_topics": lambda: len(self._topics()),
+            },
+            {
+                "gateway_deliveries": lambda: self._hub.deliveries,
+                "gateway_sent_bytes": lambda: self._hub.sent_bytes,
+                "gateway_received_bytes": lambda: self.clients.received_bytes,
+            },
+        )
+
+    # ---- life
+
+    @asynccontextmanager
+    async def life(self) -> AsyncIterator[None]:
+        """Run the node's tasks; on the way out take its rows from Redis. Redis need not be there yet."""
+        self._listen()
+        running = [
+            self._spawn(self._link.run(), "publisher"),
+            self._spawn(self._bus.run(self.clients), "bus"),
+            self._spawn(self.registry.run(self._beat_now.set), "registry"),
+            self._spawn(self._beat(), "beat"),
+            self._spawn(self._sweep(), "sweep"),
+            self._spawn(self._measure_lag(), "lag"),
+        ]
+        self._log.info("node started", id=self.id, version=__version__, redis=Link.describe(self.settings.redis_url))
+        try:
+            yield
+        finally:
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
+            try:
+                await self.registry.leave()
+            except Unavailable as error:
+                self._log.warning("rows not removed, they end with the lease", reason=str(error))
+            await self._link.close()
+            self._log.info("node left", id=self.id)
+
+    def _listen(self) -> None:
+        listeners = {
+            self._keys.own(self.id): self.clients.on_own,
+            self._keys.control: self.clients.on_control,
+            self._keys.ingest: self.relay.on_ingest,
+        }
+        waiting = len(listeners)
+
+        def confirmed() -> None:
+            nonlocal waiting
+            waiting -= 1
+            if not waiting:
+                self._channels_confirmed = True
+                self._beat_now.set()
+
+        for channel, callback in listeners.items():
+            self._bus.listen([channel], callback, confirmed)
+
+    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if task.cancelled() or task.exception() is None:
+            return
+        # A node must not live on half alive: it leaves, and whoever watches it starts another.
+        self.failure = task.exception()
+        self._log.critical("a task died, the node leaves", task=task.get_name(), exc_info=self.failure)
+        self.on_failure()
+
+    async def _beat(self) -> None:
+        interval = self.settings.lease_seconds / BEATS_A_LEASE
+        loop = asyncio.get_running_loop()
+        while True:
+            self._beat_now.clear()
+            due = loop.time() + interval
+            await asyncio.gather(self._renew(), self._check())
+            if not self._announced and not self.reasons():
+                await self._announce()
+            self.metrics.ready.set(not self.reasons())
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(due):
+                    await self._beat_now.wait()
+
+    async def _renew(self) -> None:
+        try:
+            expired = await self.registry.beat()
+            self._lease_reason = None
+            for node_id in expired:
+                await self.registry.reap(node_id)
+        except Unavailable as error:
+            self._lease_reason = f"lease not renewed: {error}"
+
+    async def _check(self) -> None:
+        try:
+            self.metrics.self_check.observe(await self._bus.check())
+        except Unavailable as error:
+            self._log.warning("self-check failed", reason=str(error))
+
+    async def _announce(self) -> None:
+        about = {"timestamp": self._ms(), "serverId": self.id, "name": self.settings.node, "version": __version__}
+        try:
+            await self._link.publish([(self._keys.ready, orjson.dumps(about))])
+            self._announced = True
+        except Unavailable as error:
+            self._log.warning("join not announced", reason=str(error))
+
+    async def _sweep(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(1)
+            self.clients.sweep(loop.time())
+
+    async def _measure_lag(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            due = loop.time() + 0.25
+            await asyncio.sleep(0.25)
+            self.metrics.loop_lag.observe(max(0.0, loop.time() - due))
+
+    # ---- ready, drain
+
+    def reasons(self) -> list[str]:
+        """Why no new client should come here; empty: the node is ready."""
+        found = self._reasons_but_lease()
+        return found if self._lease_reason is None else [*found, self._lease_reason]
+
+    def _reasons_but_lease(self) -> list[str]:
+        found = ["draining"] if self.draining else []
+        if self._bus.reason is not None:
+            found.append(f"bus: {self._bus.reason}")
+        elif not self._channels_confirmed:
+            found.append("bus: channels not yet confirmed")
+        return found
+
+    def asked_ready(self) -> list[str]:
+        """`reasons`, asked by a load balancer: a drain waits until it has been told."""
+        self._readyz_at = asyncio.get_running_loop().time()
+        self._readyz_refusals += self.draining
+        if self._readyz_refusals >= READYZ_FALL:
+            self._seen_unready.set()
+        return self.reasons()
+
+    async def drain(self) -> None:
+        """Become unready, wait until the load balancer has seen it, then send the clients away in jittered steps."""
+        if self.draining:
+            return
+        loop = asyncio.get_running_loop()
+        self.draining = True
+        self._beat_now.set()
+        self._log.info("draining", clients=len(self.clients))
+        if loop.time() - self._readyz_at < READYZ_RECENT_SECONDS:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(READYZ_WAIT_SECONDS):
+                    await self._seen_unready.wait()
+        self.refusing = True
+        leaving = list(self.clients)
+        random.shuffle(leaving)
+        started, window = loop.time(), self.settings.drain_seconds
+        for at, connection in enumerate(leaving):
+            due = started + window * (at + random.random()) / len(leaving)
+            if due - loop.time() > 0.01:
+                await asyncio.sleep(due - loop.time())
+            self._send_away(connection)
+        self._log.info("drained", clients=len(leaving), seconds=round(loop.time() - started, 3))
+
+    def _send_away(self, connection: Connection) -> None:
+        # The closes are spread over the window already; this spreads the few of one step.
+        about = {"message": "Server is restarting", "code": 1001, "reconnectMs": random.randrange(50, 500)}
+        self.clients.send(connection, protocol.system("shutdown", about, protocol.iso(self._ms())))
+        connection.close(Close.SHUTDOWN, "shutdown")
+
+    # ---- what it tells
+
+    async def order(self, op: str, **about: Any) -> None:
+        """Have every node do `op` ("disconnect" or "unsubscribe") to those of its clients that `about` names.
+
+        Raises:
+            Unavailable: Redis did not confirm.
+        """
+        await self._link.publish([(self._keys.control, orjson.dumps({"op": op, **about}))])
+
+    def status(self) -> dict[str, Any]:
+        """The node as REQUEST system/getStatus shows it to anyone."""
+        return {
+            "status": "degraded" if self.reasons() else "ok", "node": self.settings.node, "version": __version__,
+            "uptimeSeconds": (self._ms() - self._started_ms) // 1000, "clients": len(self.clients),
+            "topics": len(self._topics()), "draining": self.draining,
+        }  # fmt: skip
+
+    def _memory(self) -> Memory:
+        return Memory(
+            about=self._about,
+            client=lambda client_id: self.clients.row(client_id),
+            clients=lambda: self.clients.ids(),
+            topic=lambda topic: self._hub.count(hub.of_topic(topic)),
+            topics=self._topics,
+        )
+
+    def _about(self) -> dict[str, str | int]:
+        settings = self.settings
+        return {
+            "name": settings.node, "address": f"{settings.host}:{settings.port}", "path": "/ws",
+            "version": __version__, "started": protocol.iso(self._started_ms), "clients": len(self.clients),
+            # Whoever reads this reads it under the lease.
+            "topics": len(self._topics()), "ready": int(not self._reasons_but_lease()),
+            "draining": int(self.draining),
+        }  # fmt: skip
+
+    def _topics(self) -> list[str]:
+        return [topic for topic in map(hub.topic_of, self._hub) if topic is not None]
+
+    def _ms(self) -> int:
+        return int(self._now() * 1000)

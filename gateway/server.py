@@ -1,0 +1,68 @@
+"""uvicorn around one node, with an end that is paced: the node drains before uvicorn hears of the signal."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+from types import FrameType
+
+import uvicorn
+
+from gateway import logs
+from gateway.app import create_app
+from gateway.connection import Connection
+from gateway.node import Node
+from gateway.settings import Settings
+
+
+class Server(uvicorn.Server):
+    """Drains on the first signal, stops at once on the second; also when the node has failed."""
+
+    def __init__(self, config: uvicorn.Config, node: Node) -> None:
+        super().__init__(config)
+        self._node = node
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._leaving: asyncio.Task[None] | None = None
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        """Serve until a signal or a failure; returns when all is closed."""
+        self._loop = asyncio.get_running_loop()
+        self._node.on_failure = self._leave
+        await super().serve(sockets)
+        if self._leaving is not None:
+            await self._leaving
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002  signal's signature
+        """uvicorn's signal handler. It would re-raise what it captured, and end us by signal instead of with 0."""
+        if self._loop is None or self._leaving is not None:
+            self.should_exit = True
+            self.force_exit = sig == signal.SIGINT
+        else:
+            self._loop.call_soon_threadsafe(self._leave)
+
+    def _leave(self) -> None:
+        if self._leaving is None:
+            self._leaving = asyncio.get_running_loop().create_task(self._drain(), name="drain")
+
+    async def _drain(self) -> None:
+        try:
+            await self._node.drain()
+        finally:
+            self.should_exit = True
+
+
+def serve(settings: Settings) -> int:
+    """Run one node until it is told to stop; the process's exit code: 0, or 1 if something of it died."""
+    logs.configure(settings.log_level, node=settings.node)
+    app = create_app(settings)
+    node: Node = app.state.node
+    config = uvicorn.Config(
+        app, host=settings.host, port=settings.port, loop="uvloop", http="httptools", ws=Connection,
+        lifespan="on", log_config=None, access_log=False, server_header=False, backlog=4096,
+        proxy_headers=True, forwarded_allow_ips=list(settings.trusted_proxies),
+        # Longer than HAProxy keeps its side of a connection, so that it never writes into our close.
+        timeout_keep_alive=60, timeout_graceful_shutdown=5,
+    )  # fmt: skip
+    Server(config, node).run()
+    return 0 if node.failure is None else 1

@@ -1,0 +1,173 @@
+"""Every knob of a node, read from the environment once and frozen.  (pure)
+
+The field's name in capitals behind ``GATEWAY_`` is the variable; units stand in the name. An unknown
+``GATEWAY_`` variable or a bad value raises `SettingsError` with one sentence that names it: a typo must
+stop the start, not silently run with a default.
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import re
+import socket
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+PREFIX = "GATEWAY_"
+
+# Read by the command line client, not by a node; known here so that exporting them does no harm.
+CLIENT_VARIABLES = frozenset({"GATEWAY_URL"})
+
+
+class SettingsError(ValueError):
+    """A variable that cannot be understood; the message is one sentence for the person who set it."""
+
+
+def _setting(default: Any, about: str, read: Callable[[str], Any]) -> Any:
+    return field(default=default, metadata={"about": about, "read": read})
+
+
+def _integer(low: int, high: int) -> Callable[[str], int]:
+    def read(text: str) -> int:
+        if not re.fullmatch(r"-?\d{1,18}", text) or not low <= int(text) <= high:
+            raise ValueError(f"a whole number from {low} to {high}")
+        return int(text)
+
+    return read
+
+
+def _seconds(low: float, high: float) -> Callable[[str], float]:
+    def read(text: str) -> float:
+        if not re.fullmatch(r"\d{1,9}(\.\d{1,6})?", text) or not low <= float(text) <= high:
+            raise ValueError(f"seconds from {low:g} to {high:g}")
+        return float(text)
+
+    return read
+
+
+def _flag(text: str) -> bool:
+    if text not in ("0", "1"):
+        raise ValueError("0 or 1")
+    return text == "1"
+
+
+def _matching(pattern: str, what: str) -> Callable[[str], str]:
+    def read(text: str) -> str:
+        if not re.fullmatch(pattern, text):
+            raise ValueError(what)
+        return text
+
+    return read
+
+
+def _secret(text: str) -> str:
+    # RFC 7518, 3.2: a key of the size of the hash output or larger; a short one can be guessed off line.
+    if text and len(text.encode()) < 16:
+        raise ValueError("at least 16 bytes (32 are better), or nothing")
+    return text
+
+
+def _origins(text: str) -> tuple[str, ...]:
+    origins = tuple(part.strip() for part in text.split(",") if part.strip())
+    for origin in origins:
+        if not re.fullmatch(r"https?://[A-Za-z0-9.\-\[\]:]+", origin):
+            raise ValueError(f"origins such as https://app.example, separated by commas; {origin!r} is none")
+    return origins
+
+
+def _networks(text: str) -> tuple[str, ...]:
+    networks = tuple(part.strip() for part in text.split(",") if part.strip())
+    for network in networks:
+        try:
+            ipaddress.ip_network(network, strict=False)
+        except ValueError:
+            raise ValueError(f"addresses or networks separated by commas; {network!r} is none") from None
+    return networks
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What a node was told. `from_env` reads it; every field has a default that is safe to run with."""
+
+    host: str = _setting(
+        "127.0.0.1", "address to listen on", _matching(r"[A-Za-z0-9.:\-]{1,255}", "a host name or address")
+    )
+    port: int = _setting(9000, "port to listen on", _integer(0, 65535))
+    node: str = _setting(
+        "",
+        "this node's name; default: the host name",
+        _matching(r"[A-Za-z0-9_.\-]{0,64}", "at most 64 of A-Z a-z 0-9 _ . -"),
+    )
+    redis_url: str = _setting(
+        "redis://127.0.0.1:6379/0",
+        "where Redis is: redis://, rediss:// (TLS) or unix://",
+        _matching(r"(redis|rediss|unix)://\S*", "a URL that begins with redis://, rediss:// or unix://"),
+    )
+    namespace: str = _setting(
+        "gw:",
+        "stands before every key and channel; environments that share a Redis need different ones",
+        _matching(r"[A-Za-z0-9_.:\-]{0,64}", "at most 64 of A-Z a-z 0-9 _ . : -"),
+    )
+    jwt_secret: str = _setting("", "HS256 secret that signs the users' tokens; none: nobody can log in", _secret)
+    api_key: str = _setting("", "bearer key of the HTTP API; none: the API is off", _secret)
+    origins: tuple[str, ...] = _setting((), "web origins that may open a socket, beside the node's own host", _origins)
+    open: bool = _setting(False, "1: everybody may hear and say everything; for a demo", _flag)
+    trusted_proxies: tuple[str, ...] = _setting(
+        ("127.0.0.1",), "peers whose X-Forwarded-For names the client", _networks
+    )
+    log_level: str = _setting(
+        "info",
+        "debug, info, warning or error; debug has a line for each connect and close",
+        _matching(r"debug|info|warning|error", "debug, info, warning or error"),
+    )
+    max_message_bytes: int = _setting(
+        1 << 20, "largest message a client or publisher may send", _integer(1024, 16 << 20)
+    )
+    max_client_topics: int = _setting(5000, "topics one client may hear", _integer(1, 1_000_000))
+    client_buffer_bytes: int = _setting(
+        4 << 20, "unsent bytes after which a slow client is closed (3008)", _integer(64 << 10, 1 << 30)
+    )
+    ping_seconds: float = _setting(25.0, "silence after which a client is pinged", _seconds(1, 3600))
+    pong_seconds: float = _setting(10.0, "further silence after which it is closed (3012)", _seconds(0.5, 3600))
+    lease_seconds: float = _setting(
+        10.0, "life of a node's lease in Redis; it is renewed five times in it", _seconds(1, 600)
+    )
+    redis_timeout_seconds: float = _setting(2.0, "deadline of each Redis round trip", _seconds(0.1, 60))
+    drain_seconds: float = _setting(5.0, "window over which a leaving node closes its clients", _seconds(0, 3600))
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str], hostname: Callable[[], str] = socket.gethostname) -> Settings:
+        """Settings from variables such as ``GATEWAY_PORT``; an empty value counts as not set.
+
+        Raises:
+            SettingsError: An unknown ``GATEWAY_`` variable or a value out of its range.
+        """
+        known = {PREFIX + f.name.upper(): f for f in fields(cls)}
+        values: dict[str, Any] = {}
+        for variable, text in environ.items():
+            if not variable.startswith(PREFIX) or variable in CLIENT_VARIABLES:
+                continue
+            if variable not in known:
+                near = difflib.get_close_matches(variable, known, n=1)
+                hint = f"; did you mean {near[0]}?" if near else "; the README lists those there are"
+                raise SettingsError(f"{variable} is not a setting of the gateway{hint}")
+            # The namespace alone may be empty on purpose: it gives the original plan's own names.
+            if text or variable == f"{PREFIX}NAMESPACE":
+                setting = known[variable]
+                try:
+                    values[setting.name] = setting.metadata["read"](text)
+                except ValueError as error:
+                    secret = setting.name in ("jwt_secret", "api_key", "redis_url")
+                    got = "" if secret else f", not {text!r}"
+                    raise SettingsError(f"{variable} must be {error}{got}") from None
+        if not values.get("node"):
+            values["node"] = re.sub(r"[^A-Za-z0-9_.\-]", "-", hostname())[:64] or "node"
+        settings = cls(**values)
+        if settings.client_buffer_bytes < settings.max_message_bytes:
+            raise SettingsError(
+                f"GATEWAY_CLIENT_BUFFER_BYTES ({settings.client_buffer_bytes}) must be at least "
+                f"GATEWAY_MAX_MESSAGE_BYTES ({settings.max_message_bytes}), or no client could be sent one"
+            )
+        return settings

@@ -1,0 +1,1 @@
+"""What a node serves beside the socket."""

@@ -1,0 +1,225 @@
+"""The HTTP API for back ends and operators: publish, and see and direct the whole cluster from any node."""
+
+from __future__ import annotations
+
+import functools
+import hmac
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+import orjson
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from gateway import protocol, topics
+from gateway.cluster.link import Unavailable
+from gateway.node import Node
+from gateway.protocol import ProtocolError
+from gateway.relay import TooLarge
+from gateway.web.openapi import document
+
+MAX_MESSAGES: Final = 1000  # in one request
+MAX_LIMIT: Final = 10_000
+DEFAULT_LIMIT: Final = 1000
+
+Handler = Callable[[Request], Awaitable[Any]]
+
+
+class ApiError(Exception):
+    """A request that is not carried out, as the status and the words that say why."""
+
+    def __init__(self, status: int, code: str, message: str, headers: dict[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.message = message
+        self.headers = headers
+
+
+def _json(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(orjson.dumps(content), status, headers, "application/json")
+
+
+def _error(status: int, code: str, message: str, headers: dict[str, str] | None = None) -> Response:
+    return _json({"error": {"code": code, "message": message}}, status, headers)
+
+
+def guarded(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
+    """`handler` for bearers of the API key alone, its errors turned into answers."""
+
+    @functools.wraps(handler)
+    async def answer(request: Request) -> Response:
+        node: Node = request.app.state.node
+        try:
+            _authorize(request, node.settings.api_key)
+            return _json(await handler(request))
+        except ApiError as error:
+            return _error(error.status, error.code, error.message, error.headers)
+        except Unavailable as error:
+            return _error(503, "unavailable", f"Redis is not available: {error}", {"retry-after": "1"})
+
+    return answer
+
+
+def _authorize(request: Request, key: str) -> None:
+    if not key:
+        raise ApiError(403, "api_off", "The API is off: this node has no GATEWAY_API_KEY")
+    scheme, _, given = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), key.encode()):
+        raise ApiError(
+            401, "unauthorized", "Send the header Authorization: Bearer <GATEWAY_API_KEY>",
+            {"www-authenticate": "Bearer"},
+        )  # fmt: skip
+
+
+async def publish(request: Request) -> Any:
+    """``{"topic", "data", …}`` or ``{"messages": [{…}, …]}``: all are published, or none."""
+    node: Node = request.app.state.node
+    body = await _body(request, 2 * node.settings.max_message_bytes)
+    items = body.get("messages", [body]) if isinstance(body, dict) else None
+    if not isinstance(items, list) or not 0 < len(items) <= MAX_MESSAGES:
+        raise ApiError(
+            400, "bad_request", f'Send {{"topic", "data"}}, or {{"messages": […]}} with 1 to {MAX_MESSAGES} of them'
+        )
+    if "messages" in body and len(body) > 1:
+        raise ApiError(400, "bad_request", "messages stands alone; nothing else is read beside it")
+    publications = []
+    for at, item in enumerate(items):
+        try:
+            publications.append(protocol.publication(item))
+        except ProtocolError as error:
+            where = f"messages[{at}]: " if "messages" in body else ""
+            raise ApiError(400, "bad_request", where + error.message) from None
+    try:
+        await node.relay.publish(publications)
+    except TooLarge as error:
+        raise ApiError(413, "too_large", str(error)) from None
+    return {"results": [{"topic": publication.topic} for publication in publications]}
+
+
+async def list_topics(request: Request) -> Any:
+    """Every topic somebody hears, with counts."""
+    return {"topics": await _node(request).registry.topics()}
+
+
+async def show_topic(request: Request) -> Any:
+    """One topic, with counts; a topic nobody hears has none."""
+    topic = request.path_params["topic"]
+    if not topics.is_topic(topic):
+        raise ApiError(404, "not_found", "There can be no such topic")
+    return await _node(request).registry.topic(topic)
+
+
+async def list_clients(request: Request) -> Any:
+    """Clients by user, topic and node, a page at a time."""
+    query = request.query_params
+    unknown = set(query) - {"user", "topic", "node", "limit", "cursor"}
+    if unknown:
+        raise ApiError(400, "bad_request", f"Unknown parameter {min(unknown)[:60]!r}")
+    limit = _limit(query.get("limit"))
+    found: list[dict[str, Any]] = []
+    async for client in _node(request).registry.clients(
+        user=query.get("user"), topic=query.get("topic"), node=query.get("node"), after=query.get("cursor")
+    ):
+        if len(found) == limit:
+            return {"clients": found, "next": found[-1]["id"]}
+        found.append(client)
+    return {"clients": found, "next": None}
+
+
+async def show_client(request: Request) -> Any:
+    """One client."""
+    return await _client(request)
+
+
+async def disconnect_client(request: Request) -> Any:
+    """Close one client's socket, on whichever node it is (3503)."""
+    client = await _client(request)
+    await _node(request).order("disconnect", client=client["id"])
+    return {"disconnected": [client["id"]]}
+
+
+async def unsubscribe_client(request: Request) -> Any:
+    """Take one topic from one client; it is told."""
+    client, topic = await _client(request), request.path_params["topic"]
+    if topic not in client["topics"]:
+        raise ApiError(404, "not_found", f"{client['id']} does not hear {topic}")
+    await _node(request).order("unsubscribe", client=client["id"], topics=[topic])
+    return {"unsubscribed": [topic]}
+
+
+async def disconnect_user(request: Request) -> Any:
+    """Close all sockets of a user, on all nodes (3503)."""
+    node, user = _node(request), request.path_params["user"]
+    found = [client["id"] async for client in node.registry.clients(user=user)]
+    # Even if none is listed: one may be connecting this very moment.
+    await node.order("disconnect", user=user)
+    return {"disconnected": found}
+
+
+async def list_nodes(request: Request) -> Any:
+    """The living nodes."""
+    return {"nodes": await _node(request).registry.nodes()}
+
+
+async def openapi(_request: Request) -> Response:
+    """This API, described; open to all, since it holds no secret."""
+    return _json(document())
+
+
+async def http_exception(_request: Request, error: Exception) -> Response:
+    """Starlette's own refusals, in our form."""
+    assert isinstance(error, HTTPException)
+    code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "bad_request")
+    return _error(error.status_code, code, str(error.detail), dict(error.headers or {}))
+
+
+def _node(request: Request) -> Node:
+    node: Node = request.app.state.node
+    return node
+
+
+async def _client(request: Request) -> dict[str, Any]:
+    client_id = request.path_params["id"]
+    client = await _node(request).registry.client(client_id)
+    if client is None:
+        raise ApiError(404, "not_found", f"No client {client_id[:200]!r} is connected")
+    return client
+
+
+async def _body(request: Request, limit: int) -> Any:
+    received = bytearray()
+    async for chunk in request.stream():
+        received += chunk
+        if len(received) > limit:
+            raise ApiError(413, "too_large", f"The body is larger than {limit} bytes")
+    try:
+        return orjson.loads(received)
+    except orjson.JSONDecodeError as error:
+        raise ApiError(400, "bad_request", f"The body is not JSON: {error}") from None
+
+
+def _limit(text: str | None) -> int:
+    if text is None:
+        return DEFAULT_LIMIT
+    if not (text.isascii() and text.isdigit() and len(text) < 9 and 1 <= int(text) <= MAX_LIMIT):
+        raise ApiError(400, "bad_request", f"limit must be a whole number from 1 to {MAX_LIMIT}")
+    return int(text)
+
+
+ROUTES: Final = [
+    Route("/api/openapi.json", openapi),
+    Route("/api/publish", guarded(publish), methods=["POST"]),
+    Route("/api/topics", guarded(list_topics)),
+    Route("/api/topics/{topic:path}", guarded(show_topic)),
+    Route("/api/clients", guarded(list_clients)),
+    Route("/api/clients/{id}", guarded(show_client), methods=["GET"]),
+    Route("/api/clients/{id}", guarded(disconnect_client), methods=["DELETE"]),
+    Route("/api/clients/{id}/topics/{topic:path}", guarded(unsubscribe_client), methods=["DELETE"]),
+    Route("/api/users/{user:path}/clients", guarded(disconnect_user), methods=["DELETE"]),
+    Route("/api/nodes", guarded(list_nodes)),
+]
+
+EXCEPTION_HANDLERS: Final = {HTTPException: http_exception}
