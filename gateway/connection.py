@@ -105,12 +105,13 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """The upgrade request first, frames afterwards."""
         if self.stage is Stage.OPEN:
-            assert self._owner is not None
+            owner = self._owner
+            assert owner is not None
             self.last_heard = asyncio.get_running_loop().time()
             try:
-                for opcode, payload in self._parser.receive(data, self._owner.max_message_bytes):
+                for opcode, payload in self._parser.receive(data, owner.max_message_bytes):
                     self._frame(opcode, payload)
-                    if self.stage is not Stage.OPEN:
+                    if self._owner is None:  # closed by what it said
                         return
             except FrameError as error:
                 self.close(error.code, error.reason)

@@ -38,6 +38,7 @@ def configure(level: str, **bound: Any) -> structlog.typing.FilteringBoundLogger
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, _render],
         )
     )
+    logging.captureWarnings(True)  # PyJWT, for one, warns of a short key: one line, like all else
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(max(number, logging.WARNING))  # libraries speak only when something is wrong

@@ -33,6 +33,7 @@ READYZ_FALL: Final = 2
 READYZ_WAIT_SECONDS: Final = 4.0
 READYZ_RECENT_SECONDS: Final = 5.0
 BEATS_A_LEASE: Final = 5
+STRONG_SECRET_BYTES: Final = 32
 
 
 class Node:
@@ -101,18 +102,18 @@ class Node:
     async def life(self) -> AsyncIterator[None]:
         """Run the node's tasks; on the way out take its rows from Redis. Redis need not be there yet."""
         self._listen()
-        running = [
-            self._spawn(self._link.run(), "publisher"),
-            self._spawn(self._bus.run(self.clients), "bus"),
-            self._spawn(self.registry.run(self._beat_now.set), "registry"),
-            self._spawn(self._beat(), "beat"),
-            self._spawn(self._sweep(), "sweep"),
-            self._spawn(self._measure_lag(), "lag"),
-        ]
+        self._spawn(self._link.run(), "publisher")
+        self._spawn(self._bus.run(self.clients), "bus")
+        self._spawn(self.registry.run(self._beat_now.set), "registry")
+        self._spawn(self._beat(), "beat")
+        self._spawn(self._sweep(), "sweep")
+        self._spawn(self._measure_lag(), "lag")
+        self._warn_of_weak_secrets()
         self._log.info("node started", id=self.id, version=__version__, redis=Link.describe(self.settings.redis_url))
         try:
             yield
         finally:
+            running = list(self._tasks)
             for task in running:
                 task.cancel()
             await asyncio.gather(*running, return_exceptions=True)
@@ -122,6 +123,12 @@ class Node:
                 self._log.warning("rows not removed, they end with the lease", reason=str(error))
             await self._link.close()
             self._log.info("node left", id=self.id)
+
+    def _warn_of_weak_secrets(self) -> None:
+        # RFC 7518, 3.2: a key as long as the hash's output; a shorter one can be guessed from one token.
+        for name, secret in (("JWT_SECRET", self.settings.jwt_secret), ("API_KEY", self.settings.api_key)):
+            if 0 < len(secret.encode()) < STRONG_SECRET_BYTES:
+                self._log.warning("weak secret", variable=f"GATEWAY_{name}", bytes_advised=STRONG_SECRET_BYTES)
 
     def _listen(self) -> None:
         listeners = {

@@ -302,13 +302,11 @@ class Bus:
     def _disconnected(self, reason: str) -> None:
         self.reason = reason
         self._metrics.redis_up.set(0)
-        # What was resumed but never told goes on being missed.
-        self._missed.update(name.encode() for name in self._resumed)
-        self._resumed.clear()
+        resumed, self._resumed = set(self._resumed), []  # but never told: it goes on being missed
         was_connected = False
         for key, channel in list(self._channels.items()):
             was_connected |= channel.state is not _State.OUT
-            if channel.state is _State.IN and channel.callbacks:
+            if channel.callbacks and (channel.state is _State.IN or channel.name in resumed):
                 self._missed.add(key)
             channel.state = _State.OUT
             if not channel.callbacks and key not in self._idle:
