@@ -9,8 +9,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
 
-import orjson
-
 from gateway import frames, hub, protocol
 from gateway.cluster.bus import Bus
 from gateway.cluster.envelope import Envelope
@@ -116,7 +114,7 @@ class Relay:
         try:
             if len(payload) > self._max_bytes:
                 raise TooLarge("larger than a message may be")
-            said = orjson.loads(payload)
+            said = protocol.loads(payload)
             publication = protocol.publication({"topic": said["topic"], "data": said["data"]})
             stamp = said.get("timestamp")
             at = int(stamp) if isinstance(stamp, int | float) and 0 < stamp < 2 * now else now
