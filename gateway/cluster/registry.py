@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import orjson
+from redis.asyncio.client import Pipeline
 
 from gateway.cluster.keys import Keys, node_of
 from gateway.cluster.link import REDIS_ERRORS, Link, Unavailable, explain
@@ -90,7 +91,7 @@ class Registry:
         # The index first: a node that dies between the two leaves a name that expires, not rows without one.
         await self._enroll([self._keys.nodes], [self._node_id, self._lease_ms], client=pipeline)
         await self._beat([self._rows[0]], [self._lease_ms, *fields], client=pipeline)
-        expired, alive = await self._ask(pipeline.execute())
+        expired, alive = await self._execute(pipeline)
         self._metrics.round_trip.observe(loop.time() - started)
         if not alive:
             self._log.info("lease taken, writing all rows", clients=len(list(self._memory.clients())))
@@ -107,7 +108,7 @@ class Registry:
         pipeline = self._link.redis.pipeline(transaction=False)
         pipeline.unlink(*self._rows)
         pipeline.zrem(self._keys.nodes, self._node_id)
-        await self._ask(pipeline.execute())
+        await self._execute(pipeline)
 
     async def reap(self, node_id: str) -> bool:
         """Remove the rows of a node whose lease has ended. True if it was this node that did.
@@ -158,7 +159,7 @@ class Registry:
                 pipeline = self._link.redis.pipeline(transaction=False)
                 for args in calls[at : at + PIPELINE_CALLS]:
                     await self._write(self._rows, args, client=pipeline)
-                written = await self._ask(pipeline.execute())
+                written = await self._execute(pipeline)
                 self._metrics.registry_writes.labels("round_trip").inc()
                 if not all(written):
                     self._everything = True
@@ -203,7 +204,7 @@ class Registry:
             pipeline.hgetall(self._keys.node(node_id))
             pipeline.hlen(self._keys.clients(node_id))
             pipeline.hlen(self._keys.topics(node_id))
-        answers = await self._ask(pipeline.execute())
+        answers = await self._execute(pipeline)
         found = []
         for at, node_id in enumerate(ids):
             fields, clients, topics = answers[3 * at : 3 * at + 3]
@@ -220,7 +221,7 @@ class Registry:
         pipeline = self._link.redis.pipeline(transaction=False)
         for node_id in ids:
             pipeline.hgetall(self._keys.topics(node_id))
-        for node_id, counts in zip(ids, await self._ask(pipeline.execute()), strict=True):
+        for node_id, counts in zip(ids, await self._execute(pipeline), strict=True):
             for topic, count in counts.items():
                 by_topic.setdefault(topic.decode(), {})[node_id] = int(count)
         return [_topic_row(topic, counts) for topic, counts in sorted(by_topic.items())]
@@ -231,7 +232,7 @@ class Registry:
         pipeline = self._link.redis.pipeline(transaction=False)
         for node_id in ids:
             pipeline.hget(self._keys.topics(node_id), topic)
-        counts = zip(ids, await self._ask(pipeline.execute()), strict=True)
+        counts = zip(ids, await self._execute(pipeline), strict=True)
         return _topic_row(topic, {node_id: int(count) for node_id, count in counts if count})
 
     async def client(self, client_id: str) -> dict[str, Any] | None:
@@ -240,7 +241,7 @@ class Registry:
         pipeline = self._link.redis.pipeline(transaction=False)
         pipeline.exists(self._keys.node(node_id))
         pipeline.hget(self._keys.clients(node_id), client_id)
-        alive, row = await self._ask(pipeline.execute())
+        alive, row = await self._execute(pipeline)
         return _client_row(client_id, row) if alive and row is not None else None
 
     async def clients(
@@ -267,6 +268,13 @@ class Registry:
                         continue
                     if topic is None or topic in client["topics"]:
                         yield client
+
+    async def _execute(self, pipeline: Pipeline) -> Any:
+        try:
+            return await self._ask(pipeline.execute())
+        finally:
+            # Given up while it was loading its scripts, it would keep its connection, and the pool has few.
+            await pipeline.reset()  # type: ignore[no-untyped-call]
 
     async def _ask(self, command: Any) -> Any:
         try:
