@@ -217,6 +217,10 @@ class Bus:
                 await self._converse()
             except* (Unavailable, *REDIS_ERRORS) as errors:
                 self._disconnected(explain(errors))
+            # A task group that meets an error and a cancellation at once raises the error alone (Python 3.11).
+            me = asyncio.current_task()
+            if me is not None and me.cancelling():
+                raise asyncio.CancelledError
             cap = min(RETRY_CAP_SECONDS, RETRY_BASE_SECONDS * 2**self._attempt)
             self._attempt = min(self._attempt + 1, 16)
             await asyncio.sleep(random.uniform(0, cap))
