@@ -41,8 +41,6 @@ class Unavailable(Exception):
 
 def explain(error: BaseException) -> str:
     """An error of the way to Redis in one short line."""
-    if isinstance(error, BaseExceptionGroup):
-        return explain(error.exceptions[0])
     return str(error) or type(error).__name__
 
 
