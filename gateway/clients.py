@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import orjson
@@ -16,13 +17,15 @@ from gateway.connection import Connection, Facts, Stage
 from gateway.hub import Hub
 from gateway.logs import logger
 from gateway.metrics import Metrics
-from gateway.protocol import Close, Code, ProtocolError, RequestId
+from gateway.protocol import Close, Code, Position, ProtocolError, RequestId
 from gateway.relay import Relay, TooLarge
+from gateway.sequence import Entry
 from gateway.session import Session
 from gateway.settings import Settings
 
 # SUBSCRIBEs of one client that may wait for Redis in an outage while its other frames go on.
 MAX_JOINING: Final = 8
+PREPARE_SECONDS: Final = 0.5  # between two tries to read what a newcomer is sent first
 LOGGED_LINES: Final = 20  # of one LOGS message
 LOGGED_CHARACTERS: Final = 500
 CONTROL_BYTES: Final = 64 << 10
@@ -81,7 +84,7 @@ class Clients:
         welcome = protocol.welcome(
             client_id, self._settings.node, __version__, int(self._settings.ping_seconds * 1000), self._time()
         )
-        self._join(connection, _personal(identity), lambda: welcome)
+        self._join(connection, _personal(identity), (), lambda: welcome)
 
     def closed(self, connection: Connection, code: int) -> None:
         """Out of the hub and the registry in the same turn."""
@@ -105,6 +108,11 @@ class Clients:
         """Send it a message, behind what was relayed before."""
         self._hub.flush()
         if not connection.send(frames.build(frames.TEXT, data)):
+            self.evict(connection)
+
+    def _send_all(self, connection: Connection, messages: Sequence[bytes]) -> None:
+        self._hub.flush()
+        if not connection.send(b"".join(frames.build(frames.TEXT, data) for data in messages)):
             self.evict(connection)
 
     def tell_all(self, action: str, message: str) -> None:
@@ -154,19 +162,25 @@ class Clients:
         match effect:
             case session.Reply(data):
                 self.send(connection, data)
-            case session.Join(topics, request_id, login):
-                audiences = [hub.of_topic(topic) for topic in topics]
-                if login:
-                    audiences += self._identify(connection)
-                self._join(connection, audiences, lambda: self._subscribed(connection, topics, request_id))
+            case session.Join(topics, request_id, login, recover):
+                personal = self._identify(connection) if login else []
+                if all(self._relay.is_plain(topic) for topic in topics):
+                    audiences = [*map(hub.of_topic, topics), *personal]
+                    self._join(connection, audiences, (), lambda: self._subscribed(connection, topics, request_id))
+                else:
+                    # What it missed and the last values come first: it is let in when those are at hand.
+                    audiences = [*map(hub.joining, topics), *personal]
+                    self._join(
+                        connection, audiences, topics, lambda: self._let_in(connection, topics, request_id, recover)
+                    )
             case session.Leave(topics, request_id):
-                self._leave(connection, [hub.of_topic(topic) for topic in topics])
+                self._leave(connection, [*map(hub.of_topic, topics), *map(hub.joining, topics)])
                 self.send(connection, protocol.unsubscribed(topics, request_id, self._time()))
             case session.Say(publication, request_id):
                 connection.hold("publish")
                 self._spawn(self._say(connection, publication, request_id), "client's publish")
             case session.Login(data):
-                self._join(connection, self._identify(connection), lambda: data)
+                self._join(connection, self._identify(connection), (), lambda: data)
             case session.Status(request):
                 self.send(connection, protocol.answer(request, self._status(), self._time()))
             case session.Report(entries, data):
@@ -177,26 +191,88 @@ class Clients:
             case session.Quit(code, reason):
                 connection.close(code, reason)
 
-    def _join(self, connection: Connection, audiences: Sequence[str], reply: Callable[[], bytes | None]) -> None:
-        """Make it a member of `audiences`; `reply` is sent once Redis has confirmed all their channels."""
+    def _join(
+        self, connection: Connection, audiences: Sequence[str], topics: Sequence[str], reply: Callable[[], bytes | None]
+    ) -> None:
+        """Make it a member of `audiences`; `reply` is sent once Redis has confirmed all their channels.
+
+        `topics` must also be ready to let it in.
+        """
         for audience in audiences:
             self._hub.join(connection, audience)
         self._touch(connection, audiences)
+        waiting = False
+
+        def entered() -> None:
+            self._reply(connection, reply() if connection.stage is Stage.OPEN else None)
+            if waiting:
+                connection.joining -= 1
+                if not connection.joining:
+                    connection.release("join")
 
         def confirmed() -> None:
-            connection.joining -= 1
-            self._reply(connection, reply())
-            if not connection.joining:
-                connection.release("join")
+            if all(map(self._relay.is_ready, topics)):
+                entered()
+            else:
+                self._spawn(self._prepare(connection, topics, entered), "subscribe")
 
-        if self._relay.join(audiences, confirmed):
-            self._reply(connection, reply())
+        joined = self._relay.join(audiences, confirmed)
+        if joined and all(map(self._relay.is_ready, topics)):
+            entered()
             return
+        waiting = True
         connection.joining += 1
         # Frames are handled in order, so what follows waits. In an outage nobody can say for how long: then the
         # acknowledgement comes when it can, and the frames behind go on.
         if not self._degraded or connection.joining >= MAX_JOINING:
             connection.hold("join")
+        if joined:
+            confirmed()
+
+    async def _prepare(self, connection: Connection, topics: Sequence[str], entered: Callable[[], None]) -> None:
+        while connection.stage is Stage.OPEN and not all(map(self._relay.is_ready, topics)):
+            for topic in topics:
+                try:
+                    await self._relay.ready(topic)
+                except Unavailable:
+                    await asyncio.sleep(PREPARE_SECONDS)
+        if connection.stage is not Stage.OPEN:
+            self._relay.leave(map(hub.of_topic, topics))  # it may have left before what we have just opened
+        entered()
+
+    def _let_in(
+        self, connection: Connection, topics: Sequence[str], request_id: RequestId, recover: Mapping[str, Position]
+    ) -> bytes | None:
+        """Send what it missed or the last values, and make it a member, all in one turn: nothing comes between."""
+        positions: dict[str, dict[str, Any]] = {}
+        heard, first = [], []
+        for topic in topics:
+            if hub.joining(topic) not in connection.audiences:
+                continue  # it has unsubscribed since it asked
+            heard.append(topic)
+            recovered = False
+            if self._relay.has_history(topic):
+                epoch, offset = self._relay.streams.place(topic)
+                positions[topic] = {"epoch": epoch, "offset": offset}
+                if topic in recover:
+                    missed = self._missed(connection, topic, recover[topic])
+                    recovered = positions[topic]["recovered"] = missed is not None
+                    first += [entry.text for entry in missed or ()]
+            snapshot = self._relay.snapshot(topic)
+            if snapshot is not None and not recovered:
+                first.append(protocol.initial(snapshot))
+        if first:
+            self._send_all(connection, first)
+        for topic in heard:
+            self._hub.join(connection, hub.of_topic(topic))
+            self._hub.leave(connection, hub.joining(topic))
+        self._touch(connection, [hub.of_topic(topic) for topic in heard])
+        return protocol.subscribed(heard, request_id, self._time(), positions) if heard else None
+
+    def _missed(self, connection: Connection, topic: str, place: Position) -> list[Entry] | None:
+        if hub.of_topic(topic) in connection.audiences and self._relay.streams.place(topic)[0] == place.epoch:
+            return []  # a member already: the same SUBSCRIBE, sent again
+        return self._relay.streams.missed(topic, place.epoch, place.offset)
 
     def _leave(self, connection: Connection, audiences: Sequence[str]) -> None:
         self._relay.leave([audience for audience in audiences if self._hub.leave(connection, audience)])
@@ -221,8 +297,8 @@ class Clients:
 
     async def _say(self, connection: Connection, publication: protocol.Publication, request_id: RequestId) -> None:
         try:
-            await self._relay.publish([publication])
-            self._reply(connection, protocol.published(publication.topic, request_id, self._time()))
+            [position] = await self._relay.publish([publication])
+            self._reply(connection, protocol.published(publication.topic, position, request_id, self._time()))
         except Unavailable:
             message = "The cluster is unavailable, try again"
             self._refuse(connection, ProtocolError(Code.UNAVAILABLE, message, request_id))
@@ -293,13 +369,17 @@ class Clients:
     def bus_resumed(self, channels: list[str]) -> None:
         """Redis is back: what was published on these channels meanwhile is lost to us, and said so."""
         missed: dict[Connection, list[str]] = {}
-        for audience in map(self._relay.audience_of, channels):
+        audiences = [self._relay.audience_of(channel) for channel in channels]
+        lost = set(self._relay.missed(topic for topic in map(hub.topic_of, audiences) if topic is not None))
+        for audience in audiences:
+            topic = hub.topic_of(audience)
+            if topic is not None and topic not in lost:
+                continue  # its stream has what was missed
             for member in self._hub.members(audience):
                 assert isinstance(member, Connection)
-                topics = missed.setdefault(member, [])
-                topic = hub.topic_of(audience)
+                told = missed.setdefault(member, [])
                 if topic is not None:
-                    topics.append(topic)
+                    told.append(topic)
         now = self._time()
         for connection, topics in missed.items():
             self.send(connection, protocol.gap(topics, now))
@@ -308,6 +388,13 @@ class Clients:
         if self._degraded:
             self._degraded = False
             self.tell_all("restored", "Live updates flow again")
+
+    def gap(self, topic: str) -> None:
+        """Messages of this topic are lost to all who hear it here."""
+        data = protocol.gap([topic], self._time())
+        for member in self._hub.members(hub.of_topic(topic)):
+            assert isinstance(member, Connection)
+            self.send(member, data)
 
     # ---- what the registry writes
 

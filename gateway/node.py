@@ -27,6 +27,7 @@ from gateway.protocol import Close
 from gateway.relay import Relay
 from gateway.session import Rules
 from gateway.settings import Settings
+from gateway.topics import TopicRules
 
 # HAProxy takes a server out after this many failed checks (haproxy.cfg, `fall`).
 READYZ_FALL: Final = 2
@@ -42,7 +43,7 @@ class Node:
     `now` gives seconds since 1970.
     """
 
-    def __init__(self, settings: Settings, now: Callable[[], float] = time.time) -> None:
+    def __init__(self, settings: Settings, rules: TopicRules, now: Callable[[], float] = time.time) -> None:
         self.settings = settings
         # The second part is new at each start: a pid is unique neither across hosts nor across restarts.
         self.id = f"{settings.node}.{secrets.token_hex(4)}"
@@ -63,18 +64,19 @@ class Node:
         )  # fmt: skip
         self._bus = Bus(self._link, keys.own(self.id), metrics)
         self.relay = Relay(
-            hub=self._hub, bus=self._bus, link=self._link, keys=keys, metrics=metrics,
-            max_message_bytes=settings.max_message_bytes, now=now,
+            hub=self._hub, bus=self._bus, link=self._link, keys=keys, rules=rules, metrics=metrics,
+            max_message_bytes=settings.max_message_bytes, now=now, spawn=self._spawn,
         )  # fmt: skip
         self.registry = Registry(
             self._link, keys, self.id, lease_seconds=settings.lease_seconds, memory=self._memory(), metrics=metrics
         )
         self.clients = Clients(
             settings, self.id,
-            rules=Rules(self.authenticator.verify, settings.max_client_topics, settings.open),
+            rules=Rules(self.authenticator.verify, rules, settings.max_client_topics, settings.open),
             hub=self._hub, relay=self.relay, registry=self.registry, metrics=metrics, spawn=self._spawn,
             status=self.status, now_ms=self._ms,
         )  # fmt: skip
+        self.relay.on_gap = self.clients.gap
         self._tasks: set[asyncio.Task[None]] = set()
         self._beat_now = asyncio.Event()
         self._channels_confirmed = False
@@ -183,6 +185,7 @@ class Node:
             self._lease_reason = None
             for node_id in expired:
                 await self.registry.reap(node_id)
+            await self.relay.streams.check()
         except Unavailable as error:
             self._lease_reason = f"lease not renewed: {error}"
 
@@ -195,7 +198,7 @@ class Node:
     async def _announce(self) -> None:
         about = {"timestamp": self._ms(), "serverId": self.id, "name": self.settings.node, "version": __version__}
         try:
-            await self._link.publish([(self._keys.ready, orjson.dumps(about))])
+            await self._link.publish(self._keys.ready, orjson.dumps(about))
             self._announced = True
         except Unavailable as error:
             self._log.warning("join not announced", reason=str(error))
@@ -273,7 +276,7 @@ class Node:
         Raises:
             Unavailable: Redis did not confirm.
         """
-        await self._link.publish([(self._keys.control, orjson.dumps({"op": op, **about}))])
+        await self._link.publish(self._keys.control, orjson.dumps({"op": op, **about}))
 
     def status(self) -> dict[str, Any]:
         """The node as REQUEST system/getStatus shows it to anyone."""

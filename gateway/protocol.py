@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import orjson
 
@@ -24,6 +24,7 @@ RequestId: TypeAlias = str | int | None
 MAX_NAME_LENGTH: Final = 200  # characters of an action, a subtype, a request id, a user or a client id
 
 
+_IDEMPOTENCY_KEY: Final = re.compile(r"[A-Za-z0-9_.:\-]+")
 _CLIENT_ID: Final = re.compile(r"[A-Za-z0-9_.\-]+")  # it stands in a header line on the bus
 
 
@@ -111,6 +112,13 @@ class ProtocolError(Exception):
 # ---- what a client may send ----------------------------------------------------------------------
 
 
+class Position(NamedTuple):
+    """A place in a topic with history: the last message that was had."""
+
+    epoch: str
+    offset: int
+
+
 @dataclass(frozen=True, slots=True)
 class Auth:
     """Who I am."""
@@ -125,6 +133,7 @@ class Subscribe:
     topics: tuple[str, ...]
     request_id: RequestId
     token: str | None = None
+    recover: Mapping[str, Position] = field(default_factory=dict)  # where the client was, by topic
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +153,7 @@ class Publication:
     extras: Mapping[str, Json] = field(default_factory=dict)  # action, subtype, priority
     to: tuple[str, str] | None = None  # ("user" | "role" | "client", who)
     except_client: str | None = None
+    key: str | None = None  # idempotency key: the same again within five minutes is the same message
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,7 +237,22 @@ def _subscribe(message: dict[str, Json]) -> Subscribe:
             request_id,
         )
     token = message.get("authToken")
-    return Subscribe(known, request_id, token if isinstance(token, str) and token else None)
+    token = token if isinstance(token, str) and token else None
+    return Subscribe(known, request_id, token, _recover(message.get("recover")))
+
+
+def _recover(asked: Json) -> dict[str, Position]:
+    """Where the client says it was. What cannot be a place is one that cannot be recovered from, and told as such."""
+    if not isinstance(asked, dict):
+        return {}
+    places = {}
+    for topic, place in asked.items():
+        match place:
+            case {"epoch": str(epoch), "offset": int(offset)} if not isinstance(offset, bool) and offset >= 0:
+                places[topic] = Position(epoch, offset)
+            case _:
+                places[topic] = Position("", 0)
+    return places
 
 
 def _unsubscribe(message: dict[str, Json]) -> Unsubscribe:
@@ -284,7 +309,7 @@ def publication(item: Json) -> Publication:
     """
     if not isinstance(item, dict):
         raise ProtocolError(Code.DATA_REFUSED, "a message must be an object with topic and data")
-    unknown = item.keys() - {"topic", "data", "action", "subtype", "priority", "to", "except"}
+    unknown = item.keys() - {"topic", "data", "action", "subtype", "priority", "to", "except", "idempotencyKey"}
     if unknown:
         raise ProtocolError(Code.DATA_REFUSED, f"unknown field {_shown(min(unknown))}")
     topic, data, extras = _said(item, None)
@@ -300,7 +325,10 @@ def publication(item: Json) -> Publication:
     except_client = item.get("except")
     if except_client is not None and (target is not None or not _is_client_id(except_client)):
         raise ProtocolError(Code.DATA_REFUSED, "except must be a client id, and stands without to")
-    return Publication(topic, data, extras, target, except_client)
+    key = item.get("idempotencyKey")
+    if key is not None and not (_is_name(key) and _IDEMPOTENCY_KEY.fullmatch(key)):
+        raise ProtocolError(Code.DATA_REFUSED, "idempotencyKey must be 1 to 200 of A-Z a-z 0-9 _ . : -")
+    return Publication(topic, data, extras, target, except_client, key)
 
 
 def _said(message: dict[str, Json], request_id: RequestId) -> tuple[str, Json, dict[str, Json]]:
@@ -370,12 +398,20 @@ def iso(milliseconds: int) -> str:
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def data(publication: Publication, timestamp: str) -> bytes:
-    """The DATA message that every hearer of the publication is sent, made once for the whole cluster."""
-    message = {"type": "DATA", "topic": publication.topic, **publication.extras}
+def data(publication: Publication, topic: str, timestamp: str) -> bytes:
+    """The DATA message that every hearer of the publication is sent, made once for the whole cluster.
+
+    `topic` is the name it goes out under: the publication's own, or an alias.
+    """
+    message = {"type": "DATA", "topic": topic, **publication.extras}
     message["data"] = publication.data
     message["timestamp"] = timestamp
     return orjson.dumps(message)
+
+
+def initial(text: bytes) -> bytes:
+    """A DATA message made before, as the snapshot that comes with a subscription."""
+    return text[:-1] + b',"initialData":true}'
 
 
 def welcome(client_id: str, node: str, version: str, ping_ms: int, timestamp: str) -> bytes:
@@ -404,14 +440,20 @@ def authenticated(timestamp: str) -> bytes:
     )  # fmt: skip
 
 
-def subscribed(names: Iterable[str], request_id: RequestId, timestamp: str) -> bytes:
-    """From now on every publish on these topics arrives, or the client is told of a gap."""
+def subscribed(
+    names: Iterable[str], request_id: RequestId, timestamp: str, positions: Mapping[str, Json] | None = None
+) -> bytes:
+    """From now on every publish on these topics arrives, or the client is told of a gap.
+
+    `positions`: for topics with history epoch, offset and, if it was asked for, whether what was missed was sent.
+    """
     names = list(names)
     # The names stand in `topics`; a sentence that repeats thousands of them would double the frame.
     listed = ", ".join(names) if len(names) <= 10 else f"{len(names)} topics"
     return orjson.dumps(
         {"type": "ACKNOWLEDGMENT", "operation": "subscribe", "topics": names, "status": "success",
-         "message": f"Successfully subscribed to {listed}", **_echo(request_id), "timestamp": timestamp}
+         "message": f"Successfully subscribed to {listed}", **_echo(request_id), "timestamp": timestamp,
+         **({"positions": positions} if positions else {})}
     )  # fmt: skip
 
 
@@ -423,10 +465,11 @@ def unsubscribed(names: Iterable[str], request_id: RequestId, timestamp: str) ->
     )  # fmt: skip
 
 
-def published(topic: str, request_id: RequestId, timestamp: str) -> bytes:
-    """Redis has taken the message."""
+def published(topic: str, position: Position | None, request_id: RequestId, timestamp: str) -> bytes:
+    """Redis has taken the message; `position` is its place if the topic has history."""
+    place = {} if position is None else {"offset": position.offset, "epoch": position.epoch}
     return orjson.dumps(
-        {"type": "ACKNOWLEDGMENT", "operation": "publish", "topic": topic, **_echo(request_id),
+        {"type": "ACKNOWLEDGMENT", "operation": "publish", "topic": topic, **place, **_echo(request_id),
          "timestamp": timestamp}
     )  # fmt: skip
 

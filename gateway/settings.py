@@ -107,6 +107,7 @@ class Settings:
     api_key: str = _setting("", "bearer key of the HTTP API; none: the API is off", str)
     origins: tuple[str, ...] = _setting((), "web origins that may open a socket, beside the node's own host", _origins)
     open: bool = _setting(False, "1: everybody may hear and say everything; for a demo", _flag)
+    topics: str = _setting("", "TOML file of topic rules; default: the one that the package brings", str)
     trusted_proxies: tuple[str, ...] = _setting(
         ("127.0.0.1",), "peers whose X-Forwarded-For names the client", _networks
     )

@@ -181,7 +181,7 @@ class Bus:
         started = loop.time()
         try:
             async with asyncio.timeout(self._link.timeout_seconds):
-                await self._link.publish([(self._own, self.CHECK + token)])
+                await self._link.publish(self._own, self.CHECK + token)
                 await heard
         except (TimeoutError, Unavailable) as error:
             reason = f"self-check did not come back: {explain(error)}"

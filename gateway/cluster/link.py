@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from importlib import resources
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -27,12 +27,12 @@ REDIS_ERRORS: Final = (RedisError, OSError)
 # Enough for one publisher, one registry writer, one beat, and API requests side by side.
 POOL_CONNECTIONS: Final = 16
 # A batch is one MULTI; past this size a larger one saves nothing and holds Redis longer.
-BATCH_MESSAGES: Final = 512
+BATCH_COMMANDS: Final = 512
 # What may wait for Redis before publishers are turned away.
-QUEUE_MESSAGES: Final = 10_000
+QUEUE_COMMANDS: Final = 10_000
 QUEUE_BYTES: Final = 64 << 20
 
-Message = tuple[str, bytes]  # channel, payload
+Command = tuple[Any, ...]  # a Redis command and its arguments, the last of them the largest
 
 
 class Unavailable(Exception):
@@ -59,8 +59,8 @@ class Link:
             retry=Retry(NoBackoff(), 0), client_name=name,
         )  # fmt: skip
         self.redis: Redis = Redis(connection_pool=self._pool)
-        self._queue: deque[tuple[Sequence[Message], asyncio.Future[None]]] = deque()
-        self._queued_messages = 0
+        self._queue: deque[tuple[Sequence[Command], asyncio.Future[list[Any]]]] = deque()
+        self._queued_commands = 0
         self._queued_bytes = 0
         self._wake = asyncio.Event()
 
@@ -90,71 +90,92 @@ class Link:
             raise Unavailable(explain(error)) from error
         return connection
 
-    async def publish(self, messages: Sequence[Message]) -> None:
-        """Publish all of `messages`, or none. What is asked for meanwhile shares one round trip.
+    async def publish(self, channel: str, payload: bytes) -> None:
+        """Publish one payload.
 
         Raises:
-            Unavailable: Redis is away or slow, or too much is waiting for it.
+            Unavailable: as `send`.
         """
-        size = sum(len(payload) for _, payload in messages)
-        if self._queued_messages + len(messages) > QUEUE_MESSAGES or self._queued_bytes + size > QUEUE_BYTES:
+        await self.send([("PUBLISH", channel, payload)])
+
+    async def send(self, commands: Sequence[Command]) -> list[Any]:
+        """Have Redis do all of `commands` in one transaction; their answers. What waits shares the round trip.
+
+        Raises:
+            Unavailable: Redis is away or slow, refused one, or too much is waiting for it.
+        """
+        size = sum(len(part) for command in commands for part in command if isinstance(part, bytes))
+        if self._queued_commands + len(commands) > QUEUE_COMMANDS or self._queued_bytes + size > QUEUE_BYTES:
             raise Unavailable("too many publishes are waiting for Redis")
-        self._queued_messages += len(messages)
+        self._queued_commands += len(commands)
         self._queued_bytes += size
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._queue.append((messages, done))
+        done: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
+        self._queue.append((commands, done))
         self._wake.set()
         try:
             # The publisher has its own deadline for each batch; this one bounds the wait in the queue too.
             async with asyncio.timeout(2 * self.timeout_seconds):
-                await done
+                return await done
         except TimeoutError:
             raise Unavailable("Redis did not take the message in time") from None
         finally:
-            self._queued_messages -= len(messages)
+            self._queued_commands -= len(commands)
             self._queued_bytes -= size
+
+    async def ask(self, command: Awaitable[Any]) -> Any:
+        """The answer of one command or pipeline, within the deadline.
+
+        Raises:
+            Unavailable: Redis is away, slow, or refused it.
+        """
+        try:
+            async with asyncio.timeout(self.timeout_seconds):
+                return await command
+        except REDIS_ERRORS as error:
+            raise Unavailable(explain(error)) from error
 
     async def run(self) -> None:
         """The publisher: takes what waits, sends it in one transaction, for ever."""
-        loop = asyncio.get_running_loop()
         while True:
             await self._wake.wait()
-            batch: list[tuple[Sequence[Message], asyncio.Future[None]]] = []
+            batch: list[tuple[Sequence[Command], asyncio.Future[list[Any]]]] = []
             taken = 0
-            while self._queue and (not batch or taken + len(self._queue[0][0]) <= BATCH_MESSAGES):
-                messages, done = self._queue.popleft()
+            while self._queue and (not batch or taken + len(self._queue[0][0]) <= BATCH_COMMANDS):
+                commands, done = self._queue.popleft()
                 if not done.done():  # its caller has not given up
-                    batch.append((messages, done))
-                    taken += len(messages)
+                    batch.append((commands, done))
+                    taken += len(commands)
             if not self._queue:
                 self._wake.clear()
-            if not batch:
-                continue
-            started = loop.time()
-            error: Exception | None = None
-            try:
-                await self._send([message for messages, _ in batch for message in messages])
-            except REDIS_ERRORS as failure:
-                error = Unavailable(explain(failure))
-            else:
-                self._metrics.round_trip.observe(loop.time() - started)
-            for _, done in batch:
-                if done.done():
-                    continue
-                if error is None:
-                    done.set_result(None)
-                else:
-                    done.set_exception(error)
+            if batch:
+                await self._execute(batch)
 
-    async def _send(self, messages: Sequence[Message]) -> None:
-        async with asyncio.timeout(self.timeout_seconds):
-            if len(messages) == 1:
-                await self.redis.publish(*messages[0])
-                return
-            pipeline = self.redis.pipeline(transaction=True)
-            for channel, payload in messages:
-                pipeline.publish(channel, payload)
-            await pipeline.execute()
+    async def _execute(self, batch: Sequence[tuple[Sequence[Command], asyncio.Future[list[Any]]]]) -> None:
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        pipeline = self.redis.pipeline(transaction=sum(len(commands) for commands, _ in batch) > 1)
+        for commands, _ in batch:
+            for command in commands:
+                pipeline.execute_command(*command)
+        try:
+            # One caller's refused command is not the others' failure.
+            answers = await self.ask(pipeline.execute(raise_on_error=False))
+        except Unavailable as error:
+            for _, done in batch:
+                if not done.done():
+                    done.set_exception(Unavailable(str(error)))
+            return
+        self._metrics.round_trip.observe(loop.time() - started)
+        at = 0
+        for commands, done in batch:
+            own, at = answers[at : at + len(commands)], at + len(commands)
+            if done.done():
+                continue
+            refused = next((answer for answer in own if isinstance(answer, Exception)), None)
+            if refused is None:
+                done.set_result(own)
+            else:
+                done.set_exception(Unavailable(explain(refused)))
 
     async def close(self) -> None:
         """Close all connections that rest in the pool."""

@@ -20,7 +20,7 @@ from typing import Any, Final
 import orjson
 
 from gateway.cluster.keys import Keys, node_of
-from gateway.cluster.link import REDIS_ERRORS, Link, Unavailable, explain
+from gateway.cluster.link import Link, Unavailable
 from gateway.logs import logger
 from gateway.metrics import Metrics
 
@@ -90,7 +90,7 @@ class Registry:
         # The index first: a node that dies between the two leaves a name that expires, not rows without one.
         await self._enroll([self._keys.nodes], [self._node_id, self._lease_ms], client=pipeline)
         await self._beat([self._rows[0]], [self._lease_ms, *fields], client=pipeline)
-        expired, alive = await self._ask(pipeline.execute())
+        expired, alive = await self._link.ask(pipeline.execute())
         self._metrics.round_trip.observe(loop.time() - started)
         if not alive:
             self._log.info("lease taken, writing all rows", clients=len(list(self._memory.clients())))
@@ -107,7 +107,7 @@ class Registry:
         pipeline = self._link.redis.pipeline(transaction=False)
         pipeline.unlink(*self._rows)
         pipeline.zrem(self._keys.nodes, self._node_id)
-        await self._ask(pipeline.execute())
+        await self._link.ask(pipeline.execute())
 
     async def reap(self, node_id: str) -> bool:
         """Remove the rows of a node whose lease has ended. True if it was this node that did.
@@ -116,8 +116,8 @@ class Registry:
             Unavailable: Redis is away; another beat will try again.
         """
         keys = [self._keys.node(node_id), self._keys.clients(node_id), self._keys.topics(node_id)]
-        removed = await self._ask(self._reap(keys))
-        await self._ask(self._forget([self._keys.nodes], [node_id]))
+        removed = await self._link.ask(self._reap(keys))
+        await self._link.ask(self._forget([self._keys.nodes], [node_id]))
         if removed < 0:
             return False
         self._log.warning("reaped a dead node", dead=node_id, clients=removed)
@@ -158,7 +158,7 @@ class Registry:
                 pipeline = self._link.redis.pipeline(transaction=False)
                 for args in calls[at : at + PIPELINE_CALLS]:
                     await self._write(self._rows, args, client=pipeline)
-                written = await self._ask(pipeline.execute())
+                written = await self._link.ask(pipeline.execute())
                 self._metrics.registry_writes.labels("round_trip").inc()
                 if not all(written):
                     self._everything = True
@@ -193,7 +193,7 @@ class Registry:
 
     async def living(self) -> list[str]:
         """Ids of the nodes whose lease lives, sorted."""
-        return sorted(node_id.decode() for node_id in await self._ask(self._living([self._keys.nodes])))
+        return sorted(node_id.decode() for node_id in await self._link.ask(self._living([self._keys.nodes])))
 
     async def nodes(self) -> list[dict[str, Any]]:
         """A row for each living node, with its number of clients and topics as they are now."""
@@ -203,7 +203,7 @@ class Registry:
             pipeline.hgetall(self._keys.node(node_id))
             pipeline.hlen(self._keys.clients(node_id))
             pipeline.hlen(self._keys.topics(node_id))
-        answers = await self._ask(pipeline.execute())
+        answers = await self._link.ask(pipeline.execute())
         found = []
         for at, node_id in enumerate(ids):
             fields, clients, topics = answers[3 * at : 3 * at + 3]
@@ -220,7 +220,7 @@ class Registry:
         pipeline = self._link.redis.pipeline(transaction=False)
         for node_id in ids:
             pipeline.hgetall(self._keys.topics(node_id))
-        for node_id, counts in zip(ids, await self._ask(pipeline.execute()), strict=True):
+        for node_id, counts in zip(ids, await self._link.ask(pipeline.execute()), strict=True):
             for topic, count in counts.items():
                 by_topic.setdefault(topic.decode(), {})[node_id] = int(count)
         return [_topic_row(topic, counts) for topic, counts in sorted(by_topic.items())]
@@ -231,7 +231,7 @@ class Registry:
         pipeline = self._link.redis.pipeline(transaction=False)
         for node_id in ids:
             pipeline.hget(self._keys.topics(node_id), topic)
-        counts = zip(ids, await self._ask(pipeline.execute()), strict=True)
+        counts = zip(ids, await self._link.ask(pipeline.execute()), strict=True)
         return _topic_row(topic, {node_id: int(count) for node_id, count in counts if count})
 
     async def client(self, client_id: str) -> dict[str, Any] | None:
@@ -240,7 +240,7 @@ class Registry:
         pipeline = self._link.redis.pipeline(transaction=False)
         pipeline.exists(self._keys.node(node_id))
         pipeline.hget(self._keys.clients(node_id), client_id)
-        alive, row = await self._ask(pipeline.execute())
+        alive, row = await self._link.ask(pipeline.execute())
         return _client_row(client_id, row) if alive and row is not None else None
 
     async def clients(
@@ -253,27 +253,22 @@ class Registry:
         for node_id in ids:
             if after and node_id < after_node:
                 continue
-            members = [key.decode() for key in await self._ask(self._link.redis.hkeys(self._keys.clients(node_id)))]
+            members = [
+                key.decode() for key in await self._link.ask(self._link.redis.hkeys(self._keys.clients(node_id)))
+            ]
             members.sort(key=_order)
             if after and node_id == after_node:
                 members = [member for member in members if _order(member) > _order(after)]
             for at in range(0, len(members), SCRIPT_ROWS):
                 page = members[at : at + SCRIPT_ROWS]
                 for client_id, row in zip(
-                    page, await self._ask(self._link.redis.hmget(self._keys.clients(node_id), page)), strict=True
+                    page, await self._link.ask(self._link.redis.hmget(self._keys.clients(node_id), page)), strict=True
                 ):
                     client = _client_row(client_id, row) if row is not None else None
                     if client is None or (user is not None and client["user"] != user):
                         continue
                     if topic is None or topic in client["topics"]:
                         yield client
-
-    async def _ask(self, command: Any) -> Any:
-        try:
-            async with asyncio.timeout(self._link.timeout_seconds):
-                return await command
-        except REDIS_ERRORS as error:
-            raise Unavailable(explain(error)) from error
 
 
 def _order(client_id: str) -> int:

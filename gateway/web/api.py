@@ -93,10 +93,15 @@ async def publish(request: Request) -> Any:
             where = f"messages[{at}]: " if "messages" in body else ""
             raise ApiError(400, "bad_request", where + error.message) from None
     try:
-        await node.relay.publish(publications)
+        positions = await node.relay.publish(publications)
     except TooLarge as error:
         raise ApiError(413, "too_large", str(error)) from None
-    return {"results": [{"topic": publication.topic} for publication in publications]}
+    return {
+        "results": [
+            {"topic": publication.topic, **(position._asdict() if position is not None else {})}
+            for publication, position in zip(publications, positions, strict=True)
+        ]
+    }
 
 
 async def list_topics(request: Request) -> Any:
