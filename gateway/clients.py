@@ -328,7 +328,7 @@ class Clients:
     def on_control(self, _channel: str, payload: bytes) -> None:
         """An order: ``{"op": "disconnect" | "unsubscribe", "client" | "user": …, "topics": […], "reason": …}``."""
         try:
-            order: Any = orjson.loads(payload) if len(payload) <= CONTROL_BYTES else None
+            order: Any = protocol.loads(payload) if len(payload) <= CONTROL_BYTES else None
             op, found = order["op"], self._named(order)
             topics = [str(topic) for topic in order.get("topics", [])]
             reason = str(order.get("reason") or "by the operator")

@@ -22,7 +22,7 @@ Json: TypeAlias = Any  # what orjson can read and write
 RequestId: TypeAlias = str | int | None
 
 MAX_NAME_LENGTH: Final = 200  # characters of an action, a subtype, a request id, a user or a client id
-
+MAX_NESTING: Final = 254  # levels of a JSON value: as deep as orjson writes
 
 _IDEMPOTENCY_KEY: Final = re.compile(r"[A-Za-z0-9_.:\-]+")
 _CLIENT_ID: Final = re.compile(r"[A-Za-z0-9_.\-]+")  # it stands in a header line on the bus
@@ -201,6 +201,22 @@ class Ping:
 ClientMessage: TypeAlias = Auth | Subscribe | Unsubscribe | Publish | Request | Command | Logs | Ping
 
 
+def loads(text: bytes) -> Json:
+    """The value that `text` is; it can be written again.
+
+    Raises:
+        ValueError: It is not JSON, or nested deeper than `MAX_NESTING`.
+    """
+    value = orjson.loads(text)
+    # orjson reads four times as deep as it writes. Nothing is deeper than it has brackets, so few messages are tried.
+    if text.count(b"[") + text.count(b"{") > MAX_NESTING:
+        try:
+            orjson.dumps(value)
+        except TypeError:
+            raise ValueError(f"nested deeper than {MAX_NESTING}") from None
+    return value
+
+
 def decode(text: bytes) -> ClientMessage:
     """The message that `text` (the payload of one frame, UTF-8) is.
 
@@ -208,9 +224,9 @@ def decode(text: bytes) -> ClientMessage:
         ProtocolError: It is none; the error says why.
     """
     try:
-        message = orjson.loads(text)
-    except orjson.JSONDecodeError:
-        raise ProtocolError(Code.NOT_JSON, "Message is not valid JSON") from None
+        message = loads(text)
+    except ValueError:
+        raise ProtocolError(Code.NOT_JSON, "Message is not valid JSON, or nested too deeply") from None
     if not isinstance(message, dict) or "type" not in message:
         raise ProtocolError(Code.NO_TYPE, "Message must be a JSON object with a type")
     kind = message["type"]

@@ -12,8 +12,6 @@ from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
-import orjson
-
 from gateway import frames, hub, protocol
 from gateway.cluster.bus import Bus
 from gateway.cluster.envelope import Envelope
@@ -250,7 +248,7 @@ class Relay:
         try:
             if len(payload) > self._max_bytes:
                 raise TooLarge("larger than a message may be")
-            said = orjson.loads(payload)
+            said = protocol.loads(payload)
             publication = protocol.publication({"topic": said["topic"], "data": said["data"]})
             stamp = said.get("timestamp")
             at = int(stamp) if isinstance(stamp, int | float) and 0 < stamp < 2 * now else now

@@ -99,6 +99,7 @@ class Bus:
         self._told_lost = False
         self._attempt = 0
         self._checks: dict[bytes, asyncio.Future[None]] = {}
+        self._hears_itself = asyncio.Event()  # the own channel is IN
         self.reason: str | None = "not yet connected"  # why it hears nothing; None: it hears all
         self.listen([own_channel], self._on_own, lambda: None)
 
@@ -175,19 +176,22 @@ class Bus:
             Unavailable: It did not come back in time; the connection is then given up and made anew.
         """
         loop = asyncio.get_running_loop()
+        judged = self._kick
         token = secrets.token_hex(8).encode()
         heard: asyncio.Future[None] = loop.create_future()
         self._checks[token] = heard
         started = loop.time()
         try:
             async with asyncio.timeout(self._link.timeout_seconds):
+                await self._hears_itself.wait()  # a token sent before would be lost
                 await self._link.publish(self._own, self.CHECK + token)
                 await heard
         except (TimeoutError, Unavailable) as error:
             reason = f"self-check did not come back: {explain(error)}"
-            self.reason = self.reason or reason
-            if self._kick is not None and not self._kick.done():
-                self._kick.set_result(reason)
+            # A connection made meanwhile is not the one that failed.
+            if judged is not None and judged is self._kick and not judged.done():
+                self.reason = self.reason or reason
+                judged.set_result(reason)
             raise Unavailable(reason) from None
         finally:
             del self._checks[token]
@@ -283,6 +287,7 @@ class Bus:
             self._resumed.append(channel.name)
         if channel.name == self._own:
             self._attempt = 0
+            self._hears_itself.set()
         if not channel.callbacks and key not in self._idle:
             self._reconcile(key, channel)
         self._settle()
@@ -301,6 +306,7 @@ class Bus:
 
     def _disconnected(self, reason: str) -> None:
         self.reason = reason
+        self._hears_itself.clear()
         self._metrics.redis_up.set(0)
         resumed, self._resumed = set(self._resumed), []  # but never told: it goes on being missed
         was_connected = False

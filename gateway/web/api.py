@@ -201,8 +201,8 @@ async def _body(request: Request, limit: int) -> Any:
         if len(received) > limit:
             raise ApiError(413, "too_large", f"The body is larger than {limit} bytes")
     try:
-        return orjson.loads(received)
-    except orjson.JSONDecodeError as error:
+        return protocol.loads(bytes(received))
+    except ValueError as error:
         raise ApiError(400, "bad_request", f"The body is not JSON: {error}") from None
 
 

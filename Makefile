@@ -1,0 +1,56 @@
+# make            what there is
+# make up         the cluster on this machine
+# make lint types test   what .ci/run asks of a change
+
+PYTHON ?= python3
+NODES  ?= 3
+BIN    := .venv/bin
+
+# Several -j jobs would build one .venv at the same time.
+.NOTPARALLEL:
+.PHONY: help up down status logs test lint types
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+
+up: .venv/stack.done ## start the cluster, or scale it: NODES=3, or NODES=max for one a core
+	@$(BIN)/python -m stack up $(NODES)
+
+down: .venv/stack.done ## stop it, leaving nothing behind
+	@$(BIN)/python -m stack down
+
+status: .venv/stack.done ## nodes, health, addresses
+	@$(BIN)/python -m stack status
+
+logs: .venv/stack.done ## follow all logs
+	@$(BIN)/python -m stack logs
+
+test: .venv/dev.done ## all tests; ARGS= goes to pytest, e.g. ARGS="-k hub -x"
+	@$(PYTHON) -m stack.need redis-server haproxy chromium
+	@$(BIN)/pytest $(ARGS)
+
+lint: .venv/dev.done ## style, the floors of the house, haproxy.cfg in all its variants
+	@$(PYTHON) -m stack.need haproxy openssl
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/lint-imports
+	haproxy/check.sh
+
+types: .venv/dev.done ## mypy --strict
+	$(BIN)/mypy --strict
+
+# The marks are younger than pyproject.toml, or the environment is brought up to date.
+.venv/stack.done: pyproject.toml
+	@$(call install,stack)
+
+.venv/dev.done: pyproject.toml
+	@$(call install,dev)
+	@touch .venv/stack.done  # dev includes it
+
+define install
+$(PYTHON) -m stack.need python3-venv
+test -x $(BIN)/python || $(PYTHON) -m venv .venv
+echo "Installing Python packages ..."
+$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$(1)]'
+touch .venv/$(1).done
+endef

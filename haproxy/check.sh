@@ -1,0 +1,25 @@
+#!/bin/sh
+# Has HAProxy read haproxy.cfg in each of its shapes: one node, all slots, Docker's DNS, TLS.
+set -eu
+cfg=$(dirname "$0")/haproxy.cfg
+PATH=$PATH:/usr/sbin # where Debian puts haproxy, and where a plain user's PATH does not look
+tmp=$(mktemp -d)
+trap 'rm -rf "$tmp"' EXIT
+openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=localhost \
+  -keyout "$tmp/key.pem" -out "$tmp/cert.pem" 2>/dev/null
+cat "$tmp/cert.pem" "$tmp/key.pem" > "$tmp/lb.pem"
+
+check() { # check NAME [VARIABLE=value ...]
+  name=$1; shift
+  env "$@" haproxy -q -dW -c -f "$cfg" || { echo "haproxy.cfg: refused with $name" >&2; exit 1; }
+}
+slots=$(for i in $(seq 16); do echo "GW$i=127.0.0.1:$((9000 + i))"; done)
+
+check 'one node'
+# shellcheck disable=SC2086 # one word a slot
+check 'sixteen nodes' $slots
+check 'lists' "LB_ORIGINS=https://a.example https://b.example" "LB_TRUSTED=10.0.0.0/8 192.168.0.0/16"
+check "Docker's DNS" GW_DNS=gateway GW_MAX=40
+check 'TLS' "LB_CERT=$tmp/lb.pem"
+check "TLS and Docker's DNS" "LB_CERT=$tmp/lb.pem" GW_DNS=gateway
+echo 'haproxy.cfg: all variants are valid'

@@ -1,0 +1,153 @@
+"""The two files the local stack generates, as text: supervisord's and HAProxy's environment."""
+
+import os
+import resource
+import shlex
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from stack.need import tool
+from stack.place import MAX_NODES, ROOT, Place, StackError
+
+STOP_SECONDS = 60  # a node's drain fits in; then supervisord kills
+OPEN_FILES = 20_000  # two for each of HAProxy's 8,000 connections, and then some
+HAPROXY_CFG = ROOT / "haproxy" / "haproxy.cfg"
+
+# Everyone here comes from 127.0.0.1, so one source may be hundreds of clients. Defaults: haproxy/README.md.
+LIMITS = {"RL_CUR": "5000", "RL_CONN": "20000", "RL_REQ": "20000"}
+
+
+def node_port(place: Place, node: int) -> int:
+    return place.node_port + node - 1
+
+
+def log_file(place: Place, program: str) -> Path:
+    return place.run / "log" / f"{program}.log"
+
+
+def haproxy_command(environment: Path, *options: str) -> list[str]:
+    return [tool("haproxy") or "haproxy", *options, "-f", str(environment), "-f", str(HAPROXY_CFG)]
+
+
+def supervisord(place: Place, nodes: int) -> str:
+    """Redis, HAProxy and each node as programs of their own, so that one can change alone."""
+    redis_socket = place.run / "redis.sock"
+    # A Unix socket: the usual port may be taken, and an open Redis on a port is one a web page can write to.
+    redis = [
+        *(tool("redis-server") or "redis-server", "--port", "0"),
+        *("--unixsocket", str(redis_socket), "--unixsocketperm", "700"),
+        *(
+            "--dir",
+            str(place.run / "redis"),
+            "--appendonly",
+            "yes",
+            "--appendfsync",
+            "everysec",
+            "--save",
+            "",
+        ),
+    ]
+    gateway = {
+        "GATEWAY_OPEN": "1",
+        **_from_shell("GATEWAY_"),
+        "GATEWAY_API_KEY": place.api_key(),
+        "GATEWAY_HOST": "127.0.0.1",
+        "GATEWAY_REDIS_URL": f"unix://{redis_socket}",
+    }
+    haproxy = haproxy_command(place.run / "haproxy-env.cfg", "-W", "-db")
+    return "\n".join(
+        [
+            "[supervisord]",
+            f"logfile={_escaped(log_file(place, 'supervisord'))}",
+            f"pidfile={_escaped(place.run / 'supervisord.pid')}",
+            f"minfds={_open_files()}",  # a shell's soft limit of 1,024 would be a node's limit of clients
+            "[unix_http_server]",
+            f"file={_escaped(place.run / 'supervisor.sock')}",
+            "chmod=0700",
+            "[rpcinterface:supervisor]",
+            "supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface",
+            *_program(place, "redis", redis),
+            # Started once the nodes are ready: it then takes them for up, and no slow start skews the load.
+            *_program(place, "haproxy", haproxy, "autostart=false"),
+        ]
+        + [
+            line
+            for node in range(1, nodes + 1)
+            for line in _program(
+                place,
+                f"gw{node}",
+                [sys.executable, "-m", "gateway", "serve"],
+                environment={
+                    **gateway,
+                    "GATEWAY_NODE": f"gw{node}",
+                    "GATEWAY_PORT": str(node_port(place, node)),
+                },
+            )
+        ]
+    )
+
+
+def _program(
+    place: Place,
+    name: str,
+    command: Iterable[str],
+    *options: str,
+    environment: Mapping[str, str] | None = None,
+) -> list[str]:
+    variables = ",".join(f"{key}={_quoted(value)}" for key, value in sorted((environment or {}).items()))
+    return [
+        f"[program:{name}]",
+        f"command={_escaped(shlex.join(command))}",
+        f"directory={_escaped(ROOT)}",
+        f"environment={_escaped(variables)}",
+        "autorestart=true",
+        f"stopwaitsecs={STOP_SECONDS}",
+        "redirect_stderr=true",
+        f"stdout_logfile={_escaped(log_file(place, name))}",
+        "stdout_logfile_maxbytes=10MB",
+        "stdout_logfile_backups=1",
+        *options,
+    ]
+
+
+def haproxy_environment(place: Place, nodes: int) -> str:
+    """haproxy.cfg's variables as a file of its own, read before it.
+
+    A process' environment is fixed at its start, and HAProxy's must change with the number of nodes.
+    """
+    variables = {
+        **LIMITS,
+        "LB_MAXCONN": str(min(8000, (_open_files() - 200) // 2)),
+        **_from_shell("LB_", "RL_"),
+        **{f"GW{node}": f"127.0.0.1:{node_port(place, node)}" for node in range(1, nodes + 1)},
+        "LB_BIND": "127.0.0.1",
+        "LB_PORT": str(place.lb_port),
+        "LB_ADMIN": f"127.0.0.1:{place.admin_port}",
+        "LB_RUN": str(place.run),
+    }
+    gone = [f"GW{node}" for node in range(nodes + 1, MAX_NODES + 1)]  # a reload keeps what nobody unsets
+    lines = [f"setenv {name} {_quoted(value)}" for name, value in sorted(variables.items())]
+    return "\n  ".join(["global", *lines, *(f"unsetenv {name}" for name in gone)]) + "\n"
+
+
+def _from_shell(*prefixes: str) -> dict[str, str]:
+    """What the person set for this run, passed on by name: supervisord would keep a dead shell's values."""
+    return {name: value for name, value in os.environ.items() if name.startswith(prefixes)}
+
+
+def _open_files() -> int:
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    return OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
+
+
+def _quoted(value: str) -> str:
+    """A word for supervisord and for HAProxy; they share single quotes, without any escape."""
+    if "'" in value or "\n" in value:
+        raise StackError("A setting holds a quote or a line break, which the local stack cannot pass on.")
+    return f"'{value}'"
+
+
+def _escaped(text: object) -> str:
+    """supervisord expands % in every value."""
+    return str(text).replace("%", "%%")

@@ -1,0 +1,39 @@
+"""Whether the ports we want are free, and who has them if not."""
+
+import socket
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from stack.place import StackError
+
+
+def refuse_taken(wanted: Iterable[tuple[str, int]]) -> None:
+    """Raises StackError at the first port somebody has. `wanted`: the variable that moves it, the port."""
+    for variable, port in wanted:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # lingering closed sockets do not count
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                raise StackError(
+                    f"Port {port} is taken{_by_whom(port)}: stop that, or choose another with {variable}=..."
+                ) from None
+
+
+def _by_whom(port: int) -> str:
+    """The process that listens there, as far as the kernel lets us see."""
+    if sys.platform != "linux":
+        return ""
+    listening = "0A"
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        _, local, _, state, *_, inode = line.split()[:10]
+        if state != listening or int(local.split(":")[1], 16) != port:
+            continue
+        for process in Path("/proc").glob("[0-9]*"):
+            try:
+                if any(fd.readlink() == Path(f"socket:[{inode}]") for fd in (process / "fd").iterdir()):
+                    return f" by {(process / 'comm').read_text().strip()} (pid {process.name})"
+            except OSError:  # not ours to look at, or gone
+                continue
+    return ""

@@ -1,0 +1,16 @@
+"""Waiting for what others do, with a deadline each time."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from stack.place import StackError
+
+
+def until(holds: Callable[[], bool], seconds: float, otherwise: Callable[[], str], log: Path | None = None) -> None:
+    """Returns when `holds()`; raises StackError at the deadline, with the sentence `otherwise()` makes then."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        if time.monotonic() > deadline:
+            raise StackError(f"{otherwise()} (waited {seconds:.0f} s)", log)
+        time.sleep(0.1)

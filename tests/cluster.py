@@ -1,0 +1,274 @@
+"""A real cluster on this machine: redis-server, gateway nodes, HAProxy; each with the verbs that tests speak in."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import re
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+import orjson
+import redis as redis_py
+from prometheus_client.parser import text_string_to_metric_families
+
+from gateway import auth
+from tests.deadlines import until
+from tests.processes import Process, clean_environment, free_port
+
+ROOT = Path(__file__).parent.parent
+JWT_SECRET = "a secret that only the tests know, and long enough"
+API_KEY = "an api key that only the tests know"
+NAMESPACE = "gw:"
+
+
+def token(user: str, role: str = "user", seconds: float = 3600) -> str:
+    """A token that the tests' nodes accept for `seconds`; it has expired already where they are negative."""
+    return auth.issue(JWT_SECRET, user, role, seconds, time.time())
+
+
+def _program(name: str) -> str:
+    found = shutil.which(name) or shutil.which(name, path="/usr/sbin:/usr/local/sbin")
+    assert found, f"{name} is not installed, and the tests need it"
+    return found
+
+
+class _Closing:
+    """Ended at the end of a `with`."""
+
+    def close(self) -> None:
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+
+class Redis(_Closing):
+    """A private redis-server; it keeps its port over `stop` and `start`."""
+
+    def __init__(self, folder: Path, *, aof: bool = False) -> None:
+        self.port = free_port()
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        options = {
+            "bind": "127.0.0.1", "port": str(self.port), "dir": str(folder), "save": "",
+            "appendonly": "yes" if aof else "no", "daemonize": "no",
+        }  # fmt: skip
+        words = [word for name, value in options.items() for word in (f"--{name}", value)]
+        self.process = Process("redis", [_program("redis-server"), *words], folder / "redis.log", clean_environment())
+        self.start()
+
+    def start(self) -> None:
+        """Run it, on the port it had."""
+        self.process.spawn()
+        until(self._answers, 10, "redis-server answers")
+
+    def stop(self) -> None:
+        """End it; what it held is gone, unless it writes an AOF."""
+        self.process.terminate()
+        self.process.exit_code()
+
+    def freeze(self) -> None:
+        """Let it keep its sockets and answer nothing."""
+        self.process.freeze()
+
+    def thaw(self) -> None:
+        """Let it answer again."""
+        self.process.thaw()
+
+    def flush(self) -> None:
+        """Have it forget everything."""
+        self.cli("FLUSHALL")
+
+    def kill_pubsub(self) -> int:
+        """Cut every subscriber's connection; how many there were."""
+        return int(self.cli("CLIENT", "KILL", "TYPE", "pubsub"))
+
+    def cli(self, *words: str | int) -> Any:
+        """The answer to one command."""
+        with redis_py.Redis(port=self.port, decode_responses=True, socket_timeout=10) as connection:
+            return connection.execute_command(*words)
+
+    def close(self) -> None:
+        """End it and leave nothing."""
+        self.process.close()
+
+    def _answers(self) -> bool:
+        assert self.process.alive, f"redis-server ended:\n{self.process.last_words()}"
+        try:
+            return bool(self.cli("PING"))
+        except redis_py.RedisError:
+            return False
+
+
+class Node(_Closing):
+    """A gateway process."""
+
+    def __init__(self, name: str, folder: Path, redis: Redis, **settings: object) -> None:
+        self.name = name
+        self.port = free_port()
+        self.url = self.api_url = f"http://127.0.0.1:{self.port}"
+        self.ws = f"ws://127.0.0.1:{self.port}/ws"
+        told = {
+            "port": self.port, "node": name, "redis_url": redis.url, "namespace": NAMESPACE, "jwt_secret": JWT_SECRET,
+            "api_key": API_KEY, **settings,
+        }  # fmt: skip
+        env = clean_environment() | {f"GATEWAY_{setting.upper()}": str(value) for setting, value in told.items()}
+        command = [sys.executable, "-m", "gateway", "serve"]
+        self.process = Process(name, command, folder / f"{name}.log", env)
+        self.process.spawn()
+
+    def ready(self) -> bool:
+        """Whether it wants new clients."""
+        assert self.process.alive, f"{self.name} ended:\n{self.process.last_words()}"
+        with contextlib.suppress(httpx.TransportError):
+            return not self.reasons()
+        return False
+
+    def reasons(self) -> list[str]:
+        """Why it is not ready; empty: it is."""
+        answer = httpx.get(f"{self.url}/readyz", timeout=5, trust_env=False)
+        reasons: list[str] = answer.json()["reasons"]
+        assert answer.status_code == (503 if reasons else 200)
+        return reasons
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The value of one of its series, e.g. ``metric("gateway_closes_total", code="3008")``; 0 if there is none."""
+        text = httpx.get(f"{self.url}/metrics", timeout=5, trust_env=False).text
+        samples = (sample for family in text_string_to_metric_families(text) for sample in family.samples)
+        return sum(s.value for s in samples if s.name == name and labels.items() <= s.labels.items())
+
+    def memory_bytes(self) -> int:
+        """The memory it holds (resident set)."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        found = re.search(r"VmRSS:\s+(\d+) kB", status)
+        assert found
+        return 1024 * int(found[1])
+
+    def events(self, event: str) -> list[dict[str, Any]]:
+        """The lines of its log that tell of `event`."""
+        return [line for line in self._lines() if line.get("event") == event]
+
+    def complaints(self) -> list[dict[str, Any]]:
+        """The lines of its log that tell of a fault in itself."""
+        return [line for line in self._lines() if line["level"] in ("error", "critical") or "exception" in line]
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        self.process.kill()
+
+    def freeze(self) -> None:
+        """SIGSTOP."""
+        self.process.freeze()
+
+    def thaw(self) -> None:
+        """SIGCONT."""
+        self.process.thaw()
+
+    def terminate(self) -> None:
+        """SIGTERM: it drains and leaves."""
+        self.process.terminate()
+
+    def close(self) -> None:
+        """End it and leave nothing."""
+        self.process.close()
+
+    def _lines(self) -> Iterator[dict[str, Any]]:
+        for line in self.process.log().splitlines(keepends=True):
+            if line.endswith("\n"):  # else it is being written
+                try:
+                    yield orjson.loads(line)
+                except orjson.JSONDecodeError:
+                    yield {"level": "error", "event": "a line that is not JSON", "line": line}
+
+
+class Cluster(_Closing):
+    """Nodes n1, n2, … on one Redis."""
+
+    def __init__(self, n: int, folder: Path, redis: Redis, **settings: object) -> None:
+        self.redis = redis
+        self.nodes: list[Node] = []
+        self._folder = folder
+        self._settings = settings
+        try:
+            self.grow(n)
+        except BaseException:
+            self.close()
+            raise
+
+    def grow(self, n: int) -> None:
+        """Start `n` more and wait until they are ready."""
+        for _ in range(n):
+            name = f"n{len(self.nodes) + 1}"
+            self.nodes.append(Node(name, self._folder, self.redis, **self._settings))
+        for node in self.nodes[-n:]:
+            until(node.ready, 30, f"{node.name} is ready")
+
+    def __iter__(self) -> Iterator[Node]:
+        return iter(self.nodes)
+
+    def __getitem__(self, at: int) -> Node:
+        return self.nodes[at]
+
+    def __len__(self) -> int:
+        return len(self.nodes)
+
+    def complaints(self) -> list[str]:
+        """What any node's log tells of faults in itself."""
+        return [f"{node.name}: {line}" for node in self.nodes for line in node.complaints()]
+
+    def close(self) -> None:
+        """End all and leave nothing."""
+        with contextlib.ExitStack() as stack:
+            for node in self.nodes:
+                stack.callback(node.close)
+
+
+class Balancer(_Closing):
+    """HAProxy with the repository's own configuration before some nodes."""
+
+    def __init__(self, nodes: Sequence[Node], folder: Path, **env: object) -> None:
+        self.port, admin = free_port(), free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.ws = f"ws://127.0.0.1:{self.port}/ws"
+        self.admin = self.api_url = f"http://127.0.0.1:{admin}"
+        slots = {f"GW{at}": f"127.0.0.1:{node.port}" for at, node in enumerate(nodes, 1)}
+        told = {"LB_PORT": self.port, "LB_ADMIN": f"127.0.0.1:{admin}", "LB_RUN": folder, **slots, **env}
+        self.process = Process(
+            "haproxy", [_program("haproxy"), "-db", "-f", str(ROOT / "haproxy" / "haproxy.cfg")],
+            folder / "haproxy.log", clean_environment() | {name: str(value) for name, value in told.items()},
+        )  # fmt: skip
+        self._nodes = nodes
+        self.process.spawn()
+        try:
+            until(lambda: all(self.up(node) for node in nodes), 20, "HAProxy has found all nodes up")
+        except BaseException:
+            self.close()
+            raise
+
+    def up(self, node: Node) -> bool:
+        """Whether it gives new clients to `node`, having checked it."""
+        server = self.servers().get(f"gw{list(self._nodes).index(node) + 1}", {})
+        return server.get("status") == "UP" and server.get("check_status") == "L7OK"
+
+    def servers(self) -> dict[str, dict[str, str]]:
+        """Its statistics of each server."""
+        assert self.process.alive, f"haproxy ended:\n{self.process.last_words()}"
+        try:
+            text = httpx.get(f"{self.admin}/stats;csv", timeout=5, trust_env=False).text
+        except httpx.TransportError:
+            return {}
+        rows = csv.DictReader(text.removeprefix("# ").splitlines())
+        return {row["svname"]: row for row in rows if row["pxname"] == "gw"}
+
+    def close(self) -> None:
+        """End it and leave nothing."""
+        self.process.close()

@@ -1,0 +1,113 @@
+"""A process of ours: started with its output in a file, frozen, thawed, ended by its pid and by nothing else."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import socket
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import ClassVar
+
+SHOWN_LINES = 60
+
+
+class Process:
+    """One command; `close` must be called at the end, whatever happened."""
+
+    running: ClassVar[list[Process]] = []  # whose log a failing test shows
+
+    def __init__(self, name: str, command: Sequence[str], log: Path, env: Mapping[str, str] | None = None) -> None:
+        self.name = name
+        self._command = command
+        self._env = env
+        self._log = log
+        self._process: subprocess.Popen[bytes] | None = None
+        self.running.append(self)
+
+    def spawn(self) -> None:
+        """Run the command; what it prints is added to the log."""
+        assert not self.alive, f"{self.name} runs already"
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self._env
+            )
+
+    @property
+    def alive(self) -> bool:
+        """Whether it runs, frozen or not."""
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        assert self._process is not None
+        return self._process.pid
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    def freeze(self) -> None:
+        """Stop it without its noticing."""
+        self.signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let it go on."""
+        self.signal(signal.SIGCONT)
+
+    def terminate(self) -> None:
+        """Ask it to end."""
+        self.signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End it at once, without a chance to clean up."""
+        if self.alive:
+            self.signal(signal.SIGKILL)
+        self.exit_code()
+
+    def exit_code(self, seconds: float = 30.0) -> int:
+        """Its exit code, waited for."""
+        assert self._process is not None
+        return self._process.wait(seconds)
+
+    def close(self) -> None:
+        """Leave nothing of it behind."""
+        if self._process is not None:
+            self.kill()
+        self.running.remove(self)
+
+    def log(self) -> str:
+        """All it has printed."""
+        return self._log.read_text(errors="replace") if self._log.exists() else ""
+
+    def last_words(self) -> str:
+        """The end of its log, for a person who looks at a failure."""
+        return "\n".join(self.log().splitlines()[-SHOWN_LINES:])
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody listens on.
+
+    Below the range that the kernel gives to outgoing connections: a port from there could be taken by one of our own
+    thousands before the server binds it, or while it is stopped; a client that retries could even meet itself.
+    """
+    lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    while True:
+        port = random.SystemRandom().randrange(10_000, lowest)
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+
+
+def clean_environment() -> dict[str, str]:
+    """Our environment without what would configure a gateway or its load balancer."""
+    ours = ("GATEWAY_", "LB_", "RL_", "GW")
+    return {name: value for name, value in os.environ.items() if not name.startswith(ours)}

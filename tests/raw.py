@@ -1,0 +1,106 @@
+"""A socket without a library between: frames as a test builds them, whole or broken."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+import orjson
+
+from tests.client import SECONDS, Front
+
+MASK = b"\x11\x22\x33\x44"
+
+
+def frame(opcode: int, payload: bytes, *, final: bool = True, masked: bool = True, reserved: int = 0) -> bytes:
+    """A client's frame, or what a bad client might send for one."""
+    size = len(payload)
+    head = bytes(((0x80 if final else 0) | reserved | opcode,))
+    bit = 0x80 if masked else 0
+    if size < 126:
+        head += bytes((bit | size,))
+    elif size < 1 << 16:
+        head += bytes((bit | 126,)) + size.to_bytes(2, "big")
+    else:
+        head += bytes((bit | 127,)) + size.to_bytes(8, "big")
+    if not masked:
+        return head + payload
+    return head + MASK + bytes(octet ^ MASK[at % 4] for at, octet in enumerate(payload))
+
+
+def text(message: Any) -> bytes:
+    """A text frame that holds `message` as JSON."""
+    return frame(1, orjson.dumps(message))
+
+
+class RawSocket:
+    """One connection after its upgrade. It answers nothing by itself, and reads only when told to."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, answer: bytes) -> None:
+        self.writer = writer
+        self.answer = answer  # the head of the handshake's answer
+        self._reader = reader
+
+    @classmethod
+    async def open(cls, front: Front, *, target: bytes = b"/ws", read_bytes: int = 1 << 16) -> Self:
+        """Connect and ask for the upgrade of `target`; at most about `read_bytes` are read ahead."""
+        host = urlsplit(front.ws).netloc
+        reader, writer = await asyncio.open_connection(*host.split(":"), limit=read_bytes)
+        writer.write(
+            b"GET " + target + b" HTTP/1.1\r\nHost: " + host.encode() + b"\r\nUpgrade: websocket\r\n"
+            b"Connection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+            b"Sec-WebSocket-Version: 13\r\n\r\n"
+        )  # fmt: skip
+        async with asyncio.timeout(SECONDS):
+            return cls(reader, writer, await reader.readuntil(b"\r\n\r\n"))
+
+    @property
+    def status(self) -> int:
+        """The status of the handshake's answer."""
+        return int(self.answer.split(b" ", 2)[1])
+
+    def write(self, *frames: bytes) -> None:
+        """Send them in one write."""
+        self.writer.write(b"".join(frames))
+
+    async def frame(self) -> tuple[int, bytes]:
+        """The next frame: opcode and payload.
+
+        Raises:
+            asyncio.IncompleteReadError: The other side has closed the connection.
+        """
+        async with asyncio.timeout(SECONDS):
+            head = await self._reader.readexactly(2)
+            size = head[1] & 0x7F
+            if size >= 126:
+                size = int.from_bytes(await self._reader.readexactly(2 if size == 126 else 8), "big")
+            return head[0] & 0x0F, await self._reader.readexactly(size)
+
+    async def message(self) -> Any:
+        """The next message, as JSON."""
+        opcode, payload = await self.frame()
+        assert opcode == 1, f"a frame of opcode {opcode} instead of text: {payload!r}"
+        return orjson.loads(payload)
+
+    async def close_code(self) -> int:
+        """The code of the close frame, after whatever came before it."""
+        while True:
+            opcode, payload = await self.frame()
+            if opcode == 8:
+                return int.from_bytes(payload[:2], "big")
+
+    async def ended(self) -> bool:
+        """Wait until the other side has ended the connection, throwing away what it still sends."""
+        async with asyncio.timeout(SECONDS):
+            with contextlib.suppress(ConnectionError):
+                while await self._reader.read(1 << 16):
+                    pass
+        return True
+
+    async def close(self) -> None:
+        """Cut the connection."""
+        self.writer.transport.abort()
+        with contextlib.suppress(ConnectionError):
+            await self.writer.wait_closed()

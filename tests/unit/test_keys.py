@@ -1,0 +1,66 @@
+"""Keys and channels: their exact names, since other programs read them too."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from redis.crc import key_slot
+
+from gateway import hub
+from gateway.cluster.keys import Keys, node_of
+
+NODE = "web-1.f00d"
+node_ids = st.from_regex(r"[A-Za-z0-9_.\-]{1,20}\.[0-9a-f]{4}", fullmatch=True)
+names = st.text(min_size=1, max_size=20)
+
+
+def test_keys_have_these_names() -> None:
+    keys = Keys("gw:")
+    assert keys.nodes == "gw:ws:nodes"
+    assert keys.node(NODE) == "gw:ws:node:{web-1.f00d}"
+    assert keys.clients(NODE) == "gw:ws:node:{web-1.f00d}:clients"
+    assert keys.topics(NODE) == "gw:ws:node:{web-1.f00d}:topics"
+
+
+def test_channels_have_these_names() -> None:
+    keys = Keys("gw:")
+    assert keys.audience(hub.of_topic("contest")) == "gw:ws:topic:contest"
+    assert keys.audience(hub.of_user("ann")) == "gw:ws:user:ann"
+    assert keys.audience(hub.of_role("admin")) == "gw:ws:role:admin"
+    assert keys.own(NODE) == "gw:ws:node:web-1.f00d"
+    assert (keys.control, keys.ready, keys.ingest) == ("gw:ws:control", "gw:websocket:ready", "gw:ws:broadcast")
+
+
+def test_an_empty_namespace_gives_the_original_plans_names() -> None:
+    keys = Keys("")
+    assert (keys.ready, keys.ingest, keys.nodes) == ("websocket:ready", "ws:broadcast", "ws:nodes")
+
+
+@settings(deadline=None)
+@given(node_ids)
+def test_what_one_script_touches_lies_in_one_slot(node_id: str) -> None:
+    keys = Keys("gw:")
+    rows = [keys.node(node_id), keys.clients(node_id), keys.topics(node_id)]
+    assert len(set(rows)) == 3
+    assert len({key_slot(row.encode()) for row in rows}) == 1
+
+
+@settings(deadline=None)
+@given(names, names, names, node_ids)
+def test_no_name_makes_one_channel_look_like_another(topic: str, user: str, role: str, node_id: str) -> None:
+    keys = Keys("gw:")
+    channels = [keys.audience(a) for a in (hub.of_topic(topic), hub.of_user(user), hub.of_role(role))]
+    channels += [keys.own(node_id), keys.control, keys.ready, keys.ingest]
+    assert len(set(channels)) == len(channels)
+
+
+@settings(deadline=None)
+@given(node_ids, st.integers(1, 10**9))
+def test_a_client_id_tells_its_node(node_id: str, counter: int) -> None:
+    assert node_of(f"{node_id}.{counter}") == node_id
+
+
+@pytest.mark.parametrize("other", ["", "nothing", "12"])
+def test_what_is_no_client_id_names_no_node(other: str) -> None:
+    assert node_of(other) == ""
