@@ -77,11 +77,12 @@ async def socket(websocket: WebSocket) -> None:
     await websocket.accept(subprotocol=offered[0] if offered else None)
     ip = websocket.client.host if websocket.client else ""
     node.clients.admit(connection, identity, ip, websocket.headers.get("user-agent", ""))
+    node.departures.admitted(connection)
 
 
 def _refusal(websocket: WebSocket, node: Node) -> tuple[int, str] | None:
-    if node.refusing:
-        return 503, "this node is leaving; connect again"
+    if node.departures.refuses(websocket.headers.get("x-request-id")):
+        return 503, "this node takes no new clients; connect again"
     origin = websocket.headers.get("origin")
     # No Origin: not a browser, so nobody's cookies are being abused.
     if origin and origin not in node.settings.origins and urlsplit(origin).netloc != websocket.headers.get("host"):

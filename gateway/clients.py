@@ -17,8 +17,10 @@ from gateway.connection import Connection, Facts, Stage
 from gateway.hub import Hub
 from gateway.logs import logger
 from gateway.metrics import Metrics
+from gateway.orders import Disconnect, Unsubscribe, Whom
 from gateway.protocol import Close, Code, Position, ProtocolError, RequestId
 from gateway.relay import Relay, TooLarge
+from gateway.roster import Attendee
 from gateway.sequence import Entry
 from gateway.session import Session
 from gateway.settings import Settings
@@ -28,7 +30,6 @@ MAX_JOINING: Final = 8
 PREPARE_SECONDS: Final = 0.5  # between two tries to read what a newcomer is sent first
 LOGGED_LINES: Final = 20  # of one LOGS message
 LOGGED_CHARACTERS: Final = 500
-CONTROL_BYTES: Final = 64 << 10
 USER_AGENT_CHARACTERS: Final = 256
 
 _CLOSE_CODES: Final = frozenset({*map(int, Close), 1000, 1005, 1006, 1011})
@@ -92,7 +93,7 @@ class Clients:
         topics = [topic for topic in map(hub.topic_of, connection.audiences) if topic is not None]
         self._relay.leave(self._hub.remove(connection))
         for topic in topics:
-            self._registry.touch_topic(topic)
+            self._touch_topic(topic, connection.client_id)
         self._registry.touch_client(connection.client_id)
         self._metrics.closes.labels(str(int(code)) if code in _CLOSE_CODES else "other").inc()
         self._log.debug("client closed", client=connection.client_id, code=int(code))
@@ -183,6 +184,9 @@ class Clients:
                 self._join(connection, self._identify(connection), (), lambda: data)
             case session.Status(request):
                 self.send(connection, protocol.answer(request, self._status(), self._time()))
+            case session.Lookup(request):
+                connection.hold("request")
+                self._spawn(self._look_up(connection, request), "client's request")
             case session.Report(entries, data):
                 for entry in entries[:LOGGED_LINES]:
                     line = orjson.dumps(entry).decode()[:LOGGED_CHARACTERS]
@@ -281,8 +285,13 @@ class Clients:
     def _touch(self, connection: Connection, audiences: Iterable[str]) -> None:
         for topic in map(hub.topic_of, audiences):
             if topic is not None:
-                self._registry.touch_topic(topic)
+                self._touch_topic(topic, connection.client_id)
         self._registry.touch_client(connection.client_id)
+
+    def _touch_topic(self, topic: str, client_id: str) -> None:
+        self._registry.touch_topic(topic)
+        if self._relay.has_presence(topic):
+            self._relay.presence.touch(topic, client_id)
 
     def _identify(self, connection: Connection) -> list[str]:
         """Take it out of the audiences that only its former identity was in; those that the new one is in."""
@@ -307,6 +316,21 @@ class Clients:
         finally:
             connection.release("publish")
 
+    async def _look_up(self, connection: Connection, request: protocol.Request) -> None:
+        try:
+            if request.action == "history":
+                about = await self._relay.read_history(request.topic, **protocol.history_range(request))
+            else:
+                about = await self._relay.read_presence(request.topic)
+            self._reply(connection, protocol.answer(request, about, self._time()))
+        except ProtocolError as error:
+            self._refuse(connection, error)
+        except Unavailable:
+            message = "The cluster is unavailable, try again"
+            self._refuse(connection, ProtocolError(Code.UNAVAILABLE, message, request.request_id))
+        finally:
+            connection.release("request")
+
     def _reply(self, connection: Connection, data: bytes | None) -> None:
         if data is not None and connection.stage is Stage.OPEN:
             self.send(connection, data)
@@ -325,29 +349,21 @@ class Clients:
             self._metrics.relayed.labels("client").inc()
             self.send(connection, envelope.text)
 
-    def on_control(self, _channel: str, payload: bytes) -> None:
-        """An order: ``{"op": "disconnect" | "unsubscribe", "client" | "user": …, "topics": […], "reason": …}``."""
-        try:
-            order: Any = protocol.loads(payload) if len(payload) <= CONTROL_BYTES else None
-            op, found = order["op"], self._named(order)
-            topics = [str(topic) for topic in order.get("topics", [])]
-            reason = str(order.get("reason") or "by the operator")
-        except (ValueError, TypeError, KeyError, AttributeError):
-            self._metrics.relayed.labels("malformed").inc()
-            return
-        self._metrics.relayed.labels("control").inc()
-        for connection in found:
-            self._log.info("order", op=op, client=connection.client_id, reason=reason)
-            if op == "disconnect":
-                connection.close(Close.DISCONNECTED, reason)
-            elif op == "unsubscribe":
-                self._unsubscribe(connection, topics, reason)
+    def obey(self, order: Disconnect | Unsubscribe) -> None:
+        """Carry out an order on those of its clients that it is about."""
+        for connection in self._named(order.whom):
+            self._log.info("order", op=type(order).__name__.lower(), client=connection.client_id, reason=order.reason)
+            if isinstance(order, Disconnect):
+                connection.close(Close.DISCONNECTED, order.reason)
+            else:
+                self._unsubscribe(connection, order.topics, order.reason)
 
-    def _named(self, order: dict[str, Any]) -> list[Connection]:
-        if "client" in order:
-            connection = self._open.get(order["client"])
+    def _named(self, whom: Whom) -> list[Connection]:
+        if whom.client is not None:
+            connection = self._open.get(whom.client)
             return [connection] if connection is not None else []
-        return [m for m in self._hub.members(hub.of_user(order["user"])) if isinstance(m, Connection)]
+        assert whom.user is not None
+        return [m for m in self._hub.members(hub.of_user(whom.user)) if isinstance(m, Connection)]
 
     def _unsubscribe(self, connection: Connection, topics: list[str], reason: str) -> None:
         heard = [topic for topic in topics if hub.of_topic(topic) in connection.audiences]
@@ -395,6 +411,29 @@ class Clients:
         for member in self._hub.members(hub.of_topic(topic)):
             assert isinstance(member, Connection)
             self.send(member, data)
+
+    # ---- presence
+
+    def attendees(self, topic: str) -> list[Attendee]:
+        """Its own clients on the topic, as they are now."""
+        members = [m for m in self._hub.members(hub.of_topic(topic)) if isinstance(m, Connection)]
+        return [Attendee(member.client_id, member.session.identity.user) for member in members]
+
+    def attendee(self, topic: str, client_id: str) -> Attendee | None:
+        """One of them; None if it is not on the topic."""
+        connection = self._open.get(client_id)
+        if connection is None or hub.of_topic(topic) not in connection.audiences:
+            return None
+        return Attendee(client_id, connection.session.identity.user)
+
+    def channel(self, topic: str) -> str:
+        """The topic's channel."""
+        return self._relay.channel(topic)
+
+    def show(self, topic: str, about: dict[str, Any]) -> None:
+        """Send a PRESENCE message to the topic's hearers here."""
+        data = protocol.presence(topic, about, self._time())
+        self._hub.deliver(hub.of_topic(topic), frames.build(frames.TEXT, data))
 
     # ---- what the registry writes
 

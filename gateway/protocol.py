@@ -22,6 +22,7 @@ Json: TypeAlias = Any  # what orjson can read and write
 RequestId: TypeAlias = str | int | None
 
 MAX_NAME_LENGTH: Final = 200  # characters of an action, a subtype, a request id, a user or a client id
+MAX_HISTORY_LIMIT: Final = 1000  # messages in one answer
 MAX_NESTING: Final = 254  # levels of a JSON value: as deep as orjson writes
 
 _IDEMPOTENCY_KEY: Final = re.compile(r"[A-Za-z0-9_.:\-]+")
@@ -347,6 +348,26 @@ def publication(item: Json) -> Publication:
     return Publication(topic, data, extras, target, except_client, key)
 
 
+def history_range(request: Request) -> dict[str, Any]:
+    """What part of a topic's history a REQUEST wants: `limit`, `since`, `reverse` for `Relay.read_history`.
+
+    Raises:
+        ProtocolError: A parameter is of the wrong form.
+    """
+    limit, since = request.parameters.get("limit", 100), request.parameters.get("since")
+    reverse = request.parameters.get("reverse", False)
+    good = isinstance(limit, int) and not isinstance(limit, bool) and 1 <= limit <= MAX_HISTORY_LIMIT
+    if not good or not isinstance(reverse, bool):
+        raise ProtocolError(
+            Code.DATA_REFUSED,
+            f"limit must be a whole number from 1 to {MAX_HISTORY_LIMIT}, reverse true or false",
+            request.request_id,
+        )
+    if since is not None and (not isinstance(since, int) or isinstance(since, bool) or since < 0):
+        raise ProtocolError(Code.DATA_REFUSED, "since must be an offset", request.request_id)
+    return {"limit": limit, "since": since, "reverse": reverse}
+
+
 def _said(message: dict[str, Json], request_id: RequestId) -> tuple[str, Json, dict[str, Json]]:
     if "topic" not in message or "data" not in message:
         raise ProtocolError(Code.MISSING_PARAMETER, "a publication needs a topic and data", request_id)
@@ -446,6 +467,11 @@ def system(action: str, about: Mapping[str, Json], timestamp: str) -> bytes:
 def gap(names: Iterable[str], timestamp: str) -> bytes:
     """Messages of these topics may be missing."""
     return system("gap", {"topics": sorted(names)}, timestamp)
+
+
+def presence(topic: str, about: Mapping[str, Json], timestamp: str) -> bytes:
+    """Who came to a topic and who left it, and how many are there."""
+    return orjson.dumps({"type": "PRESENCE", "topic": topic, **about, "timestamp": timestamp})
 
 
 def authenticated(timestamp: str) -> bytes:

@@ -12,6 +12,8 @@ from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
+import orjson
+
 from gateway import frames, hub, protocol
 from gateway.cluster.bus import Bus
 from gateway.cluster.envelope import Envelope
@@ -22,6 +24,7 @@ from gateway.cluster.snapshots import NO_EPOCH, Snapshots
 from gateway.hub import Hub
 from gateway.logs import logger
 from gateway.metrics import Metrics
+from gateway.presence import MAX_LISTED, Presence, listed
 from gateway.protocol import Position, ProtocolError, Publication
 from gateway.sequence import Entry
 from gateway.streams import Streams
@@ -41,7 +44,9 @@ class Relay:
     def __init__(
         self, *, hub: Hub, bus: Bus, link: Link, keys: Keys, rules: TopicRules, metrics: Metrics,
         max_message_bytes: int, now: Callable[[], float], spawn: Callable[[Coroutine[Any, Any, None], str], object],
+        presence: Presence,
     ) -> None:  # fmt: skip
+        self.presence = presence
         self._hub = hub
         self._bus = bus
         self._link = link
@@ -111,6 +116,42 @@ class Relay:
             case _, client_id:
                 return "PUBLISH", keys.own(node_of(client_id)), Envelope(now, text, only=client_id).pack()
 
+    # ---- asked
+
+    async def read_history(self, topic: str, *, limit: int, since: int | None, reverse: bool) -> dict[str, Any]:
+        """Messages of a topic with history: the newest `limit`, or the first `limit` behind the offset `since`.
+
+        In order, or the newest first if `reverse`.
+
+        Raises:
+            Unavailable: Redis did not answer in time.
+        """
+        first = None if since is None or reverse else since + 1
+        page = await self._history.read(topic, first, limit)
+        entries = [entry for entry in page.entries if since is None or entry.offset > since]
+        messages = [orjson.Fragment(entry.text) for entry in (reversed(entries) if reverse else entries)]
+        return {"epoch": page.epoch, "offset": page.top, "messages": messages}
+
+    async def delete_history(self, topic: str) -> bool:
+        """Drop a topic's messages; False if there were none. Its nodes must be told to forget theirs.
+
+        Raises:
+            Unavailable: Redis did not answer in time.
+        """
+        return await self._history.delete(topic)
+
+    async def read_presence(self, topic: str) -> dict[str, Any]:
+        """Who is on a topic with presence: their number, and everybody by one client unless they are too many.
+
+        Raises:
+            Unavailable: Redis did not answer in time.
+        """
+        people = await self.presence.people(topic)
+        about: dict[str, Any] = {"count": len(people)}
+        if len(people) <= MAX_LISTED:
+            about["members"] = [listed(attendee) for attendee in people]
+        return about
+
     # ---- in
 
     def join(self, audiences: Iterable[str], confirmed: Callable[[], None]) -> bool:
@@ -129,7 +170,16 @@ class Relay:
             if topic is not None:
                 self.streams.close(topic)
                 self.snapshots.forget(topic)
+                self.presence.close(topic)
         self._bus.ignore(left, self._on_audience)
+
+    def has_presence(self, topic: str) -> bool:
+        """Whether it is told who hears it."""
+        return self._rules.of(topic).presence
+
+    def channel(self, topic: str) -> str:
+        """The topic's channel."""
+        return self._keys.audience(hub.of_topic(topic))
 
     def is_plain(self, topic: str) -> bool:
         """Whether a newcomer is sent nothing first: no history, no last value."""
@@ -171,6 +221,7 @@ class Relay:
         """On these the bus was deaf: what can be repaired is; those that cannot are given back."""
         beyond = []
         for topic in topics:
+            self.presence.doubt(topic)
             if self._rules.of(topic).history:
                 self.streams.doubt([topic])
             else:
@@ -198,6 +249,9 @@ class Relay:
         topic = hub.topic_of(audience)
         self._metrics.relayed.labels("audience").inc()
         self._metrics.relay_delay.observe(max(0.0, self._now() - envelope.published_ms / 1000))
+        if topic is not None and envelope.nodes:
+            self._on_presence(topic, envelope)
+            return
         if topic is not None and envelope.epoch is not None and envelope.epoch != NO_EPOCH:
             self.streams.receive(topic, envelope.epoch, Entry(envelope.offset, envelope.text, envelope.exclude))
             return
@@ -208,6 +262,12 @@ class Relay:
             self._conflate(topic, frame)
         else:
             self._hub.deliver(audience, frame, envelope.exclude)
+
+    def _on_presence(self, topic: str, envelope: Envelope) -> None:
+        try:
+            self.presence.receive(topic, envelope)
+        except ValueError:
+            self._metrics.relayed.labels("malformed").inc()
 
     def deliver(self, topic: str, entries: list[Entry]) -> None:
         """Messages of a topic with history, in order."""

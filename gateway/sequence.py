@@ -113,6 +113,10 @@ class Sequence:
         self.wanted = bool(self._held) or again
         return Settled(entries, gap, went_back)
 
+    def forget(self) -> None:
+        """Keep the place, not the messages: they were deleted."""
+        self._recent.clear()
+
     def rename(self, epoch: str) -> None:
         """The stream goes on where it was, under a new epoch."""
         self.epoch = epoch

@@ -65,6 +65,13 @@ class Status:
 
 
 @dataclass(frozen=True, slots=True)
+class Lookup:
+    """Answer with the topic's history or the people on it, as `request.action` says."""
+
+    request: protocol.Request
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """Write the browser's log lines to our log, then reply."""
 
@@ -80,7 +87,7 @@ class Quit:
     reason: str
 
 
-Effect: TypeAlias = Reply | Login | Join | Leave | Say | Status | Report | Quit
+Effect: TypeAlias = Reply | Login | Join | Leave | Say | Status | Lookup | Report | Quit
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +157,10 @@ class Session:
         return Join(message.topics, message.request_id, message.token is not None, message.recover)
 
     def _request(self, message: protocol.Request, now: str) -> Effect:
+        rule = self._rules.topics.of(message.topic)
+        if (message.action == "history" and rule.history) or (message.action == "presence" and rule.presence):
+            self._demand(rule.subscribe, message.topic, message.request_id)
+            return Lookup(message)
         if message.topic != topics.SYSTEM:
             raise ProtocolError(
                 Code.UNKNOWN_TOPIC, f"No requests are answered on topic {message.topic}", message.request_id

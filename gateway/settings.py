@@ -125,6 +125,9 @@ class Settings:
     )
     ping_seconds: float = _setting(25.0, "silence after which a client is pinged", _seconds(1, 3600))
     pong_seconds: float = _setting(10.0, "further silence after which it is closed (3012)", _seconds(0.5, 3600))
+    presence_grace_seconds: float = _setting(
+        5.0, "time in which a user may come back to a topic without having left it", _seconds(0, 3600)
+    )
     lease_seconds: float = _setting(
         10.0, "life of a node's lease in Redis; it is renewed five times in it", _seconds(1, 600)
     )

@@ -105,6 +105,12 @@ class Streams:
                 stream.sequence.doubt()
                 self._ask(topic, stream)
 
+    def forget(self, topic: str) -> None:
+        """The topic's messages were deleted."""
+        stream = self._streams.get(topic)
+        if stream is not None:
+            stream.sequence.forget()
+
     def close(self, topic: str) -> None:
         """Nobody here hears the topic any more."""
         stream = self._streams.get(topic)

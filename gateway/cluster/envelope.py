@@ -2,9 +2,9 @@
 
     1 <ms since 1970 of the publish> <addressee> [<epoch> <offset>]\\n<text>
 
-The addressee is ``-`` for every member, ``!<client id>`` for every member but one, ``@<client id>`` for one client.
-Epoch and offset stand there for topics with history (append.lua puts them). The text is made once, where the message
-was published; a node that relays it looks at the header alone.
+The addressee is ``-`` for every member, ``!<client id>`` for every member but one, ``@<client id>`` for one client, and
+``~`` for the nodes themselves: word of presence. Epoch and offset stand there for topics with history (append.lua puts
+them). The text is made once, where the message was published; a node that relays it looks at the header alone.
 """
 
 from __future__ import annotations
@@ -21,10 +21,15 @@ class Envelope(NamedTuple):
     exclude: str | None = None
     epoch: str | None = None
     offset: int = 0
+    nodes: bool = False
 
     def header(self) -> bytes:
         """The header line up to where epoch and offset go, without its end."""
-        addressee = f"@{self.only}" if self.only else f"!{self.exclude}" if self.exclude else "-"
+        addressee = "~" if self.nodes else "-"
+        if self.only:
+            addressee = f"@{self.only}"
+        elif self.exclude:
+            addressee = f"!{self.exclude}"
         return f"1 {self.published_ms} {addressee}".encode()
 
     def pack(self) -> bytes:
@@ -49,6 +54,6 @@ class Envelope(NamedTuple):
             only = addressee[1:].decode()
         elif addressee.startswith(b"!"):
             exclude = addressee[1:].decode()
-        elif addressee != b"-":
+        elif addressee not in (b"-", b"~"):
             raise ValueError("not an addressee")
-        return cls(int(published_ms), text, only, exclude, epoch, offset)
+        return cls(int(published_ms), text, only, exclude, epoch, offset, addressee == b"~")

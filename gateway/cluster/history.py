@@ -78,13 +78,12 @@ class History:
         return [(epoch and epoch.decode(), int(top or 0)) for epoch, top in await self._link.ask(pipeline.execute())]
 
     async def delete(self, topic: str) -> bool:
-        """Drop all its messages; the numbering goes on in a new epoch. False if there were none.
+        """Drop all its messages; the numbering goes on. False if there were none.
 
         Raises:
             Unavailable: Redis did not answer in time.
         """
-        found = await self._link.ask(self._link.redis.unlink(self._keys.history(topic), self._keys.history_meta(topic)))
-        return bool(found)
+        return bool(await self._link.ask(self._link.redis.unlink(self._keys.history(topic))))
 
 
 def _entry(entry: tuple[bytes, list[bytes]]) -> Entry:

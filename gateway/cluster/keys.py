@@ -34,6 +34,10 @@ class Keys:
         """Hash: topic -> subscribers on that node. A topic's total is a sum over living nodes."""
         return f"{self.node(node_id)}:topics"
 
+    def people(self, node_id: str, topic: str) -> str:
+        """Hash: client id -> JSON, for topics with presence. The reaper finds them by the names in `topics`."""
+        return f"{self.node(node_id)}:topic:{topic}"
+
     def history(self, topic: str) -> str:
         """Stream: the last messages of a topic; entry ids are ``{offset}-0``, so an offset is found at once."""
         return f"{self.namespace}ws:history:{{{topic}}}"

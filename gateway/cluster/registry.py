@@ -15,7 +15,7 @@ import asyncio
 import itertools
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import orjson
 
@@ -40,6 +40,14 @@ class Memory:
     clients: Callable[[], Iterable[str]]
     topic: Callable[[str], int]  # local subscribers; 0: none
     topics: Callable[[], Iterable[str]]
+
+
+class Beat(NamedTuple):
+    """What a beat found."""
+
+    expired: list[str]  # nodes whose lease has ended
+    following: float  # seconds until the next lease ends, unless it is renewed
+    kept: bool  # our own lease had not ended
 
 
 class Registry:
@@ -77,8 +85,8 @@ class Registry:
 
     # ---- the lease
 
-    async def beat(self) -> list[str]:
-        """Take or renew the lease; the ids of nodes whose lease has ended.
+    async def beat(self) -> Beat:
+        """Take or renew the lease.
 
         Raises:
             Unavailable: Redis did not confirm; the lease runs on.
@@ -90,13 +98,13 @@ class Registry:
         # The index first: a node that dies between the two leaves a name that expires, not rows without one.
         await self._enroll([self._keys.nodes], [self._node_id, self._lease_ms], client=pipeline)
         await self._beat([self._rows[0]], [self._lease_ms, *fields], client=pipeline)
-        expired, alive = await self._link.ask(pipeline.execute())
+        (expired, following_ms), alive = await self._link.ask(pipeline.execute())
         self._metrics.round_trip.observe(loop.time() - started)
         if not alive:
             self._log.info("lease taken, writing all rows", clients=len(list(self._memory.clients())))
             self._everything = True
             self._wake.set()
-        return [node_id.decode() for node_id in expired]
+        return Beat([node_id.decode() for node_id in expired], following_ms / 1000, bool(alive))
 
     async def leave(self) -> None:
         """Remove all this node's rows and its lease.
@@ -105,23 +113,29 @@ class Registry:
             Unavailable: Redis is away; the lease will end by itself.
         """
         pipeline = self._link.redis.pipeline(transaction=False)
-        pipeline.unlink(*self._rows)
+        pipeline.unlink(*self._rows, *(self._keys.people(self._node_id, topic) for topic in self._memory.topics()))
         pipeline.zrem(self._keys.nodes, self._node_id)
         await self._link.ask(pipeline.execute())
 
-    async def reap(self, node_id: str) -> bool:
-        """Remove the rows of a node whose lease has ended. True if it was this node that did.
+    async def reap(self, node_id: str, has_presence: Callable[[str], bool]) -> dict[str, list[str]]:
+        """Remove the rows of a node whose lease has ended; its clients on each topic with presence, if we were first.
 
         Raises:
             Unavailable: Redis is away; another beat will try again.
         """
         keys = [self._keys.node(node_id), self._keys.clients(node_id), self._keys.topics(node_id)]
-        removed = await self._link.ask(self._reap(keys))
+        named = [topic.decode() for topic in await self._link.ask(self._link.redis.hkeys(keys[2]))]
+        peopled = [topic for topic in named if has_presence(topic)]
+        found = await self._link.ask(self._reap(keys + [self._keys.people(node_id, topic) for topic in peopled]))
         await self._link.ask(self._forget([self._keys.nodes], [node_id]))
-        if removed < 0:
-            return False
-        self._log.warning("reaped a dead node", dead=node_id, clients=removed)
-        return True
+        if not found:
+            return {}
+        self._log.warning("reaped a dead node", dead=node_id, clients=found[0])
+        return {
+            topic: [client_id.decode() for client_id in clients]
+            for topic, clients in zip(peopled, found[1:], strict=True)
+            if clients
+        }
 
     # ---- the writer
 
@@ -209,7 +223,7 @@ class Registry:
             fields, clients, topics = answers[3 * at : 3 * at + 3]
             if fields:
                 row = {name.decode(): value.decode() for name, value in fields.items()}
-                row |= {"ready": row.get("ready") == "1", "draining": row.get("draining") == "1"}
+                row |= {flag: row.get(flag) == "1" for flag in ("ready", "draining", "moving")}
                 found.append({"id": node_id, **row, "clients": clients, "topics": topics})
         return found
 
