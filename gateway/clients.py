@@ -11,7 +11,7 @@ import orjson
 
 from gateway import __version__, frames, hub, protocol, session
 from gateway.auth import Identity
-from gateway.cluster.link import Unavailable
+from gateway.cluster.link import Unavailable, Unconfirmed
 from gateway.cluster.registry import Registry
 from gateway.connection import Connection, Facts, Stage
 from gateway.hub import Hub
@@ -308,6 +308,9 @@ class Clients:
         try:
             [position] = await self._relay.publish([publication])
             self._reply(connection, protocol.published(publication.topic, position, request_id, self._time()))
+        except Unconfirmed:
+            message = "Published, but too few replicas confirmed it; safe to retry with the same idempotencyKey"
+            self._refuse(connection, ProtocolError(Code.UNAVAILABLE, message, request_id))
         except Unavailable:
             message = "The cluster is unavailable, try again"
             self._refuse(connection, ProtocolError(Code.UNAVAILABLE, message, request_id))

@@ -18,7 +18,7 @@ from gateway.auth import Authenticator
 from gateway.clients import Clients
 from gateway.cluster.bus import Bus
 from gateway.cluster.keys import Keys
-from gateway.cluster.link import Link, Unavailable
+from gateway.cluster.link import Durability, Link, Unavailable
 from gateway.cluster.presence import Attendance
 from gateway.cluster.registry import Memory, Registry
 from gateway.departures import Departures, Phase
@@ -58,7 +58,7 @@ class Node:
         self._hub = Hub(wake=lambda: self.relay.wake(), evict=lambda subscriber: self.clients.evict(subscriber))
         self._link = Link(
             settings.redis_url, timeout_seconds=settings.redis_timeout_seconds, name=f"gateway-{self.id}",
-            metrics=metrics,
+            metrics=metrics, durability=Durability(settings.wait_replicas, settings.wait_seconds),
         )  # fmt: skip
         self._bus = Bus(self._link, keys.own(self.id), metrics)
         self._attendance = Attendance(self._link, keys, self.id)

@@ -19,7 +19,7 @@ from gateway.cluster.bus import Bus
 from gateway.cluster.envelope import Envelope
 from gateway.cluster.history import History
 from gateway.cluster.keys import Keys, node_of
-from gateway.cluster.link import Command, Link, Unavailable
+from gateway.cluster.link import Command, Link, Unavailable, Unconfirmed
 from gateway.cluster.snapshots import NO_EPOCH, Snapshots
 from gateway.hub import Hub
 from gateway.logs import logger
@@ -70,11 +70,13 @@ class Relay:
 
         Raises:
             TooLarge: One is larger than a message may be; nothing was published.
+            Unconfirmed: All are published, but too few replicas have those with history (GATEWAY_WAIT_REPLICAS).
             Unavailable: Redis did not confirm.
         """
         now = int(self._now() * 1000)
         commands: list[Command] = []
         places: list[int] = []  # where each publication's own answer stands
+        durable = False
         for publication in publications:
             own, others = self._names(publication)
             places.append(len(commands))
@@ -83,8 +85,12 @@ class Relay:
                 if len(text) > self._max_bytes:
                     raise TooLarge(f"message for {topic} has {len(text)} bytes; {self._max_bytes} may be")
                 commands.append(self._command(publication, topic, text, now))
+                durable |= publication.to is None and self.has_history(topic)
         try:
-            answers = await self._link.send(commands)
+            answers = await self._link.send(commands, durable=durable)
+        except Unconfirmed:
+            self._metrics.publishes.labels("unconfirmed").inc(len(publications))
+            raise
         except Unavailable:
             self._metrics.publishes.labels("unavailable").inc(len(publications))
             raise

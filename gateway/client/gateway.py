@@ -9,7 +9,7 @@ import inspect
 import itertools
 import random
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Final, Self
@@ -22,7 +22,6 @@ from gateway.client.events import (
     Closed,
     Disconnected,
     Event,
-    GatewayError,
     Message,
     NoAnswer,
     Presence,
@@ -118,7 +117,7 @@ class Gateway:
         self._connected = asyncio.Event()
         self._runner: asyncio.Task[None] | None = None
         self._end: BaseException | None = None
-        self._joins: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
 
     # ---- for the caller
 
@@ -142,8 +141,7 @@ class Gateway:
         if self._runner is None:
             return
         self._runner.cancel()
-        with contextlib.suppress(asyncio.CancelledError, GatewayError):
-            await self._runner
+        await asyncio.wait([self._runner])
 
     async def subscribe(self, topic: str, *, buffer: int = BUFFER_EVENTS) -> Subscription:
         """Hear `topic`: from now on every message comes, or a `Gap`. At most `buffer` events wait to be read.
@@ -158,7 +156,7 @@ class Gateway:
         known = self._topics.setdefault(topic, _Topic(Place(topic)))
         known.subscriptions.append(subscription)
         if self._connected.is_set():  # else it is among those asked for on the next connection
-            self._spawn_join((topic,))
+            self._spawn(self._join((topic,)), "subscribe")
         try:
             async with asyncio.timeout(self._timing.answer):
                 await asyncio.shield(subscription.entered)
@@ -244,10 +242,10 @@ class Gateway:
 
     # ---- topics
 
-    def _spawn_join(self, topics: tuple[str, ...]) -> None:
-        task = asyncio.create_task(self._join(topics), name="subscribe")
-        self._joins.add(task)
-        task.add_done_callback(self._joins.discard)
+    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _join(self, topics: tuple[str, ...]) -> None:
         """Subscribe in one frame; all their subscriptions are told how it went.
@@ -269,8 +267,10 @@ class Gateway:
                     async with asyncio.timeout(self._timing.ack):
                         await asyncio.shield(answer)
                         return
-            await asyncio.wait([answer], timeout=self._timing.answer - SUBSCRIBE_TRIES * self._timing.ack)
-            if not answer.done() and self._socket is not None:
+            async with asyncio.timeout(self._timing.answer - SUBSCRIBE_TRIES * self._timing.ack):
+                await answer
+        except TimeoutError:
+            if self._socket is not None:
                 self._socket.transport.abort()  # this node cannot: perhaps another can
         except Disconnected:
             pass
@@ -285,10 +285,10 @@ class Gateway:
         if refusal.temporary:
             await asyncio.sleep(self._backoff.seconds())
             if here and self._connected.is_set():
-                self._spawn_join(here)
+                self._spawn(self._join(here), "subscribe")
         elif len(here) > 1:  # all or nothing: one of them is to blame
             for topic in here:
-                self._spawn_join((topic,))
+                self._spawn(self._join((topic,)), "subscribe")
         else:
             for topic in here:
                 self._drop(topic, refusal)
@@ -306,8 +306,7 @@ class Gateway:
         known.subscriptions.remove(subscription)
         if not known.subscriptions:
             del self._topics[subscription.topic]
-            with contextlib.suppress(Disconnected):
-                await self._send({"type": "UNSUBSCRIBE", "topics": [subscription.topic]})
+            await self._unsubscribe(subscription.topic)
 
     def _hand_on(self, topic: str, events: Iterable[Event]) -> None:
         known = self._topics.get(topic)
@@ -323,10 +322,7 @@ class Gateway:
             known.subscriptions.remove(subscription)
         if not known.subscriptions:
             del self._topics[topic]
-            if self._socket is not None:
-                task = asyncio.create_task(self._unsubscribe(topic), name="unsubscribe")
-                self._joins.add(task)
-                task.add_done_callback(self._joins.discard)
+            self._spawn(self._unsubscribe(topic), "unsubscribe")
 
     async def _unsubscribe(self, topic: str) -> None:
         with contextlib.suppress(Disconnected):
@@ -374,7 +370,7 @@ class Gateway:
         # A topic may have been added while the others were being asked for.
         for topic, known in self._topics.items():
             if any(not subscription.entered.done() for subscription in known.subscriptions):
-                self._spawn_join((topic,))
+                self._spawn(self._join((topic,)), "subscribe")
         self._backoff.reset()
         self._now(State.CONNECTED)
         self._connected.set()
@@ -425,9 +421,9 @@ class Gateway:
     def _ended(self, runner: asyncio.Task[None]) -> None:
         self._end = Closed(None, "the caller has left") if runner.cancelled() else runner.exception()
         assert self._end is not None
-        if isinstance(self._end, BaseExceptionGroup) and len(self._end.exceptions) == 1:
+        while isinstance(self._end, BaseExceptionGroup) and len(self._end.exceptions) == 1:
             self._end = self._end.exceptions[0]
-        for task in self._joins:
+        for task in self._tasks:
             task.cancel()
         for topic in list(self._topics):
             self._drop(topic, self._end)
@@ -456,8 +452,8 @@ class Gateway:
             case {"type": "ERROR"}:
                 self._fail(frame.get("requestId", frame.get("inReplyTo")), _refusal(frame))
             case {"type": "PRESENCE", "topic": str(topic)}:
-                about = {name: value for name, value in frame.items() if name not in ("type", "topic")}
-                self._hand_on(topic, [Presence(topic, about)])
+                who = {name: value for name, value in frame.items() if name not in ("type", "topic")}
+                self._hand_on(topic, [Presence(topic, who)])
             case {"type": "SYSTEM", "action": str(action), "data": dict(about)}:
                 self._system(action, about)
             case {"type": "ACKNOWLEDGMENT" | "RESPONSE", "requestId": str(request_id)}:

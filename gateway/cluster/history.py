@@ -75,7 +75,7 @@ class History:
         pipeline = self._link.redis.pipeline(transaction=False)
         for topic in topics:
             pipeline.hmget(self._keys.history_meta(topic), "epoch", "top")
-        return [(epoch and epoch.decode(), int(top or 0)) for epoch, top in await self._link.ask(pipeline.execute())]
+        return [(epoch and epoch.decode(), int(top or 0)) for epoch, top in await self._link.execute(pipeline)]
 
     async def delete(self, topic: str) -> bool:
         """Drop all its messages; the numbering goes on. False if there were none.

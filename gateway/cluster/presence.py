@@ -68,7 +68,7 @@ class Attendance:
         pipeline = self._link.redis.pipeline(transaction=False)
         for node_id in living:
             pipeline.hgetall(self._keys.people(node_id.decode(), topic))
-        found: list[dict[bytes, bytes]] = await self._link.ask(pipeline.execute())
+        found: list[dict[bytes, bytes]] = await self._link.execute(pipeline)
         return [
             Attendee(client_id.decode(), orjson.loads(info)["user"])
             for people in found

@@ -98,7 +98,7 @@ class Registry:
         # The index first: a node that dies between the two leaves a name that expires, not rows without one.
         await self._enroll([self._keys.nodes], [self._node_id, self._lease_ms], client=pipeline)
         await self._beat([self._rows[0]], [self._lease_ms, *fields], client=pipeline)
-        (expired, following_ms), alive = await self._link.ask(pipeline.execute())
+        (expired, following_ms), alive = await self._link.execute(pipeline)
         self._metrics.round_trip.observe(loop.time() - started)
         if not alive:
             self._log.info("lease taken, writing all rows", clients=len(list(self._memory.clients())))
@@ -115,7 +115,7 @@ class Registry:
         pipeline = self._link.redis.pipeline(transaction=False)
         pipeline.unlink(*self._rows, *(self._keys.people(self._node_id, topic) for topic in self._memory.topics()))
         pipeline.zrem(self._keys.nodes, self._node_id)
-        await self._link.ask(pipeline.execute())
+        await self._link.execute(pipeline)
 
     async def reap(self, node_id: str, has_presence: Callable[[str], bool]) -> dict[str, list[str]]:
         """Remove the rows of a node whose lease has ended; its clients on each topic with presence, if we were first.
@@ -172,7 +172,7 @@ class Registry:
                 pipeline = self._link.redis.pipeline(transaction=False)
                 for args in calls[at : at + PIPELINE_CALLS]:
                     await self._write(self._rows, args, client=pipeline)
-                written = await self._link.ask(pipeline.execute())
+                written = await self._link.execute(pipeline)
                 self._metrics.registry_writes.labels("round_trip").inc()
                 if not all(written):
                     self._everything = True
@@ -217,7 +217,7 @@ class Registry:
             pipeline.hgetall(self._keys.node(node_id))
             pipeline.hlen(self._keys.clients(node_id))
             pipeline.hlen(self._keys.topics(node_id))
-        answers = await self._link.ask(pipeline.execute())
+        answers = await self._link.execute(pipeline)
         found = []
         for at, node_id in enumerate(ids):
             fields, clients, topics = answers[3 * at : 3 * at + 3]
@@ -234,7 +234,7 @@ class Registry:
         pipeline = self._link.redis.pipeline(transaction=False)
         for node_id in ids:
             pipeline.hgetall(self._keys.topics(node_id))
-        for node_id, counts in zip(ids, await self._link.ask(pipeline.execute()), strict=True):
+        for node_id, counts in zip(ids, await self._link.execute(pipeline), strict=True):
             for topic, count in counts.items():
                 by_topic.setdefault(topic.decode(), {})[node_id] = int(count)
         return [_topic_row(topic, counts) for topic, counts in sorted(by_topic.items())]
@@ -245,7 +245,7 @@ class Registry:
         pipeline = self._link.redis.pipeline(transaction=False)
         for node_id in ids:
             pipeline.hget(self._keys.topics(node_id), topic)
-        counts = zip(ids, await self._link.ask(pipeline.execute()), strict=True)
+        counts = zip(ids, await self._link.execute(pipeline), strict=True)
         return _topic_row(topic, {node_id: int(count) for node_id, count in counts if count})
 
     async def client(self, client_id: str) -> dict[str, Any] | None:
@@ -254,7 +254,7 @@ class Registry:
         pipeline = self._link.redis.pipeline(transaction=False)
         pipeline.exists(self._keys.node(node_id))
         pipeline.hget(self._keys.clients(node_id), client_id)
-        alive, row = await self._link.ask(pipeline.execute())
+        alive, row = await self._link.execute(pipeline)
         return _client_row(client_id, row) if alive and row is not None else None
 
     async def clients(

@@ -14,7 +14,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from gateway import balance, orders, protocol, topics
-from gateway.cluster.link import Unavailable
+from gateway.cluster.link import Unavailable, Unconfirmed
 from gateway.node import Node
 from gateway.protocol import ProtocolError
 from gateway.relay import TooLarge
@@ -59,6 +59,8 @@ def guarded(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
             return _json(await handler(request))
         except ApiError as error:
             return _error(error.status, error.code, error.message, error.headers)
+        except Unconfirmed as error:
+            return _error(503, "unconfirmed", f"{error}; with the same idempotencyKey it is safe to ask again")
         except Unavailable as error:
             return _error(503, "unavailable", f"Redis is not available: {error}", {"retry-after": "1"})
 

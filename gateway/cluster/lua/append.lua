@@ -6,7 +6,11 @@
 -- Returns epoch, offset, and 1 if the idempotency key had been answered before (then nothing was published).
 if ARGV[8] ~= '' then
   local first = redis.call('HMGET', KEYS[3], 'epoch', 'offset')
-  if first[1] then return { first[1], tonumber(first[2]), 1 } end
+  if first[1] then
+    -- A write, so that WAIT behind it covers the first answer's message too, whichever connection that came by.
+    redis.call('PEXPIRE', KEYS[3], ARGV[9])
+    return { first[1], tonumber(first[2]), 1 }
+  end
 end
 local epoch = redis.call('HGET', KEYS[2], 'epoch')
 if not epoch then
