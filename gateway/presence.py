@@ -59,13 +59,28 @@ class Presence:
         self._wake = asyncio.Event()
         self._log = logger()
 
+    async def ready(self, topic: str) -> None:
+        """Know who is on the topic, so that who comes from now on is news. Its channel must be joined.
+
+        Raises:
+            Unavailable: Redis did not answer in time.
+        """
+        room = self._rooms.get(topic)
+        if room is None:
+            room = self._rooms[topic] = _Room(Roster(self._grace))
+        if not room.primed:
+            await self._read(topic, room)
+
+    def is_ready(self, topic: str) -> bool:
+        """Whether it does."""
+        room = self._rooms.get(topic)
+        return room is not None and room.primed
+
     # ---- what the node says
 
     def touch(self, topic: str, client_id: str) -> None:
         """One of our clients came to the topic or left it."""
         self._dirty.setdefault(topic, set()).add(client_id)
-        if topic not in self._rooms:
-            self._rooms[topic] = _Room(Roster(self._grace))
         self._wake.set()
 
     def close(self, topic: str) -> None:
@@ -133,7 +148,9 @@ class Presence:
             Unavailable: Redis did not confirm; what was to be written will be again.
         """
         await self._write(house)
-        await self._read()
+        for topic, room in list(self._rooms.items()):
+            if room.stale:
+                await self._read(topic, room)
         now = asyncio.get_running_loop().time()
         for topic, room in list(self._rooms.items()):
             if not room.primed:
@@ -173,20 +190,17 @@ class Presence:
                 # No lease: once the beat has taken it again, the registry has all of us written anew.
                 self._dirty.setdefault(topic, set()).update(ids)
 
-    async def _read(self) -> None:
-        for topic, room in list(self._rooms.items()):
-            if not room.stale:
-                continue
-            attendees = await self._attendance.read(topic)
-            now = asyncio.get_running_loop().time()
-            if room.primed:
-                room.roster.reconcile(attendees, now)
-            else:
-                room.roster.prime(attendees)
-                room.primed = True
-            waiting, room.waiting, room.stale = room.waiting, [], False
-            for word in waiting:
-                self._apply(room, *word)
+    async def _read(self, topic: str, room: _Room) -> None:
+        room.stale = True  # what is heard meanwhile waits
+        attendees = await self._attendance.read(topic)
+        if room.primed:
+            room.roster.reconcile(attendees, asyncio.get_running_loop().time())
+        else:
+            room.roster.prime(attendees)
+            room.primed = True
+        waiting, room.waiting, room.stale = room.waiting, [], False
+        for word in waiting:
+            self._apply(room, *word)
 
     @staticmethod
     def _apply(room: _Room, joined: list[Attendee], left: list[str], dead: bool) -> None:

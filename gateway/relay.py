@@ -188,9 +188,9 @@ class Relay:
         return self._keys.audience(hub.of_topic(topic))
 
     def is_plain(self, topic: str) -> bool:
-        """Whether a newcomer is sent nothing first: no history, no last value."""
+        """Whether nothing must be known to let a newcomer in: no history, no last value, no presence."""
         rule = self._rules.of(topic)
-        return not rule.history and not rule.snapshot
+        return not rule.history and not rule.snapshot and not rule.presence
 
     def has_history(self, topic: str) -> bool:
         """Whether its messages have places."""
@@ -207,10 +207,14 @@ class Relay:
             await self.streams.ready(topic)
         elif rule.snapshot:
             await self.snapshots.ready(topic)
+        if rule.presence:
+            await self.presence.ready(topic)
 
     def is_ready(self, topic: str) -> bool:
         """Whether a newcomer can be let in this moment."""
         rule = self._rules.of(topic)
+        if rule.presence and not self.presence.is_ready(topic):
+            return False
         return self.streams.settled(topic) if rule.history else not rule.snapshot or self.snapshots.settled(topic)
 
     def snapshot(self, topic: str) -> bytes | None:

@@ -29,12 +29,17 @@ class Entry(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """What the stream holds from the offset asked for: `entries` in order, up to `top`; `more`: it goes on there."""
+    """What the stream holds from the offset asked for, in order; `top`: the newest there is; `more`: not all fitted."""
 
     epoch: str
     top: int
     entries: Listing[Entry]
     more: bool = False
+
+    @property
+    def reached(self) -> int:
+        """The offset up to which this page tells."""
+        return self.entries[-1].offset if self.more else self.top
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +102,7 @@ class Sequence:
         self.epoch = page.epoch
         for entry in entries:
             self._advance(entry)
-        self.offset = page.top
+        self.offset = page.reached
         again = self._overflowed or page.more
         self.wanted = again
         held, self._held = self._held, []
@@ -143,7 +148,7 @@ class Sequence:
         if page.top < self.offset or (last is not None and known is not None and known != last):
             return list(page.entries), True, True
         entries = [entry for entry in page.entries if entry.offset > self.offset]
-        return entries, len(entries) != page.top - self.offset, False
+        return entries, len(entries) != page.reached - self.offset, False
 
     def _advance(self, entry: Entry) -> None:
         self.offset = entry.offset

@@ -117,6 +117,7 @@ class Gateway:
         self._connected = asyncio.Event()
         self._runner: asyncio.Task[None] | None = None
         self._end: BaseException | None = None
+        self._failure: BaseException | None = None  # what a task of ours died of
         self._tasks: set[asyncio.Task[None]] = set()
 
     # ---- for the caller
@@ -245,19 +246,28 @@ class Gateway:
     def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
         task = asyncio.create_task(work, name=name)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None and self._runner is not None:
+            self._failure = task.exception()  # a fault of ours: nothing can be promised any more
+            self._runner.cancel()
 
     async def _join(self, topics: tuple[str, ...]) -> None:
         """Subscribe in one frame; all their subscriptions are told how it went.
 
         If the connection is lost meanwhile, the next asks for them again.
         """
+        topics = tuple(topic for topic in topics if topic in self._topics)
+        if not topics:
+            return  # left meanwhile
         request_id = self._new_id()
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._answers[request_id] = answer
         self._asked[request_id] = topics
         recover = {topic: place for topic in topics if (place := self._topics[topic].place.recover())}
-        frame = {"type": "SUBSCRIBE", "topics": topics, "requestId": request_id}
+        frame: dict[str, Any] = {"type": "SUBSCRIBE", "topics": topics, "requestId": request_id}
         if recover:
             frame["recover"] = recover
         try:
@@ -419,7 +429,8 @@ class Gateway:
             self._on_state(state)
 
     def _ended(self, runner: asyncio.Task[None]) -> None:
-        self._end = Closed(None, "the caller has left") if runner.cancelled() else runner.exception()
+        ended = Closed(None, "the caller has left") if runner.cancelled() else runner.exception()
+        self._end = self._failure or ended
         assert self._end is not None
         while isinstance(self._end, BaseExceptionGroup) and len(self._end.exceptions) == 1:
             self._end = self._end.exceptions[0]

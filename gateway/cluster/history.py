@@ -52,9 +52,8 @@ class History:
         arguments = ["" if first is None else first, count, secrets.token_hex(4), EMPTY_META_MS]
         epoch, top, found = await self._link.ask(self._read(keys, arguments))
         entries = [_entry(entry) for entry in found]
-        # If the answer was too short to reach the top, it ends where it ends; the rest is for the next.
         more = first is not None and len(entries) == count and entries[-1].offset < top
-        return Page(epoch.decode(), entries[-1].offset if more else top, entries, more)
+        return Page(epoch.decode(), top, entries, more)
 
     async def renew(self, topic: str, epoch: str) -> str:
         """Replace the topic's broken `epoch`: its stream went back. The epoch that holds now.

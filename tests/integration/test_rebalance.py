@@ -9,9 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.client import Api, Front, new_source
+from tests.client import Api, Front
 from tests.cluster import Balancer, Cluster
-from tests.conftest import Connect
 from tests.deadlines import eventually, until
 from tests.returning import Returning
 

@@ -123,7 +123,7 @@ def test_a_stream_that_went_back_and_grew_again_is_found_out() -> None:
 def test_a_long_repair_goes_on_where_the_answer_ended() -> None:
     sequence = known(3)
     sequence.doubt()
-    assert repair(sequence, Page("e", 5, [entry(3), entry(4), entry(5)], more=True)).entries == [entry(4), entry(5)]
+    assert repair(sequence, Page("e", 9, [entry(3), entry(4), entry(5)], more=True)).entries == [entry(4), entry(5)]
     assert sequence.wanted
     assert sequence.ask() == 5
 
