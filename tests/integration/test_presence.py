@@ -80,8 +80,8 @@ async def test_a_page_loaded_anew_on_another_node_is_nobodys_coming_or_going(
     await bob.subscribe("room")
     await bob.close()
     await told(watcher, "left", "bob")
-    told = [name for m in watcher.heard(type="PRESENCE") for name in people(m, "joined") | people(m, "left")]
-    assert told.count("ann") == 1, "she came once, and has not left"
+    names = [name for m in watcher.heard(type="PRESENCE") for name in people(m, "joined") | people(m, "left")]
+    assert names.count("ann") == 1, "she came once, and has not left"
 
 
 async def test_a_dead_nodes_people_leave_when_its_lease_ends(
