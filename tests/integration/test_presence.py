@@ -78,6 +78,7 @@ async def test_a_page_loaded_anew_on_another_node_is_nobodys_coming_or_going(
         await ann.subscribe("room")
     bob = await connect(nodes[1], user="bob")
     await bob.subscribe("room")
+    await told(watcher, "joined", "bob")
     await bob.close()
     await told(watcher, "left", "bob")
     names = [name for m in watcher.heard(type="PRESENCE") for name in people(m, "joined") | people(m, "left")]
