@@ -8,13 +8,16 @@ BIN    := .venv/bin
 
 # Several -j jobs would build one .venv at the same time.
 .NOTPARALLEL:
-.PHONY: help up down status logs test lint types
+.PHONY: help up rolling-restart down status logs test lint types
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
 
 up: .venv/stack.done ## start the cluster, or scale it: NODES=3, or NODES=max for one a core
 	@$(BIN)/python -m stack up $(NODES)
+
+rolling-restart: .venv/stack.done ## restart the nodes one after the other; nobody is refused meanwhile
+	@$(BIN)/python -m stack restart
 
 down: .venv/stack.done ## stop it, leaving nothing behind
 	@$(BIN)/python -m stack down

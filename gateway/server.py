@@ -16,10 +16,7 @@ from gateway.settings import Settings
 
 
 class Server(uvicorn.Server):
-    """Drains on the first signal, and when the node is ordered to or has failed.
-
-    A second signal hastens the drain, a third ends it.
-    """
+    """Drains on the first signal, and when the node is ordered to or has failed; a second signal hastens the drain."""
 
     def __init__(self, config: uvicorn.Config, node: Node) -> None:
         super().__init__(config)
@@ -39,13 +36,10 @@ class Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002  signal's signature
         """uvicorn's signal handler. It would re-raise what it captured, and end us by signal instead of with 0."""
         self._signals += 1
-        if self._loop is None or self._signals > 2:
+        if self._loop is None:
             self.should_exit = True
-            self.force_exit = self._signals > 2
-        elif self._signals == 2:
-            self._loop.call_soon_threadsafe(self._node.departures.hasten)
         else:
-            self._loop.call_soon_threadsafe(self._leave)
+            self._loop.call_soon_threadsafe(self._leave if self._signals == 1 else self._node.departures.hasten)
 
     def _leave(self) -> None:
         if self._leaving is None:

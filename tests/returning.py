@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass, field
+from typing import Any
 
 from websockets.exceptions import InvalidHandshake
 
@@ -28,6 +29,7 @@ class Returning:
     front: Front
     topic: str
     connect_after: float | None = None  # seconds; None: what `reconnectMs` says
+    keeps_cookies: bool = True
     offsets: list[int] = field(default_factory=list)
     recovered: list[bool] = field(default_factory=list)
     stays: list[Stay] = field(default_factory=list)
@@ -35,6 +37,7 @@ class Returning:
     cookies: dict[str, str] = field(default_factory=dict)
     source: str = field(default_factory=new_source)
     client: Client | None = None
+    _place: dict[str, Any] | None = None
     _task: asyncio.Task[None] | None = None
 
     async def start(self) -> Returning:
@@ -55,6 +58,10 @@ class Returning:
     def heard(self) -> list[int]:
         """The offsets heard so far, in the order heard."""
         return self.offsets + ([m["offset"] for m in self.client.heard(type="DATA")] if self.client else [])
+
+    def has_heard(self, offset: int) -> bool:
+        """Whether it has heard the topic up to there."""
+        return self.heard()[-1:] == [offset]
 
     @property
     def node(self) -> str:
@@ -82,21 +89,20 @@ class Returning:
                     await asyncio.sleep(0.2)
 
     def _collect(self, client: Client) -> None:
-        self.offsets += [message["offset"] for message in client.heard(type="DATA")]
+        for message in client.heard(type="DATA"):
+            self.offsets.append(message["offset"])
+            self._place = {"epoch": message["epoch"], "offset": message["offset"]}
 
     async def _come(self) -> None:
-        client = await Client.connect(self.front, cookies=self.cookies, source=self.source)
-        recover = {self.topic: {"epoch": self._epoch, "offset": self._last}} if self.stays else {}
-        answer = await client.subscribe(self.topic, **({"recover": recover} if recover else {}))
-        place = answer["positions"][self.topic]
-        if self.stays:
-            self.recovered.append(place["recovered"])
-        self._epoch = place["epoch"]
-        if not self.stays:
-            self._first = place["offset"]
+        client = await Client.connect(
+            self.front, cookies=self.cookies if self.keeps_cookies else None, source=self.source
+        )
+        again: dict[str, Any] = {"recover": {self.topic: self._place}} if self._place else {}
+        answer = await client.subscribe(self.topic, **again)
+        position = answer["positions"][self.topic]
+        if again:
+            self.recovered.append(position["recovered"])
+        # Where it is if it hears nothing before it is sent away.
+        self._place = self._place or {"epoch": position["epoch"], "offset": position["offset"]}
         self.client = client
         self.stays.append(Stay(client.node))
-
-    @property
-    def _last(self) -> int:
-        return self.offsets[-1] if self.offsets else self._first

@@ -144,6 +144,11 @@ class Gateway:
         self._runner.cancel()
         await asyncio.wait([self._runner])
 
+    def reconnect(self) -> None:
+        """Give up this connection and make a new one, as if it had been lost."""
+        if self._socket is not None:
+            self._socket.transport.abort()
+
     async def subscribe(self, topic: str, *, buffer: int = BUFFER_EVENTS) -> Subscription:
         """Hear `topic`: from now on every message comes, or a `Gap`. At most `buffer` events wait to be read.
 
@@ -480,7 +485,7 @@ class Gateway:
                     known = self._topics.get(topic)
                     if known is not None:
                         self._hand_on(topic, known.place.lost("the server could not hear the topic"))
-            case "shutdown":
+            case "shutdown" | "move":
                 self._reconnect_ms = int(about.get("reconnectMs", 0))
             case "unsubscribed":
                 for topic in about.get("topics", ()):
