@@ -2,6 +2,9 @@
 
 __main__
 cli          commands for people
+checks       is everything well?
+remote       the HTTP API, as the commands ask it
+tables       what the commands print
 server       uvicorn with a paced end
 app          settings -> Starlette application: the composition root
 web/         what is served beside the socket: API, health, pages

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ Reason = Literal["token_expired", "token_invalid", "token_required"]
 
 ADMIN_ROLES: Final = frozenset({"admin", "superadmin"})
 ROLES: Final = ADMIN_ROLES | {"user"}
+
+_SURROGATE: Final = re.compile("[\ud800-\udfff]")  # half a character: UTF-8 cannot carry it, so nothing of ours can
 
 
 class AuthError(Exception):
@@ -64,17 +67,20 @@ class Authenticator:
         if not self._secret:
             raise AuthError("token_invalid", "This gateway has no GATEWAY_JWT_SECRET and can verify no token")
         try:
-            # The end is checked below, against our own clock argument.
-            claims = jwt.decode(token, self._secret, algorithms=["HS256"], options={"verify_exp": False})
+            # The end is checked below, against our own clock argument. The beginning is no promise (RFC 7519, 4.1.6):
+            # an issuer's clock may run ahead of ours.
+            claims = jwt.decode(
+                token, self._secret, algorithms=["HS256"], options={"verify_exp": False, "verify_iat": False}
+            )
         except jwt.InvalidTokenError:
             raise AuthError("token_invalid", "The token is not valid") from None
         user = claims.get("wallet_address") or claims.get("sub")
-        if not isinstance(user, str) or not 0 < len(user) <= MAX_NAME_LENGTH:
+        if not isinstance(user, str) or not 0 < len(user) <= MAX_NAME_LENGTH or _SURROGATE.search(user):
             raise AuthError("token_invalid", "The token names no user in wallet_address or sub")
         expires = claims.get("exp")
         if expires is not None and (isinstance(expires, bool) or not isinstance(expires, int | float)):
             raise AuthError("token_invalid", "The token's exp is not a number")
-        if expires is not None and expires <= self._now():
+        if expires is not None and not self._now() < expires:  # NaN, too, is never ahead
             raise AuthError("token_expired", "The token has expired")
         role = claims.get("role")
         return Identity(user, role if isinstance(role, str) and role in ROLES else "user", expires)

@@ -1,13 +1,394 @@
+"""Commands for people: run a node; publish, see and direct the cluster; tokens; is everything well?
+
+Tables are for eyes, and plain when nobody looks; ``--json`` is for scripts: one document, nothing else on standard
+output. What fails is one sentence on standard error: exit code 1, or 2 if the command itself was wrong.
+"""
+
+from __future__ import annotations
+
+import functools
 import os
 import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any, Final
+from urllib.parse import urlsplit
 
+import click
+import jwt
+import orjson
+from rich.text import Text
+
+from gateway import __version__, auth, protocol
+from gateway.checks import checks, state_of
+from gateway.remote import DEFAULT_URL, Remote, RemoteError
 from gateway.settings import Settings, SettingsError
+from gateway.tables import age, print_fields, print_json, print_table, print_text, shown
+
+MAX_TOKEN_SECONDS: Final = 10 * 365 * 86_400
 
 
-def main():
-    from gateway.server import serve
+Steps = Iterator[dict[str, Any]]
+Command = Callable[..., Steps]
 
+
+class Failure(click.ClickException):
+    """Ends the command with one sentence on standard error, and exit code 1."""
+
+    def show(self, file: Any = None) -> None:
+        """The sentence alone."""
+        click.echo(shown(self.message), file=file, err=True)
+
+
+class Misuse(Failure):
+    """The same, where whoever called it did it wrong."""
+
+    exit_code = 2
+
+
+def main() -> None:
+    """The ``gateway`` command."""
+    cli(prog_name="gateway")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, message="%(prog)s %(version)s")
+def cli() -> None:
+    """A cluster of WebSocket gateways."""
+
+
+as_json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead.")
+
+
+def speaking(command: Command) -> Callable[..., None]:
+    """Give `command` the options that lead to the cluster, and the cluster as its first argument.
+
+    It yields the document that is its result; what it does behind that shows it to people. A document that says
+    ``"ok": false`` makes the command fail.
+    """
+
+    @click.option(
+        "--url",
+        envvar="GATEWAY_URL",
+        default=DEFAULT_URL,
+        show_default=True,
+        show_envvar=True,
+        callback=_url,
+        help="The cluster's internal address, or a node's.",
+    )
+    @click.option(
+        "--api-key",
+        envvar="GATEWAY_API_KEY",
+        default="",
+        show_envvar=True,
+        callback=_key,
+        help="The nodes' API key; better in the environment: `ps` shows what is given here.",
+    )
+    @as_json_option
+    @click.pass_context
+    @functools.wraps(command)
+    def run(context: click.Context, /, *, url: str, api_key: str, as_json: bool, **options: Any) -> None:
+        if any(isinstance(given, str) and not _is_utf8(given) for given in options.values()):
+            raise click.UsageError("An argument is not UTF-8.")
+        try:
+            with Remote(url, api_key, transport=context.obj) as remote:
+                steps = command(remote, **options)
+                document = next(steps)
+        except RemoteError as error:
+            raise Failure(str(error)) from None
+        if as_json:
+            print_json(document)
+        else:
+            next(steps, None)
+        context.exit(0 if document.get("ok", True) else 1)
+
+    return run
+
+
+def _url(_context: click.Context, _option: click.Parameter, url: str) -> str:
+    with suppress(ValueError):
+        parts = urlsplit(url)
+        if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and url.isprintable():
+            return url
+    raise click.BadParameter(f"{url!r} is none such as {DEFAULT_URL}")
+
+
+def _key(_context: click.Context, _option: click.Parameter, key: str) -> str:
+    key = key.strip()
+    if not key.isprintable():
+        raise click.BadParameter("the key holds a line break or another control character")
+    return key
+
+
+def _is_utf8(text: str) -> bool:
+    return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+# ---- one node
+
+
+@cli.command()
+@click.pass_context
+def serve(context: click.Context) -> None:
+    """Run one node until it is told to stop.
+
+    Its settings are GATEWAY_ variables; the README lists them.
+    """
     try:
-        sys.exit(serve(Settings.from_env(os.environ)))
-    except SettingsError as e:
-        sys.exit(str(e))
+        settings = Settings.from_env(os.environ)
+    except SettingsError as error:
+        raise Misuse(str(error)) from None
+    # Here, because with Starlette, uvicorn and redis it takes longer to load than all that the other commands need.
+    from gateway.server import serve as run
+
+    context.exit(run(settings))
+
+
+# ---- the cluster
+
+
+@cli.command()
+@click.argument("topic")
+@click.argument("data")
+@click.option("--text", is_flag=True, help="DATA is plain text, not JSON.")
+@click.option("--action", help="Travels beside the data; so do the next two.")
+@click.option("--subtype")
+@click.option("--priority", help="A number, or a word.")
+@click.option("--user", help="Only to this user's clients, whatever they hear.")
+@click.option("--role", help="Only to clients of this role.")
+@click.option("--client", help="Only to this client.")
+@click.option("--except", "besides", metavar="CLIENT", help="To all who hear the topic but this client.")
+@speaking
+def publish(
+    remote: Remote, topic: str, data: str, text: bool, besides: str | None, priority: str | None, **more: str | None
+) -> Steps:
+    """Publish DATA on TOPIC.
+
+    DATA is JSON, or with --text any text; a lone - reads it from standard input. What begins
+    with a dash stands behind a lone --, as in: gateway publish price -- -5
+    """
+    to = {kind: name for kind in ("user", "role", "client") if (name := more.pop(kind)) is not None}
+    if len(to) + (besides is not None) > 1:
+        raise click.UsageError("--user, --role, --client and --except exclude each other.")
+    message: dict[str, Any] = {"topic": topic, "data": _data(data, text)}
+    message |= {**more, "priority": _number_or_word(priority), "to": to or None, "except": besides}
+    yield remote.publish({name: value for name, value in message.items() if name == "data" or value is not None})
+    print_text(f"Published on {topic}.")
+
+
+def _data(given: str, text: bool) -> Any:
+    raw = sys.stdin.buffer.read() if given == "-" else given.encode()
+    try:
+        return raw.decode().removesuffix("\n") if text else protocol.loads(raw)
+    except UnicodeDecodeError:
+        raise click.UsageError("DATA is not UTF-8.") from None
+    except ValueError as error:
+        raise click.UsageError(f"DATA is not JSON ({error}); with --text it may be anything.") from None
+
+
+def _number_or_word(given: str | None) -> float | str | None:
+    with suppress(ValueError):
+        number = protocol.loads((given or "").encode())
+        if isinstance(number, int | float) and not isinstance(number, bool):
+            return number
+    return given
+
+
+@cli.command()
+@speaking
+def nodes(remote: Remote) -> Steps:
+    """The living nodes, with their clients and topics."""
+    found = remote.nodes()
+    yield found
+    print_table(
+        ["node", "state", "clients", "topics", "version", "up", "address"],
+        [
+            [n["id"], _state(n), n["clients"], n["topics"], n["version"], age(n["started"], time.time()), n["address"]]
+            for n in found["nodes"]
+        ],
+        keep=4,
+        none="No node is there.",
+    )
+
+
+def _state(node: Mapping[str, Any]) -> Text:
+    state = state_of(node)
+    return Text(state, {"ready": "green", "draining": "yellow"}.get(state, "red"))
+
+
+@cli.command()
+@click.argument("client_id", metavar="[ID]", required=False)
+@click.option("--user", help="Only this user's.")
+@click.option("--topic", help="Only those that hear this topic.")
+@click.option("--node", help="Only those on this node, by its name or id.")
+@click.option("--limit", type=click.IntRange(1), default=1000, show_default=True, help="At most so many.")
+@click.option("--cursor", metavar="ID", help="Only those behind this one: `next` of an answer that was not all.")
+@speaking
+def clients(remote: Remote, client_id: str | None, limit: int, cursor: str | None, **filters: str | None) -> Steps:
+    """Who is connected; with ID, all about one client."""
+    if client_id is not None:
+        if any(given is not None for given in (cursor, *filters.values())):
+            raise click.UsageError("With ID there is nothing to choose from.")
+        client = remote.client(client_id)
+        yield client
+        print_fields({**client, "topics": ", ".join(client["topics"])})
+        return
+    found = remote.clients({**filters}, limit, cursor)
+    yield found
+    print_table(
+        ["client", "user", "topics", "for", "ip", "role"],
+        [
+            [c["id"], c["user"] or "-", len(c["topics"]), age(c["connectedAt"], time.time()), c["ip"], c["role"] or "-"]
+            for c in found["clients"]
+        ],
+        keep=3,
+        none="No client is there.",
+    )
+    if found["next"] is not None:
+        click.echo(f"The first {limit}; there are more, and --limit shows them.", err=True)
+
+
+@cli.command()
+@click.argument("topic", required=False)
+@speaking
+def topics(remote: Remote, topic: str | None) -> Steps:
+    """What is heard, and by how many; with TOPIC, on which nodes."""
+    if topic is not None:
+        one = remote.topic(topic)
+        yield one
+        print_table(["node", "clients"], list(one["nodes"].items()), none=f"Nobody hears {topic}.")
+        return
+    found = remote.topics()
+    yield found
+    rows = [[heard["topic"], heard["subscribers"], len(heard["nodes"])] for heard in found["topics"]]
+    print_table(["topic", "clients", "nodes"], rows, none="Nobody hears anything.")
+
+
+@cli.command()
+@click.option("--client", metavar="ID", help="This client.")
+@click.option("--user", help="All clients of this user.")
+@speaking
+def disconnect(remote: Remote, client: str | None, user: str | None) -> Steps:
+    """Close a client's socket, or all of a user.
+
+    On whichever nodes they are; the code is 3503, which means: do not come back.
+    """
+    if client is not None and user is None:
+        done = remote.disconnect_client(client)
+    elif user is not None and client is None:
+        done = remote.disconnect_user(user)
+    else:
+        raise click.UsageError("Give either --client or --user.")
+    yield done
+    print_text("\n".join(f"Disconnected {gone}." for gone in done["disconnected"]) or f"{user} has no clients.")
+
+
+@cli.command()
+@click.argument("client_id", metavar="ID")
+@click.argument("topic")
+@speaking
+def unsubscribe(remote: Remote, client_id: str, topic: str) -> Steps:
+    """Take TOPIC from the client ID, which is told."""
+    yield remote.unsubscribe(client_id, topic)
+    print_text(f"{client_id} hears {topic} no more.")
+
+
+@cli.command()
+@speaking
+def check(remote: Remote) -> Steps:
+    """Say whether all is well, and fail unless it is.
+
+    Asked are the settings here, the API, Redis and every node.
+    """
+    made = checks(remote, os.environ)
+    yield {"ok": all(one.ok for one in made), "checks": [asdict(one) for one in made]}
+    states = {True: Text("ok", "green"), False: Text("failed", "red"), None: Text("not asked", "yellow")}
+    rows = [[one.check, states[one.ok], "\n-> ".join(filter(None, (one.found, one.todo)))] for one in made]
+    print_table(["check", "state", "found"], rows)
+
+
+# ---- tokens
+
+
+@cli.command()
+@click.argument("user", required=False)
+@click.option("--role", type=click.Choice(sorted(auth.ROLES)), default="user", show_default=True)
+@click.option(
+    "--seconds",
+    type=click.IntRange(1, MAX_TOKEN_SECONDS),
+    default=3600,
+    show_default=True,
+    help="How long it is valid.",
+)
+@click.option(
+    "--explain",
+    "--verify",
+    "explained",
+    metavar="TOKEN",
+    help="Say what TOKEN (- for standard input) holds and proves.",
+)
+@as_json_option
+@click.pass_context
+def token(
+    context: click.Context, user: str | None, role: str, seconds: int, explained: str | None, as_json: bool
+) -> None:
+    """Make a token for USER, or explain one.
+
+    It is signed with GATEWAY_JWT_SECRET. To explain one that is not valid fails, once it is explained.
+    """
+    secret = os.environ.get("GATEWAY_JWT_SECRET", "")
+    if (user is None) == (explained is None):
+        raise click.UsageError("Give either USER or --explain TOKEN.")
+    if explained is not None:
+        context.exit(_explain(sys.stdin.read() if explained == "-" else explained, secret, as_json))
+    assert user is not None
+    if not 0 < len(user) <= protocol.MAX_NAME_LENGTH:
+        raise click.UsageError(f"USER must have 1 to {protocol.MAX_NAME_LENGTH} characters.")
+    if not secret:
+        raise Failure("A token must be signed: set GATEWAY_JWT_SECRET to the nodes' own")
+    now = time.time()
+    with warnings.catch_warnings(record=True) as weak:  # PyJWT says it at length, over several lines
+        warnings.simplefilter("always")
+        made = auth.issue(secret, user, role, seconds, now)
+    if weak:
+        click.echo("GATEWAY_JWT_SECRET is weak: it should have 32 bytes or more", err=True)
+    if as_json:
+        print_json({"token": made, "user": user, "role": role, "expires": protocol.iso(int(now + seconds) * 1000)})
+    else:
+        click.echo(made)
+
+
+def _explain(text: str, secret: str, as_json: bool) -> int:
+    text = text.strip()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a weak secret is no matter of this token
+        try:
+            # Not verified: only to be shown, and said to be unproven if it is.
+            decoded = jwt.decode_complete(text, options={"verify_signature": False})
+        except jwt.InvalidTokenError as error:
+            raise Failure(f"This is no token: {error}") from None
+        try:
+            identity = auth.Authenticator(secret).verify(text)
+        except auth.AuthError as error:
+            reason: str | None = error.reason
+            verdict = str(error) if secret else "Not verified: GATEWAY_JWT_SECRET is not set"
+        else:
+            reason, verdict = None, f"Valid: proves {identity.user}, {identity.role}"
+    if as_json:
+        about = {"header": decoded["header"], "claims": decoded["payload"]}
+        print_json({**about, "valid": reason is None, "reason": reason, "message": verdict})
+    else:
+        claims = {name: _claim(name, value) for name, value in decoded["payload"].items()}
+        print_fields({"alg": decoded["header"].get("alg"), **claims, "verdict": verdict})
+    return 0 if reason is None else 1
+
+
+def _claim(name: str, value: Any) -> str:
+    if name in ("exp", "iat", "nbf"):
+        with suppress(TypeError, ValueError, OverflowError, OSError):
+            return f"{value}  ({datetime.fromtimestamp(value, UTC):%Y-%m-%d %H:%M:%S} UTC)"
+    return value if isinstance(value, str) else orjson.dumps(value).decode()

@@ -11,6 +11,7 @@ import orjson
 
 from gateway import __version__, frames, hub, protocol, session
 from gateway.auth import Identity
+from gateway.cluster.bus import Bus
 from gateway.cluster.link import Unavailable, Unconfirmed
 from gateway.cluster.registry import Registry
 from gateway.connection import Connection, Facts, Stage
@@ -346,6 +347,8 @@ class Clients:
 
     def on_own(self, _channel: str, payload: bytes) -> None:
         """A message to one client of this node."""
+        if payload.startswith(Bus.CHECK):  # the bus's own
+            return
         envelope = self._relay.unpack(payload)
         connection = self._open.get(envelope.only or "") if envelope is not None else None
         if envelope is not None and connection is not None:

@@ -32,8 +32,8 @@ class Subscriber(Protocol):
 class Hub:
     """Members by audience.
 
-    `wake` is called when something waits to be flushed; `evict` with a subscriber that refused a frame,
-    after the fan-out that met it.
+    `wake` is called when something waits to be flushed; `evict` with a subscriber that refused a frame, by the
+    `flush` that met it or comes next: never from within `join`, `leave` or `remove`, whose callers hold it.
     """
 
     def __init__(self, wake: Callable[[], None], evict: Callable[[Subscriber], None]) -> None:
@@ -41,6 +41,7 @@ class Hub:
         self._evict = evict
         self._members: dict[str, set[Subscriber]] = {}
         self._runs: list[tuple[str, list[bytes]]] = []  # waiting frames; neighbours of one audience share a run
+        self._refused: set[Subscriber] = set()  # to be evicted; they are handed nothing more
         self.memberships = 0
         self.deliveries = 0  # frames handed to a subscriber, since the start
         self.sent_bytes = 0
@@ -63,7 +64,7 @@ class Hub:
         """Make `subscriber` a member; once a member, again changes nothing."""
         if audience in subscriber.audiences:
             return
-        self.flush()  # what came before the join is not for the newcomer
+        self._hand_out()  # what came before the join is not for the newcomer
         subscriber.audiences.add(audience)
         self._members.setdefault(audience, set()).add(subscriber)
         self.memberships += 1
@@ -72,7 +73,7 @@ class Hub:
         """End a membership. True if the audience has no member left."""
         if audience not in subscriber.audiences:
             return False
-        self.flush()  # what came before the leave is still its own
+        self._hand_out()  # what came before the leave is still its own
         subscriber.audiences.discard(audience)
         members = self._members[audience]
         members.discard(subscriber)
@@ -84,7 +85,9 @@ class Hub:
 
     def remove(self, subscriber: Subscriber) -> list[str]:
         """End all its memberships; the audiences that have no member left."""
-        return [audience for audience in list(subscriber.audiences) if self.leave(subscriber, audience)]
+        emptied = [audience for audience in list(subscriber.audiences) if self.leave(subscriber, audience)]
+        self._refused.discard(subscriber)
+        return emptied
 
     def deliver(self, audience: str, frame: bytes, exclude: str | None = None) -> None:
         """Queue `frame` for all members but the client with the id `exclude`."""
@@ -92,8 +95,9 @@ class Hub:
         if not members:
             return
         if exclude is not None:
-            self.flush()
+            self._hand_out()
             self._send({member for member in members if member.client_id != exclude}, [frame])
+            self.flush()
             return
         if not self._runs:
             self._wake()
@@ -103,24 +107,26 @@ class Hub:
             self._runs.append((audience, [frame]))
 
     def flush(self) -> None:
-        """Hand everything that waits to its subscribers."""
-        while self._runs:
-            runs, self._runs = self._runs, []
-            for audience, frames in runs:
-                members = self._members.get(audience)
-                if members:
-                    self._send(members, frames)
+        """Hand everything that waits to its subscribers, and evict who refused."""
+        self._hand_out()
+        while self._refused:
+            self._evict(self._refused.pop())
+
+    def _hand_out(self) -> None:
+        runs, self._runs = self._runs, []
+        for audience, frames in runs:
+            self._send(self._members[audience], frames)
 
     def _send(self, members: set[Subscriber], frames: list[bytes]) -> None:
-        evicted: set[Subscriber] = set()
+        if self._refused:
+            members = members - self._refused
         for data in _joined(frames):
-            for member in members:
-                if not member.send(data):
-                    evicted.add(member)
             self.sent_bytes += len(data) * len(members)
+            refused = [member for member in members if not member.send(data)]
+            if refused:
+                self._refused.update(refused)
+                members = members - self._refused
         self.deliveries += len(frames) * len(members)
-        for member in evicted:
-            self._evict(member)
 
 
 def _joined(frames: list[bytes]) -> Iterator[bytes]:

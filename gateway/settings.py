@@ -62,6 +62,12 @@ def _matching(pattern: str, what: str) -> Callable[[str], str]:
     return read
 
 
+def _secret(text: str) -> str:
+    if text.encode(errors="ignore").decode() != text:  # octets of the environment that are not UTF-8
+        raise ValueError("text in UTF-8")
+    return text
+
+
 def _origins(text: str) -> tuple[str, ...]:
     origins = tuple(part.strip() for part in text.split(",") if part.strip())
     for origin in origins:
@@ -103,8 +109,8 @@ class Settings:
         "stands before every key and channel; environments that share a Redis need different ones",
         _matching(r"[A-Za-z0-9_.:\-]{0,64}", "at most 64 of A-Z a-z 0-9 _ . : -"),
     )
-    jwt_secret: str = _setting("", "HS256 secret that signs the users' tokens; none: nobody can log in", str)
-    api_key: str = _setting("", "bearer key of the HTTP API; none: the API is off", str)
+    jwt_secret: str = _setting("", "HS256 secret that signs the users' tokens; none: nobody can log in", _secret)
+    api_key: str = _setting("", "bearer key of the HTTP API; none: the API is off", _secret)
     origins: tuple[str, ...] = _setting((), "web origins that may open a socket, beside the node's own host", _origins)
     open: bool = _setting(False, "1: everybody may hear and say everything; for a demo", _flag)
     topics: str = _setting("", "TOML file of topic rules; default: the one that the package brings", str)

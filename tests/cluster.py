@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, overload
 
 import httpx
 import orjson
@@ -171,7 +171,7 @@ class Node(_Closing):
         return 1024 * int(found[1])
 
     def events(self, event: str) -> list[dict[str, Any]]:
-        """The lines of its log that tell of `event`."""
+        """The lines of its log that tell of `event`; of a shared node, those of this test."""
         return [line for line in self._lines() if line.get("event") == event]
 
     def complaints(self) -> list[dict[str, Any]]:
@@ -206,12 +206,11 @@ class Node(_Closing):
         self.process.close()
 
     def _lines(self) -> Iterator[dict[str, Any]]:
-        for line in self.process.log().splitlines(keepends=True):
-            if line.endswith("\n"):  # else it is being written
-                try:
-                    yield orjson.loads(line)
-                except orjson.JSONDecodeError:
-                    yield {"level": "error", "event": "a line that is not JSON", "line": line}
+        for line in self.process.log():
+            try:
+                yield orjson.loads(line)
+            except orjson.JSONDecodeError:
+                yield {"level": "error", "event": "a line that is not JSON", "line": line}
 
 
 class Cluster(_Closing):
@@ -239,7 +238,13 @@ class Cluster(_Closing):
     def __iter__(self) -> Iterator[Node]:
         return iter(self.nodes)
 
-    def __getitem__(self, at: int) -> Node:
+    @overload
+    def __getitem__(self, at: int) -> Node: ...
+
+    @overload
+    def __getitem__(self, at: slice) -> list[Node]: ...
+
+    def __getitem__(self, at: int | slice) -> Node | list[Node]:
         return self.nodes[at]
 
     def __len__(self) -> int:
@@ -280,8 +285,15 @@ class Balancer(_Closing):
 
     def up(self, node: Node) -> bool:
         """Whether it gives new clients to `node`, having checked it."""
-        server = self.servers().get(f"gw{list(self._nodes).index(node) + 1}", {})
+        server = self._server(node)
         return server.get("status") == "UP" and server.get("check_status") == "L7OK"
+
+    def down(self, node: Node) -> bool:
+        """Whether it gives no new clients to `node`; between the two it has begun to doubt."""
+        return self._server(node).get("status", "").startswith("DOWN")
+
+    def _server(self, node: Node) -> dict[str, str]:
+        return self.servers().get(f"gw{list(self._nodes).index(node) + 1}", {})
 
     def servers(self) -> dict[str, dict[str, str]]:
         """Its statistics of each server."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -27,7 +27,7 @@ def until(holds: Callable[[], T], seconds: float = 10.0, what: str = "") -> T:
     return found
 
 
-async def eventually(holds: Callable[[], T | Awaitable[T]], seconds: float = 10.0, what: str = "") -> T:
+async def eventually(holds: Callable[[], object], seconds: float = 10.0, what: str = "") -> None:
     """`until` for code inside an event loop; `holds` may be a coroutine function.
 
     Raises:
@@ -35,10 +35,11 @@ async def eventually(holds: Callable[[], T | Awaitable[T]], seconds: float = 10.
     """
     deadline = time.monotonic() + seconds
     while True:
-        answer = holds()
-        found: T = await answer if inspect.isawaitable(answer) else answer
+        found = holds()
+        if inspect.isawaitable(found):
+            found = await found
         if found:
-            return found
+            return
         if time.monotonic() > deadline:
             raise AssertionError(_late(holds, seconds, what, found))
         await asyncio.sleep(STEP_SECONDS)

@@ -24,6 +24,8 @@ class Process:
         self._command = command
         self._env = env
         self._log = log
+        log.touch()
+        self._page = 0  # where in the log `log` begins
         self._process: subprocess.Popen[bytes] | None = None
         self.running.append(self)
 
@@ -80,13 +82,20 @@ class Process:
             self.kill()
         self.running.remove(self)
 
-    def log(self) -> str:
-        """All it has printed."""
-        return self._log.read_text(errors="replace") if self._log.exists() else ""
+    def log(self) -> list[str]:
+        """The whole lines it has printed since the last `turn_page`."""
+        with self._log.open("rb") as log:
+            log.seek(self._page)
+            text = log.read().decode(errors="replace")
+        return text.split("\n")[:-1]  # what follows the last newline is being written
+
+    def turn_page(self) -> None:
+        """Leave what it has printed so far out of `log`."""
+        self._page = self._log.stat().st_size
 
     def last_words(self) -> str:
         """The end of its log, for a person who looks at a failure."""
-        return "\n".join(self.log().splitlines()[-SHOWN_LINES:])
+        return "\n".join(self.log()[-SHOWN_LINES:])
 
 
 def free_port() -> int:

@@ -68,14 +68,6 @@ class _Channel:
         self.callbacks: tuple[Callback, ...] = ()
         self.waiters: list[_Waiter] = []
 
-    def confirm(self) -> None:
-        """Nobody needs to wait for this channel any more."""
-        waiters, self.waiters = self.waiters, []
-        for waiter in waiters:
-            waiter.missing -= 1
-            if not waiter.missing:
-                waiter.done()
-
 
 class Bus:
     """The node's ear. `run` must run; everything else may be called at any time."""
@@ -96,6 +88,7 @@ class Bus:
         self._missed: set[bytes] = set()  # were IN when the connection was lost, and are not confirmed again
         self._resumed: list[str] = []  # were, and are
         self._kick: asyncio.Future[str] | None = None  # of the connection under way; a reason ends it
+        self._settled = False  # all that is wanted was confirmed since the connection was made
         self._told_lost = False
         self._attempt = 0
         self._checks: dict[bytes, asyncio.Future[None]] = {}
@@ -142,14 +135,15 @@ class Bus:
         self._settle()
 
     def _expire(self) -> None:
-        self._idle_timer = None
         loop = asyncio.get_running_loop()
-        for key, deadline in list(self._idle.items()):
+        while self._idle:
+            key, deadline = next(iter(self._idle.items()))
             if deadline > loop.time():
                 self._idle_timer = loop.call_at(deadline, self._expire)
                 return
             del self._idle[key]
-            self._reconcile(key, self._channels[key])
+            self._reconcile(key, self._channels[key])  # who is let go by it may want another of these again
+        self._idle_timer = None
 
     def _reconcile(self, key: bytes, channel: _Channel) -> None:
         """Note that `channel` may be in another state than wanted."""
@@ -163,7 +157,18 @@ class Bus:
         self._channels.pop(key, None)
         self._changed.pop(key, None)
         self._idle.pop(key, None)
-        channel.confirm()  # who waited for several channels waits for the others only
+        self._confirm(channel)  # who waited for several channels waits for the others only
+
+    def _confirm(self, channel: _Channel) -> None:
+        """Nobody needs to wait for `channel` any more."""
+        waiters, channel.waiters = channel.waiters, []
+        for waiter in waiters:
+            waiter.missing -= 1
+            if not waiter.missing:
+                try:
+                    waiter.done()
+                except Exception:  # one waiter's fault is not the others'
+                    self._log.exception("confirmation callback failed", channel=channel.name)
 
     # ---- the self-check
 
@@ -278,10 +283,7 @@ class Bus:
 
     def _joined(self, key: bytes, channel: _Channel) -> None:
         channel.state = _State.IN
-        try:
-            channel.confirm()
-        except Exception:
-            self._log.exception("confirmation callback failed", channel=channel.name)
+        self._confirm(channel)
         if key in self._missed:
             self._missed.discard(key)
             self._resumed.append(channel.name)
@@ -294,10 +296,11 @@ class Bus:
 
     def _settle(self) -> None:
         """Say so, once, when everything that was heard before the loss is heard again."""
-        if self.reason is None or self._missed or self._channels[self._own.encode()].state is not _State.IN:
+        if self._settled or self._missed or self._channels[self._own.encode()].state is not _State.IN:
             return
         resumed, self._resumed = self._resumed, []
         self.reason = None
+        self._settled = True
         self._told_lost = False
         self._metrics.redis_up.set(1)
         self._log.info("bus connected", channels=len(self._channels))
@@ -320,6 +323,7 @@ class Bus:
         if was_connected:
             self._metrics.reconnects.inc()
             self._log.warning("bus connection lost", reason=reason)
-        elif not self._told_lost and self._listener is not None:
+        was_settled, self._settled = self._settled, False
+        if not was_settled and not self._told_lost and self._listener is not None:
             self._told_lost = True
             self._listener.bus_lost(reason)

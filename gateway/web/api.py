@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 import hmac
+import re
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 import orjson
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
@@ -18,11 +19,8 @@ from gateway.cluster.link import Unavailable, Unconfirmed
 from gateway.node import Node
 from gateway.protocol import ProtocolError
 from gateway.relay import TooLarge
-from gateway.web.openapi import document
+from gateway.web.openapi import DEFAULT_LIMIT, MAX_LIMIT, MAX_MESSAGES, document
 
-MAX_MESSAGES: Final = 1000  # in one request
-MAX_LIMIT: Final = 10_000
-DEFAULT_LIMIT: Final = 1000
 SMALL_BYTES: Final = 4096  # a body of a few numbers
 REBALANCE_SECONDS: Final = 60.0
 
@@ -48,14 +46,15 @@ def _error(status: int, code: str, message: str, headers: dict[str, str] | None 
     return _json({"error": {"code": code, "message": message}}, status, headers)
 
 
-def guarded(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
-    """`handler` for bearers of the API key alone, its errors turned into answers."""
+def guarded(handler: Handler, *parameters: str) -> Callable[[Request], Awaitable[Response]]:
+    """`handler` for bearers of the API key alone, its errors turned into answers; `parameters`: of its query."""
 
     @functools.wraps(handler)
     async def answer(request: Request) -> Response:
         node: Node = request.app.state.node
         try:
             _authorize(request, node.settings.api_key)
+            _check_query(request, parameters)
             return _json(await handler(request))
         except ApiError as error:
             return _error(error.status, error.code, error.message, error.headers)
@@ -63,6 +62,8 @@ def guarded(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
             return _error(503, "unconfirmed", f"{error}; with the same idempotencyKey it is safe to ask again")
         except Unavailable as error:
             return _error(503, "unavailable", f"Redis is not available: {error}", {"retry-after": "1"})
+        except ClientDisconnect:  # amid its body: nobody's fault here, and nobody reads the answer
+            return _error(400, "bad_request", "The body broke off")
 
     return answer
 
@@ -71,11 +72,21 @@ def _authorize(request: Request, key: str) -> None:
     if not key:
         raise ApiError(403, "api_off", "The API is off: this node has no GATEWAY_API_KEY")
     scheme, _, given = request.headers.get("authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), key.encode()):
+    if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode("latin-1"), key.encode()):
         raise ApiError(
             401, "unauthorized", "Send the header Authorization: Bearer <GATEWAY_API_KEY>",
             {"www-authenticate": "Bearer"},
         )  # fmt: skip
+
+
+def _check_query(request: Request, parameters: tuple[str, ...]) -> None:
+    """A misspelt filter must not be read as none."""
+    given = [name for name, _ in request.query_params.multi_items()]
+    for name in given:
+        if name not in parameters:
+            raise ApiError(400, "bad_request", f"Unknown parameter {name[:60]!r}")
+        if given.count(name) > 1:
+            raise ApiError(400, "bad_request", f"Parameter {name!r} is given twice")
 
 
 async def publish(request: Request) -> Any:
@@ -161,18 +172,20 @@ def _ruled(request: Request, what: str) -> str:
 async def list_clients(request: Request) -> Any:
     """Clients by user, topic and node, a page at a time."""
     query = request.query_params
-    unknown = set(query) - {"user", "topic", "node", "limit", "cursor"}
-    if unknown:
-        raise ApiError(400, "bad_request", f"Unknown parameter {min(unknown)[:60]!r}")
-    limit = _limit(query.get("limit"))
+    limit, cursor = _limit(query.get("limit")), _cursor(query.get("cursor"))
     found: list[dict[str, Any]] = []
     async for client in _node(request).registry.clients(
-        user=query.get("user"), topic=query.get("topic"), node=query.get("node"), after=query.get("cursor")
+        user=query.get("user"), topic=query.get("topic"), node=query.get("node"), after=cursor
     ):
         if len(found) == limit:
             return {"clients": found, "next": found[-1]["id"]}
         found.append(client)
     return {"clients": found, "next": None}
+
+
+async def one_client(request: Request) -> Any:
+    """One route for both methods: of two, the answer to a third would allow only the first's."""
+    return await (disconnect_client if request.method == "DELETE" else show_client)(request)
 
 
 async def show_client(request: Request) -> Any:
@@ -199,6 +212,8 @@ async def unsubscribe_client(request: Request) -> Any:
 async def disconnect_user(request: Request) -> Any:
     """Close all sockets of a user, on all nodes (3503)."""
     node, user = _node(request), request.path_params["user"]
+    if not user:
+        raise ApiError(404, "not_found", "A user has a name")
     found = [client["id"] async for client in node.registry.clients(user=user)]
     # Even if none is listed: one may be connecting this very moment.
     await node.order("disconnect", user=user)
@@ -253,11 +268,23 @@ async def openapi(_request: Request) -> Response:
     return _json(document())
 
 
-async def http_exception(_request: Request, error: Exception) -> Response:
+async def http_exception(request: Request, error: Exception) -> Response:
     """Starlette's own refusals, in our form."""
     assert isinstance(error, HTTPException)
-    code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "bad_request")
-    return _error(error.status_code, code, str(error.detail), dict(error.headers or {}))
+    headers = {name.lower(): value for name, value in (error.headers or {}).items()}
+    match error.status_code:
+        case 404:
+            return _error(404, "not_found", f"There is nothing at {request.url.path[:200]}", headers)
+        case 405:
+            message = f"{request.method} is not possible here, only {headers.get('allow')}"
+            return _error(405, "method_not_allowed", message, headers)
+        case status:
+            return _error(status, "bad_request", str(error.detail), headers)
+
+
+async def internal_error(_request: Request, _failure: Exception) -> Response:
+    """A fault of ours, in our form; Starlette raises it again for the log."""
+    return _error(500, "internal", "The node failed at this; its log says how")
 
 
 def _node(request: Request) -> Node:
@@ -285,6 +312,13 @@ async def _body(request: Request, limit: int) -> Any:
         raise ApiError(400, "bad_request", f"The body is not JSON: {error}") from None
 
 
+def _cursor(text: str | None) -> str | None:
+    # Any other text would be before all clients, and whoever pages with it would begin again and again.
+    if text is not None and not re.fullmatch(r"[A-Za-z0-9_.\-]+\.[0-9]{1,18}", text):
+        raise ApiError(400, "bad_request", "cursor must be what next was on the page before")
+    return text
+
+
 def _limit(text: str | None, most: int = MAX_LIMIT, default: int = DEFAULT_LIMIT) -> int:
     if text is None:
         return default
@@ -297,13 +331,12 @@ ROUTES: Final = [
     Route("/api/openapi.json", openapi),
     Route("/api/publish", guarded(publish), methods=["POST"]),
     Route("/api/topics", guarded(list_topics)),
-    Route("/api/topics/{topic:path}/history", guarded(show_history), methods=["GET"]),
+    Route("/api/topics/{topic:path}/history", guarded(show_history, "limit", "since", "reverse"), methods=["GET"]),
     Route("/api/topics/{topic:path}/history", guarded(delete_history), methods=["DELETE"]),
     Route("/api/topics/{topic:path}/presence", guarded(show_presence)),
     Route("/api/topics/{topic:path}", guarded(show_topic)),
-    Route("/api/clients", guarded(list_clients)),
-    Route("/api/clients/{id}", guarded(show_client), methods=["GET"]),
-    Route("/api/clients/{id}", guarded(disconnect_client), methods=["DELETE"]),
+    Route("/api/clients", guarded(list_clients, "user", "topic", "node", "limit", "cursor")),
+    Route("/api/clients/{id}", guarded(one_client), methods=["GET", "DELETE"]),
     Route("/api/clients/{id}/topics/{topic:path}", guarded(unsubscribe_client), methods=["DELETE"]),
     Route("/api/users/{user:path}/clients", guarded(disconnect_user), methods=["DELETE"]),
     Route("/api/nodes", guarded(list_nodes)),
@@ -311,4 +344,4 @@ ROUTES: Final = [
     Route("/api/rebalance", guarded(rebalance), methods=["POST"]),
 ]
 
-EXCEPTION_HANDLERS: Final = {HTTPException: http_exception}
+EXCEPTION_HANDLERS: Final = {HTTPException: http_exception, Exception: internal_error}

@@ -7,6 +7,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import orjson
@@ -134,7 +135,7 @@ async def test_who_changes_its_user_hears_only_the_new_ones_messages(
 async def test_a_client_is_disconnected_wherever_it_is(plain: Cluster, connect: Connect, api: ApiOf) -> None:
     clients = await everywhere(plain, connect, {"user": "ann"})
     for client, other in zip(clients, [plain[1], plain[2], plain[0]], strict=True):
-        await eventually(lambda c=client: known(api(plain[0]), c))
+        await eventually(partial(known, api(plain[0]), client))
         assert await api(other).delete(f"/api/clients/{client.id}") == {"disconnected": [client.id]}
         assert await client.closed() == 3503
     await eventually(lambda: nobody_is(api(plain[0]), "ann"))

@@ -1,0 +1,232 @@
+"""The HTTP API against a running cluster."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.client import Api, Client, Front
+from tests.cluster import API_KEY, Cluster
+from tests.conftest import Connect
+from tests.deadlines import eventually
+
+ApiOf = Callable[[Front], Api]
+
+
+@pytest.fixture
+def back_end(plain: Cluster, api: ApiOf) -> Api:
+    """The API of any node."""
+    return api(plain[0])
+
+
+async def listed(api: Api, clients: list[Client], **by: str) -> None:
+    """Wait until the registry lists exactly `clients` by these filters."""
+
+    async def holds() -> bool:
+        return {row["id"] for row in await api.clients(**by)} == {client.id for client in clients}
+
+    await eventually(holds)
+
+
+@pytest.mark.parametrize(
+    "header", [None, "", API_KEY, f"Basic {API_KEY}", "Bearer", f"Bearer {API_KEY}x", "Bearer é", "Bearer x y"]
+)
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/api/publish"), ("GET", "/api/topics"), ("GET", "/api/topics/x"), ("GET", "/api/clients"),
+        ("GET", "/api/clients/n1.1.1"), ("DELETE", "/api/clients/n1.1.1"), ("DELETE", "/api/users/ann/clients"),
+        ("DELETE", "/api/clients/n1.1.1/topics/x"), ("GET", "/api/nodes"),
+    ],
+)  # fmt: skip
+async def test_without_the_key_nothing_is_told(
+    plain: Cluster, back_end: Api, method: str, path: str, header: str | None
+) -> None:
+    back_end.http.headers.pop("Authorization")
+    headers = {} if header is None else {b"Authorization": header.encode("latin-1")}
+    answer = await back_end.http.request(method, path, headers=headers)
+    assert answer.status_code == 401
+    assert answer.headers["www-authenticate"] == "Bearer"
+    assert answer.json()["error"]["code"] == "unauthorized"
+
+
+async def test_a_node_without_a_key_has_no_api(cluster: Callable[..., Cluster], api: ApiOf) -> None:
+    (node,) = cluster(1, api_key="")
+    for header in ("Bearer", "Bearer x"):
+        answer = await api(node).http.get("/api/nodes", headers={"Authorization": header})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (403, "api_off")
+
+
+async def test_a_client_is_listed_with_what_is_known_of_it(plain: Cluster, back_end: Api, connect: Connect) -> None:
+    client = await connect(plain[1], user="ann", role="admin", source="127.0.9.9", headers={"User-Agent": "Tests/1"})
+    await client.subscribe("b", "a")
+    await listed(back_end, [client], topic="a")
+    row = await back_end.get(f"/api/clients/{client.id}")
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", row.pop("connectedAt"))
+    assert row == {
+        "id": client.id, "node": client.id.rpartition(".")[0], "ip": "127.0.9.9", "userAgent": row["userAgent"],
+        "user": "ann", "role": "admin", "topics": ["a", "b"],
+    }  # fmt: skip
+    assert "Tests/1" in row["userAgent"]
+    assert (await back_end.clients(user="ann"))[0]["id"] == client.id
+    await client.close()
+    await listed(back_end, [], user="ann")
+    assert (await back_end.http.get(f"/api/clients/{client.id}")).status_code == 404
+
+
+async def test_clients_are_found_by_user_topic_and_node(plain: Cluster, back_end: Api, connect: Connect) -> None:
+    clients = [await connect(node, user=user) for node in plain for user in ("ann", "bob", None)]
+    await asyncio.gather(*(client.subscribe("even" if at % 2 == 0 else "odd") for at, client in enumerate(clients)))
+    await listed(back_end, clients)
+    await listed(back_end, clients[::2], topic="even")
+    await listed(back_end, clients[1::2], topic="odd")
+    await listed(back_end, clients[0::3], user="ann")
+    await listed(back_end, clients[3:6], node="n2")
+    await listed(back_end, clients[3:6], node=clients[3].id.rpartition(".")[0])
+    await listed(back_end, [clients[0], clients[6]], user="ann", topic="even")
+    await listed(back_end, [clients[4]], user="bob", topic="even", node="n2")
+    await listed(back_end, [], user="nobody")
+    await listed(back_end, [], node="n9")
+
+
+@pytest.mark.parametrize("limit", [1, 2, 4, 7, 8])
+async def test_pages_hold_every_client_once(plain: Cluster, back_end: Api, connect: Connect, limit: int) -> None:
+    clients = [await connect(node, user="paged" if at % 3 else "other") for node in plain for at in range(4)]
+    await listed(back_end, clients)
+    found: list[str] = []
+    pages, query = 0, dict[str, Any](limit=limit, user="paged")
+    while True:
+        page = await back_end.get("/api/clients", **query)
+        assert len(page["clients"]) <= limit
+        found += [row["id"] for row in page["clients"]]
+        pages += 1
+        if page["next"] is None:
+            break
+        query["cursor"] = page["next"]
+    wanted = sorted(client.id for at, client in enumerate(clients) if at % 4 % 3)
+    assert sorted(found) == wanted
+    assert pages == -(-len(wanted) // limit)
+
+
+async def test_a_page_goes_on_where_its_last_client_has_left(plain: Cluster, back_end: Api, connect: Connect) -> None:
+    clients = [await connect(plain[0]) for _ in range(4)]
+    await listed(back_end, clients)
+    page = await back_end.get("/api/clients", limit=2)
+    assert page["next"] == clients[1].id
+    await clients[1].close()
+    await listed(back_end, [clients[0], *clients[2:]])
+    rest = await back_end.get("/api/clients", limit=2, cursor=page["next"])
+    assert [row["id"] for row in rest["clients"]] == [clients[2].id, clients[3].id]
+    assert rest["next"] is None
+
+
+async def test_topics_are_counted_over_all_nodes(plain: Cluster, back_end: Api, connect: Connect) -> None:
+    clients = [await connect(node) for node in (plain[0], plain[0], plain[2])]
+    await asyncio.gather(*(client.subscribe("counted", "a/b:c.d-e") for client in clients))
+    ids = [client.id.rpartition(".")[0] for client in clients]
+    row = {"topic": "counted", "subscribers": 3, "nodes": {ids[0]: 2, ids[2]: 1}}
+
+    async def told(path: str, wanted: Any) -> None:
+        async def holds() -> bool:
+            return bool(await back_end.get(path) == wanted)
+
+        await eventually(holds)
+
+    await told("/api/topics/counted", row)
+    await told("/api/topics/a/b:c.d-e", {**row, "topic": "a/b:c.d-e"})
+    await told("/api/topics", {"topics": [{**row, "topic": "a/b:c.d-e"}, row]})
+    await clients[0].unsubscribe("counted")
+    await clients[2].close()
+    await told("/api/topics/counted", {"topic": "counted", "subscribers": 1, "nodes": {ids[0]: 1}})
+    await told("/api/topics/unheard", {"topic": "unheard", "subscribers": 0, "nodes": {}})
+
+
+async def test_nodes_are_listed(plain: Cluster, back_end: Api, connect: Connect) -> None:
+    client = await connect(plain[1])
+    await listed(back_end, [client])
+    nodes = (await back_end.get("/api/nodes"))["nodes"]
+    assert [(node["name"], node["clients"], node["ready"], node["draining"]) for node in nodes] == [
+        ("n1", 0, True, False), ("n2", 1, True, False), ("n3", 0, True, False),
+    ]  # fmt: skip
+    assert [node["address"] for node in nodes] == [f"127.0.0.1:{node.port}" for node in plain]
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b"", 400),
+        (b"{", 400),
+        (b"[]", 400),
+        (b"5", 400),
+        (b"{}", 400),
+        (b'{"topic":"refused"}', 400),
+        (b'{"topic":"no good","data":1}', 400),
+        (b'{"topic":"refused","data":1,"extra":1}', 400),
+        (b'{"messages":[]}', 400),
+        (b'{"messages":{}}', 400),
+        (b'{"messages":[{"topic":"refused","data":1}],"topic":"refused"}', 400),
+        (b'{"messages":[{"topic":"refused","data":1},{"topic":"refused"}]}', 400),
+        (b'{"messages":[{"topic":"refused","data":1},5]}', 400),
+        (b'{"messages":[' + b",".join([b'{"topic":"refused","data":1}'] * 1001) + b"]}", 400),
+        (b'{"topic":"refused","data":' + b"[" * 300 + b"]" * 300 + b"}", 400),
+        (b'{"topic":"refused","data":1,"to":{}}', 400),
+        (b'{"topic":"refused","data":1,"to":{"user":"a","role":"b"}}', 400),
+        (b'{"topic":"refused","data":1,"to":{"planet":"x"}}', 400),
+        (b'{"topic":"refused","data":1,"to":{"client":"a b"}}', 400),
+        (b'{"topic":"refused","data":1,"to":{"user":"a"},"except":"n1.1.1"}', 400),
+        (b'{"messages":[{"topic":"refused","data":1},{"topic":"refused","data":"' + b"x" * (1 << 20) + b'"}]}', 413),
+        (b'{"topic":"refused","data":"' + b"x" * (2 << 20) + b'"}', 413),
+    ],
+    ids=lambda value: repr(value)[:70],
+)
+async def test_a_publish_is_refused_whole(
+    plain: Cluster, back_end: Api, connect: Connect, body: bytes, status: int
+) -> None:
+    client = await connect(plain[1])
+    await client.subscribe("refused")
+    answer = await back_end.http.post("/api/publish", content=body)
+    assert answer.status_code == status
+    assert answer.json()["error"].keys() == {"code", "message"}
+    await back_end.publish("refused", "fence")
+    await client.hear(type="DATA")
+    assert client.data() == ["fence"]
+
+
+async def test_a_publish_may_say_more_than_data(plain: Cluster, back_end: Api, connect: Connect) -> None:
+    client = await connect(plain[2])
+    await client.subscribe("rich")
+    answer = await back_end.http.post(
+        "/api/publish", json={"topic": "rich", "data": None, "action": "a", "subtype": "ß", "priority": "high"}
+    )
+    assert answer.json() == {"results": [{"topic": "rich"}]}
+    heard = await client.hear(type="DATA")
+    assert heard.items() >= {"data": None, "action": "a", "subtype": "ß", "priority": "high"}.items()
+
+
+@pytest.mark.parametrize(
+    "query", ["limit=0", "limit=-1", "limit=x", "limit=10001", "limit=%C2%B2", "colour=red", "limit="]
+)
+async def test_a_question_that_makes_no_sense_is_refused(plain: Cluster, back_end: Api, query: str) -> None:
+    answer = await back_end.http.get(f"/api/clients?{query}")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "bad_request")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/api/clients/n1.nobody.1", 404), ("DELETE", "/api/clients/n1.nobody.1", 404),
+        ("GET", "/api/clients/rubbish", 404), ("DELETE", "/api/clients/n1.nobody.1/topics/x", 404),
+        ("GET", "/api/topics/no%20good", 404), ("GET", "/api/nothing", 404), ("GET", "/api/publish", 405),
+        ("PUT", "/api/nodes", 405),
+    ],
+)  # fmt: skip
+async def test_what_is_not_there_is_said_in_our_form(
+    plain: Cluster, back_end: Api, method: str, path: str, status: int
+) -> None:
+    answer = await back_end.http.request(method, path)
+    assert answer.status_code == status
+    assert answer.json()["error"].keys() == {"code", "message"}

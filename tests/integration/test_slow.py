@@ -1,0 +1,87 @@
+"""A client that does not read costs its budget and nobody else anything."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections.abc import Callable
+
+import pytest
+
+from tests.client import Api, Client, Front
+from tests.cluster import Cluster
+from tests.conftest import Connect
+from tests.deadlines import eventually
+from tests.raw import RawSocket, text
+
+SLOW = 6
+MESSAGE = "x" * (60 << 10)  # bytes
+BATCH = 20  # messages: about as much as a request may carry
+MIB = 1 << 20
+BUDGET = 4 * MIB  # GATEWAY_CLIENT_BUFFER_BYTES' default
+TOPICS = [f"flood:{at}" for at in range(SLOW)]  # one each: what several clients wait for is held once for all
+
+
+async def test_clients_that_stop_reading_are_closed_and_nobody_else_is_harmed(
+    cluster: Callable[..., Cluster], connect: Connect, api: Callable[[Front], Api], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # malloc keeps what is freed between blocks in use; large ones it now gives back at once, so that the resident set
+    # shows what the node itself holds on to.
+    monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", str(32 << 10))
+    (node,) = cluster(1)
+    back_end = api(node)
+    readers: list[Client] = [await connect(node) for _ in range(2)]
+    bystanders: list[Client] = [await connect(node) for _ in range(10)]
+    await asyncio.gather(*(client.subscribe(*TOPICS) for client in readers))
+    await asyncio.gather(*(client.subscribe("calm") for client in bystanders))
+    sent: dict[str, list[int]] = {topic: [] for topic in TOPICS}
+    numbers = itertools.count()
+
+    async def flood(topic: str) -> None:
+        batch = [next(numbers) for _ in range(BATCH)]
+        sent[topic] += batch
+        await back_end.publish_all([{"topic": topic, "data": [number, MESSAGE]} for number in batch])
+
+    for topic in TOPICS:
+        await flood(topic)  # what the flood itself costs is no leak
+    before = node.memory_bytes()
+
+    slow = [await RawSocket.open(node, read_bytes=1 << 12) for _ in range(SLOW)]
+    try:
+        for socket, topic in zip(slow, TOPICS, strict=True):
+            await socket.message()
+            socket.write(text({"type": "SUBSCRIBE", "topics": [topic]}))
+            assert (await socket.message())["operation"] == "subscribe"
+
+        delays: list[float] = []
+        most = before
+        deadline = time.monotonic() + 60
+        for topic in itertools.cycle(TOPICS):
+            await flood(topic)
+            started = time.monotonic()
+            await back_end.publish("calm", started)
+            await asyncio.gather(*(client.hear(type="DATA", data=started) for client in bystanders))
+            delays.append(time.monotonic() - started)
+            most = max(most, node.memory_bytes())
+            if node.metric("gateway_slow_consumers_total") == SLOW:
+                break
+            assert time.monotonic() < deadline, "they are still open"
+
+        # Closed without a close frame: they would never have read it.
+        assert all(await asyncio.gather(*(socket.ended() for socket in slow)))
+        assert node.metric("gateway_closes_total", code="3008") == SLOW
+        assert len(node.events("slow consumer closed")) == SLOW
+        assert node.metric("gateway_connections") == len(readers) + len(bystanders)
+    finally:
+        await asyncio.gather(*(socket.close() for socket in slow))
+
+    assert 2 * BUDGET < most - before < 2 * SLOW * BUDGET
+    await eventually(lambda: node.memory_bytes() - before < 2 * BUDGET, 10, "the memory returns")
+    await asyncio.gather(*(back_end.publish(topic, ["the end"]) for topic in TOPICS))
+    for reader in readers:
+        for topic in TOPICS:
+            await reader.hear(type="DATA", topic=topic, data=["the end"], within=30)
+            assert [data[0] for data in reader.data(topic)] == [*sent[topic], "the end"]
+    delays.sort()
+    assert delays[len(delays) * 99 // 100] < 1, "the others waited"

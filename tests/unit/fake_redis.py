@@ -1,0 +1,163 @@
+"""A Redis for the bus, driven by the test: it confirms when it is told to, and breaks when it is told to."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import cast
+
+from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ResponseError
+
+from gateway.cluster.link import Link, Message, Unavailable
+
+
+class FakeConnection:
+    """A subscriber's connection: the part of redis-py's `AbstractConnection` that the bus uses, and its peer's end."""
+
+    def __init__(self, redis: FakeRedis) -> None:
+        self.redis = redis
+        self.subscribed: set[bytes] = set()
+        self.sent: list[tuple[str, list[bytes]]] = []  # every command, in order
+        self.commands: deque[tuple[str, list[bytes]]] = deque()  # those that Redis has not yet seen to
+        self.under_way: set[bytes] = set()  # channels whose confirmation has not been read
+        self.disconnected = False
+        self._inbox: deque[list[bytes | int]] = deque()
+        self._arrived = asyncio.Event()
+        self._broken: Exception | None = None
+
+    # ---- what the bus calls
+
+    def pack_command(self, command: str, *channels: bytes) -> list[bytes]:
+        """Not packed at all."""
+        return [command.encode(), *channels]
+
+    async def send_packed_command(self, packed: list[bytes], check_health: bool = True) -> None:
+        """One SUBSCRIBE or UNSUBSCRIBE."""
+        if self.redis.slow:
+            await asyncio.sleep(0)
+        if self._broken is not None:
+            raise self._broken
+        command, channels = packed[0].decode(), packed[1:]
+        assert not self.under_way & set(channels), "a second command for a channel before the first was confirmed"
+        assert len(set(channels)) == len(channels)
+        self.under_way |= set(channels)
+        self.sent.append((command, channels))
+        self.commands.append((command, channels))
+        self.redis.on_command(command, channels)
+        if self.redis.eager:
+            self.confirm()
+
+    async def read_response(
+        self,
+        disable_decoding: bool = False,
+        timeout: float | None = None,  # noqa: ASYNC109  redis-py's signature
+    ) -> list[bytes | int]:
+        """The next message or confirmation; only an empty socket yields to the loop."""
+        assert disable_decoding and timeout == math.inf
+        while not self._inbox:
+            if self._broken is not None:
+                raise self._broken
+            self._arrived.clear()
+            await self._arrived.wait()
+        response = self._inbox.popleft()
+        kind, channel, payload = response
+        assert isinstance(channel, bytes)
+        if kind == b"message":
+            self.redis.read.add((channel.decode(), cast(bytes, payload)))
+        else:
+            self.under_way.discard(channel)
+        return response
+
+    async def disconnect(self, nowait: bool = False) -> None:
+        """The bus gives it up."""
+        self.disconnected = True
+        self.cut()
+        self.redis.on_disconnect()
+
+    # ---- what the test does
+
+    def confirm(self, commands: int = 1_000_000) -> None:
+        """Redis sees to so many of the commands that wait."""
+        while self.commands and commands:
+            commands -= 1
+            command, channels = self.commands.popleft()
+            if self.redis.refuses is not None:
+                self._fail(ResponseError(self.redis.refuses))
+                return
+            for channel in channels:
+                (self.subscribed.add if command == "SUBSCRIBE" else self.subscribed.discard)(channel)
+                self._arrive([command.lower().encode(), channel, len(self.subscribed)])
+
+    def hear(self, channel: bytes, payload: bytes) -> None:
+        """A message is published, as far as it concerns this connection."""
+        if channel in self.subscribed:
+            self._arrive([b"message", channel, payload])
+
+    def cut(self) -> None:
+        """It is lost, with all that was under way."""
+        self._inbox.clear()
+        self._fail(RedisConnectionError("connection lost"))
+
+    def _fail(self, error: Exception) -> None:
+        self._broken = self._broken or error
+        self.subscribed.clear()
+        self.commands.clear()
+        self._arrived.set()
+
+    def _arrive(self, response: list[bytes | int]) -> None:
+        self._inbox.append(response)
+        self._arrived.set()
+
+
+class FakeRedis:
+    """Stands for the `Link`, too: `subscriber`, `publish` and `timeout_seconds` are all that the bus takes of one."""
+
+    def __init__(self, *, eager: bool = True) -> None:
+        self.timeout_seconds = 2.0
+        self.eager = eager  # commands are seen to at once
+        self.slow = False  # a command takes a turn of the loop to be written
+        self.reachable = True
+        self.frozen = False  # publishes are never answered
+        self.refuses: str | None = None  # the error that every command is answered with
+        self.attempts = 0
+        self.connections: list[FakeConnection] = []
+        self.read: set[tuple[str, bytes]] = set()  # messages that the bus took from a connection
+        self.on_command: Callable[[str, list[bytes]], None] = lambda _command, _channels: None
+        self.on_disconnect: Callable[[], None] = lambda: None
+
+    @property
+    def link(self) -> Link:
+        """Itself, to the bus."""
+        return cast(Link, self)
+
+    @property
+    def connection(self) -> FakeConnection:
+        """The latest."""
+        return self.connections[-1]
+
+    async def subscriber(self) -> AbstractConnection:
+        """A new connection, if it can be reached."""
+        self.attempts += 1
+        await asyncio.sleep(0)
+        if not self.reachable:
+            raise Unavailable("connection refused")
+        self.connections.append(FakeConnection(self))
+        return cast(AbstractConnection, self.connections[-1])
+
+    async def publish(self, messages: Sequence[Message]) -> None:
+        """To all who are subscribed."""
+        if self.frozen:
+            await asyncio.Event().wait()
+        if not self.reachable:
+            raise Unavailable("connection refused")
+        for channel, payload in messages:
+            self.say(channel, payload)
+
+    def say(self, channel: str, payload: bytes) -> None:
+        """Publish at once."""
+        for connection in self.connections:
+            connection.hear(channel.encode(), payload)

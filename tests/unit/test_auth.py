@@ -1,0 +1,224 @@
+"""Who someone is: tokens verified, never only decoded."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import json
+from typing import Any
+
+import jwt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gateway.auth import ANONYMOUS, Authenticator, AuthError, Identity, issue
+
+SECRET = "a secret of thirty-two bytes, at least"
+OTHER = "another secret, as long as the first one"
+NOW = 1_795_502_108.0
+
+
+def authenticator(secret: str = SECRET) -> Authenticator:
+    return Authenticator(secret, now=lambda: NOW)
+
+
+def token_of(claims: Any, secret: str = SECRET, header: Any = None) -> str:
+    """A signed token around any claims and header, even such as no library would write."""
+
+    def part(value: Any) -> bytes:
+        text = value if isinstance(value, bytes) else json.dumps(value).encode()
+        return base64.urlsafe_b64encode(text).rstrip(b"=")
+
+    signed = part({"alg": "HS256", "typ": "JWT"} if header is None else header) + b"." + part(claims)
+    return (signed + b"." + part(hmac.new(secret.encode(), signed, hashlib.sha256).digest())).decode()
+
+
+def refusal(token: str | None, secret: str = SECRET) -> str:
+    """The reason this token is refused with."""
+    with pytest.raises(AuthError) as refused:
+        authenticator(secret).verify(token)
+    return refused.value.reason
+
+
+def proved_by(**claims: Any) -> Identity:
+    return authenticator().verify(token_of(claims))
+
+
+# ---- whom it names
+
+
+def test_the_wallet_address_is_the_user() -> None:
+    assert proved_by(id="7", wallet_address="ann", sub="bob", role="user") == Identity("ann", "user")
+
+
+@pytest.mark.parametrize("wallet", [None, ""])
+def test_sub_serves_where_there_is_no_wallet_address(wallet: str | None) -> None:
+    assert proved_by(wallet_address=wallet, sub="bob") == Identity("bob", "user")
+    assert proved_by(sub="bob") == Identity("bob", "user")
+
+
+@pytest.mark.parametrize("claims", [{}, {"id": "7"}, {"wallet_address": 7}, {"wallet_address": ["ann"]}, {"sub": ""}])
+def test_a_token_that_names_nobody_is_invalid(claims: dict[str, Any]) -> None:
+    assert refusal(token_of(claims)) == "token_invalid"
+
+
+def test_a_user_has_at_most_200_characters() -> None:
+    assert proved_by(wallet_address="x" * 200).user == "x" * 200
+    assert refusal(token_of({"wallet_address": "x" * 201})) == "token_invalid"
+
+
+def test_a_user_that_no_channel_can_carry_is_invalid() -> None:
+    # JavaScript's JSON.stringify writes half a character, cut at the wrong place, as such an escape.
+    assert refusal(token_of(b'{"wallet_address":"ann\\ud83d"}')) == "token_invalid"
+
+
+@pytest.mark.parametrize("role", ["user", "admin", "superadmin"])
+def test_these_roles_there_are(role: str) -> None:
+    identity = proved_by(sub="ann", role=role)
+    assert identity.role == role
+    assert identity.is_admin == (role != "user")
+
+
+@pytest.mark.parametrize("role", [None, "", "Admin", "root", 1, True, ["admin"], {"admin": True}])
+def test_any_other_role_counts_as_user(role: Any) -> None:
+    identity = proved_by(sub="ann", role=role)
+    assert identity == Identity("ann", "user")
+    assert not identity.is_admin
+
+
+def test_anonymous_is_nobody() -> None:
+    assert (ANONYMOUS.user, ANONYMOUS.role, ANONYMOUS.expires, ANONYMOUS.is_admin) == (None, None, None, False)
+
+
+# ---- how long it holds
+
+
+def test_a_token_holds_until_its_end_by_the_given_clock() -> None:
+    assert proved_by(sub="ann", exp=NOW + 1).expires == NOW + 1
+    assert refusal(token_of({"sub": "ann", "exp": NOW})) == "token_expired"
+    assert refusal(token_of({"sub": "ann", "exp": 0})) == "token_expired"
+    assert refusal(token_of({"sub": "ann", "exp": -1.5})) == "token_expired"
+
+
+def test_a_token_without_an_end_never_ends() -> None:
+    assert proved_by(sub="ann").expires is None
+    assert proved_by(sub="ann", exp=None).expires is None
+
+
+@pytest.mark.parametrize("exp", [True, False, "tomorrow", "1795502109", [], {}])
+def test_an_end_that_is_no_number_is_invalid(exp: Any) -> None:
+    assert refusal(token_of({"sub": "ann", "exp": exp})) == "token_invalid"
+
+
+def test_an_end_that_no_clock_ever_reaches_is_no_end() -> None:
+    assert refusal(token_of(b'{"sub":"ann","exp":NaN}')) == "token_expired"
+
+
+@pytest.mark.parametrize("ahead", [0, 3, 86_400, 10**9])
+def test_an_issuer_whose_clock_runs_ahead_is_believed(ahead: int) -> None:
+    # `iat` is no promise (RFC 7519, 4.1.6): no token is refused for it.
+    assert proved_by(sub="ann", iat=int(NOW) + ahead).user == "ann"
+
+
+# ---- who signed it
+
+
+def test_none_is_required() -> None:
+    assert refusal(None) == "token_required"
+    assert refusal("") == "token_required"
+
+
+def test_without_a_secret_nobody_logs_in() -> None:
+    assert refusal(token_of({"sub": "ann"}, ""), secret="") == "token_invalid"
+    assert refusal(None, secret="") == "token_required"
+
+
+def test_another_secret_proves_nothing() -> None:
+    assert refusal(token_of({"sub": "ann"}, OTHER)) == "token_invalid"
+
+
+def test_an_expired_token_of_another_secret_is_invalid_not_expired() -> None:
+    assert refusal(token_of({"sub": "ann", "exp": 1}, OTHER)) == "token_invalid"
+
+
+@pytest.mark.parametrize(
+    "alg", ["none", "None", "NONE", "", None, "HS384", "HS512", "RS256", "hs256", [], ["HS256"], {}]
+)
+def test_no_other_algorithm_is_believed_whatever_the_signature(alg: Any) -> None:
+    assert refusal(token_of({"sub": "ann"}, header={"alg": alg, "typ": "JWT"})) == "token_invalid"
+
+
+def test_an_unsigned_token_is_invalid() -> None:
+    assert refusal(jwt.encode({"sub": "ann"}, None, algorithm="none")) == "token_invalid"
+    head, claims, _ = token_of({"sub": "ann"}).split(".")
+    assert refusal(f"{head}.{claims}.") == "token_invalid"
+    assert refusal(f"{head}.{claims}") == "token_invalid"
+
+
+@pytest.mark.parametrize("alg", ["HS384", "HS512"])
+def test_a_token_truly_signed_by_another_algorithm_is_invalid(alg: str) -> None:
+    assert refusal(jwt.encode({"sub": "ann"}, SECRET * 2, algorithm=alg), secret=SECRET * 2) == "token_invalid"
+
+
+def test_claims_swapped_under_a_good_signature_are_invalid() -> None:
+    head, _, signature = token_of({"sub": "ann"}).split(".")
+    _, claims, _ = token_of({"sub": "ann", "role": "admin"}).split(".")
+    assert refusal(f"{head}.{claims}.{signature}") == "token_invalid"
+
+
+@pytest.mark.parametrize("claims", [b"[]", b'"ann"', b"null", b"5", b"{", b"\xff", b"", b"[" * 100_000])
+def test_claims_that_are_no_object_are_invalid(claims: bytes) -> None:
+    assert refusal(token_of(claims)) == "token_invalid"
+
+
+@pytest.mark.parametrize("header", [b"[]", b"5", b"null", b"\xff", b"", b"[" * 100_000, b'{"alg":"HS256","kid":5}'])
+def test_a_header_of_the_wrong_form_is_invalid(header: bytes) -> None:
+    assert refusal(token_of({"sub": "ann"}, header=header)) == "token_invalid"
+
+
+@settings(deadline=None, max_examples=300)
+@given(
+    st.one_of(st.text(), st.text("abc.=-_é ", max_size=20), st.binary().map(lambda header: token_of({}, header=header)))
+)
+def test_any_other_text_is_an_auth_error_and_nothing_else(text: str) -> None:
+    assert refusal(text) == ("token_invalid" if text else "token_required")
+
+
+json_values = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5)),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=3), inner, max_size=3)),
+    max_leaves=5,
+)
+claim_names = st.sampled_from(["wallet_address", "sub", "role", "exp", "iat", "nbf", "aud", "iss", "jti", "id"])
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.dictionaries(claim_names, json_values, max_size=6))
+def test_any_signed_claims_give_an_identity_or_an_auth_error_and_nothing_else(claims: dict[str, Any]) -> None:
+    try:
+        identity = proved_by(**claims)
+    except AuthError:
+        return
+    assert identity.user in (claims.get("wallet_address"), claims.get("sub")) and identity.user
+    assert identity.role in ("user", "admin", "superadmin")
+    assert identity.expires is None or identity.expires > NOW
+
+
+# ---- what we issue
+
+
+@settings(deadline=None)
+@given(
+    st.text(min_size=1, max_size=200),
+    st.sampled_from(["user", "admin", "superadmin"]),
+    st.integers(1, 10**9),
+    st.floats(0, 4e9),
+)
+def test_what_is_issued_is_accepted_until_its_end(user: str, role: str, seconds: int, now: float) -> None:
+    token = issue(SECRET, user, role, seconds, now)
+    end = int(now + seconds)
+    assert Authenticator(SECRET, now=lambda: end - 0.5).verify(token) == Identity(user, role, end)
+    with pytest.raises(AuthError, match="expired"):
+        Authenticator(SECRET, now=lambda: end).verify(token)

@@ -1,0 +1,262 @@
+"""Every knob of a node, read from the environment once."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gateway.settings import PREFIX, Settings, SettingsError
+
+README = Path(__file__).parents[2] / "README.md"
+FIELDS = dataclasses.fields(Settings)
+SECRETS = ["JWT_SECRET", "API_KEY", "REDIS_URL"]
+
+
+def read(**variables: str) -> Settings:
+    """Settings from these, each behind its prefix."""
+    return Settings.from_env({PREFIX + name: text for name, text in variables.items()}, hostname=lambda: "web-1")
+
+
+def complaint(**variables: str) -> str:
+    """The sentence that stops the start."""
+    with pytest.raises(SettingsError) as refused:
+        read(**variables)
+    return str(refused.value)
+
+
+# ---- good values
+
+
+def test_an_empty_environment_gives_the_defaults_and_the_host_name() -> None:
+    assert read() == Settings(node="web-1")
+
+
+def test_what_is_not_ours_is_not_read() -> None:
+    foreign = {"PORT": "no", "GATEWAYPORT": "no", "gateway_port": "no", "HOME": "/", "GATEWAY_URL": "http://x"}
+    assert Settings.from_env(foreign, hostname=lambda: "web-1") == Settings(node="web-1")
+
+
+@pytest.mark.parametrize("field", FIELDS, ids=lambda field: field.name)
+def test_an_empty_value_counts_as_not_set(field: dataclasses.Field[object]) -> None:
+    expected = "" if field.name == "namespace" else getattr(read(), field.name)
+    assert getattr(read(**{field.name.upper(): ""}), field.name) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("HOST", "0.0.0.0", "0.0.0.0"),
+        ("HOST", "::1", "::1"),
+        ("PORT", "0", 0),
+        ("PORT", "65535", 65535),
+        ("NODE", "web-2.example_x", "web-2.example_x"),
+        ("REDIS_URL", "redis://h:6379/0", "redis://h:6379/0"),
+        ("REDIS_URL", "rediss://ann:secret@h:6380/1?ssl_cert_reqs=none", "rediss://ann:secret@h:6380/1?ssl_cert_reqs=none"),
+        ("REDIS_URL", "unix:///run/redis.sock", "unix:///run/redis.sock"),
+        ("NAMESPACE", "", ""),
+        ("NAMESPACE", "test:", "test:"),
+        ("JWT_SECRET", " any text é ", " any text é "),
+        ("API_KEY", "k", "k"),
+        ("ORIGINS", "https://a.example, http://localhost:5173 ,", ("https://a.example", "http://localhost:5173")),
+        ("ORIGINS", "http://[::1]:80", ("http://[::1]:80",)),
+        ("OPEN", "1", True),
+        ("OPEN", "0", False),
+        ("TRUSTED_PROXIES", "10.0.0.0/8, ::1,192.168.1.7/24", ("10.0.0.0/8", "::1", "192.168.1.7/24")),
+        ("LOG_LEVEL", "debug", "debug"),
+        ("MAX_MESSAGE_BYTES", "1024", 1024),
+        ("MAX_CLIENT_TOPICS", "1", 1),
+        ("CLIENT_BUFFER_BYTES", "1073741824", 1 << 30),
+        ("PING_SECONDS", "1", 1.0),
+        ("PONG_SECONDS", "0.5", 0.5),
+        ("LEASE_SECONDS", "600", 600.0),
+        ("REDIS_TIMEOUT_SECONDS", "0.1", 0.1),
+        ("DRAIN_SECONDS", "0", 0.0),
+    ],
+)  # fmt: skip
+def test_a_good_value_is_read(name: str, text: str, value: object) -> None:
+    found = getattr(read(**{name: text}), name.lower())
+    assert found == value
+    assert type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("hostname", "node"),
+    [("web-1.example", "web-1.example"), ("anns pc", "anns-pc"), ("x" * 100, "x" * 64), ("é", "-"), ("", "node")],
+)
+def test_a_node_without_a_name_takes_the_hosts(hostname: str, node: str) -> None:
+    assert Settings.from_env({}, hostname=lambda: hostname).node == node
+    assert Settings.from_env({"GATEWAY_NODE": ""}, hostname=lambda: hostname).node == node
+    assert read(NODE=node).node == node
+
+
+def test_settings_are_frozen() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        read().port = 1  # type: ignore[misc]
+
+
+# ---- bad values
+
+BAD = [
+    ("HOST", "a b"),
+    ("HOST", "http://a"),
+    ("PORT", "http"),
+    ("PORT", "65536"),
+    ("PORT", "-1"),
+    ("PORT", "9000 "),
+    ("PORT", "9_000"),
+    ("PORT", "1e3"),
+    ("PORT", "9" * 5000),
+    ("NODE", "web 1"),
+    ("NODE", "x" * 65),
+    ("NODE", "web\n"),
+    ("REDIS_URL", "localhost:6379"),
+    ("REDIS_URL", "http://localhost"),
+    ("REDIS_URL", "redis://a b"),
+    ("NAMESPACE", "gw {x}"),
+    ("ORIGINS", "app.example"),
+    ("ORIGINS", "https://app.example/path"),
+    ("ORIGINS", "https://good.example,*"),
+    ("OPEN", "true"),
+    ("OPEN", "yes"),
+    ("OPEN", "2"),
+    ("TRUSTED_PROXIES", "proxy.example"),
+    ("TRUSTED_PROXIES", "10.0.0.0/33"),
+    ("TRUSTED_PROXIES", "10.0.0.1,*"),
+    ("LOG_LEVEL", "DEBUG"),
+    ("LOG_LEVEL", "loud"),
+    ("MAX_MESSAGE_BYTES", "1023"),
+    ("MAX_MESSAGE_BYTES", "1M"),
+    ("MAX_CLIENT_TOPICS", "0"),
+    ("CLIENT_BUFFER_BYTES", "1"),
+    ("PING_SECONDS", "0"),
+    ("PING_SECONDS", "nan"),
+    ("PING_SECONDS", "inf"),
+    ("PONG_SECONDS", "-1"),
+    ("PONG_SECONDS", "0.4"),
+    ("LEASE_SECONDS", "10s"),
+    ("LEASE_SECONDS", "601"),
+    ("REDIS_TIMEOUT_SECONDS", "0"),
+    ("DRAIN_SECONDS", "1e9"),
+]
+
+
+def test_every_setting_that_can_be_bad_is_tried() -> None:
+    assert {name for name, _ in BAD} == {f.name.upper() for f in FIELDS} - {"JWT_SECRET", "API_KEY"}
+
+
+@pytest.mark.parametrize(("name", "text"), BAD)
+def test_a_bad_value_stops_the_start_with_one_sentence_that_names_it(name: str, text: str) -> None:
+    says = complaint(**{name: text})
+    assert says.startswith(f"{PREFIX}{name} must be ")
+    assert "\n" not in says and len(says) < len(text) * 2 + 300
+    assert not re.search(r"\. [A-Z]", says)
+    assert (repr(text) in says) == (name not in SECRETS)
+
+
+@settings(deadline=None, max_examples=500)
+@given(st.sampled_from(FIELDS), st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=12))
+def test_any_value_is_read_or_stops_the_start_with_one_sentence(field: dataclasses.Field[object], text: str) -> None:
+    variable = PREFIX + field.name.upper()
+    try:
+        found = Settings.from_env({variable: text}, hostname=lambda: "web-1")
+    except SettingsError as error:
+        says = str(error)
+    else:
+        says = f"{variable} was read as {getattr(found, field.name)!r}"
+    assert says.startswith(variable) and "\n" not in says
+
+
+def test_a_secret_is_never_shown() -> None:
+    for name in SECRETS:
+        try:
+            shown = repr(read(**{name: "hunter two", "PORT": "no"}))
+        except SettingsError as error:
+            shown = str(error)
+        assert "hunter" not in shown
+
+
+@pytest.mark.parametrize("name", ["JWT_SECRET", "API_KEY"])
+def test_a_secret_that_is_no_text_stops_the_start_unseen(name: str) -> None:
+    # An environment's bytes that are not UTF-8 come as lone surrogates.
+    says = complaint(**{name: "hunter\udcff two"})
+    assert says.startswith(f"{PREFIX}{name} must be ")
+    assert "hunter" not in says and says.isprintable()
+
+
+# ---- unknown variables
+
+
+@pytest.mark.parametrize(
+    ("wrong", "near"),
+    [
+        ("PROT", "PORT"),
+        ("PORTS", "PORT"),
+        ("port", "PORT"),
+        ("REDISURL", "REDIS_URL"),
+        ("REDIS", "REDIS_URL"),
+        ("JWT_SECERT", "JWT_SECRET"),
+        ("APIKEY", "API_KEY"),
+        ("ORIGIN", "ORIGINS"),
+        ("MAX_MESSAGE_BYTE", "MAX_MESSAGE_BYTES"),
+        ("LEASE", "LEASE_SECONDS"),
+        ("LEASE_MS", "LEASE_SECONDS"),
+        ("DRAIN_SECS", "DRAIN_SECONDS"),
+        ("LOGLEVEL", "LOG_LEVEL"),
+    ],
+)
+def test_an_unknown_variable_names_the_near_one(wrong: str, near: str) -> None:
+    assert complaint(**{wrong: "1"}) == f"GATEWAY_{wrong} is not a setting of the gateway; did you mean GATEWAY_{near}?"
+
+
+def test_one_that_is_near_to_none_says_where_they_stand() -> None:
+    says = complaint(XXXXXXXXXXXXXXXXXXXXXXXXXXXXXXXXX="1")
+    assert says.endswith("is not a setting of the gateway; the README lists those there are")
+
+
+def test_an_unknown_variable_stops_the_start_even_if_it_is_empty() -> None:
+    assert complaint(PROT="").startswith("GATEWAY_PROT is not a setting")
+
+
+def test_the_value_of_an_unknown_variable_is_never_shown() -> None:
+    assert "hunter" not in complaint(JWT_SECERT="hunter two")
+
+
+# ---- settings that must fit each other
+
+
+def test_a_client_must_be_able_to_take_the_largest_message() -> None:
+    assert read(MAX_MESSAGE_BYTES="65536", CLIENT_BUFFER_BYTES="65536").client_buffer_bytes == 65536
+    says = complaint(MAX_MESSAGE_BYTES="65537", CLIENT_BUFFER_BYTES="65536")
+    assert says.startswith("GATEWAY_CLIENT_BUFFER_BYTES (65536) must be at least GATEWAY_MAX_MESSAGE_BYTES (65537)")
+
+
+# ---- what the README says
+
+
+def _table() -> dict[str, list[str]]:
+    """The README's settings table: variable -> the other cells."""
+    assert README.exists(), f"{README.name} is missing, and with it the settings table"
+    rows = [line.strip().strip("|").split("|") for line in README.read_text().splitlines() if line.startswith("|")]
+    cells = [[cell.strip() for cell in row] for row in rows]
+    return {row[0].strip("`"): row[1:] for row in cells if row[0].startswith(f"`{PREFIX}")}
+
+
+def test_the_readme_lists_every_setting_and_no_other() -> None:
+    expected = {PREFIX + field.name.upper() for field in FIELDS}
+    found = _table().keys()
+    assert not expected - found, f"missing in README's settings table: {sorted(expected - found)}"
+    assert not found - expected, f"in README's settings table, but no setting: {sorted(found - expected)}"
+
+
+@pytest.mark.parametrize("field", FIELDS, ids=lambda field: field.name)
+def test_the_readme_says_each_default_and_what_the_setting_is(field: dataclasses.Field[object]) -> None:
+    variable = PREFIX + field.name.upper()
+    default, about = _table().get(variable, ["(not in the table)", ""])
+    assert about == field.metadata["about"]
+    # What is written there, set, is what there is when nothing is.
+    assert read(**{field.name.upper(): default.strip("`")}) == read() or (default, field.name) == ("", "namespace")

@@ -1,0 +1,66 @@
+"""An event loop whose time passes only when nothing is left to do, and then at once.
+
+A wait of an hour takes no time, a test never races a clock, and a sleep that ends has seen everything happen that
+could happen before it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import selectors
+from collections.abc import Callable, Coroutine
+from typing import Any, ParamSpec
+
+P = ParamSpec("P")
+
+
+class _Selector(selectors.SelectSelector):
+    """Instead of waiting, moves the clock."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0.0
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        """What is ready now; nobody outside ever makes anything ready."""
+        if timeout is None:
+            raise RuntimeError("every task waits, and nothing will ever wake one")
+        self.now += max(0.0, timeout)
+        return super().select(0)
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    """The loop on that clock."""
+
+    def __init__(self) -> None:
+        self._clock = _Selector()
+        super().__init__(self._clock)
+
+    def time(self) -> float:
+        """Seconds since the loop was made, as it believes."""
+        return self._clock.now
+
+
+def in_virtual_time(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
+    """Make a plain test of a coroutine function, on a `VirtualLoop`; a failing callback of the loop fails it."""
+
+    @functools.wraps(test)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        failures: list[dict[str, Any]] = []
+        with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+            runner.get_loop().set_exception_handler(lambda _loop, context: failures.append(context))
+            runner.run(test(*args, **kwargs))
+        assert not failures
+
+    return run
+
+
+async def quiet() -> None:
+    """Until all that can happen at this instant has happened."""
+    await asyncio.sleep(1e-6)
+
+
+async def later(seconds: float) -> None:
+    """So much later, when all has happened that does in that time."""
+    await asyncio.sleep(seconds)
