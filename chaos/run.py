@@ -116,7 +116,7 @@ class _Conductor:
                     await self._until(lambda: all(listener.connected for listener in self._listeners))
                     await publisher.close_phase()
             except (TimeoutError, AssertionError) as error:
-                wrong.append(str(error) or "it did not settle in time")
+                wrong.append(str(error).partition("\n")[0] or "it did not settle in time")
             listed = await self._settled()
         finally:
             watch.cancel()
@@ -197,5 +197,5 @@ class _Conductor:
             fault.about, fault.keeps_history,
             sum(number - before[topic] for topic, number in publisher.published.items()),
             reduce(add, accounts["h"], Account()), reduce(add, accounts["p"], Account()), untold,
-            [seconds for listener in self._listeners if not listener.restless for seconds in listener.reconnects], ghosts, wrong,
+            [seconds for one in self._listeners if not one.restless for seconds in one.reconnects], ghosts, wrong,
         )  # fmt: skip

@@ -16,6 +16,9 @@ TOLERANCE: Final = 0.1
 # HAProxy gives a node that has come up its share slowly (haproxy.cfg, `slowstart 20s`, and two checks before): whoever
 # is moved earlier would mostly be sent back.
 WARM_SECONDS: Final = 25.0
+# Over how long moves are spread if nobody says otherwise, and at most.
+SECONDS: Final = 60.0
+MAX_SECONDS: Final = 3600.0
 # What the rest of a cluster takes in without being felt: a core accepts some 1,500 a second.
 RECONNECTS_A_SECOND: Final = 1000
 MIN_RECONNECT_MS: Final = 50

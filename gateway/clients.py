@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Final
 
 import orjson
@@ -172,9 +173,11 @@ class Clients:
                 else:
                     # What it missed and the last values come first: it is let in when those are at hand.
                     audiences = [*map(hub.joining, topics), *personal]
+                    recover = {topic: recover[topic] for topic in topics if topic in recover}
                     self._join(
-                        connection, audiences, topics, lambda: self._let_in(connection, topics, request_id, recover)
-                    )
+                        connection, audiences, topics, lambda: self._let_in(connection, topics, request_id, recover),
+                        recover,
+                    )  # fmt: skip
             case session.Leave(topics, request_id):
                 self._leave(connection, [*map(hub.of_topic, topics), *map(hub.joining, topics)])
                 self.send(connection, protocol.unsubscribed(topics, request_id, self._time()))
@@ -197,11 +200,12 @@ class Clients:
                 connection.close(code, reason)
 
     def _join(
-        self, connection: Connection, audiences: Sequence[str], topics: Sequence[str], reply: Callable[[], bytes | None]
-    ) -> None:
+        self, connection: Connection, audiences: Sequence[str], topics: Sequence[str],
+        reply: Callable[[], bytes | None], recover: Mapping[str, Position] = MappingProxyType({}),
+    ) -> None:  # fmt: skip
         """Make it a member of `audiences`; `reply` is sent once Redis has confirmed all their channels.
 
-        `topics` must also be ready to let it in.
+        `topics` must also be ready to let it in, and not be behind the places that it says to `recover` from.
         """
         for audience in audiences:
             self._hub.join(connection, audience)
@@ -216,12 +220,15 @@ class Clients:
                     connection.release("join")
 
         def confirmed() -> None:
+            self._relay.catch_up(recover)
             if all(map(self._relay.is_ready, topics)):
                 entered()
             else:
-                self._spawn(self._prepare(connection, topics, entered), "subscribe")
+                self._spawn(self._prepare(connection, topics, recover, entered), "subscribe")
 
         joined = self._relay.join(audiences, confirmed)
+        if joined:
+            self._relay.catch_up(recover)
         if joined and all(map(self._relay.is_ready, topics)):
             entered()
             return
@@ -234,16 +241,26 @@ class Clients:
         if joined:
             confirmed()
 
-    async def _prepare(self, connection: Connection, topics: Sequence[str], entered: Callable[[], None]) -> None:
+    async def _prepare(
+        self,
+        connection: Connection,
+        topics: Sequence[str],
+        recover: Mapping[str, Position],
+        entered: Callable[[], None],
+    ) -> None:
+        await self._until_ready(connection, topics)
+        self._relay.catch_up(recover)  # what was being read when it came may be older than its place: then once more
+        await self._until_ready(connection, topics)
+        entered()
+        self._relay.leave(map(hub.of_topic, topics))  # it may have left while we opened what nobody hears now
+
+    async def _until_ready(self, connection: Connection, topics: Sequence[str]) -> None:
         while connection.stage is Stage.OPEN and not all(map(self._relay.is_ready, topics)):
             for topic in topics:
                 try:
                     await self._relay.ready(topic)
                 except Unavailable:
                     await asyncio.sleep(PREPARE_SECONDS)
-        if connection.stage is not Stage.OPEN:
-            self._relay.leave(map(hub.of_topic, topics))  # it may have left before what we have just opened
-        entered()
 
     def _let_in(
         self, connection: Connection, topics: Sequence[str], request_id: RequestId, recover: Mapping[str, Position]

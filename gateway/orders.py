@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
-from gateway import protocol
+from gateway import balance, protocol
 
 MAX_BYTES: Final = 64 << 10
-MAX_SECONDS: Final = 3600.0
 
 
 class OrderError(ValueError):
@@ -86,7 +85,7 @@ def parse(payload: bytes) -> Order:
                 return Drain(str(said["node"]))
             case "move":
                 keep, seconds, after = int(said["keep"]), float(said["seconds"]), float(said.get("after", 0))
-                if keep < 0 or not 0 <= seconds <= MAX_SECONDS or not 0 <= after <= MAX_SECONDS:
+                if keep < 0 or not 0 <= seconds <= balance.MAX_SECONDS or not 0 <= after <= balance.MAX_SECONDS:
                     raise ValueError("out of range")
                 return Move(str(said["node"]), keep, seconds, after)
             case op:

@@ -23,6 +23,7 @@ RequestId: TypeAlias = str | int | None
 
 MAX_NAME_LENGTH: Final = 200  # characters of an action, a subtype, a request id, a user or a client id
 MAX_HISTORY_LIMIT: Final = 1000  # messages in one answer
+DEFAULT_HISTORY_LIMIT: Final = 100
 MAX_NESTING: Final = 254  # levels of a JSON value: as deep as orjson writes
 
 _IDEMPOTENCY_KEY: Final = re.compile(r"[A-Za-z0-9_.:\-]+")
@@ -354,7 +355,7 @@ def history_range(request: Request) -> dict[str, Any]:
     Raises:
         ProtocolError: A parameter is of the wrong form.
     """
-    limit, since = request.parameters.get("limit", 100), request.parameters.get("since")
+    limit, since = request.parameters.get("limit", DEFAULT_HISTORY_LIMIT), request.parameters.get("since")
     reverse = request.parameters.get("reverse", False)
     good = isinstance(limit, int) and not isinstance(limit, bool) and 1 <= limit <= MAX_HISTORY_LIMIT
     if not good or not isinstance(reverse, bool):

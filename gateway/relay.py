@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -216,6 +216,11 @@ class Relay:
         if rule.presence and not self.presence.is_ready(topic):
             return False
         return self.streams.settled(topic) if rule.history else not rule.snapshot or self.snapshots.settled(topic)
+
+    def catch_up(self, places: Mapping[str, Position]) -> None:
+        """A client has been at these places, on another node perhaps: where it is ahead of us, ask the stream."""
+        for topic, place in places.items():
+            self.streams.catch_up(topic, place.epoch, place.offset)
 
     def snapshot(self, topic: str) -> bytes | None:
         """The last value of a topic that has a snapshot; the topic must be `ready`."""

@@ -141,10 +141,11 @@ class Sequence:
     def _judge(self, page: Page) -> tuple[list[Entry], bool, bool]:
         if self.epoch is None:
             return [], False, False  # nobody was promised anything yet
-        if page.epoch != self.epoch:
-            return list(page.entries), True, False  # another history: all that it holds is news
         last = self._recent[-1] if self._recent else None
         known = page.entries[0] if page.entries and page.entries[0].offset == self.offset else None
+        renamed = known is not None and known == last  # by a node that had had more of it when it went back
+        if page.epoch != self.epoch and not renamed:
+            return list(page.entries), True, False  # another history: all that it holds is news
         if page.top < self.offset or (last is not None and known is not None and known != last):
             return list(page.entries), True, True
         entries = [entry for entry in page.entries if entry.offset > self.offset]

@@ -105,6 +105,14 @@ class Streams:
                 stream.sequence.doubt()
                 self._ask(topic, stream)
 
+    def catch_up(self, topic: str, epoch: str, offset: int) -> None:
+        """A client has been at this place. If it is ahead of us, what it had is still on its way here: ask for it."""
+        stream = self._streams.get(topic)
+        if stream is not None and not stream.sequence.wanted:
+            sequence = stream.sequence
+            if epoch == sequence.epoch and offset > sequence.offset:
+                self.doubt([topic])
+
     def forget(self, topic: str) -> None:
         """The topic's messages were deleted."""
         stream = self._streams.get(topic)
@@ -153,13 +161,17 @@ class Streams:
                     await asyncio.sleep(RETRY_SECONDS)  # without end: nothing can be promised before it is read
                     continue
                 self._metrics.stream_reads.inc()
+                if self._streams.get(topic) is not stream:
+                    break  # closed meanwhile, and perhaps opened anew: what this brings, its hearers have or will get
                 settled = sequence.fill(page)
                 if settled.gap:
                     self._audience.gap(topic)
                 if settled.entries:
                     self._audience.deliver(topic, settled.entries)
                 if settled.went_back:
-                    await self._renew(topic, sequence, page.epoch)
+                    # Nobody is let in before: in the old epoch, who had what is lost would seem to have missed nothing.
+                    sequence.doubt()
+                    await self._renew(topic, stream, page.epoch)
         finally:
             stream.busy = False
             waiters, stream.waiters = stream.waiters, []
@@ -167,9 +179,12 @@ class Streams:
                 if not waiter.done():
                     waiter.set_result(None)
 
-    async def _renew(self, topic: str, sequence: Sequence, epoch: str) -> None:
+    async def _renew(self, topic: str, stream: _Stream, epoch: str) -> None:
         self._log.error("the stream has lost its tail, its epoch is renewed", topic=topic, epoch=epoch)
-        try:
-            sequence.rename(await self._history.renew(topic, epoch))
-        except Unavailable:
-            self._log.warning("epoch not renewed", topic=topic)
+        while self._streams.get(topic) is stream:
+            try:
+                stream.sequence.rename(await self._history.renew(topic, epoch))
+            except Unavailable:
+                await asyncio.sleep(RETRY_SECONDS)
+            else:
+                return

@@ -17,9 +17,9 @@ from typing import Any, Self, overload
 
 import httpx
 import orjson
-import redis as redis_py
 from prometheus_client.parser import text_string_to_metric_families
 
+import redis as redis_py
 from gateway import auth
 from tests.deadlines import until
 from tests.processes import Process, clean_environment, free_port

@@ -14,7 +14,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from gateway import balance, orders, protocol, topics
+from gateway import balance, protocol, topics
 from gateway.cluster.link import Unavailable, Unconfirmed
 from gateway.node import Node
 from gateway.protocol import ProtocolError
@@ -22,7 +22,6 @@ from gateway.relay import TooLarge
 from gateway.web.openapi import DEFAULT_LIMIT, MAX_LIMIT, MAX_MESSAGES, document
 
 SMALL_BYTES: Final = 4096  # a body of a few numbers
-REBALANCE_SECONDS: Final = 60.0
 
 Handler = Callable[[Request], Awaitable[Any]]
 
@@ -140,7 +139,7 @@ async def show_history(request: Request) -> Any:
         raise ApiError(400, "bad_request", "since must be an offset")
     if reverse not in ("0", "1"):
         raise ApiError(400, "bad_request", "reverse must be 0 or 1")
-    limit = _limit(query.get("limit"), protocol.MAX_HISTORY_LIMIT, 100)
+    limit = _limit(query.get("limit"), protocol.MAX_HISTORY_LIMIT, protocol.DEFAULT_HISTORY_LIMIT)
     found = await node.relay.read_history(
         topic, limit=limit, since=None if since is None else int(since), reverse=reverse == "1"
     )
@@ -153,6 +152,11 @@ async def delete_history(request: Request) -> Any:
     deleted = await node.relay.delete_history(topic)
     await node.order("forget", topics=[topic])
     return {"deleted": deleted}
+
+
+async def one_history(request: Request) -> Any:
+    """One route for both methods, as `one_client`."""
+    return await (delete_history if request.method == "DELETE" else show_history)(request)
 
 
 async def show_presence(request: Request) -> Any:
@@ -243,9 +247,10 @@ async def drain_node(request: Request) -> Any:
 async def rebalance(request: Request) -> Any:
     """``{"seconds": …}``: have the nodes above the mean send their surplus to those below it, over that time."""
     node, body = _node(request), await _body(request, SMALL_BYTES)
-    seconds = body.get("seconds", REBALANCE_SECONDS) if isinstance(body, dict) else None
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds <= orders.MAX_SECONDS:
-        raise ApiError(400, "bad_request", f'Send {{"seconds": …}}, from 0 to {orders.MAX_SECONDS:g}')
+    known = isinstance(body, dict) and body.keys() <= {"seconds"}
+    seconds = body.get("seconds", balance.SECONDS) if known else None
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds <= balance.MAX_SECONDS:
+        raise ApiError(400, "bad_request", f'Send {{"seconds": …}}, from 0 to {balance.MAX_SECONDS:g}')
     nodes = await node.registry.nodes()
     moving = [row["id"] for row in nodes if row["moving"]]
     if moving:
@@ -331,8 +336,11 @@ ROUTES: Final = [
     Route("/api/openapi.json", openapi),
     Route("/api/publish", guarded(publish), methods=["POST"]),
     Route("/api/topics", guarded(list_topics)),
-    Route("/api/topics/{topic:path}/history", guarded(show_history, "limit", "since", "reverse"), methods=["GET"]),
-    Route("/api/topics/{topic:path}/history", guarded(delete_history), methods=["DELETE"]),
+    Route(
+        "/api/topics/{topic:path}/history",
+        guarded(one_history, "limit", "since", "reverse"),
+        methods=["GET", "DELETE"],
+    ),
     Route("/api/topics/{topic:path}/presence", guarded(show_presence)),
     Route("/api/topics/{topic:path}", guarded(show_topic)),
     Route("/api/clients", guarded(list_clients, "user", "topic", "node", "limit", "cursor")),

@@ -149,6 +149,22 @@ async def test_a_message_that_only_the_stream_has_is_found_by_itself(
     assert client.heard(action="gap") == []
 
 
+async def test_who_has_heard_more_than_its_new_node_is_not_told_of_a_loss(
+    cluster: Start, folder: Path, redis: Redis, connect: Connect
+) -> None:
+    """Its old node was quicker, or the new one was deaf: the stream has what the new one lacks."""
+    nodes = cluster(1, topics=rules(folder))
+    epoch = (await place(await connect(nodes[0]), "kept"))["epoch"]
+    for offset in (1, 2):
+        text = f'{{"type":"DATA","topic":"kept","data":{offset},"offset":{offset},"epoch":"{epoch}"}}'
+        redis.cli("XADD", "gw:ws:history:{kept}", f"{offset}-0", "t", 1, "m", text, "x", "")
+        redis.cli("HSET", "gw:ws:history:{kept}:meta", "top", offset)
+    back = await connect(nodes[0])
+    position = await place(back, "kept", recover={"kept": {"epoch": epoch, "offset": 1}})
+    assert position == {"epoch": epoch, "offset": 2, "recovered": True}
+    assert back.data("kept") == [2]
+
+
 async def test_flushed_history_is_told_to_who_listens_and_to_who_comes_back(
     cluster: Start, folder: Path, redis: Redis, connect: Connect, api: Of
 ) -> None:

@@ -31,9 +31,8 @@ async def told(client: Client, which: str, user: str, within: float = 10) -> dic
     def found() -> dict[str, Any] | None:
         return next((m for m in client.heard(type="PRESENCE") if user in people(m, which)), None)
 
-    message = await eventually(found, within, f"{user} {which}")
-    assert message is not None
-    return message
+    await eventually(lambda: found() is not None, within, f"{user} {which}")
+    return found() or {}
 
 
 async def here(api: Api) -> set[str]:

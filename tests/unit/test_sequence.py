@@ -120,6 +120,14 @@ def test_a_stream_that_went_back_and_grew_again_is_found_out() -> None:
     assert settled.entries == [entry(3, "other"), entry(4, "other"), entry(5, "other")]
 
 
+def test_a_stream_that_another_node_has_renamed_gives_nothing_twice() -> None:
+    sequence = known(3)
+    settled = repair(sequence, page(5, first=3, epoch="renewed"))
+    assert settled.entries == [entry(4), entry(5)]
+    assert not settled.gap, "it has what we had, so what follows is all there is"
+    assert sequence.epoch == "renewed"
+
+
 def test_a_long_repair_goes_on_where_the_answer_ended() -> None:
     sequence = known(3)
     sequence.doubt()
