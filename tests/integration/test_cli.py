@@ -244,15 +244,21 @@ async def test_a_balancer_without_nodes_is_told_from_a_cluster(
 
 async def test_what_fails_is_one_sentence(cluster: Callable[..., Cluster], redis: Redis) -> None:
     (node,) = cluster(1)
-    assert "Connection refused" in (await gateway(f"http://127.0.0.1:{free_port()}", "nodes", "--json")).complaint()
-    assert "does not take this key" in (await gateway(node, "nodes", "--json", GATEWAY_API_KEY="wrong")).complaint()
-    assert "wants a key" in (await gateway(node, "topics", GATEWAY_API_KEY="")).complaint()
-    assert "No client 'n1.0.1'" in (await gateway(node, "clients", "n1.0.1")).complaint()
-    assert "no such topic" in (await gateway(node, "topics", "no topic")).complaint()
-    assert "topic must be" in (await gateway(node, "publish", "no topic", "1")).complaint()
+    nowhere = f"http://127.0.0.1:{free_port()}"
+    complaints = [
+        ("Connection refused", gateway(nowhere, "nodes", "--json")),
+        ("does not take this key", gateway(node, "nodes", "--json", GATEWAY_API_KEY="wrong")),
+        ("wants a key", gateway(node, "topics", GATEWAY_API_KEY="")),
+        ("No client 'n1.0.1'", gateway(node, "clients", "n1.0.1")),
+        ("no such topic", gateway(node, "topics", "no topic")),
+        ("topic must be", gateway(node, "publish", "no topic", "1")),
+    ]
+    for (word, _), done in zip(complaints, await asyncio.gather(*(done for _, done in complaints)), strict=True):
+        assert word in done.complaint()
     redis.stop()
-    for words in (["publish", "t", "1"], ["nodes"], ["clients"], ["topics"], ["disconnect", "--user", "ann"]):
-        assert "Redis is not available" in (await gateway(node, *words)).complaint()
+    commands = [["publish", "t", "1"], ["nodes"], ["clients"], ["topics"], ["disconnect", "--user", "ann"]]
+    for done in await asyncio.gather(*(gateway(node, *words) for words in commands)):
+        assert "Redis is not available" in done.complaint()
 
 
 async def test_a_node_without_a_key_is_told_to_be_given_one(cluster: Callable[..., Cluster]) -> None:

@@ -274,6 +274,22 @@ async def test_each_empty_channel_is_kept_for_its_own_moment() -> None:
 
 
 @in_virtual_time
+async def test_one_that_was_wanted_again_meanwhile_does_not_hold_up_the_others() -> None:
+    redis = FakeRedis()
+    async with running(redis) as ear:
+        ear.listen("a", "b")
+        await quiet()
+        ear.ignore("a", "b")
+        await later(0.5)
+        ear.listen("a")
+        ear.ignore("a")
+        await later(0.51)
+        assert commands(redis)[1:] == [("UNSUBSCRIBE", ["b"])]
+        await later(0.5)
+        assert commands(redis)[1:] == [("UNSUBSCRIBE", ["b"]), ("UNSUBSCRIBE", ["a"])]
+
+
+@in_virtual_time
 async def test_who_comes_back_in_time_is_heard_at_once() -> None:
     redis = FakeRedis()
     async with running(redis) as ear:
@@ -534,6 +550,23 @@ async def test_what_is_ignored_while_it_is_missed_does_not_hold_up_the_news() ->
         redis.connection.confirm()
         await quiet()
         assert ear.told == [[], [OWN]]
+
+
+@in_virtual_time
+async def test_if_nothing_else_is_missed_the_news_comes_when_the_last_missed_is_ignored() -> None:
+    redis = FakeRedis()
+    async with running(redis) as ear:
+        wanted = [f"t{number:04}" for number in range(COMMAND_CHANNELS)]
+        ear.listen(*wanted)
+        await quiet()
+        redis.eager = False
+        await ear.lose()
+        await later(1)
+        redis.connection.confirm(1)  # all but the last, for which another command is under way
+        await quiet()
+        assert ear.told == [[]]
+        ear.ignore(wanted[-1])
+        assert ear.told == [[], [OWN, *wanted[:-1]]]
 
 
 @in_virtual_time
