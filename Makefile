@@ -32,6 +32,10 @@ test: .venv/dev.done ## all tests; ARGS= goes to pytest, e.g. ARGS="-k hub -x"
 	@$(PYTHON) -m stack.need redis-server haproxy chromium
 	@$(BIN)/pytest $(ARGS)
 
+chaos: .venv/dev.done ## break a private cluster on purpose; SEED= MINUTES= FAULTS= QUICK=1 CLIENTS= FSYNC=
+	@$(PYTHON) -m stack.need redis-server haproxy
+	@$(BIN)/python -m chaos
+
 lint: .venv/dev.done ## style, the floors of the house, haproxy.cfg in all its variants
 	@$(PYTHON) -m stack.need haproxy openssl
 	$(BIN)/ruff check

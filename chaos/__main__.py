@@ -10,6 +10,7 @@ import asyncio
 import os
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -30,6 +31,7 @@ def main() -> int:
     except plans.PlanError as error:
         console.print(str(error), markup=False)
         return 2
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # either way it ends what it has started
     folder = Path(tempfile.mkdtemp(prefix="gateway-chaos-"))
     started = time.monotonic()
 
@@ -51,6 +53,8 @@ def main() -> int:
             console.print(line, markup=False, style="yellow")
     except KeyboardInterrupt:
         console.print("interrupted")
+    except TimeoutError as late:
+        console.print(str(late), style="red")
     finally:
         if kept:
             shutil.rmtree(folder, ignore_errors=True)

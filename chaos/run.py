@@ -20,15 +20,30 @@ from chaos.stack import Stack
 
 PHASE_SECONDS = 180.0  # for a fault and all that follows from it
 SETTLE_SECONDS = 60.0  # until every client is connected, listed and has all there is to have
+LONGEST_PHASE_SECONDS = PHASE_SECONDS + 4 * SETTLE_SECONDS
 CALM_SECONDS = 1.0  # the cluster lists exactly the clients there are, for so long
 POLL_SECONDS = 0.2
 CONNECT_AT_ONCE = 20
 
 
 async def run(plan: Plan, stack: Stack, tell: Callable[[str], None]) -> list[Phase]:
-    """All phases of the plan; `tell` is called with a line about each."""
+    """All phases of the plan; `tell` is called with a line about each.
+
+    Raises:
+        TimeoutError: It takes longer than its parts may.
+    """
     rng = random.Random(plan.seed)
     phases: list[Phase] = []
+    allowed = SETTLE_SECONDS + 60 * plan.minutes + LONGEST_PHASE_SECONDS * (1 if plan.minutes else len(plan.faults))
+    try:
+        async with asyncio.timeout(allowed):
+            await _run(plan, stack, tell, rng, phases)
+    except TimeoutError:
+        raise TimeoutError(f"it did not end within {allowed:g} s") from None
+    return phases
+
+
+async def _run(plan: Plan, stack: Stack, tell: Callable[[str], None], rng: random.Random, phases: list[Phase]) -> None:
     async with (
         Publisher.running(stack.balancer.api_url, plan, rng) as publisher,
         _audience(plan, stack, publisher) as listeners,
@@ -41,7 +56,6 @@ async def run(plan: Plan, stack: Stack, tell: Callable[[str], None]) -> list[Pha
             phases.append(await conductor.phase(FAULTS[name]))
             for sentence in phases[-1].broken():
                 tell(f"BROKEN {sentence}")
-    return phases
 
 
 def _faults(plan: Plan, rng: random.Random) -> Sequence[str] | _Random:

@@ -302,9 +302,9 @@ def unsubscribe(remote: Remote, client_id: str, topic: str) -> Steps:
 @click.argument("node")
 @speaking
 def drain(remote: Remote, node: str) -> Steps:
-    """Have NODE, by its name or id, send its clients away, a few at a time, and end.
+    """Have NODE send its clients away, and end.
 
-    Whoever watches over it starts it again.
+    NODE is a name or an id. Clients go a few at a time; whoever watches over the node starts it again.
     """
     done = remote.drain(node)
     yield done
@@ -321,9 +321,10 @@ def drain(remote: Remote, node: str) -> Steps:
 )
 @speaking
 def rebalance(remote: Remote, seconds: float) -> Steps:
-    """Move clients from the fuller nodes to the emptier ones, after scale-out.
+    """Move clients from fuller nodes to emptier ones.
 
-    Only those above the mean move: they are told, closed (3011), and led to another node as they come back.
+    That is for after scale-out. Only those above the mean move: they are told, closed (3011), and
+    led to another node as they come back.
     """
     done = remote.rebalance(seconds)
     yield done

@@ -256,11 +256,10 @@ class Clients:
 
     async def _until_ready(self, connection: Connection, topics: Sequence[str]) -> None:
         while connection.stage is Stage.OPEN and not all(map(self._relay.is_ready, topics)):
-            for topic in topics:
-                try:
-                    await self._relay.ready(topic)
-                except Unavailable:
-                    await asyncio.sleep(PREPARE_SECONDS)
+            try:
+                await self._relay.ready(topics)
+            except Unavailable:
+                await asyncio.sleep(PREPARE_SECONDS)
 
     def _let_in(
         self, connection: Connection, topics: Sequence[str], request_id: RequestId, recover: Mapping[str, Position]
@@ -399,6 +398,7 @@ class Clients:
     def bus_lost(self, reason: str) -> None:
         """Redis is away: tell the clients, and let those go on whose frames wait for it."""
         self._degraded = True
+        self._relay.lost()
         self._log.warning("degraded", reason=reason)
         self.tell_all("degraded", "Live updates are interrupted; you stay connected")
         for connection in self:

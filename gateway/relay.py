@@ -65,8 +65,10 @@ class Relay:
 
     # ---- out
 
-    async def publish(self, publications: Sequence[Publication]) -> list[Position | None]:
+    async def publish(self, publications: Sequence[Publication], said_ms: int | None = None) -> list[Position | None]:
         """Publish all of them, or none; the place of each whose topic has history.
+
+        `said_ms`: their timestamp, ms since 1970, if it is not now.
 
         Raises:
             TooLarge: One is larger than a message may be; nothing was published.
@@ -81,7 +83,7 @@ class Relay:
             own, others = self._names(publication)
             places.append(len(commands))
             for topic in (own, *others):
-                text = protocol.data(publication, topic, protocol.iso(now))
+                text = protocol.data(publication, topic, protocol.iso(said_ms or now))
                 if len(text) > self._max_bytes:
                     raise TooLarge(f"message for {topic} has {len(text)} bytes; {self._max_bytes} may be")
                 commands.append(self._command(publication, topic, text, now))
@@ -196,19 +198,20 @@ class Relay:
         """Whether its messages have places."""
         return bool(self._rules.of(topic).history)
 
-    async def ready(self, topic: str) -> None:
-        """Have what a newcomer to `topic` is sent first: its place in the stream, its last value. It must be joined.
+    async def ready(self, topics: Iterable[str]) -> None:
+        """Have what newcomers to `topics` are sent first: places in streams, last values. They must be joined.
 
         Raises:
             Unavailable: Redis did not answer in time.
         """
-        rule = self._rules.of(topic)
-        if rule.history:
-            await self.streams.ready(topic)
-        elif rule.snapshot:
-            await self.snapshots.ready(topic)
-        if rule.presence:
-            await self.presence.ready(topic)
+        waiting = [topic for topic in topics if not self.is_ready(topic)]
+        rules = {topic: self._rules.of(topic) for topic in waiting}
+        await self.snapshots.ready([topic for topic, rule in rules.items() if rule.snapshot and not rule.history])
+        for topic, rule in rules.items():
+            if rule.history:
+                await self.streams.ready(topic)
+            if rule.presence:
+                await self.presence.ready(topic)
 
     def is_ready(self, topic: str) -> bool:
         """Whether a newcomer can be let in this moment."""
@@ -231,6 +234,10 @@ class Relay:
             return self.snapshots.newest(topic)
         entry = self.streams.newest(topic)
         return entry.text if entry is not None else None
+
+    def lost(self) -> None:
+        """Redis is away: what is known of its streams may be wrong when it is back."""
+        self.streams.distrust()
 
     def missed(self, topics: Iterable[str]) -> list[str]:
         """On these the bus was deaf: what can be repaired is; those that cannot are given back."""
@@ -335,7 +342,7 @@ class Relay:
         rule = self._rules.of(topic)
         if rule.history or rule.snapshot or len(self._rules.names(topic)) > 1:
             # It must be numbered, kept, or go out under several names: once, so it is published as all else is.
-            self._spawn(self._pass_on(publication, payload, stamped="timestamp" in said), "ingest")
+            self._spawn(self._pass_on(publication, payload, stamped="timestamp" in said, said_ms=at), "ingest")
             return
         audience = hub.of_topic(topic)
         if audience in self._hub:
@@ -343,15 +350,15 @@ class Relay:
             self._hub.deliver(audience, frames.build(frames.TEXT, text))
             self._metrics.relay_delay.observe(max(0, now - at) / 1000)
 
-    async def _pass_on(self, publication: Publication, payload: bytes, *, stamped: bool) -> None:
+    async def _pass_on(self, publication: Publication, payload: bytes, *, stamped: bool, said_ms: int) -> None:
         digest = hashlib.sha256(payload).hexdigest()[:32]
         try:
             if stamped and self._rules.of(publication.topic).history:
                 # Every node publishes under one key: the first is taken, the others get its answer. So none is missed
                 # if a node dies here.
-                await self.publish([replace(publication, key=f"ingest:{digest}")])
+                await self.publish([replace(publication, key=f"ingest:{digest}")], said_ms)
             elif await self._link.ask(self._link.redis.set(self._keys.ingested(digest), 1, nx=True, px=CLAIM_MS)):
-                await self.publish([publication])
+                await self.publish([publication], said_ms)
         except (Unavailable, TooLarge) as error:
             self._metrics.relayed.labels("refused").inc()
             logger().warning("a message of ws:broadcast was not passed on", topic=publication.topic, reason=str(error))

@@ -13,7 +13,7 @@ from stack.place import MAX_NODES, ROOT, Place, StackError
 STOP_SECONDS = 60  # a node's drain fits in; then supervisord kills
 OPEN_FILES = 20_000  # two for each of HAProxy's 8,000 connections, and then some
 HAPROXY_CFG = ROOT / "haproxy" / "haproxy.cfg"
-REDIS_CONF = ROOT / "redis" / "redis.conf"
+REDIS_CONF = ROOT / "stack" / "redis.conf"
 
 # Everyone here comes from 127.0.0.1, so one source may be hundreds of clients. Defaults: haproxy/README.md.
 LIMITS = {"RL_CUR": "5000", "RL_CONN": "20000", "RL_REQ": "20000"}

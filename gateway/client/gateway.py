@@ -351,8 +351,9 @@ class Gateway:
             self._reconnect_ms = None
             try:
                 await self._converse()
-            except* (_Lost, Disconnected, NoAnswer, OSError, WebSocketException, TimeoutError) as errors:
-                _stop_if_hopeless(errors)
+            except (_Lost, Disconnected, NoAnswer, OSError, WebSocketException) as error:
+                if isinstance(error, InvalidStatus) and error.response.status_code in _HOPELESS:
+                    raise Closed(error.response.status_code, "the handshake was refused") from None
             finally:
                 self._lost()
             self._now(State.WAITING)
@@ -363,15 +364,24 @@ class Gateway:
 
         Raises:
             Closed: For good.
-            ExceptionGroup: Of what it was lost by.
+            _Lost, Disconnected, OSError, WebSocketException: What it was lost by.
         """
         loop = asyncio.get_running_loop()
         self._welcome, self._authenticated = loop.create_future(), loop.create_future()
-        async with connect(self._url, **self._options) as socket, asyncio.TaskGroup() as tasks:
+        async with connect(self._url, **self._options) as socket:
             self._socket = socket
             heartbeat = Heartbeat()
-            tasks.create_task(self._read(socket, heartbeat))
-            tasks.create_task(self._tend(socket, heartbeat))
+            # No TaskGroup: in Python 3.11 one that meets an error and a cancellation at once loses the cancellation.
+            tasks = [loop.create_task(work) for work in (self._read(socket, heartbeat), self._tend(socket, heartbeat))]
+            try:
+                await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+                for task in tasks:  # the reader first: it knows why
+                    if task.done():
+                        task.result()
+            finally:
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _tend(self, socket: ClientConnection, heartbeat: Heartbeat) -> None:
         """Say who we are, ask for our topics, then ping."""
@@ -437,8 +447,6 @@ class Gateway:
         ended = Closed(None, "the caller has left") if runner.cancelled() else runner.exception()
         self._end = self._failure or ended
         assert self._end is not None
-        while isinstance(self._end, BaseExceptionGroup) and len(self._end.exceptions) == 1:
-            self._end = self._end.exceptions[0]
         for task in self._tasks:
             task.cancel()
         for topic in list(self._topics):
@@ -530,11 +538,3 @@ def _fail(future: asyncio.Future[Any] | None, error: Refused) -> None:
 
 def _refusal(frame: dict[str, Any]) -> Refused:
     return Refused(frame["code"], str(frame.get("message")), bool(frame.get("temporary")), frame.get("reason"))
-
-
-def _stop_if_hopeless(errors: BaseExceptionGroup[BaseException]) -> None:
-    for error in errors.exceptions:
-        if isinstance(error, BaseExceptionGroup):
-            _stop_if_hopeless(error)
-        elif isinstance(error, InvalidStatus) and error.response.status_code in _HOPELESS:
-            raise Closed(error.response.status_code, "the handshake was refused")

@@ -215,8 +215,8 @@ class Bus:
         while True:
             try:
                 await self._converse()
-            except* (Unavailable, *REDIS_ERRORS) as errors:
-                self._disconnected(explain(errors))
+            except (Unavailable, *REDIS_ERRORS) as error:
+                self._disconnected(explain(error))
             cap = min(RETRY_CAP_SECONDS, RETRY_BASE_SECONDS * 2**self._attempt)
             self._attempt = min(self._attempt + 1, 16)
             await asyncio.sleep(random.uniform(0, cap))
@@ -226,13 +226,18 @@ class Bus:
         self._kick = asyncio.get_running_loop().create_future()
         self._changed = {key: channel for key, channel in self._channels.items() if channel.callbacks}
         self._wake.set()
+        # No TaskGroup: in Python 3.11 one that meets an error and a cancellation at once loses the cancellation.
+        work = (self._read(connection), self._write(connection), self._until_kicked(self._kick))
+        tasks = [asyncio.get_running_loop().create_task(one) for one in work]
         try:
-            async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._read(connection))
-                tasks.create_task(self._write(connection))
-                tasks.create_task(self._until_kicked(self._kick))
+            ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in ended:
+                task.result()  # none ends but by an error
         finally:
             self._kick = None
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
             await connection.disconnect(nowait=True)
 
     @staticmethod

@@ -50,8 +50,6 @@ class Unconfirmed(Unavailable):
 
 def explain(error: BaseException) -> str:
     """An error of the way to Redis in one short line."""
-    if isinstance(error, BaseExceptionGroup):
-        return explain(error.exceptions[0])
     return str(error) or type(error).__name__
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib import resources
 
 from gateway.cluster.envelope import Envelope
@@ -29,14 +30,19 @@ class Snapshots:
         """Whether this node has the topic's last value, or knows that there is none."""
         return topic in self._known
 
-    async def ready(self, topic: str) -> None:
-        """Have the topic's last value. Its channel must be joined, so that what comes later is heard.
+    async def ready(self, topics: Sequence[str]) -> None:
+        """Have the topics' last values, in one round trip. Their channels must be joined, so that what comes is heard.
 
         Raises:
             Unavailable: Redis did not answer in time.
         """
-        if topic not in self._known:
-            version, text = await self._link.ask(self._link.redis.hmget(self._keys.snapshot(topic), "v", "m"))
+        unknown = [topic for topic in topics if topic not in self._known]
+        if not unknown:
+            return
+        pipeline = self._link.redis.pipeline(transaction=False)
+        for topic in unknown:
+            pipeline.hmget(self._keys.snapshot(topic), "v", "m")
+        for topic, (version, text) in zip(unknown, await self._link.execute(pipeline), strict=True):
             self.receive(topic, int(version or 0), text)
 
     def receive(self, topic: str, version: int, text: bytes | None) -> None:

@@ -30,7 +30,6 @@ from gateway.protocol import Code
 from tests.client import Api, Front
 from tests.cluster import Cluster, Redis, token
 from tests.deadlines import eventually
-from tests.processes import free_port
 
 Start = Callable[..., Cluster]
 Of = Callable[..., Api]
@@ -282,13 +281,21 @@ async def test_a_frozen_node_is_left_after_three_pongs_that_did_not_come(
         [home] = [node for node in nodes if node.name == client.node]
         home.freeze()
         try:
-            with pytest.raises(NoAnswer):
-                async with gateway(balancer, timing=Timing(answer=0.5)) as _:
-                    await client.request("system", "ping")
             await eventually(lambda: kept.notices == [Recovered], 30)
             assert client.node != home.name
         finally:
             home.thaw()
+
+
+async def test_what_is_not_answered_in_time_is_given_up(cluster: Start, rules: Path) -> None:
+    [node] = cluster(1, topics=rules)
+    async with gateway(node, timing=Timing(answer=0.5)) as client:
+        node.freeze()
+        try:
+            with pytest.raises(NoAnswer):
+                await client.request("system", "ping")
+        finally:
+            node.thaw()
 
 
 async def test_what_was_asked_of_a_lost_connection_fails_at_once(cluster: Start, rules: Path) -> None:
@@ -306,11 +313,11 @@ async def test_what_was_asked_of_a_lost_connection_fails_at_once(cluster: Start,
 
 
 async def test_it_waits_for_a_server_that_is_not_there_yet(cluster: Start, rules: Path) -> None:
-    """And asks again and again, until it may."""
-    port = free_port()
-    client = Gateway(f"ws://127.0.0.1:{port}/ws", timing=QUICK, proxy=None)
+    [node] = cluster(1, topics=rules)
+    node.kill()
+    client = Gateway(node.ws, timing=QUICK, proxy=None)
     entering = asyncio.create_task(client.__aenter__())
     await eventually(lambda: client.state is State.WAITING and not entering.done())
-    cluster(1, topics=rules, port=port)
-    await asyncio.wait_for(entering, 10)
+    node.start()
+    await asyncio.wait_for(entering, 30)
     await client.close()

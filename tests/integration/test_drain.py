@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -15,9 +16,10 @@ import pytest
 from websockets.exceptions import InvalidHandshake, InvalidStatus
 
 from tests.client import Api, Client, Front, new_source
-from tests.cluster import NAMESPACE, Balancer, Cluster, Node, Redis
+from tests.cluster import API_KEY, NAMESPACE, Balancer, Cluster, Node, Redis
 from tests.conftest import Connect
 from tests.deadlines import eventually
+from tests.processes import clean_environment
 from tests.returning import Returning
 
 Start = Callable[..., Cluster]
@@ -170,6 +172,17 @@ async def test_any_node_can_order_it(cluster: Start, connect: Connect, api: Of, 
     assert await client.closed() == 3001
     assert await exit_code(nodes[0]) == 0
     assert other.open and nodes[1].ready()
+
+
+async def test_it_can_be_ordered_by_the_command_line(cluster: Start, connect: Connect) -> None:
+    nodes = cluster(2, drain_seconds=0.2)
+    client = await connect(nodes[0])
+    command = [sys.executable, "-m", "gateway", "drain", "n1", "--url", nodes[1].url, "--api-key", API_KEY]
+    process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE, env=clean_environment())
+    out, _ = await process.communicate()
+    assert out.decode() == f"{client.id.rpartition('.')[0]} drains.\n"
+    assert await client.closed() == 3001
+    assert await exit_code(nodes[0]) == 0
 
 
 async def test_a_node_can_order_its_own_drain_though_redis_is_away(

@@ -203,7 +203,10 @@ def test_what_loads_gives_can_be_written_again(depth: int, form: str, harmless: 
             Subscribe(("b", "a"), "7", "t"),
         ),
         ({"type": "SUBSCRIBE", "topics": ["a", "no topic", 5, None, ["a"], {}]}, Subscribe(("a",), None)),
-        ({"type": "SUBSCRIBE", "topics": ["a"], "requestId": 0, "recover": {"a": {}}}, Subscribe(("a",), 0, None, {"a": Position("", 0)})),
+        (
+            {"type": "SUBSCRIBE", "topics": ["a"], "requestId": 0, "recover": {"a": {}}},
+            Subscribe(("a",), 0, None, {"a": Position("", 0)}),
+        ),
         ({"type": "UNSUBSCRIBE", "topics": ["a", "no topic", "a"], "requestId": "r"}, Unsubscribe(("a",), "r")),
         ({"type": "UNSUBSCRIBE", "topics": ["no topic"]}, Unsubscribe((), None)),
         ({"type": "PUBLISH", "topic": "chat", "data": None, "requestId": 1}, Publish(Publication("chat", None), 1)),

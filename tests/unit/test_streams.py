@@ -147,6 +147,19 @@ async def test_nobody_is_let_in_under_the_epoch_of_a_stream_that_went_back() -> 
     assert node.had == [6]
 
 
+async def test_after_an_outage_nobody_is_let_in_before_the_stream_was_read_again() -> None:
+    """Redis may be back without its last moments, and have given their offsets to other messages."""
+    node = Node(9)
+    await node.streams.ready("t")
+    node.streams.distrust()
+    assert not node.streams.settled("t")
+    node.history.top = 5
+    node.history.may_renew.set()
+    await node.streams.ready("t")
+    assert node.streams.place("t") == ("e, renewed", 5)
+    assert node.gaps == 1
+
+
 async def test_redis_away_is_asked_again_until_it_answers() -> None:
     node = Node(3)
     node.history.away = True
