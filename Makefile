@@ -8,13 +8,16 @@ BIN    := .venv/bin
 
 # Several -j jobs would build one .venv at the same time.
 .NOTPARALLEL:
-.PHONY: help up down status logs test lint types
+.PHONY: help up rolling-restart down status logs test lint types
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
 
 up: .venv/stack.done ## start the cluster, or scale it: NODES=3, or NODES=max for one a core
 	@$(BIN)/python -m stack up $(NODES)
+
+rolling-restart: .venv/stack.done ## restart the nodes one after the other; nobody is refused meanwhile
+	@$(BIN)/python -m stack restart
 
 down: .venv/stack.done ## stop it, leaving nothing behind
 	@$(BIN)/python -m stack down
@@ -28,6 +31,10 @@ logs: .venv/stack.done ## follow all logs
 test: .venv/dev.done ## all tests; ARGS= goes to pytest, e.g. ARGS="-k hub -x"
 	@$(PYTHON) -m stack.need redis-server haproxy chromium
 	@$(BIN)/pytest $(ARGS)
+
+chaos: .venv/dev.done ## break a private cluster on purpose; SEED= MINUTES= FAULTS= QUICK=1 CLIENTS= FSYNC=
+	@$(PYTHON) -m stack.need redis-server haproxy
+	@$(BIN)/python -m chaos
 
 lint: .venv/dev.done ## style, the floors of the house, haproxy.cfg in all its variants
 	@$(PYTHON) -m stack.need haproxy openssl

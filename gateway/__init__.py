@@ -9,6 +9,7 @@ server       uvicorn with a paced end
 app          settings -> Starlette application: the composition root
 web/         what is served beside the socket: API, health, pages
 node         one gateway process: its place in the cluster, its life
+departures   clients sent away: all when the node leaves, some when others have room
 clients      the node's connections: what a client says is carried out here
 connection   one socket: bytes in, prepared frames out, back-pressure
 relay        between hub and bus: publish, and what the cluster says
@@ -17,9 +18,12 @@ cluster/     all that lives in Redis, and nothing else
 session      one client's rules: what a message may cause                    (pure)
 auth         who someone is
 hub          who listens to what on this node, and the fan-out               (pure)
+orders       what one node asks of the others                                (pure)
 protocol     the wire: messages, error codes, close codes                    (pure)
 frames       RFC 6455 frames: bytes -> messages, a payload -> a frame        (pure)
 topics       topic names, and who may hear and say what                      (pure)
+balance      how many clients a node gives away, and when each goes          (pure)
+watchers     which load balancers have heard that the node is not ready      (pure)
 metrics, settings, logs
 """
 

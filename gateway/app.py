@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from importlib import resources
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from starlette.applications import Starlette
@@ -11,10 +13,12 @@ from starlette.responses import JSONResponse
 from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket
 
+from gateway import topics
 from gateway.auth import ANONYMOUS, AuthError, Identity
 from gateway.connection import Connection
 from gateway.node import Node
 from gateway.settings import Settings
+from gateway.topics import RulesError, TopicRules
 from gateway.web import api, health, pages
 
 SOCKET_PATHS = ("/ws", "/api/v69/ws")
@@ -23,7 +27,7 @@ SESSION_COOKIE = "session"
 
 def create_app(settings: Settings) -> Starlette:
     """The application of one node; the node is `app.state.node`, and lives while the lifespan does."""
-    node = Node(settings)
+    node = Node(settings, load_rules(settings.topics))
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
@@ -39,6 +43,20 @@ def create_app(settings: Settings) -> Starlette:
     app = Starlette(routes=routes, lifespan=lifespan, exception_handlers=api.EXCEPTION_HANDLERS)
     app.state.node = node
     return app
+
+
+def load_rules(file: str) -> TopicRules:
+    """The topic rules in `file`, or the package's own if it is empty.
+
+    Raises:
+        RulesError: It cannot be read, or says something that cannot be.
+    """
+    if not file:
+        return topics.parse(resources.files("gateway").joinpath("topics.toml").read_text(), "topics.toml")
+    try:
+        return topics.parse(Path(file).read_text(), file)
+    except (OSError, UnicodeDecodeError) as error:
+        raise RulesError(f"GATEWAY_TOPICS: {file} cannot be read: {error}") from None
 
 
 async def socket(websocket: WebSocket) -> None:
@@ -59,11 +77,12 @@ async def socket(websocket: WebSocket) -> None:
     await websocket.accept(subprotocol=offered[0] if offered else None)
     ip = websocket.client.host if websocket.client else ""
     node.clients.admit(connection, identity, ip, websocket.headers.get("user-agent", ""))
+    node.departures.admitted(connection)
 
 
 def _refusal(websocket: WebSocket, node: Node) -> tuple[int, str] | None:
-    if node.refusing:
-        return 503, "this node is leaving; connect again"
+    if node.departures.refuses(websocket.headers.get("x-request-id")):
+        return 503, "this node takes no new clients; connect again"
     origin = websocket.headers.get("origin")
     # No Origin: not a browser, so nobody's cookies are being abused.
     if origin and origin not in node.settings.origins and urlsplit(origin).netloc != websocket.headers.get("host"):

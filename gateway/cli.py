@@ -23,7 +23,7 @@ import jwt
 import orjson
 from rich.text import Text
 
-from gateway import __version__, auth, protocol
+from gateway import __version__, auth, balance, protocol
 from gateway.checks import checks, state_of
 from gateway.remote import DEFAULT_URL, Remote, RemoteError
 from gateway.settings import Settings, SettingsError
@@ -217,7 +217,8 @@ def nodes(remote: Remote) -> Steps:
 
 def _state(node: Mapping[str, Any]) -> Text:
     state = state_of(node)
-    return Text(state, {"ready": "green", "draining": "yellow"}.get(state, "red"))
+    style = {"ready": "green", "draining": "yellow"}.get(state, "red")
+    return Text(f"{state}, moving clients" if node.get("moving") else state, style)
 
 
 @cli.command()
@@ -295,6 +296,44 @@ def unsubscribe(remote: Remote, client_id: str, topic: str) -> Steps:
     """Take TOPIC from the client ID, which is told."""
     yield remote.unsubscribe(client_id, topic)
     print_text(f"{client_id} hears {topic} no more.")
+
+
+@cli.command()
+@click.argument("node")
+@speaking
+def drain(remote: Remote, node: str) -> Steps:
+    """Have NODE send its clients away, and end.
+
+    NODE is a name or an id. Clients go a few at a time; whoever watches over the node starts it again.
+    """
+    done = remote.drain(node)
+    yield done
+    print_text("\n".join(f"{gone} drains." for gone in done["draining"]))
+
+
+@cli.command()
+@click.option(
+    "--seconds",
+    type=click.FloatRange(0, balance.MAX_SECONDS),
+    default=balance.SECONDS,
+    show_default=True,
+    help="Spread the closes over this time.",
+)
+@speaking
+def rebalance(remote: Remote, seconds: float) -> Steps:
+    """Move clients from fuller nodes to emptier ones.
+
+    That is for after scale-out. Only those above the mean move: they are told, closed (3011), and
+    led to another node as they come back.
+    """
+    done = remote.rebalance(seconds)
+    yield done
+    for move in done["moves"]:
+        print_text(f"{move['node']} sends {move['clients']} clients away.")
+    if not done["moves"]:
+        print_text("No node has more clients than the others, so none moves.")
+    elif done["after"]:
+        print_text(f"They begin in {done['after']:.0f} s: the load balancer fills the youngest node slowly at first.")
 
 
 @cli.command()

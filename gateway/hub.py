@@ -160,6 +160,16 @@ def of_role(role: str) -> str:
     return f"role:{role}"
 
 
+def joining(topic: str) -> str:
+    """Those who wait to be let into `topic`: what is said on it is not for them yet."""
+    return f"joining:{topic}"
+
+
 def topic_of(audience: str) -> str | None:
-    """The topic whose audience this is; None if it is a user's or a role's."""
+    """The topic whose audience this is; None if it is a user's, a role's, or of those who wait."""
     return audience[6:] if audience.startswith("topic:") else None
+
+
+def channel_of(audience: str) -> str:
+    """The audience whose channel serves this one: those who wait for a topic need the topic's."""
+    return f"topic:{audience[8:]}" if audience.startswith("joining:") else audience

@@ -61,6 +61,7 @@ class Metrics:
             registry=registry,
         )  # fmt: skip
         self.publishes = Counter("gateway_publishes", "messages to publish, by result", ["result"], registry=registry)
+        self.stream_reads = Counter("gateway_stream_reads", "reads of topics' streams", registry=registry)
         self.reconnects = Counter("gateway_bus_reconnects", "subscriber connections lost", registry=registry)
         self.redis_up = Gauge("gateway_redis_up", "1 while the bus is connected", registry=registry)
         self.ready = Gauge("gateway_ready", "1 while the node wants new clients", registry=registry)

@@ -3,36 +3,37 @@
 from __future__ import annotations
 
 import asyncio
-import random
+import math
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
+from datetime import datetime
 from typing import Any, Final
 
 import orjson
 
-from gateway import __version__, hub, protocol
+from gateway import __version__, hub, orders, protocol
 from gateway.auth import Authenticator
 from gateway.clients import Clients
 from gateway.cluster.bus import Bus
 from gateway.cluster.keys import Keys
-from gateway.cluster.link import Link, Unavailable
+from gateway.cluster.link import Durability, Link, Unavailable
+from gateway.cluster.presence import Attendance
 from gateway.cluster.registry import Memory, Registry
-from gateway.connection import Connection
+from gateway.departures import Departures, Phase
 from gateway.hub import Hub
 from gateway.logs import logger
 from gateway.metrics import Metrics
-from gateway.protocol import Close
+from gateway.orders import Disconnect, Drain, Forget, Move, OrderError, Unsubscribe
+from gateway.presence import Presence
 from gateway.relay import Relay
 from gateway.session import Rules
 from gateway.settings import Settings
+from gateway.topics import TopicRules
 
-# HAProxy takes a server out after this many failed checks (haproxy.cfg, `fall`).
-READYZ_FALL: Final = 2
-READYZ_WAIT_SECONDS: Final = 4.0
-READYZ_RECENT_SECONDS: Final = 5.0
 BEATS_A_LEASE: Final = 5
+REAP_AFTER_SECONDS: Final = 0.05
 STRONG_SECRET_BYTES: Final = 32
 
 
@@ -42,14 +43,12 @@ class Node:
     `now` gives seconds since 1970.
     """
 
-    def __init__(self, settings: Settings, now: Callable[[], float] = time.time) -> None:
+    def __init__(self, settings: Settings, rules: TopicRules, now: Callable[[], float] = time.time) -> None:
         self.settings = settings
         # The second part is new at each start: a pid is unique neither across hosts nor across restarts.
         self.id = f"{settings.node}.{secrets.token_hex(4)}"
-        self.draining = False
-        self.refusing = False  # new sockets get 503
         self.failure: BaseException | None = None  # what a task of ours died of
-        self.on_failure: Callable[[], None] = lambda: None
+        self.leave: Callable[[], None] = lambda: None  # has the process drain and end; whoever runs it sets this
         self.authenticator = Authenticator(settings.jwt_secret, now)
         self.metrics = metrics = Metrics()
         self._now = now
@@ -59,30 +58,32 @@ class Node:
         self._hub = Hub(wake=lambda: self.relay.wake(), evict=lambda subscriber: self.clients.evict(subscriber))
         self._link = Link(
             settings.redis_url, timeout_seconds=settings.redis_timeout_seconds, name=f"gateway-{self.id}",
-            metrics=metrics,
+            metrics=metrics, durability=Durability(settings.wait_replicas, settings.wait_seconds),
         )  # fmt: skip
         self._bus = Bus(self._link, keys.own(self.id), metrics)
+        self._attendance = Attendance(self._link, keys, self.id)
+        self.presence = Presence(self._attendance, grace_seconds=settings.presence_grace_seconds, now_ms=self._ms)
         self.relay = Relay(
-            hub=self._hub, bus=self._bus, link=self._link, keys=keys, metrics=metrics,
-            max_message_bytes=settings.max_message_bytes, now=now,
+            hub=self._hub, bus=self._bus, link=self._link, keys=keys, rules=rules, metrics=metrics,
+            max_message_bytes=settings.max_message_bytes, now=now, spawn=self._spawn, presence=self.presence,
         )  # fmt: skip
         self.registry = Registry(
             self._link, keys, self.id, lease_seconds=settings.lease_seconds, memory=self._memory(), metrics=metrics
         )
         self.clients = Clients(
             settings, self.id,
-            rules=Rules(self.authenticator.verify, settings.max_client_topics, settings.open),
+            rules=Rules(self.authenticator.verify, rules, settings.max_client_topics, settings.open),
             hub=self._hub, relay=self.relay, registry=self.registry, metrics=metrics, spawn=self._spawn,
             status=self.status, now_ms=self._ms,
         )  # fmt: skip
+        self.departures = Departures(self.clients, drain_seconds=settings.drain_seconds, now_ms=self._ms)
+        self.relay.on_gap = self.clients.gap
         self._tasks: set[asyncio.Task[None]] = set()
         self._beat_now = asyncio.Event()
         self._channels_confirmed = False
         self._lease_reason: str | None = "lease not yet taken"
+        self._lease_ends = math.inf  # loop time at which the next lease of any node ends, if it is not renewed
         self._announced = False
-        self._readyz_at = -READYZ_RECENT_SECONDS  # loop time of a load balancer's last question
-        self._readyz_refusals = 0
-        self._seen_unready = asyncio.Event()  # by the load balancer, often enough to act on it
         metrics.read(
             {
                 "gateway_connections": lambda: len(self.clients),
@@ -105,6 +106,7 @@ class Node:
         self._spawn(self._link.run(), "publisher")
         self._spawn(self._bus.run(self.clients), "bus")
         self._spawn(self.registry.run(self._beat_now.set), "registry")
+        self._spawn(self.presence.run(self.clients), "presence")
         self._spawn(self._beat(), "beat")
         self._spawn(self._sweep(), "sweep")
         self._spawn(self._measure_lag(), "lag")
@@ -118,6 +120,7 @@ class Node:
                 task.cancel()
             await asyncio.gather(*running, return_exceptions=True)
             try:
+                await self.presence.flush(self.clients)
                 await self.registry.leave()
             except Unavailable as error:
                 self._log.warning("rows not removed, they end with the lease", reason=str(error))
@@ -133,7 +136,7 @@ class Node:
     def _listen(self) -> None:
         listeners = {
             self._keys.own(self.id): self.clients.on_own,
-            self._keys.control: self.clients.on_control,
+            self._keys.control: self._on_control,
             self._keys.ingest: self.relay.on_ingest,
         }
         waiting = len(listeners)
@@ -161,7 +164,7 @@ class Node:
         # A node must not live on half alive: it leaves, and whoever watches it starts another.
         self.failure = task.exception()
         self._log.critical("a task died, the node leaves", task=task.get_name(), exc_info=self.failure)
-        self.on_failure()
+        self.leave()
 
     async def _beat(self) -> None:
         interval = self.settings.lease_seconds / BEATS_A_LEASE
@@ -173,16 +176,23 @@ class Node:
             if not self._announced and not self.reasons():
                 await self._announce()
             self.metrics.ready.set(not self.reasons())
+            # A dead node is buried when its lease ends, not at the beat after.
             with suppress(TimeoutError):
-                async with asyncio.timeout_at(due):
+                async with asyncio.timeout_at(min(due, self._lease_ends + REAP_AFTER_SECONDS)):
                     await self._beat_now.wait()
 
     async def _renew(self) -> None:
+        self._lease_ends = math.inf
         try:
-            expired = await self.registry.beat()
+            beat = await self.registry.beat()
             self._lease_reason = None
-            for node_id in expired:
-                await self.registry.reap(node_id)
+            self._lease_ends = asyncio.get_running_loop().time() + beat.following
+            if not beat.kept:
+                self.presence.rewrite()
+            for node_id in beat.expired:
+                for topic, clients in (await self.registry.reap(node_id, self.relay.has_presence)).items():
+                    await self._attendance.tell_dead(self.relay.channel(topic), clients, self._ms())
+            await self.relay.streams.check()
         except Unavailable as error:
             self._lease_reason = f"lease not renewed: {error}"
 
@@ -195,7 +205,7 @@ class Node:
     async def _announce(self) -> None:
         about = {"timestamp": self._ms(), "serverId": self.id, "name": self.settings.node, "version": __version__}
         try:
-            await self._link.publish([(self._keys.ready, orjson.dumps(about))])
+            await self._link.publish(self._keys.ready, orjson.dumps(about))
             self._announced = True
         except Unavailable as error:
             self._log.warning("join not announced", reason=str(error))
@@ -221,49 +231,43 @@ class Node:
         return found if self._lease_reason is None else [*found, self._lease_reason]
 
     def _reasons_but_lease(self) -> list[str]:
-        found = ["draining"] if self.draining else []
+        found = ["draining"] if self.departures.draining else []
         if self._bus.reason is not None:
             found.append(f"bus: {self._bus.reason}")
         elif not self._channels_confirmed:
             found.append("bus: channels not yet confirmed")
         return found
 
-    def asked_ready(self) -> list[str]:
-        """`reasons`, asked by a load balancer: a drain waits until it has been told."""
-        self._readyz_at = asyncio.get_running_loop().time()
-        self._readyz_refusals += self.draining
-        if self._readyz_refusals >= READYZ_FALL:
-            self._seen_unready.set()
-        return self.reasons()
+    def asked_ready(self, who: str) -> list[str]:
+        """`reasons`, asked by `who`: a drain waits until load balancers have been told."""
+        reasons = self.reasons()
+        self.departures.asked_ready(who, bool(reasons))
+        return reasons
 
     async def drain(self) -> None:
-        """Become unready, wait until the load balancer has seen it, then send the clients away in jittered steps."""
-        if self.draining:
-            return
-        loop = asyncio.get_running_loop()
-        self.draining = True
-        self._beat_now.set()
-        self._log.info("draining", clients=len(self.clients))
-        if loop.time() - self._readyz_at < READYZ_RECENT_SECONDS:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(READYZ_WAIT_SECONDS):
-                    await self._seen_unready.wait()
-        self.refusing = True
-        leaving = list(self.clients)
-        random.shuffle(leaving)
-        started, window = loop.time(), self.settings.drain_seconds
-        for at, connection in enumerate(leaving):
-            due = started + window * (at + random.random()) / len(leaving)
-            if due - loop.time() > 0.01:
-                await asyncio.sleep(due - loop.time())
-            self._send_away(connection)
-        self._log.info("drained", clients=len(leaving), seconds=round(loop.time() - started, 3))
+        """Become unready, wait until the load balancers have seen it, then send the clients away over the window."""
+        self._beat_now.set()  # the row says so too, and at once; it is written while the load balancer looks
+        await self.departures.drain()
 
-    def _send_away(self, connection: Connection) -> None:
-        # The closes are spread over the window already; this spreads the few of one step.
-        about = {"message": "Server is restarting", "code": 1001, "reconnectMs": random.randrange(50, 500)}
-        self.clients.send(connection, protocol.system("shutdown", about, protocol.iso(self._ms())))
-        connection.close(Close.SHUTDOWN, "shutdown")
+    def _on_control(self, _channel: str, payload: bytes) -> None:
+        try:
+            order = orders.parse(payload)
+        except OrderError:
+            self.metrics.relayed.labels("malformed").inc()
+            return
+        self.metrics.relayed.labels("control").inc()
+        match order:
+            case Disconnect() | Unsubscribe():
+                self.clients.obey(order)
+            case Forget(topics):
+                for topic in topics:
+                    self.relay.streams.forget(topic)
+            case Drain(self.id):
+                self.leave()
+            case Move(self.id, keep, seconds, after):
+                self._spawn(self.departures.move(keep, seconds, after), "move")
+            case Drain() | Move():
+                pass  # another's
 
     # ---- what it tells
 
@@ -273,14 +277,18 @@ class Node:
         Raises:
             Unavailable: Redis did not confirm.
         """
-        await self._link.publish([(self._keys.control, orjson.dumps({"op": op, **about}))])
+        await self._link.publish(self._keys.control, orjson.dumps({"op": op, **about}))
+
+    def seconds_since(self, timestamp: str) -> float:
+        """How long ago that was; `timestamp` as the registry's rows have it."""
+        return self._now() - datetime.fromisoformat(timestamp).timestamp()
 
     def status(self) -> dict[str, Any]:
         """The node as REQUEST system/getStatus shows it to anyone."""
         return {
             "status": "degraded" if self.reasons() else "ok", "node": self.settings.node, "version": __version__,
             "uptimeSeconds": (self._ms() - self._started_ms) // 1000, "clients": len(self.clients),
-            "topics": len(self._topics()), "draining": self.draining,
+            "topics": len(self._topics()), "draining": self.departures.draining,
         }  # fmt: skip
 
     def _memory(self) -> Memory:
@@ -299,7 +307,8 @@ class Node:
             "version": __version__, "started": protocol.iso(self._started_ms), "clients": len(self.clients),
             # Whoever reads this reads it under the lease.
             "topics": len(self._topics()), "ready": int(not self._reasons_but_lease()),
-            "draining": int(self.draining),
+            "draining": int(self.departures.draining),
+            "moving": int(self.departures.phase is Phase.SHEDDING),
         }  # fmt: skip
 
     def _topics(self) -> list[str]:

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import orjson
 
@@ -22,8 +22,11 @@ Json: TypeAlias = Any  # what orjson can read and write
 RequestId: TypeAlias = str | int | None
 
 MAX_NAME_LENGTH: Final = 200  # characters of an action, a subtype, a request id, a user or a client id
+MAX_HISTORY_LIMIT: Final = 1000  # messages in one answer
+DEFAULT_HISTORY_LIMIT: Final = 100
 MAX_NESTING: Final = 254  # levels of a JSON value: as deep as orjson writes
 
+_IDEMPOTENCY_KEY: Final = re.compile(r"[A-Za-z0-9_.:\-]+")
 _CLIENT_ID: Final = re.compile(r"[A-Za-z0-9_.\-]+")  # it stands in a header line on the bus
 
 
@@ -111,6 +114,13 @@ class ProtocolError(Exception):
 # ---- what a client may send ----------------------------------------------------------------------
 
 
+class Position(NamedTuple):
+    """A place in a topic with history: the last message that was had."""
+
+    epoch: str
+    offset: int
+
+
 @dataclass(frozen=True, slots=True)
 class Auth:
     """Who I am."""
@@ -125,6 +135,7 @@ class Subscribe:
     topics: tuple[str, ...]
     request_id: RequestId
     token: str | None = None
+    recover: Mapping[str, Position] = field(default_factory=dict)  # where the client was, by topic
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +155,7 @@ class Publication:
     extras: Mapping[str, Json] = field(default_factory=dict)  # action, subtype, priority
     to: tuple[str, str] | None = None  # ("user" | "role" | "client", who)
     except_client: str | None = None
+    key: str | None = None  # idempotency key: the same again within five minutes is the same message
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,7 +255,22 @@ def _subscribe(message: dict[str, Json]) -> Subscribe:
             request_id,
         )
     token = message.get("authToken")
-    return Subscribe(known, request_id, token if isinstance(token, str) and token else None)
+    token = token if isinstance(token, str) and token else None
+    return Subscribe(known, request_id, token, _recover(message.get("recover")))
+
+
+def _recover(asked: Json) -> dict[str, Position]:
+    """Where the client says it was. What cannot be a place is one that cannot be recovered from, and told as such."""
+    if not isinstance(asked, dict):
+        return {}
+    places = {}
+    for topic, place in asked.items():
+        match place:
+            case {"epoch": str(epoch), "offset": int(offset)} if not isinstance(offset, bool) and offset >= 0:
+                places[topic] = Position(epoch, offset)
+            case _:
+                places[topic] = Position("", 0)
+    return places
 
 
 def _unsubscribe(message: dict[str, Json]) -> Unsubscribe:
@@ -300,7 +327,7 @@ def publication(item: Json) -> Publication:
     """
     if not isinstance(item, dict):
         raise ProtocolError(Code.DATA_REFUSED, "a message must be an object with topic and data")
-    unknown = item.keys() - {"topic", "data", "action", "subtype", "priority", "to", "except"}
+    unknown = item.keys() - {"topic", "data", "action", "subtype", "priority", "to", "except", "idempotencyKey"}
     if unknown:
         raise ProtocolError(Code.DATA_REFUSED, f"unknown field {_shown(min(unknown))}")
     topic, data, extras = _said(item, None)
@@ -316,7 +343,30 @@ def publication(item: Json) -> Publication:
     except_client = item.get("except")
     if except_client is not None and (target is not None or not _is_client_id(except_client)):
         raise ProtocolError(Code.DATA_REFUSED, "except must be a client id, and stands without to")
-    return Publication(topic, data, extras, target, except_client)
+    key = item.get("idempotencyKey")
+    if key is not None and not (_is_name(key) and _IDEMPOTENCY_KEY.fullmatch(key)):
+        raise ProtocolError(Code.DATA_REFUSED, "idempotencyKey must be 1 to 200 of A-Z a-z 0-9 _ . : -")
+    return Publication(topic, data, extras, target, except_client, key)
+
+
+def history_range(request: Request) -> dict[str, Any]:
+    """What part of a topic's history a REQUEST wants: `limit`, `since`, `reverse` for `Relay.read_history`.
+
+    Raises:
+        ProtocolError: A parameter is of the wrong form.
+    """
+    limit, since = request.parameters.get("limit", DEFAULT_HISTORY_LIMIT), request.parameters.get("since")
+    reverse = request.parameters.get("reverse", False)
+    good = isinstance(limit, int) and not isinstance(limit, bool) and 1 <= limit <= MAX_HISTORY_LIMIT
+    if not good or not isinstance(reverse, bool):
+        raise ProtocolError(
+            Code.DATA_REFUSED,
+            f"limit must be a whole number from 1 to {MAX_HISTORY_LIMIT}, reverse true or false",
+            request.request_id,
+        )
+    if since is not None and (not isinstance(since, int) or isinstance(since, bool) or since < 0):
+        raise ProtocolError(Code.DATA_REFUSED, "since must be an offset", request.request_id)
+    return {"limit": limit, "since": since, "reverse": reverse}
 
 
 def _said(message: dict[str, Json], request_id: RequestId) -> tuple[str, Json, dict[str, Json]]:
@@ -386,12 +436,20 @@ def iso(milliseconds: int) -> str:
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def data(publication: Publication, timestamp: str) -> bytes:
-    """The DATA message that every hearer of the publication is sent, made once for the whole cluster."""
-    message = {"type": "DATA", "topic": publication.topic, **publication.extras}
+def data(publication: Publication, topic: str, timestamp: str) -> bytes:
+    """The DATA message that every hearer of the publication is sent, made once for the whole cluster.
+
+    `topic` is the name it goes out under: the publication's own, or an alias.
+    """
+    message = {"type": "DATA", "topic": topic, **publication.extras}
     message["data"] = publication.data
     message["timestamp"] = timestamp
     return orjson.dumps(message)
+
+
+def initial(text: bytes) -> bytes:
+    """A DATA message made before, as the snapshot that comes with a subscription."""
+    return text[:-1] + b',"initialData":true}'
 
 
 def welcome(client_id: str, node: str, version: str, ping_ms: int, timestamp: str) -> bytes:
@@ -412,6 +470,11 @@ def gap(names: Iterable[str], timestamp: str) -> bytes:
     return system("gap", {"topics": sorted(names)}, timestamp)
 
 
+def presence(topic: str, about: Mapping[str, Json], timestamp: str) -> bytes:
+    """Who came to a topic and who left it, and how many are there."""
+    return orjson.dumps({"type": "PRESENCE", "topic": topic, **about, "timestamp": timestamp})
+
+
 def authenticated(timestamp: str) -> bytes:
     """AUTH was accepted."""
     return orjson.dumps(
@@ -420,14 +483,20 @@ def authenticated(timestamp: str) -> bytes:
     )  # fmt: skip
 
 
-def subscribed(names: Iterable[str], request_id: RequestId, timestamp: str) -> bytes:
-    """From now on every publish on these topics arrives, or the client is told of a gap."""
+def subscribed(
+    names: Iterable[str], request_id: RequestId, timestamp: str, positions: Mapping[str, Json] | None = None
+) -> bytes:
+    """From now on every publish on these topics arrives, or the client is told of a gap.
+
+    `positions`: for topics with history epoch, offset and, if it was asked for, whether what was missed was sent.
+    """
     names = list(names)
     # The names stand in `topics`; a sentence that repeats thousands of them would double the frame.
     listed = ", ".join(names) if len(names) <= 10 else f"{len(names)} topics"
     return orjson.dumps(
         {"type": "ACKNOWLEDGMENT", "operation": "subscribe", "topics": names, "status": "success",
-         "message": f"Successfully subscribed to {listed}", **_echo(request_id), "timestamp": timestamp}
+         "message": f"Successfully subscribed to {listed}", **_echo(request_id), "timestamp": timestamp,
+         **({"positions": positions} if positions else {})}
     )  # fmt: skip
 
 
@@ -439,10 +508,11 @@ def unsubscribed(names: Iterable[str], request_id: RequestId, timestamp: str) ->
     )  # fmt: skip
 
 
-def published(topic: str, request_id: RequestId, timestamp: str) -> bytes:
-    """Redis has taken the message."""
+def published(topic: str, position: Position | None, request_id: RequestId, timestamp: str) -> bytes:
+    """Redis has taken the message; `position` is its place if the topic has history."""
+    place = {} if position is None else {"offset": position.offset, "epoch": position.epoch}
     return orjson.dumps(
-        {"type": "ACKNOWLEDGMENT", "operation": "publish", "topic": topic, **_echo(request_id),
+        {"type": "ACKNOWLEDGMENT", "operation": "publish", "topic": topic, **place, **_echo(request_id),
          "timestamp": timestamp}
     )  # fmt: skip
 

@@ -7,16 +7,31 @@ node as to all others; so there is one order, and no echo to suppress.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+import hashlib
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+import orjson
 
 from gateway import frames, hub, protocol
 from gateway.cluster.bus import Bus
 from gateway.cluster.envelope import Envelope
+from gateway.cluster.history import History
 from gateway.cluster.keys import Keys, node_of
-from gateway.cluster.link import Link, Unavailable
+from gateway.cluster.link import Command, Link, Unavailable, Unconfirmed
+from gateway.cluster.snapshots import NO_EPOCH, Snapshots
 from gateway.hub import Hub
+from gateway.logs import logger
 from gateway.metrics import Metrics
-from gateway.protocol import ProtocolError, Publication
+from gateway.presence import MAX_LISTED, Presence, listed
+from gateway.protocol import Position, ProtocolError, Publication
+from gateway.sequence import Entry
+from gateway.streams import Streams
+from gateway.topics import TopicRules
+
+# How long a node that hears a message of `ws:broadcast` late still finds that another has passed it on.
+CLAIM_MS: Final = 2000
 
 
 class TooLarge(ValueError):
@@ -27,63 +42,214 @@ class Relay:
     """Publishes for this node and feeds its hub. `now` gives seconds since 1970."""
 
     def __init__(
-        self, *, hub: Hub, bus: Bus, link: Link, keys: Keys, metrics: Metrics, max_message_bytes: int,
-        now: Callable[[], float],
+        self, *, hub: Hub, bus: Bus, link: Link, keys: Keys, rules: TopicRules, metrics: Metrics,
+        max_message_bytes: int, now: Callable[[], float], spawn: Callable[[Coroutine[Any, Any, None], str], object],
+        presence: Presence,
     ) -> None:  # fmt: skip
+        self.presence = presence
         self._hub = hub
         self._bus = bus
         self._link = link
         self._keys = keys
+        self._rules = rules
         self._metrics = metrics
         self._max_bytes = max_message_bytes
         self._now = now
         self._prefix = len(keys.audience(""))
+        self._history = History(link, keys)
+        self.streams = Streams(self._history, rules, self, metrics, spawn)
+        self.snapshots = Snapshots(link, keys)
+        self._spawn = spawn
+        self._conflating: dict[str, bytes | None] = {}  # topic -> newest frame of the window that is open
+        self.on_gap: Callable[[str], None] | None = None  # its messages are lost to whoever hears it
 
     # ---- out
 
-    async def publish(self, publications: Sequence[Publication]) -> None:
-        """Publish all of them, or none.
+    async def publish(self, publications: Sequence[Publication], said_ms: int | None = None) -> list[Position | None]:
+        """Publish all of them, or none; the place of each whose topic has history.
+
+        `said_ms`: their timestamp, ms since 1970, if it is not now.
 
         Raises:
             TooLarge: One is larger than a message may be; nothing was published.
+            Unconfirmed: All are published, but too few replicas have those with history (GATEWAY_WAIT_REPLICAS).
             Unavailable: Redis did not confirm.
         """
         now = int(self._now() * 1000)
-        messages: list[tuple[str, bytes]] = []
+        commands: list[Command] = []
+        places: list[int] = []  # where each publication's own answer stands
+        durable = False
         for publication in publications:
-            text = protocol.data(publication, protocol.iso(now))
-            if len(text) > self._max_bytes:
-                raise TooLarge(f"message for {publication.topic} has {len(text)} bytes; {self._max_bytes} may be")
-            messages.append(self._address(publication, text, now))
+            own, others = self._names(publication)
+            places.append(len(commands))
+            for topic in (own, *others):
+                text = protocol.data(publication, topic, protocol.iso(said_ms or now))
+                if len(text) > self._max_bytes:
+                    raise TooLarge(f"message for {topic} has {len(text)} bytes; {self._max_bytes} may be")
+                commands.append(self._command(publication, topic, text, now))
+                durable |= publication.to is None and self.has_history(topic)
         try:
-            await self._link.publish(messages)
-        except Unavailable:
-            self._metrics.publishes.labels("unavailable").inc(len(messages))
+            answers = await self._link.send(commands, durable=durable)
+        except Unconfirmed:
+            self._metrics.publishes.labels("unconfirmed").inc(len(publications))
             raise
-        self._metrics.publishes.labels("ok").inc(len(messages))
+        except Unavailable:
+            self._metrics.publishes.labels("unavailable").inc(len(publications))
+            raise
+        self._metrics.publishes.labels("ok").inc(len(publications))
+        return [_position(answers[at]) for at in places]
 
-    def _address(self, publication: Publication, text: bytes, now: int) -> tuple[str, bytes]:
+    def _names(self, publication: Publication) -> tuple[str, tuple[str, ...]]:
+        """The name asked for, and the topic's others."""
+        if publication.to is not None:
+            return publication.topic, ()
+        names = self._rules.names(publication.topic)
+        return publication.topic, tuple(name for name in names if name != publication.topic)
+
+    def _command(self, publication: Publication, topic: str, text: bytes, now: int) -> Command:
         keys = self._keys
         match publication.to:
             case None:
-                envelope = Envelope(now, text, exclude=publication.except_client)
-                return keys.audience(hub.of_topic(publication.topic)), envelope.pack()
+                message = Envelope(now, text, exclude=publication.except_client)
+                channel, rule = keys.audience(hub.of_topic(topic)), self._rules.of(topic)
+                if rule.history:
+                    return self._history.append(topic, rule, message, channel, publication.key)
+                if rule.snapshot:
+                    return self.snapshots.keep(topic, message, channel)
+                return "PUBLISH", channel, message.pack()
             case "user", user:
-                return keys.audience(hub.of_user(user)), Envelope(now, text).pack()
+                return "PUBLISH", keys.audience(hub.of_user(user)), Envelope(now, text).pack()
             case "role", role:
-                return keys.audience(hub.of_role(role)), Envelope(now, text).pack()
+                return "PUBLISH", keys.audience(hub.of_role(role)), Envelope(now, text).pack()
             case _, client_id:
-                return keys.own(node_of(client_id)), Envelope(now, text, only=client_id).pack()
+                return "PUBLISH", keys.own(node_of(client_id)), Envelope(now, text, only=client_id).pack()
+
+    # ---- asked
+
+    async def read_history(self, topic: str, *, limit: int, since: int | None, reverse: bool) -> dict[str, Any]:
+        """Messages of a topic with history: the newest `limit`, or the first `limit` behind the offset `since`.
+
+        In order, or the newest first if `reverse`.
+
+        Raises:
+            Unavailable: Redis did not answer in time.
+        """
+        first = None if since is None or reverse else since + 1
+        page = await self._history.read(topic, first, limit)
+        entries = [entry for entry in page.entries if since is None or entry.offset > since]
+        messages = [orjson.Fragment(entry.text) for entry in (reversed(entries) if reverse else entries)]
+        return {"epoch": page.epoch, "offset": page.top, "messages": messages}
+
+    async def delete_history(self, topic: str) -> bool:
+        """Drop a topic's messages; False if there were none. Its nodes must be told to forget theirs.
+
+        Raises:
+            Unavailable: Redis did not answer in time.
+        """
+        return await self._history.delete(topic)
+
+    async def read_presence(self, topic: str) -> dict[str, Any]:
+        """Who is on a topic with presence: their number, and everybody by one client unless they are too many.
+
+        Raises:
+            Unavailable: Redis did not answer in time.
+        """
+        people = await self.presence.people(topic)
+        about: dict[str, Any] = {"count": len(people)}
+        if len(people) <= MAX_LISTED:
+            about["members"] = [listed(attendee) for attendee in people]
+        return about
 
     # ---- in
 
     def join(self, audiences: Iterable[str], confirmed: Callable[[], None]) -> bool:
         """Hear `audiences`. True if Redis has confirmed them already; else `confirmed` is called when it has."""
-        return self._bus.listen(map(self._keys.audience, audiences), self._on_audience, confirmed)
+        channels = [self._keys.audience(hub.channel_of(audience)) for audience in audiences]
+        return self._bus.listen(channels, self._on_audience, confirmed)
 
     def leave(self, audiences: Iterable[str]) -> None:
-        """Nobody here is in `audiences` any more."""
-        self._bus.ignore(map(self._keys.audience, audiences), self._on_audience)
+        """These lost their last member here. A topic is heard on while somebody waits to be let in."""
+        left = []
+        for audience in {hub.channel_of(audience) for audience in audiences}:
+            topic = hub.topic_of(audience)
+            if audience in self._hub or (topic is not None and hub.joining(topic) in self._hub):
+                continue
+            left.append(self._keys.audience(audience))
+            if topic is not None:
+                self.streams.close(topic)
+                self.snapshots.forget(topic)
+                self.presence.close(topic)
+        self._bus.ignore(left, self._on_audience)
+
+    def has_presence(self, topic: str) -> bool:
+        """Whether it is told who hears it."""
+        return self._rules.of(topic).presence
+
+    def channel(self, topic: str) -> str:
+        """The topic's channel."""
+        return self._keys.audience(hub.of_topic(topic))
+
+    def is_plain(self, topic: str) -> bool:
+        """Whether nothing must be known to let a newcomer in: no history, no last value, no presence."""
+        rule = self._rules.of(topic)
+        return not rule.history and not rule.snapshot and not rule.presence
+
+    def has_history(self, topic: str) -> bool:
+        """Whether its messages have places."""
+        return bool(self._rules.of(topic).history)
+
+    async def ready(self, topics: Iterable[str]) -> None:
+        """Have what newcomers to `topics` are sent first: places in streams, last values. They must be joined.
+
+        Raises:
+            Unavailable: Redis did not answer in time.
+        """
+        waiting = [topic for topic in topics if not self.is_ready(topic)]
+        rules = {topic: self._rules.of(topic) for topic in waiting}
+        await self.snapshots.ready([topic for topic, rule in rules.items() if rule.snapshot and not rule.history])
+        for topic, rule in rules.items():
+            if rule.history:
+                await self.streams.ready(topic)
+            if rule.presence:
+                await self.presence.ready(topic)
+
+    def is_ready(self, topic: str) -> bool:
+        """Whether a newcomer can be let in this moment."""
+        rule = self._rules.of(topic)
+        if rule.presence and not self.presence.is_ready(topic):
+            return False
+        return self.streams.settled(topic) if rule.history else not rule.snapshot or self.snapshots.settled(topic)
+
+    def catch_up(self, places: Mapping[str, Position]) -> None:
+        """A client has been at these places, on another node perhaps: where it is ahead of us, ask the stream."""
+        for topic, place in places.items():
+            self.streams.catch_up(topic, place.epoch, place.offset)
+
+    def snapshot(self, topic: str) -> bytes | None:
+        """The last value of a topic that has a snapshot; the topic must be `ready`."""
+        rule = self._rules.of(topic)
+        if not rule.snapshot:
+            return None
+        if not rule.history:
+            return self.snapshots.newest(topic)
+        entry = self.streams.newest(topic)
+        return entry.text if entry is not None else None
+
+    def lost(self) -> None:
+        """Redis is away: what is known of its streams may be wrong when it is back."""
+        self.streams.distrust()
+
+    def missed(self, topics: Iterable[str]) -> list[str]:
+        """On these the bus was deaf: what can be repaired is; those that cannot are given back."""
+        beyond = []
+        for topic in topics:
+            self.presence.doubt(topic)
+            if self._rules.of(topic).history:
+                self.streams.doubt([topic])
+            else:
+                self.snapshots.forget(topic)
+                beyond.append(topic)
+        return beyond
 
     def audience_of(self, channel: str) -> str:
         """The audience whose channel this is."""
@@ -99,11 +265,61 @@ class Relay:
 
     def _on_audience(self, channel: str, payload: bytes) -> None:
         envelope = self.unpack(payload)
-        if envelope is not None:
-            frame = frames.build(frames.TEXT, envelope.text)
-            self._hub.deliver(channel[self._prefix :], frame, envelope.exclude)
-            self._metrics.relayed.labels("audience").inc()
-            self._metrics.relay_delay.observe(max(0.0, self._now() - envelope.published_ms / 1000))
+        if envelope is None:
+            return
+        audience = channel[self._prefix :]
+        topic = hub.topic_of(audience)
+        self._metrics.relayed.labels("audience").inc()
+        self._metrics.relay_delay.observe(max(0.0, self._now() - envelope.published_ms / 1000))
+        if topic is not None and envelope.nodes:
+            self._on_presence(topic, envelope)
+            return
+        if topic is not None and envelope.epoch is not None and envelope.epoch != NO_EPOCH:
+            self.streams.receive(topic, envelope.epoch, Entry(envelope.offset, envelope.text, envelope.exclude))
+            return
+        if topic is not None and envelope.epoch is not None:
+            self.snapshots.receive(topic, envelope.offset, envelope.text)
+        frame = frames.build(frames.TEXT, envelope.text)
+        if topic is not None and envelope.exclude is None and self._rules.of(topic).conflate_ms:
+            self._conflate(topic, frame)
+        else:
+            self._hub.deliver(audience, frame, envelope.exclude)
+
+    def _on_presence(self, topic: str, envelope: Envelope) -> None:
+        try:
+            self.presence.receive(topic, envelope)
+        except ValueError:
+            self._metrics.relayed.labels("malformed").inc()
+
+    def deliver(self, topic: str, entries: list[Entry]) -> None:
+        """Messages of a topic with history, in order."""
+        for entry in entries:
+            self._hub.deliver(hub.of_topic(topic), frames.build(frames.TEXT, entry.text), entry.exclude)
+
+    def gap(self, topic: str) -> None:
+        """Some of its messages are lost for good."""
+        if self.on_gap is not None:
+            self.on_gap(topic)
+
+    def _conflate(self, topic: str, frame: bytes) -> None:
+        """Send the first of a window at once, and at its end the last that came in it."""
+        if topic in self._conflating:
+            self._conflating[topic] = frame
+            return
+        self._hub.deliver(hub.of_topic(topic), frame)
+        self._conflating[topic] = None
+        self._open_window(topic)
+
+    def _open_window(self, topic: str) -> None:
+        seconds = self._rules.of(topic).conflate_ms / 1000
+        asyncio.get_running_loop().call_later(seconds, self._close_window, topic)
+
+    def _close_window(self, topic: str) -> None:
+        frame = self._conflating.pop(topic)
+        if frame is not None:
+            self._hub.deliver(hub.of_topic(topic), frame)
+            self._conflating[topic] = None
+            self._open_window(topic)
 
     def on_ingest(self, _channel: str, payload: bytes) -> None:
         """A message of a publisher that speaks the original plan's ``{topic, data, timestamp, sourceId}``.
@@ -122,11 +338,30 @@ class Relay:
             self._metrics.relayed.labels("malformed").inc()
             return
         self._metrics.relayed.labels("ingest").inc()
-        audience = hub.of_topic(publication.topic)
+        topic = publication.topic
+        rule = self._rules.of(topic)
+        if rule.history or rule.snapshot or len(self._rules.names(topic)) > 1:
+            # It must be numbered, kept, or go out under several names: once, so it is published as all else is.
+            self._spawn(self._pass_on(publication, payload, stamped="timestamp" in said, said_ms=at), "ingest")
+            return
+        audience = hub.of_topic(topic)
         if audience in self._hub:
-            text = protocol.data(publication, protocol.iso(at))
+            text = protocol.data(publication, topic, protocol.iso(at))
             self._hub.deliver(audience, frames.build(frames.TEXT, text))
             self._metrics.relay_delay.observe(max(0, now - at) / 1000)
+
+    async def _pass_on(self, publication: Publication, payload: bytes, *, stamped: bool, said_ms: int) -> None:
+        digest = hashlib.sha256(payload).hexdigest()[:32]
+        try:
+            if stamped and self._rules.of(publication.topic).history:
+                # Every node publishes under one key: the first is taken, the others get its answer. So none is missed
+                # if a node dies here.
+                await self.publish([replace(publication, key=f"ingest:{digest}")], said_ms)
+            elif await self._link.ask(self._link.redis.set(self._keys.ingested(digest), 1, nx=True, px=CLAIM_MS)):
+                await self.publish([publication], said_ms)
+        except (Unavailable, TooLarge) as error:
+            self._metrics.relayed.labels("refused").inc()
+            logger().warning("a message of ws:broadcast was not passed on", topic=publication.topic, reason=str(error))
 
     def wake(self) -> None:
         """The hub has something to hand out: do it when this turn of the loop has read all that waits."""
@@ -135,3 +370,7 @@ class Relay:
     def _flush(self) -> None:
         with self._metrics.fanout.time():
             self._hub.flush()
+
+
+def _position(answer: Any) -> Position | None:
+    return Position(answer[0].decode(), answer[1]) if isinstance(answer, list) else None

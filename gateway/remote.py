@@ -104,6 +104,14 @@ class Remote:
         """Take a topic from a client."""
         return self._ask("DELETE", "clients", client_id, "topics", topic, expect="unsubscribed")
 
+    def drain(self, node: str) -> dict[str, Any]:
+        """Have a node, by name or id, send its clients away and end."""
+        return self._ask("POST", "nodes", node, "drain", expect="draining")
+
+    def rebalance(self, seconds: float) -> dict[str, Any]:
+        """Have nodes with more clients than the mean send their surplus to the others, over so many seconds."""
+        return self._ask("POST", "rebalance", expect="moves", body=orjson.dumps({"seconds": seconds}))
+
     # ---- how
 
     def _ask(
@@ -149,7 +157,7 @@ class Remote:
                     f"The API at {self.url} is off: start its nodes with a GATEWAY_API_KEY, and set the same here",
                     status,
                 )
-            case 503:
+            case 503 if document["error"].get("code") != "unconfirmed":  # that was done, and says what to do
                 return RemoteError(f"The cluster cannot do it now ({message}): ask again when /readyz says 200", status)
             case _:
                 return RemoteError(message, status)

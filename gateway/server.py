@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 import socket
 from types import FrameType
 
@@ -17,29 +16,30 @@ from gateway.settings import Settings
 
 
 class Server(uvicorn.Server):
-    """Drains on the first signal, stops at once on the second; also when the node has failed."""
+    """Drains on the first signal, and when the node is ordered to or has failed; a second signal hastens the drain."""
 
     def __init__(self, config: uvicorn.Config, node: Node) -> None:
         super().__init__(config)
         self._node = node
         self._loop: asyncio.AbstractEventLoop | None = None
         self._leaving: asyncio.Task[None] | None = None
+        self._signals = 0
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         """Serve until a signal or a failure; returns when all is closed."""
         self._loop = asyncio.get_running_loop()
-        self._node.on_failure = self._leave
+        self._node.leave = self._leave
         await super().serve(sockets)
         if self._leaving is not None:
             await self._leaving
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002  signal's signature
         """uvicorn's signal handler. It would re-raise what it captured, and end us by signal instead of with 0."""
-        if self._loop is None or self._leaving is not None:
+        self._signals += 1
+        if self._loop is None:
             self.should_exit = True
-            self.force_exit = sig == signal.SIGINT
         else:
-            self._loop.call_soon_threadsafe(self._leave)
+            self._loop.call_soon_threadsafe(self._leave if self._signals == 1 else self._node.departures.hasten)
 
     def _leave(self) -> None:
         if self._leaving is None:

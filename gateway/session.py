@@ -7,7 +7,7 @@ the node does it. A refusal is a `ProtocolError` and changes nothing.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from gateway import protocol, topics
@@ -38,6 +38,7 @@ class Join:
     topics: tuple[str, ...]
     request_id: protocol.RequestId
     login: bool  # the frame carried a token: `Session.identity` has changed too
+    recover: Mapping[str, protocol.Position] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,13 @@ class Status:
 
 
 @dataclass(frozen=True, slots=True)
+class Lookup:
+    """Answer with the topic's history or the people on it, as `request.action` says."""
+
+    request: protocol.Request
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """Write the browser's log lines to our log, then reply."""
 
@@ -79,7 +87,7 @@ class Quit:
     reason: str
 
 
-Effect: TypeAlias = Reply | Login | Join | Leave | Say | Status | Report | Quit
+Effect: TypeAlias = Reply | Login | Join | Leave | Say | Status | Lookup | Report | Quit
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +95,7 @@ class Rules:
     """What holds for every session of a node; `verify` raises `AuthError` for a bad token."""
 
     verify: Callable[[str | None], Identity]
+    topics: topics.TopicRules
     max_client_topics: int
     open: bool = False
 
@@ -114,7 +123,7 @@ class Session:
             case protocol.Unsubscribe(names, request_id):
                 return Leave(names, request_id)
             case protocol.Publish(publication, request_id):
-                self._demand(topics.to_publish(publication.topic), publication.topic, request_id)
+                self._demand(self._rules.topics.of(publication.topic).publish, publication.topic, request_id)
                 return Say(publication, request_id)
             case protocol.Auth(token):
                 return self._authenticate(token, now)
@@ -140,14 +149,18 @@ class Session:
             except AuthError as error:
                 raise ProtocolError(Code.BAD_TOKEN_IN_SUBSCRIBE, str(error), message.request_id, error.reason) from None
         for topic in message.topics:  # all or nothing
-            self._demand(topics.to_subscribe(topic), topic, message.request_id, identity)
+            self._demand(self._rules.topics.of(topic).subscribe, topic, message.request_id, identity)
         limit = self._rules.max_client_topics
         if len(heard) + len(message.topics) > limit and len(_together(heard, message.topics)) > limit:
             return Quit(Close.TOO_MANY_TOPICS, f"more than {limit} topics")
         self.identity = identity
-        return Join(message.topics, message.request_id, login=message.token is not None)
+        return Join(message.topics, message.request_id, message.token is not None, message.recover)
 
     def _request(self, message: protocol.Request, now: str) -> Effect:
+        rule = self._rules.topics.of(message.topic)
+        if (message.action == "history" and rule.history) or (message.action == "presence" and rule.presence):
+            self._demand(rule.subscribe, message.topic, message.request_id)
+            return Lookup(message)
         if message.topic != topics.SYSTEM:
             raise ProtocolError(
                 Code.UNKNOWN_TOPIC, f"No requests are answered on topic {message.topic}", message.request_id
@@ -172,7 +185,7 @@ class Session:
     def _demand(self, need: Need, topic: str, request_id: protocol.RequestId, identity: Identity | None = None) -> None:
         identity = identity or self.identity
         if need is Need.NOBODY:
-            raise ProtocolError(Code.NOT_ALLOWED, f"No client may publish on {topic}", request_id)
+            raise ProtocolError(Code.NOT_ALLOWED, f"No client may do that on {topic}", request_id)
         if need is Need.ANYONE or self._rules.open:
             return
         if identity.user is None:

@@ -113,6 +113,7 @@ class Settings:
     api_key: str = _setting("", "bearer key of the HTTP API; none: the API is off", _secret)
     origins: tuple[str, ...] = _setting((), "web origins that may open a socket, beside the node's own host", _origins)
     open: bool = _setting(False, "1: everybody may hear and say everything; for a demo", _flag)
+    topics: str = _setting("", "TOML file of topic rules; default: the one that the package brings", str)
     trusted_proxies: tuple[str, ...] = _setting(
         ("127.0.0.1",), "peers whose X-Forwarded-For names the client", _networks
     )
@@ -130,10 +131,17 @@ class Settings:
     )
     ping_seconds: float = _setting(25.0, "silence after which a client is pinged", _seconds(1, 3600))
     pong_seconds: float = _setting(10.0, "further silence after which it is closed (3012)", _seconds(0.5, 3600))
+    presence_grace_seconds: float = _setting(
+        5.0, "time in which a user may come back to a topic without having left it", _seconds(0, 3600)
+    )
     lease_seconds: float = _setting(
         10.0, "life of a node's lease in Redis; it is renewed five times in it", _seconds(1, 600)
     )
     redis_timeout_seconds: float = _setting(2.0, "deadline of each Redis round trip", _seconds(0.1, 60))
+    wait_replicas: int = _setting(
+        0, "replicas that must confirm a publish on a topic with history before it is acknowledged", _integer(0, 16)
+    )
+    wait_seconds: float = _setting(1.0, "how long they may take; then it is answered 503, 5030", _seconds(0.01, 60))
     drain_seconds: float = _setting(5.0, "window over which a leaving node closes its clients", _seconds(0, 3600))
 
     @classmethod
@@ -168,5 +176,10 @@ class Settings:
             raise SettingsError(
                 f"GATEWAY_CLIENT_BUFFER_BYTES ({settings.client_buffer_bytes}) must be at least "
                 f"GATEWAY_MAX_MESSAGE_BYTES ({settings.max_message_bytes}), or no client could be sent one"
+            )
+        if settings.wait_replicas and settings.wait_seconds >= settings.redis_timeout_seconds:
+            raise SettingsError(
+                f"GATEWAY_WAIT_SECONDS ({settings.wait_seconds:g}) must be below GATEWAY_REDIS_TIMEOUT_SECONDS "
+                f"({settings.redis_timeout_seconds:g}), or a slow replica would look like a lost Redis"
             )
         return settings

@@ -1,24 +1,33 @@
-"""Topic names, and who may hear and say what.  (pure)"""
+"""Topic names, and the rules that hold for each: read from a TOML file, first match wins.  (pure)
+
+docs/topics.md describes the file; `gateway/topics.toml` is the one that holds if no other is given.
+"""
 
 from __future__ import annotations
 
 import enum
 import re
-from typing import Final
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from functools import lru_cache
+from typing import Any, Final
 
 MAX_TOPIC_LENGTH: Final = 200
 
 # Exact, case-sensitive names. No braces and no spaces: a topic stands inside Redis keys and hash tags.
 _NAME = re.compile(r"[A-Za-z0-9_:.\-/]{1,200}")
+_PATTERN = re.compile(r"[A-Za-z0-9_:.\-/*]{1,200}")
 
 SYSTEM: Final = "system"
 
-_USER_TOPICS: Final = frozenset({"portfolio", "user", "wallet", "skyduel"})
-_ADMIN_TOPICS: Final = frozenset({"admin"})
+MAX_HISTORY: Final = 100_000
+MAX_HISTORY_SECONDS: Final = 30 * 86_400
+MAX_CONFLATE_MS: Final = 60_000
 
 
 class Need(enum.Enum):
-    """What a client must be for an act on a topic; ordered by nothing, compared by identity."""
+    """What a client must be for an act on a topic."""
 
     ANYONE = "anyone"
     USER = "user"
@@ -26,24 +35,118 @@ class Need(enum.Enum):
     NOBODY = "nobody"
 
 
+class RulesError(ValueError):
+    """A rules file that cannot be understood; the message names file, line and reason."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """What holds for the topics that match `pattern`, in which each ``*`` stands for any run of characters."""
+
+    pattern: str
+    history: int = 0  # messages kept; 0: none
+    history_seconds: int = 3600  # and for how long
+    snapshot: bool = False  # the last value comes with the subscription
+    presence: bool = False  # who is here is told
+    subscribe: Need = Need.ANYONE
+    publish: Need = Need.USER
+    conflate_ms: int = 0  # of what comes within this time only the last is sent; 0: everything is
+    aliases: tuple[str, ...] = ()  # other names: what is published to one goes out under each
+
+
+class TopicRules:
+    """All rules of a node, in order; the last matches everything."""
+
+    def __init__(self, rules: Sequence[Rule]) -> None:
+        self._rules = [(_compiled(rule.pattern), rule) for rule in (*rules, Rule(pattern="*"))]
+        names = [{rule.pattern, *rule.aliases} for rule in rules if rule.aliases]
+        self._names = {name: tuple(sorted(group)) for group in names for name in group}
+        self.of = lru_cache(maxsize=65_536)(self._of)
+
+    def _of(self, topic: str) -> Rule:
+        """The rule for `topic`: the first whose pattern, or one of whose aliases, matches."""
+        return next(rule for pattern, rule in self._rules if topic in rule.aliases or pattern.fullmatch(topic))
+
+    def names(self, topic: str) -> tuple[str, ...]:
+        """All names under which something published to `topic` goes out."""
+        return self._names.get(topic, (topic,))
+
+
 def is_topic(name: object) -> bool:
     """Whether `name` is a string that can be a topic."""
     return isinstance(name, str) and _NAME.fullmatch(name) is not None
 
 
-def to_subscribe(topic: str) -> Need:
-    """What it takes to hear `topic`."""
-    if topic in _ADMIN_TOPICS:
-        return Need.ADMIN
-    return Need.USER if topic in _USER_TOPICS else Need.ANYONE
+def parse(text: str, file: str) -> TopicRules:
+    """The rules in `text`, TOML with a ``[[topic]]`` table a rule; `file` is its name for messages.
 
-
-def to_publish(topic: str) -> Need:
-    """What it takes, as a client, to say something on `topic`.
-
-    ``system`` is the gateway's own voice: a client that could publish there could forge the answers
-    that other clients wait for.
+    Raises:
+        RulesError: It is not TOML, or a rule says something that cannot be.
     """
-    if topic == SYSTEM:
-        return Need.NOBODY
-    return Need.ADMIN if topic in _ADMIN_TOPICS else Need.USER
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise RulesError(f"{file}: {error}") from None
+    lines = [number for number, line in enumerate(text.splitlines(), 1) if re.match(r"\s*\[\[\s*topic\s*\]\]", line)]
+    unknown = document.keys() - {"topic"}
+    if unknown:
+        raise RulesError(f"{file}: {min(unknown)!r} is not known; rules are [[topic]] tables")
+    tables = document.get("topic", [])
+    if not isinstance(tables, list):
+        raise RulesError(f"{file}: write [[topic]], in two brackets, for each rule")
+    rules = []
+    for at, table in enumerate(tables):
+        try:
+            rules.append(_rule(table))
+        except ValueError as error:
+            where = f"{file}, line {lines[at]}" if at < len(lines) else file
+            raise RulesError(f"{where}: {error}") from None
+    _check_aliases(rules, lines, file)
+    return TopicRules(rules)
+
+
+def _rule(table: dict[str, Any]) -> Rule:
+    unknown = table.keys() - {f.name for f in fields(Rule)}
+    if unknown:
+        raise ValueError(f"{min(unknown)!r} is not a field of a topic rule")
+    pattern = table.get("pattern")
+    if not isinstance(pattern, str) or not _PATTERN.fullmatch(pattern):
+        raise ValueError("pattern must be 1 to 200 of A-Z a-z 0-9 _ : . - / and *")
+    for name, low, high in (
+        ("history", 0, MAX_HISTORY), ("history_seconds", 1, MAX_HISTORY_SECONDS), ("conflate_ms", 0, MAX_CONFLATE_MS),
+    ):  # fmt: skip
+        value = table.get(name, low)
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+            raise ValueError(f"{name} must be a whole number from {low} to {high}, not {value!r}")
+    for name in ("snapshot", "presence"):
+        if not isinstance(table.get(name, False), bool):
+            raise ValueError(f"{name} must be true or false, not {table[name]!r}")  # noqa: TRY004
+    values = dict(table)
+    for name in ("subscribe", "publish"):
+        if name in table:
+            try:
+                values[name] = Need(table[name])
+            except ValueError:
+                words = ", ".join(need.value for need in Need)
+                raise ValueError(f"{name} must be one of {words}, not {table[name]!r}") from None
+    aliases = table.get("aliases", [])
+    if not isinstance(aliases, list) or not all(is_topic(alias) for alias in aliases):
+        raise ValueError("aliases must be a list of topic names")
+    if aliases and "*" in pattern:
+        raise ValueError("aliases go with one topic, not with a pattern")
+    if table.get("conflate_ms") and table.get("history"):
+        raise ValueError("conflate_ms leaves messages out, and history promises all of them: choose one")
+    return Rule(**{**values, "aliases": tuple(aliases)})
+
+
+def _check_aliases(rules: Sequence[Rule], lines: Sequence[int], file: str) -> None:
+    seen: set[str] = set()
+    for line, rule in zip(lines, rules, strict=False):
+        for name in {rule.pattern, *rule.aliases} if rule.aliases else set():
+            if name in seen:
+                raise RulesError(f"{file}, line {line}: {name!r} is named by two rules with aliases")
+            seen.add(name)
+
+
+def _compiled(pattern: str) -> re.Pattern[str]:
+    return re.compile(".*".join(map(re.escape, pattern.split("*"))))

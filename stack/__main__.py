@@ -1,4 +1,4 @@
-"""python -m stack up [NODES] | down | status | logs"""
+"""python -m stack up [NODES] | restart | down | status | logs"""
 
 import argparse
 import os
@@ -16,6 +16,7 @@ def main() -> int:
     commands.add_parser("up", help="start, or scale what runs").add_argument(
         "nodes", help="how many, or max: one a core"
     )
+    commands.add_parser("restart", help="restart the nodes one after the other")
     commands.add_parser("down", help="stop everything")
     commands.add_parser("status", help="nodes, health, addresses")
     commands.add_parser("logs", help="follow all logs")
@@ -28,6 +29,8 @@ def main() -> int:
                 count = _count(arguments.nodes)
                 engine.up(place, count)
                 _print_welcome(place, count)
+            case "restart":
+                print(f"All {engine.restart(place)} nodes are new, and HAProxy sees them up.")
             case "down":
                 engine.down(place)
                 print("The stack is down.")

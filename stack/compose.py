@@ -27,6 +27,21 @@ def up(place: Place, count: int) -> None:
         raise
 
 
+def restart(place: Place) -> int:
+    """Restarts the nodes one after the other, each when HAProxy sees all of them up again; how many there are."""
+    nodes = _ask(place, "ps", "--quiet", "gateway").split()
+    if not nodes:
+        raise StackError("The stack is down, so there is nothing to restart: make up starts it.")
+    for at, container in enumerate(nodes, 1):
+        print(f"Restarting node {at} of {len(nodes)} ({container[:12]}) ...", flush=True)
+        # Of a scaled service Compose itself restarts all together. The time is compose.yaml's stop_grace_period.
+        done = subprocess.run(["docker", "restart", "--time", "60", container], stdout=subprocess.DEVNULL, check=False)
+        if done.returncode:
+            raise StackError(f"docker restart {container[:12]} failed (exit {done.returncode}).")
+        balancer.wait_for_all(place, len(nodes), seconds=60)
+    return len(nodes)
+
+
 def down(place: Place) -> None:
     # The nodes first: they say goodbye to their clients, through an HAProxy that is still there.
     _compose(place, "stop", "gateway")
@@ -42,7 +57,23 @@ def logs(place: Place) -> None:
 
 
 def _compose(place: Place, *command: str, nodes: int = 0) -> None:
-    env = {
+    done = subprocess.run(["docker", "compose", *command], cwd=ROOT, env=_environment(place, nodes), check=False)
+    if done.returncode:
+        raise StackError(f"docker compose {command[0]} failed (exit {done.returncode}).")
+
+
+def _ask(place: Place, *command: str) -> str:
+    """What Compose prints."""
+    done = subprocess.run(
+        ["docker", "compose", *command], cwd=ROOT, env=_environment(place), capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise StackError(f"docker compose {command[0]} failed: {done.stderr.strip()}")
+    return done.stdout
+
+
+def _environment(place: Place, nodes: int = 0) -> dict[str, str]:
+    return {
         **os.environ,
         "GATEWAY_API_KEY": place.api_key(),
         "GATEWAY_OPEN": os.environ.get("GATEWAY_OPEN", "1"),
@@ -50,6 +81,3 @@ def _compose(place: Place, *command: str, nodes: int = 0) -> None:
         "LB_ADMIN_PORT": str(place.admin_port),
         **({"NODES": str(nodes)} if nodes else {}),
     }
-    done = subprocess.run(["docker", "compose", *command], cwd=ROOT, env=env, check=False)
-    if done.returncode:
-        raise StackError(f"docker compose {command[0]} failed (exit {done.returncode}).")

@@ -13,6 +13,7 @@ from stack.place import MAX_NODES, ROOT, Place, StackError
 STOP_SECONDS = 60  # a node's drain fits in; then supervisord kills
 OPEN_FILES = 20_000  # two for each of HAProxy's 8,000 connections, and then some
 HAPROXY_CFG = ROOT / "haproxy" / "haproxy.cfg"
+REDIS_CONF = ROOT / "stack" / "redis.conf"
 
 # Everyone here comes from 127.0.0.1, so one source may be hundreds of clients. Defaults: haproxy/README.md.
 LIMITS = {"RL_CUR": "5000", "RL_CONN": "20000", "RL_REQ": "20000"}
@@ -35,18 +36,9 @@ def supervisord(place: Place, nodes: int) -> str:
     redis_socket = place.run / "redis.sock"
     # A Unix socket: the usual port may be taken, and an open Redis on a port is one a web page can write to.
     redis = [
-        *(tool("redis-server") or "redis-server", "--port", "0"),
+        *(tool("redis-server") or "redis-server", str(REDIS_CONF), "--port", "0"),
         *("--unixsocket", str(redis_socket), "--unixsocketperm", "700"),
-        *(
-            "--dir",
-            str(place.run / "redis"),
-            "--appendonly",
-            "yes",
-            "--appendfsync",
-            "everysec",
-            "--save",
-            "",
-        ),
+        *("--dir", str(place.run / "redis"), "--appendfsync", os.environ.get("REDIS_FSYNC") or "everysec"),
     ]
     gateway = {
         "GATEWAY_OPEN": "1",

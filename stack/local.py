@@ -56,6 +56,20 @@ def up(place: Place, count: int) -> None:
         _load_haproxy(place, supervisor, count)
 
 
+def restart(place: Place) -> int:
+    """Restarts the nodes one after the other, each when HAProxy sees the one before up again; how many there are."""
+    supervisor = _supervisor(place)
+    nodes = _nodes(supervisor)
+    if not nodes:
+        raise StackError("The stack is down, so there is nothing to restart: make up starts it.")
+    for name in nodes:
+        print(f"Restarting {name} ...", flush=True)
+        _stop(supervisor, [name])
+        supervisor.startProcess(name, False)
+        _wait_back(place, supervisor, name, balanced=True)
+    return len(nodes)
+
+
 def down(place: Place) -> None:
     """Stops everything, nodes first: their farewell needs Redis and HAProxy. Waits until all are gone."""
     supervisor = _supervisor(place)
@@ -120,9 +134,7 @@ def _change(place: Place, supervisor: Any, count: int) -> None:
         supervisor.removeProcessGroup(name)
         supervisor.addProcessGroup(name)
         if name.startswith("gw"):
-            _wait_ready(place, supervisor, [int(name.removeprefix("gw"))])
-            if balanced:
-                balancer.wait_for_one(place, name, seconds=10)
+            _wait_back(place, supervisor, name, balanced)
     for name in added:
         supervisor.addProcessGroup(name)
     for info in supervisor.getAllProcessInfo():
@@ -160,6 +172,13 @@ def _wait_ready(place: Place, supervisor: Any, nodes: Iterable[int]) -> None:
             if time.monotonic() > deadline:
                 raise StackError(f"{name} is not ready after {READY_SECONDS} s: {reason}", log_file(place, name))
             time.sleep(0.1)
+
+
+def _wait_back(place: Place, supervisor: Any, name: str, balanced: bool) -> None:
+    """Returns when a restarted node takes clients and, if it runs, HAProxy gives it some."""
+    _wait_ready(place, supervisor, [int(name.removeprefix("gw"))])
+    if balanced:
+        balancer.wait_for_one(place, name, seconds=10)
 
 
 def _unready(port: int) -> str:

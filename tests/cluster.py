@@ -6,6 +6,8 @@ import contextlib
 import csv
 import re
 import shutil
+import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -55,12 +57,13 @@ class _Closing:
 class Redis(_Closing):
     """A private redis-server; it keeps its port over `stop` and `start`."""
 
-    def __init__(self, folder: Path, *, aof: bool = False) -> None:
+    def __init__(self, folder: Path, *, aof: bool = False, fsync: str = "everysec") -> None:
+        self.folder = folder
         self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
         options = {
             "bind": "127.0.0.1", "port": str(self.port), "dir": str(folder), "save": "",
-            "appendonly": "yes" if aof else "no", "daemonize": "no",
+            "appendonly": "yes" if aof else "no", "appendfsync": fsync, "daemonize": "no",
         }  # fmt: skip
         words = [word for name, value in options.items() for word in (f"--{name}", value)]
         self.process = Process("redis", [_program("redis-server"), *words], folder / "redis.log", clean_environment())
@@ -75,6 +78,22 @@ class Redis(_Closing):
         """End it; what it held is gone, unless it writes an AOF."""
         self.process.terminate()
         self.process.exit_code()
+
+    def kill(self) -> None:
+        """End it without a chance to write what it holds."""
+        self.process.kill()
+
+    def forget_tail(self, size: int) -> None:
+        """Take about `size` bytes from the end of a stopped server's AOF: what a power cut does to what was not synced.
+
+        It ends with a whole transaction. Cut within one, Redis 7.0 keeps half of it in the file: it comes back as it
+        should, and at the next start reads another history.
+        """
+        newest = max(self.folder.glob("appendonlydir/*.incr.aof"), key=lambda file: int(file.suffixes[-3][1:]))
+        data = newest.read_bytes()
+        end = data.rfind(b"*1\r\n$5\r\nMULTI\r\n", 0, max(0, len(data) - size))
+        with newest.open("r+b") as file:
+            file.truncate(max(0, end))
 
     def freeze(self) -> None:
         """Let it keep its sockets and answer nothing."""
@@ -124,6 +143,10 @@ class Node(_Closing):
         env = clean_environment() | {f"GATEWAY_{setting.upper()}": str(value) for setting, value in told.items()}
         command = [sys.executable, "-m", "gateway", "serve"]
         self.process = Process(name, command, folder / f"{name}.log", env)
+        self.start()
+
+    def start(self) -> None:
+        """Run it, on the port it had."""
         self.process.spawn()
 
     def ready(self) -> bool:
@@ -176,6 +199,13 @@ class Node(_Closing):
     def terminate(self) -> None:
         """SIGTERM: it drains and leaves."""
         self.process.terminate()
+
+    def restart(self) -> None:
+        """Have it drain and leave, and start it again, on the port it had."""
+        self.terminate()
+        code = self.process.exit_code()
+        assert code == 0, f"{self.name} ended with {code}:\n{self.process.last_words()}"
+        self.process.spawn()
 
     def close(self) -> None:
         """End it and leave nothing."""
@@ -248,7 +278,7 @@ class Balancer(_Closing):
         slots = {f"GW{at}": f"127.0.0.1:{node.port}" for at, node in enumerate(nodes, 1)}
         told = {"LB_PORT": self.port, "LB_ADMIN": f"127.0.0.1:{admin}", "LB_RUN": folder, **slots, **env}
         self.process = Process(
-            "haproxy", [_program("haproxy"), "-db", "-f", str(ROOT / "haproxy" / "haproxy.cfg")],
+            "haproxy", [_program("haproxy"), "-W", "-db", "-f", str(ROOT / "haproxy" / "haproxy.cfg")],
             folder / "haproxy.log", clean_environment() | {name: str(value) for name, value in told.items()},
         )  # fmt: skip
         self._nodes = nodes
@@ -281,6 +311,14 @@ class Balancer(_Closing):
         rows = csv.DictReader(text.removeprefix("# ").splitlines())
         return {row["svname"]: row for row in rows if row["pxname"] == "gw"}
 
+    def reload(self) -> None:
+        """Have it read its configuration again: a new worker listens, the old one keeps its sockets to LB_HARDSTOP."""
+        self.process.signal(signal.SIGUSR2)
+
     def close(self) -> None:
         """End it and leave nothing."""
+        with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
+            if self.process.alive:
+                self.process.terminate()  # the master takes its workers with it
+                self.process.exit_code(5)
         self.process.close()

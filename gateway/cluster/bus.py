@@ -189,7 +189,7 @@ class Bus:
         try:
             async with asyncio.timeout(self._link.timeout_seconds):
                 await self._hears_itself.wait()  # a token sent before would be lost
-                await self._link.publish([(self._own, self.CHECK + token)])
+                await self._link.publish(self._own, self.CHECK + token)
                 await heard
         except (TimeoutError, Unavailable) as error:
             reason = f"self-check did not come back: {explain(error)}"

@@ -34,6 +34,30 @@ class Keys:
         """Hash: topic -> subscribers on that node. A topic's total is a sum over living nodes."""
         return f"{self.node(node_id)}:topics"
 
+    def people(self, node_id: str, topic: str) -> str:
+        """Hash: client id -> JSON, for topics with presence. The reaper finds them by the names in `topics`."""
+        return f"{self.node(node_id)}:topic:{topic}"
+
+    def history(self, topic: str) -> str:
+        """Stream: the last messages of a topic; entry ids are ``{offset}-0``, so an offset is found at once."""
+        return f"{self.namespace}ws:history:{{{topic}}}"
+
+    def history_meta(self, topic: str) -> str:
+        """Hash: epoch and top offset. It outlives the messages, so that whoever was away too long is told."""
+        return f"{self.history(topic)}:meta"
+
+    def history_answer(self, topic: str, key: str) -> str:
+        """Hash: what a publish with this idempotency key was answered, for five minutes."""
+        return f"{self.history(topic)}:answer:{key}"
+
+    def snapshot(self, topic: str) -> str:
+        """Hash: version and text of the last message, for topics that have a snapshot but no history."""
+        return f"{self.namespace}ws:snapshot:{{{topic}}}"
+
+    def ingested(self, digest: str) -> str:
+        """String, for seconds: some node passes this message of `ingest` on."""
+        return f"{self.namespace}ws:ingested:{digest}"
+
     # ---- channels
 
     def audience(self, audience: str) -> str:

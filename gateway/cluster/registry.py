@@ -15,13 +15,12 @@ import asyncio
 import itertools
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import orjson
-from redis.asyncio.client import Pipeline
 
 from gateway.cluster.keys import Keys, node_of
-from gateway.cluster.link import REDIS_ERRORS, Link, Unavailable, explain
+from gateway.cluster.link import Link, Unavailable
 from gateway.logs import logger
 from gateway.metrics import Metrics
 
@@ -41,6 +40,14 @@ class Memory:
     clients: Callable[[], Iterable[str]]
     topic: Callable[[str], int]  # local subscribers; 0: none
     topics: Callable[[], Iterable[str]]
+
+
+class Beat(NamedTuple):
+    """What a beat found."""
+
+    expired: list[str]  # nodes whose lease has ended
+    following: float  # seconds until the next lease ends, unless it is renewed
+    kept: bool  # our own lease had not ended
 
 
 class Registry:
@@ -78,8 +85,8 @@ class Registry:
 
     # ---- the lease
 
-    async def beat(self) -> list[str]:
-        """Take or renew the lease; the ids of nodes whose lease has ended.
+    async def beat(self) -> Beat:
+        """Take or renew the lease.
 
         Raises:
             Unavailable: Redis did not confirm; the lease runs on.
@@ -91,13 +98,13 @@ class Registry:
         # The index first: a node that dies between the two leaves a name that expires, not rows without one.
         await self._enroll([self._keys.nodes], [self._node_id, self._lease_ms], client=pipeline)
         await self._beat([self._rows[0]], [self._lease_ms, *fields], client=pipeline)
-        expired, alive = await self._execute(pipeline)
+        (expired, following_ms), alive = await self._link.execute(pipeline)
         self._metrics.round_trip.observe(loop.time() - started)
         if not alive:
             self._log.info("lease taken, writing all rows", clients=len(list(self._memory.clients())))
             self._everything = True
             self._wake.set()
-        return [node_id.decode() for node_id in expired]
+        return Beat([node_id.decode() for node_id in expired], following_ms / 1000, bool(alive))
 
     async def leave(self) -> None:
         """Remove all this node's rows and its lease.
@@ -106,23 +113,29 @@ class Registry:
             Unavailable: Redis is away; the lease will end by itself.
         """
         pipeline = self._link.redis.pipeline(transaction=False)
-        pipeline.unlink(*self._rows)
+        pipeline.unlink(*self._rows, *(self._keys.people(self._node_id, topic) for topic in self._memory.topics()))
         pipeline.zrem(self._keys.nodes, self._node_id)
-        await self._execute(pipeline)
+        await self._link.execute(pipeline)
 
-    async def reap(self, node_id: str) -> bool:
-        """Remove the rows of a node whose lease has ended. True if it was this node that did.
+    async def reap(self, node_id: str, has_presence: Callable[[str], bool]) -> dict[str, list[str]]:
+        """Remove the rows of a node whose lease has ended; its clients on each topic with presence, if we were first.
 
         Raises:
             Unavailable: Redis is away; another beat will try again.
         """
         keys = [self._keys.node(node_id), self._keys.clients(node_id), self._keys.topics(node_id)]
-        removed = await self._ask(self._reap(keys))
-        await self._ask(self._forget([self._keys.nodes], [node_id]))
-        if removed < 0:
-            return False
-        self._log.warning("reaped a dead node", dead=node_id, clients=removed)
-        return True
+        named = [topic.decode() for topic in await self._link.ask(self._link.redis.hkeys(keys[2]))]
+        peopled = [topic for topic in named if has_presence(topic)]
+        found = await self._link.ask(self._reap(keys + [self._keys.people(node_id, topic) for topic in peopled]))
+        await self._link.ask(self._forget([self._keys.nodes], [node_id]))
+        if not found:
+            return {}
+        self._log.warning("reaped a dead node", dead=node_id, clients=found[0])
+        return {
+            topic: [client_id.decode() for client_id in clients]
+            for topic, clients in zip(peopled, found[1:], strict=True)
+            if clients
+        }
 
     # ---- the writer
 
@@ -159,7 +172,7 @@ class Registry:
                 pipeline = self._link.redis.pipeline(transaction=False)
                 for args in calls[at : at + PIPELINE_CALLS]:
                     await self._write(self._rows, args, client=pipeline)
-                written = await self._execute(pipeline)
+                written = await self._link.execute(pipeline)
                 self._metrics.registry_writes.labels("round_trip").inc()
                 if not all(written):
                     self._everything = True
@@ -194,7 +207,7 @@ class Registry:
 
     async def living(self) -> list[str]:
         """Ids of the nodes whose lease lives, sorted."""
-        return sorted(node_id.decode() for node_id in await self._ask(self._living([self._keys.nodes])))
+        return sorted(node_id.decode() for node_id in await self._link.ask(self._living([self._keys.nodes])))
 
     async def nodes(self) -> list[dict[str, Any]]:
         """A row for each living node, with its number of clients and topics as they are now."""
@@ -204,13 +217,13 @@ class Registry:
             pipeline.hgetall(self._keys.node(node_id))
             pipeline.hlen(self._keys.clients(node_id))
             pipeline.hlen(self._keys.topics(node_id))
-        answers = await self._execute(pipeline)
+        answers = await self._link.execute(pipeline)
         found = []
         for at, node_id in enumerate(ids):
             fields, clients, topics = answers[3 * at : 3 * at + 3]
             if fields:
                 row = {name.decode(): value.decode() for name, value in fields.items()}
-                row |= {"ready": row.get("ready") == "1", "draining": row.get("draining") == "1"}
+                row |= {flag: row.get(flag) == "1" for flag in ("ready", "draining", "moving")}
                 found.append({"id": node_id, **row, "clients": clients, "topics": topics})
         return found
 
@@ -221,7 +234,7 @@ class Registry:
         pipeline = self._link.redis.pipeline(transaction=False)
         for node_id in ids:
             pipeline.hgetall(self._keys.topics(node_id))
-        for node_id, counts in zip(ids, await self._execute(pipeline), strict=True):
+        for node_id, counts in zip(ids, await self._link.execute(pipeline), strict=True):
             for topic, count in counts.items():
                 by_topic.setdefault(topic.decode(), {})[node_id] = int(count)
         return [_topic_row(topic, counts) for topic, counts in sorted(by_topic.items())]
@@ -232,7 +245,7 @@ class Registry:
         pipeline = self._link.redis.pipeline(transaction=False)
         for node_id in ids:
             pipeline.hget(self._keys.topics(node_id), topic)
-        counts = zip(ids, await self._execute(pipeline), strict=True)
+        counts = zip(ids, await self._link.execute(pipeline), strict=True)
         return _topic_row(topic, {node_id: int(count) for node_id, count in counts if count})
 
     async def client(self, client_id: str) -> dict[str, Any] | None:
@@ -241,7 +254,7 @@ class Registry:
         pipeline = self._link.redis.pipeline(transaction=False)
         pipeline.exists(self._keys.node(node_id))
         pipeline.hget(self._keys.clients(node_id), client_id)
-        alive, row = await self._execute(pipeline)
+        alive, row = await self._link.execute(pipeline)
         return _client_row(client_id, row) if alive and row is not None else None
 
     async def clients(
@@ -254,34 +267,22 @@ class Registry:
         for node_id in ids:
             if after and node_id < after_node:
                 continue
-            members = [key.decode() for key in await self._ask(self._link.redis.hkeys(self._keys.clients(node_id)))]
+            members = [
+                key.decode() for key in await self._link.ask(self._link.redis.hkeys(self._keys.clients(node_id)))
+            ]
             members.sort(key=_order)
             if after and node_id == after_node:
                 members = [member for member in members if _order(member) > _order(after)]
             for at in range(0, len(members), SCRIPT_ROWS):
                 page = members[at : at + SCRIPT_ROWS]
                 for client_id, row in zip(
-                    page, await self._ask(self._link.redis.hmget(self._keys.clients(node_id), page)), strict=True
+                    page, await self._link.ask(self._link.redis.hmget(self._keys.clients(node_id), page)), strict=True
                 ):
                     client = _client_row(client_id, row) if row is not None else None
                     if client is None or (user is not None and client["user"] != user):
                         continue
                     if topic is None or topic in client["topics"]:
                         yield client
-
-    async def _execute(self, pipeline: Pipeline) -> Any:
-        try:
-            return await self._ask(pipeline.execute())
-        finally:
-            # Given up while it was loading its scripts, it would keep its connection, and the pool has few.
-            await pipeline.reset()  # type: ignore[no-untyped-call]
-
-    async def _ask(self, command: Any) -> Any:
-        try:
-            async with asyncio.timeout(self._link.timeout_seconds):
-                return await command
-        except REDIS_ERRORS as error:
-            raise Unavailable(explain(error)) from error
 
 
 def _order(client_id: str) -> int:

@@ -103,6 +103,9 @@ function onSystem(action, data) {
     case "shutdown":
       wishedMs = data.reconnectMs ?? null;
       return note("warn", "This node is leaving; another one takes over.");
+    case "move":
+      wishedMs = data.reconnectMs ?? null;
+      return note("warn", "Another node has more room and takes over.");
     case "unsubscribed":
       data.topics.forEach((name) => topics.delete(name));
       showTopics();

@@ -14,12 +14,14 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from gateway import protocol, topics
-from gateway.cluster.link import Unavailable
+from gateway import balance, protocol, topics
+from gateway.cluster.link import Unavailable, Unconfirmed
 from gateway.node import Node
 from gateway.protocol import ProtocolError
 from gateway.relay import TooLarge
 from gateway.web.openapi import DEFAULT_LIMIT, MAX_LIMIT, MAX_MESSAGES, document
+
+SMALL_BYTES: Final = 4096  # a body of a few numbers
 
 Handler = Callable[[Request], Awaitable[Any]]
 
@@ -55,6 +57,8 @@ def guarded(handler: Handler, *parameters: str) -> Callable[[Request], Awaitable
             return _json(await handler(request))
         except ApiError as error:
             return _error(error.status, error.code, error.message, error.headers)
+        except Unconfirmed as error:
+            return _error(503, "unconfirmed", f"{error}; with the same idempotencyKey it is safe to ask again")
         except Unavailable as error:
             return _error(503, "unavailable", f"Redis is not available: {error}", {"retry-after": "1"})
         except ClientDisconnect:  # amid its body: nobody's fault here, and nobody reads the answer
@@ -103,10 +107,15 @@ async def publish(request: Request) -> Any:
             where = f"messages[{at}]: " if "messages" in body else ""
             raise ApiError(400, "bad_request", where + error.message) from None
     try:
-        await node.relay.publish(publications)
+        positions = await node.relay.publish(publications)
     except TooLarge as error:
         raise ApiError(413, "too_large", str(error)) from None
-    return {"results": [{"topic": publication.topic} for publication in publications]}
+    return {
+        "results": [
+            {"topic": publication.topic, **(position._asdict() if position is not None else {})}
+            for publication, position in zip(publications, positions, strict=True)
+        ]
+    }
 
 
 async def list_topics(request: Request) -> Any:
@@ -120,6 +129,48 @@ async def show_topic(request: Request) -> Any:
     if not topics.is_topic(topic):
         raise ApiError(404, "not_found", "There can be no such topic")
     return await _node(request).registry.topic(topic)
+
+
+async def show_history(request: Request) -> Any:
+    """A topic's last messages."""
+    node, topic, query = _node(request), _ruled(request, "history"), request.query_params
+    since, reverse = query.get("since"), query.get("reverse", "0")
+    if since is not None and not (since.isascii() and since.isdigit() and len(since) < 16):
+        raise ApiError(400, "bad_request", "since must be an offset")
+    if reverse not in ("0", "1"):
+        raise ApiError(400, "bad_request", "reverse must be 0 or 1")
+    limit = _limit(query.get("limit"), protocol.MAX_HISTORY_LIMIT, protocol.DEFAULT_HISTORY_LIMIT)
+    found = await node.relay.read_history(
+        topic, limit=limit, since=None if since is None else int(since), reverse=reverse == "1"
+    )
+    return {"topic": topic, **found}
+
+
+async def delete_history(request: Request) -> Any:
+    """Drop a topic's messages, in Redis and in the nodes; the numbering goes on."""
+    node, topic = _node(request), _ruled(request, "history")
+    deleted = await node.relay.delete_history(topic)
+    await node.order("forget", topics=[topic])
+    return {"deleted": deleted}
+
+
+async def one_history(request: Request) -> Any:
+    """One route for both methods, as `one_client`."""
+    return await (delete_history if request.method == "DELETE" else show_history)(request)
+
+
+async def show_presence(request: Request) -> Any:
+    """Who is on a topic."""
+    topic = _ruled(request, "presence")
+    return {"topic": topic, **await _node(request).relay.read_presence(topic)}
+
+
+def _ruled(request: Request, what: str) -> str:
+    topic: str = request.path_params["topic"]
+    relay = _node(request).relay
+    if not topics.is_topic(topic) or not (relay.has_history if what == "history" else relay.has_presence)(topic):
+        raise ApiError(404, "not_found", f"The topic has no {what}; the rules in GATEWAY_TOPICS give it one")
+    return topic
 
 
 async def list_clients(request: Request) -> Any:
@@ -178,6 +229,45 @@ async def list_nodes(request: Request) -> Any:
     return {"nodes": await _node(request).registry.nodes()}
 
 
+async def drain_node(request: Request) -> Any:
+    """Have a node send its clients away and end; its supervisor starts it again."""
+    node, named = _node(request), request.path_params["node"]
+    if named == node.id:  # needs no Redis
+        node.leave()
+        return {"draining": [named]}
+    found = [row["id"] for row in await node.registry.nodes() if named in (row["id"], row["name"])]
+    if not found:
+        raise ApiError(404, "not_found", f"No node {named[:200]!r} lives")
+    if len(found) > 1:
+        raise ApiError(409, "ambiguous", f"Several nodes are called so; name one by its id: {', '.join(found)}")
+    await node.order("drain", node=found[0])
+    return {"draining": found}
+
+
+async def rebalance(request: Request) -> Any:
+    """``{"seconds": …}``: have the nodes above the mean send their surplus to those below it, over that time."""
+    node, body = _node(request), await _body(request, SMALL_BYTES)
+    known = isinstance(body, dict) and body.keys() <= {"seconds"}
+    seconds = body.get("seconds", balance.SECONDS) if known else None
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds <= balance.MAX_SECONDS:
+        raise ApiError(400, "bad_request", f'Send {{"seconds": …}}, from 0 to {balance.MAX_SECONDS:g}')
+    nodes = await node.registry.nodes()
+    moving = [row["id"] for row in nodes if row["moving"]]
+    if moving:
+        raise ApiError(409, "busy", f"Clients are being moved away from {', '.join(moving)}; ask again when they are")
+    ready = [row for row in nodes if row["ready"]]
+    moves = balance.plan({row["id"]: row["clients"] for row in ready})
+    youngest = min((node.seconds_since(row["started"]) for row in ready), default=0.0)
+    after = max(0.0, balance.WARM_SECONDS - youngest) if moves else 0.0
+    for node_id, move in moves.items():
+        await node.order("move", node=node_id, keep=move.keep, seconds=seconds, after=after)
+    return {
+        "moves": [{"node": node_id, "clients": move.clients} for node_id, move in moves.items()],
+        "seconds": seconds,
+        "after": round(after, 3),
+    }
+
+
 async def openapi(_request: Request) -> Response:
     """This API, described; open to all, since it holds no secret."""
     return _json(document())
@@ -234,11 +324,11 @@ def _cursor(text: str | None) -> str | None:
     return text
 
 
-def _limit(text: str | None) -> int:
+def _limit(text: str | None, most: int = MAX_LIMIT, default: int = DEFAULT_LIMIT) -> int:
     if text is None:
-        return DEFAULT_LIMIT
-    if not (text.isascii() and text.isdigit() and len(text) < 9 and 1 <= int(text) <= MAX_LIMIT):
-        raise ApiError(400, "bad_request", f"limit must be a whole number from 1 to {MAX_LIMIT}")
+        return default
+    if not (text.isascii() and text.isdigit() and len(text) < 9 and 1 <= int(text) <= most):
+        raise ApiError(400, "bad_request", f"limit must be a whole number from 1 to {most}")
     return int(text)
 
 
@@ -246,12 +336,20 @@ ROUTES: Final = [
     Route("/api/openapi.json", openapi),
     Route("/api/publish", guarded(publish), methods=["POST"]),
     Route("/api/topics", guarded(list_topics)),
+    Route(
+        "/api/topics/{topic:path}/history",
+        guarded(one_history, "limit", "since", "reverse"),
+        methods=["GET", "DELETE"],
+    ),
+    Route("/api/topics/{topic:path}/presence", guarded(show_presence)),
     Route("/api/topics/{topic:path}", guarded(show_topic)),
     Route("/api/clients", guarded(list_clients, "user", "topic", "node", "limit", "cursor")),
     Route("/api/clients/{id}", guarded(one_client), methods=["GET", "DELETE"]),
     Route("/api/clients/{id}/topics/{topic:path}", guarded(unsubscribe_client), methods=["DELETE"]),
     Route("/api/users/{user:path}/clients", guarded(disconnect_user), methods=["DELETE"]),
     Route("/api/nodes", guarded(list_nodes)),
+    Route("/api/nodes/{node}/drain", guarded(drain_node), methods=["POST"]),
+    Route("/api/rebalance", guarded(rebalance), methods=["POST"]),
 ]
 
 EXCEPTION_HANDLERS: Final = {HTTPException: http_exception, Exception: internal_error}

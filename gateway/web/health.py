@@ -18,7 +18,9 @@ async def healthz(_request: Request) -> Response:
 async def readyz(request: Request) -> Response:
     """200 if new clients should come here, else 503 and why."""
     node: Node = request.app.state.node
-    reasons = node.asked_ready()
+    # Two load balancers on one host call themselves differently (haproxy.cfg).
+    address = request.client.host if request.client else ""
+    reasons = node.asked_ready(f"{address} {request.headers.get('user-agent', '')}")
     return JSONResponse({"ready": not reasons, "reasons": reasons}, status_code=503 if reasons else 200)
 
 

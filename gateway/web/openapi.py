@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from gateway import __version__, topics
+from gateway import __version__, balance, topics
 from gateway.auth import ROLES
-from gateway.protocol import MAX_NAME_LENGTH
+from gateway.protocol import DEFAULT_HISTORY_LIMIT, MAX_HISTORY_LIMIT, MAX_NAME_LENGTH
 
 MAX_MESSAGES: Final = 1000  # in one request
 MAX_LIMIT: Final = 10_000  # clients on one page
@@ -37,6 +37,7 @@ _NODE_ID: Final[Schema] = {
     "type": "string", "description": "Its name, and a word that is new at each start", "examples": ["n1.9f2c31ab"],
 }  # fmt: skip
 _TIME: Final[Schema] = {"type": "string", "format": "date-time", "examples": ["2026-01-31T12:00:00.000Z"]}
+_EPOCH: Final[Schema] = {"type": "string", "description": "Offsets count within it", "examples": ["4516a920"]}
 _COUNT: Final[Schema] = {"type": "integer", "minimum": 0}
 
 
@@ -90,6 +91,25 @@ def _paths() -> Schema:
                 "NotFound", parameters=[topic],
             )
         },
+        "/api/topics/{topic}/history": {
+            "get": _operation(
+                "showHistory", "A topic's last messages", _json(_ref("History"), "In order, unless `reverse` is 1"),
+                "NotFound", parameters=[topic, *_range()],
+                description="The newest, or with `since` the first behind it. Only topics whose rule keeps some.",
+            ),
+            "delete": _operation(
+                "deleteHistory", "Drop a topic's messages; the numbering goes on",
+                _json(_object(deleted={"type": "boolean"}), "false, if there were none"),
+                "NotFound", parameters=[topic],
+            ),
+        },
+        "/api/topics/{topic}/presence": {
+            "get": _operation(
+                "showPresence", "Who is on a topic", _json(_ref("People"), "On all nodes together"),
+                "NotFound", parameters=[topic],
+                description="A person is a user with any number of clients, or a client that proved nothing.",
+            )
+        },
         "/api/clients": {
             "get": _operation(
                 "listClients", "Clients, a page at a time",
@@ -127,6 +147,22 @@ def _paths() -> Schema:
             "get": _operation(
                 "listNodes", "The living nodes",
                 _json(_object(nodes=_list(_ref("Node"))), "By id; a node is gone when its lease ends"),
+            )
+        },
+        "/api/nodes/{node}/drain": {
+            "post": _operation(
+                "drainNode", "Have a node send its clients away, a few at a time, and end",
+                _json(_object(draining=_list(_NODE_ID)), "It has been told to; its supervisor starts it again"),
+                "NotFound", "Conflict", parameters=[_in_path("node", {"type": "string", "examples": ["n1"]})],
+                description="`node` is its name or its id; by its id a node can be told itself while Redis is away.",
+            )
+        },
+        "/api/rebalance": {
+            "post": _operation(
+                "rebalance", "Have nodes above the mean send their surplus to those below it",
+                _json(_ref("Rebalance"), "They have been told to, and begin when `after` has passed"),
+                "Conflict", "TooLarge", body=_rebalance_body(),
+                description="Clients are told, closed with code 3011, and led to another node as they come back.",
             )
         },
     }  # fmt: skip
@@ -167,6 +203,15 @@ def _publish_body() -> Schema:
     }
 
 
+def _rebalance_body() -> Schema:
+    seconds = {
+        "type": "number", "minimum": 0, "maximum": balance.MAX_SECONDS, "default": balance.SECONDS,
+        "description": "Time over which the closes are spread",
+    }  # fmt: skip
+    schema = {"type": "object", "properties": {"seconds": seconds}, "additionalProperties": False}
+    return {"required": True, "content": {"application/json": {"schema": schema}}}
+
+
 def _filters() -> list[Schema]:
     limit = {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": DEFAULT_LIMIT}
     return [
@@ -175,6 +220,15 @@ def _filters() -> list[Schema]:
         _in_query("node", {"type": "string"}, "Only those on this node, by its name or its id"),
         _in_query("limit", limit, "Clients on a page"),
         _in_query("cursor", _CLIENT_ID, "`next` of the page before"),
+    ]
+
+
+def _range() -> list[Schema]:
+    limit = {"type": "integer", "minimum": 1, "maximum": MAX_HISTORY_LIMIT, "default": DEFAULT_HISTORY_LIMIT}
+    return [
+        _in_query("limit", limit, "Messages in the answer"),
+        _in_query("since", _COUNT, "Only those behind this offset"),
+        _in_query("reverse", {"enum": ["0", "1"], "default": "0"}, "1: the newest first"),
     ]
 
 
@@ -194,6 +248,10 @@ def _schemas() -> Schema:
             "properties": {"user": _NAME, "role": {**_NAME, "examples": sorted(ROLES)}, "client": _CLIENT_ID},
             "minProperties": 1, "maxProperties": 1, "additionalProperties": False,
         },
+        idempotencyKey={
+            "type": ["string", "null"], "pattern": r"^[A-Za-z0-9_.:\-]{1,200}$",
+            "description": "On topics with history: the same again within 5 minutes is the same message",
+        },
         **{"except": {**_CLIENT_ID, "type": ["string", "null"], "description": "All hearers but this one"}},
     )  # fmt: skip
     return {
@@ -206,7 +264,24 @@ def _schemas() -> Schema:
                 "properties": {"to": {"type": "object"}, "except": {"type": "string"}},
             },
         },
-        "Published": _object(results=_list(_object(topic=_TOPIC))),
+        "Published": _object(
+            results=_list({**_object(topic=_TOPIC), "properties": {"topic": _TOPIC, "epoch": _EPOCH, "offset": _COUNT}})
+        ),
+        "History": _object(
+            topic=_TOPIC, epoch=_EPOCH, offset={**_COUNT, "description": "Of the newest message there is"},
+            messages={**_list({"type": "object"}), "description": "As clients were sent them"},
+        ),
+        "People": {
+            **_object(topic=_TOPIC, count=_COUNT),
+            "properties": {
+                "topic": _TOPIC,
+                "count": _COUNT,
+                "members": {
+                    **_list(_object(clientId=_CLIENT_ID, user={"type": ["string", "null"]})),
+                    "description": "Everybody, by one client; absent if they are too many",
+                },
+            },
+        },
         "Topic": _object(
             topic=_TOPIC,
             subscribers={**_COUNT, "description": "On all nodes together"},
@@ -239,6 +314,13 @@ def _schemas() -> Schema:
             topics={**_COUNT, "description": "Topics that its clients hear"},
             ready={"type": "boolean", "description": "Whether it takes new clients"},
             draining={"type": "boolean", "description": "Whether it is about to leave"},
+            moving={"type": "boolean", "description": "Whether it sends clients to other nodes"},
+        ),
+        "Rebalance": _object(
+            moves=_list(_object(node=_NODE_ID, clients={**_COUNT, "description": "How many it is to send away"})),
+            seconds={"type": "number", "description": "Time over which they go"},
+            after={"type": "number", "description": "Seconds until they begin: the load balancer sends a node that "
+                   "has just come up little, so to move there at once would be in vain"},
         ),
         "Error": _object(
             error=_object(
@@ -250,8 +332,8 @@ def _schemas() -> Schema:
 
 
 _STATUS: Final = {
-    "BadRequest": "400", "Unauthorized": "401", "Off": "403", "NotFound": "404", "TooLarge": "413",
-    "Unavailable": "503",
+    "BadRequest": "400", "Unauthorized": "401", "Off": "403", "NotFound": "404", "Conflict": "409",
+    "TooLarge": "413", "Unavailable": "503",
 }  # fmt: skip
 
 
@@ -266,9 +348,14 @@ def _responses() -> Schema:
         },
         "Off": _refusal("api_off", "The API is off: this node has no GATEWAY_API_KEY", "Nobody may"),
         "NotFound": _refusal("not_found", "No client 'n1.9f2c31ab.7' is connected", "There is no such thing"),
+        "Conflict": _refusal("busy", "Clients are being moved away from n1.9f2c31ab; …", "Not as things are now"),
         "TooLarge": _refusal("too_large", "The body is larger than 2097152 bytes", "A message, or the body"),
         "Unavailable": {
-            **_refusal("unavailable", "Redis is not available: Connection refused", "Redis is away; ask again later"),
+            **_refusal(
+                "unavailable", "Redis is not available: Connection refused",
+                "Redis is away; ask again later. Of a publish `unconfirmed`: it is done, but too few replicas said so "
+                "(GATEWAY_WAIT_REPLICAS); with its idempotencyKey it is safe to ask again",
+            ),
             "headers": retry,
         },
     }  # fmt: skip

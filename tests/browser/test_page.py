@@ -254,9 +254,9 @@ async def test_a_page_says_that_messages_may_be_missing(
     redis: Redis, cluster: Callable[..., Cluster], haproxy: Callable[..., Balancer], browser: Browser
 ) -> None:
     visitor = await Visitor.open(browser, haproxy(cluster(1).nodes))
-    await visitor.subscribe("contest")
+    await visitor.subscribe("news")
     assert redis.kill_pubsub()
-    await visitor.reads("Messages on contest, lobby may be missing")
+    await visitor.reads("Messages on lobby, news may be missing")
     await visitor.is_connected()
     assert visitor.faults == []
 
@@ -266,7 +266,7 @@ async def test_the_page_fits_a_window_of_any_width(
     plain: Cluster, front: Balancer, browser: Browser, api: Callable[[Front], Api], width: int
 ) -> None:
     visitor = await Visitor.open(browser, front, viewport={"width": width, "height": 800})
-    long = "token:price:" + "x" * 180
+    long = "ticker:price:" + "x" * 180
     await visitor.subscribe(long)
     await api(front).publish(long, {"unbroken": "y" * 500})
     await visitor.hears(long, '{"unbroken":"' + "y" * 500 + '"}')

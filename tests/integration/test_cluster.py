@@ -184,28 +184,28 @@ async def nobody_is(api: Api, user: str) -> bool:
 
 async def test_an_original_envelope_is_heard_once_by_each(plain: Cluster, connect: Connect, api: ApiOf) -> None:
     clients = await everywhere(plain, connect, {}, {})
-    await asyncio.gather(*(client.subscribe("market-data") for client in clients))
-    envelope = {"topic": "market-data", "data": {"p": 1.5}, "timestamp": 1795502108477, "sourceId": "another-program"}
+    await asyncio.gather(*(client.subscribe("weather") for client in clients))
+    envelope = {"topic": "weather", "data": {"p": 1.5}, "timestamp": 1795502108477, "sourceId": "another-program"}
     plain.redis.cli("PUBLISH", f"{NAMESPACE}ws:broadcast", orjson.dumps(envelope).decode())
-    await asyncio.gather(*(client.hear(type="DATA", topic="market-data") for client in clients))
+    await asyncio.gather(*(client.hear(type="DATA", topic="weather") for client in clients))
     await fence(api(plain[0]), clients)
     for client in clients:
-        assert client.heard(type="DATA", topic="market-data") == [
-            {"type": "DATA", "topic": "market-data", "data": {"p": 1.5}, "timestamp": "2026-11-24T06:35:08.477Z"}
+        assert client.heard(type="DATA", topic="weather") == [
+            {"type": "DATA", "topic": "weather", "data": {"p": 1.5}, "timestamp": "2026-11-24T06:35:08.477Z"}
         ]
 
 
-@pytest.mark.parametrize("rubbish", ["", "{", "[]", "5", '{"topic":5,"data":1}', '{"topic":"market-data"}', "[" * 500])
-@pytest.mark.parametrize("channel", ["ws:broadcast", "ws:control", "ws:topic:market-data", "ws:user:ann"])
+@pytest.mark.parametrize("rubbish", ["", "{", "[]", "5", '{"topic":5,"data":1}', '{"topic":"weather"}', "[" * 500])
+@pytest.mark.parametrize("channel", ["ws:broadcast", "ws:control", "ws:topic:weather", "ws:user:ann"])
 async def test_rubbish_on_a_channel_is_dropped(
     plain: Cluster, connect: Connect, api: ApiOf, channel: str, rubbish: str
 ) -> None:
     client = await connect(plain[0], user="ann")
-    await client.subscribe("market-data", "fence")
+    await client.subscribe("weather", "fence")
     heard_by = plain.redis.cli("PUBLISH", NAMESPACE + channel, rubbish)
     assert heard_by >= 1
     await fence(api(plain[0]), [client])
-    assert client.data("market-data") == []
+    assert client.data("weather") == []
 
 
 async def test_a_node_that_joins_announces_itself(cluster: Callable[..., Cluster], redis: Redis) -> None:

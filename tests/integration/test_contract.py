@@ -40,7 +40,7 @@ def ask(api: Callable[[Front], Api]) -> Ask:
 
 def requests(**values: str) -> list[tuple[str, str]]:
     """Each described operation that needs the key, as method and path."""
-    told = {"id": "n1.0.1", "topic": "t", "user": "ann"} | values
+    told = {"id": "n1.0.1", "topic": "contest-chat", "user": "ann", "node": "n0"} | values
     return [
         (method.upper(), path.format(**told))
         for method, path, operation in CONTRACT.operations()
@@ -128,6 +128,8 @@ async def test_a_cursor_that_was_never_given_is_refused_and_does_not_begin_again
         ("GET", "/api/clients/n1.0.1/topics/t", {"DELETE"}),
         ("GET", "/api/users/ann/clients", {"DELETE"}),
         ("DELETE", "/api/topics/t", {"GET", "HEAD"}),
+        ("GET", "/api/nodes/n1/drain", {"POST"}),
+        ("GET", "/api/rebalance", {"POST"}),
     ],
 )
 async def test_another_method_is_answered_with_all_that_may_be(
@@ -154,6 +156,7 @@ async def test_a_path_that_leads_nowhere_is_named(plain: Cluster, ask: Ask, path
         ("GET", "/api/topics/no%20topic"),
         ("GET", "/api/topics/" + "t" * 201),
         ("DELETE", "/api/users//clients"),
+        ("POST", "/api/nodes/n0/drain"),
     ],
 )
 async def test_what_does_not_exist_is_not_found(plain: Cluster, ask: Ask, method: str, path: str) -> None:
@@ -227,6 +230,11 @@ async def test_without_a_key_of_its_own_a_node_refuses_all(cluster: Callable[...
     assert (await http.get("/api/openapi.json")).status_code == 200
 
 
+def body(path: str) -> bytes:
+    """One that is right there."""
+    return b'{"seconds":1}' if path == "/api/rebalance" else b'{"topic":"t","data":1}'
+
+
 async def test_without_redis_nothing_is_pretended(
     cluster: Callable[..., Cluster], redis: Redis, ask: Ask, connect: Connect
 ) -> None:
@@ -235,7 +243,7 @@ async def test_without_redis_nothing_is_pretended(
     http = ask(node)
     redis.stop()
     for method, path in requests(id=client.id):
-        answer = await http.request(method, path, content=b'{"topic":"t","data":1}')
+        answer = await http.request(method, path, content=body(path))
         assert code(answer) == (503, "unavailable"), (method, path)
         assert answer.headers["retry-after"] == "1"
     assert client.open, "who was to be disconnected still is there, as the answer said"
@@ -250,7 +258,7 @@ async def test_a_frozen_redis_is_waited_for_no_longer_than_told(
     try:
         async with asyncio.timeout(10):
             answers = await asyncio.gather(
-                *(http.request(method, path, content=b'{"topic":"t","data":1}') for method, path in requests())
+                *(http.request(method, path, content=body(path)) for method, path in requests())
             )
         assert {code(answer) for answer in answers} == {(503, "unavailable")}
     finally:

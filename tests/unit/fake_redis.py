@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import cast
 
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
-from gateway.cluster.link import Link, Message, Unavailable
+from gateway.cluster.link import Link, Unavailable
 
 
 class FakeConnection:
@@ -148,14 +148,13 @@ class FakeRedis:
         self.connections.append(FakeConnection(self))
         return cast(AbstractConnection, self.connections[-1])
 
-    async def publish(self, messages: Sequence[Message]) -> None:
+    async def publish(self, channel: str, payload: bytes) -> None:
         """To all who are subscribed."""
         if self.frozen:
             await asyncio.Event().wait()
         if not self.reachable:
             raise Unavailable("connection refused")
-        for channel, payload in messages:
-            self.say(channel, payload)
+        self.say(channel, payload)
 
     def say(self, channel: str, payload: bytes) -> None:
         """Publish at once."""

@@ -294,6 +294,8 @@ def test_publish_asks_nothing_of_the_api_when_it_is_used_wrongly(
         (["disconnect", "--user", "a/b ß?#%"], "DELETE", "users/a%2Fb%20%C3%9F%3F%23%25/clients"),
         (["disconnect", "--user", "."], "DELETE", "users/%2E/clients"),
         (["unsubscribe", "n1.0.1", "a/b"], "DELETE", "clients/n1.0.1/topics/a%2Fb"),
+        (["drain", "n1"], "POST", "nodes/n1/drain"),
+        (["drain", "../n1"], "POST", "nodes/..%2Fn1/drain"),
     ],
     ids=lambda value: repr(value)[:40],
 )
@@ -668,3 +670,47 @@ def test_a_redis_that_is_named_here_is_asked_from_here(shell: Shell) -> None:
     found = checked(shell)
     assert (found["Redis from here"], found["Redis"]) == (False, True)
     assert "secret" not in shell.run("check").stdout
+
+
+# ---- drain, rebalance
+
+
+def test_which_node_drains_is_said(shell: Shell) -> None:
+    shell.answers({"draining": ["n1.9f2c31ab"]})
+    assert shell.run("drain", "n1").stdout == "n1.9f2c31ab drains.\n"
+
+
+def test_rebalance_says_who_gives_away_how_many_and_when(shell: Shell) -> None:
+    shell.answers(
+        {"moves": [{"node": "n1.a", "clients": 10}, {"node": "n2.b", "clients": 7}], "seconds": 5, "after": 0}
+    )
+    told = ["n1.a sends 10 clients away.", "n2.b sends 7 clients away."]
+    assert shell.run("rebalance", "--seconds", "5").stdout.splitlines() == told
+    assert shell.said() == {"seconds": 5}
+    shell.answers({"moves": [{"node": "n1.a", "clients": 10}], "seconds": 60, "after": 12.4})
+    assert shell.run("rebalance").stdout.splitlines()[1].startswith("They begin in 12 s:")
+    assert shell.said() == {"seconds": 60}
+    shell.answers({"moves": [], "seconds": 60, "after": 0})
+    assert shell.run("rebalance").stdout == "No node has more clients than the others, so none moves.\n"
+
+
+@pytest.mark.parametrize("seconds", ["-1", "3601", "soon"])
+def test_rebalance_over_no_time_that_can_be_is_misuse(shell: Shell, seconds: str) -> None:
+    done = shell.run("rebalance", "--seconds", seconds)
+    assert (done.exit_code, shell.asked) == (2, [])
+
+
+def test_what_no_replica_confirmed_is_not_said_to_be_undone(shell: Shell) -> None:
+    shell.answers(error("unconfirmed", "published, but confirmed by 0 of 1 replicas; …"), 503)
+    done = shell.run("publish", "t", "1")
+    assert done.exit_code == 1
+    assert done.stderr.startswith("published, but confirmed by 0 of 1 replicas")
+
+
+def test_a_node_that_gives_clients_away_is_shown_so(shell: Shell) -> None:
+    node = {
+        "id": "n1.a", "clients": 3, "topics": 1, "version": "1", "started": "2026-01-31T12:00:00.000Z",
+        "address": "127.0.0.1:9001", "ready": True, "draining": False, "moving": True,
+    }  # fmt: skip
+    shell.answers({"nodes": [node]})
+    assert "ready, moving clients" in shell.run("nodes").stdout

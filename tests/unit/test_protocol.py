@@ -21,6 +21,7 @@ from gateway.protocol import (
     Command,
     Logs,
     Ping,
+    Position,
     ProtocolError,
     Publication,
     Publish,
@@ -102,8 +103,8 @@ def _is_sound(found: ClientMessage | ProtocolError) -> None:
         case Publish(publication, request_id):
             assert topics.is_topic(publication.topic)
             assert publication.to is None and publication.except_client is None
-            assert orjson.loads(protocol.data(publication, NOW))["data"] == publication.data
-            protocol.published(publication.topic, request_id, NOW)
+            assert orjson.loads(protocol.data(publication, publication.topic, NOW))["data"] == publication.data
+            protocol.published(publication.topic, None, request_id, NOW)
         case Subscribe(found_topics, request_id, _):
             assert found_topics and len(set(found_topics)) == len(found_topics)
             assert all(map(topics.is_topic, found_topics))
@@ -202,7 +203,10 @@ def test_what_loads_gives_can_be_written_again(depth: int, form: str, harmless: 
             Subscribe(("b", "a"), "7", "t"),
         ),
         ({"type": "SUBSCRIBE", "topics": ["a", "no topic", 5, None, ["a"], {}]}, Subscribe(("a",), None)),
-        ({"type": "SUBSCRIBE", "topics": ["a"], "requestId": 0, "recover": {"a": {}}}, Subscribe(("a",), 0)),
+        (
+            {"type": "SUBSCRIBE", "topics": ["a"], "requestId": 0, "recover": {"a": {}}},
+            Subscribe(("a",), 0, None, {"a": Position("", 0)}),
+        ),
         ({"type": "UNSUBSCRIBE", "topics": ["a", "no topic", "a"], "requestId": "r"}, Unsubscribe(("a",), "r")),
         ({"type": "UNSUBSCRIBE", "topics": ["no topic"]}, Unsubscribe((), None)),
         ({"type": "PUBLISH", "topic": "chat", "data": None, "requestId": 1}, Publish(Publication("chat", None), 1)),
@@ -382,8 +386,28 @@ def test_the_codes_are_those_that_clients_know() -> None:
             b'"timestamp":"2026-01-31T12:00:00.000Z"}',
         ),
         (
-            protocol.published("chat", "", NOW),
+            protocol.published("chat", None, "", NOW),
             b'{"type":"ACKNOWLEDGMENT","operation":"publish","topic":"chat","requestId":"",'
+            b'"timestamp":"2026-01-31T12:00:00.000Z"}',
+        ),
+        (
+            protocol.published("chat", Position("e1", 44), 7, NOW),
+            b'{"type":"ACKNOWLEDGMENT","operation":"publish","topic":"chat","offset":44,"epoch":"e1","requestId":7,'
+            b'"timestamp":"2026-01-31T12:00:00.000Z"}',
+        ),
+        (
+            protocol.subscribed(["c"], "1", NOW, {"c": {"epoch": "e1", "offset": 43, "recovered": True}}),
+            b'{"type":"ACKNOWLEDGMENT","operation":"subscribe","topics":["c"],"status":"success",'
+            b'"message":"Successfully subscribed to c","requestId":"1","timestamp":"2026-01-31T12:00:00.000Z",'
+            b'"positions":{"c":{"epoch":"e1","offset":43,"recovered":true}}}',
+        ),
+        (
+            protocol.initial(protocol.data(Publication("c", 1), "c", NOW)),
+            b'{"type":"DATA","topic":"c","data":1,"timestamp":"2026-01-31T12:00:00.000Z","initialData":true}',
+        ),
+        (
+            protocol.presence("c", {"joined": [{"clientId": "n.1.1", "user": "ann"}], "left": []}, NOW),
+            b'{"type":"PRESENCE","topic":"c","joined":[{"clientId":"n.1.1","user":"ann"}],"left":[],'
             b'"timestamp":"2026-01-31T12:00:00.000Z"}',
         ),
         (
@@ -392,12 +416,12 @@ def test_the_codes_are_those_that_clients_know() -> None:
             b'"timestamp":"2026-01-31T12:00:00.000Z"}',
         ),
         (
-            protocol.data(Publication("contest", {"b": 1, "a": [None, "é"]}), NOW),
+            protocol.data(Publication("contest", {"b": 1, "a": [None, "é"]}), "contest", NOW),
             b'{"type":"DATA","topic":"contest","data":{"b":1,"a":[null,"\xc3\xa9"]},'
             b'"timestamp":"2026-01-31T12:00:00.000Z"}',
         ),
         (
-            protocol.data(Publication("c", 1, {"action": "a", "subtype": "s", "priority": "high"}), NOW),
+            protocol.data(Publication("c", 1, {"action": "a", "subtype": "s", "priority": "high"}), "c", NOW),
             b'{"type":"DATA","topic":"c","action":"a","subtype":"s","priority":"high","data":1,'
             b'"timestamp":"2026-01-31T12:00:00.000Z"}',
         ),
@@ -538,7 +562,7 @@ def test_any_item_is_a_publication_that_can_be_sent_or_a_protocol_error(item: An
     item = protocol.loads(to_text(item))
     with suppress(ProtocolError):
         publication = protocol.publication(item)
-        sent = orjson.loads(protocol.data(publication, NOW))
+        sent = orjson.loads(protocol.data(publication, publication.topic, NOW))
         assert (sent["topic"], sent["data"]) == (item["topic"], item["data"])
         assert sent.keys() <= {"type", "topic", "data", "timestamp", "action", "subtype", "priority"}
         assert sent.keys().isdisjoint({"to", "except"})

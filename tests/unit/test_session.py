@@ -9,12 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway import hub, protocol, session, topics
+from gateway import hub, protocol, session
+from gateway.app import load_rules
 from gateway.auth import ANONYMOUS, AuthError, Identity
 from gateway.protocol import Close, Code, ProtocolError, Publication
 from gateway.session import Join, Leave, Login, Quit, Reply, Report, Rules, Say, Session, Status
 from gateway.topics import Need
 
+DEFAULT = load_rules("")  # the package's own
 NOW = "2026-01-31T12:00:00.000Z"
 ANN = Identity("ann", "user")
 BOB = Identity("bob", "user", 1e12)
@@ -48,7 +50,7 @@ def verify(token: str | None) -> Identity:
 
 
 def session_of(identity: Identity = ANONYMOUS, *, limit: int = 100, everything: bool = False) -> Session:
-    return Session(Rules(verify, limit, everything), identity)
+    return Session(Rules(verify, DEFAULT, limit, everything), identity)
 
 
 def handle(client: Session, message: protocol.ClientMessage, *heard: str) -> session.Effect:
@@ -79,7 +81,7 @@ def publish(topic: str) -> protocol.Publish:
 @pytest.mark.parametrize("topic", TOPICS)
 def test_who_may_hear_a_topic(topic: str, identity: Identity) -> None:
     client = session_of(identity)
-    if identity in MEETS[topics.to_subscribe(topic)]:
+    if identity in MEETS[DEFAULT.of(topic).subscribe]:
         assert handle(client, subscribe(topic)) == Join((topic,), "r", login=False)
     else:
         expected = Code.AUTHENTICATION_NEEDED if identity is ANONYMOUS else Code.ROLE_NEEDED
@@ -92,7 +94,7 @@ def test_who_may_hear_a_topic(topic: str, identity: Identity) -> None:
 @pytest.mark.parametrize("topic", TOPICS)
 def test_who_may_say_something_on_a_topic(topic: str, identity: Identity) -> None:
     client, message = session_of(identity), publish(topic)
-    need = topics.to_publish(topic)
+    need = DEFAULT.of(topic).publish
     if identity in MEETS[need]:
         assert handle(client, message) == Say(message.publication, "r")
     else:
@@ -305,11 +307,11 @@ def test_only_a_good_token_changes_who_a_client_is_and_a_refusal_changes_nothing
                 assert client.identity is TOKENS[str(token)]
             case Join(joined, _, login):
                 assert client.identity is (TOKENS[str(token)] if login else before)
-                assert everything or all(client.identity in MEETS[topics.to_subscribe(topic)] for topic in joined)
+                assert everything or all(client.identity in MEETS[DEFAULT.of(topic).subscribe] for topic in joined)
                 audiences |= set(heard(*joined))
                 assert len(audiences) <= limit
             case Say(publication, _):
-                need = topics.to_publish(publication.topic)
+                need = DEFAULT.of(publication.topic).publish
                 assert need is not Need.NOBODY and (everything or before in MEETS[need])
                 assert client.identity is before
             case Leave(left, _):

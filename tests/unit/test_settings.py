@@ -75,6 +75,8 @@ def test_an_empty_value_counts_as_not_set(field: dataclasses.Field[object]) -> N
         ("PONG_SECONDS", "0.5", 0.5),
         ("LEASE_SECONDS", "600", 600.0),
         ("REDIS_TIMEOUT_SECONDS", "0.1", 0.1),
+        ("WAIT_REPLICAS", "2", 2),
+        ("WAIT_SECONDS", "0.01", 0.01),
         ("DRAIN_SECONDS", "0", 0.0),
     ],
 )  # fmt: skip
@@ -142,11 +144,15 @@ BAD = [
     ("LEASE_SECONDS", "601"),
     ("REDIS_TIMEOUT_SECONDS", "0"),
     ("DRAIN_SECONDS", "1e9"),
+    ("PRESENCE_GRACE_SECONDS", "-1"),
+    ("WAIT_REPLICAS", "17"),
+    ("WAIT_REPLICAS", "one"),
+    ("WAIT_SECONDS", "0"),
 ]
 
 
 def test_every_setting_that_can_be_bad_is_tried() -> None:
-    assert {name for name, _ in BAD} == {f.name.upper() for f in FIELDS} - {"JWT_SECRET", "API_KEY"}
+    assert {name for name, _ in BAD} == {f.name.upper() for f in FIELDS} - {"JWT_SECRET", "API_KEY", "TOPICS"}
 
 
 @pytest.mark.parametrize(("name", "text"), BAD)
@@ -233,6 +239,13 @@ def test_a_client_must_be_able_to_take_the_largest_message() -> None:
     assert read(MAX_MESSAGE_BYTES="65536", CLIENT_BUFFER_BYTES="65536").client_buffer_bytes == 65536
     says = complaint(MAX_MESSAGE_BYTES="65537", CLIENT_BUFFER_BYTES="65536")
     assert says.startswith("GATEWAY_CLIENT_BUFFER_BYTES (65536) must be at least GATEWAY_MAX_MESSAGE_BYTES (65537)")
+
+
+def test_replicas_must_answer_before_redis_would_count_as_lost() -> None:
+    assert read(WAIT_REPLICAS="1", WAIT_SECONDS="1.9").wait_replicas == 1
+    assert read(WAIT_SECONDS="5").wait_seconds == 5.0  # without replicas it means nothing
+    says = complaint(WAIT_REPLICAS="1", WAIT_SECONDS="2")
+    assert says.startswith("GATEWAY_WAIT_SECONDS (2) must be below GATEWAY_REDIS_TIMEOUT_SECONDS (2)")
 
 
 # ---- what the README says

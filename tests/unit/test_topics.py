@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway import topics
+from gateway.app import load_rules
 from gateway.topics import Need
 
+DEFAULT = load_rules("")  # the package's own
 PLAIN = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_:.-/"
 
 
@@ -45,7 +48,7 @@ def test_a_name_has_at_most_200_characters() -> None:
     ("topic", "to_hear", "to_say"),
     [
         ("contest", Need.ANYONE, Need.USER),
-        ("token:price:ABC", Need.ANYONE, Need.USER),
+        ("token:price:ABC", Need.ANYONE, Need.ADMIN),
         ("Portfolio", Need.ANYONE, Need.USER),
         ("portfolio", Need.USER, Need.USER),
         ("user", Need.USER, Need.USER),
@@ -56,11 +59,82 @@ def test_a_name_has_at_most_200_characters() -> None:
     ],
 )
 def test_who_may_hear_and_say_what(topic: str, to_hear: Need, to_say: Need) -> None:
-    assert (topics.to_subscribe(topic), topics.to_publish(topic)) == (to_hear, to_say)
+    assert (DEFAULT.of(topic).subscribe, DEFAULT.of(topic).publish) == (to_hear, to_say)
 
 
 @settings(deadline=None)
 @given(st.from_regex(re.compile(r"[A-Za-z0-9_:.\-/]{1,20}"), fullmatch=True))
 def test_no_topic_is_easier_to_say_something_on_than_to_hear(topic: str) -> None:
     order = [Need.ANYONE, Need.USER, Need.ADMIN, Need.NOBODY]
-    assert order.index(topics.to_publish(topic)) >= order.index(topics.to_subscribe(topic))
+    assert order.index(DEFAULT.of(topic).publish) >= order.index(DEFAULT.of(topic).subscribe)
+
+
+# ---- rules
+
+
+def parse(text: str) -> topics.TopicRules:
+    return topics.parse(text, "rules.toml")
+
+
+def rule(fields: str) -> str:
+    return f"[[topic]]\n{fields}\n"
+
+
+def test_the_first_rule_that_matches_holds() -> None:
+    rules = parse(rule('pattern = "price:*:usd"\nhistory = 1') + rule('pattern = "price:*"\nhistory = 2'))
+    assert [rules.of(topic).history for topic in ("price:a:usd", "price:a", "price:", "Price:a", "aprice:a")] == [
+        1, 2, 2, 0, 0,
+    ]  # fmt: skip
+
+
+def test_a_star_is_any_run_of_characters_and_nothing_else_is_special() -> None:
+    rules = parse(rule('pattern = "a.b*c"\nhistory = 1'))
+    assert [rules.of(topic).history for topic in ("a.bc", "a.b/x:c", "aXbc", "a.bcd")] == [1, 1, 0, 0]
+
+
+def test_what_no_rule_matches_is_anyones_to_hear_and_a_users_to_say() -> None:
+    plain = parse("").of("anything")
+    assert (plain.subscribe, plain.publish, plain.history, plain.snapshot) == (Need.ANYONE, Need.USER, 0, False)
+
+
+def test_aliases_are_one_topic_under_several_names() -> None:
+    rules = parse(rule('pattern = "market-data"\naliases = ["market_data"]\nsnapshot = true'))
+    assert rules.names("market_data") == rules.names("market-data") == ("market-data", "market_data")
+    assert rules.of("market_data").snapshot
+    assert rules.names("contest") == ("contest",)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("x = ", "rules.toml: "),
+        ("[topic]\npattern = 'a'", "two brackets"),
+        ("[[topics]]\npattern = 'a'", "'topics' is not known"),
+        (rule("history = 1"), "line 1: pattern must be"),
+        (rule('pattern = "a b"'), "line 1: pattern must be"),
+        ("# first\n" + rule('pattern = "a"') + rule('pattern = "b"\nhistroy = 1'), "line 4: 'histroy' is not a field"),
+        (rule('pattern = "a"\nhistory = -1'), "history must be a whole number from 0 to 100000, not -1"),
+        (rule('pattern = "a"\nhistory = true'), "history must be a whole number"),
+        (rule('pattern = "a"\nsnapshot = 1'), "snapshot must be true or false, not 1"),
+        (rule('pattern = "a"\nsubscribe = "everyone"'), "subscribe must be one of anyone, user, admin, nobody"),
+        (rule('pattern = "a*"\naliases = ["b"]'), "aliases go with one topic"),
+        (rule('pattern = "a"\naliases = ["b c"]'), "aliases must be a list of topic names"),
+        (
+            rule('pattern = "a"\naliases = ["b"]') + rule('pattern = "c"\naliases = ["b"]'),
+            "line 4: 'b' is named by two",
+        ),
+        (rule('pattern = "a"\nhistory = 1\nconflate_ms = 5'), "choose one"),
+    ],
+)
+def test_a_bad_file_is_refused_with_file_line_and_reason(text: str, said: str) -> None:
+    with pytest.raises(topics.RulesError) as refused:
+        parse(text)
+    assert str(refused.value).startswith("rules.toml")
+    assert said in str(refused.value)
+
+
+@settings(deadline=None)
+@given(st.text())
+def test_any_text_is_rules_or_a_rules_error(text: str) -> None:
+    with suppress(topics.RulesError):
+        parse(text)

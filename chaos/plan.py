@@ -1,0 +1,77 @@
+"""Which faults, how many clients, for how long.  (pure)"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+FULL_CLIENTS = 100
+QUICK_CLIENTS = 30
+
+
+class PlanError(ValueError):
+    """A variable that cannot be understood; the message is one sentence for the person who set it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What to do. Topics are numbered; those with history carry most of the traffic."""
+
+    seed: int
+    faults: tuple[str, ...]  # in this order; for a soak: to choose from
+    minutes: float = 0  # 0: each fault once
+    clients: int = FULL_CLIENTS
+    nodes: int = 3
+    restless: float = 0.1  # of the clients cut their own connection again and again, whatever else happens
+    restless_seconds: float = 3.0  # so often, on average
+    fsync: str = "everysec"
+    lease_seconds: float = 10.0
+    ping_seconds: float = 3.0
+    freeze_node_seconds: float = 15.0
+    freeze_redis_seconds: float = 8.0
+    calm_seconds: float = 2.0  # of plain traffic before each fault, and after
+    drain_seconds: float = 3.0
+    history_topics: int = 4
+    plain_topics: int = 2
+    history_rate: float = 10.0  # messages a second and topic
+    plain_rate: float = 5.0
+
+
+def from_env(environ: Mapping[str, str], known: Collection[str], seed: int) -> Plan:
+    """The plan that SEED, MINUTES, FAULTS, QUICK, CLIENTS and FSYNC ask for; `known`: the faults there are.
+
+    Raises:
+        PlanError: A value that cannot be.
+    """
+    chosen = [name for name in re.split(r"[\s,]+", environ.get("FAULTS", "")) if name]
+    unknown = set(chosen) - set(known)
+    if unknown:
+        raise PlanError(f"FAULTS names {min(unknown)!r}; there are {', '.join(known)}")
+    fsync = environ.get("FSYNC") or "everysec"
+    if fsync not in ("everysec", "always", "no"):
+        raise PlanError(f"FSYNC must be everysec, always or no, not {fsync!r}")
+    quick = environ.get("QUICK", "") not in ("", "0")
+    clients = int(_number(environ, "CLIENTS", QUICK_CLIENTS if quick else FULL_CLIENTS, 1, 2000))
+    common = Plan(
+        seed=int(_number(environ, "SEED", seed, 0, 2**63)), faults=tuple(chosen) or tuple(known), clients=clients,
+        minutes=_number(environ, "MINUTES", 0, 0, 7 * 24 * 60), fsync=fsync,
+    )  # fmt: skip
+    return hurried(common) if quick else common
+
+
+def hurried(plan: Plan) -> Plan:
+    """The same with shorter waits: every fault still lasts longer than what is to notice it."""
+    values = {name: getattr(plan, name) for name in Plan.__dataclass_fields__}
+    values |= {
+        "lease_seconds": 2.0, "ping_seconds": 1.0, "freeze_node_seconds": 5.0, "freeze_redis_seconds": 4.0,
+        "calm_seconds": 1.0, "drain_seconds": 1.0,
+    }  # fmt: skip
+    return Plan(**values)
+
+
+def _number(environ: Mapping[str, str], name: str, default: float, low: float, high: float) -> float:
+    text = environ.get(name) or str(default)
+    if not re.fullmatch(r"\d+(\.\d+)?", text) or not low <= float(text) <= high:
+        raise PlanError(f"{name} must be a number from {low:g} to {high:g}, not {text!r}")
+    return float(text)

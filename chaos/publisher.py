@@ -1,0 +1,125 @@
+"""Numbered messages at a steady rate: each number is published once, and the next only when the last one was.
+
+On topics with history a number is tried until it is taken, under an idempotency key, so what may have been published
+is not published again. On the others nobody can know: a number whose answer was not 200 is `unsure`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from typing import Self
+
+import httpx
+
+from chaos.plan import Plan
+from tests.cluster import API_KEY
+
+TRY_SECONDS = 3.0  # longer than a node waits for Redis
+RETRY_SECONDS = (0.05, 0.3)
+
+
+class Publisher:
+    """Publishes over HAProxy's internal side, whichever node answers."""
+
+    def __init__(self, url: str, plan: Plan, rng: random.Random) -> None:
+        self.published: dict[str, int] = {f"h{at}": 0 for at in range(1, plan.history_topics + 1)}
+        self.published |= {f"p{at}": 0 for at in range(1, plan.plain_topics + 1)}
+        self.unsure: dict[str, set[int]] = {topic: set() for topic in self.published}
+        self.retries = 0
+        self._plan = plan
+        self._run = f"{rng.getrandbits(64):x}"
+        self._rng = rng
+        self._going = asyncio.Event()
+        self._busy = {topic: asyncio.Lock() for topic in self.published}  # held while a number is on its way
+        self._http = httpx.AsyncClient(
+            base_url=url, headers={"Authorization": f"Bearer {API_KEY}"}, timeout=TRY_SECONDS, trust_env=False
+        )
+
+    @classmethod
+    @asynccontextmanager
+    async def running(cls, url: str, plan: Plan, rng: random.Random) -> AsyncIterator[Self]:
+        """A publisher at work, paused at first."""
+        publisher = cls(url, plan, rng)
+        async with publisher._http, asyncio.TaskGroup() as tasks:
+            workers = [tasks.create_task(publisher._speak(topic)) for topic in publisher.published]
+            try:
+                yield publisher
+            finally:
+                for worker in workers:
+                    worker.cancel()
+
+    @property
+    def topics(self) -> Iterable[str]:
+        """All it publishes on."""
+        return self.published
+
+    def go(self) -> None:
+        """Publish at the plan's rate."""
+        self._going.set()
+
+    async def pause(self) -> None:
+        """Stop; returns when nothing is on its way any more."""
+        self._going.clear()
+        for lock in self._busy.values():
+            async with lock:
+                pass
+
+    async def close_phase(self) -> None:
+        """One more number on each topic, so that a lost tail shows; on those without history until one is taken."""
+        for topic, lock in self._busy.items():
+            async with lock:
+                while not await self._next(topic):  # noqa: ASYNC110  each try has its own deadline
+                    await asyncio.sleep(self._rng.uniform(*RETRY_SECONDS))
+
+    async def clients(self) -> dict[str, str] | None:
+        """Ids of all clients that the cluster lists, and their addresses; None if it cannot say."""
+        try:
+            answer = await self._http.get("/api/clients", params={"limit": 10_000})
+        except httpx.HTTPError:
+            return None
+        return (
+            {client["id"]: client["ip"] for client in answer.json()["clients"]} if answer.status_code == 200 else None
+        )
+
+    async def _speak(self, topic: str) -> None:
+        rate = self._plan.history_rate if topic.startswith("h") else self._plan.plain_rate
+        loop = asyncio.get_running_loop()
+        due = loop.time() + self._rng.uniform(0, 1 / rate)  # not all topics at the same moment
+        while True:
+            if not self._going.is_set():
+                await self._going.wait()
+                due = loop.time()
+            await asyncio.sleep(max(0.0, due - loop.time()))
+            async with self._busy[topic]:
+                if self._going.is_set():
+                    await self._next(topic)
+            due += 1 / rate
+
+    async def _next(self, topic: str) -> bool:
+        """Publish the topic's next number. False: nobody knows whether it was."""
+        number = self.published[topic] + 1
+        message = {"topic": topic, "data": number}
+        if topic.startswith("h"):
+            message["idempotencyKey"] = f"{self._run}:{topic}:{number}"
+            while not await self._post(message):
+                self.retries += 1
+                await asyncio.sleep(self._rng.uniform(*RETRY_SECONDS))
+            self.published[topic] = number
+            return True
+        taken = await self._post(message)
+        self.published[topic] = number
+        if not taken:
+            self.unsure[topic].add(number)
+        return taken
+
+    async def _post(self, message: dict[str, object]) -> bool:
+        try:
+            answer = await self._http.post("/api/publish", json=message)
+        except httpx.HTTPError:
+            return False
+        if answer.status_code not in (200, 502, 503, 504):
+            raise RuntimeError(f"publish was answered {answer.status_code}: {answer.text[:200]}")
+        return answer.status_code == 200

@@ -1,0 +1,69 @@
+"""A phase's figures, the promises it broke, and the table of all.  (pure)"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from rich.table import Table
+
+from chaos.ledger import Account
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """One fault and what became of the messages meanwhile, summed over all clients."""
+
+    fault: str
+    keeps_history: bool  # the promise: nothing is lost on topics with history; else: nothing is lost in silence
+    published: int
+    history: Account
+    plain: Account
+    untold_clients: int  # clients that had no notice on some topic with history, where each must have one
+    reconnects: Sequence[float] = ()  # seconds
+    ghost_seconds: float | None = None  # until the cluster listed exactly the clients there were
+    faults: Sequence[str] = field(default_factory=tuple)  # what else went wrong, in sentences
+
+    def broken(self) -> list[str]:
+        """Every promise it broke, as a sentence."""
+        found = list(self.faults)
+        history, plain = self.history, self.plain
+        if self.keeps_history:
+            for number, what in (
+                (history.lost, "lost"), (history.duplicated, "duplicated"), (history.reordered, "out of order"),
+            ):  # fmt: skip
+                if number:
+                    found.append(f"{number} messages {what} on topics with history")
+        if history.lost_untold:
+            found.append(f"{history.lost_untold} losses untold on topics with history, first {history.first_untold}")
+        if plain.lost_untold:
+            found.append(f"{plain.lost_untold} losses untold on topics without history, first {plain.first_untold}")
+        if self.untold_clients:
+            found.append(f"{self.untold_clients} clients were not told that the history is gone")
+        if self.ghost_seconds is None:
+            found.append("the cluster never listed exactly the clients there were")
+        return [f"{self.fault}: {sentence}" for sentence in found]
+
+
+def table(phases: Sequence[Phase]) -> Table:
+    """One row a phase: counts on topics with history first, then on those without."""
+    shown = Table(title="what the clients had", title_justify="left")
+    shown.add_column("fault")
+    for name in (
+        "messages", "lost", "duplicated", "reordered", "told", "plain: lost", "told", "reconnects", "p50 s", "max s",
+        "ghosts gone s",
+    ):  # fmt: skip
+        shown.add_column(name, justify="right")
+    shown.add_column("")
+    for phase in phases:
+        shown.add_row(
+            phase.fault, f"{phase.history.received + phase.plain.received:,}", f"{phase.history.lost:,}",
+            str(phase.history.duplicated), str(phase.history.reordered), f"{phase.history.lost_told:,}",
+            f"{phase.plain.lost:,}", f"{phase.plain.lost_told:,}", str(len(phase.reconnects)),
+            f"{statistics.median(phase.reconnects):.1f}" if phase.reconnects else "-",
+            f"{max(phase.reconnects):.1f}" if phase.reconnects else "-",
+            f"{phase.ghost_seconds:.1f}" if phase.ghost_seconds is not None else "never",
+            "[red]broken[/red]" if phase.broken() else "[green]kept[/green]",
+        )  # fmt: skip
+    return shown

@@ -1,0 +1,215 @@
+"""One fault after another, with numbered messages all the time; after each the books are closed."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import reduce
+from operator import add
+
+from chaos.faults import FAULTS, Fault
+from chaos.ledger import Account
+from chaos.listener import Listener
+from chaos.plan import Plan
+from chaos.publisher import Publisher
+from chaos.report import Phase
+from chaos.stack import Stack
+
+PHASE_SECONDS = 180.0  # for a fault and all that follows from it
+SETTLE_SECONDS = 60.0  # until every client is connected, listed and has all there is to have
+LONGEST_PHASE_SECONDS = PHASE_SECONDS + 4 * SETTLE_SECONDS
+CALM_SECONDS = 1.0  # the cluster lists exactly the clients there are, for so long
+POLL_SECONDS = 0.2
+CONNECT_AT_ONCE = 20
+
+
+async def run(plan: Plan, stack: Stack, tell: Callable[[str], None]) -> list[Phase]:
+    """All phases of the plan; `tell` is called with a line about each.
+
+    Raises:
+        TimeoutError: It takes longer than its parts may.
+    """
+    rng = random.Random(plan.seed)
+    phases: list[Phase] = []
+    allowed = SETTLE_SECONDS + 60 * plan.minutes + LONGEST_PHASE_SECONDS * (1 if plan.minutes else len(plan.faults))
+    try:
+        async with asyncio.timeout(allowed):
+            await _run(plan, stack, tell, rng, phases)
+    except TimeoutError:
+        raise TimeoutError(f"it did not end within {allowed:g} s") from None
+    return phases
+
+
+async def _run(plan: Plan, stack: Stack, tell: Callable[[str], None], rng: random.Random, phases: list[Phase]) -> None:
+    async with (
+        Publisher.running(stack.balancer.api_url, plan, rng) as publisher,
+        _audience(plan, stack, publisher) as listeners,
+    ):
+        tell(f"{len(listeners)} clients on {plan.nodes} nodes")
+        publisher.go()
+        for name in _faults(plan, rng):
+            tell(f"{FAULTS[name].about} …")
+            conductor = _Conductor(plan, stack, publisher, listeners, rng)
+            phases.append(await conductor.phase(FAULTS[name]))
+            for sentence in phases[-1].broken():
+                tell(f"BROKEN {sentence}")
+
+
+def _faults(plan: Plan, rng: random.Random) -> Sequence[str] | _Random:
+    return plan.faults if not plan.minutes else _Random(plan, rng)
+
+
+class _Random:
+    """Faults by chance until the plan's time is over."""
+
+    def __init__(self, plan: Plan, rng: random.Random) -> None:
+        self._plan = plan
+        self._rng = rng
+        self._until = time.monotonic() + 60 * plan.minutes
+
+    def __iter__(self) -> _Random:
+        return self
+
+    def __next__(self) -> str:
+        if time.monotonic() > self._until:
+            raise StopIteration
+        return self._rng.choice(self._plan.faults)
+
+
+@asynccontextmanager
+async def _audience(plan: Plan, stack: Stack, publisher: Publisher) -> AsyncIterator[list[Listener]]:
+    at_once = asyncio.Semaphore(CONNECT_AT_ONCE)
+    async with AsyncExitStack() as exits:
+
+        async def come(at: int) -> Listener:
+            async with at_once:
+                source = f"127.0.{1 + at // 250}.{1 + at % 250}"  # HAProxy keeps a source on one node
+                listening = Listener.listening(stack.balancer.ws, source, publisher.topics, restless=at < restless)
+                return await exits.enter_async_context(listening)
+
+        restless = round(plan.clients * plan.restless)
+
+        # One after the other: a task group must be left by the task that entered it.
+        yield [await come(at) for at in range(plan.clients)]
+
+
+class _Conductor:
+    """Conducts one phase."""
+
+    def __init__(
+        self, plan: Plan, stack: Stack, publisher: Publisher, listeners: Sequence[Listener], rng: random.Random
+    ) -> None:
+        self._plan = plan
+        self._stack = stack
+        self._publisher = publisher
+        self._listeners = listeners
+        self._rng = rng
+        self._wrong_at = self._equal_since = 0.0  # loop times: of the cluster's list of clients
+
+    async def phase(self, fault: Fault) -> Phase:
+        """The fault, the calm after it, the books."""
+        loop = asyncio.get_running_loop()
+        publisher, wrong = self._publisher, []
+        for listener in self._listeners:
+            listener.reconnects.clear()
+        before = dict(publisher.published)
+        await asyncio.sleep(self._plan.calm_seconds)
+        struck = self._wrong_at = loop.time()
+        watch, churn = asyncio.create_task(self._watch()), asyncio.create_task(self._churn())
+        try:
+            try:
+                async with asyncio.timeout(PHASE_SECONDS):
+                    await fault.act(self._stack, self._plan, self._rng)
+                await asyncio.sleep(self._plan.calm_seconds)
+                churn.cancel()
+                async with asyncio.timeout(SETTLE_SECONDS):
+                    await publisher.pause()
+                    await self._until(lambda: all(listener.connected for listener in self._listeners))
+                    await publisher.close_phase()
+            except (TimeoutError, AssertionError) as error:
+                wrong.append(str(error).partition("\n")[0] or "it did not settle in time")
+            listed = await self._settled()
+        finally:
+            watch.cancel()
+            churn.cancel()
+        wrong += [f"{node.name} ended by itself" for node in self._stack.nodes if not node.process.alive]
+        phase = self._close(fault, before, wrong, self._wrong_at - struck if listed else None)
+        publisher.go()
+        return phase
+
+    async def _settled(self) -> bool:
+        """Wait until all had all, and the cluster's list is right. False if it is not."""
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(SETTLE_SECONDS):
+                await self._until(lambda: loop.time() - self._wrong_at > CALM_SECONDS + 2 * POLL_SECONDS)
+        except TimeoutError:
+            return False
+        finally:
+            try:
+                async with asyncio.timeout(SETTLE_SECONDS):
+                    await self._until(self._all_had_all)
+            except TimeoutError:
+                pass  # the books will show it
+        return True
+
+    def _all_had_all(self) -> bool:
+        return all(
+            listener.ledgers[topic].last >= number
+            for topic, number in self._publisher.published.items()
+            for listener in self._listeners
+        )
+
+    @staticmethod
+    async def _until(holds: Callable[[], bool]) -> None:
+        while not holds():  # noqa: ASYNC110  what it asks about has no event
+            await asyncio.sleep(POLL_SECONDS / 4)
+
+    async def _watch(self) -> None:
+        """Compare the cluster's list of clients with the truth, all the time."""
+        loop = asyncio.get_running_loop()
+        quiet = {listener.source for listener in self._listeners if not listener.restless}
+        while True:
+            truth = self._connected()
+            asked = loop.time()
+            listed = await self._publisher.clients()
+            if listed is not None:
+                listed = {client_id: source for client_id, source in listed.items() if source in quiet}
+            if listed is None or listed != truth or truth != self._connected() or len(truth) < len(quiet):
+                self._wrong_at = loop.time() if listed is None else asked
+            await asyncio.sleep(POLL_SECONDS)
+
+    def _connected(self) -> dict[str, str]:
+        """Ids and addresses of the clients that stay connected if they can."""
+        quiet = [listener for listener in self._listeners if listener.connected and not listener.restless]
+        return {listener.gateway.client_id: listener.source for listener in quiet}
+
+    async def _churn(self) -> None:
+        """Have the restless come and go, so that somebody recovers at every moment of a fault."""
+        restless = [listener for listener in self._listeners if listener.restless]
+        while restless:
+            await asyncio.sleep(self._plan.restless_seconds / len(restless))
+            self._rng.choice(restless).cut()
+
+    def _close(self, fault: Fault, before: dict[str, int], wrong: list[str], ghosts: float | None) -> Phase:
+        publisher = self._publisher
+        accounts: dict[str, list[Account]] = {"h": [], "p": []}
+        untold = 0
+        for listener in self._listeners:
+            told = True
+            for topic, ledger in listener.ledgers.items():
+                account = ledger.close(publisher.published[topic], publisher.unsure[topic])
+                accounts[topic[0]].append(account)
+                told &= account.notices > 0 or not topic.startswith("h")
+            untold += fault.forgets and not told
+        for unsure in publisher.unsure.values():
+            unsure.clear()
+        return Phase(
+            fault.about, fault.keeps_history,
+            sum(number - before[topic] for topic, number in publisher.published.items()),
+            reduce(add, accounts["h"], Account()), reduce(add, accounts["p"], Account()), untold,
+            [seconds for one in self._listeners if not one.restless for seconds in one.reconnects], ghosts, wrong,
+        )  # fmt: skip

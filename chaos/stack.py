@@ -1,0 +1,77 @@
+"""A private Redis, gateway nodes and HAProxy, in a folder of their own; the verbs are those of the tests."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from chaos.plan import Plan
+from tests.cluster import Balancer, Cluster, Node, Redis
+from tests.deadlines import until
+
+# "h" keeps history, and one of these topics a snapshot too; "p" keeps nothing.
+RULES = """
+[[topic]]
+pattern = "h1"
+history = 5000
+snapshot = true
+
+[[topic]]
+pattern = "h*"
+history = 5000
+"""
+
+HARD_STOP_SECONDS = 4  # after a reload HAProxy's old worker cuts what it still has
+STOP_SECONDS = 30.0
+READY_SECONDS = 40.0
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """What is broken. All its methods block."""
+
+    redis: Redis
+    nodes: Cluster
+    balancer: Balancer
+
+    def some_node(self, rng: random.Random) -> Node:
+        """One of those that have clients."""
+        return rng.choice([node for node in self.nodes if node.metric("gateway_connections") >= 1])
+
+    def start(self, node: Node) -> None:
+        """Run a node that has ended, and wait until HAProxy gives it clients."""
+        node.start()
+        until(node.ready, READY_SECONDS, f"{node.name} is ready")
+        self.until_up(node)
+
+    def until_up(self, node: Node) -> None:
+        """Wait until HAProxy gives it clients."""
+        until(lambda: self.balancer.up(node), READY_SECONDS, f"HAProxy has found {node.name} up")
+
+    def leave(self, node: Node) -> None:
+        """Ask a node to drain and end; it must do so in order."""
+        node.terminate()
+        code = node.process.exit_code(STOP_SECONDS)
+        assert code == 0, f"{node.name} ended with {code} after SIGTERM"
+
+
+@contextmanager
+def running(plan: Plan, folder: Path) -> Iterator[Stack]:
+    """The stack, all up; its logs are in `folder`. Nothing of it outlives the `with`."""
+    rules = folder / "topics.toml"
+    rules.write_text(RULES)
+    with ExitStack() as stack:
+        redis = stack.enter_context(Redis(folder, aof=True, fsync=plan.fsync))
+        nodes = stack.enter_context(
+            Cluster(
+                plan.nodes, folder, redis, topics=rules, lease_seconds=plan.lease_seconds,
+                ping_seconds=plan.ping_seconds, drain_seconds=plan.drain_seconds,
+            )
+        )  # fmt: skip
+        balancer = stack.enter_context(
+            Balancer(nodes.nodes, folder, LB_HARDSTOP=f"{HARD_STOP_SECONDS}s", RL_CONN=20_000, RL_REQ=20_000)
+        )
+        yield Stack(redis, nodes, balancer)

@@ -1,0 +1,92 @@
+"""The last messages of a topic, numbered: a stream and its meta, one slot each topic."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterable
+from importlib import resources
+from typing import Final
+
+from gateway.cluster.envelope import Envelope
+from gateway.cluster.keys import Keys
+from gateway.cluster.link import Command, Link
+from gateway.sequence import Entry, Page
+from gateway.topics import Rule
+
+IDEMPOTENCY_MS: Final = 300_000
+EMPTY_META_MS: Final = 86_400_000
+MAX_READ: Final = 1000  # entries in one answer
+
+
+class History:
+    """Streams of all topics whose rule keeps some."""
+
+    def __init__(self, link: Link, keys: Keys) -> None:
+        self._link = link
+        self._keys = keys
+        # EVAL with the source, not EVALSHA: inside the publisher's MULTI a missing script could not be made good.
+        self._append = resources.files("gateway.cluster").joinpath("lua", "append.lua").read_text()
+        self._read = link.script("read")
+        self._renew = link.script("renew")
+
+    def append(self, topic: str, rule: Rule, message: Envelope, channel: str, key: str | None) -> Command:
+        """The command that numbers, keeps and publishes `message`.
+
+        Its answer is epoch, offset, and 1 if the idempotency key `key` was answered so before.
+        """
+        meta = self._keys.history_meta(topic)
+        answered = self._keys.history_answer(topic, key) if key else meta
+        return (
+            "EVAL", self._append, 3, self._keys.history(topic), meta, answered,
+            channel, message.header(), message.text, rule.history, rule.history_seconds * 1000, message.published_ms,
+            secrets.token_hex(4), key or "", IDEMPOTENCY_MS, message.exclude or "",
+        )  # fmt: skip
+
+    async def read(self, topic: str, first: int | None, count: int = MAX_READ) -> Page:
+        """Epoch, top and at most `count` entries from the offset `first` on, or the newest `count` if it is None.
+
+        Raises:
+            Unavailable: Redis did not answer in time.
+        """
+        keys = [self._keys.history(topic), self._keys.history_meta(topic)]
+        arguments = ["" if first is None else first, count, secrets.token_hex(4), EMPTY_META_MS]
+        epoch, top, found = await self._link.ask(self._read(keys, arguments))
+        entries = [_entry(entry) for entry in found]
+        more = first is not None and len(entries) == count and entries[-1].offset < top
+        return Page(epoch.decode(), top, entries, more)
+
+    async def renew(self, topic: str, epoch: str) -> str:
+        """Replace the topic's broken `epoch`: its stream went back. The epoch that holds now.
+
+        Raises:
+            Unavailable: Redis did not answer in time.
+        """
+        keys = [self._keys.history_meta(topic)]
+        renewed: bytes = await self._link.ask(self._renew(keys, [epoch, secrets.token_hex(4)]))
+        return renewed.decode()
+
+    async def tops(self, topics: Iterable[str]) -> list[tuple[str | None, int]]:
+        """Epoch and newest offset of each topic, in one round trip; None where there is no epoch.
+
+        Raises:
+            Unavailable: Redis did not answer in time.
+        """
+        pipeline = self._link.redis.pipeline(transaction=False)
+        for topic in topics:
+            pipeline.hmget(self._keys.history_meta(topic), "epoch", "top")
+        return [(epoch and epoch.decode(), int(top or 0)) for epoch, top in await self._link.execute(pipeline)]
+
+    async def delete(self, topic: str) -> bool:
+        """Drop all its messages; the numbering goes on. False if there were none.
+
+        Raises:
+            Unavailable: Redis did not answer in time.
+        """
+        return bool(await self._link.ask(self._link.redis.unlink(self._keys.history(topic))))
+
+
+def _entry(entry: tuple[bytes, list[bytes]]) -> Entry:
+    identity, flat = entry
+    fields = dict(zip(flat[::2], flat[1::2], strict=True))
+    exclude = fields.get(b"x")
+    return Entry(int(identity.partition(b"-")[0]), fields[b"m"], exclude.decode() if exclude else None)

@@ -1,0 +1,95 @@
+"""Who is on the topics that have presence: each node's rows under its lease, and word of it to the others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from importlib import resources
+from typing import Any, Final
+
+import orjson
+
+from gateway.cluster.envelope import Envelope
+from gateway.cluster.keys import Keys
+from gateway.cluster.link import Command, Link
+from gateway.roster import Attendee
+
+ROWS: Final = 500  # in one Lua call
+
+
+class Attendance:
+    """This node's people in Redis, and everybody's."""
+
+    def __init__(self, link: Link, keys: Keys, node_id: str) -> None:
+        self._link = link
+        self._keys = keys
+        self._node_id = node_id
+        self._attend = resources.files("gateway.cluster").joinpath("lua", "attend.lua").read_text()
+        self._living = link.script("living")
+
+    async def write(
+        self,
+        topic: str,
+        channel: str,
+        joined: Sequence[Attendee],
+        left: Sequence[str],
+        now_ms: int,
+        *,
+        drop_first: bool,
+    ) -> bool:
+        """Write who came and who went, and tell the other nodes. False if the lease is gone and nothing was written.
+
+        Raises:
+            Unavailable: Redis did not confirm.
+        """
+        keys = self._keys.node(self._node_id), self._keys.people(self._node_id, topic)
+        commands: list[Command] = []
+        for at in range(0, max(len(joined), len(left), 1), ROWS):
+            sets = [part for a in joined[at : at + ROWS] for part in (a.client_id, orjson.dumps({"user": a.user}))]
+            first = int(drop_first and at == 0)
+            commands.append(("EVAL", self._attend, 2, *keys, first, len(sets) // 2, *sets, *left[at : at + ROWS]))
+        commands.append(("PUBLISH", channel, told(joined, left, now_ms).pack()))
+        return all(await self._link.send(commands))
+
+    async def tell_dead(self, channel: str, left: Sequence[str], now_ms: int) -> None:
+        """Tell the nodes that these clients died with theirs.
+
+        Raises:
+            Unavailable: Redis did not confirm.
+        """
+        await self._link.publish(channel, told((), left, now_ms, dead=True).pack())
+
+    async def read(self, topic: str) -> list[Attendee]:
+        """All clients on the topic, on all living nodes.
+
+        Raises:
+            Unavailable: Redis did not answer in time.
+        """
+        living = await self._link.ask(self._living([self._keys.nodes]))
+        pipeline = self._link.redis.pipeline(transaction=False)
+        for node_id in living:
+            pipeline.hgetall(self._keys.people(node_id.decode(), topic))
+        found: list[dict[bytes, bytes]] = await self._link.execute(pipeline)
+        return [
+            Attendee(client_id.decode(), orjson.loads(info)["user"])
+            for people in found
+            for client_id, info in people.items()
+        ]
+
+
+def told(joined: Iterable[Attendee], left: Iterable[str], now_ms: int, *, dead: bool = False) -> Envelope:
+    """The word that nodes hear of who came and went, on the topic's own channel."""
+    about: dict[str, Any] = {"joined": [list(attendee) for attendee in joined], "left": list(left), "dead": dead}
+    return Envelope(now_ms, orjson.dumps(about), nodes=True)
+
+
+def heard(envelope: Envelope) -> tuple[list[Attendee], list[str], bool]:
+    """Who came, who went, and whether they died with their node.
+
+    Raises:
+        ValueError: It is not what `told` says.
+    """
+    try:
+        about = orjson.loads(envelope.text)
+        return [Attendee(str(c), u) for c, u in about["joined"]], [str(c) for c in about["left"]], bool(about["dead"])
+    except (KeyError, TypeError) as error:
+        raise ValueError("not word of presence") from error

@@ -1,0 +1,60 @@
+"""The last value of topics that have a snapshot but no history, each under a version that only grows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import resources
+
+from gateway.cluster.envelope import Envelope
+from gateway.cluster.keys import Keys
+from gateway.cluster.link import Command, Link
+
+# Stands in an envelope where the epoch does for topics with history.
+NO_EPOCH = "-"
+
+
+class Snapshots:
+    """Values in Redis, and this node's copy of those it hears: an older one never replaces a newer."""
+
+    def __init__(self, link: Link, keys: Keys) -> None:
+        self._link = link
+        self._keys = keys
+        self._keep = resources.files("gateway.cluster").joinpath("lua", "keep.lua").read_text()
+        self._known: dict[str, tuple[int, bytes | None]] = {}
+
+    def keep(self, topic: str, message: Envelope, channel: str) -> Command:
+        """The command that keeps and publishes `message`."""
+        return ("EVAL", self._keep, 1, self._keys.snapshot(topic), channel, message.header(), message.text)
+
+    def settled(self, topic: str) -> bool:
+        """Whether this node has the topic's last value, or knows that there is none."""
+        return topic in self._known
+
+    async def ready(self, topics: Sequence[str]) -> None:
+        """Have the topics' last values, in one round trip. Their channels must be joined, so that what comes is heard.
+
+        Raises:
+            Unavailable: Redis did not answer in time.
+        """
+        unknown = [topic for topic in topics if topic not in self._known]
+        if not unknown:
+            return
+        pipeline = self._link.redis.pipeline(transaction=False)
+        for topic in unknown:
+            pipeline.hmget(self._keys.snapshot(topic), "v", "m")
+        for topic, (version, text) in zip(unknown, await self._link.execute(pipeline), strict=True):
+            self.receive(topic, int(version or 0), text)
+
+    def receive(self, topic: str, version: int, text: bytes | None) -> None:
+        """A value has come, from the channel or from Redis."""
+        known = self._known.get(topic)
+        if known is None or version > known[0]:
+            self._known[topic] = version, text
+
+    def newest(self, topic: str) -> bytes | None:
+        """The topic's last value."""
+        return self._known[topic][1]
+
+    def forget(self, topic: str) -> None:
+        """Nobody here hears the topic any more, or something was missed: it is read again when asked for."""
+        self._known.pop(topic, None)

@@ -1,0 +1,195 @@
+"""Topics with history on this node: each has a `Sequence`, and one reader that asks the stream when it must.
+
+However many clients want something of a topic at the same moment, and however many messages went missing, it is one
+read: what it brings is delivered to those who listen, and kept for those who come back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any, Final, Protocol
+
+from gateway.cluster.history import MAX_READ, History
+from gateway.cluster.link import Unavailable
+from gateway.logs import logger
+from gateway.metrics import Metrics
+from gateway.sequence import Entry, Sequence
+from gateway.topics import TopicRules
+
+RETRY_SECONDS: Final = 0.5
+MAX_CHECKED: Final = 1000  # topics compared with Redis at a time
+
+
+class Audience(Protocol):
+    """To whom the streams hand what they have put in order."""
+
+    def deliver(self, topic: str, entries: list[Entry]) -> None:
+        """The next messages of the topic."""
+
+    def gap(self, topic: str) -> None:
+        """Some of its messages are lost for good."""
+
+
+class _Stream:
+    __slots__ = ("busy", "sequence", "suspect", "waiters")
+
+    def __init__(self, keep: int) -> None:
+        self.sequence = Sequence(keep)
+        self.waiters: list[asyncio.Future[None]] = []
+        self.busy = False  # a reader is at work
+        self.suspect: tuple[str | None, int] | None = None  # the top in Redis, when last compared
+
+
+class Streams:
+    """The node's sequences by topic. A topic is opened while somebody here hears it."""
+
+    def __init__(
+        self, history: History, rules: TopicRules, audience: Audience, metrics: Metrics,
+        spawn: Callable[[Coroutine[Any, Any, None], str], object],
+    ) -> None:  # fmt: skip
+        self._history = history
+        self._rules = rules
+        self._audience = audience
+        self._metrics = metrics
+        self._spawn = spawn
+        self._streams: dict[str, _Stream] = {}
+        self._log = logger()
+
+    def receive(self, topic: str, epoch: str, entry: Entry) -> None:
+        """A live message of a topic with history."""
+        stream = self._streams.get(topic)
+        if stream is None:
+            return
+        if stream.sequence.receive(epoch, entry):
+            self._audience.deliver(topic, [entry])
+        else:
+            self._ask(topic, stream)
+
+    async def ready(self, topic: str) -> None:
+        """Open the topic if it is not, and wait until its place is known and nothing is being repaired."""
+        stream = self._streams.get(topic)
+        if stream is None:
+            stream = self._streams[topic] = _Stream(min(self._rules.of(topic).history, MAX_READ))
+        if stream.sequence.wanted:
+            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            stream.waiters.append(waiter)
+            self._ask(topic, stream)
+            await waiter
+
+    def settled(self, topic: str) -> bool:
+        """Whether the topic is open, its place known and nothing being repaired."""
+        stream = self._streams.get(topic)
+        return stream is not None and not stream.sequence.wanted
+
+    def place(self, topic: str) -> tuple[str, int]:
+        """Epoch and offset of the last message delivered; the topic must be `ready`."""
+        sequence = self._streams[topic].sequence
+        assert sequence.epoch is not None
+        return sequence.epoch, sequence.offset
+
+    def missed(self, topic: str, epoch: str, offset: int) -> list[Entry] | None:
+        """All that a client that was at `offset` has missed; None if it cannot be had whole."""
+        sequence = self._streams[topic].sequence
+        return sequence.since(offset) if sequence.epoch == epoch else None
+
+    def newest(self, topic: str) -> Entry | None:
+        """The topic's last message, if the stream has one."""
+        return self._streams[topic].sequence.newest
+
+    def distrust(self) -> None:
+        """Redis is away, and may be back without its last moments: let nobody in before a stream was read again."""
+        for stream in self._streams.values():
+            stream.sequence.doubt()  # read when the bus is back, or when somebody wants in
+
+    def doubt(self, topics: Iterable[str]) -> None:
+        """On these, messages may have been missed."""
+        for topic in topics:
+            stream = self._streams.get(topic)
+            if stream is not None:
+                stream.sequence.doubt()
+                self._ask(topic, stream)
+
+    def catch_up(self, topic: str, epoch: str, offset: int) -> None:
+        """A client has been at this place. If it is ahead of us, what it had is still on its way here: ask for it."""
+        stream = self._streams.get(topic)
+        if stream is not None and not stream.sequence.wanted:
+            sequence = stream.sequence
+            if epoch == sequence.epoch and offset > sequence.offset:
+                self.doubt([topic])
+
+    def forget(self, topic: str) -> None:
+        """The topic's messages were deleted."""
+        stream = self._streams.get(topic)
+        if stream is not None:
+            stream.sequence.forget()
+
+    def close(self, topic: str) -> None:
+        """Nobody here hears the topic any more."""
+        stream = self._streams.get(topic)
+        if stream is not None and not stream.waiters:
+            del self._streams[topic]
+
+    def __contains__(self, topic: str) -> bool:
+        return topic in self._streams
+
+    async def check(self) -> None:
+        """Compare with the tops in Redis: an idle topic whose last message went missing would not notice by itself.
+
+        Raises:
+            Unavailable: Redis did not answer in time.
+        """
+        idle = [topic for topic, stream in self._streams.items() if not stream.sequence.wanted][:MAX_CHECKED]
+        for topic, (epoch, top) in zip(idle, await self._history.tops(idle) if idle else (), strict=True):
+            stream = self._streams.pop(topic, None)
+            if stream is None:
+                continue
+            self._streams[topic] = stream  # to the end: who was not looked at today is first tomorrow
+            # What is newer than we know may be on its way; if it still is at the next check, it is not coming.
+            place = (epoch, top)
+            if stream.suspect == place and (stream.sequence.epoch, stream.sequence.offset) != place:
+                self.doubt([topic])
+            stream.suspect = place
+
+    def _ask(self, topic: str, stream: _Stream) -> None:
+        if not stream.busy:
+            stream.busy = True
+            self._spawn(self._settle(topic, stream), "stream reader")
+
+    async def _settle(self, topic: str, stream: _Stream) -> None:
+        sequence = stream.sequence
+        try:
+            while sequence.wanted and self._streams.get(topic) is stream:
+                try:
+                    page = await self._history.read(topic, sequence.ask())
+                except Unavailable:
+                    await asyncio.sleep(RETRY_SECONDS)  # without end: nothing can be promised before it is read
+                    continue
+                self._metrics.stream_reads.inc()
+                if self._streams.get(topic) is not stream:
+                    break  # closed meanwhile, and perhaps opened anew: what this brings, its hearers have or will get
+                settled = sequence.fill(page)
+                if settled.gap:
+                    self._audience.gap(topic)
+                if settled.entries:
+                    self._audience.deliver(topic, settled.entries)
+                if settled.went_back:
+                    # Nobody is let in before: in the old epoch, who had what is lost would seem to have missed nothing.
+                    sequence.doubt()
+                    await self._renew(topic, stream, page.epoch)
+        finally:
+            stream.busy = False
+            waiters, stream.waiters = stream.waiters, []
+            for waiter in waiters:
+                if not waiter.done():
+                    waiter.set_result(None)
+
+    async def _renew(self, topic: str, stream: _Stream, epoch: str) -> None:
+        self._log.error("the stream has lost its tail, its epoch is renewed", topic=topic, epoch=epoch)
+        while self._streams.get(topic) is stream:
+            try:
+                stream.sequence.rename(await self._history.renew(topic, epoch))
+            except Unavailable:
+                await asyncio.sleep(RETRY_SECONDS)
+            else:
+                return

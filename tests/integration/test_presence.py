@@ -1,0 +1,133 @@
+"""Who is on a topic: cluster-wide, without ghosts and without flapping."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tests.client import Api, Client
+from tests.cluster import Cluster, Node, Redis
+from tests.conftest import Connect
+from tests.deadlines import eventually
+
+Start = Callable[..., Cluster]
+Of = Callable[..., Api]
+
+
+def rules(folder: Path) -> Path:
+    file = folder / "topics.toml"
+    file.write_text('[[topic]]\npattern = "room"\npresence = true\n')
+    return file
+
+
+def people(message: dict[str, Any], which: str) -> set[str]:
+    return {person["user"] for person in message[which]}
+
+
+async def told(client: Client, which: str, user: str, within: float = 10) -> dict[str, Any]:
+    """The PRESENCE message in which `client` hears that `user` has joined or left."""
+
+    def found() -> dict[str, Any] | None:
+        return next((m for m in client.heard(type="PRESENCE") if user in people(m, which)), None)
+
+    await eventually(lambda: found() is not None, within, f"{user} {which}")
+    return found() or {}
+
+
+async def here(api: Api) -> set[str]:
+    found = await api.get("/api/topics/room/presence")
+    assert found["count"] == len(found["members"])
+    return people(found, "members")
+
+
+async def test_who_comes_and_goes_is_told_on_all_nodes(cluster: Start, folder: Path, connect: Connect, api: Of) -> None:
+    nodes = cluster(2, topics=rules(folder), presence_grace_seconds=0.5)
+    ann = await connect(nodes[0], user="ann")
+    await ann.subscribe("room")
+    bob = await connect(nodes[1], user="bob")
+    await bob.subscribe("room")
+    await told(ann, "joined", "bob")
+    answer = await bob.ask(type="REQUEST", topic="room", action="presence", requestId="q")
+    await eventually(lambda: _here_is(api(nodes[1]), {"ann", "bob"}))
+    assert people(answer["data"], "members") <= {"ann", "bob"}
+    await bob.close()
+    left = await told(ann, "left", "bob")
+    assert left["left"] == [{"clientId": bob.id, "user": "bob"}]
+    assert left["count"] == 1
+    await eventually(lambda: _here_is(api(nodes[1]), {"ann"}))
+
+
+async def _here_is(api: Api, expected: set[str]) -> bool:
+    return await here(api) == expected
+
+
+async def test_a_page_loaded_anew_on_another_node_is_nobodys_coming_or_going(
+    cluster: Start, folder: Path, connect: Connect, api: Of
+) -> None:
+    nodes = cluster(2, topics=rules(folder), presence_grace_seconds=3)
+    watcher = await connect(nodes[0], user="watcher")
+    await watcher.subscribe("room")
+    ann = await connect(nodes[0], user="ann")
+    await ann.subscribe("room")
+    await told(watcher, "joined", "ann")
+    for node in (nodes[1], nodes[0], nodes[1]):
+        await ann.close()
+        ann = await connect(node, user="ann")
+        await ann.subscribe("room")
+    bob = await connect(nodes[1], user="bob")
+    await bob.subscribe("room")
+    await told(watcher, "joined", "bob")
+    await bob.close()
+    await told(watcher, "left", "bob")
+    names = [name for m in watcher.heard(type="PRESENCE") for name in people(m, "joined") | people(m, "left")]
+    assert names.count("ann") == 1, "she came once, and has not left"
+
+
+async def test_a_dead_nodes_people_leave_when_its_lease_ends(
+    cluster: Start, folder: Path, connect: Connect, api: Of
+) -> None:
+    nodes = cluster(3, topics=rules(folder), lease_seconds=2, presence_grace_seconds=30)
+    watcher = await connect(nodes[0], user="watcher")
+    await watcher.subscribe("room")
+    moved, gone = await connect(nodes[1], user="moved"), await connect(nodes[1], user="gone")
+    for client, user in ((moved, "moved"), (gone, "gone")):
+        await client.subscribe("room")
+        await told(watcher, "joined", user)
+    nodes[1].kill()
+    again = await connect(nodes[2], user="moved")
+    await again.subscribe("room")
+    left = await told(watcher, "left", "gone", within=3)  # the lease, and one second
+    assert left["count"] == 2
+    assert await here(api(nodes[0])) == await here(api(nodes[2])) == {"watcher", "moved"}
+    assert all("moved" not in people(m, "left") for m in watcher.heard(type="PRESENCE"))
+
+
+async def test_presence_is_healed_after_a_flush_and_a_deaf_moment(
+    cluster: Start, folder: Path, redis: Redis, connect: Connect, api: Of
+) -> None:
+    nodes = cluster(2, topics=rules(folder), lease_seconds=2, presence_grace_seconds=0)
+    clients = {name: await connect(nodes[n % 2], user=name) for n, name in enumerate(("ann", "bob", "cid"))}
+    for client in clients.values():
+        await client.subscribe("room")
+    await eventually(lambda: _in_redis(redis, nodes, 3))
+    redis.flush()
+    await eventually(lambda: _in_redis(redis, nodes, 3))
+    redis.kill_pubsub()
+    await clients["cid"].close()
+    await told(clients["ann"], "left", "cid")
+    await eventually(lambda: _here_is(api(nodes[1]), {"ann", "bob"}))
+
+
+async def _in_redis(redis: Redis, nodes: Cluster, expected: int) -> bool:
+    keys = redis.cli("KEYS", "gw:ws:node:*:topic:room")
+    return sum(int(redis.cli("HLEN", key)) for key in keys) == expected
+
+
+async def test_a_topic_without_presence_tells_nobody(cluster: Start, folder: Path, connect: Connect, api: Of) -> None:
+    node: Node = cluster(1, topics=rules(folder))[0]
+    client = await connect(node)
+    await client.subscribe("plain")
+    assert (await client.ask(type="REQUEST", topic="plain", action="presence", requestId="q"))["code"] == 4007
+    refused = await api(node).http.get("/api/topics/plain/presence")
+    assert refused.status_code == 404

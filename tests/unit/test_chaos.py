@@ -1,0 +1,75 @@
+"""What `make chaos` is told, and what it calls a broken promise."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+
+import pytest
+from rich.console import Console
+
+from chaos import plan, report
+from chaos.faults import FAULTS
+from chaos.ledger import Account
+
+KEPT = report.Phase("a fault", True, 10, Account(received=10), Account(received=10), 0, (0.5, 1.5), 2.0)
+
+
+def test_without_a_word_it_does_every_fault_once_with_a_hundred_clients() -> None:
+    told = plan.from_env({}, FAULTS, seed=5)
+    assert told.faults == tuple(FAULTS)
+    assert (told.seed, told.clients, told.minutes, told.fsync) == (5, 100, 0, "everysec")
+
+
+def test_it_does_what_it_is_told() -> None:
+    told = plan.from_env(
+        {"SEED": "9", "FAULTS": "flush, kill", "QUICK": "1", "MINUTES": "1.5", "FSYNC": "always"}, FAULTS, seed=5
+    )
+    assert told.faults == ("flush", "kill")
+    assert (told.seed, told.clients, told.minutes, told.fsync) == (9, 30, 1.5, "always")
+    assert told.freeze_node_seconds > told.lease_seconds, "quick, but longer than what is to notice it"
+
+
+@pytest.mark.parametrize(
+    "environ", [{"FAULTS": "earthquake"}, {"SEED": "x"}, {"MINUTES": "-1"}, {"FSYNC": "often"}, {"CLIENTS": "0"}]
+)
+def test_what_it_does_not_understand_stops_it_with_the_name(environ: dict[str, str]) -> None:
+    [name] = environ
+    with pytest.raises(plan.PlanError, match=name):
+        plan.from_env(environ, FAULTS, seed=5)
+
+
+def test_a_phase_without_loss_keeps_its_promises() -> None:
+    assert KEPT.broken() == []
+    assert replace(KEPT, plain=Account(lost_told=3)).broken() == []
+
+
+@pytest.mark.parametrize(
+    "worse",
+    [
+        {"history": Account(lost_told=1)},
+        {"history": Account(duplicated=1)},
+        {"history": Account(reordered=1)},
+        {"plain": Account(lost_untold=1, first_untold=4)},
+        {"ghost_seconds": None},
+        {"faults": ("n1 ended by itself",)},
+    ],
+)
+def test_each_of_these_breaks_a_promise(worse: dict[str, object]) -> None:
+    [sentence] = replace(KEPT, **worse).broken()  # type: ignore[arg-type]
+    assert sentence.startswith("a fault: ")
+
+
+def test_where_redis_loses_its_data_only_silence_breaks_it() -> None:
+    lossy = replace(KEPT, keeps_history=False)
+    assert replace(lossy, history=Account(lost_told=5, duplicated=1)).broken() == []
+    assert replace(lossy, history=Account(lost_untold=1, first_untold=2)).broken() != []
+    assert replace(lossy, untold_clients=1).broken() != []
+
+
+def test_the_table_has_a_row_a_phase() -> None:
+    console = Console(width=160, record=True, file=io.StringIO())
+    console.print(report.table([KEPT, replace(KEPT, fault="worse", plain=Account(lost_untold=1))]))
+    rows = console.export_text().splitlines()
+    assert any("a fault" in row and "kept" in row for row in rows)
+    assert any("worse" in row and "broken" in row for row in rows)

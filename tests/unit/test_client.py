@@ -1,0 +1,218 @@
+"""The pure parts of the Python client: its place in a topic, when it tries again, when a server is dead."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gateway.client import Gap, Message, Recovered
+from gateway.client.events import message
+from gateway.client.pace import MISSED_PONGS, Backoff, Heartbeat
+from gateway.client.place import Place
+
+NOW = "2026-01-31T12:00:00.000Z"
+
+
+def said(offset: int | None, epoch: str | None = "e", *, initial: bool = False) -> Message:
+    return Message("t", offset, NOW, offset, epoch if offset is not None else None, initial)
+
+
+def at(offset: int, epoch: str = "e", **more: Any) -> dict[str, Any]:
+    return {"epoch": epoch, "offset": offset, **more}
+
+
+def joined(offset: int = 10) -> Place:
+    place = Place("t")
+    assert place.acknowledged(at(offset)) == []
+    return place
+
+
+def away(offset: int = 10) -> Place:
+    place = joined(offset)
+    place.disconnected()
+    return place
+
+
+# ---- its place
+
+
+def test_a_first_subscription_recovers_nothing_and_tells_nothing() -> None:
+    place = Place("t")
+    assert place.recover() is None
+    assert place.acknowledged(at(10)) == []
+    assert place.take(said(11)) == [said(11)]
+
+
+def test_what_was_had_is_not_handed_on_again() -> None:
+    place = joined(10)
+    assert place.take(said(10)) == []
+    assert place.take(said(11)) == [said(11)]
+    assert place.take(said(11)) == []
+
+
+def test_an_offset_that_jumps_is_no_gap_since_the_message_between_may_have_excluded_us() -> None:
+    assert joined(10).take(said(12)) == [said(12)]
+
+
+def test_it_recovers_from_the_last_message_it_had() -> None:
+    place = joined(10)
+    place.take(said(11))
+    assert place.recover() is None  # it is here
+    place.disconnected()
+    assert place.recover() == at(11)
+
+
+def test_what_was_missed_comes_before_the_word_that_all_of_it_came() -> None:
+    place = away(10)
+    assert place.take(said(11)) == [said(11)]
+    assert place.acknowledged(at(11, recovered=True)) == [Recovered("t")]
+    assert place.take(said(11)) == []
+
+
+def test_what_cannot_be_recovered_is_a_gap_and_it_goes_on_from_the_new_place() -> None:
+    place = away(10)
+    [gap] = place.acknowledged(at(5, "other", recovered=False))
+    assert isinstance(gap, Gap)
+    assert place.take(said(6, "other")) == [said(6, "other")]
+    assert place.take(said(5, "other")) == []
+
+
+def test_a_topic_without_history_has_a_gap_at_each_reconnect() -> None:
+    place = Place("t")
+    assert place.acknowledged(None) == []
+    assert place.take(said(None)) == [said(None)]
+    place.disconnected()
+    assert place.recover() is None
+    [gap] = place.acknowledged(None)
+    assert isinstance(gap, Gap)
+
+
+def test_an_acknowledgement_of_the_same_connection_tells_nothing() -> None:
+    place = joined(10)
+    assert place.acknowledged(at(12)) == []
+
+
+def test_after_a_gap_anything_is_news() -> None:
+    place = joined(10)
+    assert place.lost("why") == [Gap("t", "why")]
+    assert place.take(said(3)) == [said(3)]
+    assert place.take(said(3)) == []
+
+
+def test_who_leaves_upon_a_gap_has_nothing_to_recover_from_and_is_told_again() -> None:
+    place = joined(10)
+    place.lost("why")
+    place.disconnected()
+    assert place.recover() is None
+    [gap] = place.acknowledged(at(20))
+    assert isinstance(gap, Gap)
+
+
+def test_another_epoch_is_a_gap_before_its_first_message() -> None:
+    place = joined(10)
+    gap, first = place.take(said(1, "new"))
+    assert isinstance(gap, Gap)
+    assert first == said(1, "new")
+    assert place.take(said(2, "new")) == [said(2, "new")]
+
+
+def test_a_snapshot_is_handed_on_and_is_no_place() -> None:
+    place = away(10)
+    snapshot = said(20, "new", initial=True)
+    assert place.take(snapshot) == [snapshot]
+    assert place.recover() == at(10)
+
+
+def test_who_was_never_let_in_misses_nothing() -> None:
+    place = Place("t")
+    place.disconnected()
+    assert place.recover() is None
+    assert place.acknowledged(at(3)) == []
+
+
+@settings(deadline=None)
+@given(st.lists(st.sampled_from(["publish", "cut", "double"]), max_size=60), st.integers(0, 100))
+def test_whatever_happens_every_message_comes_once_and_in_order(steps: list[str], start: int) -> None:
+    """Against a server that keeps its promises: all that was published while away comes upon `recover`."""
+    place, top, had, here = joined(start), start, [], True
+
+    def come_back() -> None:
+        since = place.recover()
+        assert since is not None
+        for offset in range(since["offset"] + 1, top + 1):
+            had.extend(place.take(said(offset)))
+        assert place.acknowledged(at(top, recovered=True)) == [Recovered("t")]
+
+    for step in steps:
+        if step == "publish":
+            top += 1
+        if step == "cut" and here:
+            place.disconnected()
+            here = False
+        elif step == "cut":
+            come_back()
+            here = True
+        elif here:
+            had += place.take(said(top))
+    if not here:
+        come_back()
+    assert had == [said(offset) for offset in range(start + 1, top + 1)]
+
+
+# ---- a message
+
+
+def test_what_the_publisher_gave_beside_the_data_is_an_extra() -> None:
+    frame = {
+        "type": "DATA", "topic": "t", "data": {"a": 1}, "timestamp": NOW, "offset": 3, "epoch": "e", "action": "go",
+    }  # fmt: skip
+    assert message(frame) == replace(said(3), data={"a": 1}, extras={"action": "go"})
+    assert message({**frame, "initialData": True}).initial
+
+
+# ---- when to try again
+
+
+def test_each_wait_is_anywhere_between_nothing_and_a_bound_that_doubles_up_to_the_cap() -> None:
+    bounds: list[tuple[float, float]] = []
+
+    def highest(low: float, high: float) -> float:
+        bounds.append((low, high))
+        return high
+
+    backoff = Backoff(1, 20, highest)
+    assert [backoff.seconds() for _ in range(7)] == [1, 2, 4, 8, 16, 20, 20]
+    assert {low for low, _ in bounds} == {0}
+    backoff.reset()
+    assert backoff.seconds() == 1
+
+
+def test_a_server_that_says_when_to_come_is_obeyed() -> None:
+    backoff = Backoff(1, 20, lambda _low, high: high)
+    assert backoff.seconds(told_ms=1234) == pytest.approx(1.234)
+
+
+def test_it_never_overflows_however_long_the_outage() -> None:
+    backoff = Backoff(1, 20, lambda _low, high: high)
+    assert [backoff.seconds() for _ in range(5000)][-1] == 20
+
+
+# ---- when a server is dead
+
+
+def test_three_pings_without_a_sign_of_life_are_enough() -> None:
+    heartbeat = Heartbeat()
+    assert all(heartbeat.ping() for _ in range(MISSED_PONGS))
+    assert not heartbeat.ping()
+
+
+def test_any_message_is_a_sign_of_life() -> None:
+    heartbeat = Heartbeat()
+    for _ in range(20):
+        assert heartbeat.ping()
+        assert heartbeat.ping()
+        heartbeat.heard()

@@ -1,0 +1,67 @@
+"""Orders between nodes: whatever comes on the channel is one of them, or none."""
+
+from __future__ import annotations
+
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gateway import orders
+from gateway.orders import Disconnect, Drain, Forget, Move, Order, OrderError, Unsubscribe, Whom
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(1 << 53), 1 << 53) | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+FIELDS = ("client", "user", "topics", "reason", "node", "keep", "seconds", "after")
+OPS = ("disconnect", "unsubscribe", "forget", "drain", "move")
+
+
+@pytest.mark.parametrize(
+    ("said", "order"),
+    [
+        ({"op": "disconnect", "client": "n1.a.1"}, Disconnect(Whom("n1.a.1", None), "by the operator")),
+        ({"op": "disconnect", "user": "ann", "reason": "spam"}, Disconnect(Whom(None, "ann"), "spam")),
+        (
+            {"op": "unsubscribe", "client": "c", "topics": ["t"]},
+            Unsubscribe(Whom("c", None), ["t"], "by the operator"),
+        ),
+        ({"op": "forget", "topics": ["t", "u"]}, Forget(["t", "u"])),
+        ({"op": "drain", "node": "n1.a"}, Drain("n1.a")),
+        ({"op": "move", "node": "n1.a", "keep": 3, "seconds": 60, "after": 1.5}, Move("n1.a", 3, 60.0, 1.5)),
+    ],
+)
+def test_an_order_is_read(said: dict[str, object], order: Order) -> None:
+    assert orders.parse(orjson.dumps(said)) == order
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {}, [], 5, {"op": "dance"}, {"op": "disconnect"}, {"op": "drain"}, {"op": "move", "node": "n"},
+        {"op": "move", "node": "n", "keep": -1, "seconds": 1}, {"op": "move", "node": "n", "keep": 1, "seconds": 1e9},
+    ],
+)  # fmt: skip
+def test_what_is_none_is_refused(said: object) -> None:
+    with pytest.raises(OrderError):
+        orders.parse(orjson.dumps(said))
+
+
+def test_one_that_is_too_long_is_refused() -> None:
+    with pytest.raises(OrderError):
+        orders.parse(b" " * (orders.MAX_BYTES + 1))
+
+
+@settings(deadline=None, max_examples=500)
+@given(
+    st.binary(max_size=50)
+    | st.fixed_dictionaries({"op": st.sampled_from(OPS) | JSON}, optional=dict.fromkeys(FIELDS, JSON)).map(orjson.dumps)
+)
+def test_any_bytes_are_an_order_or_refused(payload: bytes) -> None:
+    try:
+        order = orders.parse(payload)
+    except OrderError:
+        return
+    assert isinstance(order, Order)

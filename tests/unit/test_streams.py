@@ -1,0 +1,190 @@
+"""gateway.streams: one reader a topic, and what may happen while it reads."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Iterable
+from typing import Any, cast
+
+from gateway.cluster.history import History
+from gateway.cluster.link import Unavailable
+from gateway.metrics import Metrics
+from gateway.sequence import Entry, Page
+from gateway.streams import Streams
+from gateway.topics import Rule, TopicRules
+from tests.deadlines import eventually
+
+RULES = TopicRules([Rule(pattern="*", history=100)])
+
+
+def entry(offset: int) -> Entry:
+    return Entry(offset, b"%d" % offset)
+
+
+class FakeHistory:
+    """A stream with `top` messages. An answer is what it held when it was asked, and waits for `go`."""
+
+    def __init__(self, top: int) -> None:
+        self.top = top
+        self.epoch = "e"
+        self.reads = 0
+        self.away = False
+        self.go = asyncio.Event()
+        self.go.set()
+        self.may_renew = asyncio.Event()
+
+    async def read(self, _topic: str, first: int | None) -> Page:
+        self.reads += 1
+        page = Page(self.epoch, self.top, [entry(offset) for offset in range(first or 1, self.top + 1)])
+        await self.go.wait()
+        if self.away:
+            raise Unavailable("away")
+        return page
+
+    async def renew(self, _topic: str, epoch: str) -> str:
+        await self.may_renew.wait()
+        self.epoch = f"{epoch}, renewed"
+        return self.epoch
+
+    async def tops(self, topics: Iterable[str]) -> list[tuple[str | None, int]]:
+        return [(self.epoch, self.top) for _ in topics]
+
+
+class Node:
+    """Streams, and what they handed to the node's subscribers."""
+
+    def __init__(self, top: int = 0) -> None:
+        self.history = FakeHistory(top)
+        self.had: list[int] = []
+        self.gaps = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.streams = Streams(cast(History, self.history), RULES, self, Metrics(), self._spawn)
+
+    def deliver(self, _topic: str, entries: list[Entry]) -> None:
+        self.had += [entry.offset for entry in entries]
+
+    def gap(self, _topic: str) -> None:
+        self.gaps += 1
+
+    def publish(self, *, heard: bool = True) -> None:
+        self.history.top += 1
+        if heard:
+            self.streams.receive("t", self.history.epoch, entry(self.history.top))
+
+    def _spawn(self, work: Coroutine[Any, Any, None], _name: str) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+async def test_a_message_that_was_not_heard_is_delivered_with_the_next() -> None:
+    node = Node(3)
+    await node.streams.ready("t")
+    node.publish(heard=False)
+    node.publish()
+    await eventually(lambda: node.had == [4, 5])
+    assert not node.gaps
+
+
+async def test_many_who_ask_at_once_are_served_by_one_read() -> None:
+    node = Node(3)
+    await asyncio.gather(*(node.streams.ready("t") for _ in range(1000)))
+    assert node.history.reads == 1
+
+
+async def test_who_is_ahead_of_us_makes_us_catch_up() -> None:
+    """It was on a node that heard sooner: to refuse it would be a loss that never was."""
+    node = Node(3)
+    await node.streams.ready("t")
+    node.publish(heard=False)
+    node.streams.catch_up("t", "e", 4)
+    assert not node.streams.settled("t")
+    await node.streams.ready("t")
+    assert node.streams.missed("t", "e", 4) == []
+    assert node.had == [4]
+
+
+async def test_who_is_not_ahead_of_us_costs_no_read() -> None:
+    node = Node(3)
+    await node.streams.ready("t")
+    for epoch, offset in (("e", 3), ("e", 0), ("other", 9)):
+        node.streams.catch_up("t", epoch, offset)
+    node.streams.catch_up("unknown", "e", 9)
+    assert node.streams.settled("t")
+    assert node.history.reads == 1
+
+
+async def test_what_a_reader_brings_to_a_topic_closed_meanwhile_reaches_nobody() -> None:
+    """Opened anew, it has hearers who were let in at a later place: for them it would come twice."""
+    node = Node(3)
+    await node.streams.ready("t")
+    node.history.go.clear()
+    node.publish(heard=False)
+    node.streams.doubt(["t"])
+    await eventually(lambda: node.history.reads == 2)
+    node.streams.close("t")
+    ready = asyncio.create_task(node.streams.ready("t"))
+    await eventually(lambda: node.history.reads == 3)
+    node.history.go.set()
+    await ready
+    assert node.streams.place("t") == ("e", 4)
+    node.publish()
+    assert node.had == [5]
+
+
+async def test_nobody_is_let_in_under_the_epoch_of_a_stream_that_went_back() -> None:
+    node = Node(9)
+    await node.streams.ready("t")
+    node.history.top = 5
+    node.streams.doubt(["t"])
+    await eventually(lambda: node.gaps == 1)
+    assert not node.streams.settled("t")
+    node.history.may_renew.set()
+    await node.streams.ready("t")
+    assert node.streams.place("t") == ("e, renewed", 5)
+    assert node.gaps == 1
+    node.publish()
+    assert node.had == [6]
+
+
+async def test_after_an_outage_nobody_is_let_in_before_the_stream_was_read_again() -> None:
+    """Redis may be back without its last moments, and have given their offsets to other messages."""
+    node = Node(9)
+    await node.streams.ready("t")
+    node.streams.distrust()
+    assert not node.streams.settled("t")
+    node.history.top = 5
+    node.history.may_renew.set()
+    await node.streams.ready("t")
+    assert node.streams.place("t") == ("e, renewed", 5)
+    assert node.gaps == 1
+
+
+async def test_redis_away_is_asked_again_until_it_answers() -> None:
+    node = Node(3)
+    node.history.away = True
+    ready = asyncio.create_task(node.streams.ready("t"))
+    await eventually(lambda: node.history.reads == 2)
+    node.history.away = False
+    await ready
+    assert node.streams.place("t") == ("e", 3)
+
+
+async def test_an_idle_topic_whose_last_message_was_not_heard_is_found_at_the_second_check() -> None:
+    node = Node(3)
+    await node.streams.ready("t")
+    node.publish(heard=False)
+    await node.streams.check()
+    assert node.streams.settled("t"), "it may still be on its way"
+    await node.streams.check()
+    await eventually(lambda: node.had == [4])
+
+
+async def test_an_idle_topic_whose_redis_was_flushed_is_told_of_it() -> None:
+    node = Node(3)
+    await node.streams.ready("t")
+    node.history.epoch, node.history.top = "f", 0
+    await node.streams.check()
+    await node.streams.check()
+    await eventually(lambda: node.gaps == 1)
+    assert node.streams.place("t") == ("f", 0)
