@@ -87,7 +87,12 @@ class Clients:
         welcome = protocol.welcome(
             client_id, self._settings.node, __version__, int(self._settings.ping_seconds * 1000), self._time()
         )
-        self._join(connection, _personal(identity), (), lambda: welcome)
+        personal = _personal(identity)
+        if self._degraded:  # nobody can say when Redis will confirm, and a client waits for its welcome
+            self.send(connection, welcome)
+            self._join(connection, personal, (), lambda: None)
+        else:
+            self._join(connection, personal, (), lambda: welcome)
 
     def closed(self, connection: Connection, code: int) -> None:
         """Out of the hub and the registry in the same turn."""

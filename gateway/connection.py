@@ -183,9 +183,11 @@ class Connection(asyncio.Protocol):
         if self._held != why:
             return
         self._held = ""
-        while self._inbox and not self._held and self.stage is Stage.OPEN:
-            assert self._owner is not None
-            self._owner.received(self, *self._inbox.popleft())
+        try:
+            while self._inbox and not self._held and self.stage is Stage.OPEN:
+                self._frame(*self._inbox.popleft())
+        except FrameError as error:
+            self.close(error.code, error.reason)
         if not self._inbox and self._inbox is not None:
             self._inbox = None
             if self.transport is not None and not self.transport.is_closing():
@@ -215,14 +217,14 @@ class Connection(asyncio.Protocol):
     def _frame(self, opcode: int, payload: bytes) -> None:
         assert self._owner is not None and self.transport is not None
         self.pinged = False
-        if opcode <= frames.BINARY:
-            if not self._held:
-                self._owner.received(self, opcode, payload)
-                return
+        if self._held and opcode <= frames.CLOSE:
+            # In order: what was said before a farewell is still carried out.
             if self._inbox is None:
                 self._inbox = deque()
                 self.transport.pause_reading()  # what waits is then at most what had arrived
             self._inbox.append((opcode, payload))
+        elif opcode <= frames.BINARY:
+            self._owner.received(self, opcode, payload)
         elif opcode == frames.PING:
             if not self.send(frames.build(frames.PONG, payload)):
                 self.abort(Close.SLOW_CONSUMER)

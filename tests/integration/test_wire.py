@@ -527,3 +527,13 @@ async def test_a_silent_client_is_pinged_and_then_closed(
     assert (await answering.ask(type="ping"))["type"] == "pong"
     assert node.metric("gateway_closes_total", code="3012") == 1
     await eventually(lambda: node.metric("gateway_connections") == 1)
+
+
+async def test_what_is_said_before_a_farewell_is_still_carried_out(node: Node, connect: Connect) -> None:
+    hearer, leaver = await connect(node), await connect(node, user="ann")
+    await hearer.subscribe("farewell")
+    for number in range(5):
+        await leaver.send(type="PUBLISH", topic="farewell", data=number)
+    await leaver.close()
+    await hearer.hear(type="DATA", data=4)
+    assert hearer.data("farewell") == [0, 1, 2, 3, 4]
