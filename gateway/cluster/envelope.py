@@ -9,7 +9,10 @@ them). The text is made once, where the message was published; a node that relay
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
+
+
+MAX_MS_DIGITS: Final = 16  # a time a million years from now is none
 
 
 class Envelope(NamedTuple):
@@ -46,7 +49,7 @@ class Envelope(NamedTuple):
         """
         header, separator, text = payload.partition(b"\n")
         version, published_ms, addressee, *position = header.split(b" ")
-        if version != b"1" or not separator or len(position) not in (0, 2):
+        if version != b"1" or not separator or len(position) not in (0, 2) or len(published_ms) > MAX_MS_DIGITS:
             raise ValueError("not an envelope of version 1")
         epoch, offset = (position[0].decode(), int(position[1])) if position else (None, 0)
         only = exclude = None

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, MutableMapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from gateway.cluster import bus as bus_module
-from gateway.cluster.bus import COMMAND_CHANNELS, LINGER_SECONDS, RETRY_CAP_SECONDS, Bus
+from gateway.cluster.bus import COMMAND_CHANNELS, LINGER_SECONDS, RETRY_BASE_SECONDS, RETRY_CAP_SECONDS, Bus
 from gateway.cluster.link import Unavailable
 from gateway.metrics import Metrics
 from tests.unit.fake_redis import FakeRedis
@@ -25,10 +26,10 @@ METRICS = Metrics()
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _silence() -> Iterator[None]:
-    """Thousands of faults are logged here, and to print their tracebacks takes longer than all the rest."""
-    with capture_logs():
-        yield
+def log() -> Iterator[list[MutableMapping[str, Any]]]:
+    """What is logged. Thousands of faults are, and to print their tracebacks takes longer than all the rest."""
+    with capture_logs() as lines:
+        yield lines
 
 
 class Ear:
@@ -357,6 +358,37 @@ async def test_a_channel_that_nobody_wants_any_more_once_it_is_confirmed_is_left
 
 
 @in_virtual_time
+async def test_who_comes_and_goes_while_a_channel_is_being_left_leaves_nothing_behind() -> None:
+    redis = FakeRedis()
+    async with running(redis) as ear:
+        ear.listen("a")
+        await quiet()
+        redis.eager = False
+        ear.ignore("a")
+        await later(LINGER_SECONDS + 0.1)
+        ear.listen("a")
+        ear.ignore("a")
+        redis.connection.confirm()  # that it was left
+        await later(3 * LINGER_SECONDS)
+        assert [command for command, _ in commands(redis)] == ["SUBSCRIBE", "UNSUBSCRIBE"]
+
+
+def test_a_channel_that_was_left_is_forgotten(log: list[MutableMapping[str, Any]]) -> None:
+    @in_virtual_time
+    async def scenario() -> None:
+        async with running(FakeRedis()) as ear:
+            for number in range(100):
+                ear.listen(f"t{number}")
+                ear.ignore(f"t{number}")
+            await later(LINGER_SECONDS + 0.1)
+            await ear.lose()
+            await later(RETRY_CAP_SECONDS)
+
+    scenario()
+    assert [line["channels"] for line in log if line["event"] == "bus connected"][-1] == 1  # the node's own
+
+
+@in_virtual_time
 async def test_ignoring_what_one_does_not_hear_changes_nothing() -> None:
     redis = FakeRedis()
     async with running(redis) as ear:
@@ -594,6 +626,18 @@ async def test_retries_never_end_and_never_crowd() -> None:
 
 
 @in_virtual_time
+async def test_after_an_outage_the_first_retry_is_quick_again() -> None:
+    redis = FakeRedis()
+    async with running(redis) as ear:
+        await ear.lose(600)
+        await later(RETRY_CAP_SECONDS)
+        for _ in range(20):
+            await ear.lose()
+            await later(RETRY_BASE_SECONDS + 0.001)
+            assert ear.reason() is None
+
+
+@in_virtual_time
 async def test_a_lost_connection_is_given_up_for_good() -> None:
     redis = FakeRedis()
     async with running(redis) as ear:
@@ -661,6 +705,20 @@ async def test_a_check_that_was_sent_on_the_last_connection_does_not_end_the_nex
         assert not redis.connection.disconnected and len(redis.connections) == 2
         assert ear.reason() is None
         assert ear.told == [[], [OWN]]
+
+
+@in_virtual_time
+async def test_a_check_that_comes_before_the_own_channel_is_confirmed_waits_for_it() -> None:
+    redis = FakeRedis()
+    async with running(redis) as ear:
+        redis.eager = False
+        await ear.lose()
+        await later(1)
+        check = asyncio.get_running_loop().create_task(ear.bus.check())
+        await quiet()
+        redis.connection.confirm()
+        assert await check < 0.001
+        assert ear.reason() is None
 
 
 @in_virtual_time

@@ -146,9 +146,10 @@ def test_a_frame_sent_byte_by_byte_is_looked_at_no_more_often_than_its_header_is
     # Each look copies what has arrived: one look a byte would cost the square of the size.
     payload = os.urandom(size)
     parser = CountingParser()
-    messages = [m for octet in from_client(TEXT, payload) for m in parser.receive(bytes((octet,)), MANY)]
-    assert messages == [(TEXT, payload)]
-    assert parser.looks <= 14
+    stream = from_client(TEXT, payload) + from_client(BINARY, b"the next, a short one")
+    messages = [m for octet in stream for m in parser.receive(bytes((octet,)), MANY)]
+    assert messages == [(TEXT, payload), (BINARY, b"the next, a short one")]
+    assert parser.looks <= 2 * 14
 
 
 def test_an_idle_parser_holds_nothing_of_what_it_has_parsed() -> None:
@@ -309,3 +310,10 @@ def test_a_built_close_carries_its_code_and_as_much_of_its_reason_as_fits(code: 
     assert reason.startswith(found)
     rest = reason[len(found) :]
     assert not rest or len((found + rest[0]).encode()) > 123
+
+
+@pytest.mark.parametrize("reason", ["x" * 123, "x" * 124, "é" * 100, "a" + "é" * 100, "\U0001f600" * 50], ids=ascii)
+def test_a_long_reason_is_cut_between_characters_to_what_a_control_frame_carries(reason: str) -> None:
+    [(_, payload, _)] = read_by_client(frames.build_close(3001, reason))
+    found = frames.read_close(payload)[1]
+    assert reason.startswith(found) and 120 <= len(found.encode()) <= 123

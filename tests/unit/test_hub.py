@@ -331,6 +331,21 @@ def test_who_refused_once_is_handed_nothing_more_even_if_it_would_take_it() -> N
     assert node.evicted == [slow]
 
 
+def test_who_refuses_the_first_of_several_writes_is_not_offered_the_next() -> None:
+    class Moody(Client):
+        def send(self, data: bytes) -> bool:
+            taken = super().send(data)
+            self.blocked = False
+            return taken
+
+    node, moody = Node(), Moody("moody", blocked=True)
+    members(node, "topic:a", moody)
+    for _ in range(2):
+        node.hub.deliver("topic:a", b"x" * JOIN_BYTES)
+    node.hub.flush()
+    assert (moody.writes, node.evicted) == ([], [moody])
+
+
 def test_who_refuses_and_is_removed_by_others_is_not_evicted_again() -> None:
     node, slow = Node(), Client("slow", blocked=True)
     for audience in AUDIENCES:

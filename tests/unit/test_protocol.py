@@ -187,6 +187,13 @@ def test_what_loads_gives_can_be_written_again(depth: int, form: str, harmless: 
             protocol.loads(text)
 
 
+@pytest.mark.parametrize("form", ["[]", "{}"])
+def test_the_deepest_that_loads_gives_has_max_nesting_levels(form: str) -> None:
+    assert orjson.dumps(protocol.loads(nested(protocol.MAX_NESTING, form))) == nested(protocol.MAX_NESTING, form)
+    with pytest.raises(ValueError, match="nested deeper"):
+        protocol.loads(nested(protocol.MAX_NESTING + 1, form))
+
+
 # ---- each message, as it is read
 
 

@@ -1,0 +1,240 @@
+"""What the registry writes, call by call, read as `write.lua` reads it; the scripts themselves run on a real Redis."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, cast
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gateway.cluster import registry as registry_module
+from gateway.cluster.keys import Keys
+from gateway.cluster.link import Link, Unavailable
+from gateway.cluster.registry import PIPELINE_CALLS, SCRIPT_ROWS, Memory, Registry
+from gateway.metrics import Metrics
+from tests.unit.virtual_time import in_virtual_time
+
+METRICS = Metrics()
+Args = Sequence[Any]
+
+
+class FakePipeline:
+    def __init__(self, redis: FakeRows) -> None:
+        self.redis = redis
+        self.calls: list[tuple[str, Args]] = []
+
+    async def execute(self) -> list[Any]:
+        assert len(self.calls) <= PIPELINE_CALLS
+        if self.redis.pipelines_until_loss == 0:
+            raise Unavailable("connection lost")
+        self.redis.pipelines_until_loss -= 1
+        return [self.redis.answer(name, args) for name, args in self.calls]
+
+
+class FakeRows:
+    """One node's rows, written as the script's header says. Stands for the `Link` and its `redis`."""
+
+    def __init__(self) -> None:
+        self.leased = True
+        self.pipelines_until_loss = -1  # never
+        self.rows: tuple[dict[str, Any], dict[str, Any]] = ({}, {})  # clients, topics
+        self.largest = self.calls = 0
+
+    @property
+    def redis(self) -> FakeRows:
+        return self
+
+    def pipeline(self, transaction: bool) -> FakePipeline:
+        return FakePipeline(self)
+
+    async def execute(self, pipeline: FakePipeline) -> list[Any]:
+        return await pipeline.execute()
+
+    def script(self, name: str) -> Callable[[Args, Args, FakePipeline], Awaitable[None]]:
+        async def call(keys: Args, args: Args, client: FakePipeline) -> None:
+            rows = ["gw:ws:node:{n.b}", "gw:ws:node:{n.b}:clients", "gw:ws:node:{n.b}:topics"]
+            assert keys == {"write": rows, "beat": rows[:1], "enroll": ["gw:ws:nodes"]}[name]
+            client.calls.append((name, args))
+
+        return call
+
+    def answer(self, name: str, args: Args) -> Any:
+        match name:
+            case "write":
+                return self.write(args)
+            case "beat":
+                before, self.leased = self.leased, True
+                return int(before)
+            case _:
+                return [[], 0]  # no other node: none whose lease has ended, none that follows
+
+    def write(self, args: Args) -> int:
+        if not self.leased:
+            return 0
+        drop_first, *counts = args[:5]
+        rest = list(args[5:])
+        assert len(rest) == 2 * counts[0] + counts[1] + 2 * counts[2] + counts[3]
+        assert None not in rest
+        self.largest = max(self.largest, sum(counts))
+        self.calls += 1
+        if drop_first:
+            self.rows = ({}, {})
+        for table, sets, drops in ((self.rows[0], counts[0], counts[1]), (self.rows[1], counts[2], counts[3])):
+            for _ in range(sets):
+                name, value = rest.pop(0), rest.pop(0)
+                table[name] = value
+            for _ in range(drops):
+                table.pop(rest.pop(0), None)
+        return 1
+
+
+class Node:
+    """A node's memory, and the registry that projects it."""
+
+    def __init__(self) -> None:
+        self.clients: dict[str, bytes] = {}
+        self.topics: dict[str, int] = {}
+        self.redis = FakeRows()
+        memory = Memory(
+            about=dict,
+            client=self.clients.get,
+            clients=lambda: list(self.clients),
+            topic=lambda topic: self.topics.get(topic, 0),
+            topics=lambda: list(self.topics),
+        )
+        self.registry = Registry(
+            cast(Link, self.redis), Keys("gw:"), "n.b", lease_seconds=10, memory=memory, metrics=METRICS
+        )
+
+    def change(self, client: int, topic: int, there: bool) -> None:
+        """A client comes or goes, and with it a topic's only subscriber."""
+        client_id, name = f"n.b.{client}", f"t{topic}"
+        if there:
+            self.clients[client_id] = b"row %d" % topic
+            self.topics[name] = client + 1
+        else:
+            self.clients.pop(client_id, None)
+            self.topics.pop(name, None)
+        self.registry.touch_client(client_id)
+        self.registry.touch_topic(name)
+
+    @property
+    def is_projected(self) -> bool:
+        return self.redis.rows == (self.clients, self.topics)
+
+
+changes = st.lists(st.tuples(st.integers(0, 30), st.integers(0, 30), st.booleans()), max_size=40)
+acts = st.one_of(changes, st.sampled_from(["flush", "flush", "lose", "lose at once", "lease ends", "beat"]))
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.lists(acts, max_size=15))
+def test_once_all_is_written_redis_holds_what_memory_holds(sequence: list[Any]) -> None:
+    @in_virtual_time
+    async def scenario() -> None:
+        node = Node()
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(registry_module, "SCRIPT_ROWS", 4)
+            patched.setattr(registry_module, "PIPELINE_CALLS", 2)
+            patched.setattr(registry_module, "MAX_DIRTY", 25)
+            for act in sequence:
+                match act:
+                    case list():
+                        for change in act:
+                            node.change(*change)
+                    case "lose" | "lose at once":
+                        node.redis.pipelines_until_loss = 1 if act == "lose" else 0
+                    case "lease ends":  # and its rows with it
+                        node.redis.leased = False
+                        node.redis.rows = ({}, {})
+                    case "beat" | "flush":
+                        try:
+                            if act == "beat":
+                                await node.registry.beat()
+                            elif await node.registry.flush():
+                                assert node.is_projected or not node.redis.leased  # which only a beat finds out
+                        except Unavailable:
+                            node.redis.pipelines_until_loss = -1
+            node.redis.pipelines_until_loss = -1
+            await node.registry.beat()
+            assert await node.registry.flush()
+            assert node.is_projected
+            assert node.redis.largest <= 4
+
+    scenario()
+
+
+@in_virtual_time
+async def test_a_storm_of_clients_costs_calls_not_rows() -> None:
+    node = Node()
+    await node.registry.flush()
+    node.redis.calls = 0
+    for number in range(10_000):
+        node.change(number, number % 50, there=True)
+    assert await node.registry.flush()
+    assert node.is_projected
+    assert node.redis.calls == -(-(10_000 + 50) // SCRIPT_ROWS)
+
+
+@in_virtual_time
+async def test_nothing_new_is_no_call_at_all() -> None:
+    node = Node()
+    node.change(1, 1, there=True)
+    await node.registry.flush()
+    node.redis.calls = 0
+    assert await node.registry.flush()
+    assert node.redis.calls == 0
+
+
+@in_virtual_time
+async def test_the_first_write_removes_what_stood_there_before() -> None:
+    node = Node()
+    node.redis.rows = ({"n.b.9": b"old"}, {"old": 1})
+    assert await node.registry.flush()
+    assert node.redis.rows == ({}, {})
+
+
+@in_virtual_time
+async def test_a_first_write_that_failed_is_a_first_write_again() -> None:
+    node = Node()
+    node.redis.rows = ({"n.b.9": b"old"}, {"old": 1})
+    node.redis.pipelines_until_loss = 0
+    with pytest.raises(Unavailable):
+        await node.registry.flush()
+    node.redis.pipelines_until_loss = -1
+    assert await node.registry.flush()
+    assert node.redis.rows == ({}, {})
+
+
+@in_virtual_time
+async def test_without_a_lease_nothing_is_written_and_later_everything() -> None:
+    node = Node()
+    node.change(1, 1, there=True)
+    await node.registry.flush()
+    node.redis.leased, node.redis.rows = False, ({}, {})
+    node.change(2, 2, there=True)
+    assert not await node.registry.flush()
+    node.redis.leased = True  # by a beat that was under way
+    assert await node.registry.flush()
+    assert len(node.redis.rows[0]) == 2 and node.is_projected
+
+
+@in_virtual_time
+async def test_what_changes_while_it_is_written_is_written_again() -> None:
+    node = Node()
+    node.change(1, 1, there=True)
+    await node.registry.flush()
+    node.change(1, 1, there=True)
+    write = node.redis.write
+
+    def meanwhile(args: Args) -> int:
+        node.change(1, 1, there=False)
+        return write(args)
+
+    node.redis.write = meanwhile  # type: ignore[method-assign]  # a client goes in the middle of it
+    await node.registry.flush()
+    node.redis.write = write  # type: ignore[method-assign]
+    await node.registry.flush()
+    assert node.redis.rows == ({}, {})
