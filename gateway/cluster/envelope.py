@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-
 MAX_MS_DIGITS: Final = 16  # a time a million years from now is none
 
 
