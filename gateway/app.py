@@ -19,7 +19,7 @@ from gateway.connection import Connection
 from gateway.node import Node
 from gateway.settings import Settings
 from gateway.topics import RulesError, TopicRules
-from gateway.web import api, health, pages
+from gateway.web import answers, api, health, pages
 
 SOCKET_PATHS = ("/ws", "/api/v69/ws")
 SESSION_COOKIE = "session"
@@ -40,7 +40,7 @@ def create_app(settings: Settings) -> Starlette:
         *api.ROUTES,
         *pages.ROUTES,
     ]
-    app = Starlette(routes=routes, lifespan=lifespan, exception_handlers=api.EXCEPTION_HANDLERS)
+    app = Starlette(routes=routes, lifespan=lifespan, exception_handlers=answers.EXCEPTION_HANDLERS)
     app.state.node = node
     return app
 

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 from openapi_schema_validator import OAS31Validator
 
-from gateway.web.openapi import document
+from gateway.web.api import document
 
 METHODS = ("get", "post", "put", "patch", "delete")
 

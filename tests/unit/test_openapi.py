@@ -12,7 +12,8 @@ from starlette.routing import compile_path
 from gateway import __version__, protocol
 from gateway.protocol import ProtocolError
 from gateway.web import api
-from gateway.web.openapi import MAX_MESSAGES, document
+from gateway.web.api import document
+from gateway.web.publishing import MAX_MESSAGES
 from tests.contract import Contract
 
 MESSAGE = {"$ref": "#/components/schemas/Message"}

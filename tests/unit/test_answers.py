@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from gateway.web import api
+from gateway.web import answers
 
 
 async def broken(_request: Request) -> Response:
@@ -20,7 +20,7 @@ async def broken(_request: Request) -> Response:
 @pytest.fixture
 def app() -> Starlette:
     """An application with a fault, and the API's handlers."""
-    return Starlette(routes=[Route("/broken", broken)], exception_handlers=api.EXCEPTION_HANDLERS)
+    return Starlette(routes=[Route("/broken", broken)], exception_handlers=answers.EXCEPTION_HANDLERS)
 
 
 async def test_a_fault_is_answered_in_our_form_without_its_details(app: Starlette) -> None:

@@ -1,0 +1,149 @@
+"""How the HTTP API is asked and answers: who may, what a body and a query may hold, and every refusal in one form."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, Literal
+
+import orjson
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from gateway import protocol
+from gateway.cluster.link import Unavailable, Unconfirmed
+from gateway.node import Node
+
+MAX_LIMIT: Final = 10_000  # items on one page
+DEFAULT_LIMIT: Final = 1000
+SMALL_BYTES: Final = 4096  # a body of a few fields
+
+Handler = Callable[[Request], Awaitable[Any]]
+Scope = Literal["read", "publish", "admin"]  # what a key must be good for
+
+
+class ApiError(Exception):
+    """A request that is not carried out, as the status and the words that say why."""
+
+    def __init__(self, status: int, code: str, message: str, headers: dict[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.message = message
+        self.headers = headers
+
+
+def resource(path: str, *query: str, **methods: tuple[Scope, Handler]) -> Route:
+    """The route of everything that can be done at `path`: a method's handler, and the scope that its caller needs.
+
+    `query`: the parameters that may stand in it. What a handler returns is sent as JSON. One route for all methods:
+    of several, the answer to a method that is none of them would allow only the first's.
+    """
+
+    async def answer(request: Request) -> Response:
+        scope, handler = methods["GET" if request.method == "HEAD" else request.method]
+        try:
+            _authorize(request, scope)
+            _check_query(request, query)
+            return json(await handler(request))
+        except ApiError as error:
+            return _error(error.status, error.code, error.message, error.headers)
+        except Unconfirmed as error:
+            return _error(503, "unconfirmed", f"{error}; with the same idempotencyKey it is safe to ask again")
+        except Unavailable as error:
+            return _error(503, "unavailable", f"Redis is not available: {error}", {"retry-after": "1"})
+        except ClientDisconnect:  # amid its body: nobody's fault here, and nobody reads the answer
+            return _error(400, "bad_request", "The body broke off")
+
+    return Route(path, answer, methods=list(methods))
+
+
+def node_of(request: Request) -> Node:
+    """The node that was asked."""
+    node: Node = request.app.state.node
+    return node
+
+
+async def body_of(request: Request, limit: int) -> Any:
+    """The request's body, JSON of at most `limit` bytes.
+
+    Raises:
+        ApiError: It is larger (413), or no JSON (400).
+    """
+    received = bytearray()
+    async for chunk in request.stream():
+        received += chunk
+        if len(received) > limit:
+            raise ApiError(413, "too_large", f"The body is larger than {limit} bytes")
+    try:
+        return protocol.loads(bytes(received))
+    except ValueError as error:
+        raise ApiError(400, "bad_request", f"The body is not JSON: {error}") from None
+
+
+def limit_of(text: str | None, most: int = MAX_LIMIT, default: int = DEFAULT_LIMIT) -> int:
+    """How many items the query's `limit` asks for; `default`, if it has none.
+
+    Raises:
+        ApiError: It is no number from 1 to `most`.
+    """
+    if text is None:
+        return default
+    if not (text.isascii() and text.isdigit() and len(text) < 9 and 1 <= int(text) <= most):
+        raise ApiError(400, "bad_request", f"limit must be a whole number from 1 to {most}")
+    return int(text)
+
+
+def json(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """`content` as an answer."""
+    return Response(orjson.dumps(content), status, headers, "application/json")
+
+
+def _error(status: int, code: str, message: str, headers: dict[str, str] | None = None) -> Response:
+    return json({"error": {"code": code, "message": message}}, status, headers)
+
+
+def _authorize(request: Request, _scope: Scope) -> None:
+    key = node_of(request).settings.api_key  # good for everything
+    if not key:
+        raise ApiError(403, "api_off", "The API is off: this node has no GATEWAY_API_KEY")
+    scheme, _, given = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode("latin-1"), key.encode()):
+        raise ApiError(
+            401, "unauthorized", "Send the header Authorization: Bearer <GATEWAY_API_KEY>",
+            {"www-authenticate": "Bearer"},
+        )  # fmt: skip
+
+
+def _check_query(request: Request, parameters: tuple[str, ...]) -> None:
+    """A misspelt filter must not be read as none."""
+    given = [name for name, _ in request.query_params.multi_items()]
+    for name in given:
+        if name not in parameters:
+            raise ApiError(400, "bad_request", f"Unknown parameter {name[:60]!r}")
+        if given.count(name) > 1:
+            raise ApiError(400, "bad_request", f"Parameter {name!r} is given twice")
+
+
+async def http_exception(request: Request, error: Exception) -> Response:
+    """Starlette's own refusals, in our form."""
+    assert isinstance(error, HTTPException)
+    headers = {name.lower(): value for name, value in (error.headers or {}).items()}
+    match error.status_code:
+        case 404:
+            return _error(404, "not_found", f"There is nothing at {request.url.path[:200]}", headers)
+        case 405:
+            message = f"{request.method} is not possible here, only {headers.get('allow')}"
+            return _error(405, "method_not_allowed", message, headers)
+        case status:
+            return _error(status, "bad_request", str(error.detail), headers)
+
+
+async def internal_error(_request: Request, _failure: Exception) -> Response:
+    """A fault of ours, in our form; Starlette raises it again for the log."""
+    return _error(500, "internal", "The node failed at this; its log says how")
+
+
+EXCEPTION_HANDLERS: Final = {HTTPException: http_exception, Exception: internal_error}

@@ -1,0 +1,162 @@
+"""Clients of all nodes: found, sent away, taken from topics."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final
+
+from starlette.requests import Request
+
+from gateway.auth import ROLES
+from gateway.web.answers import DEFAULT_LIMIT, MAX_LIMIT, ApiError, limit_of, node_of, resource
+from gateway.web.openapi import (
+    CLIENT_ID,
+    NAME,
+    NODE_ID,
+    TIME,
+    TOPIC,
+    Schema,
+    answer,
+    array,
+    in_path,
+    in_query,
+    operation,
+    record,
+    ref,
+)
+
+
+async def list_clients(request: Request) -> Any:
+    """Clients by user, topic and node, a page at a time."""
+    query = request.query_params
+    limit, cursor = limit_of(query.get("limit")), _cursor(query.get("cursor"))
+    found: list[dict[str, Any]] = []
+    async for client in node_of(request).registry.clients(
+        user=query.get("user"), topic=query.get("topic"), node=query.get("node"), after=cursor
+    ):
+        if len(found) == limit:
+            return {"clients": found, "next": found[-1]["id"]}
+        found.append(client)
+    return {"clients": found, "next": None}
+
+
+async def show_client(request: Request) -> Any:
+    """One client."""
+    return await _client(request)
+
+
+async def disconnect_client(request: Request) -> Any:
+    """Close one client's socket, on whichever node it is (3503)."""
+    client = await _client(request)
+    await node_of(request).order("disconnect", client=client["id"])
+    return {"disconnected": [client["id"]]}
+
+
+async def unsubscribe_client(request: Request) -> Any:
+    """Take one topic from one client; it is told."""
+    client, topic = await _client(request), request.path_params["topic"]
+    if topic not in client["topics"]:
+        raise ApiError(404, "not_found", f"{client['id']} does not hear {topic}")
+    await node_of(request).order("unsubscribe", client=client["id"], topics=[topic])
+    return {"unsubscribed": [topic]}
+
+
+async def disconnect_user(request: Request) -> Any:
+    """Close all sockets of a user, on all nodes (3503)."""
+    node, user = node_of(request), request.path_params["user"]
+    if not user:
+        raise ApiError(404, "not_found", "A user has a name")
+    found = [client["id"] async for client in node.registry.clients(user=user)]
+    # Even if none is listed: one may be connecting this very moment.
+    await node.order("disconnect", user=user)
+    return {"disconnected": found}
+
+
+async def _client(request: Request) -> dict[str, Any]:
+    client_id = request.path_params["id"]
+    client = await node_of(request).registry.client(client_id)
+    if client is None:
+        raise ApiError(404, "not_found", f"No client {client_id[:200]!r} is connected")
+    return client
+
+
+def _cursor(text: str | None) -> str | None:
+    # Any other text would be before all clients, and whoever pages with it would begin again and again.
+    if text is not None and not re.fullmatch(r"[A-Za-z0-9_.\-]+\.[0-9]{1,18}", text):
+        raise ApiError(400, "bad_request", "cursor must be what next was on the page before")
+    return text
+
+
+def _filters() -> list[Schema]:
+    limit = {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": DEFAULT_LIMIT}
+    return [
+        in_query("user", NAME, "Only this user's"),
+        in_query("topic", TOPIC, "Only those that hear this topic"),
+        in_query("node", {"type": "string"}, "Only those on this node, by its name or its id"),
+        in_query("limit", limit, "Clients on a page"),
+        in_query("cursor", CLIENT_ID, "`next` of the page before"),
+    ]
+
+
+_CLIENT: Final = in_path("id", CLIENT_ID)
+
+PATHS: Final[Schema] = {
+    "/api/clients": {
+        "get": operation(
+            "listClients", "Clients, a page at a time",
+            answer(ref("Clients"), "By node, then in the order they came"),
+            parameters=_filters(),
+            description="A client that comes or goes meanwhile may be on no page; none is on two.",
+        )
+    },
+    "/api/clients/{id}": {
+        "get": operation(
+            "showClient", "One client", answer(ref("Client"), "Where it is and what it hears"),
+            "NotFound", parameters=[_CLIENT],
+        ),
+        "delete": operation(
+            "disconnectClient", "Close its socket, on whichever node it is",
+            answer(ref("Disconnected"), "Its node has been told to close it, with code 3503"),
+            "NotFound", parameters=[_CLIENT],
+        ),
+    },
+    "/api/clients/{id}/topics/{topic}": {
+        "delete": operation(
+            "unsubscribeClient", "Take a topic from a client, which is told",
+            answer(record(unsubscribed=array(TOPIC)), "Its node has been told to"),
+            "NotFound", parameters=[_CLIENT, in_path("topic", TOPIC)],
+        )
+    },
+    "/api/users/{user}/clients": {
+        "delete": operation(
+            "disconnectUser", "Close all sockets of a user, on all nodes",
+            answer(ref("Disconnected"), "All nodes have been told to, with code 3503; listed is who was known"),
+            "NotFound", parameters=[in_path("user", NAME)],
+        )
+    },
+}  # fmt: skip
+
+SCHEMAS: Final[Schema] = {
+    "Client": record(
+        id=CLIENT_ID,
+        node=NODE_ID,
+        connectedAt=TIME,
+        ip={"type": "string", "examples": ["203.0.113.7"]},
+        userAgent={"type": "string"},
+        user={"type": ["string", "null"], "description": "null: nobody, as far as it has proved"},
+        role={"enum": [*sorted(ROLES), None]},
+        topics={**array(TOPIC), "description": "What it hears, by name"},
+    ),
+    "Clients": record(
+        clients=array(ref("Client")),
+        next={"type": ["string", "null"], "description": "The next page's `cursor`; null: this was the last"},
+    ),
+    "Disconnected": record(disconnected={**array(CLIENT_ID), "description": "Ids of the clients"}),
+}  # fmt: skip
+
+ROUTES: Final = [
+    resource("/api/clients", "user", "topic", "node", "limit", "cursor", GET=("read", list_clients)),
+    resource("/api/clients/{id}", GET=("read", show_client), DELETE=("admin", disconnect_client)),
+    resource("/api/clients/{id}/topics/{topic:path}", DELETE=("admin", unsubscribe_client)),
+    resource("/api/users/{user:path}/clients", DELETE=("admin", disconnect_user)),
+]

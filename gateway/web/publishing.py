@@ -1,0 +1,116 @@
+"""Publishing by back ends."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from starlette.requests import Request
+
+from gateway import protocol
+from gateway.auth import ROLES
+from gateway.protocol import ProtocolError
+from gateway.relay import TooLarge
+from gateway.web.answers import ApiError, body_of, node_of, resource
+from gateway.web.openapi import CLIENT_ID, COUNT, EPOCH, NAME, TOPIC, Schema, answer, array, operation, record, ref
+
+MAX_MESSAGES: Final = 1000  # in one request
+
+
+async def publish(request: Request) -> Any:
+    """``{"topic", "data", …}`` or ``{"messages": [{…}, …]}``: all are published, or none."""
+    node = node_of(request)
+    body = await body_of(request, 2 * node.settings.max_message_bytes)
+    items = body.get("messages", [body]) if isinstance(body, dict) else None
+    if not isinstance(items, list) or not 0 < len(items) <= MAX_MESSAGES:
+        raise ApiError(
+            400, "bad_request", f'Send {{"topic", "data"}}, or {{"messages": […]}} with 1 to {MAX_MESSAGES} of them'
+        )
+    if "messages" in body and len(body) > 1:
+        raise ApiError(400, "bad_request", "messages stands alone; nothing else is read beside it")
+    publications = []
+    for at, item in enumerate(items):
+        try:
+            publications.append(protocol.publication(item))
+        except ProtocolError as error:
+            where = f"messages[{at}]: " if "messages" in body else ""
+            raise ApiError(400, "bad_request", where + error.message) from None
+    try:
+        positions = await node.relay.publish(publications)
+    except TooLarge as error:
+        raise ApiError(413, "too_large", str(error)) from None
+    return {
+        "results": [
+            {"topic": publication.topic, **(position._asdict() if position is not None else {})}
+            for publication, position in zip(publications, positions, strict=True)
+        ]
+    }
+
+
+def _body() -> Schema:
+    price = {"topic": "token:price:ABC", "data": {"price": 42}}
+    examples = {
+        "one": price,
+        "several": {"messages": [price, {"topic": "contest", "data": {"leader": "ann"}, "action": "LEADER"}]},
+        "to a user": {"topic": "portfolio", "data": {"balance": 7}, "to": {"user": "ann"}},
+        "to all but one": {"topic": "contest-chat", "data": "hi", "except": "n1.9f2c31ab.7"},
+    }
+    several = record(messages={**array(ref("Message")), "minItems": 1, "maxItems": MAX_MESSAGES})
+    return {
+        "required": True,
+        "description": "Read as JSON whatever its content type; at most twice GATEWAY_MAX_MESSAGE_BYTES.",
+        "content": {
+            "application/json": {
+                "schema": {"oneOf": [ref("Message"), {**several, "additionalProperties": False}]},
+                "examples": {name: {"value": value} for name, value in examples.items()},
+            }
+        },
+    }
+
+
+PATHS: Final[Schema] = {
+    "/api/publish": {
+        "post": operation(
+            "publish", "Publish one message, or several", answer(ref("Published"), "Redis has taken all of them"),
+            "TooLarge", body=_body(),
+            description="All are published, or none. 200 means that Redis has taken them, and so that every node "
+            "hears them; not that somebody listens. After a 503 or a broken connection it is not known whether "
+            "they were published.",
+        )
+    },
+}  # fmt: skip
+
+_MESSAGE = record(
+    topic=TOPIC,
+    data={"description": "Any JSON value"},
+    action={**NAME, "type": ["string", "null"], "description": "Travels beside `data`, as the next two do"},
+    subtype={**NAME, "type": ["string", "null"]},
+    priority={**NAME, "type": ["string", "number", "null"]},
+    to={
+        "type": ["object", "null"],
+        "description": "Only these clients, whatever they hear; on whichever node they are",
+        "properties": {"user": NAME, "role": {**NAME, "examples": sorted(ROLES)}, "client": CLIENT_ID},
+        "minProperties": 1, "maxProperties": 1, "additionalProperties": False,
+    },
+    idempotencyKey={
+        "type": ["string", "null"], "pattern": r"^[A-Za-z0-9_.:\-]{1,200}$",
+        "description": "On topics with history: the same again within 5 minutes is the same message",
+    },
+    **{"except": {**CLIENT_ID, "type": ["string", "null"], "description": "All hearers but this one"}},
+)  # fmt: skip
+
+SCHEMAS: Final[Schema] = {
+    "Message": {
+        **_MESSAGE,
+        "required": ["topic", "data"],
+        "additionalProperties": False,
+        "not": {
+            "required": ["to", "except"],
+            "properties": {"to": {"type": "object"}, "except": {"type": "string"}},
+        },
+    },
+    "Published": record(
+        results=array({**record(topic=TOPIC), "properties": {"topic": TOPIC, "epoch": EPOCH, "offset": COUNT}})
+    ),
+}  # fmt: skip
+
+ROUTES: Final = [resource("/api/publish", POST=("publish", publish))]

@@ -1,0 +1,155 @@
+"""Topics: who hears them, what they hold, who is there."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from starlette.requests import Request
+
+from gateway import topics
+from gateway.protocol import DEFAULT_HISTORY_LIMIT, MAX_HISTORY_LIMIT
+from gateway.web.answers import ApiError, limit_of, node_of, resource
+from gateway.web.openapi import (
+    CLIENT_ID,
+    COUNT,
+    EPOCH,
+    TOPIC,
+    Schema,
+    answer,
+    array,
+    in_path,
+    in_query,
+    operation,
+    record,
+    ref,
+)
+
+
+async def list_topics(request: Request) -> Any:
+    """Every topic somebody hears, with counts."""
+    return {"topics": await node_of(request).registry.topics()}
+
+
+async def show_topic(request: Request) -> Any:
+    """One topic, with counts; a topic nobody hears has none."""
+    topic = request.path_params["topic"]
+    if not topics.is_topic(topic):
+        raise ApiError(404, "not_found", "There can be no such topic")
+    return await node_of(request).registry.topic(topic)
+
+
+async def show_history(request: Request) -> Any:
+    """A topic's last messages."""
+    node, topic, query = node_of(request), _ruled(request, "history"), request.query_params
+    since, reverse = query.get("since"), query.get("reverse", "0")
+    if since is not None and not (since.isascii() and since.isdigit() and len(since) < 16):
+        raise ApiError(400, "bad_request", "since must be an offset")
+    if reverse not in ("0", "1"):
+        raise ApiError(400, "bad_request", "reverse must be 0 or 1")
+    limit = limit_of(query.get("limit"), MAX_HISTORY_LIMIT, DEFAULT_HISTORY_LIMIT)
+    found = await node.relay.read_history(
+        topic, limit=limit, since=None if since is None else int(since), reverse=reverse == "1"
+    )
+    return {"topic": topic, **found}
+
+
+async def delete_history(request: Request) -> Any:
+    """Drop a topic's messages, in Redis and in the nodes; the numbering goes on."""
+    node, topic = node_of(request), _ruled(request, "history")
+    deleted = await node.relay.delete_history(topic)
+    await node.order("forget", topics=[topic])
+    return {"deleted": deleted}
+
+
+async def show_presence(request: Request) -> Any:
+    """Who is on a topic."""
+    topic = _ruled(request, "presence")
+    return {"topic": topic, **await node_of(request).relay.read_presence(topic)}
+
+
+def _ruled(request: Request, what: str) -> str:
+    topic: str = request.path_params["topic"]
+    relay = node_of(request).relay
+    if not topics.is_topic(topic) or not (relay.has_history if what == "history" else relay.has_presence)(topic):
+        raise ApiError(404, "not_found", f"The topic has no {what}; the rules in GATEWAY_TOPICS give it one")
+    return topic
+
+
+def _range() -> list[Schema]:
+    limit = {"type": "integer", "minimum": 1, "maximum": MAX_HISTORY_LIMIT, "default": DEFAULT_HISTORY_LIMIT}
+    return [
+        in_query("limit", limit, "Messages in the answer"),
+        in_query("since", COUNT, "Only those behind this offset"),
+        in_query("reverse", {"enum": ["0", "1"], "default": "0"}, "1: the newest first"),
+    ]
+
+
+_TOPIC: Final = in_path("topic", TOPIC)
+
+PATHS: Final[Schema] = {
+    "/api/topics": {
+        "get": operation(
+            "listTopics", "Every topic that somebody hears",
+            answer(record(topics=array(ref("Topic"))), "By name"),
+        )
+    },
+    "/api/topics/{topic}": {
+        "get": operation(
+            "showTopic", "One topic", answer(ref("Topic"), "With no subscribers, if nobody hears it"),
+            "NotFound", parameters=[_TOPIC],
+        )
+    },
+    "/api/topics/{topic}/history": {
+        "get": operation(
+            "showHistory", "A topic's last messages", answer(ref("History"), "In order, unless `reverse` is 1"),
+            "NotFound", parameters=[_TOPIC, *_range()],
+            description="The newest, or with `since` the first behind it. Only topics whose rule keeps some.",
+        ),
+        "delete": operation(
+            "deleteHistory", "Drop a topic's messages; the numbering goes on",
+            answer(record(deleted={"type": "boolean"}), "false, if there were none"),
+            "NotFound", parameters=[_TOPIC],
+        ),
+    },
+    "/api/topics/{topic}/presence": {
+        "get": operation(
+            "showPresence", "Who is on a topic", answer(ref("People"), "On all nodes together"),
+            "NotFound", parameters=[_TOPIC],
+            description="A person is a user with any number of clients, or a client that proved nothing.",
+        )
+    },
+}  # fmt: skip
+
+SCHEMAS: Final[Schema] = {
+    "Topic": record(
+        topic=TOPIC,
+        subscribers={**COUNT, "description": "On all nodes together"},
+        nodes={"type": "object", "additionalProperties": COUNT, "description": "Subscribers by node id",
+               "examples": [{"n1.9f2c31ab": 3}]},
+    ),
+    "History": record(
+        topic=TOPIC, epoch=EPOCH, offset={**COUNT, "description": "Of the newest message there is"},
+        messages={**array({"type": "object"}), "description": "As clients were sent them"},
+    ),
+    "People": {
+        **record(topic=TOPIC, count=COUNT),
+        "properties": {
+            "topic": TOPIC,
+            "count": COUNT,
+            "members": {
+                **array(record(clientId=CLIENT_ID, user={"type": ["string", "null"]})),
+                "description": "Everybody, by one client; absent if they are too many",
+            },
+        },
+    },
+}  # fmt: skip
+
+ROUTES: Final = [
+    resource("/api/topics", GET=("read", list_topics)),
+    resource(
+        "/api/topics/{topic:path}/history", "limit", "since", "reverse",
+        GET=("read", show_history), DELETE=("admin", delete_history),
+    ),
+    resource("/api/topics/{topic:path}/presence", GET=("read", show_presence)),
+    resource("/api/topics/{topic:path}", GET=("read", show_topic)),
+]  # fmt: skip
