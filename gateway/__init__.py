@@ -19,7 +19,8 @@ session      one client's rules: what a message may cause                    (pu
 auth         who someone is
 hub          who listens to what on this node, and the fan-out               (pure)
 orders       what one node asks of the others                                (pure)
-protocol     the wire: messages, error codes, close codes                    (pure)
+replies      what a client is sent                                            (pure)
+protocol     the wire: what a client may send, error codes, close codes       (pure)
 frames       RFC 6455 frames: bytes -> messages, a payload -> a frame        (pure)
 topics       topic names, and who may hear and say what                      (pure)
 balance      how many clients a node gives away, and when each goes          (pure)

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import orjson
 
-from gateway import __version__, frames, hub, protocol, session
+from gateway import __version__, frames, hub, protocol, replies, session
 from gateway.auth import Identity
 from gateway.cluster.bus import Bus
 from gateway.cluster.link import Unavailable, Unconfirmed
@@ -84,7 +84,7 @@ class Clients:
         self._open[client_id] = connection
         self._metrics.opens.inc()
         self._log.debug("client opened", client=client_id, ip=ip, user=identity.user)
-        welcome = protocol.welcome(
+        welcome = replies.welcome(
             client_id, self._settings.node, __version__, int(self._settings.ping_seconds * 1000), self._time()
         )
         personal = _personal(identity)
@@ -125,7 +125,7 @@ class Clients:
 
     def tell_all(self, action: str, message: str) -> None:
         """Send everybody a SYSTEM message."""
-        data = protocol.system(action, {"message": message}, self._time())
+        data = replies.system(action, {"message": message}, self._time())
         for connection in self:
             self.send(connection, data)
 
@@ -185,14 +185,14 @@ class Clients:
                     )  # fmt: skip
             case session.Leave(topics, request_id):
                 self._leave(connection, [*map(hub.of_topic, topics), *map(hub.joining, topics)])
-                self.send(connection, protocol.unsubscribed(topics, request_id, self._time()))
+                self.send(connection, replies.unsubscribed(topics, request_id, self._time()))
             case session.Say(publication, request_id):
                 connection.hold("publish")
                 self._spawn(self._say(connection, publication, request_id), "client's publish")
             case session.Login(data):
                 self._join(connection, self._identify(connection), (), lambda: data)
             case session.Status(request):
-                self.send(connection, protocol.answer(request, self._status(), self._time()))
+                self.send(connection, replies.answer(request, self._status(), self._time()))
             case session.Lookup(request):
                 connection.hold("request")
                 self._spawn(self._look_up(connection, request), "client's request")
@@ -286,14 +286,14 @@ class Clients:
                     first += [entry.text for entry in missed or ()]
             snapshot = self._relay.snapshot(topic)
             if snapshot is not None and not recovered:
-                first.append(protocol.initial(snapshot))
+                first.append(replies.initial(snapshot))
         if first:
             self._send_all(connection, first)
         for topic in heard:
             self._hub.join(connection, hub.of_topic(topic))
             self._hub.leave(connection, hub.joining(topic))
         self._touch(connection, [hub.of_topic(topic) for topic in heard])
-        return protocol.subscribed(heard, request_id, self._time(), positions) if heard else None
+        return replies.subscribed(heard, request_id, self._time(), positions) if heard else None
 
     def _missed(self, connection: Connection, topic: str, place: Position) -> list[Entry] | None:
         if hub.of_topic(topic) in connection.audiences and self._relay.streams.place(topic)[0] == place.epoch:
@@ -324,12 +324,12 @@ class Clients:
     def _subscribed(self, connection: Connection, topics: Iterable[str], request_id: RequestId) -> bytes | None:
         # It may have unsubscribed, or be gone, since it asked.
         heard = [topic for topic in topics if hub.of_topic(topic) in connection.audiences]
-        return protocol.subscribed(heard, request_id, self._time()) if heard else None
+        return replies.subscribed(heard, request_id, self._time()) if heard else None
 
     async def _say(self, connection: Connection, publication: protocol.Publication, request_id: RequestId) -> None:
         try:
             [position] = await self._relay.publish([publication])
-            self._reply(connection, protocol.published(publication.topic, position, request_id, self._time()))
+            self._reply(connection, replies.published(publication.topic, position, request_id, self._time()))
         except Unconfirmed:
             message = "Published, but too few replicas confirmed it; safe to retry with the same idempotencyKey"
             self._refuse(connection, ProtocolError(Code.UNAVAILABLE, message, request_id))
@@ -347,7 +347,7 @@ class Clients:
                 about = await self._relay.read_history(request.topic, **protocol.history_range(request))
             else:
                 about = await self._relay.read_presence(request.topic)
-            self._reply(connection, protocol.answer(request, about, self._time()))
+            self._reply(connection, replies.answer(request, about, self._time()))
         except ProtocolError as error:
             self._refuse(connection, error)
         except Unavailable:
@@ -396,7 +396,7 @@ class Clients:
         heard = [topic for topic in topics if hub.of_topic(topic) in connection.audiences]
         if heard:
             self._leave(connection, [hub.of_topic(topic) for topic in heard])
-            self.send(connection, protocol.system("unsubscribed", {"topics": heard, "reason": reason}, self._time()))
+            self.send(connection, replies.system("unsubscribed", {"topics": heard, "reason": reason}, self._time()))
 
     # ---- what the bus could not hear
 
@@ -426,7 +426,7 @@ class Clients:
                     told.append(topic)
         now = self._time()
         for connection, topics in missed.items():
-            self.send(connection, protocol.gap(topics, now))
+            self.send(connection, replies.gap(topics, now))
         if missed:
             self._log.warning("gap told", clients=len(missed))
         if self._degraded:
@@ -435,7 +435,7 @@ class Clients:
 
     def gap(self, topic: str) -> None:
         """Messages of this topic are lost to all who hear it here."""
-        data = protocol.gap([topic], self._time())
+        data = replies.gap([topic], self._time())
         for member in self._hub.members(hub.of_topic(topic)):
             assert isinstance(member, Connection)
             self.send(member, data)
@@ -460,7 +460,7 @@ class Clients:
 
     def show(self, topic: str, about: dict[str, Any]) -> None:
         """Send a PRESENCE message to the topic's hearers here."""
-        data = protocol.presence(topic, about, self._time())
+        data = replies.presence(topic, about, self._time())
         self._hub.deliver(hub.of_topic(topic), frames.build(frames.TEXT, data))
 
     # ---- what the registry writes

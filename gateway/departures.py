@@ -13,7 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
-from gateway import balance, protocol
+from gateway import balance, protocol, replies
 from gateway.clients import Clients
 from gateway.connection import Connection, Stage
 from gateway.logs import logger
@@ -171,7 +171,7 @@ class Departures:
             return False
         action, message, named = _FAREWELLS[code]
         about = {"message": message, "code": named, "reconnectMs": reconnect_ms}
-        self._clients.send(connection, protocol.system(action, about, protocol.iso(self._now_ms())))
+        self._clients.send(connection, replies.system(action, about, protocol.iso(self._now_ms())))
         connection.close(code, action)
         return True
 

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import orjson
 
-from gateway import frames, hub, protocol
+from gateway import frames, hub, protocol, replies
 from gateway.cluster.bus import Bus
 from gateway.cluster.envelope import Envelope
 from gateway.cluster.history import History
@@ -83,7 +83,7 @@ class Relay:
             own, others = self._names(publication)
             places.append(len(commands))
             for topic in (own, *others):
-                text = protocol.data(publication, topic, protocol.iso(said_ms or now))
+                text = replies.data(publication, topic, protocol.iso(said_ms or now))
                 if len(text) > self._max_bytes:
                     raise TooLarge(f"message for {topic} has {len(text)} bytes; {self._max_bytes} may be")
                 commands.append(self._command(publication, topic, text, now))
@@ -346,7 +346,7 @@ class Relay:
             return
         audience = hub.of_topic(topic)
         if audience in self._hub:
-            text = protocol.data(publication, topic, protocol.iso(at))
+            text = replies.data(publication, topic, protocol.iso(at))
             self._hub.deliver(audience, frames.build(frames.TEXT, text))
             self._metrics.relay_delay.observe(max(0, now - at) / 1000)
 

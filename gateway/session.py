@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from gateway import protocol, topics
+from gateway import protocol, replies, topics
 from gateway.auth import ANONYMOUS, AuthError, Identity
 from gateway.hub import topic_of
 from gateway.protocol import Close, Code, ProtocolError
@@ -117,7 +117,7 @@ class Session:
         """
         match message:
             case protocol.Ping(timestamp):
-                return Reply(protocol.pong(timestamp))
+                return Reply(replies.pong(timestamp))
             case protocol.Subscribe():
                 return self._subscribe(message, heard)
             case protocol.Unsubscribe(names, request_id):
@@ -130,7 +130,7 @@ class Session:
             case protocol.Request():
                 return self._request(message, now)
             case protocol.Logs(entries):
-                return Report(entries, protocol.logged(len(entries), now))
+                return Report(entries, replies.logged(len(entries), now))
             case protocol.Command():
                 raise self._command(message)
 
@@ -139,7 +139,7 @@ class Session:
             self.identity = self._rules.verify(token)
         except AuthError as error:
             raise ProtocolError(Code.TOKEN, str(error), reason=error.reason) from None
-        return Login(protocol.authenticated(now))
+        return Login(replies.authenticated(now))
 
     def _subscribe(self, message: protocol.Subscribe, heard: Collection[str]) -> Effect:
         identity = self.identity
@@ -166,7 +166,7 @@ class Session:
                 Code.UNKNOWN_TOPIC, f"No requests are answered on topic {message.topic}", message.request_id
             )
         if message.action == "ping":
-            return Reply(protocol.request_pong(message, now))
+            return Reply(replies.request_pong(message, now))
         if message.action == "getStatus":
             return Status(message)
         raise ProtocolError(Code.UNKNOWN_ACTION, f"Unknown action {message.action}", message.request_id)

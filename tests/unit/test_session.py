@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway import hub, protocol, session
+from gateway import hub, protocol, replies, session
 from gateway.app import load_rules
 from gateway.auth import ANONYMOUS, AuthError, Identity
 from gateway.protocol import Close, Code, ProtocolError, Publication
@@ -133,7 +133,7 @@ def test_anybody_may_stop_to_hear_anything() -> None:
 
 def test_a_good_token_logs_in() -> None:
     client = session_of()
-    assert handle(client, protocol.Auth("ann")) == Login(protocol.authenticated(NOW))
+    assert handle(client, protocol.Auth("ann")) == Login(replies.authenticated(NOW))
     assert client.identity is ANN
 
 
@@ -213,7 +213,7 @@ def test_ping_is_answered_with_its_own_timestamp() -> None:
 
 def test_request_system_ping_is_answered() -> None:
     request = protocol.Request("system", "ping", {}, "r")
-    assert handle(session_of(), request) == Reply(protocol.request_pong(request, NOW))
+    assert handle(session_of(), request) == Reply(replies.request_pong(request, NOW))
 
 
 def test_request_status_is_the_nodes_to_answer() -> None:
@@ -236,7 +236,7 @@ def test_other_requests_are_refused(topic: str, action: str, code: Code) -> None
 
 def test_logs_are_reported_and_counted() -> None:
     entries = ({"level": "error"}, {"level": "info"})
-    assert handle(session_of(), protocol.Logs(entries)) == Report(entries, protocol.logged(2, NOW))
+    assert handle(session_of(), protocol.Logs(entries)) == Report(entries, replies.logged(2, NOW))
 
 
 @pytest.mark.parametrize("topic", [None, "chat"])
