@@ -11,6 +11,9 @@ web/         what is served beside the socket: API, health, pages
 node         one gateway process: its place in the cluster, its life
 departures   clients sent away: all when the node leaves, some when others have room
 clients      the node's connections: what a client says is carried out here
+memberships  clients let into audiences and out of them
+errands      what a client asked for that takes its time
+outbox       what is sent to one client
 connection   one socket: bytes in, prepared frames out, back-pressure
 relay        between hub and bus: publish, and what the cluster says
 handshake    the opening of a socket

@@ -9,14 +9,14 @@ from __future__ import annotations
 import asyncio
 import enum
 import random
-from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
-from gateway import balance, protocol, replies
+from gateway import balance, replies
 from gateway.clients import Clients
 from gateway.connection import Connection, Stage
 from gateway.logs import logger
+from gateway.outbox import Outbox
 from gateway.protocol import Close
 from gateway.watchers import Watchers
 
@@ -46,13 +46,13 @@ class Phase(enum.Enum):
 
 
 class Departures:
-    """Sends `clients` away at a pace. `now_ms` gives the time in ms since 1970."""
+    """Sends `clients` away at a pace."""
 
-    def __init__(self, clients: Clients, *, drain_seconds: float, now_ms: Callable[[], int]) -> None:
+    def __init__(self, clients: Clients, outbox: Outbox, *, drain_seconds: float) -> None:
         self.phase = Phase.STAYING
         self._clients = clients
+        self._outbox = outbox
         self._drain_seconds = drain_seconds
-        self._now_ms = now_ms
         self._log = logger()
         self._watchers = Watchers()
         self._told = asyncio.Event()
@@ -171,7 +171,7 @@ class Departures:
             return False
         action, message, named = _FAREWELLS[code]
         about = {"message": message, "code": named, "reconnectMs": reconnect_ms}
-        self._clients.send(connection, replies.system(action, about, protocol.iso(self._now_ms())))
+        self._outbox.send(connection, replies.system(action, about, self._outbox.time()))
         connection.close(code, action)
         return True
 

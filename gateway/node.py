@@ -22,10 +22,13 @@ from gateway.cluster.link import Durability, Link, Unavailable
 from gateway.cluster.presence import Attendance
 from gateway.cluster.registry import Memory, Registry
 from gateway.departures import Departures, Phase
+from gateway.errands import Errands
 from gateway.hub import Hub
 from gateway.logs import logger
+from gateway.memberships import Memberships
 from gateway.metrics import Metrics
 from gateway.orders import Disconnect, Drain, Forget, Move, OrderError, Unsubscribe
+from gateway.outbox import Outbox
 from gateway.presence import Presence
 from gateway.relay import Relay
 from gateway.session import Rules
@@ -55,7 +58,7 @@ class Node:
         self._log = logger()
         self._started_ms = self._ms()
         self._keys = keys = Keys(settings.namespace)
-        self._hub = Hub(wake=lambda: self.relay.wake(), evict=lambda subscriber: self.clients.evict(subscriber))
+        self._hub = Hub(wake=lambda: self.relay.wake(), evict=lambda subscriber: outbox.evict(subscriber))
         self._link = Link(
             settings.redis_url, timeout_seconds=settings.redis_timeout_seconds, name=f"gateway-{self.id}",
             metrics=metrics, durability=Durability(settings.wait_replicas, settings.wait_seconds),
@@ -70,13 +73,16 @@ class Node:
         self.registry = Registry(
             self._link, keys, self.id, lease_seconds=settings.lease_seconds, memory=self._memory(), metrics=metrics
         )
+        outbox = Outbox(self._hub, metrics, self._ms)
         self.clients = Clients(
             settings, self.id,
             rules=Rules(self.authenticator.verify, rules, settings.max_client_topics, settings.open),
-            hub=self._hub, relay=self.relay, registry=self.registry, metrics=metrics, spawn=self._spawn,
-            status=self.status, now_ms=self._ms,
+            hub=self._hub, relay=self.relay, outbox=outbox,
+            memberships=Memberships(self._hub, self.relay, self.registry, outbox, self._spawn),
+            errands=Errands(self.relay, outbox, self._spawn),
+            metrics=metrics, status=self.status, now_ms=self._ms,
         )  # fmt: skip
-        self.departures = Departures(self.clients, drain_seconds=settings.drain_seconds, now_ms=self._ms)
+        self.departures = Departures(self.clients, outbox, drain_seconds=settings.drain_seconds)
         self.relay.on_gap = self.clients.gap
         self._tasks: set[asyncio.Task[None]] = set()
         self._beat_now = asyncio.Event()

@@ -1,0 +1,64 @@
+"""What a client asked for that takes its time; meanwhile its next frames wait."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from gateway import protocol, replies
+from gateway.cluster.link import Unavailable, Unconfirmed
+from gateway.connection import Connection
+from gateway.outbox import Outbox
+from gateway.protocol import Code, ProtocolError, RequestId
+from gateway.relay import Relay, TooLarge
+
+
+class Errands:
+    """Runs errands for clients; `spawn` runs a coroutine under the node's eye."""
+
+    def __init__(self, relay: Relay, outbox: Outbox, spawn: Callable[[Coroutine[Any, Any, None], str], object]) -> None:
+        self._relay = relay
+        self._outbox = outbox
+        self._spawn = spawn
+
+    def publish(self, connection: Connection, publication: protocol.Publication, request_id: RequestId) -> None:
+        """Publish it, and acknowledge once Redis has it."""
+        connection.hold("publish")
+        self._spawn(self._publish(connection, publication, request_id), "client's publish")
+
+    def look_up(self, connection: Connection, request: protocol.Request) -> None:
+        """Answer with the topic's history, or with who is on it."""
+        connection.hold("request")
+        self._spawn(self._look_up(connection, request), "client's request")
+
+    async def _publish(self, connection: Connection, publication: protocol.Publication, request_id: RequestId) -> None:
+        try:
+            [position] = await self._relay.publish([publication])
+            self._outbox.reply(
+                connection, replies.published(publication.topic, position, request_id, self._outbox.time())
+            )
+        except Unconfirmed:
+            message = "Published, but too few replicas confirmed it; safe to retry with the same idempotencyKey"
+            self._outbox.refuse(connection, ProtocolError(Code.UNAVAILABLE, message, request_id))
+        except Unavailable:
+            message = "The cluster is unavailable, try again"
+            self._outbox.refuse(connection, ProtocolError(Code.UNAVAILABLE, message, request_id))
+        except TooLarge as error:
+            self._outbox.refuse(connection, ProtocolError(Code.DATA_REFUSED, str(error), request_id))
+        finally:
+            connection.release("publish")
+
+    async def _look_up(self, connection: Connection, request: protocol.Request) -> None:
+        try:
+            if request.action == "history":
+                about = await self._relay.read_history(request.topic, **protocol.history_range(request))
+            else:
+                about = await self._relay.read_presence(request.topic)
+            self._outbox.reply(connection, replies.answer(request, about, self._outbox.time()))
+        except ProtocolError as error:
+            self._outbox.refuse(connection, error)
+        except Unavailable:
+            message = "The cluster is unavailable, try again"
+            self._outbox.refuse(connection, ProtocolError(Code.UNAVAILABLE, message, request.request_id))
+        finally:
+            connection.release("request")
