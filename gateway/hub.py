@@ -160,6 +160,11 @@ def of_role(role: str) -> str:
     return f"role:{role}"
 
 
+def is_personal(audience: str) -> bool:
+    """Whether a client is in it for being who it is."""
+    return audience.startswith(("user:", "role:"))
+
+
 def joining(topic: str) -> str:
     """Those who wait to be let into `topic`: what is said on it is not for them yet."""
     return f"joining:{topic}"

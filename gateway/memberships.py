@@ -197,7 +197,7 @@ class Memberships:
     def _identify(self, connection: Connection) -> list[str]:
         """Take it out of the audiences that only its former identity was in; those that the new one is in."""
         now = _personal(connection.session.identity)
-        self._leave(connection, [a for a in connection.audiences if hub.topic_of(a) is None and a not in now])
+        self._leave(connection, [a for a in connection.audiences if hub.is_personal(a) and a not in now])
         return now
 
     def _subscribed(self, connection: Connection, topics: Iterable[str], request_id: RequestId) -> bytes | None:

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 
 from tests.client import Api, Client, Front, new_source
-from tests.cluster import NAMESPACE, Balancer, Cluster, Node, Redis
+from tests.cluster import NAMESPACE, Balancer, Cluster, Node, Redis, token
 from tests.conftest import Connect
 from tests.deadlines import eventually
 from tests.raw import RawSocket
@@ -193,6 +193,20 @@ async def test_a_node_that_starts_without_redis_is_alive_and_ready_once_redis_is
         redis.start()
         await eventually(node.ready)
         assert (await client.hear(requestId="s"))["topics"] == ["prices"]
+
+
+async def test_an_authentication_amid_an_outage_forgets_no_subscription_that_waits(
+    cluster: Clusters, connect: Connect, redis: Redis
+) -> None:
+    (node,) = cluster(1)
+    client = await connect(node)
+    redis.stop()
+    await client.hear(type="SYSTEM", action="degraded")
+    await client.send(type="SUBSCRIBE", topics=["contest-chat"], requestId="s")
+    await client.send(type="AUTH", authToken=token("ann"))
+    redis.start()
+    await client.hear(operation="authenticate")
+    assert (await client.hear(requestId="s"))["topics"] == ["contest-chat"]
 
 
 def alive(node: Node) -> bool:

@@ -369,3 +369,5 @@ def test_audiences_have_names() -> None:
     assert (hub.of_topic("a:b"), hub.of_user("ann"), hub.of_role("admin")) == ("topic:a:b", "user:ann", "role:admin")
     assert hub.topic_of("topic:a:b") == "a:b"
     assert hub.topic_of("user:topic:a") is None and hub.topic_of("role:admin") is None
+    assert hub.is_personal("user:a") and hub.is_personal("role:admin")
+    assert not hub.is_personal(hub.of_topic("user:a")) and not hub.is_personal(hub.joining("user:a"))
