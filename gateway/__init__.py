@@ -27,6 +27,7 @@ protocol     the wire: what a client may send, error codes, close codes       (p
 frames       RFC 6455 frames: bytes -> messages, a payload -> a frame        (pure)
 topics       topic names, and who may hear and say what                      (pure)
 balance      how many clients a node gives away, and when each goes          (pure)
+figures      what a node tells of itself every few seconds                     (pure)
 watchers     which load balancers have heard that the node is not ready      (pure)
 metrics, settings, logs
 """

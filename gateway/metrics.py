@@ -70,6 +70,20 @@ class Metrics:
         """Have these read at each scrape, so that the hot path only adds to an integer."""
         self.registry.register(_Readings(gauges, counters))
 
+    def totals(self) -> tuple[dict[str, float], dict[str, dict[float, float]]]:
+        """Everything without its labels: counters and gauges by name, histograms as counts by upper bound."""
+        values: dict[str, float] = {}
+        buckets: dict[str, dict[float, float]] = {}
+        for family in self.registry.collect():
+            for sample in family.samples:
+                if sample.name.endswith("_bucket"):
+                    counts = buckets.setdefault(family.name, {})
+                    bound = float(sample.labels["le"])
+                    counts[bound] = counts.get(bound, 0.0) + sample.value
+                else:
+                    values[sample.name] = values.get(sample.name, 0.0) + sample.value
+        return values, buckets
+
     def exposition(self) -> bytes:
         """All of it in Prometheus' text format."""
         return generate_latest(self.registry)

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import orjson
 
-from gateway import __version__, hub, orders, protocol
+from gateway import __version__, figures, hub, orders, protocol
 from gateway.auth import Authenticator
 from gateway.clients import Clients
 from gateway.cluster.bus import Bus
@@ -23,6 +23,7 @@ from gateway.cluster.presence import Attendance
 from gateway.cluster.registry import Memory, Registry
 from gateway.departures import Departures, Phase
 from gateway.errands import Errands
+from gateway.figures import Reading
 from gateway.hub import Hub
 from gateway.logs import logger
 from gateway.memberships import Memberships
@@ -30,10 +31,11 @@ from gateway.metrics import Metrics
 from gateway.orders import Disconnect, Drain, Forget, Move, OrderError, Unsubscribe
 from gateway.outbox import Outbox
 from gateway.presence import Presence
+from gateway.protocol import Publication
 from gateway.relay import Relay
 from gateway.session import Rules
 from gateway.settings import Settings
-from gateway.topics import TopicRules
+from gateway.topics import FIGURES, TopicRules
 
 BEATS_A_LEASE: Final = 5
 REAP_AFTER_SECONDS: Final = 0.05
@@ -116,6 +118,7 @@ class Node:
         self._spawn(self._beat(), "beat")
         self._spawn(self._sweep(), "sweep")
         self._spawn(self._measure_lag(), "lag")
+        self._spawn(self._tell_figures(), "figures")
         self._warn_of_weak_secrets()
         self._log.info("node started", id=self.id, version=__version__, redis=Link.describe(self.settings.redis_url))
         try:
@@ -228,6 +231,23 @@ class Node:
             due = loop.time() + 0.25
             await asyncio.sleep(0.25)
             self.metrics.loop_lag.observe(max(0.0, loop.time() - due))
+
+    async def _tell_figures(self) -> None:
+        before = self._reading()
+        while True:
+            await asyncio.sleep(figures.SECONDS)
+            after = self._reading()
+            told: dict[str, Any] = {
+                "id": self.id, **self._about(), "ready": not self.reasons(), "reasons": self.reasons(),
+                "draining": self.departures.draining, "moving": self.departures.phase is Phase.SHEDDING,
+                "subscriptions": self._hub.memberships, **figures.between(before, after),
+            }  # fmt: skip
+            with suppress(Unavailable):  # `reasons` and the log say so; the next telling says it again
+                await self.relay.publish([Publication(FIGURES, told)])
+            before = after
+
+    def _reading(self) -> Reading:
+        return Reading(asyncio.get_running_loop().time(), *self.metrics.totals())
 
     # ---- ready, drain
 

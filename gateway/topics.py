@@ -20,6 +20,7 @@ _NAME = re.compile(r"[A-Za-z0-9_:.\-/]{1,200}")
 _PATTERN = re.compile(r"[A-Za-z0-9_:.\-/*]{1,200}")
 
 SYSTEM: Final = "system"
+FIGURES: Final = "gateway:figures"  # what each node tells of itself every few seconds
 
 MAX_HISTORY: Final = 100_000
 MAX_HISTORY_SECONDS: Final = 30 * 86_400
@@ -54,11 +55,16 @@ class Rule:
     aliases: tuple[str, ...] = ()  # other names: what is published to one goes out under each
 
 
+# The gateway's own topics are the same under any file of rules: one that forgot them must not open them.
+# The figures of 160 nodes for ten minutes.
+OWN: Final = (Rule(pattern=FIGURES, history=20_000, history_seconds=600, subscribe=Need.ADMIN, publish=Need.NOBODY),)
+
+
 class TopicRules:
-    """All rules of a node, in order; the last matches everything."""
+    """All rules of a node, in order: the gateway's own, `rules`, and one that matches everything."""
 
     def __init__(self, rules: Sequence[Rule]) -> None:
-        self._rules = [(_compiled(rule.pattern), rule) for rule in (*rules, Rule(pattern="*"))]
+        self._rules = [(_compiled(rule.pattern), rule) for rule in (*OWN, *rules, Rule(pattern="*"))]
         names = [{rule.pattern, *rule.aliases} for rule in rules if rule.aliases]
         self._names = {name: tuple(sorted(group)) for group in names for name in group}
         self.of = lru_cache(maxsize=65_536)(self._of)

@@ -138,3 +138,11 @@ def test_a_bad_file_is_refused_with_file_line_and_reason(text: str, said: str) -
 def test_any_text_is_rules_or_a_rules_error(text: str) -> None:
     with suppress(topics.RulesError):
         parse(text)
+
+
+def test_the_gateways_own_topic_is_closed_under_any_file() -> None:
+    rules = topics.parse('[[topic]]\npattern = "*"\npublish = "anyone"', "t.toml")
+    rule = rules.of(topics.FIGURES)
+    assert (rule.subscribe, rule.publish) == (Need.ADMIN, Need.NOBODY)
+    assert rule.history
+    assert rules.of("gateway").publish is Need.ANYONE

@@ -1,0 +1,86 @@
+"""What a node tells administrators of itself every few seconds: rates and delays between two readings.  (pure)
+
+The instruments only ever grow, as Prometheus wants them. A person wants to know how much it is just now, and
+what the slowest saw: so what is told is the difference of two readings.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+# Every so often each node tells; its topic's rule (`topics.OWN`) keeps ten minutes of all nodes'.
+SECONDS: Final = 5.0
+
+_RATES: Final = {
+    "received": "gateway_messages_received_total",
+    "relayed": "gateway_messages_relayed_total",
+    "delivered": "gateway_deliveries_total",
+    "receivedBytes": "gateway_received_bytes_total",
+    "sentBytes": "gateway_sent_bytes_total",
+    "opened": "gateway_opens_total",
+    "closed": "gateway_closes_total",
+    "refused": "gateway_refusals_total",
+    "errors": "gateway_errors_total",
+    "slowConsumers": "gateway_slow_consumers_total",
+}
+_DELAYS: Final = {
+    "relay": "gateway_relay_delay_seconds",
+    "loop": "gateway_loop_lag_seconds",
+    "redis": "gateway_redis_round_trip_seconds",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """All instruments at one moment, without their labels."""
+
+    at: float  # seconds, of a clock that only goes on
+    values: Mapping[str, float]  # counters and gauges by name, summed over labels
+    buckets: Mapping[str, Mapping[float, float]]  # histograms by name: how many were at most so many seconds
+
+
+def between(before: Reading, after: Reading) -> dict[str, Any]:
+    """What happened in the time between two readings, as it is told.
+
+    `rates` by the second; `delays` in ms, null where nothing was measured; `cpu` in cores.
+    """
+    seconds = after.at - before.at
+
+    def rate(name: str) -> float:
+        return (after.values.get(name, 0.0) - before.values.get(name, 0.0)) / seconds
+
+    return {
+        "seconds": round(seconds, 1),
+        "rates": {word: round(rate(name), 2) for word, name in _RATES.items()},
+        "delays": {
+            word: _percentiles(before.buckets.get(name, {}), after.buckets.get(name, {}))
+            for word, name in _DELAYS.items()
+        },
+        "cpu": round(rate("process_cpu_seconds_total"), 3),
+        "memoryBytes": int(after.values.get("process_resident_memory_bytes", 0)),
+    }
+
+
+def _percentiles(before: Mapping[float, float], after: Mapping[float, float]) -> dict[str, float] | None:
+    counts = [(bound, count - before.get(bound, 0.0)) for bound, count in sorted(after.items())]
+    if not counts or counts[-1][1] <= 0:
+        return None
+    return {name: round(quantile(counts, part) * 1000, 2) for name, part in (("p50", 0.5), ("p99", 0.99))}
+
+
+def quantile(counts: Sequence[tuple[float, float]], part: float) -> float:
+    """The value that `part` (0 to 1) of all measured do not exceed, in the bounds' unit.
+
+    `counts`: upper bounds, ascending, and how many were not above each; the last is above zero. Between two bounds
+    the measured are taken to lie evenly, as Prometheus does; above the last finite bound nothing is known but that.
+    """
+    rank = part * counts[-1][1]
+    low, below = 0.0, 0.0
+    for bound, count in counts:
+        if count >= rank and count > below:
+            return low if math.isinf(bound) else low + (bound - low) * (rank - below) / (count - below)
+        low, below = low if math.isinf(bound) else bound, count
+    return low
