@@ -224,6 +224,7 @@ def _state(node: Mapping[str, Any]) -> Text:
 @cli.command()
 @click.argument("client_id", metavar="[ID]", required=False)
 @click.option("--user", help="Only this user's.")
+@click.option("--ip", help="Only those from this address.")
 @click.option("--topic", help="Only those that hear this topic.")
 @click.option("--node", help="Only those on this node, by its name or id.")
 @click.option("--limit", type=click.IntRange(1), default=1000, show_default=True, help="At most so many.")

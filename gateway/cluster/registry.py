@@ -258,7 +258,7 @@ class Registry:
         return _client_row(client_id, row) if alive and row is not None else None
 
     async def clients(
-        self, *, user: str | None = None, topic: str | None = None, node: str | None = None,
+        self, *, user: str | None = None, ip: str | None = None, topic: str | None = None, node: str | None = None,
         after: str | None = None,
     ) -> AsyncIterator[dict[str, Any]]:  # fmt: skip
         """The clients that match, by node and then in the order they came; `after` a client id, the rest."""
@@ -280,6 +280,8 @@ class Registry:
                 ):
                     client = _client_row(client_id, row) if row is not None else None
                     if client is None or (user is not None and client["user"] != user):
+                        continue
+                    if ip is not None and client["ip"] != ip:
                         continue
                     if topic is None or topic in client["topics"]:
                         yield client

@@ -27,12 +27,12 @@ from gateway.web.openapi import (
 
 
 async def list_clients(request: Request) -> Any:
-    """Clients by user, topic and node, a page at a time."""
+    """Clients by user, address, topic and node, a page at a time."""
     query = request.query_params
     limit, cursor = limit_of(query.get("limit")), _cursor(query.get("cursor"))
     found: list[dict[str, Any]] = []
     async for client in node_of(request).registry.clients(
-        user=query.get("user"), topic=query.get("topic"), node=query.get("node"), after=cursor
+        user=query.get("user"), ip=query.get("ip"), topic=query.get("topic"), node=query.get("node"), after=cursor
     ):
         if len(found) == limit:
             return {"clients": found, "next": found[-1]["id"]}
@@ -91,6 +91,7 @@ def _filters() -> list[Schema]:
     limit = {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": DEFAULT_LIMIT}
     return [
         in_query("user", NAME, "Only this user's"),
+        in_query("ip", {"type": "string", "examples": ["203.0.113.7"]}, "Only those from this address"),
         in_query("topic", TOPIC, "Only those that hear this topic"),
         in_query("node", {"type": "string"}, "Only those on this node, by its name or its id"),
         in_query("limit", limit, "Clients on a page"),
@@ -155,7 +156,7 @@ SCHEMAS: Final[Schema] = {
 }  # fmt: skip
 
 ROUTES: Final = [
-    resource("/api/clients", "user", "topic", "node", "limit", "cursor", GET=("read", list_clients)),
+    resource("/api/clients", "user", "ip", "topic", "node", "limit", "cursor", GET=("read", list_clients)),
     resource("/api/clients/{id}", GET=("read", show_client), DELETE=("admin", disconnect_client)),
     resource("/api/clients/{id}/topics/{topic:path}", DELETE=("admin", unsubscribe_client)),
     resource("/api/users/{user:path}/clients", DELETE=("admin", disconnect_user)),

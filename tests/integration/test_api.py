@@ -90,6 +90,9 @@ async def test_clients_are_found_by_user_topic_and_node(plain: Cluster, back_end
     await listed(back_end, [clients[0], clients[6]], user="ann", topic="even")
     await listed(back_end, [clients[4]], user="bob", topic="even", node="n2")
     await listed(back_end, [], user="nobody")
+    await listed(back_end, [], ip="203.0.113.7")
+    away = await connect(plain[2], source="127.0.9.10")
+    await listed(back_end, [away], ip="127.0.9.10")
     await listed(back_end, [], node="n9")
 
 

@@ -121,7 +121,20 @@ def test_the_internal_side_has_the_api_and_the_balancers_own_figures(front: Bala
     assert ask(front.admin, "/stats").status == 200
     assert ask(front.admin, "/healthz").status == 200
     assert ask(front.admin, "/readyz").status == 404
-    assert ask(front.admin, "/ws").status == 404
+    assert ask(front.admin, "/nothing").status == 404
+
+
+async def test_the_console_is_on_the_internal_side_alone_and_so_is_its_socket(
+    front: Balancer, plain: Cluster, connect: Connect
+) -> None:
+    assert ask(front.url, "/console").status == 404
+    assert ask(front.admin, "/static/icon.svg").status == 200
+    assert ask(front.admin, "/static/../metrics").status == 404
+    assert ask(front.admin, "/ws").status == 426
+    await connect(front.admin.replace("http", "ws") + "/ws", origin=front.admin)
+    with pytest.raises(InvalidStatus) as refusal:
+        await connect(front.admin.replace("http", "ws") + "/ws", origin=front.url)
+    assert refusal.value.response.status_code == 403
 
 
 async def test_the_internal_side_sets_no_cookie_and_spreads(front: Balancer, plain: Cluster, api: ApiOf) -> None:
