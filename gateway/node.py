@@ -88,6 +88,7 @@ class Node:
         self.relay.on_gap = self.clients.gap
         self._tasks: set[asyncio.Task[None]] = set()
         self._beat_now = asyncio.Event()
+        self._tell_now = asyncio.Event()
         self._channels_confirmed = False
         self._lease_reason: str | None = "lease not yet taken"
         self._lease_ends = math.inf  # loop time at which the next lease of any node ends, if it is not renewed
@@ -235,7 +236,10 @@ class Node:
     async def _tell_figures(self) -> None:
         before = self._reading()
         while True:
-            await asyncio.sleep(figures.SECONDS)
+            with suppress(TimeoutError):  # a drain is told at once, else all would be over before it is seen
+                async with asyncio.timeout(figures.SECONDS):
+                    await self._tell_now.wait()
+            self._tell_now.clear()
             after = self._reading()
             told: dict[str, Any] = {
                 "id": self.id, **self._about(), "ready": not self.reasons(), "reasons": self.reasons(),
@@ -273,6 +277,7 @@ class Node:
     async def drain(self) -> None:
         """Become unready, wait until the load balancers have seen it, then send the clients away over the window."""
         self._beat_now.set()  # the row says so too, and at once; it is written while the load balancer looks
+        self._tell_now.set()
         await self.departures.drain()
 
     def _on_control(self, _channel: str, payload: bytes) -> None:

@@ -43,7 +43,7 @@ async def test_figures_count_what_is_delivered(plain: Cluster, connect: Connect,
 
     def delivered() -> float:
         told = [f for f in admin.data(FIGURES) if f["name"] == "n2"]
-        return sum(f["rates"]["delivered"] * f["seconds"] for f in told)
+        return float(sum(f["rates"]["delivered"] * f["seconds"] for f in told))
 
     await eventually(lambda: delivered() >= 499, 20)
     seen = next(f for f in admin.data(FIGURES) if f["name"] == "n2" and f["rates"]["delivered"] > 50)
