@@ -20,6 +20,7 @@ handshake    the opening of a socket
 cluster/     all that lives in Redis, and nothing else
 session      one client's rules: what a message may cause                    (pure)
 auth         who someone is
+backend      the HTTP back end: asked with a deadline, left alone while it is ill
 hub          who listens to what on this node, and the fan-out               (pure)
 orders       what one node asks of the others                                (pure)
 replies      what a client is sent                                            (pure)

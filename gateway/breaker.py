@@ -3,7 +3,8 @@
 It opens at the fifth failure within 300 s. After 60 s one trial is let through (half-open): its success closes the
 breaker, its failure opens it again for twice as long, 300 s at most. Three trials in a row may fail, or help for
 less than 300 s; then the breaker rests for half an hour, or until `reset`, and begins anew. What a stranger may
-repair at any moment - a back end - is better tried without end: `recoveries=None`, then no trial is later than 300 s.
+repair at any moment - a back end - is better tried without end (`recoveries=None`; then no trial is later than 300 s),
+and sooner: `open_seconds` scales the 60 s and the 300 s.
 
 Time is an argument, in seconds of a clock that never goes back.
 """
@@ -24,11 +25,15 @@ State = Literal["closed", "open", "half-open"]
 
 
 class Breaker:
-    """One breaker for one thing that can fail. `recoveries`: trials before it rests; None: it never does."""
+    """One breaker for one thing that can fail.
 
-    def __init__(self, recoveries: int | None = RECOVERIES) -> None:
+    `recoveries`: trials before it rests; None: it never does. `open_seconds`: before the first trial.
+    """
+
+    def __init__(self, recoveries: int | None = RECOVERIES, open_seconds: float = OPEN_SECONDS) -> None:
         self.state: State = "closed"
         self._recoveries = recoveries
+        self._open_seconds = open_seconds
         self._failures: deque[float] = deque(maxlen=FAILURES)  # when, while closed
         self._trials = 0  # since the breaker was last closed for a whole window
         self._due = 0.0  # open: when a trial is let through; half-open: when the trial counts as failed
@@ -80,6 +85,7 @@ class Breaker:
             wait, self._trials = REST_SECONDS, 0
         else:
             # Capped before it is raised: without an end of trials the power would grow without one.
-            wait = min(OPEN_SECONDS * 2 ** min(self._trials, 8), MAX_OPEN_SECONDS)
+            scale = self._open_seconds / OPEN_SECONDS
+            wait = min(self._open_seconds * 2 ** min(self._trials, 8), MAX_OPEN_SECONDS * scale)
         self.state, self._due = "open", now + wait
         self._failures.clear()

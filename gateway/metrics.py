@@ -63,6 +63,12 @@ class Metrics:
         self.publishes = Counter("gateway_publishes", "messages to publish, by result", ["result"], registry=registry)
         self.stream_reads = Counter("gateway_stream_reads", "reads of topics' streams", registry=registry)
         self.reconnects = Counter("gateway_bus_reconnects", "subscriber connections lost", registry=registry)
+        self.backend_calls = Counter(
+            "gateway_backend_calls", "calls to the back end, by how they ended", ["result"], registry=registry
+        )
+        self.backend_seconds = Histogram(
+            "gateway_backend_seconds", "call to answer, of those it answered", buckets=_FAST, registry=registry
+        )
         self.redis_up = Gauge("gateway_redis_up", "1 while the bus is connected", registry=registry)
         self.ready = Gauge("gateway_ready", "1 while the node wants new clients", registry=registry)
 

@@ -15,6 +15,7 @@ import orjson
 
 from gateway import __version__, figures, hub, orders, protocol
 from gateway.auth import Authenticator
+from gateway.backend import Backend
 from gateway.clients import Clients
 from gateway.cluster.bus import Bus
 from gateway.cluster.keys import Keys
@@ -75,6 +76,7 @@ class Node:
         self.registry = Registry(
             self._link, keys, self.id, lease_seconds=settings.lease_seconds, memory=self._memory(), metrics=metrics
         )
+        self.backend = self._make_backend()  # None: there is none
         outbox = Outbox(self._hub, metrics, self._ms)
         self.clients = Clients(
             settings, self.id,
@@ -135,11 +137,31 @@ class Node:
             except Unavailable as error:
                 self._log.warning("rows not removed, they end with the lease", reason=str(error))
             await self._link.close()
+            if self.backend is not None:
+                await self.backend.close()
             self._log.info("node left", id=self.id)
+
+    def _make_backend(self) -> Backend | None:
+        settings = self.settings
+        if not settings.backend_url:
+            return None
+        backend = Backend(
+            settings.backend_url, secret=settings.backend_secret, timeout_seconds=settings.backend_timeout_seconds,
+            connections=settings.backend_connections, max_answer_bytes=settings.max_message_bytes,
+            metrics=self.metrics, now=self._now,
+        )  # fmt: skip
+        self.metrics.read(
+            {"gateway_backend_waiting": lambda: backend.waiting, "gateway_backend_open": lambda: backend.open}, {}
+        )
+        return backend
 
     def _warn_of_weak_secrets(self) -> None:
         # RFC 7518, 3.2: a key as long as the hash's output; a shorter one can be guessed from one token.
-        for name, secret in (("JWT_SECRET", self.settings.jwt_secret), ("API_KEY", self.settings.api_key)):
+        settings = self.settings
+        secrets = {
+            "JWT_SECRET": settings.jwt_secret, "API_KEY": settings.api_key, "BACKEND_SECRET": settings.backend_secret,
+        }  # fmt: skip
+        for name, secret in secrets.items():
             if 0 < len(secret.encode()) < STRONG_SECRET_BYTES:
                 self._log.warning("weak secret", variable=f"GATEWAY_{name}", bytes_advised=STRONG_SECRET_BYTES)
 

@@ -202,19 +202,22 @@ class Ping:
 ClientMessage: TypeAlias = Auth | Subscribe | Unsubscribe | Publish | Request | Command | Logs | Ping
 
 
-def loads(text: bytes) -> Json:
-    """The value that `text` is; it can be written again.
+def loads(text: bytes, beneath: int = 0) -> Json:
+    """The value that `text` is; it can be written again, also `beneath` so many levels of others.
 
     Raises:
-        ValueError: It is not JSON, or nested deeper than `MAX_NESTING`.
+        ValueError: It is not JSON, or nested deeper than `MAX_NESTING` with these.
     """
     value = orjson.loads(text)
     # orjson reads four times as deep as it writes. Nothing is deeper than it has brackets, so few messages are tried.
-    if text.count(b"[") + text.count(b"{") > MAX_NESTING:
+    if text.count(b"[") + text.count(b"{") > MAX_NESTING - beneath:
+        wrapped = value
+        for _ in range(beneath):
+            wrapped = [wrapped]
         try:
-            orjson.dumps(value)
+            orjson.dumps(wrapped)
         except TypeError:
-            raise ValueError(f"nested deeper than {MAX_NESTING}") from None
+            raise ValueError(f"nested deeper than {MAX_NESTING - beneath}") from None
     return value
 
 

@@ -113,6 +113,16 @@ class Settings:
     api_key: str = _setting("", "bearer key of the HTTP API; none: the API is off", _secret)
     origins: tuple[str, ...] = _setting((), "web origins that may open a socket, beside the node's own host", _origins)
     open: bool = _setting(False, "1: everybody may hear and say everything; for a demo", _flag)
+    backend_url: str = _setting(
+        "",
+        "HTTP back end that answers COMMAND, and REQUEST on topics with a `source`; none: they are answered 5001",
+        _matching(r"https?://[A-Za-z0-9.\-\[\]:]+(/[A-Za-z0-9._~%/\-]*)?", "a URL such as http://api:3000, no query"),
+    )
+    backend_secret: str = _setting("", "signs what the back end is asked; none: it cannot know who asks", _secret)
+    backend_timeout_seconds: float = _setting(
+        5.0, "deadline of a call of the back end, second try included", _seconds(0.1, 60)
+    )
+    backend_connections: int = _setting(32, "calls of the back end at once; the next wait", _integer(1, 1000))
     topics: str = _setting("", "TOML file of topic rules; default: the one that the package brings", str)
     trusted_proxies: tuple[str, ...] = _setting(
         ("127.0.0.1",), "peers whose X-Forwarded-For names the client", _networks
@@ -166,7 +176,7 @@ class Settings:
                 try:
                     values[setting.name] = setting.metadata["read"](text)
                 except ValueError as error:
-                    secret = setting.name in ("jwt_secret", "api_key", "redis_url")
+                    secret = setting.name in ("jwt_secret", "api_key", "redis_url", "backend_url", "backend_secret")
                     got = "" if secret else f", not {text!r}"
                     raise SettingsError(f"{variable} must be {error}{got}") from None
         if not values.get("node"):

@@ -85,6 +85,16 @@ def test_without_an_end_of_trials_none_is_later_than_the_longest_wait() -> None:
     assert max(waits) == MAX_OPEN_SECONDS
 
 
+def test_what_is_repaired_soon_is_tried_soon() -> None:
+    breaker, now, waits = Breaker(None, open_seconds=2), 0.0, []
+    for _ in range(FAILURES):
+        breaker.failed(now)
+    for _ in range(5):
+        waits.append(breaker.wait(now))
+        now = fail_trial(breaker, now)
+    assert waits == [2, 4, 8, 10, 10]
+
+
 def test_a_recovery_that_does_not_last_counts() -> None:
     breaker, now = opened(), 0.0
     for wait in (60, 120, 240, REST_SECONDS):

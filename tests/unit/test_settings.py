@@ -14,7 +14,7 @@ from gateway.settings import PREFIX, Settings, SettingsError
 
 README = Path(__file__).parents[2] / "README.md"
 FIELDS = dataclasses.fields(Settings)
-SECRETS = ["JWT_SECRET", "API_KEY", "REDIS_URL"]
+SECRETS = ["JWT_SECRET", "API_KEY", "REDIS_URL", "BACKEND_SECRET", "BACKEND_URL"]
 
 
 def read(**variables: str) -> Settings:
@@ -75,6 +75,11 @@ def test_an_empty_value_counts_as_not_set(field: dataclasses.Field[object]) -> N
         ("PONG_SECONDS", "0.5", 0.5),
         ("LEASE_SECONDS", "600", 600.0),
         ("REDIS_TIMEOUT_SECONDS", "0.1", 0.1),
+        ("BACKEND_URL", "https://api.example:8443/v1/", "https://api.example:8443/v1/"),
+        ("BACKEND_URL", "http://[::1]:3000", "http://[::1]:3000"),
+        ("BACKEND_SECRET", "s", "s"),
+        ("BACKEND_TIMEOUT_SECONDS", "0.5", 0.5),
+        ("BACKEND_CONNECTIONS", "1", 1),
         ("WAIT_REPLICAS", "2", 2),
         ("WAIT_SECONDS", "0.01", 0.01),
         ("DRAIN_SECONDS", "0", 0.0),
@@ -120,6 +125,11 @@ BAD = [
     ("REDIS_URL", "http://localhost"),
     ("REDIS_URL", "redis://a b"),
     ("NAMESPACE", "gw {x}"),
+    ("BACKEND_URL", "api:3000"),
+    ("BACKEND_URL", "http://api/?key=1"),
+    ("BACKEND_URL", "http://ann:secret@api"),
+    ("BACKEND_TIMEOUT_SECONDS", "0"),
+    ("BACKEND_CONNECTIONS", "0"),
     ("ORIGINS", "app.example"),
     ("ORIGINS", "https://app.example/path"),
     ("ORIGINS", "https://good.example,*"),
@@ -152,7 +162,8 @@ BAD = [
 
 
 def test_every_setting_that_can_be_bad_is_tried() -> None:
-    assert {name for name, _ in BAD} == {f.name.upper() for f in FIELDS} - {"JWT_SECRET", "API_KEY", "TOPICS"}
+    any_text = {"JWT_SECRET", "API_KEY", "BACKEND_SECRET", "TOPICS"}
+    assert {name for name, _ in BAD} == {f.name.upper() for f in FIELDS} - any_text
 
 
 @pytest.mark.parametrize(("name", "text"), BAD)
@@ -186,7 +197,7 @@ def test_a_secret_is_never_shown() -> None:
         assert "hunter" not in shown
 
 
-@pytest.mark.parametrize("name", ["JWT_SECRET", "API_KEY"])
+@pytest.mark.parametrize("name", ["JWT_SECRET", "API_KEY", "BACKEND_SECRET"])
 def test_a_secret_that_is_no_text_stops_the_start_unseen(name: str) -> None:
     # An environment's bytes that are not UTF-8 come as lone surrogates.
     says = complaint(**{name: "hunter\udcff two"})
