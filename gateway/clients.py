@@ -124,13 +124,15 @@ class Clients:
                 payload.decode()
             message = protocol.decode(payload)
             kind = type(message).__name__.lower()
-            effect = connection.session.handle(message, connection.audiences, self._outbox.time())
+            self._carry_out(
+                connection, connection.session.handle(message, connection.audiences, self._outbox.time())
+            )
         except ProtocolError as error:
             self._outbox.refuse(connection, error)
         except UnicodeDecodeError:
             connection.close(Close.NOT_UTF8, "text is not UTF-8")
-        else:
-            self._carry_out(connection, effect)
+        except Exception:
+            self._outbox.fail(connection)
         finally:
             self._metrics.received.labels(kind).inc()
 

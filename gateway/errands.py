@@ -45,6 +45,8 @@ class Errands:
             self._outbox.refuse(connection, ProtocolError(Code.UNAVAILABLE, message, request_id))
         except TooLarge as error:
             self._outbox.refuse(connection, ProtocolError(Code.DATA_REFUSED, str(error), request_id))
+        except Exception:
+            self._outbox.fail(connection, request_id)
         finally:
             connection.release("publish")
 
@@ -60,5 +62,7 @@ class Errands:
         except Unavailable:
             message = "The cluster is unavailable, try again"
             self._outbox.refuse(connection, ProtocolError(Code.UNAVAILABLE, message, request.request_id))
+        except Exception:
+            self._outbox.fail(connection, request.request_id)
         finally:
             connection.release("request")

@@ -97,7 +97,10 @@ class Memberships:
         waiting = False
 
         def entered() -> None:
-            self._outbox.reply(connection, reply() if connection.stage is Stage.OPEN else None)
+            try:
+                self._outbox.reply(connection, reply() if connection.stage is Stage.OPEN else None)
+            except Exception:
+                self._outbox.fail(connection)
             if waiting:
                 connection.joining -= 1
                 if not connection.joining:
@@ -132,9 +135,13 @@ class Memberships:
         recover: Mapping[str, Position],
         entered: Callable[[], None],
     ) -> None:
-        await self._until_ready(connection, topics)
-        self._relay.catch_up(recover)  # what was being read when it came may be older than its place: then once more
-        await self._until_ready(connection, topics)
+        try:
+            await self._until_ready(connection, topics)
+            self._relay.catch_up(recover)  # what was being read when it came may be older than its place: once more
+            await self._until_ready(connection, topics)
+        except Exception:
+            self._outbox.fail(connection)
+            self._leave(connection, [*map(hub.joining, topics)])  # so that nothing is acknowledged
         entered()
         self._relay.leave(map(hub.of_topic, topics))  # it may have left while we opened what nobody hears now
 

@@ -9,7 +9,7 @@ from gateway.connection import Connection, Stage
 from gateway.hub import Hub
 from gateway.logs import logger
 from gateway.metrics import Metrics
-from gateway.protocol import Close, ProtocolError
+from gateway.protocol import Close, Code, ProtocolError, RequestId
 
 
 class Outbox:
@@ -49,6 +49,14 @@ class Outbox:
         """Send it the ERROR."""
         self._metrics.errors.labels(str(int(error.code))).inc()
         self.reply(connection, error.encode(self.time()))
+
+    def fail(self, connection: Connection, request_id: RequestId = None) -> None:
+        """Say that we failed at what it asked for, and log the exception that is being handled.
+
+        A fault of ours at one message must cost neither the client its socket nor the node its life.
+        """
+        self._log.exception("a message failed", client=connection.client_id)
+        self.refuse(connection, ProtocolError(Code.INTERNAL, "The node failed at this; its log says how", request_id))
 
     def time(self) -> str:
         """Now, as messages tell it."""

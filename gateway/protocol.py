@@ -386,9 +386,11 @@ def _said(message: dict[str, Json], request_id: RequestId) -> tuple[str, Json, d
         value = message.get(name)
         if value is None:
             continue
-        if not _is_name(value) and not (name == "priority" and isinstance(value, int | float)):
+        number = name == "priority" and isinstance(value, int | float) and not isinstance(value, bool)
+        if not _is_name(value) and not number:
+            also = " or a number" if name == "priority" else ""
             raise ProtocolError(
-                Code.DATA_REFUSED, f"{name} must be a string of 1 to {MAX_NAME_LENGTH} characters", request_id
+                Code.DATA_REFUSED, f"{name} must be a string of 1 to {MAX_NAME_LENGTH} characters{also}", request_id
             )
         extras[name] = value
     return topic, message["data"], extras

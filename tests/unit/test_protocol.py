@@ -277,6 +277,7 @@ def test_a_message_is_read(text: dict[str, Any], message: ClientMessage) -> None
         (b'{"type":"PUBLISH","topic":"a","data":1,"action":5}', Code.DATA_REFUSED),
         (b'{"type":"PUBLISH","topic":"a","data":1,"subtype":""}', Code.DATA_REFUSED),
         (b'{"type":"PUBLISH","topic":"a","data":1,"priority":[]}', Code.DATA_REFUSED),
+        (b'{"type":"PUBLISH","topic":"a","data":1,"priority":true}', Code.DATA_REFUSED),
         (b'{"type":"REQUEST","topic":"system"}', Code.MISSING_PARAMETER),
         (b'{"type":"REQUEST","action":"ping"}', Code.MISSING_PARAMETER),
         (b'{"type":"REQUEST","topic":"system","action":5}', Code.MISSING_PARAMETER),

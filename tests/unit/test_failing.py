@@ -1,0 +1,172 @@
+"""A fault of ours at one message: the client is told 5000 and goes on, and so does the node."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from typing import Any, cast
+
+import orjson
+import pytest
+import structlog
+from uvicorn.config import Config
+from uvicorn.server import ServerState
+
+from gateway.auth import Identity
+from gateway.clients import Clients
+from gateway.connection import Connection, Stage
+from gateway.errands import Errands
+from gateway.hub import Hub
+from gateway.memberships import Memberships
+from gateway.metrics import Metrics
+from gateway.outbox import Outbox
+from gateway.session import Rules
+from gateway.settings import Settings
+from gateway.topics import parse
+from tests.raw import frame
+
+RULES = """
+[[topic]]
+pattern = "kept"
+snapshot = true
+
+[[topic]]
+pattern = "lasting"
+history = 10
+"""
+
+
+class Wire(asyncio.Transport):
+    """Keeps what is written to it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written = b""
+        self.reading = True
+
+    def write(self, data: Any) -> None:
+        self.written += bytes(data)
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        """As a real one; there is no limit here."""
+
+    def pause_reading(self) -> None:
+        self.reading = False
+
+    def resume_reading(self) -> None:
+        self.reading = True
+
+    def is_closing(self) -> bool:
+        return False
+
+    def abort(self) -> None:
+        """Nothing is held."""
+
+
+class Broken:
+    """Does nothing it is asked for but to fail, save for what is named."""
+
+    def __init__(self, **works: Any) -> None:
+        self.__dict__.update(works)
+
+    def __getattr__(self, name: str) -> Any:
+        def fail(*_: Any, **__: Any) -> Any:
+            raise RuntimeError(f"{name} is broken")
+
+        return fail
+
+
+class House:
+    """One client of a node that fails at whatever it says."""
+
+    def __init__(self, relay: Broken, verify: Callable[[str | None], Identity]) -> None:
+        settings = Settings(open=True)
+        metrics = Metrics()
+        hub = Hub(lambda: None, lambda _: None)
+        outbox = Outbox(hub, metrics, lambda: 0)
+        self.tasks: list[asyncio.Task[None]] = []
+        registry = Broken(touch_client=lambda _: None, touch_topic=lambda _: None)
+        self.clients = Clients(
+            settings, "n.1", rules=Rules(verify, parse(RULES, "rules"), 10, open=True), hub=hub,
+            relay=cast(Any, relay), outbox=outbox,
+            memberships=Memberships(hub, cast(Any, relay), cast(Any, registry), outbox, self.spawn),
+            errands=Errands(cast(Any, relay), outbox, self.spawn), metrics=metrics, status=status, now_ms=lambda: 0,
+        )  # fmt: skip
+        self.wire = Wire()
+        self.connection = Connection(Config(lambda: None, ws="none"), ServerState(), {})
+        self.connection.connection_made(self.wire)
+        self.connection.accepted()
+        self.clients.admit(self.connection, Identity(None, None, None), "", "")
+
+    def spawn(self, work: Any, name: str) -> object:
+        self.tasks.append(asyncio.create_task(work, name=name))
+        return None
+
+    def say(self, **message: Any) -> None:
+        self.connection.data_received(frame(1, orjson.dumps(message)))
+
+    async def answers(self) -> list[dict[str, Any]]:
+        """What it was sent since the last look; no task may have failed."""
+        await asyncio.gather(*self.tasks)
+        stream, self.wire.written = self.wire.written, b""
+        found = []
+        while stream:
+            size = stream[1]
+            start = 2
+            if size == 126:
+                size, start = int.from_bytes(stream[2:4], "big"), 4
+            found.append(orjson.loads(stream[start : start + size]))
+            stream = stream[start + size :]
+        return found
+
+
+@pytest.fixture
+def log() -> Iterator[list[Any]]:
+    """The lines logged."""
+    with structlog.testing.capture_logs() as lines:
+        yield lines
+
+
+def status() -> dict[str, Any]:
+    raise RuntimeError("status is broken")
+
+
+def refuse(_token: str | None) -> Identity:
+    raise RuntimeError("verify is broken")
+
+
+def broken(**works: Any) -> Broken:
+    """A relay that can be joined and left, and otherwise only does what is named."""
+    return Broken(
+        **{"join": lambda *_: True, "leave": lambda _: None, "catch_up": lambda _: None, "is_ready": lambda _: True}
+        | works
+    )
+
+
+@pytest.mark.parametrize(
+    ("message", "relay"),
+    [
+        ({"type": "AUTH", "authToken": "x"}, broken()),
+        ({"type": "SUBSCRIBE", "topics": ["a"]}, broken()),
+        ({"type": "SUBSCRIBE", "topics": ["kept"]}, broken(is_plain=lambda _: False, is_ready=lambda _: False)),
+        ({"type": "SUBSCRIBE", "topics": ["kept"]}, broken(is_plain=lambda _: False)),
+        ({"type": "PUBLISH", "topic": "a", "data": 1}, broken()),
+        ({"type": "REQUEST", "topic": "lasting", "action": "history"}, broken()),
+        ({"type": "REQUEST", "topic": "system", "action": "getStatus"}, broken()),
+    ],
+    ids=["identity", "subscribe", "preparing", "letting in", "publish", "request", "status"],
+)
+async def test_a_message_that_we_fail_at_is_answered_and_the_next_one_is_handled(
+    log: list[Any], message: dict[str, Any], relay: Broken
+) -> None:
+    house = House(relay, refuse)
+    assert [answer["action"] for answer in await house.answers()] == ["welcome"]
+    house.say(**message)
+    house.say(type="ping", timestamp=1)
+    error, pong = await house.answers()
+    assert (error["type"], error["code"], error["temporary"]) == ("ERROR", 5000, True)
+    assert "is broken" not in error["message"]
+    assert pong == {"type": "pong", "timestamp": 1}
+    assert house.connection.stage is Stage.OPEN
+    assert house.wire.reading
+    assert [line["event"] for line in log if line["log_level"] == "error"] == ["a message failed"]
