@@ -29,7 +29,7 @@ logs: .venv/stack.done ## follow all logs
 	@$(BIN)/python -m stack logs
 
 test: .venv/dev.done ## all tests; ARGS= goes to pytest, e.g. ARGS="-k hub -x"
-	@$(PYTHON) -m stack.need redis-server haproxy chromium
+	@$(PYTHON) -m stack.need redis-server haproxy chromium nodejs npm
 	@$(BIN)/pytest $(ARGS)
 
 chaos: .venv/dev.done ## break a private cluster on purpose; SEED= MINUTES= FAULTS= QUICK=1 CLIENTS= FSYNC=

@@ -13,6 +13,9 @@ import sys
 # Debian keeps haproxy where a plain user's PATH does not look.
 PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/local/sbin", "/usr/sbin", "/sbin"])
 
+# What a package is known by, where it is not its own name.
+_PROGRAMS = {"nodejs": "node"}
+
 
 class MissingError(Exception):
     """Something must be installed first, and we may not."""
@@ -45,7 +48,7 @@ def need(*packages: str) -> None:
 def _present(package: str) -> bool:
     if package == "python3-venv":  # Debian cuts ensurepip out of Python
         return importlib.util.find_spec("ensurepip") is not None
-    return tool(package) is not None
+    return tool(_PROGRAMS.get(package, package)) is not None
 
 
 def main() -> int:

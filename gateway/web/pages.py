@@ -21,6 +21,20 @@ _HEADERS: Final = {
     "referrer-policy": "no-referrer",
     "cache-control": "no-cache",
 }
+# The browser client is public, and a module is loaded by CORS: pages of other hosts may use it too.
+_CLIENT_HEADERS: Final = {
+    "access-control-allow-origin": "*",
+    "cross-origin-resource-policy": "cross-origin",
+    "x-content-type-options": "nosniff",
+    "cache-control": "no-cache",
+}
+_CLIENT: Final = {
+    "/gateway.js": "text/javascript; charset=utf-8",
+    "/gateway.classic.js": "text/javascript; charset=utf-8",
+    "/gateway.d.ts": "text/plain; charset=utf-8",
+}
+
+_files: Final = StaticFiles(directory=STATIC)
 
 
 async def index(_request: Request) -> Response:
@@ -28,4 +42,15 @@ async def index(_request: Request) -> Response:
     return FileResponse(STATIC / "index.html", headers=_HEADERS)
 
 
-ROUTES: list[BaseRoute] = [Route("/", index), Mount("/static", StaticFiles(directory=STATIC))]
+async def client(request: Request) -> Response:
+    """The browser client, as a module or a classic script, or its description."""
+    response = await _files.get_response(f"client{request.url.path}", request.scope)
+    response.headers.update({"content-type": _CLIENT[request.url.path], **_CLIENT_HEADERS})
+    return response
+
+
+ROUTES: list[BaseRoute] = [
+    Route("/", index),
+    *(Route(path, client) for path in _CLIENT),
+    Mount("/static", _files),
+]

@@ -1,0 +1,481 @@
+import assert from "node:assert/strict";
+import { afterEach, beforeEach, mock, test } from "node:test";
+import { Closed, Disconnected, NoAnswer, Refused, TooSlow } from "../../gateway/static/client/gateway.js";
+import { connected, make, notebook, pass, Socket, socket, turns } from "./cluster.mjs";
+
+beforeEach(() => {
+  mock.timers.enable({ apis: ["setTimeout", "setInterval", "Date"] });
+  mock.method(Math, "random", () => 0.5);
+  Socket.all.length = 0;
+});
+
+afterEach(() => mock.reset() || mock.timers.reset());
+
+const at = (offset, more = {}) => ({ epoch: "e", offset, ...more });
+
+function jwt(seconds) {
+  const part = (value) => Buffer.from(JSON.stringify(value)).toString("base64url");
+  return `${part({ alg: "HS256" })}.${part({ wallet_address: "ann", exp: Date.now() / 1000 + seconds })}.x`;
+}
+
+test("it says where it is on its way in", async () => {
+  const { gateway, names } = make({ token: "jwt" });
+  const ready = gateway.connect();
+  assert.equal(socket().url, "ws://gateway/ws");
+  socket().welcome({ node: "n7", clientId: "n7.b.3" });
+  await turns();
+  assert.deepEqual(socket().sent, [{ type: "AUTH", authToken: "jwt" }]);
+  socket().authenticate();
+  await ready;
+  assert.deepEqual(names(), ["connecting", "connected", "authenticated"]);
+  assert.deepEqual([gateway.node, gateway.clientId, gateway.state], ["n7", "n7.b.3", "authenticated"]);
+});
+
+test("without a token it is ready when it is welcomed", async () => {
+  const { gateway, names } = make();
+  const ready = gateway.connect();
+  socket().welcome();
+  await ready;
+  assert.deepEqual(names(), ["connecting", "connected"]);
+  assert.deepEqual(socket().sent, []);
+});
+
+test("all topics are asked for in one frame, and again with their places after a cut", async () => {
+  const { gateway } = make();
+  const [kept, plain] = [notebook(), notebook()];
+  gateway.subscribe("kept", kept.handlers);
+  gateway.subscribe("plain", plain.handlers);
+  gateway.connect();
+  socket().welcome();
+  await turns();
+  assert.equal(socket().sent.length, 1);
+  assert.deepEqual(socket().sent[0].topics, ["kept", "plain"]);
+  assert.equal(socket().sent[0].recover, undefined);
+  socket().subscribed({ kept: at(10) });
+  socket().data("kept", "a", at(11));
+  socket().data("plain", "b");
+  socket().cut();
+  await pass(1_000);
+  socket().welcome();
+  await turns();
+  assert.deepEqual(socket().last("SUBSCRIBE").recover, { kept: at(11) });
+  socket().data("kept", "a", at(11)); // had before
+  socket().data("kept", "c", at(12));
+  socket().subscribed({ kept: at(12, { recovered: true }) });
+  assert.deepEqual(kept.heard, ["subscribed", "a", "pending", "c", "recovered"]);
+  assert.deepEqual(plain.heard, ["subscribed", "b", "pending", "gap: reconnected: a topic without history", "subscribed"]);
+});
+
+test("a subscription is one on the wire, until the last of its hearers has left", async () => {
+  const { gateway } = await connected();
+  const [first, second] = [notebook(), notebook()];
+  const one = gateway.subscribe("t", first.handlers);
+  socket().subscribed();
+  const two = gateway.subscribe("t", second.handlers);
+  await turns();
+  socket().data("t", "last value", { initialData: true });
+  socket().subscribed();
+  socket().data("t", 1);
+  one.close();
+  assert.equal(socket().last("UNSUBSCRIBE"), undefined);
+  socket().data("t", 2);
+  two.close();
+  two.close();
+  assert.deepEqual(socket().frames("UNSUBSCRIBE").map(({ topics }) => topics), [["t"]]);
+  socket().data("t", 3);
+  assert.deepEqual(first.heard, ["subscribed", 1, "ended"]);
+  assert.deepEqual(second.heard, ["last value", "subscribed", 1, 2, "ended"]);
+  await assert.rejects(gateway.subscribe("t").close() ?? Promise.reject(new Error("closed")), /closed/);
+});
+
+test("a last value that comes back with the connection is for everybody", async () => {
+  const { gateway } = await connected();
+  const note = notebook();
+  gateway.subscribe("t", note.handlers);
+  socket().subscribed();
+  socket().cut();
+  await pass(1_000);
+  socket().welcome();
+  await turns();
+  socket().data("t", "now", { initialData: true });
+  socket().subscribed();
+  assert.deepEqual(note.heard, ["subscribed", "pending", "now", "gap: reconnected: a topic without history", "subscribed"]);
+});
+
+test("gaps and presence come where they belong", async () => {
+  const { gateway } = await connected();
+  const note = notebook();
+  gateway.subscribe("t", note.handlers);
+  socket().subscribed({ t: at(5) });
+  socket().say({ type: "PRESENCE", topic: "t", count: 2, joined: [{ user: "ann" }], left: [] });
+  socket().say({ type: "SYSTEM", action: "gap", data: { topics: ["t", "unknown"] } });
+  socket().data("t", "anything is news", at(2));
+  assert.deepEqual(note.heard, ["subscribed", "presence 2", "gap: the server could not hear the topic", "anything is news"]);
+});
+
+test("a SUBSCRIBE without an answer is sent three times, and then the connection is given up", async () => {
+  const { gateway, names } = await connected();
+  gateway.subscribe("t");
+  await pass(1_000);
+  await pass(1_000);
+  await pass(1_000);
+  const sent = socket().frames("SUBSCRIBE");
+  assert.equal(sent.length, 3);
+  assert.equal(new Set(sent.map(({ requestId }) => requestId)).size, 1);
+  await pass(6_000);
+  assert.equal(gateway.state, "connected");
+  await pass(1_000);
+  assert.equal(names().at(-1), "waiting");
+});
+
+test("while the server has lost Redis, a SUBSCRIBE waits with it", async () => {
+  const { gateway } = await connected();
+  socket().say({ type: "SYSTEM", action: "degraded", data: { message: "…" } });
+  const subscription = gateway.subscribe("t");
+  await pass(10_000);
+  await pass(10_000);
+  assert.equal(gateway.state, "connected");
+  assert.equal(gateway.degraded, true);
+  socket().subscribed();
+  await subscription.ready;
+  socket().say({ type: "SYSTEM", action: "restored", data: { message: "…" } });
+  assert.equal(gateway.degraded, false);
+});
+
+test("of many topics, one that is refused harms no other", async () => {
+  const { gateway } = make();
+  const subscriptions = ["a", "b", "secret", "c"].map((topic) => gateway.subscribe(topic));
+  gateway.connect();
+  socket().welcome();
+  await turns();
+  for (let at = 0; at < socket().sent.length; at++) {
+    const { topics, requestId } = socket().sent[at];
+    if (topics.includes("secret")) socket().refuse(4010, { requestId });
+    else socket().say({ type: "ACKNOWLEDGMENT", operation: "subscribe", topics, requestId });
+    await turns();
+  }
+  assert.deepEqual(subscriptions.map(({ state }) => state), ["subscribed", "subscribed", "ended", "subscribed"]);
+  await assert.rejects(subscriptions[2].ready, (error) => error instanceof Refused && error.code === 4010);
+  assert.equal(socket().sent.length, 5);
+});
+
+test("a temporary refusal is asked again later", async () => {
+  const { gateway } = await connected();
+  gateway.subscribe("t");
+  socket().refuse(5030, { inReplyTo: socket().last("SUBSCRIBE").requestId, temporary: true });
+  await turns();
+  assert.equal(socket().frames("SUBSCRIBE").length, 1);
+  await pass(500);
+  assert.equal(socket().frames("SUBSCRIBE").length, 2);
+});
+
+test("a name that the acknowledgement leaves out is no topic; one taken away ends", async () => {
+  const { gateway } = await connected();
+  const [bad, taken] = [notebook(), notebook()];
+  gateway.subscribe("no topic", bad.handlers);
+  socket().subscribed({}, []);
+  gateway.subscribe("taken", taken.handlers);
+  socket().subscribed();
+  socket().say({ type: "SYSTEM", action: "unsubscribed", data: { topics: ["taken"], reason: "by the operator" } });
+  assert.deepEqual(bad.heard, ["ended: 4004 no such topic: no topic"]);
+  assert.deepEqual(taken.heard, ["subscribed", "ended: 4403 by the operator"]);
+});
+
+test("what is asked is answered, refused, too late or lost, each for itself", async () => {
+  const { gateway } = await connected();
+  const answers = [
+    gateway.publish("kept", 1, { action: "go" }), gateway.publish("plain", 2), gateway.request("system", "getStatus"),
+    gateway.command("chat", "SEND", { a: 1 }), gateway.history("kept", { limit: 1 }), gateway.presence("kept"),
+  ];
+  const [kept, plain, status, command, history, presence] = socket().sent;
+  assert.deepEqual(kept, { type: "PUBLISH", topic: "kept", data: 1, action: "go", requestId: kept.requestId });
+  assert.deepEqual([history.action, history.data, presence.action], ["history", { limit: 1 }, "presence"]);
+  socket().say({ type: "ACKNOWLEDGMENT", operation: "publish", topic: "kept", ...at(3), requestId: kept.requestId });
+  socket().say({ type: "ACKNOWLEDGMENT", operation: "publish", topic: "plain", requestId: plain.requestId });
+  socket().say({ type: "DATA", topic: "system", data: { up: 1 }, requestId: status.requestId });
+  socket().refuse(4013, { inReplyTo: command.requestId });
+  assert.deepEqual(await Promise.all(answers.slice(0, 3)), [at(3), null, { up: 1 }]);
+  await assert.rejects(answers[3], Refused);
+  await pass(9_000);
+  const late = gateway.request("system", "ping");
+  await pass(1_000);
+  await assert.rejects(answers[4], NoAnswer);
+  socket().cut();
+  await assert.rejects(late, Disconnected);
+  await assert.rejects(answers[5], NoAnswer);
+});
+
+test("what is asked before the connection goes out with it, behind its topics", async () => {
+  const { gateway } = make();
+  gateway.subscribe("t");
+  const asked = gateway.publish("t", 1);
+  const tooLong = gateway.publish("t", 2);
+  gateway.connect();
+  socket().welcome();
+  await turns();
+  assert.deepEqual(socket().sent.map(({ type }) => type), ["SUBSCRIBE", "PUBLISH", "PUBLISH"]);
+  socket().say({ type: "ACKNOWLEDGMENT", operation: "publish", requestId: socket().sent[1].requestId });
+  assert.equal(await asked, null);
+  await pass(10_000);
+  await assert.rejects(tooLong, NoAnswer);
+});
+
+test("what was not sent in time is not sent later", async () => {
+  const { gateway } = make();
+  const asked = gateway.publish("t", 1);
+  await pass(10_000);
+  await assert.rejects(asked, NoAnswer);
+  gateway.connect();
+  socket().welcome();
+  await turns();
+  assert.deepEqual(socket().sent, []);
+});
+
+test("it waits with full jitter, as the server says, or not at all", async () => {
+  const { gateway, states } = await connected();
+  const waits = () => states.filter(({ state }) => state === "waiting").map(({ waitMs }) => waitMs);
+  socket().cut();
+  for (let tries = 0; tries < 6; tries++) {
+    await pass(20_000);
+    socket().cut();
+  }
+  assert.deepEqual(waits(), [500, 1_000, 2_000, 4_000, 8_000, 10_000, 10_000]);
+  gateway.connect(); // now
+  socket().welcome();
+  await turns();
+  socket().say({ type: "SYSTEM", action: "shutdown", data: { code: 1001, reconnectMs: 1234 } });
+  socket().cut(3001, "shutdown");
+  assert.equal(waits().at(-1), 1234);
+  await pass(1234);
+  socket().welcome();
+  await turns();
+  gateway.reconnect(3_000);
+  assert.equal(waits().at(-1), 3_000);
+});
+
+test("3500 to 3999 end it and all it heard; other codes do not", async () => {
+  for (const code of [1000, 3000, 3499, 4000]) {
+    const { gateway } = await connected();
+    socket().cut(code);
+    assert.equal(gateway.state, "waiting", code);
+    gateway.close();
+  }
+  const { gateway, states } = await connected();
+  const note = notebook();
+  gateway.subscribe("t", note.handlers);
+  const asked = gateway.request("system", "ping");
+  socket().cut(3503, "disconnected by the operator");
+  assert.deepEqual(states.at(-1), { state: "closed", code: 3503, reason: "disconnected by the operator" });
+  assert.deepEqual(note.heard, ["ended: closed with 3503: disconnected by the operator"]);
+  await assert.rejects(asked, Disconnected);
+  await assert.rejects(gateway.connect(), Closed);
+  assert.throws(() => gateway.subscribe("t"), Closed);
+  const before = Socket.all.length;
+  await pass(60_000);
+  assert.equal(Socket.all.length, before);
+});
+
+test("a refused token ends it, with the reason", async () => {
+  const { gateway, states } = make({ token: "old" });
+  const ready = gateway.connect();
+  socket().welcome();
+  await turns();
+  socket().refuse(4401, { reason: "token_expired" });
+  await assert.rejects(ready, (error) => error.code === 4401);
+  assert.deepEqual(states.at(-1), { state: "closed", code: 4401, reason: "token_expired" });
+});
+
+test("a token that cannot be had is asked for again with the next try", async () => {
+  let asked = 0;
+  const { gateway, states } = make({ getToken: async () => (asked++ ? "jwt" : Promise.reject(new Error("HTTP 503"))) });
+  gateway.connect();
+  socket().welcome();
+  await turns();
+  assert.equal(states.at(-1).reason, "no token: HTTP 503");
+  await pass(500);
+  socket().welcome();
+  await turns();
+  socket().authenticate();
+  await turns();
+  assert.equal(gateway.state, "authenticated");
+});
+
+test("a token is replaced a minute before its end, or when the server says so", async () => {
+  const tokens = [];
+  const getToken = () => tokens.push(jwt(3600)) && tokens.at(-1);
+  const { gateway, names } = make({ getToken });
+  gateway.connect();
+  socket().welcome();
+  await turns();
+  socket().authenticate();
+  await pass(3539_000 - 3);
+  assert.equal(tokens.length, 1);
+  await pass(1_003);
+  assert.deepEqual(socket().frames("AUTH").map(({ authToken }) => authToken), tokens);
+  assert.equal(tokens.length, 2);
+  socket().authenticate();
+  await turns();
+  socket().say({ type: "SYSTEM", action: "token_expiring", data: {} });
+  await turns();
+  assert.equal(tokens.length, 3);
+  assert.deepEqual(names(), ["connecting", "connected", "authenticated"]);
+});
+
+test("a token that could not be replaced is tried again, and the connection stays", async () => {
+  let refused = false;
+  const { gateway } = make({ getToken: () => (refused ? Promise.reject(new Error("offline")) : jwt(100)) });
+  gateway.connect();
+  socket().welcome();
+  await turns();
+  socket().authenticate();
+  refused = true;
+  await pass(75_000);
+  refused = false;
+  assert.equal(socket().frames("AUTH").length, 1);
+  await pass(5_000);
+  assert.equal(socket().frames("AUTH").length, 2);
+  assert.equal(gateway.state, "authenticated");
+});
+
+test("a machine that slept asks at once whether the server is still there", async () => {
+  const { gateway } = await connected();
+  socket().silent = true;
+  mock.timers.tick(3_600_000);
+  assert.equal(socket().frames("ping").length, 1);
+  await pass(5_000);
+  assert.equal(gateway.state, "waiting");
+});
+
+test("a server that answers no ping is left, and one that says anything is not", async () => {
+  const { gateway } = await connected();
+  socket().silent = true;
+  for (let beat = 0; beat < 6; beat++) {
+    await pass(25_000);
+    socket().data("t", "still here");
+  }
+  assert.equal(socket().frames("ping").length, 6);
+  for (let beat = 0; beat < 3; beat++) await pass(25_000);
+  assert.equal(gateway.state, "connected");
+  await pass(25_000);
+  assert.equal(gateway.state, "waiting");
+});
+
+test("when the network changes, silence is believed", async (t) => {
+  const window = new EventTarget();
+  for (const name of ["addEventListener", "removeEventListener"]) globalThis[name] = window[name].bind(window);
+  t.after(() => ["addEventListener", "removeEventListener"].forEach((name) => delete globalThis[name]));
+  const { gateway } = await connected();
+  const first = socket();
+  first.silent = true;
+  window.dispatchEvent(new Event("offline"));
+  assert.equal(first.frames("ping").length, 1);
+  first.say({ type: "pong" });
+  await pass(6_000);
+  assert.equal(gateway.state, "connected");
+  window.dispatchEvent(new Event("offline"));
+  await pass(5_000);
+  assert.equal(gateway.state, "waiting");
+  const before = Socket.all.length;
+  window.dispatchEvent(new Event("online"));
+  assert.equal(Socket.all.length, before + 1);
+  gateway.close();
+  window.dispatchEvent(new Event("online"));
+  assert.equal(Socket.all.length, before + 1);
+});
+
+test("a connection that was given up is not listened to", async () => {
+  const { gateway } = await connected();
+  const note = notebook();
+  gateway.subscribe("t", note.handlers);
+  socket().subscribed();
+  const old = socket();
+  gateway.reconnect();
+  old.data("t", "late");
+  old.cut(3503);
+  assert.equal(gateway.state, "waiting");
+  assert.deepEqual(note.heard, ["subscribed", "pending"]);
+});
+
+test("messages of no subscription, and what the server says of itself, are events", async () => {
+  const { gateway } = await connected();
+  const heard = [];
+  gateway.addEventListener("other", ({ detail }) => heard.push(detail.data));
+  gateway.addEventListener("system", ({ detail }) => heard.push(detail.action));
+  socket().data("wallet", 7);
+  socket().say({ type: "SYSTEM", action: "degraded", data: { message: "…" } });
+  assert.deepEqual(heard, [7, "degraded"]);
+});
+
+test("a caller's fault is reported and stops nothing", async () => {
+  const { gateway } = await connected();
+  const note = notebook();
+  gateway.subscribe("t", { onData: () => { throw new Error("the caller's"); } });
+  gateway.subscribe("t", note.handlers);
+  socket().subscribed();
+  socket().data("t", 1);
+  assert.deepEqual(note.heard.at(-1), 1);
+  assert.throws(() => mock.timers.tick(0), /the caller's/);
+});
+
+test("a topic can be looped over, and leaving the loop leaves the topic", async () => {
+  const { gateway } = await connected();
+  const heard = [];
+  const reading = (async () => {
+    for await (const { data } of gateway.topic("t")) {
+      heard.push(data);
+      if (data === 3) break;
+    }
+  })();
+  await turns();
+  socket().subscribed({ t: at(0) });
+  [1, 2, 3].forEach((n) => socket().data("t", n, at(n)));
+  await reading;
+  assert.deepEqual(heard, [1, 2, 3]);
+  assert.equal(socket().frames("UNSUBSCRIBE").length, 1);
+});
+
+test("a loop over events is told of everything in its place", async () => {
+  const { gateway } = await connected();
+  const types = [];
+  const reading = (async () => {
+    for await (const event of gateway.topic("t").events()) types.push(event.type);
+  })();
+  await turns();
+  socket().subscribed({ t: at(0) });
+  socket().data("t", 1, at(1));
+  socket().cut();
+  await pass(500);
+  socket().welcome();
+  await turns();
+  socket().data("t", 2, at(2));
+  socket().subscribed({ t: at(2, { recovered: true }) });
+  socket().say({ type: "PRESENCE", topic: "t", count: 1 });
+  socket().say({ type: "SYSTEM", action: "gap", data: { topics: ["t"] } });
+  await turns();
+  gateway.close();
+  await reading;
+  assert.deepEqual(types, ["message", "message", "recovered", "presence", "gap"]);
+});
+
+test("who does not read in time is ended alone, after what waited", async () => {
+  const { gateway } = await connected();
+  const note = notebook();
+  const loop = gateway.topic("t", { limit: 3 })[Symbol.asyncIterator]();
+  gateway.subscribe("t", note.handlers);
+  const first = loop.next();
+  await turns();
+  socket().subscribed();
+  for (let n = 0; n < 6; n++) socket().data("t", n);
+  assert.equal((await first).value.data, 0);
+  assert.deepEqual([(await loop.next()).value.data, (await loop.next()).value.data], [1, 2]);
+  await assert.rejects(loop.next(), TooSlow);
+  assert.equal(note.heard.at(-1), 5);
+});
+
+test("a loop over a refused topic throws the refusal", async () => {
+  const { gateway } = await connected();
+  const first = gateway.topic("secret")[Symbol.asyncIterator]().next();
+  await turns();
+  socket().refuse(4012, { requestId: socket().last("SUBSCRIBE").requestId });
+  await assert.rejects(first, Refused);
+});
