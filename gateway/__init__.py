@@ -30,6 +30,7 @@ topics       topic names, and who may hear and say what                      (pu
 balance      how many clients a node gives away, and when each goes          (pure)
 figures      what a node tells of itself every few seconds                     (pure)
 watchers     which load balancers have heard that the node is not ready      (pure)
+rates        how often something may happen                                (pure)
 breaker      what fails again and again is left alone for a while            (pure)
 metrics, settings, logs
 """

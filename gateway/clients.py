@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import orjson
@@ -19,7 +19,8 @@ from gateway.memberships import Memberships
 from gateway.metrics import Metrics
 from gateway.orders import Disconnect, Unsubscribe, Whom
 from gateway.outbox import Outbox
-from gateway.protocol import Close, Code, ProtocolError
+from gateway.protocol import Close, Code, ProtocolError, Subscribe
+from gateway.rates import UNUSED, ClientRates, Rate, Verdict
 from gateway.relay import Relay
 from gateway.roster import Attendee
 from gateway.session import Session
@@ -27,6 +28,7 @@ from gateway.settings import Settings
 
 LOGGED_LINES: Final = 20  # of one LOGS message
 LOGGED_CHARACTERS: Final = 500
+LOGGED: Final = Rate(200)  # lines of all browsers together
 USER_AGENT_CHARACTERS: Final = 256
 
 _CLOSE_CODES: Final = frozenset({*map(int, Close), 1000, 1005, 1006, 1011})
@@ -57,6 +59,12 @@ class Clients:
         self._metrics = metrics
         self._status = status
         self._now_ms = now_ms
+        self._rates = ClientRates(
+            messages=Rate(settings.client_messages_per_second),
+            subscriptions=Rate(settings.client_subscriptions_per_second),
+            log_lines=Rate(settings.client_log_lines_per_second),
+        )
+        self._logged = UNUSED
         self._log = logger()
         self._open: dict[str, Connection] = {}
         self._counter = 0
@@ -118,15 +126,26 @@ class Clients:
         self.received_bytes += len(payload)
         kind = "invalid"
         try:
+            verdict = connection.meter.message(self._rates, len(payload), connection.last_heard)
+            if verdict is Verdict.ENOUGH:
+                self._turn_out(connection, "messages")
+                return
             if opcode != frames.TEXT:
                 raise ProtocolError(Code.NOT_JSON, "Messages are text frames, not binary ones")
             if not payload.isascii():
                 payload.decode()
             message = protocol.decode(payload)
             kind = type(message).__name__.lower()
-            self._carry_out(
-                connection, connection.session.handle(message, connection.audiences, self._outbox.time())
-            )
+            if verdict is Verdict.REFUSED:
+                raise self._too_many("messages", self._rates.messages, getattr(message, "request_id", None))
+            if isinstance(message, Subscribe):
+                verdict = connection.meter.subscribe(self._rates, len(message.topics), connection.last_heard)
+                if verdict is Verdict.ENOUGH:
+                    self._turn_out(connection, "subscriptions")
+                    return
+                if verdict is Verdict.REFUSED:
+                    raise self._too_many("subscriptions", self._rates.subscriptions, message.request_id)
+            self._carry_out(connection, connection.session.handle(message, connection.audiences, self._outbox.time()))
         except ProtocolError as error:
             self._outbox.refuse(connection, error)
         except UnicodeDecodeError:
@@ -135,6 +154,24 @@ class Clients:
             self._outbox.fail(connection)
         finally:
             self._metrics.received.labels(kind).inc()
+
+    def counted(self, connection: Connection, size: int) -> bool:
+        """A ping or pong counts as a message does; it is no question, so it is answered until it is enough."""
+        if connection.meter.message(self._rates, size, connection.last_heard) is not Verdict.ENOUGH:
+            return True
+        self._turn_out(connection, "messages")
+        return False
+
+    def _too_many(self, limit: str, rate: Rate, request_id: protocol.RequestId) -> ProtocolError:
+        self._metrics.limited.labels(limit).inc()
+        return ProtocolError(
+            Code.TOO_MANY_REQUESTS, f"More than {rate.per_second:g} {limit} a second; wait some seconds", request_id
+        )
+
+    def _turn_out(self, connection: Connection, limit: str) -> None:
+        self._metrics.limited.labels(limit).inc()
+        self._log.info("turned out", client=connection.client_id, ip=connection.facts.ip, limit=limit)
+        connection.close(Close.TOO_MANY_REQUESTS, f"too many {limit}")
 
     def _carry_out(self, connection: Connection, effect: session.Effect) -> None:
         match effect:
@@ -154,12 +191,25 @@ class Clients:
             case session.Lookup(request):
                 self._errands.look_up(connection, request)
             case session.Report(entries, data):
-                for entry in entries[:LOGGED_LINES]:
-                    line = orjson.dumps(entry).decode()[:LOGGED_CHARACTERS]
-                    self._log.info("browser log", client=connection.client_id, line=line)
-                self._outbox.send(connection, data)
+                self._report(connection, entries, data)
             case session.Quit(code, reason):
                 connection.close(code, reason)
+
+    def _report(self, connection: Connection, entries: Sequence[Mapping[str, protocol.Json]], data: bytes) -> None:
+        """Write a browser's lines to our log, as many as it and all together may."""
+        now = connection.last_heard
+        lines = entries[: min(LOGGED_LINES, LOGGED.left(self._logged, now))]
+        lines = lines[: connection.meter.log(self._rates, len(lines), now)]
+        self._logged = LOGGED.take(self._logged, now, len(lines))
+        for entry in lines:
+            line = orjson.dumps(entry).decode()[:LOGGED_CHARACTERS]
+            self._log.info("browser log", client=connection.client_id, line=line)
+        self._metrics.limited.labels("log_lines").inc(len(entries) - len(lines))
+        if entries and not lines:
+            message = "Too many log lines; wait some seconds"
+            self._outbox.refuse(connection, ProtocolError(Code.TOO_MANY_REQUESTS, message))
+        else:
+            self._outbox.send(connection, data)
 
     # ---- what the cluster says to one client, or of some
 

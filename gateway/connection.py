@@ -22,6 +22,7 @@ from gateway import frames
 from gateway.frames import FrameError, FrameParser
 from gateway.handshake import Handshake
 from gateway.protocol import Close
+from gateway.rates import Meter
 from gateway.session import Session
 
 CLOSING_BYTES: Final = 1 << 20  # largest message we sit through while we wait for the peer's close
@@ -38,6 +39,9 @@ class Owner(Protocol):
 
     def received(self, connection: Connection, opcode: int, payload: bytes) -> None:
         """A whole text or binary message has come; `connection` is not held."""
+
+    def counted(self, connection: Connection, size: int) -> bool:
+        """A ping or pong of `size` bytes has come. False: that was one too many, and the connection is closed."""
 
     def closed(self, connection: Connection, code: int) -> None:
         """The connection is no more; `code` says why. Called once for each that was opened."""
@@ -65,7 +69,7 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_close_code", "_close_timer", "_handshake", "_held", "_inbox", "_owner", "_parser", "_paused",
-        "_server", "audiences", "client_id", "facts", "joining", "last_heard", "pinged", "session", "stage",
+        "_server", "audiences", "client_id", "facts", "joining", "last_heard", "meter", "pinged", "session", "stage",
         "transport",
     )  # fmt: skip
 
@@ -75,6 +79,7 @@ class Connection(asyncio.Protocol):
     facts: Facts
     audiences: set[str]
     joining: int  # subscribes that wait for Redis
+    meter: Meter
 
     def __init__(
         self, config: Config, server_state: ServerState, app_state: dict[str, Any],
@@ -156,6 +161,7 @@ class Connection(asyncio.Protocol):
         self.facts = facts
         self.audiences = set()
         self.joining = 0
+        self.meter = Meter()
         self.last_heard = asyncio.get_running_loop().time()
 
     def send(self, data: bytes) -> bool:
@@ -225,8 +231,10 @@ class Connection(asyncio.Protocol):
             self._inbox.append((opcode, payload))
         elif opcode <= frames.BINARY:
             self._owner.received(self, opcode, payload)
+        elif opcode == frames.PONG:
+            self._owner.counted(self, len(payload))
         elif opcode == frames.PING:
-            if not self.send(frames.build(frames.PONG, payload)):
+            if self._owner.counted(self, len(payload)) and not self.send(frames.build(frames.PONG, payload)):
                 self.abort(Close.SLOW_CONSUMER)
         elif opcode == frames.CLOSE:
             code, _ = frames.read_close(payload)

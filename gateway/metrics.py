@@ -56,6 +56,9 @@ class Metrics:
         self.refusals = Counter("gateway_refusals", "handshakes refused", ["status"], registry=registry)
         self.closes = Counter("gateway_closes", "sockets closed, by code", ["code"], registry=registry)
         self.errors = Counter("gateway_errors", "ERROR messages sent, by code", ["code"], registry=registry)
+        self.limited = Counter(
+            "gateway_limited", "what a limit has refused, dropped or closed", ["limit"], registry=registry
+        )
         self.registry_writes = Counter(
             "gateway_registry_writes", "rows written to Redis and the round trips that took", ["kind"],
             registry=registry,

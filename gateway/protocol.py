@@ -76,6 +76,7 @@ class Close(enum.IntEnum):
     SLOW_CONSUMER = 3008
     MOVE = 3011
     NO_PONG = 3012
+    TOO_MANY_REQUESTS = 3013
     BAD_TOKEN = 3500
     BAD_USE = 3501
     DISCONNECTED = 3503

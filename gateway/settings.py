@@ -139,6 +139,15 @@ class Settings:
     client_buffer_bytes: int = _setting(
         4 << 20, "unsent bytes after which a slow client is closed (3008)", _integer(64 << 10, 1 << 30)
     )
+    client_messages_per_second: int = _setting(
+        100, "messages of one client, over ten seconds; then 4029, and 3013 if it goes on", _integer(1, 1_000_000)
+    )
+    client_subscriptions_per_second: int = _setting(
+        1500, "topics one client may subscribe to, over ten seconds; then 4029, 3013", _integer(1, 1_000_000)
+    )
+    client_log_lines_per_second: int = _setting(
+        5, "lines of one browser's LOGS that are written, over ten seconds; then 4029", _integer(1, 10_000)
+    )
     ping_seconds: float = _setting(25.0, "silence after which a client is pinged", _seconds(1, 3600))
     pong_seconds: float = _setting(10.0, "further silence after which it is closed (3012)", _seconds(0.5, 3600))
     presence_grace_seconds: float = _setting(

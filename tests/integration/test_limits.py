@@ -1,0 +1,78 @@
+"""Every limit, at a real node: what is within it is done, what is beyond it is answered, and nobody else notices."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tests.client import Client
+from tests.cluster import Cluster
+from tests.conftest import Connect
+from tests.deadlines import eventually
+from tests.raw import RawSocket, frame, text
+
+Clusters = Callable[..., Cluster]
+BURST = 10  # seconds' worth that may come at once
+
+
+# ---- what one client may say
+
+
+async def test_too_many_messages_are_told_so_and_then_turned_out(cluster: Clusters, connect: Connect) -> None:
+    (node,) = cluster(1, client_messages_per_second=20)
+    bystander: Client = await connect(node)
+    socket = await RawSocket.open(node)
+    await socket.message()
+    allowed = 20 * BURST
+    socket.write(
+        *(text({"type": "REQUEST", "topic": "system", "action": "ping", "requestId": at}) for at in range(3 * allowed))
+    )
+    answers = []
+    while (heard := await socket.frame())[0] == 1:
+        answers.append(heard[1])
+    assert (heard[0], int.from_bytes(heard[1][:2], "big")) == (8, 3013)
+    told = [answer for answer in answers if b"4029" in answer]
+    assert allowed <= len(answers) - len(told) <= allowed * 1.5
+    assert allowed * 0.9 <= len(told) <= allowed * 1.5
+    # A front end that is given the requestId with this code would send again at once.
+    assert all(
+        b'"temporary":true' in answer and b'"inReplyTo"' in answer and b'"requestId"' not in answer for answer in told
+    )
+    assert node.metric("gateway_limited_total", limit="messages") == len(told) + 1
+    assert (await bystander.ask(type="ping"))["type"] == "pong"
+    await socket.close()
+
+
+async def test_pings_and_pongs_of_the_protocol_layer_count_too(cluster: Clusters) -> None:
+    (node,) = cluster(1, client_messages_per_second=5)
+    for opcode in (9, 10):
+        socket = await RawSocket.open(node)
+        socket.write(*(frame(opcode, b"") for _ in range(1000)))
+        assert await socket.close_code() == 3013
+        await socket.close()
+
+
+async def test_too_many_subscriptions_are_told_so_and_a_patient_client_goes_on(
+    cluster: Clusters, connect: Connect
+) -> None:
+    (node,) = cluster(1, client_subscriptions_per_second=100, max_client_topics=2000)
+    client: Client = await connect(node)
+    assert (await client.subscribe(*(f"a:{at}" for at in range(100 * BURST))))["status"] == "success"
+    refused = await client.subscribe(*(f"b:{at}" for at in range(300)))
+    assert (refused["type"], refused["code"], refused["temporary"]) == ("ERROR", 4029, True)
+    assert (await client.ask(type="ping"))["type"] == "pong"
+
+    async def let_in() -> bool:
+        return (await client.subscribe("c")).get("status") == "success"
+
+    await eventually(let_in)
+
+
+async def test_log_lines_are_written_at_a_bounded_rate_over_all_frames(cluster: Clusters, connect: Connect) -> None:
+    (node,) = cluster(1, client_log_lines_per_second=2)
+    client: Client = await connect(node)
+    answers = [await client.ask(type="LOGS", logs=[{"message": str(at)}] * 5) for at in range(10)]
+    written = len(node.events("browser log"))
+    assert 2 * BURST <= written <= 2 * BURST + 10
+    assert answers[0]["count"] == 5
+    assert (answers[-1]["code"], answers[-1]["temporary"]) == (4029, True)
+    assert node.metric("gateway_limited_total", limit="log_lines") == 50 - written

@@ -1,0 +1,106 @@
+"""Token buckets: an average is kept, a burst is allowed, and who goes on is told so and then turned out."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.rates import (
+    BURST_SECONDS,
+    DEBT_SECONDS,
+    MESSAGE_PART_BYTES,
+    UNUSED,
+    ClientRates,
+    Meter,
+    Rate,
+    Verdict,
+    verdict,
+)
+
+RATES = ClientRates(Rate(10), Rate(50), Rate(2))
+START = 1000.0
+
+
+def verdicts(messages: int, now: float, meter: Meter) -> list[Verdict]:
+    return [meter.message(RATES, 1, now) for _ in range(messages)]
+
+
+def test_a_burst_is_fine_then_refused_then_enough() -> None:
+    found = verdicts(201, START, Meter())
+    assert found == [Verdict.FINE] * 100 + [Verdict.REFUSED] * 100 + [Verdict.ENOUGH]
+
+
+def test_whoever_keeps_to_the_rate_is_never_refused() -> None:
+    meter = Meter()
+    verdicts(100, START, meter)
+    for at in range(1, 1000):
+        assert meter.message(RATES, 1, START + at / 10) is Verdict.FINE
+
+
+def test_what_is_refused_counts_and_whoever_stops_is_forgiven() -> None:
+    meter = Meter()
+    verdicts(150, START, meter)
+    assert meter.message(RATES, 1, START + 4) is Verdict.REFUSED
+    assert meter.message(RATES, 1, START + 6) is Verdict.FINE
+
+
+def test_an_idle_client_saves_up_no_more_than_a_burst() -> None:
+    meter = Meter()
+    verdicts(1, START, meter)
+    assert verdicts(101, START + 100 * BURST_SECONDS, meter)[-2:] == [Verdict.FINE, Verdict.REFUSED]
+
+
+@pytest.mark.parametrize("now", [0.0, 3.0, 1e9])
+def test_a_new_bucket_is_full_whatever_the_clock_says(now: float) -> None:
+    assert Rate(3).left(UNUSED, now) == 3 * BURST_SECONDS
+
+
+def test_a_large_message_counts_for_several() -> None:
+    meter = Meter()
+    assert meter.message(RATES, 99 * MESSAGE_PART_BYTES, START) is Verdict.FINE
+    assert meter.message(RATES, 0, START) is Verdict.REFUSED
+
+
+def test_subscriptions_are_counted_by_topic_and_apart_from_messages() -> None:
+    meter = Meter()
+    assert meter.subscribe(RATES, 500, START) is Verdict.FINE
+    assert meter.subscribe(RATES, 1, START) is Verdict.REFUSED
+    assert meter.message(RATES, 1, START) is Verdict.FINE
+    assert meter.subscribe(RATES, 1000, START) is Verdict.ENOUGH
+
+
+def test_of_log_lines_those_are_written_that_there_is_room_for() -> None:
+    meter = Meter()
+    assert meter.log(RATES, 15, START) == 15
+    assert meter.log(RATES, 15, START) == 5
+    assert meter.log(RATES, 15, START) == 0
+    assert meter.log(RATES, 15, START + 1) == 2, "what was not written was not counted"
+
+
+@given(
+    st.floats(0.01, 1e4),
+    st.lists(st.tuples(st.floats(0, 30), st.integers(0, 1000)), max_size=50),
+)
+def test_in_no_stretch_of_time_is_more_taken_than_burst_and_rate_allow(
+    per_second: float, events: list[tuple[float, int]]
+) -> None:
+    rate, spent, now = Rate(per_second), UNUSED, START
+    taken = 0
+    for wait, wanted in events:
+        now += wait
+        granted = min(wanted, rate.left(spent, now))
+        spent = rate.take(spent, now, granted)
+        assert granted == 0 or verdict(spent, now) is Verdict.FINE
+        taken += granted
+        assert taken <= (BURST_SECONDS + now - START) * per_second + 1e-3
+
+
+@given(st.floats(0.01, 1e4), st.floats(0, 1e9), st.floats(0.001, 1000))
+def test_the_verdict_is_a_matter_of_debt_alone(per_second: float, now: float, seconds: float) -> None:
+    spent = Rate(per_second).take(now, now, seconds * per_second)
+    found = verdict(spent, now)
+    if seconds < DEBT_SECONDS - 0.01:
+        assert found is not Verdict.ENOUGH
+    elif seconds > DEBT_SECONDS + 0.01:
+        assert found is Verdict.ENOUGH
