@@ -7,7 +7,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-import minify
+import minify  # type: ignore[import-untyped]
 
 import gateway
 from gateway.web.pages import STATIC
