@@ -20,6 +20,7 @@ from gateway.node import Node
 from gateway.settings import Settings
 from gateway.topics import RulesError, TopicRules
 from gateway.web import answers, api, health, pages
+from gateway.web.door import Door
 
 SOCKET_PATHS = ("/ws", "/api/v69/ws")
 SESSION_COOKIE = "session"
@@ -42,6 +43,8 @@ def create_app(settings: Settings) -> Starlette:
     ]
     app = Starlette(routes=routes, lifespan=lifespan, exception_handlers=answers.EXCEPTION_HANDLERS)
     app.state.node = node
+    # Outermost, so that also what Starlette's own error handling answers passes it.
+    app.middleware_stack = Door(app.build_middleware_stack(), settings.hosts)
     return app
 
 
@@ -83,13 +86,21 @@ async def socket(websocket: WebSocket) -> None:
 def _refusal(websocket: WebSocket, node: Node) -> tuple[int, str] | None:
     if node.departures.refuses(websocket.headers.get("x-request-id")):
         return 503, "this node takes no new clients; connect again"
-    origin = websocket.headers.get("origin")
+    host = websocket.headers.get("host")
     # No Origin: not a browser, so nobody's cookies are being abused.
-    if origin and origin not in node.settings.origins and urlsplit(origin).netloc != websocket.headers.get("host"):
-        return 403, f"origin {origin[:200]} may not connect; GATEWAY_ORIGINS lists those that may"
+    for origin in websocket.headers.getlist("origin"):
+        if origin not in node.settings.origins and not _is_page_of(origin, host):
+            return 403, f"origin {origin[:200]} may not connect; GATEWAY_ORIGINS lists those that may"
     if any(name in websocket.query_params for name in ("token", "authToken", "access_token")):
         return 400, "a token in the URL ends in logs; send AUTH or the session cookie"
     return None
+
+
+def _is_page_of(origin: str, host: str | None) -> bool:
+    try:
+        return bool(host) and urlsplit(origin).netloc == host
+    except ValueError:
+        return False
 
 
 def _identity(websocket: WebSocket, node: Node) -> Identity:

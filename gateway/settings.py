@@ -76,6 +76,14 @@ def _origins(text: str) -> tuple[str, ...]:
     return origins
 
 
+def _hosts(text: str) -> tuple[str, ...]:
+    hosts = tuple(part.strip().lower() for part in text.split(",") if part.strip())
+    for host in hosts:
+        if not re.fullmatch(r"(\*\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*", host):
+            raise ValueError(f"names such as live.example or *.example, without port, by commas; {host!r} is none")
+    return hosts
+
+
 def _networks(text: str) -> tuple[str, ...]:
     networks = tuple(part.strip() for part in text.split(",") if part.strip())
     for network in networks:
@@ -112,6 +120,11 @@ class Settings:
     jwt_secret: str = _setting("", "HS256 secret that signs the users' tokens; none: nobody can log in", _secret)
     api_key: str = _setting("", "bearer key of the HTTP API; none: the API is off", _secret)
     origins: tuple[str, ...] = _setting((), "web origins that may open a socket, beside the node's own host", _origins)
+    hosts: tuple[str, ...] = _setting(
+        (),
+        "names that clients may ask for (Host), `*.name` for all below; addresses and names without a dot always",
+        _hosts,
+    )
     open: bool = _setting(False, "1: everybody may hear and say everything; for a demo", _flag)
     backend_url: str = _setting(
         "",

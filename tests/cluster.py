@@ -272,8 +272,9 @@ class Balancer(_Closing):
 
     def __init__(self, nodes: Sequence[Node], folder: Path, **env: object) -> None:
         self.port, admin = free_port(), free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
-        self.ws = f"ws://127.0.0.1:{self.port}/ws"
+        secure = "s" if "LB_CERT" in env else ""
+        self.url = f"http{secure}://127.0.0.1:{self.port}"
+        self.ws = f"ws{secure}://127.0.0.1:{self.port}/ws"
         self.admin = self.api_url = f"http://127.0.0.1:{admin}"
         slots = {f"GW{at}": f"127.0.0.1:{node.port}" for at, node in enumerate(nodes, 1)}
         told = {"LB_PORT": self.port, "LB_ADMIN": f"127.0.0.1:{admin}", "LB_RUN": folder, **slots, **env}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from typing import Any, Self
 from urllib.parse import urlsplit
 
@@ -33,6 +34,28 @@ def frame(opcode: int, payload: bytes, *, final: bool = True, masked: bool = Tru
 def text(message: Any) -> bytes:
     """A text frame that holds `message` as JSON."""
     return frame(1, orjson.dumps(message))
+
+
+async def exchange(port: int, request: bytes, *, source: str = "127.0.0.1") -> bytes:
+    """All that is answered to some octets, until the other side ends the connection or its one answer is whole."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, local_addr=(source, 0))
+    answer = b""
+    try:
+        writer.write(request)
+        async with asyncio.timeout(SECONDS):
+            while data := await reader.read(1 << 16):
+                answer += data
+                head, found, body = answer.partition(b"\r\n\r\n")
+                length = re.search(rb"(?i)\r\ncontent-length: (\d+)", head)
+                if found and length and len(body) >= int(length[1]) and b"close" not in head.lower():
+                    break
+    except ConnectionError:
+        pass
+    finally:
+        writer.transport.abort()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+    return answer
 
 
 class RawSocket:

@@ -10,23 +10,20 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
+from starlette.types import Scope
 
 STATIC: Final = Path(str(resources.files("gateway"))) / "static"
 
-# Our pages load nothing from elsewhere, and speak to nobody but the host they came from.
+# Our pages load nothing from elsewhere, and speak to nobody but the host they came from. `Door` adds the rest.
 _HEADERS: Final = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
     "cache-control": "no-cache",
 }
 # The browser client is public, and a module is loaded by CORS: pages of other hosts may use it too.
 _CLIENT_HEADERS: Final = {
     "access-control-allow-origin": "*",
     "cross-origin-resource-policy": "cross-origin",
-    "x-content-type-options": "nosniff",
-    "cache-control": "no-cache",
 }
 _CLIENT: Final = {
     "/gateway.js": "text/javascript; charset=utf-8",
@@ -34,7 +31,18 @@ _CLIENT: Final = {
     "/gateway.d.ts": "text/plain; charset=utf-8",
 }
 
-_files: Final = StaticFiles(directory=STATIC)
+
+class Assets(StaticFiles):
+    """Files that a browser asks about each time it uses them: after a deploy, no page runs with yesterday's script."""
+
+    async def get_response(self, path: str, scope: Scope) -> Response:
+        """A file, or 304 if the browser has it as it is."""
+        response = await super().get_response(path, scope)
+        response.headers["cache-control"] = "no-cache"
+        return response
+
+
+_files: Final = Assets(directory=STATIC)
 
 
 async def index(_request: Request) -> Response:
