@@ -32,7 +32,7 @@ test: .venv/dev.done ## all tests; ARGS= goes to pytest, e.g. ARGS="-k hub -x"
 	@$(PYTHON) -m stack.need redis-server haproxy chromium nodejs npm
 	@$(BIN)/pytest $(ARGS)
 
-chaos: .venv/dev.done ## break a private cluster on purpose; SEED= MINUTES= FAULTS= QUICK=1 CLIENTS= FSYNC=
+chaos: .venv/dev.done ## break a private cluster on purpose; SEED= MINUTES= FAULTS= QUICK=1 CLIENTS= FSYNC= REDIS=sentinel WAIT=
 	@$(PYTHON) -m stack.need redis-server haproxy
 	@$(BIN)/python -m chaos
 

@@ -108,6 +108,14 @@ async def flush(stack: Stack, _plan: Plan, _rng: random.Random) -> None:
     await asyncio.to_thread(stack.redis.flush)
 
 
+async def fail_over(stack: Stack, _plan: Plan, _rng: random.Random) -> None:
+    """kill -9 the master, three times; each time a replica takes over, which may not have had the last messages."""
+    for _ in range(3):
+        killed = await asyncio.to_thread(stack.sentinels.fail_over)
+        await asyncio.to_thread(killed.start)
+        await asyncio.to_thread(stack.sentinels.until_whole)
+
+
 FAULTS: Final = {
     "calm": Fault("nothing at all", nothing),
     "kill": Fault("kill -9 a node", kill_node),
@@ -120,4 +128,13 @@ FAULTS: Final = {
     "redis-kill": Fault("kill -9 Redis", kill_redis, keeps_history=False),
     "tail": Fault("Redis loses its tail", lose_tail, keeps_history=False),
     "flush": Fault("FLUSHALL", flush, keeps_history=False, forgets=True),
+    "failover": Fault("kill -9 the Redis master, 3 times", fail_over, keeps_history=False),
+}
+
+_OF_ONE_REDIS: Final = ("deafen", "redis-restart", "redis-freeze", "redis-kill", "tail", "flush")
+
+# Which can happen, by the kind of Redis.
+KNOWN: Final = {
+    "single": [name for name in FAULTS if name != "failover"],
+    "sentinel": [name for name in FAULTS if name not in _OF_ONE_REDIS],
 }

@@ -25,7 +25,9 @@ class Plan:
     nodes: int = 3
     restless: float = 0.1  # of the clients cut their own connection again and again, whatever else happens
     restless_seconds: float = 3.0  # so often, on average
+    redis: str = "single"  # or "sentinel": a master, two replicas, three Sentinels
     fsync: str = "everysec"
+    wait_replicas: int = 0  # that must have a message of a topic with history before it is acknowledged
     lease_seconds: float = 10.0
     ping_seconds: float = 3.0
     freeze_node_seconds: float = 15.0
@@ -38,16 +40,22 @@ class Plan:
     plain_rate: float = 5.0
 
 
-def from_env(environ: Mapping[str, str], known: Collection[str], seed: int) -> Plan:
-    """The plan that SEED, MINUTES, FAULTS, QUICK, CLIENTS and FSYNC ask for; `known`: the faults there are.
+def from_env(environ: Mapping[str, str], faults: Mapping[str, Collection[str]], seed: int) -> Plan:
+    """The plan that SEED, MINUTES, FAULTS, QUICK, CLIENTS, FSYNC, REDIS and WAIT ask for.
+
+    `faults`: the names of those there are for each kind of Redis.
 
     Raises:
         PlanError: A value that cannot be.
     """
+    redis = environ.get("REDIS") or "single"
+    if redis not in faults:
+        raise PlanError(f"REDIS must be one of {', '.join(faults)}, not {redis!r}")
+    known = faults[redis]
     chosen = [name for name in re.split(r"[\s,]+", environ.get("FAULTS", "")) if name]
     unknown = set(chosen) - set(known)
     if unknown:
-        raise PlanError(f"FAULTS names {min(unknown)!r}; there are {', '.join(known)}")
+        raise PlanError(f"FAULTS names {min(unknown)!r}; with REDIS={redis} there are {', '.join(known)}")
     fsync = environ.get("FSYNC") or "everysec"
     if fsync not in ("everysec", "always", "no"):
         raise PlanError(f"FSYNC must be everysec, always or no, not {fsync!r}")
@@ -55,7 +63,8 @@ def from_env(environ: Mapping[str, str], known: Collection[str], seed: int) -> P
     clients = int(_number(environ, "CLIENTS", QUICK_CLIENTS if quick else FULL_CLIENTS, 1, 2000))
     common = Plan(
         seed=int(_number(environ, "SEED", seed, 0, 2**63)), faults=tuple(chosen) or tuple(known), clients=clients,
-        minutes=_number(environ, "MINUTES", 0, 0, 7 * 24 * 60), fsync=fsync,
+        minutes=_number(environ, "MINUTES", 0, 0, 7 * 24 * 60), redis=redis, fsync=fsync,
+        wait_replicas=int(_number(environ, "WAIT", 0, 0, 0 if redis == "single" else 2)),
     )  # fmt: skip
     return hurried(common) if quick else common
 

@@ -208,7 +208,7 @@ class _Conductor:
         for unsure in publisher.unsure.values():
             unsure.clear()
         return Phase(
-            fault.about, fault.keeps_history,
+            fault.about, fault.keeps_history or self._plan.wait_replicas > 0,
             sum(number - before[topic] for topic, number in publisher.published.items()),
             reduce(add, accounts["h"], Account()), reduce(add, accounts["p"], Account()), untold,
             [seconds for one in self._listeners if not one.restless for seconds in one.reconnects], ghosts, wrong,

@@ -1,4 +1,4 @@
-"""A private Redis, gateway nodes and HAProxy, in a folder of their own; the verbs are those of the tests."""
+"""A private Redis or several, gateway nodes and HAProxy, in a folder of their own; the verbs are those of the tests."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from chaos.plan import Plan
 from tests.cluster import Balancer, Cluster, Node, Redis
 from tests.deadlines import until
+from tests.sentinel import Sentinels
 
 # "h" keeps history, and one of these topics a snapshot too; "p" keeps nothing.
 RULES = """
@@ -33,9 +34,21 @@ READY_SECONDS = 40.0
 class Stack:
     """What is broken. All its methods block."""
 
-    redis: Redis
+    store: Redis | Sentinels
     nodes: Cluster
     balancer: Balancer
+
+    @property
+    def redis(self) -> Redis:
+        """The one server, where there is one."""
+        assert isinstance(self.store, Redis)
+        return self.store
+
+    @property
+    def sentinels(self) -> Sentinels:
+        """The servers and who watches them, where they are several."""
+        assert isinstance(self.store, Sentinels)
+        return self.store
 
     def some_node(self, rng: random.Random) -> Node:
         """One of those that have clients."""
@@ -64,14 +77,16 @@ def running(plan: Plan, folder: Path) -> Iterator[Stack]:
     rules = folder / "topics.toml"
     rules.write_text(RULES)
     with ExitStack() as stack:
-        redis = stack.enter_context(Redis(folder, aof=True, fsync=plan.fsync))
+        store: Redis | Sentinels
+        store = Sentinels(folder) if plan.redis == "sentinel" else Redis(folder, aof=True, fsync=plan.fsync)
+        stack.enter_context(store)
         nodes = stack.enter_context(
             Cluster(
-                plan.nodes, folder, redis, topics=rules, lease_seconds=plan.lease_seconds,
-                ping_seconds=plan.ping_seconds, drain_seconds=plan.drain_seconds,
+                plan.nodes, folder, store, topics=rules, lease_seconds=plan.lease_seconds,
+                ping_seconds=plan.ping_seconds, drain_seconds=plan.drain_seconds, wait_replicas=plan.wait_replicas,
             )
         )  # fmt: skip
         balancer = stack.enter_context(
             Balancer(nodes.nodes, folder, LB_HARDSTOP=f"{HARD_STOP_SECONDS}s", RL_CONN=20_000, RL_REQ=20_000)
         )
-        yield Stack(redis, nodes, balancer)
+        yield Stack(store, nodes, balancer)

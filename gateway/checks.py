@@ -68,10 +68,11 @@ def _node(node: Mapping[str, Any]) -> Check:
 
 async def _redis_from_here(settings: Settings) -> Check:
     # Here, because redis takes longer to load than all that the other commands need.
+    from gateway.cluster import servers
     from gateway.cluster.link import Link, Unavailable
     from gateway.metrics import Metrics
 
-    url = Link.describe(settings.redis_url)
+    url = servers.describe(settings.redis_url)
     link = Link(
         settings.redis_url, timeout_seconds=settings.redis_timeout_seconds, name="gateway-check", metrics=Metrics()
     )

@@ -17,6 +17,7 @@ from gateway import __version__, figures, hub, orders, protocol
 from gateway.auth import Authenticator
 from gateway.backend import Backend
 from gateway.clients import Clients
+from gateway.cluster import servers
 from gateway.cluster.bus import Bus
 from gateway.cluster.keys import Keys
 from gateway.cluster.link import Durability, Link, Unavailable
@@ -123,7 +124,7 @@ class Node:
         self._spawn(self._measure_lag(), "lag")
         self._spawn(self._tell_figures(), "figures")
         self._warn_of_weak_secrets()
-        self._log.info("node started", id=self.id, version=__version__, redis=Link.describe(self.settings.redis_url))
+        self._log.info("node started", id=self.id, version=__version__, redis=servers.describe(self.settings.redis_url))
         try:
             yield
         finally:

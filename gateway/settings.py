@@ -109,8 +109,11 @@ class Settings:
     )
     redis_url: str = _setting(
         "redis://127.0.0.1:6379/0",
-        "where Redis is: redis://, rediss:// (TLS) or unix://",
-        _matching(r"(redis|rediss|unix)://\S*", "a URL that begins with redis://, rediss:// or unix://"),
+        "where Redis is: redis://, rediss:// (TLS) or unix://; behind Sentinels redis+sentinel://host,host/service",
+        _matching(
+            r"(redis|rediss|unix)://\S*|rediss?\+sentinel://([^@/\s]*@)?[^@/?#\s]+/[^/?#\s]+(/\d{1,3})?",
+            "a URL that begins with redis://, rediss:// or unix://, or redis+sentinel://host:port,host:port/service",
+        ),
     )
     namespace: str = _setting(
         "gw:",

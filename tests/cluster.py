@@ -10,10 +10,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, overload
+from typing import Any, Protocol, Self, overload
 
 import httpx
 import orjson
@@ -35,13 +35,14 @@ def token(user: str, role: str = "user", seconds: float = 3600) -> str:
     return auth.issue(JWT_SECRET, user, role, seconds, time.time())
 
 
-def _program(name: str) -> str:
+def program(name: str) -> str:
+    """Where the system has it."""
     found = shutil.which(name) or shutil.which(name, path="/usr/sbin:/usr/local/sbin")
     assert found, f"{name} is not installed, and the tests need it"
     return found
 
 
-class _Closing:
+class Closing:
     """Ended at the end of a `with`."""
 
     def close(self) -> None:
@@ -54,19 +55,28 @@ class _Closing:
         self.close()
 
 
-class Redis(_Closing):
+class Store(Protocol):
+    """Redis, as nodes are told of it."""
+
+    url: str
+
+
+class Redis(Closing):
     """A private redis-server; it keeps its port over `stop` and `start`."""
 
-    def __init__(self, folder: Path, *, aof: bool = False, fsync: str = "everysec") -> None:
+    def __init__(
+        self, folder: Path, *, aof: bool = False, fsync: str = "everysec", more: Mapping[str, str] | None = None
+    ) -> None:
         self.folder = folder
         self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
         options = {
             "bind": "127.0.0.1", "port": str(self.port), "dir": str(folder), "save": "",
             "appendonly": "yes" if aof else "no", "appendfsync": fsync, "daemonize": "no",
+            **(more or {}),
         }  # fmt: skip
         words = [word for name, value in options.items() for word in (f"--{name}", value)]
-        self.process = Process("redis", [_program("redis-server"), *words], folder / "redis.log", clean_environment())
+        self.process = Process("redis", [program("redis-server"), *words], folder / "redis.log", clean_environment())
         self.start()
 
     def start(self) -> None:
@@ -128,10 +138,10 @@ class Redis(_Closing):
             return False
 
 
-class Node(_Closing):
+class Node(Closing):
     """A gateway process."""
 
-    def __init__(self, name: str, folder: Path, redis: Redis, **settings: object) -> None:
+    def __init__(self, name: str, folder: Path, redis: Store, **settings: object) -> None:
         self.name = name
         self.port = free_port()
         self.url = self.api_url = f"http://127.0.0.1:{self.port}"
@@ -219,11 +229,11 @@ class Node(_Closing):
                 yield {"level": "error", "event": "a line that is not JSON", "line": line}
 
 
-class Cluster(_Closing):
+class Cluster(Closing):
     """Nodes n1, n2, … on one Redis."""
 
-    def __init__(self, n: int, folder: Path, redis: Redis, **settings: object) -> None:
-        self.redis = redis
+    def __init__(self, n: int, folder: Path, redis: Store, **settings: object) -> None:
+        self._store = redis
         self.nodes: list[Node] = []
         self._folder = folder
         self._settings = settings
@@ -233,11 +243,17 @@ class Cluster(_Closing):
             self.close()
             raise
 
+    @property
+    def redis(self) -> Redis:
+        """The server they share, if it is one."""
+        assert isinstance(self._store, Redis)
+        return self._store
+
     def grow(self, n: int) -> None:
         """Start `n` more and wait until they are ready."""
         for _ in range(n):
             name = f"n{len(self.nodes) + 1}"
-            self.nodes.append(Node(name, self._folder, self.redis, **self._settings))
+            self.nodes.append(Node(name, self._folder, self._store, **self._settings))
         for node in self.nodes[-n:]:
             until(node.ready, 30, f"{node.name} is ready")
 
@@ -267,7 +283,7 @@ class Cluster(_Closing):
                 stack.callback(node.close)
 
 
-class Balancer(_Closing):
+class Balancer(Closing):
     """HAProxy with the repository's own configuration before some nodes."""
 
     def __init__(self, nodes: Sequence[Node], folder: Path, **env: object) -> None:
@@ -279,7 +295,7 @@ class Balancer(_Closing):
         slots = {f"GW{at}": f"127.0.0.1:{node.port}" for at, node in enumerate(nodes, 1)}
         told = {"LB_PORT": self.port, "LB_ADMIN": f"127.0.0.1:{admin}", "LB_RUN": folder, **slots, **env}
         self.process = Process(
-            "haproxy", [_program("haproxy"), "-W", "-db", "-f", str(ROOT / "haproxy" / "haproxy.cfg")],
+            "haproxy", [program("haproxy"), "-W", "-db", "-f", str(ROOT / "haproxy" / "haproxy.cfg")],
             folder / "haproxy.log", clean_environment() | {name: str(value) for name, value in told.items()},
         )  # fmt: skip
         self._nodes = nodes

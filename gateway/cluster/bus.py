@@ -27,7 +27,7 @@ from gateway.metrics import Metrics
 LINGER_SECONDS: Final = 1.0  # an empty channel is kept this long: page reloads come back to it
 COMMAND_CHANNELS: Final = 500  # channels in one SUBSCRIBE
 RETRY_BASE_SECONDS: Final = 0.05
-RETRY_CAP_SECONDS: Final = 2.0
+RETRY_CAP_SECONDS: Final = 1.0
 
 Callback = Callable[[str, bytes], None]  # channel, payload
 
@@ -88,6 +88,7 @@ class Bus:
         self._missed: set[bytes] = set()  # were IN when the connection was lost, and are not confirmed again
         self._resumed: list[str] = []  # were, and are
         self._kick: asyncio.Future[str] | None = None  # of the connection under way; a reason ends it
+        self._connection: AbstractConnection | None = None  # that one
         self._settled = False  # all that is wanted was confirmed since the connection was made
         self._told_lost = False
         self._attempt = 0
@@ -175,13 +176,15 @@ class Bus:
     async def check(self) -> float:
         """Send a token through the own channel; seconds until it was heard.
 
-        A Redis that is frozen, and a subscription that died unnoticed, raise nothing by themselves.
+        A Redis that is frozen, a subscription that died unnoticed, and a master that is one no more, raise nothing by
+        themselves.
 
         Raises:
-            Unavailable: It did not come back in time; the connection is then given up and made anew.
+            Unavailable: It did not come back in time, or from a server that is not the master any more; the
+                connection is then given up and made anew.
         """
         loop = asyncio.get_running_loop()
-        judged = self._kick
+        judged, connection = self._kick, self._connection
         token = secrets.token_hex(8).encode()
         heard: asyncio.Future[None] = loop.create_future()
         self._checks[token] = heard
@@ -191,8 +194,11 @@ class Bus:
                 await self._hears_itself.wait()  # a token sent before would be lost
                 await self._link.publish(self._own, self.CHECK + token)
                 await heard
+                seconds = loop.time() - started
+                if connection is not None and await self._link.moved(connection):
+                    raise Unavailable("the Sentinels name another master")
         except (TimeoutError, Unavailable) as error:
-            reason = f"self-check did not come back: {explain(error)}"
+            reason = f"self-check failed: {explain(error)}"
             # A connection made meanwhile is not the one that failed.
             if judged is not None and judged is self._kick and not judged.done():
                 self.reason = self.reason or reason
@@ -200,7 +206,7 @@ class Bus:
             raise Unavailable(reason) from None
         finally:
             del self._checks[token]
-        return loop.time() - started
+        return seconds
 
     def _on_own(self, _channel: str, payload: bytes) -> None:
         heard = self._checks.get(payload.removeprefix(self.CHECK)) if payload.startswith(self.CHECK) else None
@@ -222,7 +228,7 @@ class Bus:
             await asyncio.sleep(random.uniform(0, cap))
 
     async def _converse(self) -> None:
-        connection = await self._link.subscriber()
+        connection = self._connection = await self._link.subscriber()
         self._kick = asyncio.get_running_loop().create_future()
         self._changed = {key: channel for key, channel in self._channels.items() if channel.callbacks}
         self._wake.set()
@@ -234,7 +240,7 @@ class Bus:
             for task in ended:
                 task.result()  # none ends but by an error
         finally:
-            self._kick = None
+            self._kick = self._connection = None
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)

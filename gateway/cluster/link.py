@@ -15,14 +15,12 @@ from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any, Final
-from urllib.parse import urlsplit
 
-from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
+from gateway.cluster import servers
 from gateway.metrics import Metrics
 
 # What Redis or the way to it can fail with. `TimeoutError` is an `OSError`.
@@ -69,21 +67,13 @@ class Link:
     ) -> None:
         self.timeout_seconds = timeout_seconds
         # RESP2: its pub/sub costs a third less than RESP3's, and we need nothing of the newer protocol.
-        self._pool = BlockingConnectionPool.from_url(
-            url, max_connections=POOL_CONNECTIONS, timeout=timeout_seconds, protocol=2,
-            socket_timeout=timeout_seconds, socket_connect_timeout=timeout_seconds,
-            retry=Retry(NoBackoff(), 0), client_name=name,
-        )  # fmt: skip
+        self._pool = servers.pool(
+            url, timeout_seconds=timeout_seconds, max_connections=POOL_CONNECTIONS, protocol=2, client_name=name
+        )
         self.redis: Redis = Redis(connection_pool=self._pool)
         self._plain = self._durable = _Publisher(self, metrics, Durability())
         if durability is not None and durability.replicas:
             self._durable = _Publisher(self, metrics, durability)
-
-    @staticmethod
-    def describe(url: str) -> str:
-        """`url` without its password, for people."""
-        parts = urlsplit(url)
-        return f"{parts.scheme}://{parts.hostname or ''}{f':{parts.port}' if parts.port else ''}{parts.path}"
 
     def script(self, name: str) -> Any:
         """The Lua step ``lua/{name}.lua``, to be called with keys and args."""
@@ -104,6 +94,13 @@ class Link:
             await connection.disconnect(nowait=True)
             raise Unavailable(explain(error)) from error
         return connection
+
+    async def moved(self, connection: AbstractConnection) -> bool:
+        """Whether Redis is elsewhere now than where `connection`, a subscriber's, leads.
+
+        A master that was cut off believes in itself until it meets a Sentinel.
+        """
+        return await servers.moved(self._pool, connection)
 
     async def publish(self, channel: str, payload: bytes) -> None:
         """Publish one payload.
@@ -155,7 +152,7 @@ class Link:
     async def close(self) -> None:
         """Close all connections that rest in the pool."""
         await self.redis.aclose()
-        await self._pool.disconnect()
+        await self._pool.aclose()
 
 
 class _Publisher:

@@ -114,13 +114,14 @@ class FakeConnection:
 
 
 class FakeRedis:
-    """Stands for the `Link`, too: `subscriber`, `publish` and `timeout_seconds` are all that the bus takes of one."""
+    """Stands for the `Link`, too: `subscriber`, `moved`, `publish` and `timeout_seconds` are all that the bus takes."""
 
     def __init__(self, *, eager: bool = True) -> None:
         self.timeout_seconds = 2.0
         self.eager = eager  # commands are seen to at once
         self.slow = False  # a command takes a turn of the loop to be written
         self.reachable = True
+        self.elsewhere = False  # the Sentinels name another server than the connections that there are lead to
         self.frozen = False  # publishes are never answered
         self.refuses: str | None = None  # the error that every command is answered with
         self.attempts = 0
@@ -147,6 +148,10 @@ class FakeRedis:
             raise Unavailable("connection refused")
         self.connections.append(FakeConnection(self))
         return cast(AbstractConnection, self.connections[-1])
+
+    async def moved(self, _connection: AbstractConnection) -> bool:
+        """Whether the master is elsewhere."""
+        return self.elsewhere
 
     async def publish(self, channel: str, payload: bytes) -> None:
         """To all who are subscribed."""

@@ -9,34 +9,50 @@ import pytest
 from rich.console import Console
 
 from chaos import plan, report
-from chaos.faults import FAULTS
+from chaos.faults import FAULTS, KNOWN
 from chaos.ledger import Account
 
 KEPT = report.Phase("a fault", True, 10, Account(received=10), Account(received=10), 0, (0.5, 1.5), 2.0)
 
 
 def test_without_a_word_it_does_every_fault_once_with_a_hundred_clients() -> None:
-    told = plan.from_env({}, FAULTS, seed=5)
-    assert told.faults == tuple(FAULTS)
+    told = plan.from_env({}, KNOWN, seed=5)
+    assert told.faults == tuple(name for name in FAULTS if name != "failover")
     assert (told.seed, told.clients, told.minutes, told.fsync) == (5, 100, 0, "everysec")
 
 
 def test_it_does_what_it_is_told() -> None:
     told = plan.from_env(
-        {"SEED": "9", "FAULTS": "flush, kill", "QUICK": "1", "MINUTES": "1.5", "FSYNC": "always"}, FAULTS, seed=5
+        {"SEED": "9", "FAULTS": "flush, kill", "QUICK": "1", "MINUTES": "1.5", "FSYNC": "always"}, KNOWN, seed=5
     )
     assert told.faults == ("flush", "kill")
     assert (told.seed, told.clients, told.minutes, told.fsync) == (9, 30, 1.5, "always")
     assert told.freeze_node_seconds > told.lease_seconds, "quick, but longer than what is to notice it"
 
 
+def test_with_sentinels_it_does_what_can_happen_to_them() -> None:
+    told = plan.from_env({"REDIS": "sentinel", "WAIT": "1"}, KNOWN, seed=5)
+    assert "failover" in told.faults and "flush" not in told.faults
+    assert (told.redis, told.wait_replicas) == ("sentinel", 1)
+
+
 @pytest.mark.parametrize(
-    "environ", [{"FAULTS": "earthquake"}, {"SEED": "x"}, {"MINUTES": "-1"}, {"FSYNC": "often"}, {"CLIENTS": "0"}]
+    "environ",
+    [
+        {"REDIS": "many"},
+        {"WAIT": "1"},
+        {"FAULTS": "failover"},
+        {"FAULTS": "earthquake"},
+        {"SEED": "x"},
+        {"MINUTES": "-1"},
+        {"FSYNC": "often"},
+        {"CLIENTS": "0"},
+    ],
 )
 def test_what_it_does_not_understand_stops_it_with_the_name(environ: dict[str, str]) -> None:
     [name] = environ
     with pytest.raises(plan.PlanError, match=name):
-        plan.from_env(environ, FAULTS, seed=5)
+        plan.from_env(environ, KNOWN, seed=5)
 
 
 def test_a_phase_without_loss_keeps_its_promises() -> None:

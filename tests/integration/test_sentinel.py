@@ -1,0 +1,112 @@
+"""Redis behind Sentinels: nodes follow the master, and speak to nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.cluster.link import Link, Unavailable
+from gateway.metrics import Metrics
+from tests.client import Api
+from tests.cluster import Cluster
+from tests.conftest import Connect
+from tests.deadlines import eventually, until
+from tests.sentinel import Sentinels
+
+RESUME_SECONDS = 2.0  # beyond what the Sentinels take themselves
+
+
+@pytest.fixture
+def sentinels(folder: Path) -> Iterator[Sentinels]:
+    """A master, two replicas, three Sentinels."""
+    with Sentinels(folder) as running:
+        yield running
+
+
+async def test_delivery_goes_on_when_the_sentinels_have_agreed_upon_a_new_master(
+    sentinels: Sentinels, folder: Path, connect: Connect
+) -> None:
+    with Cluster(2, folder, sentinels) as nodes:
+        hearer, api = await connect(nodes[0]), Api(nodes[1])
+        await hearer.subscribe("contest")
+        await api.publish("contest", 0)
+        await hearer.hear(type="DATA", data=0)
+
+        killed = await asyncio.to_thread(sentinels.fail_over)
+        switched = time.monotonic()
+        number = 0
+        while not any(data > 0 for data in hearer.data("contest")):
+            assert time.monotonic() - switched < 10 * RESUME_SECONDS, "delivery did not resume"
+            number += 1
+            await api.http.post(
+                "/api/publish", json={"topic": "contest", "data": number, "idempotencyKey": f"k{number}"}
+            )
+            await asyncio.sleep(0.02)
+        resumed = time.monotonic() - switched
+        assert resumed < RESUME_SECONDS, f"delivery resumed {resumed:.1f} s after the fail-over"
+        await asyncio.to_thread(killed.start)
+        await asyncio.to_thread(sentinels.until_whole)
+        await asyncio.to_thread(until, lambda: all(node.ready() for node in nodes), 10, "the nodes are ready")
+        await api.publish("contest", "after")
+        await hearer.hear(type="DATA", data="after")
+        await api.close()
+
+
+async def test_a_server_that_is_a_replica_is_not_spoken_to_whatever_the_sentinels_say(sentinels: Sentinels) -> None:
+    link = Link(sentinels.url, timeout_seconds=2.0, name="test", metrics=Metrics())
+    connection = await link.subscriber()
+    await connection.disconnect()
+    replica = next(server for server in sentinels.servers if server.port != sentinels.master().port)
+
+    async def outdated(_service: str) -> tuple[str, int]:
+        return "127.0.0.1", replica.port
+
+    pool: Any = link.redis.connection_pool
+    pool.sentinel_manager.discover_master = outdated
+    try:
+        with pytest.raises(Unavailable, match=f"127.0.0.1:{replica.port} is a replica"):
+            await link.subscriber()
+    finally:
+        await link.close()
+
+
+async def test_a_subscriber_s_server_is_compared_with_what_the_sentinels_say(sentinels: Sentinels) -> None:
+    link = Link(sentinels.url, timeout_seconds=2.0, name="test", metrics=Metrics())
+    connection = await link.subscriber()
+    try:
+        assert not await link.moved(connection)
+        await asyncio.to_thread(sentinels.promote)
+        await eventually(lambda: link.moved(connection), 5)
+        for watcher in sentinels.watchers:
+            watcher.kill()
+        assert not await link.moved(connection), "whom nobody contradicts stays"
+    finally:
+        await connection.disconnect()
+        await link.close()
+
+
+async def test_a_frozen_sentinel_hides_no_master(sentinels: Sentinels) -> None:
+    link = Link(sentinels.url, timeout_seconds=2.0, name="test", metrics=Metrics())
+    sentinels.watchers[0].freeze()
+    try:
+        await (await link.subscriber()).disconnect()
+        assert await link.ask(link.redis.ping())
+    finally:
+        sentinels.watchers[0].thaw()
+        await link.close()
+
+
+async def test_when_no_sentinel_answers_the_reason_says_so(sentinels: Sentinels) -> None:
+    for watcher in sentinels.watchers:
+        watcher.kill()
+    link = Link(sentinels.url, timeout_seconds=2.0, name="test", metrics=Metrics())
+    try:
+        with pytest.raises(Unavailable, match="No master found for 'gateway'"):
+            await link.subscriber()
+    finally:
+        await link.close()

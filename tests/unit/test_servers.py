@@ -1,0 +1,66 @@
+"""What a URL says about where Redis is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from redis.asyncio import BlockingConnectionPool
+from redis.asyncio.connection import SSLConnection
+from redis.asyncio.sentinel import SentinelConnectionPool
+
+from gateway.cluster import servers
+
+
+def pool(url: str) -> Any:
+    """Connections to what `url` names."""
+    return servers.pool(url, timeout_seconds=2.0, max_connections=5)
+
+
+@pytest.mark.parametrize("url", ["redis://127.0.0.1:6379/1", "rediss://h/0", "unix:///run/redis.sock"])
+def test_one_server_is_waited_for_when_all_connections_are_busy(url: str) -> None:
+    assert type(pool(url)) is BlockingConnectionPool
+    assert pool(url).timeout == 2.0
+
+
+def test_sentinels_are_asked_for_the_master() -> None:
+    found = pool("redis+sentinel://ann:p%40ss@a:1,b,[::1]:3/live/7")
+    assert isinstance(found, SentinelConnectionPool) and isinstance(found, BlockingConnectionPool)
+    asked = [sentinel.connection_pool.connection_kwargs for sentinel in found.sentinel_manager.sentinels]
+    assert [(one["host"], one["port"]) for one in asked] == [("a", 1), ("b", servers.SENTINEL_PORT), ("::1", 3)]
+    assert found.service_name == "live"
+    told = found.connection_kwargs
+    assert (told["username"], told["password"], told["db"]) == ("ann", "p@ss", 7)
+
+
+def test_one_sentinel_that_does_not_answer_leaves_time_for_another() -> None:
+    found = pool("redis+sentinel://a,b/live")
+    for sentinel in found.sentinel_manager.sentinels:
+        assert sentinel.connection_pool.connection_kwargs["socket_timeout"] == 1.0
+    assert found.connection_kwargs["socket_timeout"] == 2.0
+
+
+def test_tls_is_spoken_with_the_servers() -> None:
+    assert issubclass(pool("rediss+sentinel://a/live").connection_class, SSLConnection)
+    assert not issubclass(pool("redis+sentinel://a/live").connection_class, SSLConnection)
+
+
+@pytest.mark.parametrize(
+    "url", ["redis+sentinel://", "redis+sentinel://a", "redis+sentinel://a/b/c", "redis+sentinel://:1/b"]
+)
+def test_a_url_that_names_no_sentinels_and_service_is_refused(url: str) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011
+        pool(url)
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://ann:secret@h:6380/1", "redis://h:6380/1"),
+        ("redis://h", "redis://h"),
+        ("redis+sentinel://:secret@a:1,b:2/live", "redis+sentinel://a:1,b:2/live"),
+        ("unix:///run/redis.sock", "unix:///run/redis.sock"),
+    ],
+)
+def test_a_url_is_shown_without_its_password(url: str, shown: str) -> None:
+    assert servers.describe(url) == shown
