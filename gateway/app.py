@@ -84,7 +84,8 @@ async def socket(websocket: WebSocket) -> None:
 
 
 def _refusal(websocket: WebSocket, node: Node) -> tuple[int, str] | None:
-    if node.departures.refuses(websocket.headers.get("x-request-id")):
+    avoided = websocket.query_params.get("avoid") == node.settings.node
+    if node.departures.refuses(websocket.headers.get("x-request-id"), avoided):
         return 503, "this node takes no new clients; connect again"
     host = websocket.headers.get("host")
     # No Origin: not a browser, so nobody's cookies are being abused.

@@ -73,16 +73,16 @@ class Departures:
         if self.draining and self._watchers.told(now):
             self._told.set()
 
-    def refuses(self, handshake: str | None) -> bool:
+    def refuses(self, handshake: str | None, avoided: bool = False) -> bool:
         """Whether a new client gets 503, after which the load balancer tries another node.
 
         `handshake` is the load balancer's id of the request, the same at each of its tries. One that was refused
-        while shedding and comes again has found no other node, and is let in; so is one without, since nobody would
-        try elsewhere for it.
+        while shedding, or since the client asks for any node but this (`avoided`), and comes again has found no other
+        node, and is let in; so is one without, since nobody would try elsewhere for it.
         """
         if self.phase is Phase.REFUSING:
             return True
-        if self.phase is not Phase.SHEDDING or not handshake or handshake in self._refused:
+        if not (avoided or self.phase is Phase.SHEDDING) or not handshake or handshake in self._refused:
             return False
         if len(self._refused) >= MAX_HANDSHAKES:
             del self._refused[next(iter(self._refused))]

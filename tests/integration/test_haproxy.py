@@ -76,6 +76,28 @@ async def test_a_cookie_moves_no_neighbour(front: Balancer, plain: Cluster, conn
     assert (await connect(front, source=source)).node == neighbour.node
 
 
+async def test_a_second_socket_of_a_browser_may_avoid_the_node_of_the_first(
+    front: Balancer, plain: Cluster, connect: Connect
+) -> None:
+    jar: dict[str, str] = {}
+    first = await connect(front, cookies=jar, source=new_source())
+    cookie = dict(jar)
+    for _ in range(5):
+        second = await connect(f"{front.ws}?avoid={first.node}", cookies=jar, source=new_source())
+        assert second.node != first.node
+    assert jar == cookie
+    assert (await connect(front, cookies=jar, source=new_source())).node == first.node
+
+
+async def test_who_avoids_the_only_node_is_let_in(
+    cluster: Callable[..., Cluster], haproxy: Balancers, connect: Connect
+) -> None:
+    [node] = cluster(1)
+    front = haproxy([node])
+    assert (await connect(f"{front.ws}?avoid={node.name}")).node == node.name
+    assert (await connect(f"{node.ws}?avoid={node.name}")).node == node.name  # nobody would try elsewhere for it
+
+
 async def test_the_page_gives_the_cookie_that_the_socket_uses(
     front: Balancer, plain: Cluster, connect: Connect
 ) -> None:
