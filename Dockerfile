@@ -11,6 +11,7 @@ RUN python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))
  && pip install --no-cache-dir --requirement requirements.txt
 
 COPY README.md .
+COPY docs docs
 COPY gateway gateway
 RUN pip install --no-cache-dir --no-deps .
 

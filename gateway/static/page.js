@@ -1,293 +1,307 @@
-// The start page: one socket, its topics, and what arrives. It shows the wire; it is no library.
+// The start page: two clients of the cluster in one page, each on a node of its own, and what becomes of their messages.
 
-const KEPT = 200; // rows of the feed
-const SHOWN_CHARACTERS = 4_000; // of one message
-const DEAD_MS = 10_000; // an answer that takes longer will not come
-const FIRST_WAIT_MS = 1_000;
-const LAST_WAIT_MS = 20_000;
+import { Gateway } from "/gateway.js";
+
+const KEPT = 200; // rows of a feed
+const SHOWN_CHARACTERS = 2_000; // of one message
+const CUT_MS = 3_000;
+const NUMBERS_MS = 200;
+const TRIP_MS = 5_000;
 const TOPIC = /^[A-Za-z0-9_:.\-/]{1,200}$/;
 
 const $ = (id) => document.getElementById(id);
-const element = (tag, className, text) => Object.assign(document.createElement(tag), { className, textContent: text });
-
-// ---- the connection
-
-const wanted = location.hash.slice(1).split(",").filter((name) => TOPIC.test(name));
-const topics = new Map((wanted.length ? wanted : ["lobby"]).map((name) => [name, false])); // name -> confirmed
-const asked = new Map(); // requestId -> {does, topic}
-let socket = null; // the one that counts; what any other still says is ignored
+const clock = new Intl.DateTimeFormat("en-GB", { timeStyle: "medium" });
+const wanted = location.hash.slice(1);
+let topic = TOPIC.test(wanted) && !$(wanted) ? wanted : "contest-chat-demo";
 let token = null;
-let lastId = 0;
-let open = false; // welcomed
-let lostAt = 0;
-let attempts = 0; // since a connection that lived long enough for a pong
-let wishedMs = null; // the server's own idea of the next wait
-let retry, watchdog, pinger;
 
-function connect() {
-  clearTimeout(retry);
-  show("connecting", "Connecting…");
-  const mine = new WebSocket(new URL("/ws", location.origin.replace(/^http/, "ws")));
-  mine.onmessage = ({ data }) => mine === socket && receive(JSON.parse(data));
-  mine.onclose = ({ code, reason }) => mine === socket && lost(code, reason);
-  socket = mine;
-  expectAnswer();
+function element(tag, className, text) {
+  return Object.assign(document.createElement(tag), { className, textContent: text });
 }
 
-// A dead network closes no socket for minutes, so silence after a question counts as the end.
-function expectAnswer() {
-  clearTimeout(watchdog);
-  watchdog = setTimeout(() => lost(1006, "no answer"), DEAD_MS);
+function say(place, words, className = "") {
+  Object.assign(place, { textContent: words, className });
 }
 
-function lost(code, reason) {
-  clearTimeout(watchdog);
-  clearInterval(pinger);
-  const dead = socket;
-  socket = null;
-  dead.close();
-  if ([...asked.values()].some(({ does }) => does === "publish")) {
-    say("published", "The connection broke before the answer: it may have been published or not.", "bad");
-  }
-  asked.clear();
-  for (const name of topics.keys()) topics.set(name, false);
-  showTopics();
-  if (open) lostAt = Date.now();
-  open = false;
-  const because = reason ? ` (${reason})` : "";
-  if (code >= 3500 && code <= 3999) {
-    return show("stopped", `Disconnected by the gateway${because}: it asks not to come back.`);
-  }
-  // Full jitter: pages that lost one node must not come to the next in step.
-  const wait = wishedMs ?? Math.random() * Math.min(LAST_WAIT_MS, FIRST_WAIT_MS * 2 ** attempts);
-  attempts += 1;
-  wishedMs = null;
-  retry = setTimeout(connect, wait);
-  show("waiting", `Not connected${because}. Trying again ${wait < 1500 ? "at once" : `in ${Math.round(wait / 1000)} s`}.`);
-}
-
-function send(message) {
-  if (open) socket.send(JSON.stringify(message));
-  return open;
-}
-
-function ask(does, topic, message) {
-  const sent = send({ ...message, requestId: ++lastId });
-  if (sent) asked.set(lastId, { does, topic });
-  return sent;
-}
-
-const subscribe = (topic) => ask("subscribe", topic, { type: "SUBSCRIBE", topics: [topic] });
-const ping = () => send({ type: "ping", timestamp: Date.now() }) && expectAnswer();
-
-function receive(message) {
-  clearTimeout(watchdog);
-  switch (message.type) {
-    case "DATA": return add(message);
-    case "SYSTEM": return onSystem(message.action, message.data);
-    case "ACKNOWLEDGMENT": return onDone(message);
-    case "ERROR": return onError(message);
-    case "pong":
-      attempts = 0;
-      $("trip").textContent = `${Date.now() - message.timestamp} ms`;
-  }
-}
-
-function onSystem(action, data) {
-  const names = data?.topics?.join(", ");
-  switch (action) {
-    case "welcome": return onWelcome(data);
-    case "gap": return names && note("warn", `Messages on ${names} may be missing: the node was cut off for a while.`);
-    case "degraded": return note("warn", "The node has lost Redis: nothing new arrives until it is back. You stay connected.");
-    case "restored": return note("good", "Redis is back: messages flow again.");
-    case "shutdown":
-      wishedMs = data.reconnectMs ?? null;
-      return note("warn", "This node is leaving; another one takes over.");
-    case "move":
-      wishedMs = data.reconnectMs ?? null;
-      return note("warn", "Another node has more room and takes over.");
-    case "unsubscribed":
-      data.topics.forEach((name) => topics.delete(name));
-      showTopics();
-      return note("warn", `You no longer hear ${names}: ${data.reason}.`);
-  }
-}
-
-function onWelcome({ clientId, node, pingMs }) {
-  open = true;
-  $("node").textContent = node;
-  $("client").textContent = clientId;
-  document.title = `${node} · WebSocket gateway`;
-  show("open", `Connected to node ${node}`);
-  if (token) send({ type: "AUTH", authToken: token });
-  [...topics.keys()].forEach(subscribe); // a frame each: one that is refused refuses no other
-  if (lostAt) {
-    const gone = ((Date.now() - lostAt) / 1000).toFixed(1);
-    note("good", `Connected again after ${gone} s, to node ${node}. What was published meanwhile did not reach this page.`);
-  }
-  setTimeout(ping, 1000); // not now: the page is still busy, and the round trip would be its own
-  pinger = setInterval(ping, pingMs ?? 25_000);
-}
-
-function onDone({ operation, topics: names, topic, requestId }) {
-  asked.delete(requestId);
-  if (operation === "subscribe") {
-    names.filter((name) => topics.has(name)).forEach((name) => topics.set(name, true));
-    showTopics();
-  } else if (operation === "publish") {
-    say("published", `Published on ${topic}.${topics.has(topic) ? "" : " Subscribe to it to see it here."}`, "good");
-  } else if (operation === "authenticate") {
-    say("authenticated", "Logged in.", "good");
-  }
-}
-
-function onError({ code, message, reason, requestId, inReplyTo }) {
-  const { does, topic } = asked.get(requestId ?? inReplyTo) ?? {};
-  asked.delete(requestId ?? inReplyTo);
-  const act = does === "publish" ? "publish on" : "listen to";
-  const words = {
-    4010: `Only a user may ${act} ${topic}: log in with a token.`,
-    4012: `Only an admin may ${act} ${topic}.`,
+/** What a person can make of an error. */
+function inWords({ name, code, reason, message }, act) {
+  if (name === "NoAnswer" || name === "Disconnected") return "No answer: it may have been sent or not.";
+  return {
+    4004: `${topic} cannot be a topic.`,
+    4010: `Only a user may ${act} ${topic}: log in with a token, below.`,
+    4012: `This user may not ${act} ${topic}.`,
     4029: "That was too fast: wait a moment, then try again.",
     4401: reason === "token_expired" ? "This token has expired: get a new one." : "This token is not valid here.",
-    5030: "The cluster cannot reach Redis just now. Nothing was done; try again.",
-  }[code] ?? `${message}.`;
-  if (code === 4010 || code === 4401) $("login").open = true;
-  if (code === 4401) token = null;
-  if (does === "subscribe") topics.delete(topic);
-  showTopics();
-  const place = code === 4401 ? "authenticated" : { subscribe: "subscribed", publish: "published" }[does];
-  if (place) say(place, words, "bad");
-  else note("warn", words);
+    4403: `Nobody may ${act} ${topic} from here.`,
+    5030: "The cluster cannot reach Redis just now. Nothing was sent; try again.",
+  }[code] ?? message;
 }
 
-// ---- what is seen
+/** One client: its connection, and the half of the page that shows it. */
+class Pane {
+  #parts = {};
+  #at;
+  #name;
+  #avoids; // gives the node that this one would rather not be on
+  #gateway = null;
+  #lastNode = "";
+  #lostAt = 0;
+  #last = null; // place of the last message
+  #counts;
+  #while = 0; // received since the connection came back
+  #numbers = 0;
+  #sender = 0;
 
-function show(state, words) {
-  document.body.dataset.state = state;
-  $("state").textContent = words;
-  $("connect").hidden = state === "open" || state === "connecting";
-  if (state !== "open") $("trip").textContent = $("client").textContent = "–";
-}
+  constructor(at, name, avoids) {
+    const pane = $("pane").content.firstElementChild.cloneNode(true);
+    for (const part of pane.querySelectorAll("[data-is]")) this.#parts[part.dataset.is] = part;
+    [this.#at, this.#name, this.#avoids] = [at, name, avoids];
+    this.pane = pane;
+    pane.ariaLabel = pane.querySelector("h3").textContent = `Client ${name}`;
+    const { feed, text, now, cut, numbers, cookie } = this.#parts;
+    feed.ariaLabel = `What client ${name} has received, newest last`;
+    text.ariaLabel = `Message of client ${name}`;
+    text.placeholder = `Say something as ${name}`;
+    cookie.textContent = avoids ? "not used: asks for a node other than A's" : "GW, hidden from scripts: brings A back to its node";
+    pane.querySelector("form").addEventListener("submit", (event) => this.#send(event));
+    now.addEventListener("click", () => (this.#gateway.state === "closed" ? this.start() : this.#gateway.connect().catch(() => {})));
+    cut.addEventListener("click", () => this.#gateway.reconnect(CUT_MS));
+    numbers.addEventListener("click", () => this.#toggleNumbers());
+    $("panes").append(pane);
+    setInterval(() => this.#measure(), TRIP_MS);
+  }
 
-function say(place, words, className) {
-  Object.assign($(place), { textContent: words, className });
-}
+  get node() {
+    return this.#gateway?.node;
+  }
 
-function showTopics() {
-  $("topics").replaceChildren(...[...topics].map(([name, confirmed]) => {
-    const item = element("li", confirmed ? "" : "pending");
-    const leave = element("button", "", "×");
-    leave.type = "button";
-    leave.ariaLabel = leave.title = `Unsubscribe from ${name}`;
-    leave.onclick = () => {
-      topics.delete(name);
-      ask("unsubscribe", name, { type: "UNSUBSCRIBE", topics: [name] });
-      showTopics();
-      $("topic").focus();
+  /** A new client; what the old one showed stays. Resolves when it has tried to connect. */
+  start() {
+    this.#gateway?.close();
+    this.#counts = { received: 0, missing: 0, doubled: 0 };
+    this.#last = null;
+    const url = () => {
+      const node = this.#avoids?.();
+      return node ? `/ws?avoid=${encodeURIComponent(node)}` : "/ws";
     };
-    item.append(label(name), leave);
-    return item;
-  }));
-  const hash = `#${[...topics.keys()]}`;
-  if (location.hash !== hash) history.replaceState(null, "", hash); // a reload comes back to the same topics
-}
-
-function label(topic) {
-  const made = element("span", "topic", topic);
-  let hash = 0;
-  for (const character of topic) hash = (hash * 31 + character.charCodeAt(0)) >>> 0;
-  made.style.setProperty("--hue", hash * 137.5 % 360); // the golden angle keeps neighbours apart
-  return made;
-}
-
-const clock = new Intl.DateTimeFormat("en-GB", { timeStyle: "medium" });
-const fresh = []; // what has arrived since the feed was drawn
-let [frame, paused, received, pulse] = [0, false, 0, null];
-
-function note(kind, words) {
-  $("notice").textContent = words;
-  add({ kind, words });
-}
-
-// A busy topic brings thousands a second: rows are made once a frame, and only those that stay.
-function add(message) {
-  fresh.push({ ...message, arrived: Date.now() });
-  if (fresh.length > KEPT) fresh.shift();
-  if (message.type === "DATA") received += 1;
-  frame ||= requestAnimationFrame(draw);
-}
-
-function draw() {
-  frame = 0;
-  $("count").textContent = received ? `${received.toLocaleString("en")} received` : "";
-  $("pause").textContent = paused ? `Resume (${fresh.length} new)` : "Pause";
-  if (paused || !fresh.length) return;
-  if (pulse?.playState !== "running" && !matchMedia("(prefers-reduced-motion: reduce)").matches) {
-    pulse = $("route").animate({ "--at": [1, 0], opacity: [1, 1] }, { duration: 500, pseudoElement: "::after" });
+    const gateway = (this.#gateway = new Gateway(url, { token }));
+    gateway.addEventListener("state", ({ detail }) => gateway === this.#gateway && this.#show(detail));
+    gateway.addEventListener("system", ({ detail }) => gateway === this.#gateway && this.#system(detail));
+    gateway.subscribe(topic, {
+      onData: (message) => this.#data(message),
+      onPresence: ({ count }) => (this.#parts.here.textContent = count),
+      onGap: ({ reason }) => {
+        this.#last = null;
+        this.#note("warn", `Messages may be missing here (${reason}).`);
+      },
+      onState: (state, error) => this.#subscription(gateway, state, error),
+    });
+    gateway.connect().then(() => this.#measure(), () => {});
+    return new Promise((tried) => {
+      gateway.addEventListener("state", ({ detail }) => detail.state !== "connecting" && tried());
+    });
   }
-  $("feed").prepend(...fresh.splice(0).reverse().map(row));
-  while ($("feed").childElementCount > KEPT) $("feed").lastElementChild.remove();
-}
 
-function row({ kind, words, topic, data, timestamp, arrived }) {
-  const item = element("li", kind ? `note ${kind}` : "");
-  const sent = kind ? arrived : Date.parse(timestamp);
-  const time = element("time", "", clock.format(sent));
-  if (kind) {
-    item.append(time, element("span", "data", words));
-    return item;
+  // ---- what the connection does
+
+  #show({ state, code, reason, waitMs }) {
+    const { node, client, trip, now } = this.#parts;
+    const here = state === "connected" || state === "authenticated";
+    const name = here ? this.#gateway.node : "–";
+    const wait = waitMs < 1_000 ? "at once" : `in ${Math.round(waitMs / 1000)} s`;
+    const words = {
+      connecting: "Connecting…",
+      waiting: `Not connected${navigator.onLine ? "" : ": this machine is offline"}. Trying again ${wait}.`,
+      closed: code === 4401 ? inWords({ code, reason }) : `Disconnected by the gateway (${reason}): it asks not to come back.`,
+    }[state] ?? `Connected to node ${name}`;
+    this.#parts.state.textContent = words;
+    node.textContent = name;
+    client.textContent = here ? this.#gateway.clientId : "–";
+    if (!here) trip.textContent = "–";
+    now.hidden = state !== "waiting" && state !== "closed";
+    now.textContent = state === "closed" ? "Connect again" : "Try now";
+    for (const part of [this.pane, ...document.querySelectorAll(`#route [data-of="${this.#at}"]`)]) {
+      part.classList.toggle("on", here);
+      part.classList.toggle("off", state === "closed");
+      if ("node" in part.dataset) part.textContent = here ? name : "node";
+    }
+    if (state === "connected") this.#returned(name);
+    if (state === "authenticated" && token) say($("authenticated"), "Logged in.", "good");
+    if (state === "waiting" && !this.#lostAt && this.#lastNode) {
+      this.#lostAt = Date.now();
+      this.#note("warn", `The connection to ${this.#lastNode} is lost.`);
+    }
+    if (state === "closed" && code === 4401) say($("authenticated"), words, "bad");
+    if (state === "closed" && code === 4401) $("login").open = true;
   }
-  const text = typeof data === "string" ? data : JSON.stringify(data);
-  const cut = text.length > SHOWN_CHARACTERS ? `… (${text.length} characters)` : "";
-  const delay = element("span", "delay", `${arrived - sent} ms`);
-  delay.title = "from publication to arrival; exact if both clocks agree";
-  item.append(time, label(topic), delay, element("span", "data", text.slice(0, SHOWN_CHARACTERS) + cut));
-  return item;
-}
 
-// ---- what a person does
+  #returned(node) {
+    if (this.#lostAt) {
+      const away = ((Date.now() - this.#lostAt) / 1000).toFixed(1);
+      const where = node !== this.#lastNode ? "to another node" : this.#avoids ? "to the same node" : "to the same node, by its cookie";
+      this.#note("good", `Connected again after ${away} s, ${where}: ${node}.`);
+    }
+    this.#lostAt = 0;
+    this.#while = 0;
+    this.#lastNode = node;
+    $("route").children[2].className = "on";
+  }
 
-function onSubmit(form, act) {
-  $(form).addEventListener("submit", (event) => {
+  #subscription(gateway, state, error) {
+    if (gateway !== this.#gateway) return;
+    if (state === "recovered") {
+      const count = this.#while;
+      this.#note("good", `Nothing was missed: ${count === 1 ? "1 message was" : `${count} messages were`} made good.`);
+    }
+    if (state === "subscribed" || state === "recovered") {
+      gateway.presence(topic).then(({ count }) => (this.#parts.here.textContent = count), () => (this.#parts.here.textContent = "–"));
+      if ($("joined").className === "bad") say($("joined"), "");
+    }
+    if (state === "ended" && error && gateway.state !== "closed") {
+      const words = inWords(error, "listen to");
+      say($("joined"), words, "bad");
+      this.#note("bad", words);
+      if (error.code === 4010) $("login").open = true;
+    }
+  }
+
+  #system({ action, topics }) {
+    const words = {
+      degraded: ["warn", "The node has lost Redis: nothing new arrives until it is back. The connection stays."],
+      restored: ["good", "Redis is back: messages flow again."],
+      shutdown: ["warn", "This node is leaving; another one takes over."],
+      move: ["warn", "Another node has more room and takes over."],
+    }[action];
+    if (action === "degraded" || action === "restored") {
+      $("route").children[2].className = action === "restored" ? "on" : "off";
+    }
+    if (words) this.#note(...words);
+  }
+
+  async #measure() {
+    const gateway = this.#gateway;
+    if (document.hidden || (gateway.state !== "connected" && gateway.state !== "authenticated")) return;
+    const started = performance.now();
+    try {
+      await gateway.request("system", "ping");
+      this.#parts.trip.textContent = `${Math.max(1, Math.round(performance.now() - started))} ms`;
+    } catch {} // the state tells
+  }
+
+  // ---- messages
+
+  #data({ data, timestamp, epoch, offset, initial }) {
+    if (!initial) this.#count(epoch, offset);
+    const from = data?.from;
+    const text = typeof data?.text === "string" ? data.text : typeof data === "string" ? data : JSON.stringify(data);
+    const cut = text.length > SHOWN_CHARACTERS ? `… (${text.length} characters)` : "";
+    const row = element("li", { A: "a", B: "b" }[from] ?? "");
+    row.append(element("b", "", { A: "A", B: "B" }[from] ?? "·"), element("span", "", text.slice(0, SHOWN_CHARACTERS) + cut));
+    row.append(element("time", "", clock.format(Date.parse(timestamp))));
+    this.#add(row);
+    this.#pulse();
+  }
+
+  // On this topic nobody is left out, so places that are not neighbours mean a loss.
+  #count(epoch, offset) {
+    const [counts, last] = [this.#counts, this.#last];
+    counts.received += 1;
+    this.#while += 1;
+    if (offset !== null && last?.epoch === epoch) {
+      if (offset <= last.offset) counts.doubled += 1;
+      else counts.missing += offset - last.offset - 1;
+    }
+    this.#last = offset === null ? null : { epoch, offset };
+    const { received, missing, doubled } = counts;
+    this.#parts.count.textContent = `${received.toLocaleString("en")} received · ${missing} missing · ${doubled} doubled`;
+  }
+
+  #note(kind, words) {
+    const row = element("li", `note ${kind}`);
+    row.append(element("span", "", words), element("time", "", clock.format(Date.now())));
+    this.#parts.notice.textContent = words;
+    this.#add(row);
+  }
+
+  #add(row) {
+    const { feed } = this.#parts;
+    const atEnd = feed.scrollHeight - feed.scrollTop - feed.clientHeight < 40;
+    feed.append(row);
+    while (feed.childElementCount > KEPT) feed.firstElementChild.remove();
+    if (atEnd) feed.scrollTop = feed.scrollHeight;
+  }
+
+  #pulse() {
+    for (const part of document.querySelectorAll(`#route [data-of="${this.#at}"]`)) {
+      part.classList.add("pulse");
+      part.addEventListener("animationend", () => part.classList.remove("pulse"), { once: true });
+    }
+  }
+
+  async #send(event) {
     event.preventDefault();
-    act();
-  });
+    const { text } = this.#parts;
+    if (text.value && (await this.#publish(text.value))) text.value = "";
+  }
+
+  async #publish(text) {
+    const { sent } = this.#parts;
+    if (this.#gateway.state === "closed") return say(sent, "Not connected: nothing was sent.", "bad");
+    const waiting = setTimeout(() => say(sent, "Waiting for the connection…"), 500);
+    try {
+      await this.#gateway.publish(topic, { from: this.#name, text });
+      say(sent, "");
+      return true;
+    } catch (error) {
+      say(sent, inWords(error, "publish on"), "bad");
+      if (error.code === 4010) $("login").open = true;
+      return false;
+    } finally {
+      clearTimeout(waiting);
+    }
+  }
+
+  #toggleNumbers() {
+    const { numbers } = this.#parts;
+    const on = !this.#sender;
+    numbers.ariaPressed = on;
+    numbers.textContent = on ? "Stop numbers" : "Send numbers";
+    clearInterval(this.#sender);
+    this.#sender = on && setInterval(async () => {
+      if (!(await this.#publish(String(++this.#numbers))) && this.#sender) this.#toggleNumbers();
+    }, NUMBERS_MS);
+  }
 }
 
-onSubmit("subscribe", () => {
-  const topic = $("topic").value;
-  if (!topics.has(topic)) topics.set(topic, false);
-  say("subscribed", subscribe(topic) ? "" : "Not connected just now: it follows with the connection.", "");
-  showTopics();
-  $("topic").value = "";
+// ---- the page
+
+const a = new Pane(0, "A");
+const b = new Pane(1, "B", () => a.node);
+
+async function start() {
+  $("topic").value = topic;
+  document.querySelectorAll("b.topic").forEach((name) => (name.textContent = topic));
+  await a.start(); // first: B asks for another node than A's
+  await b.start();
+}
+
+$("join").addEventListener("submit", (event) => {
+  event.preventDefault();
+  const name = $("topic").value.trim();
+  if (!TOPIC.test(name)) return say($("joined"), "A topic is 1 to 200 of A-Z a-z 0-9 _ : . - /", "bad");
+  say($("joined"), "");
+  topic = name;
+  history.replaceState(null, "", `#${name}`); // a reload comes back to it
+  return start();
 });
 
-onSubmit("publish", () => {
-  const [topic, text] = [$("to").value, $("data").value];
-  let data = text;
-  try {
-    data = JSON.parse(text);
-  } catch {} // plain text, then
-  const sent = ask("publish", topic, { type: "PUBLISH", topic, data });
-  say("published", sent ? "" : "Not connected just now: nothing was published.", "bad");
-});
-
-onSubmit("auth", () => {
-  token = $("token").value.trim();
-  say("authenticated", send({ type: "AUTH", authToken: token }) ? "" : "It is sent with the next connection.", "");
+$("auth").addEventListener("submit", (event) => {
+  event.preventDefault();
+  token = $("token").value.trim() || null;
   $("token").value = "";
+  say($("authenticated"), token ? "Logging in…" : "Logged out.");
+  start();
 });
 
-$("to").addEventListener("input", ({ target }) => {
-  document.querySelectorAll("pre b").forEach((name) => name.textContent = TOPIC.test(target.value) ? target.value : "lobby");
-});
-$("pause").addEventListener("click", () => {
-  paused = !paused;
-  draw();
-});
-$("connect").addEventListener("click", connect);
-addEventListener("online", () => document.body.dataset.state === "waiting" && connect());
-
-showTopics();
-connect();
+document.querySelectorAll("b.origin").forEach((name) => (name.textContent = location.origin));
+start();

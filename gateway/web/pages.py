@@ -42,7 +42,8 @@ class Assets(StaticFiles):
         return response
 
 
-_files: Final = Assets(directory=STATIC)
+# The wire's description is docs/protocol.md itself, by a link.
+_files: Final = Assets(directory=STATIC, follow_symlink=True)
 
 
 async def index(_request: Request) -> Response:

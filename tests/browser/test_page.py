@@ -1,130 +1,87 @@
-"""The start page in a real browser, through the real load balancer."""
+"""The start page in a real browser, through the real load balancer: two clients on two nodes, and what goes wrong."""
 
 from __future__ import annotations
 
 import asyncio
-import shutil
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 
 import pytest
-from playwright.async_api import Browser, ConsoleMessage, Locator, Page, ViewportSize, async_playwright, expect
+from playwright.async_api import Browser, Locator, expect
 
+from tests.browser.conftest import Photograph
+from tests.browser.visitor import MS, Visitor
 from tests.client import Api, Front
 from tests.cluster import API_KEY, ROOT, Balancer, Cluster, Redis, token
 from tests.deadlines import eventually
 from tests.processes import clean_environment
 
-MS = 20_000  # the longest a test waits for the page, in playwright's unit
-CHROMIUM_ARGUMENTS = [
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run",
-]  # fmt: skip
-WIDE: ViewportSize = {"width": 1280, "height": 800}
+TOPIC = "contest-chat-demo"
 
-# Keeps what the page said of its connection: some of it stands for a moment only.
-RECORD_STATES = """
-addEventListener("DOMContentLoaded", () => {
-  const state = document.getElementById("state");
-  window.states = [state.textContent];
-  new MutationObserver(() => window.states.push(state.textContent)).observe(state, {childList: true});
-});
-"""
+Start = Callable[..., Cluster]
+Balancers = Callable[..., Balancer]
+ApiOf = Callable[[Front], Api]
 
 
-class Visitor:
-    """A person with a browser profile of their own, and the page open in it."""
+class Pane:
+    """One of the two clients."""
 
-    def __init__(self, page: Page) -> None:
-        self.page = page
-        self.faults: list[str] = []  # script errors, refusals of the content security policy, failed loads
-        page.on("pageerror", lambda error: self.faults.append(str(error)))
-        page.on("console", self._on_console)
-
-    @classmethod
-    async def open(cls, browser: Browser, front: Balancer, path: str = "/", viewport: ViewportSize = WIDE) -> Visitor:
-        """A new visitor, whose page is connected."""
-        context = await browser.new_context(viewport=viewport)
-        visitor = cls(await context.new_page())
-        await visitor.page.add_init_script(RECORD_STATES)
-        answer = await visitor.page.goto(front.url + path)
-        assert answer is not None
-        assert answer.ok
-        await visitor.is_connected()
-        return visitor
-
-    def _on_console(self, message: ConsoleMessage) -> None:
-        if message.type in ("error", "warning"):
-            self.faults.append(message.text)
-
-    # ---- what they do
-
-    async def subscribe(self, topic: str) -> None:
-        """Subscribe, and wait until the cluster has confirmed it."""
-        await self.page.get_by_label("Subscribe to").fill(topic)
-        await self.page.get_by_role("button", name="Subscribe", exact=True).click()
-        await expect(self.confirmed(topic)).to_be_visible(timeout=MS)
-
-    async def unsubscribe(self, topic: str) -> None:
-        """Unsubscribe."""
-        await self.page.get_by_role("button", name=f"Unsubscribe from {topic}", exact=True).click()
-
-    async def publish(self, topic: str, message: str) -> None:
-        """Have the page publish, by keyboard alone."""
-        await self.page.get_by_label("Topic", exact=True).fill(topic)
-        await self.page.get_by_label("Message JSON").fill(message)
-        await self.page.keyboard.press("Enter")
-
-    async def log_in(self, jwt: str) -> None:
-        """Give the page a token."""
-        await self.page.get_by_label("Token a JWT").fill(jwt)
-        await self.page.get_by_role("button", name="Log in", exact=True).click()
-
-    # ---- what they see
-
-    def confirmed(self, topic: str) -> Locator:
-        """A topic that the page shows as subscribed."""
-        return self.page.locator("#topics li:not(.pending)").get_by_text(topic, exact=True)
-
-    def rows(self, topic: str, text: str) -> Locator:
-        """Messages on a topic with exactly this data."""
-        topics, data = self.page.get_by_text(topic, exact=True), self.page.get_by_text(text, exact=True)
-        return self.page.locator("#feed li").filter(has=topics).filter(has=data)
-
-    async def hears(self, topic: str, text: str) -> None:
-        """Wait until this was received; then it was so once."""
-        await expect(self.rows(topic, text)).to_have_count(1, timeout=MS)
-
-    async def reads(self, text: str) -> None:
-        """Wait until this stands on the page for the eye."""
-        await expect(self.page.locator("main, #link").get_by_text(text).first).to_be_visible(timeout=MS)
-
-    async def is_connected(self) -> None:
-        """Wait until the page says so."""
-        await expect(self.page.get_by_text("Connected to node")).to_be_visible(timeout=MS)
+    def __init__(self, visitor: Visitor, name: str) -> None:
+        self.name = name
+        self.region = visitor.page.get_by_role("region", name=f"Client {name}", exact=True)
+        self.state = self.region.get_by_role("status").first
+        self.feed = self.region.get_by_role("list", name=f"What client {name} has received")
 
     async def node(self) -> str:
-        """The name of the node that serves them."""
-        return await self.page.locator("#node").inner_text()
+        """The node that it says serves it."""
+        return await self.region.locator(".node").inner_text()
 
-    async def client_id(self) -> str:
-        """Their client id."""
-        return await self.page.locator("#client").inner_text()
+    async def is_connected(self) -> None:
+        """Wait until it says so."""
+        await expect(self.state).to_contain_text("Connected to node", timeout=MS)
 
-    async def states(self) -> list[str]:
-        """All that the page has said of its connection."""
-        said: list[str] = await self.page.evaluate("() => window.states")
-        return said
+    async def says(self, text: str) -> None:
+        """Send something, by keyboard alone."""
+        await self.region.get_by_label(f"Message of client {self.name}").fill(text)
+        await self.region.get_by_label(f"Message of client {self.name}").press("Enter")
+
+    def rows(self, text: str) -> Locator:
+        """Messages and notes of exactly this text."""
+        return self.feed.get_by_text(text, exact=True)
+
+    async def hears(self, text: str) -> None:
+        """Wait until this was received; then it was so once."""
+        await expect(self.rows(text)).to_have_count(1, timeout=MS)
+
+    async def reads(self, text: str) -> None:
+        """Wait until this stands in it for the eye."""
+        await expect(self.region.get_by_text(text).first).to_be_visible(timeout=MS)
+
+    async def does(self, button: str) -> None:
+        """Press a button."""
+        await self.region.get_by_role("button", name=button, exact=True).click()
 
 
-@pytest.fixture
-async def browser() -> AsyncIterator[Browser]:
-    """Debian's Chromium."""
-    program = shutil.which("chromium")
-    assert program, "chromium is not installed, and the tests need it"
-    async with async_playwright() as playwright:
-        chromium = await playwright.chromium.launch(executable_path=program, args=CHROMIUM_ARGUMENTS)
-        yield chromium
-        await chromium.close()
+async def come(browser: Browser, front: Balancer, path: str = "/", **context: object) -> tuple[Visitor, Pane, Pane]:
+    """A visitor whose two clients are connected."""
+    visitor = await Visitor.open(browser, front, path, **context)
+    a, b = Pane(visitor, "A"), Pane(visitor, "B")
+    await a.is_connected()
+    await b.is_connected()
+    return visitor, a, b
+
+
+async def log_in(visitor: Visitor, jwt: str) -> None:
+    """Give the page a token."""
+    await visitor.page.locator("#login").evaluate("it => it.open = true")
+    await visitor.page.get_by_label("A JWT of this cluster").fill(jwt)
+    await visitor.page.get_by_role("button", name="Log in", exact=True).click()
+
+
+async def join(visitor: Visitor, topic: str) -> None:
+    """Have both clients listen to another topic."""
+    await visitor.page.get_by_label("Topic", exact=True).fill(topic)
+    await visitor.page.get_by_role("button", name="Join", exact=True).click()
 
 
 async def publish_by_command_line(front: Balancer, topic: str, data: str) -> None:
@@ -144,82 +101,119 @@ async def publish_by_command_line(front: Balancer, topic: str, data: str) -> Non
     assert process.returncode == 0, printed.decode()
 
 
-async def test_the_page_shows_its_node_and_hears_what_the_command_line_publishes_once(
-    plain: Cluster, front: Balancer, browser: Browser
+async def test_two_clients_of_one_page_talk_across_two_nodes(
+    cluster: Start, haproxy: Balancers, browser: Browser, photograph: Photograph
 ) -> None:
-    visitor = await Visitor.open(browser, front)
-    node = await visitor.node()
-    assert node in {node.name for node in plain}
-    await expect(visitor.page.get_by_role("status").first).to_have_text(f"Connected to node {node}")
-    await expect(visitor.page).to_have_title(f"{node} · WebSocket gateway")
+    nodes = cluster(3, open=1)
+    visitor, a, b = await come(browser, haproxy(nodes.nodes))
+    home, other = await a.node(), await b.node()
+    assert {home, other} < {node.name for node in nodes}
+    assert home != other
+    await expect(visitor.page.get_by_role("list", name="The way of a message").get_by_role("listitem")).to_have_text(
+        ["client A", home, "Redis", other, "client B"]
+    )
+    await a.says("Hello from one node")
+    await b.says("and from another: <b>hello</b>")
+    for pane in (a, b):
+        await pane.hears("Hello from one node")
+        await pane.hears("and from another: <b>hello</b>")
 
-    await visitor.subscribe("contest")
-    await publish_by_command_line(front, "contest", '{"leader": "alice"}')
-    await visitor.hears("contest", '{"leader":"alice"}')
-    await publish_by_command_line(front, "contest", '"the end"')
-    await visitor.hears("contest", "the end")
-    await visitor.hears("contest", '{"leader":"alice"}')
+    await a.does("Send numbers")
+    await b.hears("3")
+    await b.does("Cut for 3 seconds")
+    await b.reads(f"The connection to {other} is lost.")
+    await photograph(visitor.page, "demo-cut")
+    await b.reads("Nothing was missed:")
+    await b.is_connected()
+    await a.does("Stop numbers")
+    await a.says("the end")
+    await b.hears("the end")
+    for number in range(1, 10):
+        await b.hears(str(number))
+    await expect(b.region).to_contain_text("0 missing · 0 doubled")
+    await visitor.page.set_viewport_size({"width": 1280, "height": 860})
+    await photograph(visitor.page, "demo")
     assert visitor.faults == []
 
 
-async def test_what_a_page_publishes_is_seen_on_another_node_once_it_has_logged_in(
+async def test_a_cut_connection_comes_back_to_its_node_by_the_cookie(
     plain: Cluster, front: Balancer, browser: Browser
 ) -> None:
-    ann, bob = await Visitor.open(browser, front), await Visitor.open(browser, front)
-    assert await ann.node() != await bob.node()
-    await ann.subscribe("chat")
-    await bob.subscribe("chat")
-
-    await ann.publish("chat", "too early")
-    await ann.reads("Only a user may publish on chat: log in with a token.")
-    await ann.log_in("rubbish")
-    await ann.reads("This token is not valid here.")
-    await ann.log_in(token("ann"))
-    await ann.reads("Logged in.")
-    await ann.publish("chat", '{"text": "<b>hello</b>"}')
-    await ann.reads("Published on chat.")
-    await ann.publish("chat", "plain, not {JSON")
-
-    for visitor in (ann, bob):
-        await visitor.hears("chat", "plain, not {JSON")
-        await visitor.hears("chat", '{"text":"<b>hello</b>"}')
-        await expect(visitor.rows("chat", "too early")).to_have_count(0)
-        assert visitor.faults == []
-
-
-async def test_a_page_no_longer_hears_what_it_has_left_and_a_reload_keeps_its_topics(
-    plain: Cluster, front: Balancer, browser: Browser, api: Callable[[Front], Api]
-) -> None:
-    visitor = await Visitor.open(browser, front, "/#left,kept")
-    await expect(visitor.confirmed("left")).to_be_visible(timeout=MS)
-    await visitor.unsubscribe("left")
-    await visitor.subscribe("new")  # frames are handled in order: by then it has left
-    await api(front).publish("left", 1)
-    await api(front).publish("new", 2)
-    await visitor.hears("new", "2")
-    await expect(visitor.page.locator("#feed li")).to_have_count(1)
-
-    node = await visitor.node()
+    visitor, a, _ = await come(browser, front)
+    cookies = [cookie for cookie in await visitor.context.cookies() if cookie.get("name") == "GW"]
+    assert [cookie.get("httpOnly") for cookie in cookies] == [True]
+    home = await a.node()
+    for _ in range(2):
+        await a.does("Cut for 3 seconds")
+        await a.does("Try now")
+        await a.is_connected()
+        assert await a.node() == home
+    await a.reads(f"to the same node, by its cookie: {home}.")
     await visitor.page.reload()
-    await visitor.is_connected()
-    assert await visitor.node() == node  # the load balancer's cookie
-    await expect(visitor.confirmed("kept")).to_be_visible(timeout=MS)
-    await expect(visitor.confirmed("new")).to_be_visible(timeout=MS)
-    await expect(visitor.page.locator("#topics li")).to_have_count(2)
+    await a.is_connected()
+    assert await a.node() == home
     assert visitor.faults == []
 
 
-async def test_a_page_sent_away_by_the_operator_stays_away_until_a_person_connects_it(
-    plain: Cluster, front: Balancer, browser: Browser, api: Callable[[Front], Api]
+async def test_what_the_command_line_publishes_is_heard_once(plain: Cluster, front: Balancer, browser: Browser) -> None:
+    visitor, a, b = await come(browser, front, "/#contest")
+    await publish_by_command_line(front, "contest", '{"leader": "alice"}')
+    for pane in (a, b):
+        await pane.hears('{"leader":"alice"}')
+    assert visitor.faults == []
+
+
+async def test_who_may_not_publish_is_told_to_log_in_and_then_may(
+    plain: Cluster, front: Balancer, browser: Browser
 ) -> None:
-    visitor = await Visitor.open(browser, front)
-    client_id = await visitor.client_id()
+    visitor, a, b = await come(browser, front, "/#contest-chat-closed")
+    await a.says("too early")
+    await a.reads("Only a user may publish on contest-chat-closed: log in with a token, below.")
+    await log_in(visitor, "rubbish")
+    for pane in (a, b):
+        await pane.reads("This token is not valid here.")
+        await expect(pane.region.get_by_role("button", name="Connect again")).to_be_visible()
+    await log_in(visitor, token("ann", seconds=-5))
+    await a.reads("This token has expired: get a new one.")
+    await log_in(visitor, token("ann"))
+    await expect(visitor.page.get_by_text("Logged in.")).to_be_visible(timeout=MS)
+    await b.is_connected()
+    await a.says("now")
+    for pane in (a, b):
+        await pane.hears("now")
+        await expect(pane.rows("too early")).to_have_count(0)
+    assert visitor.faults == []
+
+
+async def test_a_refused_topic_is_told_and_another_can_be_joined(
+    plain: Cluster, front: Balancer, browser: Browser
+) -> None:
+    visitor, a, b = await come(browser, front, "/#portfolio")
+    for pane in (a, b):
+        await pane.reads("Only a user may listen to portfolio: log in with a token, below.")
+    await join(visitor, "no topic!")
+    await expect(visitor.page.get_by_text("A topic is 1 to 200 of")).to_be_visible(timeout=MS)
+    await join(visitor, "contest")
+    await a.is_connected()
+    await b.is_connected()
+    await expect(visitor.page.locator("#joined")).to_have_text("")
+    assert visitor.page.url.endswith("/#contest")
+    await publish_by_command_line(front, "contest", '"hello"')
+    await b.hears("hello")
+    assert visitor.faults == []
+
+
+async def test_who_is_sent_away_by_the_operator_stays_away_until_a_person_connects_again(
+    plain: Cluster, front: Balancer, browser: Browser, api: ApiOf
+) -> None:
+    visitor, a, b = await come(browser, front)
+    client_id = await a.region.locator("[data-is=client]").inner_text()
     await eventually(lambda: knows(api(front), client_id))
     await api(front).delete(f"/api/clients/{client_id}")
-    await visitor.reads("Disconnected by the gateway")
-    await visitor.page.get_by_role("button", name="Connect now").click()
-    await visitor.is_connected()
-    assert await visitor.client_id() != client_id
+    await a.reads("it asks not to come back.")
+    await b.is_connected()
+    await a.does("Connect again")
+    await a.is_connected()
     assert visitor.faults == []
 
 
@@ -227,48 +221,85 @@ async def knows(api: Api, client_id: str) -> bool:
     return client_id in [client["id"] for client in await api.clients()]
 
 
-async def test_when_its_node_is_killed_the_page_moves_to_another_and_goes_on_hearing(
-    cluster: Callable[..., Cluster], haproxy: Callable[..., Balancer], browser: Browser, api: Callable[[Front], Api]
+async def test_when_its_node_is_killed_it_moves_to_another_and_has_missed_nothing(
+    cluster: Start, haproxy: Balancers, browser: Browser
 ) -> None:
-    nodes = cluster(2)
-    front = haproxy(nodes.nodes)
-    visitor = await Visitor.open(browser, front)
-    await visitor.subscribe("contest")
-    before = await visitor.node()
-    next(node for node in nodes if node.name == before).kill()
-
-    after = next(node.name for node in nodes if node.name != before)
-    await visitor.reads(f"Connected to node {after}")
-    await visitor.reads("What was published meanwhile did not reach this page.")
-    assert [said.split(".")[0] for said in await visitor.states()][-3:] == [
-        "Not connected", "Connecting…", f"Connected to node {after}",
-    ]  # fmt: skip
-    await expect(visitor.confirmed("contest")).to_be_visible(timeout=MS)
-    # The API through the balancer may meet the dead node first.
-    await api(next(node for node in nodes if node.name == after)).publish("contest", "after")
-    await visitor.hears("contest", "after")
+    nodes = cluster(2, open=1)
+    visitor, a, b = await come(browser, haproxy(nodes.nodes))
+    home, other = await a.node(), await b.node()
+    await b.does("Send numbers")
+    await a.hears("3")
+    next(node for node in nodes if node.name == home).kill()
+    await a.reads(f"to another node: {other}.")
+    await a.reads("Nothing was missed:")
+    await b.does("Stop numbers")
+    await b.says("the end")
+    await a.hears("the end")
+    await expect(a.region).to_contain_text("0 missing · 0 doubled")
     assert visitor.faults == []
 
 
-async def test_a_page_says_that_messages_may_be_missing(
-    redis: Redis, cluster: Callable[..., Cluster], haproxy: Callable[..., Balancer], browser: Browser
+async def test_when_the_cluster_is_down_the_page_says_so_and_comes_back_with_it(
+    cluster: Start, haproxy: Balancers, browser: Browser, redis: Redis
 ) -> None:
-    visitor = await Visitor.open(browser, haproxy(cluster(1).nodes))
-    await visitor.subscribe("news")
-    assert redis.kill_pubsub()
-    await visitor.reads("Messages on lobby, news may be missing")
-    await visitor.is_connected()
+    [node] = cluster(1, open=1)
+    front = haproxy([node])
+    visitor, a, b = await come(browser, front)
+    node.kill()
+    for pane in (a, b):
+        await expect(pane.state).to_contain_text("Not connected", timeout=MS)
+        await expect(pane.region.get_by_role("button", name="Try now")).to_be_visible(timeout=MS)
+    await a.says("into the void")
+    await a.reads("Waiting for the connection…")
+    await a.reads("No answer: it may have been sent or not.")
+    node.start()
+    for pane in (a, b):
+        await pane.is_connected()
+    redis.stop()
+    await a.reads("The node has lost Redis")
+    redis.start()
+    await a.reads("Redis is back")
     assert visitor.faults == []
+
+
+async def test_where_there_is_one_node_both_clients_are_on_it(
+    cluster: Start, haproxy: Balancers, browser: Browser
+) -> None:
+    [node] = cluster(1, open=1)
+    for front in (haproxy([node]), node):
+        visitor, a, b = await come(browser, front)  # type: ignore[arg-type]
+        assert [await a.node(), await b.node()] == [node.name, node.name]
+        assert visitor.faults == []
 
 
 @pytest.mark.parametrize("width", [320, 400, 1600])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
 async def test_the_page_fits_a_window_of_any_width(
-    plain: Cluster, front: Balancer, browser: Browser, api: Callable[[Front], Api], width: int
+    plain: Cluster, front: Balancer, browser: Browser, api: ApiOf, width: int, scheme: str
 ) -> None:
-    visitor = await Visitor.open(browser, front, viewport={"width": width, "height": 800})
     long = "ticker:price:" + "x" * 180
-    await visitor.subscribe(long)
+    visitor, a, _ = await come(
+        browser, front, f"/#{long}", viewport={"width": width, "height": 800}, color_scheme=scheme
+    )
+    await eventually(lambda: hearers(api(front), long))
     await api(front).publish(long, {"unbroken": "y" * 500})
-    await visitor.hears(long, '{"unbroken":"' + "y" * 500 + '"}')
+    await a.hears('{"unbroken":"' + "y" * 500 + '"}')
     assert await visitor.page.evaluate("() => document.documentElement.scrollWidth") == width
+    assert visitor.faults == []
+
+
+async def hearers(api: Api, topic: str) -> bool:
+    return bool((await api.get(f"/api/topics/{topic}"))["subscribers"] == 2)
+
+
+async def test_everything_can_be_reached_by_keyboard(plain: Cluster, front: Balancer, browser: Browser) -> None:
+    visitor, _, _ = await come(browser, front)
+    wanted = await visitor.page.locator("a, button:visible, input:visible, summary, pre, .feed").count()
+    reached = set()
+    for _ in range(wanted + 5):
+        await visitor.page.keyboard.press("Tab")
+        reached.add(
+            await visitor.page.evaluate("() => [...document.querySelectorAll('*')].indexOf(document.activeElement)")
+        )
+    assert len(reached) >= wanted - 2  # what is in the closed <details> counts as visible to nobody
     assert visitor.faults == []

@@ -1,0 +1,42 @@
+"""A browser, and where its pictures go."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import pytest
+from playwright.async_api import Browser, Page, async_playwright
+
+CHROMIUM_ARGUMENTS = [
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run",
+]  # fmt: skip
+# `make pictures` sets it to docs/images; otherwise a test's pictures are left where the tree is not made dirty.
+PICTURES = Path(os.environ.get("PICTURES") or "test-artefacts")
+
+Photograph = Callable[[Page, str], Awaitable[None]]
+
+
+@pytest.fixture
+async def browser() -> AsyncIterator[Browser]:
+    """Debian's Chromium."""
+    program = shutil.which("chromium")
+    assert program, "chromium is not installed, and the tests need it"
+    async with async_playwright() as playwright:
+        chromium = await playwright.chromium.launch(executable_path=program, args=CHROMIUM_ARGUMENTS)
+        yield chromium
+        await chromium.close()
+
+
+@pytest.fixture
+def photograph() -> Photograph:
+    """`await photograph(page, "demo")`: keep what the window shows as demo.png."""
+
+    PICTURES.mkdir(parents=True, exist_ok=True)
+
+    async def take(page: Page, name: str) -> None:
+        await page.screenshot(path=PICTURES / f"{name}.png", animations="disabled")
+
+    return take
