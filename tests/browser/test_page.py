@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from playwright.async_api import Browser, Locator, expect
@@ -62,7 +63,7 @@ class Pane:
         await self.region.get_by_role("button", name=button, exact=True).click()
 
 
-async def come(browser: Browser, front: Balancer, path: str = "/", **context: object) -> tuple[Visitor, Pane, Pane]:
+async def come(browser: Browser, front: Balancer, path: str = "/", **context: Any) -> tuple[Visitor, Pane, Pane]:
     """A visitor whose two clients are connected."""
     visitor = await Visitor.open(browser, front, path, **context)
     a, b = Pane(visitor, "A"), Pane(visitor, "B")

@@ -25,7 +25,7 @@ from playwright.async_api import async_playwright
 from websockets.asyncio.client import connect as open_socket
 from websockets.typing import Origin
 
-from tests.browser.test_page import CHROMIUM_ARGUMENTS
+from tests.browser.conftest import CHROMIUM_ARGUMENTS
 from tests.client import SECONDS
 from tests.cluster import Balancer, Cluster, token
 from tests.raw import text
