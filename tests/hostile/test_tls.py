@@ -260,10 +260,12 @@ async def test_a_browser_over_tls(secure: Balancer) -> None:
             page.on("console", lambda said: problems.append(said.text) if said.type == "error" else None)
             url = secure.url.replace("127.0.0.1", "localhost")
             await page.goto(url)
-            await page.wait_for_selector('body[data-state="open"]', timeout=SECONDS * 1000)
+            await page.get_by_text("Connected to node").nth(1).wait_for(timeout=SECONDS * 1000)
             protocol = await page.evaluate("performance.getEntriesByType('navigation')[0].nextHopProtocol")
             assert protocol == "h2"
-            assert sockets == [url.replace("https:", "wss:") + "/ws"]
+            first, second = sockets
+            assert first == url.replace("https:", "wss:") + "/ws"
+            assert second.startswith(f"{first}?avoid=")
             [cookie] = [one for one in await context.cookies() if one["name"] == "GW"]
             assert cookie["secure"] and cookie["httpOnly"]
             assert problems == []  # nothing that the content security policy stopped, for one
