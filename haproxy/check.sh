@@ -20,6 +20,7 @@ check 'one node'
 check 'sixteen nodes' $slots
 check 'lists' "LB_ORIGINS=https://a.example https://b.example" "LB_TRUSTED=10.0.0.0/8 192.168.0.0/16"
 check "Docker's DNS" GW_DNS=gateway GW_MAX=40
+check 'a name server' GW_DNS=gateway.example LB_NS=127.0.0.1:53
 check 'TLS' "LB_CERT=$tmp/lb.pem"
 check "TLS and Docker's DNS" "LB_CERT=$tmp/lb.pem" GW_DNS=gateway
 echo 'haproxy.cfg: all variants are valid'
