@@ -13,6 +13,7 @@ departures   clients sent away: all when the node leaves, some when others have 
 clients      the node's connections: what a client says is carried out here
 memberships  clients let into audiences and out of them
 errands      what a client asked for that takes its time
+admission    room for connections: of a user, of an address
 outbox       what is sent to one client
 connection   one socket: bytes in, prepared frames out, back-pressure
 relay        between hub and bus: publish, and what the cluster says
@@ -30,6 +31,7 @@ topics       topic names, and who may hear and say what                      (pu
 balance      how many clients a node gives away, and when each goes          (pure)
 figures      what a node tells of itself every few seconds                     (pure)
 watchers     which load balancers have heard that the node is not ready      (pure)
+sources      addresses as limits count them                                (pure)
 rates        how often something may happen                                (pure)
 breaker      what fails again and again is left alone for a while            (pure)
 metrics, settings, logs

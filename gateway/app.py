@@ -14,6 +14,7 @@ from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket
 
 from gateway import topics
+from gateway.admission import SAYS
 from gateway.auth import ANONYMOUS, AuthError, Identity
 from gateway.connection import Connection
 from gateway.node import Node
@@ -24,6 +25,7 @@ from gateway.web.door import Door
 
 SOCKET_PATHS = ("/ws", "/api/v69/ws")
 SESSION_COOKIE = "session"
+RETRY_SECONDS = 5  # what a refused client is told to wait
 
 
 def create_app(settings: Settings) -> Starlette:
@@ -68,19 +70,31 @@ async def socket(websocket: WebSocket) -> None:
     connection: Connection = websocket.scope["extensions"]["gateway.connection"]
     refusal = _refusal(websocket, node)
     if refusal is not None:
-        status, message = refusal
-        node.metrics.refusals.labels(str(status)).inc()
-        await websocket.send_denial_response(
-            JSONResponse({"error": {"code": status, "message": message}}, status_code=status)
-        )
+        await _refuse(websocket, node, *refusal)
         return
     identity = _identity(websocket, node)
-    offered = websocket.scope["subprotocols"]
-    # A client that offered subprotocols and is given none fails the connection.
-    await websocket.accept(subprotocol=offered[0] if offered else None)
     ip = websocket.client.host if websocket.client else ""
+    full = await node.admission.enter(identity.user, ip)
+    if full is not None:
+        await _refuse(websocket, node, 429, SAYS[full])
+        return
+    offered = websocket.scope["subprotocols"]
+    try:
+        # A client that offered subprotocols and is given none fails the connection.
+        await websocket.accept(subprotocol=offered[0] if offered else None)
+    except BaseException:
+        node.admission.forget(identity.user, ip)
+        raise
     node.clients.admit(connection, identity, ip, websocket.headers.get("user-agent", ""))
     node.departures.admitted(connection)
+
+
+async def _refuse(websocket: WebSocket, node: Node, status: int, message: str) -> None:
+    node.metrics.refusals.labels(str(status)).inc()
+    headers = {"Retry-After": str(RETRY_SECONDS)} if status in (429, 503) else None
+    await websocket.send_denial_response(
+        JSONResponse({"error": {"code": status, "message": message}}, status_code=status, headers=headers)
+    )
 
 
 def _refusal(websocket: WebSocket, node: Node) -> tuple[int, str] | None:

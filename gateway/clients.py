@@ -9,6 +9,7 @@ from typing import Any, Final
 import orjson
 
 from gateway import __version__, frames, hub, protocol, replies, session
+from gateway.admission import Admission
 from gateway.auth import Identity
 from gateway.cluster.bus import Bus
 from gateway.connection import Connection, Facts
@@ -42,8 +43,8 @@ class Clients:
 
     def __init__(
         self, settings: Settings, node_id: str, *, rules: session.Rules, hub: Hub, relay: Relay, outbox: Outbox,
-        memberships: Memberships, errands: Errands, metrics: Metrics, status: Callable[[], dict[str, Any]],
-        now_ms: Callable[[], int],
+        memberships: Memberships, errands: Errands, admission: Admission, metrics: Metrics,
+        status: Callable[[], dict[str, Any]], now_ms: Callable[[], int],
     ) -> None:  # fmt: skip
         self.max_message_bytes = settings.max_message_bytes
         self.client_buffer_bytes = settings.client_buffer_bytes
@@ -56,6 +57,7 @@ class Clients:
         self._outbox = outbox
         self._memberships = memberships
         self._errands = errands
+        self._admission = admission
         self._metrics = metrics
         self._status = status
         self._now_ms = now_ms
@@ -96,6 +98,7 @@ class Clients:
         """Out of the hub and the registry in the same turn."""
         del self._open[connection.client_id]
         self._memberships.remove(connection)
+        self._admission.leave(connection)
         self._metrics.closes.labels(str(int(code)) if code in _CLOSE_CODES else "other").inc()
         self._log.debug("client closed", client=connection.client_id, code=int(code))
 
@@ -177,6 +180,8 @@ class Clients:
         match effect:
             case session.Reply(data):
                 self._outbox.send(connection, data)
+            case session.Join(login=True):
+                self._admission.become(connection, lambda: self._memberships.subscribe(connection, effect))
             case session.Join():
                 self._memberships.subscribe(connection, effect)
             case session.Leave(topics, request_id):
@@ -185,7 +190,7 @@ class Clients:
             case session.Say(publication, request_id):
                 self._errands.publish(connection, publication, request_id)
             case session.Login(data):
-                self._memberships.login(connection, data)
+                self._admission.become(connection, lambda: self._memberships.login(connection, data))
             case session.Status(request):
                 self._outbox.send(connection, replies.answer(request, self._status(), self._outbox.time()))
             case session.Lookup(request):

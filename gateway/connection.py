@@ -69,8 +69,8 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_close_code", "_close_timer", "_handshake", "_held", "_inbox", "_owner", "_parser", "_paused",
-        "_server", "audiences", "client_id", "facts", "joining", "last_heard", "meter", "pinged", "session", "stage",
-        "transport",
+        "_server", "audiences", "client_id", "counted_user", "facts", "joining", "last_heard", "meter", "pinged",
+        "session", "stage", "transport",
     )  # fmt: skip
 
     # What the owner keeps here; set by `open`.
@@ -80,6 +80,7 @@ class Connection(asyncio.Protocol):
     audiences: set[str]
     joining: int  # subscribes that wait for Redis
     meter: Meter
+    counted_user: str | None  # whose slot it holds
 
     def __init__(
         self, config: Config, server_state: ServerState, app_state: dict[str, Any],
@@ -162,6 +163,7 @@ class Connection(asyncio.Protocol):
         self.audiences = set()
         self.joining = 0
         self.meter = Meter()
+        self.counted_user = session.identity.user
         self.last_heard = asyncio.get_running_loop().time()
 
     def send(self, data: bytes) -> bool:

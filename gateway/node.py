@@ -14,6 +14,7 @@ from typing import Any, Final
 import orjson
 
 from gateway import __version__, figures, hub, orders, protocol
+from gateway.admission import Admission
 from gateway.auth import Authenticator
 from gateway.backend import Backend
 from gateway.clients import Clients
@@ -23,6 +24,7 @@ from gateway.cluster.keys import Keys
 from gateway.cluster.link import Durability, Link, Unavailable
 from gateway.cluster.presence import Attendance
 from gateway.cluster.registry import Memory, Registry
+from gateway.cluster.slots import Slots
 from gateway.departures import Departures, Phase
 from gateway.errands import Errands
 from gateway.figures import Reading
@@ -37,6 +39,7 @@ from gateway.protocol import Publication
 from gateway.relay import Relay
 from gateway.session import Rules
 from gateway.settings import Settings
+from gateway.sources import Sources
 from gateway.topics import FIGURES, TopicRules
 
 BEATS_A_LEASE: Final = 5
@@ -78,13 +81,18 @@ class Node:
             self._link, keys, self.id, lease_seconds=settings.lease_seconds, memory=self._memory(), metrics=metrics
         )
         self.backend = self._make_backend()  # None: there is none
+        self._slots = Slots(
+            self._link, keys, self.id, lease_seconds=settings.lease_seconds,
+            user_limit=settings.max_user_connections, address_limit=settings.max_address_connections,
+        )  # fmt: skip
         outbox = Outbox(self._hub, metrics, self._ms)
+        self.admission = Admission(self._slots, Sources(settings.trusted_proxies), outbox, metrics, self._spawn)
         self.clients = Clients(
             settings, self.id,
             rules=Rules(self.authenticator.verify, rules, settings.max_client_topics, settings.open),
             hub=self._hub, relay=self.relay, outbox=outbox,
             memberships=Memberships(self._hub, self.relay, self.registry, outbox, self._spawn),
-            errands=Errands(self.relay, outbox, self._spawn),
+            errands=Errands(self.relay, outbox, self._spawn), admission=self.admission,
             metrics=metrics, status=self.status, now_ms=self._ms,
         )  # fmt: skip
         self.departures = Departures(self.clients, outbox, drain_seconds=settings.drain_seconds)
@@ -119,6 +127,7 @@ class Node:
         self._spawn(self._bus.run(self.clients), "bus")
         self._spawn(self.registry.run(self._beat_now.set), "registry")
         self._spawn(self.presence.run(self.clients), "presence")
+        self._spawn(self._slots.run(), "slots")
         self._spawn(self._beat(), "beat")
         self._spawn(self._sweep(), "sweep")
         self._spawn(self._measure_lag(), "lag")
@@ -134,6 +143,7 @@ class Node:
             await asyncio.gather(*running, return_exceptions=True)
             try:
                 await self.presence.flush(self.clients)
+                await self._slots.leave()
                 await self.registry.leave()
             except Unavailable as error:
                 self._log.warning("rows not removed, they end with the lease", reason=str(error))

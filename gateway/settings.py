@@ -155,6 +155,12 @@ class Settings:
     client_buffer_bytes: int = _setting(
         4 << 20, "unsent bytes after which a slow client is closed (3008)", _integer(64 << 10, 1 << 30)
     )
+    max_user_connections: int = _setting(
+        100, "connections of one user, on all nodes together; 0: any number", _integer(0, 1_000_000)
+    )
+    max_address_connections: int = _setting(
+        1000, "connections of one address (IPv6: /64), on all nodes together; 0: any number", _integer(0, 1_000_000)
+    )
     client_messages_per_second: int = _setting(
         100, "messages of one client, over ten seconds; then 4029, and 3013 if it goes on", _integer(1, 1_000_000)
     )

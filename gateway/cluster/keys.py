@@ -58,6 +58,15 @@ class Keys:
         """String, for seconds: some node passes this message of `ingest` on."""
         return f"{self.namespace}ws:ingested:{digest}"
 
+    @property
+    def slots(self) -> str:
+        """Sorted set: node id -> end of its lease, for the nodes' slots. One tag for all: one step adds them up."""
+        return f"{self.namespace}ws:{{slots}}"
+
+    def node_slots(self, node_id: str) -> str:
+        """Hash with a TTL as the lease's: user or address -> connections on that node. It dies with the node."""
+        return f"{self.slots}:{node_id}"
+
     # ---- channels
 
     def audience(self, audience: str) -> str:

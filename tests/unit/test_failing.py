@@ -85,12 +85,14 @@ class House:
         hub = Hub(lambda: None, lambda _: None)
         outbox = Outbox(hub, metrics, lambda: 0)
         self.tasks: list[asyncio.Task[None]] = []
+        admission = Broken(become=lambda _, go_on: go_on(), leave=lambda _: None)
         registry = Broken(touch_client=lambda _: None, touch_topic=lambda _: None)
         self.clients = Clients(
             settings, "n.1", rules=Rules(verify, parse(RULES, "rules"), 10, open=True), hub=hub,
             relay=cast(Any, relay), outbox=outbox,
             memberships=Memberships(hub, cast(Any, relay), cast(Any, registry), outbox, self.spawn),
-            errands=Errands(cast(Any, relay), outbox, self.spawn), metrics=metrics, status=status, now_ms=lambda: 0,
+            errands=Errands(cast(Any, relay), outbox, self.spawn), admission=cast(Any, admission),
+            metrics=metrics, status=status, now_ms=lambda: 0,
         )  # fmt: skip
         self.wire = Wire()
         self.connection = Connection(Config(lambda: None, ws="none"), ServerState(), {})

@@ -1,0 +1,73 @@
+"""Room for connections: who comes in takes a slot of its user and of its address, and gives both back when it goes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
+
+from gateway.cluster.slots import Limit, Slots
+from gateway.connection import Connection, Stage
+from gateway.metrics import Metrics
+from gateway.outbox import Outbox
+from gateway.protocol import Close
+from gateway.sources import Sources
+
+SAYS: Final[dict[Limit, str]] = {
+    "user_connections": "too many connections of this user",
+    "address_connections": "too many connections of this address",
+}
+
+
+class Admission:
+    """Keeps `slots` of one mind with the connections there are; `spawn` runs a coroutine under the node's eye."""
+
+    def __init__(
+        self, slots: Slots, sources: Sources, outbox: Outbox, metrics: Metrics,
+        spawn: Callable[[Coroutine[Any, Any, None], str], object],
+    ) -> None:  # fmt: skip
+        self._slots = slots
+        self._sources = sources
+        self._outbox = outbox
+        self._metrics = metrics
+        self._spawn = spawn
+
+    async def enter(self, user: str | None, ip: str) -> Limit | None:
+        """Take the slots for a handshake. The limit that has no room for it; then nothing was taken."""
+        full = await self._slots.take(user, self._sources.of(ip))
+        if full is not None:
+            self._metrics.limited.labels(full).inc()
+        return full
+
+    def forget(self, user: str | None, ip: str) -> None:
+        """The handshake that `enter` has let in came to nothing."""
+        self._slots.release(user, self._sources.of(ip))
+
+    def leave(self, connection: Connection) -> None:
+        """It is gone."""
+        self._slots.release(connection.counted_user, self._sources.of(connection.facts.ip))
+
+    def become(self, connection: Connection, go_on: Callable[[], None]) -> None:
+        """It has a new identity: `go_on` once there is room for its user; without room it is closed (3504)."""
+        user = connection.session.identity.user
+        if user == connection.counted_user:
+            go_on()
+            return
+        connection.hold("slot")
+        self._spawn(self._become(connection, user, go_on), "slot")
+
+    async def _become(self, connection: Connection, user: str | None, go_on: Callable[[], None]) -> None:
+        full = await self._slots.take(user, None)
+        if full is not None:
+            self._metrics.limited.labels(full).inc()
+            connection.close(Close.TOO_MANY_CONNECTIONS, SAYS[full])
+        elif connection.stage is not Stage.OPEN:
+            self._slots.release(user, None)
+        else:
+            self._slots.release(connection.counted_user, None)
+            connection.counted_user = user
+            try:
+                go_on()
+            except Exception:
+                self._outbox.fail(connection)
+            finally:
+                connection.release("slot")
