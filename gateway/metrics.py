@@ -72,6 +72,19 @@ class Metrics:
         self.backend_seconds = Histogram(
             "gateway_backend_seconds", "call to answer, of those it answered", buckets=_FAST, registry=registry
         )
+        self.cache_reads = Counter(
+            "gateway_cache_reads", "values asked of the cache, by where they were found", ["found"], registry=registry
+        )
+        self.cache_writes = Counter(
+            "gateway_cache_writes", "values written or deleted, by result", ["result"], registry=registry
+        )
+        self.cache_loads = Counter("gateway_cache_loads", "loads run by this node", ["result"], registry=registry)
+        self.cache_waits = Counter(
+            "gateway_cache_waits", "callers and nodes that waited for another's load", ["for"], registry=registry
+        )
+        self.cache_bytes = Counter(
+            "gateway_cache_bytes", "texts of values moved from and to Redis", ["direction"], registry=registry
+        )
         self.redis_up = Gauge("gateway_redis_up", "1 while the bus is connected", registry=registry)
         self.ready = Gauge("gateway_ready", "1 while the node wants new clients", registry=registry)
 

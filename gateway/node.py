@@ -20,6 +20,7 @@ from gateway.backend import Backend
 from gateway.clients import Clients
 from gateway.cluster import servers
 from gateway.cluster.bus import Bus
+from gateway.cluster.cache import Cache
 from gateway.cluster.keys import Keys
 from gateway.cluster.link import Durability, Link, Unavailable
 from gateway.cluster.presence import Attendance
@@ -80,6 +81,12 @@ class Node:
         self.registry = Registry(
             self._link, keys, self.id, lease_seconds=settings.lease_seconds, memory=self._memory(), metrics=metrics
         )
+        # Connections of its own: large values must not hold up a beat.
+        self._cache_link = Link(
+            settings.redis_url, timeout_seconds=settings.redis_timeout_seconds, name=f"gateway-cache-{self.id}",
+            metrics=metrics,
+        )  # fmt: skip
+        self.cache = Cache(self._cache_link, keys, self._bus, metrics, self._spawn)
         self.backend = self._make_backend()  # None: there is none
         self._slots = Slots(
             self._link, keys, self.id, lease_seconds=settings.lease_seconds,
@@ -148,6 +155,7 @@ class Node:
             except Unavailable as error:
                 self._log.warning("rows not removed, they end with the lease", reason=str(error))
             await self._link.close()
+            await self._cache_link.close()
             if self.backend is not None:
                 await self.backend.close()
             self._log.info("node left", id=self.id)

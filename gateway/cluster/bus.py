@@ -92,6 +92,7 @@ class Bus:
         self._settled = False  # all that is wanted was confirmed since the connection was made
         self._told_lost = False
         self._attempt = 0
+        self._connections = 0
         self._checks: dict[bytes, asyncio.Future[None]] = {}
         self._hears_itself = asyncio.Event()  # the own channel is IN
         self.reason: str | None = "not yet connected"  # why it hears nothing; None: it hears all
@@ -134,6 +135,16 @@ class Bus:
                 if self._idle_timer is None:
                     self._idle_timer = loop.call_later(LINGER_SECONDS, self._expire)
         self._settle()
+
+    def hearing(self, channel: str) -> int | None:
+        """The connection, by its number, on which all of `channel` is heard now; None: it is not.
+
+        While the number stays, nothing was missed.
+        """
+        known = self._channels.get(channel.encode())
+        if known is None or known.state is not _State.IN or self._kick is None or self._kick.done():
+            return None
+        return self._connections
 
     def _expire(self) -> None:
         loop = asyncio.get_running_loop()
@@ -229,6 +240,7 @@ class Bus:
 
     async def _converse(self) -> None:
         connection = self._connection = await self._link.subscriber()
+        self._connections += 1
         self._kick = asyncio.get_running_loop().create_future()
         self._changed = {key: channel for key, channel in self._channels.items() if channel.callbacks}
         self._wake.set()
@@ -251,7 +263,9 @@ class Bus:
         raise Unavailable(await kick)
 
     async def _write(self, connection: AbstractConnection) -> None:
-        while True:
+        task = asyncio.current_task()
+        assert task is not None
+        while not task.cancelling():  # redis-py's write may lose a cancellation, as `Link.ask` says
             await self._wake.wait()
             self._wake.clear()
             changed, self._changed = self._changed, {}

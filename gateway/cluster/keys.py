@@ -6,7 +6,12 @@ and a topic hold no braces, so a tag is never cut short.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from typing import Final
+
+_GLOB: Final = re.compile(r"([*?\[\]\\])")
+_ESCAPED: Final = r"\\\1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +72,18 @@ class Keys:
         """Hash with a TTL as the lease's: user or address -> connections on that node. It dies with the node."""
         return f"{self.slots}:{node_id}"
 
+    def cached(self, key: str) -> str:
+        """String with a TTL: JSON, as the cache was given it. The key holds no braces (`cache.check_key`)."""
+        return f"{self.namespace}cache:{{{key}}}"
+
+    def cache_lock(self, key: str) -> str:
+        """String with a TTL: the token of whoever loads the value."""
+        return f"{self.cached(key)}:lock"
+
+    def cached_under(self, prefix: str) -> str:
+        """The pattern (of SCAN) of all values of the cache whose keys begin so, and of their locks."""
+        return f"{self.namespace}cache:{{{_GLOB.sub(_ESCAPED, prefix)}*"
+
     # ---- channels
 
     def audience(self, audience: str) -> str:
@@ -91,6 +108,11 @@ class Keys:
     def ingest(self) -> str:
         """Where publishers written for the original plan send ``{topic, data, timestamp, sourceId}``."""
         return f"{self.namespace}ws:broadcast"
+
+    @property
+    def cache_changes(self) -> str:
+        """What of the cache has changed, for the nodes that remember it, and those that wait for a load."""
+        return f"{self.namespace}cache:changed"
 
 
 def node_of(client_id: str) -> str:

@@ -127,11 +127,19 @@ class Link:
         Raises:
             Unavailable: Redis is away, slow, or refused it.
         """
+        task = asyncio.current_task()
+        assert task is not None
+        cancelled = task.cancelling()
         try:
             async with asyncio.timeout(self.timeout_seconds):
-                return await command
+                answer = await command
+                # redis-py writes under `asyncio.wait_for`, which in Python 3.11 loses a cancellation that comes in the
+                # turn in which the write is done. Who is to end would go on for ever.
+                if task.cancelling() > cancelled:
+                    raise asyncio.CancelledError
         except REDIS_ERRORS as error:
             raise Unavailable(explain(error)) from error
+        return answer
 
     async def execute(self, pipeline: Any, *, raise_on_error: bool = True) -> list[Any]:
         """The answers of a pipeline of `redis`, within the deadline.

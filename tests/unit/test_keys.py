@@ -32,6 +32,21 @@ def test_channels_have_these_names() -> None:
     assert (keys.control, keys.ready, keys.ingest) == ("gw:ws:control", "gw:websocket:ready", "gw:ws:broadcast")
 
 
+def test_the_caches_rows_have_these_names() -> None:
+    keys = Keys("gw:")
+    assert (keys.cached("contest:5"), keys.cache_lock("a")) == ("gw:cache:{contest:5}", "gw:cache:{a}:lock")
+    assert keys.cached_under("contest:") == "gw:cache:{contest:*"
+    assert keys.cached_under("a*[b]?\\") == "gw:cache:{a\\*\\[b\\]\\?\\\\*"
+    assert keys.cache_changes == "gw:cache:changed"
+
+
+@settings(deadline=None)
+@given(st.text(st.characters(exclude_characters="{}", exclude_categories=["Cs"]), min_size=1, max_size=20))
+def test_a_value_and_its_lock_lie_in_one_slot(key: str) -> None:
+    keys = Keys("gw:")
+    assert key_slot(keys.cached(key).encode()) == key_slot(keys.cache_lock(key).encode())
+
+
 def test_an_empty_namespace_gives_the_original_plans_names() -> None:
     keys = Keys("")
     assert (keys.ready, keys.ingest, keys.nodes) == ("websocket:ready", "ws:broadcast", "ws:nodes")
@@ -51,7 +66,7 @@ def test_what_one_script_touches_lies_in_one_slot(node_id: str) -> None:
 def test_no_name_makes_one_channel_look_like_another(topic: str, user: str, role: str, node_id: str) -> None:
     keys = Keys("gw:")
     channels = [keys.audience(a) for a in (hub.of_topic(topic), hub.of_user(user), hub.of_role(role))]
-    channels += [keys.own(node_id), keys.control, keys.ready, keys.ingest]
+    channels += [keys.own(node_id), keys.control, keys.ready, keys.ingest, keys.cache_changes]
     assert len(set(channels)) == len(channels)
 
 

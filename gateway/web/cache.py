@@ -1,0 +1,134 @@
+"""The shared cache, for programs that speak HTTP."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Final
+
+from starlette.requests import Request
+
+from gateway.cluster.cache import (
+    MAX_KEY_LENGTH,
+    MAX_TTL_SECONDS,
+    MAX_VALUE_BYTES,
+    MISS,
+    TTL_SECONDS,
+    ValueTooLarge,
+    check_key,
+    check_prefix,
+)
+from gateway.web.answers import SMALL_BYTES, ApiError, body_of, node_of, resource
+from gateway.web.openapi import COUNT, Schema, answer, in_path, in_query, operation, record
+
+
+async def show_value(request: Request) -> Any:
+    """One value, and for how long it is kept on."""
+    key, cache = _key(request), node_of(request).cache
+    value = await cache.get(key, strict=True)
+    seconds = None if value is MISS else await cache.ttl(key, strict=True)
+    if seconds is None:
+        raise ApiError(404, "not_found", f"The cache has no value of {key[:60]!r}")
+    return {"key": key, "value": value, "ttlSeconds": seconds if math.isfinite(seconds) else None}
+
+
+async def put_value(request: Request) -> Any:
+    """Keep ``{"value", "ttlSeconds"}``."""
+    key = _key(request)
+    body = await body_of(request, MAX_VALUE_BYTES + SMALL_BYTES)
+    if not isinstance(body, dict) or "value" not in body or body.keys() - {"value", "ttlSeconds"}:
+        raise ApiError(400, "bad_request", 'Send {"value": …}, and ttlSeconds if it is not 300')
+    seconds = body.get("ttlSeconds", TTL_SECONDS)
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float):
+        raise ApiError(400, "bad_request", "ttlSeconds must be a number")
+    try:
+        await node_of(request).cache.set(key, body["value"], seconds, strict=True)
+    except ValueTooLarge as error:
+        raise ApiError(413, "too_large", str(error)) from None
+    except ValueError as error:
+        raise ApiError(400, "bad_request", f"ttlSeconds: {error}") from None
+    return {"key": key}
+
+
+async def delete_value(request: Request) -> Any:
+    """Forget one value."""
+    return {"deleted": await node_of(request).cache.delete(_key(request), strict=True)}
+
+
+async def clear(request: Request) -> Any:
+    """Forget all values whose keys begin with the prefix."""
+    prefix = request.query_params.get("prefix")
+    if prefix is None:
+        raise ApiError(400, "bad_request", "prefix is missing; an empty one clears the whole cache")
+    try:
+        check_prefix(prefix)
+    except ValueError as error:
+        raise ApiError(400, "bad_request", f"prefix: {error}") from None
+    return {"cleared": await node_of(request).cache.clear(prefix, strict=True)}
+
+
+def _key(request: Request) -> str:
+    try:
+        return check_key(request.path_params["key"])
+    except ValueError as error:
+        raise ApiError(400, "bad_request", str(error)) from None
+
+
+_NAME: Final[Schema] = {
+    "type": "string", "minLength": 1, "maxLength": MAX_KEY_LENGTH, "examples": ["contest:5"],
+    "description": "No spaces, no braces",
+}  # fmt: skip
+_SECONDS: Final[Schema] = {
+    "type": "number", "minimum": 0.001, "maximum": MAX_TTL_SECONDS, "default": TTL_SECONDS,
+    "description": "At most; it may be up to a tenth less",
+}  # fmt: skip
+_KEY: Final = in_path("key", _NAME)
+
+PATHS: Final[Schema] = {
+    "/api/cache": {
+        "delete": operation(
+            "clearCache", "Forget all values whose keys begin so", answer(record(cleared=COUNT), "How many there were"),
+            parameters=[{**in_query("prefix", {"type": "string"}, "Empty: the whole cache"), "required": True}],
+            description="In steps, between which Redis serves others. After a 503 some may be left.",
+        )
+    },
+    "/api/cache/{key}": {
+        "get": operation(
+            "showCached", "One value of the shared cache",
+            answer(
+                record(key=_NAME, value={"description": "Any JSON value"},
+                       ttlSeconds={"type": ["number", "null"], "description": "It is kept on; null: without end"}),
+                "It is there",
+            ),
+            "NotFound", parameters=[_KEY],
+        ),
+        "put": operation(
+            "putCached", "Keep a value", answer(record(key=_NAME), "Redis has it, and all nodes are told"),
+            "TooLarge", parameters=[_KEY],
+            body={
+                "required": True,
+                "description": f"The value may have {MAX_VALUE_BYTES} bytes.",
+                "content": {"application/json": {
+                    "schema": {
+                        "type": "object", "required": ["value"], "additionalProperties": False,
+                        "properties": {"value": {"description": "Any JSON value"}, "ttlSeconds": _SECONDS},
+                    },
+                    "examples": {"for a minute": {"value": {"value": {"leader": "ann"}, "ttlSeconds": 60}}},
+                }},
+            },
+        ),
+        "delete": operation(
+            "deleteCached", "Forget a value, on all nodes",
+            answer(record(deleted={"type": "boolean"}), "false, if there was none"), parameters=[_KEY],
+        ),
+    },
+}  # fmt: skip
+
+SCHEMAS: Final[Schema] = {}
+
+ROUTES: Final = [
+    resource("/api/cache", "prefix", DELETE=("admin", clear)),
+    resource(
+        "/api/cache/{key:path}",
+        GET=("read", show_value), PUT=("admin", put_value), DELETE=("admin", delete_value),
+    ),
+]  # fmt: skip
