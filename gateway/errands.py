@@ -7,7 +7,9 @@ from typing import Any
 
 from gateway import protocol, replies
 from gateway.cluster.link import Unavailable, Unconfirmed
+from gateway.cluster.quota import Quota
 from gateway.connection import Connection
+from gateway.metrics import Metrics
 from gateway.outbox import Outbox
 from gateway.protocol import Code, ProtocolError, RequestId
 from gateway.relay import Relay, TooLarge
@@ -16,9 +18,14 @@ from gateway.relay import Relay, TooLarge
 class Errands:
     """Runs errands for clients; `spawn` runs a coroutine under the node's eye."""
 
-    def __init__(self, relay: Relay, outbox: Outbox, spawn: Callable[[Coroutine[Any, Any, None], str], object]) -> None:
+    def __init__(
+        self, relay: Relay, outbox: Outbox, quota: Quota, metrics: Metrics,
+        spawn: Callable[[Coroutine[Any, Any, None], str], object],
+    ) -> None:  # fmt: skip
         self._relay = relay
         self._outbox = outbox
+        self._quota = quota
+        self._metrics = metrics
         self._spawn = spawn
 
     def publish(self, connection: Connection, publication: protocol.Publication, request_id: RequestId) -> None:
@@ -32,11 +39,18 @@ class Errands:
         self._spawn(self._look_up(connection, request), "client's request")
 
     async def _publish(self, connection: Connection, publication: protocol.Publication, request_id: RequestId) -> None:
+        user = connection.session.identity.user  # who is nobody has a limit as a client alone
         try:
+            if user is not None and not await self._quota.take(user):
+                self._metrics.limited.labels("publishes").inc()
+                message = "Too many publishes of this user; wait some seconds"
+                raise ProtocolError(Code.TOO_MANY_REQUESTS, message, request_id)
             [position] = await self._relay.publish([publication])
             self._outbox.reply(
                 connection, replies.published(publication.topic, position, request_id, self._outbox.time())
             )
+        except ProtocolError as error:
+            self._outbox.refuse(connection, error)
         except Unconfirmed:
             message = "Published, but too few replicas confirmed it; safe to retry with the same idempotencyKey"
             self._outbox.refuse(connection, ProtocolError(Code.UNAVAILABLE, message, request_id))

@@ -24,6 +24,7 @@ from gateway.cluster.cache import Cache
 from gateway.cluster.keys import Keys
 from gateway.cluster.link import Durability, Link, Unavailable
 from gateway.cluster.presence import Attendance
+from gateway.cluster.quota import Quota
 from gateway.cluster.registry import Memory, Registry
 from gateway.cluster.slots import Slots
 from gateway.departures import Departures, Phase
@@ -99,7 +100,10 @@ class Node:
             rules=Rules(self.authenticator.verify, rules, settings.max_client_topics, settings.open),
             hub=self._hub, relay=self.relay, outbox=outbox,
             memberships=Memberships(self._hub, self.relay, self.registry, outbox, self._spawn),
-            errands=Errands(self.relay, outbox, self._spawn), admission=self.admission,
+            errands=Errands(
+                self.relay, outbox, Quota(self._link, keys, settings.user_publishes_per_second), metrics, self._spawn
+            ),
+            admission=self.admission,
             metrics=metrics, status=self.status, now_ms=self._ms,
         )  # fmt: skip
         self.departures = Departures(self.clients, outbox, drain_seconds=settings.drain_seconds)

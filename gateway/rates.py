@@ -86,3 +86,56 @@ class Meter:
         granted = min(lines, rates.log_lines.left(self._log_lines, now))
         self._log_lines = rates.log_lines.take(self._log_lines, now, granted)
         return granted
+
+
+class Purse:
+    """What one node has fetched from a bucket that the whole cluster shares, and how much it fetches next.
+
+    It asks for as many as it spent in its last window, and one at first: rare use is counted exactly, and steady use
+    costs a few round trips a second. What a window leaves over is lost: at most one part in `MAX_SHARE` of a second's.
+    """
+
+    WINDOW_SECONDS: Final = 1.0
+    PAUSE_SECONDS: Final = 0.1  # after an empty answer: whoever goes on must not cost a round trip each time
+    MAX_SHARE: Final = 5  # at most a fifth of a second's worth at once
+
+    __slots__ = ("_held", "_paused_until", "_rate", "_spent", "_spent_before", "_window_ends")
+
+    def __init__(self, rate: Rate) -> None:
+        self._rate = rate
+        self._held = self._spent = self._spent_before = 0
+        self._window_ends = self._paused_until = UNUSED
+
+    def spend(self, now: float) -> bool:
+        """Spend one of those that are here. False: there is none."""
+        self._turn(now)
+        if not self._held:
+            return False
+        self._held -= 1
+        self._spent += 1
+        return True
+
+    def wanted(self, now: float) -> int:
+        """How many to fetch; 0: none, it was in vain a moment ago."""
+        if now < self._paused_until:
+            return 0
+        most = max(1, int(self._rate.per_second) // self.MAX_SHARE)
+        return min(max(1, self._spent, self._spent_before), most)
+
+    def fetched(self, granted: int, now: float) -> None:
+        """So many were fetched."""
+        self._turn(now)
+        self._held += granted
+        if not granted:
+            self._paused_until = now + self.PAUSE_SECONDS
+
+    def idle(self, now: float) -> bool:
+        """Whether it holds nothing worth remembering."""
+        return now > self._window_ends + self.WINDOW_SECONDS
+
+    def _turn(self, now: float) -> None:
+        if now < self._window_ends:
+            return
+        self._spent_before = 0 if self.idle(now) else self._spent
+        self._spent = self._held = 0
+        self._window_ends = now + self.WINDOW_SECONDS

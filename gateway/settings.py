@@ -161,6 +161,9 @@ class Settings:
     max_address_connections: int = _setting(
         1000, "connections of one address (IPv6: /64), on all nodes together; 0: any number", _integer(0, 1_000_000)
     )
+    user_publishes_per_second: int = _setting(
+        100, "publishes of one user, over ten seconds, on all nodes together; 0: any number", _integer(0, 1_000_000)
+    )
     client_messages_per_second: int = _setting(
         100, "messages of one client, over ten seconds; then 4029, and 3013 if it goes on", _integer(1, 1_000_000)
     )

@@ -84,6 +84,10 @@ class Keys:
         """The pattern (of SCAN) of all values of the cache whose keys begin so, and of their locks."""
         return f"{self.namespace}cache:{{{_GLOB.sub(_ESCAPED, prefix)}*"
 
+    def quota(self, user: str) -> str:
+        """String with a TTL: when all that the user has published will have been earned. It is full if it is gone."""
+        return f"{self.namespace}ws:quota:{user}"
+
     # ---- channels
 
     def audience(self, audience: str) -> str:

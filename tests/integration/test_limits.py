@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Callable
 
-from tests.client import Client
+from tests.client import Api, Client, Front
 from tests.cluster import Cluster
 from tests.conftest import Connect
 from tests.deadlines import eventually
@@ -65,6 +67,35 @@ async def test_too_many_subscriptions_are_told_so_and_a_patient_client_goes_on(
         return (await client.subscribe("c")).get("status") == "success"
 
     await eventually(let_in)
+
+
+# ---- what one user may publish, on all nodes together
+
+
+async def test_a_users_publishes_are_counted_over_all_nodes(
+    cluster: Clusters, connect: Connect, api: Callable[[Front], Api]
+) -> None:
+    nodes = cluster(3, user_publishes_per_second=10, open=1)
+    allowed = 10 * BURST
+    hearer: Client = await connect(nodes[0])
+    await hearer.subscribe("t")
+    clients = [await connect(node, user="ann") for node in nodes]
+    started = time.monotonic()
+    for client in clients:  # one after the other: what the first has used up the others do not have
+        answers = await asyncio.gather(*(client.publish("t", at) for at in range(allowed // 2)))
+        assert {answer.get("code") for answer in answers} <= {None, 4029}
+    seconds = time.monotonic() - started
+    taken = sum(len(client.heard(operation="publish")) for client in clients)
+    # A node loses at most a fifth of a second's worth in each second.
+    assert allowed - 2 * 3 * (seconds + 2) <= taken <= allowed + 10 * seconds
+    refused = [answer for client in clients for answer in client.heard(code=4029)]
+    assert all(answer["temporary"] and "inReplyTo" in answer and "requestId" not in answer for answer in refused)
+    assert sum(node.metric("gateway_limited_total", limit="publishes") for node in nodes) == len(refused)
+    await eventually(lambda: len(hearer.data("t")) == taken)
+    # Others, nobody in particular, and back ends have nothing to do with it.
+    for client in (await connect(nodes[1], user="bob"), await connect(nodes[1])):
+        assert (await client.publish("t", "other"))["type"] == "ACKNOWLEDGMENT"
+    await api(nodes[0]).publish("t", "back end")
 
 
 async def test_log_lines_are_written_at_a_bounded_rate_over_all_frames(cluster: Clusters, connect: Connect) -> None:

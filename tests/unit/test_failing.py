@@ -91,7 +91,8 @@ class House:
             settings, "n.1", rules=Rules(verify, parse(RULES, "rules"), 10, open=True), hub=hub,
             relay=cast(Any, relay), outbox=outbox,
             memberships=Memberships(hub, cast(Any, relay), cast(Any, registry), outbox, self.spawn),
-            errands=Errands(cast(Any, relay), outbox, self.spawn), admission=cast(Any, admission),
+            errands=Errands(cast(Any, relay), outbox, cast(Any, Broken()), metrics, self.spawn),
+            admission=cast(Any, admission),
             metrics=metrics, status=status, now_ms=lambda: 0,
         )  # fmt: skip
         self.wire = Wire()

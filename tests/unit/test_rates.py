@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,6 +15,7 @@ from gateway.rates import (
     UNUSED,
     ClientRates,
     Meter,
+    Purse,
     Rate,
     Verdict,
     verdict,
@@ -104,3 +107,59 @@ def test_the_verdict_is_a_matter_of_debt_alone(per_second: float, now: float, se
         assert found is not Verdict.ENOUGH
     elif seconds > DEBT_SECONDS + 0.01:
         assert found is Verdict.ENOUGH
+
+
+# ---- a bucket that several nodes share
+
+
+class Bucket:
+    """The cluster's, without limit or with what it has left."""
+
+    def __init__(self, left: float = math.inf) -> None:
+        self.left = left
+        self.asked = 0
+
+    def take(self, purse: Purse, now: float) -> bool:
+        if purse.spend(now):
+            return True
+        wanted = purse.wanted(now)
+        if not wanted:
+            return False
+        self.asked += 1
+        granted = int(min(wanted, self.left))
+        self.left -= granted
+        purse.fetched(granted, now)
+        return purse.spend(now)
+
+
+def test_rare_use_takes_one_token_each() -> None:
+    bucket, purse = Bucket(100), Purse(Rate(100))
+    assert all(bucket.take(purse, START + 5 * at) for at in range(100))
+    assert (bucket.left, bucket.asked) == (0, 100)
+
+
+def test_steady_use_costs_few_round_trips() -> None:
+    bucket, purse = Bucket(), Purse(Rate(100))
+    assert all(bucket.take(purse, START + at / 90) for at in range(900))
+    assert bucket.asked < 900 / 10
+
+
+def test_an_empty_bucket_is_not_asked_at_each_try() -> None:
+    bucket, purse = Bucket(0), Purse(Rate(100))
+    assert not any(bucket.take(purse, START + at / 1000) for at in range(1000))
+    assert bucket.asked <= 11
+
+
+@given(st.integers(1, 1000), st.lists(st.tuples(st.floats(0, 3), st.integers(1, 50)), max_size=60))
+def test_no_more_is_spent_than_was_fetched_and_little_is_wasted(
+    per_second: int, bursts: list[tuple[float, int]]
+) -> None:
+    rate, bucket, now, spent, windows = Rate(per_second), Bucket(1e9), START, 0, 1
+    purse = Purse(rate)
+    for wait, uses in bursts:
+        now += wait
+        windows += 1
+        spent += sum(bucket.take(purse, now) for _ in range(uses))
+    fetched = 1e9 - bucket.left
+    assert spent == sum(uses for _, uses in bursts)
+    assert spent <= fetched <= spent + windows * max(1, per_second // Purse.MAX_SHARE)

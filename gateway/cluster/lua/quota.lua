@@ -1,0 +1,14 @@
+-- Take tokens from a bucket that all nodes share.
+-- KEYS[1] the bucket: the moment, in seconds of Redis' time, when all that was taken will have been earned.
+-- ARGV: 1 tokens earned a second, 2 how many seconds' worth may be taken at once, 3 how many are wanted.
+-- Returns how many were taken.
+local time = redis.call('TIME')
+local now = time[1] + time[2] / 1000000
+local spent = math.max(tonumber(redis.call('GET', KEYS[1]) or 0), now - ARGV[2])
+local granted = math.min(tonumber(ARGV[3]), math.floor((now - spent) * ARGV[1] + 0.000001))
+if granted > 0 then
+  spent = spent + granted / ARGV[1]
+  -- When it is full again it need not be there.
+  redis.call('SET', KEYS[1], string.format('%.6f', spent), 'PX', math.ceil((spent - now + ARGV[2]) * 1000))
+end
+return granted

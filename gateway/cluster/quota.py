@@ -1,0 +1,57 @@
+"""How often each user may publish, on all nodes together: one bucket a user in Redis.
+
+To ask Redis at each publish would double what a publish costs. To let each node allow its share would refuse a user
+whose clients are all on one. So nodes fetch tokens in batches, as large as what they have just spent (`Purse`): the
+first publish after a pause asks, and in a steady stream one in many does.
+
+The bucket is nobody's row and hangs under no lease: it expires by itself when it is full again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+
+from gateway.cluster.keys import Keys
+from gateway.cluster.link import Link
+from gateway.rates import BURST_SECONDS, Purse, Rate
+
+
+class Quota:
+    """Tokens of all users; `per_second` 0: as many as anybody wants."""
+
+    def __init__(self, link: Link, keys: Keys, per_second: int) -> None:
+        self._link = link
+        self._keys = keys
+        self._rate = Rate(per_second) if per_second else None
+        self._script = link.script("quota")
+        self._purses: dict[str, Purse] = {}  # the longest unused first
+
+    async def take(self, user: str) -> bool:
+        """Take one of the user's tokens. False: there is none left.
+
+        Raises:
+            Unavailable: Redis did not answer in time.
+        """
+        if self._rate is None:
+            return True
+        now = asyncio.get_running_loop().time()
+        purse = self._purses.pop(user, None) or Purse(self._rate)
+        self._purses[user] = purse
+        self._sweep(now)
+        if purse.spend(now):
+            return True
+        wanted = purse.wanted(now)
+        if not wanted:
+            return False
+        arguments = [self._rate.per_second, BURST_SECONDS, wanted]
+        granted = await self._link.ask(self._script([self._keys.quota(user)], arguments))
+        now = asyncio.get_running_loop().time()
+        purse.fetched(granted, now)
+        return purse.spend(now)
+
+    def _sweep(self, now: float) -> None:
+        # Two at each use, and each use adds one at most: so the idle do not pile up.
+        for user in list(itertools.islice(self._purses, 2)):
+            if self._purses[user].idle(now):
+                del self._purses[user]
