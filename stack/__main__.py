@@ -79,6 +79,7 @@ def _addresses(place: Place) -> str:
     return (
         f"  page     http://{public}/\n"
         f"  socket   ws://{public}/ws\n"
+        f"  console  http://{internal}/console\n"
         f"  API      http://{internal}/api/\n"
         f"  stats    http://{internal}/stats\n"
         f"  metrics  http://{internal}/metrics (HAProxy; each node has its own at /metrics)"

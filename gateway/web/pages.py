@@ -1,4 +1,4 @@
-"""The start page and what it needs."""
+"""The start page, the operators' console, and what they need."""
 
 from __future__ import annotations
 
@@ -51,6 +51,11 @@ async def index(_request: Request) -> Response:
     return FileResponse(STATIC / "index.html", headers=_HEADERS)
 
 
+async def console(_request: Request) -> Response:
+    """The operators' console. It holds nothing secret: what it shows, it asks for with the reader's own credential."""
+    return FileResponse(STATIC / "console" / "index.html", headers=_HEADERS)
+
+
 async def client(request: Request) -> Response:
     """The browser client, as a module or a classic script, or its description."""
     response = await _files.get_response(f"client{request.url.path}", request.scope)
@@ -60,6 +65,7 @@ async def client(request: Request) -> Response:
 
 ROUTES: list[BaseRoute] = [
     Route("/", index),
+    Route("/console", console),
     *(Route(path, client) for path in _CLIENT),
     Mount("/static", _files),
 ]

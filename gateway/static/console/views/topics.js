@@ -1,0 +1,239 @@
+// Topics: who hears them, who is there, what was said last and what is said now; and a form to say something.
+
+import { $, each, facts, h, hide, onSubmit, write } from "../dom.js";
+import { count, listed, some } from "../format.js";
+
+const LIST_MS = 5_000;
+const LISTED = 500; // topics; of more, a filter finds the one
+const KEPT = 200; // messages shown
+const PAST = 50; // of them from before the topic was opened
+const SHOWN_CHARACTERS = 2_000; // of one message
+const NOT_FOR_US = new Set([4010, 4012, 4403]); // the socket may not: its client is nobody, or no administrator
+const TOPIC = /^[A-Za-z0-9_:.\-/]{1,200}$/;
+
+export class Topics {
+  #session;
+  #operator;
+  #timer = null;
+  #topics = []; // as the API lists them
+  #open = null; // {topic, subscription}
+  #messages = []; // newest first
+  #seen = new Set(); // places of those that have one: what was read and what is heard overlap
+  #lastKey = 0;
+  #held = null; // while paused: how many came
+
+  constructor(session, operator) {
+    this.#session = session;
+    this.#operator = operator;
+    $("topic-name").addEventListener("input", () => this.#drawList());
+    onSubmit($("find-topic"), () => (location.hash = `#topics/${$("topic-name").value}`));
+    onSubmit($("publish"), () => this.#publish());
+    $("publish-to").addEventListener("change", ({ target }) => {
+      $("publish-whom").disabled = !target.value;
+      $("publish-whom").required = Boolean(target.value);
+      if (!target.value) $("publish-whom").value = "";
+    });
+    $("topic-pause").addEventListener("click", () => this.#pause());
+    session.addEventListener("who", () => {
+      if ($("topics").hidden) return;
+      this.#list();
+      if (this.#open) this.#listen(this.#open.topic);
+    });
+  }
+
+  /** `topic`: the one that the address names, or "". */
+  show(topic) {
+    this.#list();
+    clearInterval(this.#timer);
+    this.#timer = setInterval(() => this.#refresh(), LIST_MS);
+    if (TOPIC.test(topic)) this.#listen(topic);
+    else this.#close();
+  }
+
+  leave() {
+    clearInterval(this.#timer);
+    this.#close();
+  }
+
+  // ---- the list
+
+  #refresh() {
+    this.#list();
+    if (this.#open) this.#facts(this.#open);
+  }
+
+  async #list() {
+    if (!this.#session.signedIn) {
+      this.#topics = [];
+      this.#drawList("The list is for administrators. You can open a topic that you know by name.");
+      return;
+    }
+    try {
+      this.#topics = (await this.#session.api("GET", "/api/topics")).topics;
+      this.#drawList(this.#topics.length ? "" : "Nobody hears any topic just now.");
+    } catch (error) {
+      this.#drawList(error.message);
+    }
+  }
+
+  #drawList(empty = "") {
+    const wanted = $("topic-name").value;
+    const found = this.#topics.filter(({ topic }) => topic.includes(wanted));
+    found.sort((a, b) => b.subscribers - a.subscribers || a.topic.localeCompare(b.topic, "en", { numeric: true }));
+    write($("topics-count"), this.#topics.length ? some(this.#topics.length, "topic") : "");
+    const rest = found.length > LISTED ? `${count(found.length - LISTED)} more: filter to find yours.` : "";
+    const none = this.#topics.length && !found.length ? `No topic that is heard has “${wanted}” in its name; Open goes to it all the same.` : "";
+    write($("topics-empty"), empty || rest || none);
+    const make = ({ topic }) => h("li", {}, h("a", { href: `#topics/${topic}` }, h("span", { className: "code", textContent: topic }), h("b")));
+    each($("topic-list"), found.slice(0, LISTED), ({ topic }) => topic, make, (item, { topic, subscribers }) => {
+      write(item.firstChild.lastChild, count(subscribers));
+      item.firstChild.lastChild.title = some(subscribers, "subscriber");
+      if (topic === this.#open?.topic) item.firstChild.setAttribute("aria-current", "true");
+      else item.firstChild.removeAttribute("aria-current");
+    });
+  }
+
+  // ---- the one that is open
+
+  async #listen(topic) {
+    this.#close();
+    const open = (this.#open = { topic, subscription: null, history: false });
+    write($("topic-title"), topic);
+    $("publish-topic").value = topic;
+    this.#say("Asking to hear it…");
+    const { gateway } = this.#session;
+    await this.#past(open); // first, or live messages would stand before those they followed
+    if (open !== this.#open) return;
+    open.subscription = gateway.subscribe(topic, {
+      onData: (message) => this.#add(open, [message]),
+      onPresence: () => this.#facts(open),
+      onGap: ({ reason }) => this.#add(open, [{ note: `Messages may be missing: ${reason}.`, timestamp: new Date().toISOString() }]),
+      onState: (state, error) => open === this.#open && this.#onState(state, error),
+    });
+    this.#drawList();
+    this.#facts(open);
+  }
+
+  #onState(state, error) {
+    if (state === "ended") this.#say(error ? `Not heard here: ${error.message.replace(/^\d+ /, "")}` : "");
+    else this.#say(state === "pending" ? "Not connected; it goes on by itself." : "Live.");
+  }
+
+  async #past(open) {
+    const page = await this.#of(open.topic, "history", { limit: PAST });
+    open.history = page !== null;
+    if (page) this.#add(open, page.messages);
+  }
+
+  /** The topic's "history" or "presence"; null if it has none, or none for us. */
+  async #of(topic, what, parameters = {}) {
+    const { gateway, signedIn } = this.#session;
+    try {
+      return await gateway.request(topic, what, parameters);
+    } catch (error) {
+      if (!signedIn || !NOT_FOR_US.has(error.code)) return null;
+    }
+    return this.#session.api("GET", `/api/topics/${topic}/${what}?${new URLSearchParams(parameters)}`).catch(() => null);
+  }
+
+  async #facts(open) {
+    const { signedIn } = this.#session;
+    const pairs = [];
+    if (signedIn) {
+      const { subscribers, nodes } = await this.#session.api("GET", `/api/topics/${open.topic}`).catch(() => ({ subscribers: null, nodes: {} }));
+      const where = Object.entries(nodes).map(([id, number]) => `${id.replace(/\.[^.]*$/, "")}: ${count(number)}`);
+      if (subscribers !== null) pairs.push(["Subscribers", [count(subscribers), ...where].join(" · ")]);
+    }
+    const people = await this.#of(open.topic, "presence");
+    if (people) {
+      const names = (people.members ?? []).slice(0, 8).map(({ user, clientId }) => user ?? clientId);
+      const others = people.count - names.length;
+      pairs.push(["Present", people.count ? `${count(people.count)}: ${listed(others ? [...names, some(others, "other")] : names)}` : "nobody"]);
+    }
+    pairs.push(["History", open.history ? "kept" : "none to be read here"]);
+    if (open === this.#open) facts($("topic-facts"), pairs);
+  }
+
+  #close() {
+    this.#open?.subscription?.close();
+    this.#open = null;
+    this.#messages = [];
+    this.#seen.clear();
+    this.#held = null;
+    this.#drawTail();
+    write($("topic-title"), "No topic is open");
+    this.#say("Choose one from the list, or type its name.");
+    facts($("topic-facts"), []);
+  }
+
+  #say(text) {
+    write($("topic-state"), text);
+  }
+
+  #add(open, messages) {
+    if (open !== this.#open) return;
+    for (const message of messages) {
+      const place = message.offset === undefined || message.offset === null ? null : `${message.epoch} ${message.offset}`;
+      if (place !== null && this.#seen.has(place)) continue;
+      if (place !== null) this.#seen.add(place);
+      this.#messages.unshift({ ...message, key: ++this.#lastKey });
+      if (this.#held !== null) this.#held += 1;
+    }
+    this.#messages.length = Math.min(this.#messages.length, KEPT);
+    if (this.#seen.size > 20 * KEPT) this.#seen = new Set([...this.#seen].slice(-KEPT));
+    if (!open.drawing) {
+      open.drawing = true; // a thousand messages a second are drawn sixty times
+      requestAnimationFrame(() => {
+        open.drawing = false;
+        this.#drawTail();
+      });
+    }
+  }
+
+  #pause() {
+    this.#held = this.#held === null ? 0 : null;
+    this.#drawTail();
+  }
+
+  #drawTail() {
+    const button = $("topic-pause");
+    button.setAttribute("aria-pressed", String(this.#held !== null));
+    write(button, this.#held === null ? "Pause" : `Go on (${count(this.#held)} new)`);
+    hide(button, this.#open === null);
+    if (this.#held !== null && this.#held > 0) return;
+    const make = () => h("li", {}, h("time"), h("small"), h("pre"));
+    each($("tail"), this.#messages, ({ key }) => key, make, (item, message) => {
+      if (item.dataset.drawn) return; // a message does not change
+      item.dataset.drawn = "1";
+      item.classList.toggle("note", Boolean(message.note));
+      const at = new Date(message.timestamp);
+      item.children[0].dateTime = message.timestamp;
+      write(item.children[0], Number.isNaN(at.getTime()) ? "" : at.toLocaleTimeString([], { hour12: false }));
+      write(item.children[1], message.offset ?? "");
+      const text = message.note ?? JSON.stringify(message.data);
+      write(item.children[2], text.length > SHOWN_CHARACTERS ? `${text.slice(0, SHOWN_CHARACTERS)}… (${count(text.length)} characters)` : text);
+    });
+  }
+
+  // ---- saying something
+
+  async #publish() {
+    const [topic, text, to] = [$("publish-topic").value, $("publish-data").value, $("publish-to").value];
+    let data = text;
+    let how = "";
+    try {
+      data = JSON.parse(text);
+    } catch {
+      how = " as plain text: it is no JSON";
+    }
+    const output = $("published");
+    try {
+      const [result] = (await this.#session.api("POST", "/api/publish", { topic, data, ...(to && { to: { [to]: $("publish-whom").value } }) })).results;
+      output.className = "good";
+      write(output, `Published${result.offset ? ` as number ${count(result.offset)}` : ""}${how}.`);
+    } catch (error) {
+      output.className = "bad";
+      write(output, error.message);
+    }
+  }
+}
