@@ -53,7 +53,7 @@ def between(before: Reading, after: Reading) -> dict[str, Any]:
         return (after.values.get(name, 0.0) - before.values.get(name, 0.0)) / seconds
 
     return {
-        "seconds": round(seconds, 1),
+        "seconds": round(seconds, 3),
         "rates": {word: round(rate(name), 2) for word, name in _RATES.items()},
         "delays": {
             word: _percentiles(before.buckets.get(name, {}), after.buckets.get(name, {}))

@@ -45,8 +45,8 @@ async def test_figures_count_what_is_delivered(plain: Cluster, connect: Connect,
         told = [f for f in admin.data(FIGURES) if f["name"] == "n2"]
         return float(sum(f["rates"]["delivered"] * f["seconds"] for f in told))
 
-    await eventually(lambda: delivered() >= 499, 20)
-    seen = next(f for f in admin.data(FIGURES) if f["name"] == "n2" and f["rates"]["delivered"] > 50)
+    await eventually(lambda: delivered() >= 495, 30)  # rates are rounded
+    seen = max((f for f in admin.data(FIGURES) if f["name"] == "n2"), key=lambda f: f["rates"]["delivered"])
     assert 0 < seen["delays"]["relay"]["p50"] <= seen["delays"]["relay"]["p99"] < 20_000
 
 
