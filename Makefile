@@ -8,7 +8,7 @@ BIN    := .venv/bin
 
 # Several -j jobs would build one .venv at the same time.
 .NOTPARALLEL:
-.PHONY: help up rolling-restart down status logs test lint types
+.PHONY: help up rolling-restart down status logs test bench lint types
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -35,6 +35,10 @@ test: .venv/dev.done ## all tests; ARGS= goes to pytest, e.g. ARGS="-k hub -x"
 chaos: .venv/dev.done ## break a private cluster on purpose; SEED= MINUTES= FAULTS= QUICK=1 CLIENTS= FSYNC= REDIS=sentinel WAIT=
 	@$(PYTHON) -m stack.need redis-server haproxy
 	@$(BIN)/python -m chaos
+
+bench: .venv/dev.done ## beside its peers and the limit: SCENARIOS= ROUNDS= QUICK=1
+	@$(PYTHON) -m stack.need redis-server haproxy nodejs npm gcc libc6-dev
+	@$(BIN)/python -m bench
 
 lint: .venv/dev.done ## style, the floors of the house, haproxy.cfg in all its variants
 	@$(PYTHON) -m stack.need haproxy openssl

@@ -1,0 +1,123 @@
+"""`python -m bench`: measure, print the targets, write results.json, results.md, results.svg and README's section.
+
+SCENARIOS="paced storm" only these, the others stay as they were · ROUNDS=5 · QUICK=1 one short round of a fifth of the
+clients, to see that all works: its figures are printed and kept out of the way
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from bench import contenders, machine, report
+from bench.contenders import CACHE, Contender, InstallError
+from bench.figures import Results, Round, Scenario
+from bench.lab import lab
+from bench.load import LoadError
+from bench.scenarios import BY_NAME, SCENARIOS
+from bench.scenarios import Scenario as Asked
+
+MAX_ROUNDS = 20
+
+
+class PlanError(ValueError):
+    """A word in the environment that cannot be understood."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is to be measured, how often, and how long a figure is looked at."""
+
+    scenarios: tuple[Asked, ...]
+    rounds: int
+    quick: bool
+
+    @property
+    def seconds(self) -> float:
+        """How long a figure is looked at."""
+        return 0.6 if self.quick else 2.0
+
+    @property
+    def share(self) -> float:
+        """Of the full number of clients."""
+        return 0.2 if self.quick else 1.0
+
+
+def plan(environ: Mapping[str, str]) -> Plan:
+    """What the environment asks for.
+
+    Raises:
+        PlanError: It names a scenario that there is not, or a number that is none.
+    """
+    names = environ.get("SCENARIOS", "").replace(",", " ").split()
+    for name in names:
+        if name not in BY_NAME:
+            raise PlanError(f"SCENARIOS: there is no {name!r}, only {', '.join(BY_NAME)}")
+    quick = environ.get("QUICK", "") not in ("", "0")
+    rounds = environ.get("ROUNDS", "") or ("1" if quick else "3")
+    if not (rounds.isascii() and rounds.isdigit() and 1 <= int(rounds) <= MAX_ROUNDS):
+        raise PlanError(f"ROUNDS must be a whole number from 1 to {MAX_ROUNDS}")
+    return Plan(tuple(BY_NAME[name] for name in names) or SCENARIOS, int(rounds), quick)
+
+
+def measure(asked: Asked, told: Plan) -> Scenario:
+    """Its contenders in turn, round after round; one that fails is noted, and the others go on."""
+    found = Scenario(f"{datetime.now(UTC):%Y-%m-%d}")
+    for at in range(1, told.rounds + 1):
+        for contender in asked.contenders:
+            started = time.monotonic()
+            try:
+                figures = one(asked, contender, told)
+            except (AssertionError, InstallError, LoadError, OSError) as error:
+                found.failures[contender.name] = (str(error) or type(error).__name__).strip().splitlines()[0][:200]
+                said = f"failed: {str(error)[:2000]}"
+            else:
+                found.rounds.setdefault(contender.name, []).append(figures)
+                said = "  ".join(f"{name} {report.number(value)}" for name, value in list(figures.items())[:4])
+            took = time.monotonic() - started
+            print(f"{asked.name:<18}{at}/{told.rounds}  {contender.title:<18}{took:5.1f} s  {said}", flush=True)
+    return found
+
+
+def one(asked: Asked, contender: Contender, told: Plan) -> Round:
+    """One round of one contender, in a lab of its own."""
+    with lab(told.seconds) as made:
+        return asked.measure(made, contender, told.share)
+
+
+def main() -> int:
+    """Run it; the exit code: 0 if all was measured, however fast."""
+    try:
+        told = plan(os.environ)
+    except PlanError as error:
+        print(error, file=sys.stderr)
+        return 2
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # either way what runs is ended
+    folder = CACHE / "quick" if told.quick else report.HERE
+    if told.quick:
+        shutil.rmtree(folder, ignore_errors=True)
+    all_of_them = len(told.scenarios) == len(SCENARIOS)
+    results = Results() if all_of_them else report.load(folder / "results.json")
+    started = time.monotonic()
+    try:
+        for asked in told.scenarios:
+            results.scenarios[asked.name] = measure(asked, told)
+            results.machine = machine.describe() | contenders.versions()
+            report.write(results, folder)  # after each, so that nothing is lost if the next is interrupted
+    except KeyboardInterrupt:
+        print("interrupted; what was measured is kept", file=sys.stderr)
+        return 130
+    if not told.quick:
+        report.README.write_text(report.into_readme(report.README.read_text(), results))
+    print(f"\n{report.verdicts(results)}\n\n{time.monotonic() - started:.0f} s; figures in {folder}/results.md")
+    return int(any(results.scenarios[asked.name].failures for asked in told.scenarios))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,235 @@
+"""One measurement: a Redis of its own, a server, the load, each on its core. Nothing of it outlives the `with`."""
+
+from __future__ import annotations
+
+import itertools
+import socket
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import redis
+
+from bench.contenders import CACHE, GATEWAY, Contender
+from bench.figures import Round, percentile
+from bench.load import Load, build
+from bench.machine import LOAD_CORE, SERVER_CORE, family, memory_kb, on
+from stack.need import tool
+from tests.cluster import Balancer, Cluster, Node, Redis
+from tests.deadlines import until
+from tests.processes import Process, clean_environment, free_port
+
+START_SECONDS: Final = 20.0
+BUSY: Final = 0.95  # of its core: from here on it is the load that is measured
+# What the letter before a topic's number means to our node.
+RULES: Final = """
+[[topic]]
+pattern = "t*"
+publish = "anyone"
+
+[[topic]]
+pattern = "h*"
+publish = "anyone"
+history = 1000
+
+[[topic]]
+pattern = "p*"
+presence = true
+"""
+UNLIMITED: Final = {"RL_CUR": 20_000, "RL_CONN": 20_000, "RL_REQ": 20_000}
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A contender that runs: one process, or several behind HAProxy."""
+
+    contender: Contender
+    ports: tuple[int, ...]
+    pids: tuple[int, ...]
+    front: int  # where clients come in
+    beside: tuple[int, ...] = ()  # HAProxy's processes
+
+    def memory_kb(self) -> float:
+        """Resident memory of all its processes."""
+        return memory_kb(self.pids)
+
+
+class Lab:
+    """Where things are measured; `seconds` is how long one figure is looked at."""
+
+    def __init__(self, folder: Path, seconds: float) -> None:
+        self.folder = folder
+        self.seconds = seconds
+        self._stack = ExitStack()
+        self._names = itertools.count(1)
+        with on(LOAD_CORE):
+            self.redis = self._stack.enter_context(Redis(folder))
+        self._connection = redis.Redis(port=self.redis.port, decode_responses=True, socket_timeout=10)
+        self._stack.callback(self._connection.close)
+        self._asked = 0
+        CACHE.mkdir(exist_ok=True)
+        self.load = self._stack.enter_context(Load(build("load.c", CACHE), folder))
+
+    def close(self) -> None:
+        """End all that was started here."""
+        self._stack.close()
+
+    def start(self, contender: Contender, *, nodes: int = 1, haproxy: bool = False, **settings: object) -> Server:
+        """Run it, and wait until it takes connections; `settings` are for our node."""
+        with on(SERVER_CORE):
+            if contender is GATEWAY:
+                rules = self.folder / "topics.toml"
+                rules.write_text(RULES)
+                told = {"topics": rules, "log_level": "error", "drain_seconds": 0, **settings}
+                ours = self._stack.enter_context(Cluster(nodes, self.folder, self.redis, **told))
+                ports, pids = tuple(node.port for node in ours), tuple(node.process.pid for node in ours)
+                if haproxy:
+                    return self._balanced(contender, ports, pids, ours.nodes)
+            else:
+                assert contender.command is not None
+                command = contender.command()
+                processes = [self._process(command) for _ in range(nodes)]
+                ports, pids = tuple(port for port, _ in processes), tuple(process.pid for _, process in processes)
+                if haproxy:
+                    return self._balanced(contender, ports, pids, None)
+        return Server(contender, ports, pids, ports[0])
+
+    def _process(self, command: Any) -> tuple[int, Process]:
+        port, name = free_port(), f"server-{next(self._names)}"
+        words = [*command, str(port), str(self.redis.port)]
+        process = Process(name, words, self.folder / f"{name}.log", clean_environment())
+        self._stack.callback(process.close)
+        process.spawn()
+
+        def listens() -> bool:
+            assert process.alive, f"{name} ended:\n{process.last_words()}"
+            with socket.socket() as probe:
+                return probe.connect_ex(("127.0.0.1", port)) == 0
+
+        until(listens, START_SECONDS, f"{command[-1]} takes connections")
+        return port, process
+
+    def _balanced(
+        self, contender: Contender, ports: tuple[int, ...], pids: tuple[int, ...], nodes: list[Node] | None
+    ) -> Server:
+        with on(LOAD_CORE):
+            if nodes is not None:
+                # The project's own HAProxy, which looks for ready nodes; its limits are for one source of many.
+                balancer = self._stack.enter_context(Balancer(nodes, self.folder, **UNLIMITED))
+                return Server(contender, ports, pids, balancer.port, family(balancer.process.pid))
+            front = free_port()
+            config = self.folder / "haproxy.cfg"
+            servers = "\n".join(f"  server s{at} 127.0.0.1:{port}" for at, port in enumerate(ports))
+            config.write_text(
+                "defaults\n  mode http\n  timeout connect 5s\n  timeout client 60s\n  timeout server 60s\n"
+                f"  timeout tunnel 60s\nlisten all\n  bind 127.0.0.1:{front}\n  balance leastconn\n{servers}\n"
+            )
+            process = Process("haproxy", [tool("haproxy") or "haproxy", "-db", "-f", str(config)], self.folder / "haproxy.log")
+            self._stack.callback(process.close)
+            process.spawn()
+
+            def listens() -> bool:
+                assert process.alive, f"haproxy ended:\n{process.last_words()}"
+                with socket.socket() as probe:
+                    return probe.connect_ex(("127.0.0.1", front)) == 0
+
+            until(listens, START_SECONDS, "haproxy takes connections")
+        return Server(contender, ports, pids, front, (process.pid,))
+
+    # ---- what the load does
+
+    def connect(
+        self, server: Server, count: int, *, topic: str = "t#####", topics: int = 1, ports: Sequence[int] = (),
+        script: bytes | None = None, seconds: float = 60, parallel: int = 64, **words: object,
+    ) -> dict[str, Any]:  # fmt: skip
+        """Connect `count` clients and have each hear a topic.
+
+        Raises:
+            AssertionError: Not all of them came in.
+        """
+        said = server.contender.say(topic) if script is None else script
+        answer = self.load.ask(
+            "connect", seconds, ports=",".join(map(str, ports or [server.front])), path=server.contender.path, script=self.load.file(said),
+            count=count, topics=topics, parallel=parallel, seconds=seconds, **words,
+        )  # fmt: skip
+        assert answer["ready"] == count, f"of {count} clients {answer['failed']} did not come in: {answer}"
+        return answer
+
+    def publish(
+        self, server: Server, *, topic: str = "t#####", size: int = 200, fan: float, rate: float = 0,
+        topics: int = 1, seconds: float | None = None, window: int = 500, drain: float = 3.0,
+    ) -> dict[str, Any]:  # fmt: skip
+        """Publish through Redis at `rate` a second, or as fast as it goes; `fan` deliveries a message."""
+        seconds = self.seconds if seconds is None else seconds
+        template = self.load.file(server.contender.publish(topic, size))
+        return self._measured(
+            server, seconds, drain, via="redis", port=self.redis.port, template=template, topics=topics, fan=fan,
+            rate=rate, window=window, beside=",".join(map(str, (self.redis.process.pid, *server.beside))),
+        )  # fmt: skip
+
+    def publish_through(
+        self, server: Server, via: str, template: bytes, publishers: int, script: bytes = b""
+    ) -> dict[str, Any]:
+        """Publish by "http" or "ws" through the server as fast as it goes, each publisher one message at a time."""
+        words: dict[str, object] = {"path": server.contender.path, "script": self.load.file(script)} if script else {}
+        return self._measured(
+            server, self.seconds, 0, via=via, port=server.ports[0], template=self.load.file(template), topics=1, fan=0,
+            rate=0, publishers=publishers, beside=self.redis.process.pid, **words,
+        )  # fmt: skip
+
+    def _measured(self, server: Server, seconds: float, drain: float, **words: object) -> dict[str, Any]:
+        return self.load.ask(
+            "publish", seconds + drain + 6, servers=",".join(map(str, server.pids)), seconds=seconds, drain=drain,
+            warm=0.5, **words,
+        )  # fmt: skip
+
+    def idle(self, server: Server, seconds: float) -> dict[str, Any]:
+        """Publish nothing."""
+        return self.load.ask("idle", seconds, seconds=seconds, servers=",".join(map(str, server.pids)))
+
+    def ask_redis(self, *words: str) -> Any:
+        """The answer to one command, which `redis_stats` leaves out."""
+        self._asked += 1
+        return self._connection.execute_command(*words)
+
+    def redis_stats(self) -> dict[str, int]:
+        """Commands and round trips that Redis has had but for our own."""
+        found = self.ask_redis("INFO", "stats")
+        return {
+            "commands": found["total_commands_processed"] - self._asked,
+            "reads": found["total_reads_processed"] - self._asked,
+        }
+
+
+@contextmanager
+def lab(seconds: float) -> Iterator[Lab]:
+    """A fresh one."""
+    with tempfile.TemporaryDirectory(prefix="gateway-bench-") as folder:
+        made = Lab(Path(folder), seconds)
+        try:
+            yield made
+        finally:
+            made.close()
+
+
+def delivery(answer: dict[str, Any]) -> Round:
+    """What a `publish` says of its deliveries."""
+    received = max(1, answer["received"])
+    load = (answer["load_cpu"] + answer["beside_cpu"]) / answer["seconds"]
+    delays = [(us, count) for us, count in answer["delays_us"]]
+    found = {
+        "CPU us a delivery": 1e6 * answer["server_cpu"] / received,
+        "deliveries/s": answer["received"] / answer["seconds"],
+        "server core": answer["server_cpu"] / answer["seconds"],
+        "load core": load,
+    }
+    if delays:
+        found |= {
+            "p50 ms": percentile(delays, 0.5) / 1000,
+            "p99 ms": percentile(delays, 0.99) / 1000,
+            "max ms": percentile(delays, 1) / 1000,
+        }
+    return found

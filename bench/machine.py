@@ -1,0 +1,70 @@
+"""The machine under the measurement: its cores, what a process has used, what is installed."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import subprocess
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+
+# The servers have one core for themselves; the load, Redis and HAProxy share the other.
+SERVER_CORE, LOAD_CORE = sorted(os.sched_getaffinity(0))[-1], sorted(os.sched_getaffinity(0))[0]
+
+
+@contextmanager
+def on(core: int) -> Iterator[None]:
+    """What is started in the `with` runs on that core alone, for all its life."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {core})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def cpu_seconds(pids: Iterable[int]) -> float:
+    """User and system time of the processes, all their threads."""
+    ticks = 0
+    for pid in pids:
+        after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        ticks += int(after_name[11]) + int(after_name[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def family(pid: int) -> tuple[int, ...]:
+    """The process and its children."""
+    return pid, *map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+
+
+def memory_kb(pids: Iterable[int]) -> float:
+    """Resident memory of the processes."""
+    found = (re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text()) for pid in pids)
+    return sum(int(one[1]) for one in found if one)
+
+
+def describe() -> dict[str, str]:
+    """What a reader must know of this machine."""
+    cpu = re.search(r"model name\s*:\s*(.*)", Path("/proc/cpuinfo").read_text())
+    return {
+        "processor": f"{cpu[1] if cpu else platform.processor()}, {os.cpu_count()} cores",
+        "kernel": platform.release(),
+        "Python": platform.python_version(),
+        **{name: version(name) for name in ("starlette", "uvicorn", "uvloop", "redis")},
+        "Redis": _said("redis-server", "--version", pattern=r"v=(\S+)"),
+        "HAProxy": _said("haproxy", "-v", pattern=r"version (\S+)"),
+        "Node.js": _said("node", "--version", pattern=r"v(\S+)"),
+    }
+
+
+def _said(*command: str, pattern: str) -> str:
+    path = os.pathsep.join([os.environ.get("PATH", ""), "/usr/local/sbin", "/usr/sbin"])
+    try:
+        said = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False, env={"PATH": path}).stdout
+    except OSError:
+        return "not installed"
+    found = re.search(pattern, said)
+    return found[1] if found else "unknown"

@@ -1,0 +1,159 @@
+"""results.md, README's section and the picture, all made from results.json alone, so that none can drift from it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Final
+
+from bench import contenders, scenarios, targets
+from bench.figures import Results
+
+HERE: Final = Path(__file__).parent
+README: Final = HERE.parent / "README.md"
+BEGIN: Final = "<!-- made by make bench -->"
+END: Final = "<!-- end of what make bench made -->"
+BUSY: Final = 0.95  # of the load's core: from here on it is not the server alone that is measured
+# README's rows: title, scenario, metric.
+MAIN: Final = (
+    ("CPU us a delivery, 1,000 subscribers, 100 messages/s", "paced", "CPU us a delivery"),
+    ("deliveries a second of a core, as fast as it goes", "saturation", "deliveries a CPU second"),
+    ("p99 ms through HAProxy, two nodes", "haproxy", "p99 ms"),
+    ("KB an idle, subscribed connection", "storm", "KB a connection"),
+    ("connects + subscribes a second of a core", "storm", "connects a CPU second"),
+)
+
+
+def number(value: float | None) -> str:
+    """Three figures that count, with commas."""
+    if value is None:
+        return ""
+    if abs(value) >= 1000:
+        return f"{round(value, -max(0, len(str(int(abs(value)))) - 3)):,.0f}"
+    return f"{value:.3g}"
+
+
+def table(rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown; the first row is its head."""
+    head, *others = rows
+    lines = [head, ["---"] * len(head), *others]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def verdicts(results: Results) -> str:
+    """Every target, and whether it is met."""
+    words = {True: "met", False: "**missed**", None: "not measured"}
+    rows: list[Sequence[str]] = [("figure", "target", "measured", "")]
+    for target in targets.TARGETS:
+        value = target.value(results)
+        measured = number(value) + (target.unit if value is not None else "")
+        rows.append((target.figure, target.said, measured, words[target.met(results)]))
+    return table(rows)
+
+
+def main_rows(results: Results) -> str:
+    """What README shows of all contenders."""
+    rows: list[Sequence[str]] = [("", *(contender.title for contender in contenders.ALL))]
+    for title, scenario, metric in MAIN:
+        figures = [number(results.median(scenario, contender.name, metric)) for contender in contenders.ALL]
+        rows.append((title, *figures))
+    return table(rows)
+
+
+def whole(results: Results) -> str:
+    """results.md."""
+    parts = [
+        "# Figures\n\nMade by `make bench` from results.json; do not edit. Medians of the rounds; docs/performance.md says how"
+        " they are measured and what they mean.",
+        "\n".join(f"- {name}: {value}" for name, value in results.machine.items()),
+        "## Targets\n\n" + verdicts(results),
+    ]
+    for scenario in scenarios.SCENARIOS:
+        if scenario.name in results.scenarios:
+            parts.append(_scenario(results, scenario))
+    return "\n\n".join(parts) + "\n"
+
+
+def _scenario(results: Results, scenario: scenarios.Scenario) -> str:
+    found = results.scenarios[scenario.name]
+    present = [contender for contender in scenario.contenders if contender.name in found.rounds]
+    rows: list[Sequence[str]] = [("", *(contender.title for contender in present))]
+    for metric in results.metrics(scenario.name):
+        rows.append((metric, *(number(results.median(scenario.name, c.name, metric)) for c in present)))
+    most = max((len(rounds) for rounds in found.rounds.values()), default=0)
+    lines = [f"## {scenario.name}: {scenario.title}", f"{found.date}, {most} round{'s' * (most != 1)}.", table(rows)]
+    limited = [c.title for c in present if (results.median(scenario.name, c.name, "load core") or 0) >= BUSY]
+    if limited:
+        lines.append(f"The load's core was full with: {', '.join(limited)}. Times and rates are its own there.")
+    lines += [f"{name} failed: {why}" for name, why in found.failures.items()]
+    return "\n\n".join(lines)
+
+
+def section(results: Results) -> str:
+    """README's section, between its marks."""
+    dates = sorted({found.date for found in results.scenarios.values()})
+    when = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}" if dates else "never"
+    return "\n\n".join(
+        (
+            BEGIN,
+            "![The gateway beside its peers](bench/results.svg)",
+            main_rows(results),
+            verdicts(results),
+            f"Measured {when} on {results.machine.get('processor', 'a machine unknown')}: the server has one core, load and Redis"
+            " the other. All figures: [bench/results.md](bench/results.md).",
+            END,
+        )
+    )
+
+
+def into_readme(text: str, results: Results) -> str:
+    """README with the section made anew."""
+    marked = re.compile(re.escape(BEGIN) + ".*?" + re.escape(END), re.DOTALL)
+    assert marked.search(text), f"README has lost its mark {BEGIN}"
+    return marked.sub(lambda _: section(results), text)
+
+
+def picture(results: Results, path: Path) -> None:
+    """The main rows, as bars."""
+    import matplotlib as mpl
+
+    mpl.use("svg")
+    mpl.rcParams["svg.hashsalt"] = "gateway"  # the same figures, the same file
+    mpl.rcParams["font.size"] = 9
+    from matplotlib import pyplot
+
+    colours = {"gateway": "#2f6fde", "limit": "#9aa4b2"}
+    figure, axes = pyplot.subplots(1, len(MAIN), figsize=(15, 2.9), layout="constrained")
+    for axis, (title, scenario, metric) in zip(axes, MAIN, strict=True):
+        known = [(c, value) for c in contenders.ALL if (value := results.median(scenario, c.name, metric))]
+        bars = axis.barh(
+            [c.title for c, _ in known], [value for _, value in known],
+            color=[colours.get(c.name, "#d5b58a") for c, _ in known],
+        )  # fmt: skip
+        axis.bar_label(bars, [number(value) for _, value in known], padding=3)
+        values = [value for _, value in known]
+        if values and max(values) > 30 * min(values):
+            axis.set_xscale("log")
+        axis.margins(x=0.25)
+        axis.invert_yaxis()
+        axis.set_title(title.replace(", ", ",\n", 1), fontsize=9)
+        axis.set_xticks([])
+        axis.minorticks_off()
+        axis.spines[["top", "right", "bottom"]].set_visible(False)
+    figure.savefig(path, metadata={"Date": None})
+    pyplot.close(figure)
+
+
+def load(path: Path) -> Results:
+    """What was measured before; nothing if there is no such file."""
+    return Results.from_json(json.loads(path.read_text())) if path.exists() else Results()
+
+
+def write(results: Results, folder: Path) -> None:
+    """All that is kept of a run: results.json, results.md and results.svg in `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "results.json").write_text(json.dumps(results.as_json(), indent=1) + "\n")
+    (folder / "results.md").write_text(whole(results))
+    picture(results, folder / "results.svg")

@@ -1,0 +1,216 @@
+"""What is measured. Each scenario is a function of a fresh lab and one contender, and gives one round's figures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import httpx
+import orjson
+
+from bench.contenders import ALL, GATEWAY, LIMIT, PYTHON_SOCKETIO, SOCKETIO, STARLETTE, STAMP, WS, Contender, data
+from bench.figures import Round
+from bench.lab import Lab, Server, delivery
+from bench.machine import cpu_seconds
+from tests.cluster import API_KEY
+from tests.deadlines import until
+
+HEADERS: Final = {"Authorization": f"Bearer {API_KEY}"}
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """One row of questions, asked of some contenders; `measure` gets the share of the full size that is wanted."""
+
+    name: str
+    title: str
+    contenders: Sequence[Contender]
+    measure: Callable[[Lab, Contender, float], Round]
+
+
+def paced(lab: Lab, contender: Contender, share: float) -> Round:
+    """What one message to all costs when nothing waits."""
+    clients = int(1000 * share)
+    server = lab.start(contender)
+    lab.connect(server, clients)
+    return delivery(lab.publish(server, fan=clients, rate=100, drain=0 if contender is PYTHON_SOCKETIO else 3))
+
+
+def saturation(lab: Lab, contender: Contender, share: float) -> Round:
+    """As fast as it goes: always 500 messages under way."""
+    clients = int(1000 * share)
+    server = lab.start(contender)
+    lab.connect(server, clients)
+    answer = lab.publish(server, fan=clients, drain=0)
+    return {**delivery(answer), "deliveries a CPU second": answer["received"] / max(0.001, answer["server_cpu"])}
+
+
+def topics(lab: Lab, contender: Contender, share: float) -> Round:
+    """Each message goes to one client: what a message costs, not a delivery."""
+    clients = int(10_000 * share)
+    server = lab.start(contender)
+    lab.connect(server, clients, topics=clients)
+    figures = dict(delivery(lab.publish(server, fan=1, topics=clients, rate=2000)))
+    figures["CPU us a message"] = figures.pop("CPU us a delivery")
+    return figures
+
+
+def storm(lab: Lab, contender: Contender, share: float) -> Round:
+    """All come at once; then nothing happens. Into our node they are when Redis lists them all."""
+    clients = int(10_000 * share)
+    server = lab.start(contender)
+    empty = _idle(lab, server) if contender is GATEWAY else {}
+    memory, cpu, stats = server.memory_kb(), cpu_seconds(server.pids), lab.redis_stats()
+    answer = lab.connect(server, clients, parallel=200)
+    if contender is GATEWAY:
+        until(lambda: _registered(lab) == clients, 20, "Redis lists all clients")
+    used, after = cpu_seconds(server.pids) - cpu, lab.redis_stats()
+    full = _idle(lab, server) if contender is GATEWAY else {}
+    lab.idle(server, 1)  # what the storm left behind is let go
+    return {
+        "connects/s": clients / answer["seconds"],
+        "connects a CPU second": clients / max(0.001, used),
+        "load core": answer["load_cpu"] / answer["seconds"],
+        "KB a connection": (server.memory_kb() - memory) / clients,
+        "Redis commands a client": (after["commands"] - stats["commands"]) / clients,
+        "Redis round trips per 100": 100 * (after["reads"] - stats["reads"]) / clients,
+        **{f"{metric}, empty": value for metric, value in empty.items()},
+        **{f"{metric}, full": value for metric, value in full.items()},
+    }
+
+
+def _idle(lab: Lab, server: Server) -> Round:
+    seconds = 3 * lab.seconds  # several beats
+    before = lab.redis_stats()
+    answer = lab.idle(server, seconds)
+    commands = lab.redis_stats()["commands"] - before["commands"]
+    return {"idle Redis commands/s": commands / seconds, "idle CPU ms/s": 1000 * answer["server_cpu"] / seconds}
+
+
+def _registered(lab: Lab) -> int:
+    return sum(lab.ask_redis("HLEN", key) for key in lab.ask_redis("KEYS", "*}:clients"))
+
+
+def recovery(lab: Lab, contender: Contender, share: float) -> Round:
+    """All are cut off and come back to a topic with history, at fifty different places."""
+    clients, spread = int(5000 * share), 50
+    server = lab.start(contender)
+    lab.connect(server, clients, topic="h00000")
+    stamped = {"at": "0" * len(STAMP), "pad": "x" * 80}
+    with httpx.Client(base_url=f"http://127.0.0.1:{server.front}", headers=HEADERS, trust_env=False) as api:
+        api.post("/api/publish", json={"messages": [{"topic": "h00000", "data": stamped}] * 100}).raise_for_status()
+        place = api.get("/api/topics/h00000/history", params={"limit": 1}).raise_for_status().json()
+    lab.load.ask("close", 5)
+    recover = {"h00000": {"epoch": place["epoch"], "offset": "PLACE"}}
+    asked = {"type": "SUBSCRIBE", "topics": ["h00000"], "requestId": "1", "recover": recover}
+    said = b"> " + orjson.dumps(asked).replace(b'"PLACE"', b"{place}") + b'\n< "recovered":true\n'
+    cpu = cpu_seconds(server.pids)
+    answer = lab.connect(server, clients, script=said, parallel=200, place=place["offset"], spread=spread)
+    missed = sum(number % spread for number in range(clients))
+    assert answer["received"] == missed, f"{missed} messages were missed, {answer['received']} recovered"
+    return {
+        "clients/s": clients / answer["seconds"],
+        "messages recovered/s": missed / answer["seconds"],
+        "CPU us a client": 1e6 * (cpu_seconds(server.pids) - cpu) / clients,
+    }
+
+
+def publishing(lab: Lab, contender: Contender, share: float) -> Round:
+    """How many messages one node takes, by API and by socket, to a topic that one client hears."""
+    server = lab.start(contender)
+    figures: dict[str, float] = {}
+    for topic, kept in (("t00000", ""), ("h00000", ", history")):
+        lab.connect(server, 1, topic=topic)
+        body = orjson.dumps({"topic": topic, "data": orjson.loads(data(topic, 200))["data"]})
+        request = (
+            f"POST /api/publish HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer {API_KEY}\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        ).encode() + body
+        said = orjson.dumps({"type": "PUBLISH", "topic": topic, "data": {"at": STAMP}, "requestId": "1"})
+        for way, answer in (
+            ("HTTP", lab.publish_through(server, "http", request, publishers=max(4, int(32 * share)))),
+            ("socket", lab.publish_through(server, "ws", said, max(8, int(64 * share)), server.contender.say("t00001"))),
+        ):
+            assert not answer["refused"], f"{answer['refused']} publishes were refused"
+            figures[f"{way} publishes/s{kept}"] = answer["answered"] / answer["seconds"]
+            figures[f"CPU us a {way} publish{kept}"] = 1e6 * answer["server_cpu"] / max(1, answer["answered"])
+        lab.load.ask("close", 5)
+    return figures
+
+
+def haproxy(lab: Lab, contender: Contender, share: float) -> Round:
+    """500 clients of two nodes behind HAProxy, 50 messages a second: how late they come."""
+    clients = int(500 * share)
+    server = lab.start(contender, nodes=2, haproxy=True)
+    lab.connect(server, clients, sources=250)
+    seconds = 2 * lab.seconds
+    return delivery(lab.publish(server, fan=clients, rate=50, seconds=seconds, drain=3))
+
+
+def presence(lab: Lab, contender: Contender, share: float) -> Round:
+    """A topic on which everybody is told who comes."""
+    clients = int(5000 * share)
+    server = lab.start(contender)
+    cpu = cpu_seconds(server.pids)
+    answer = lab.connect(server, clients, topic="p00000", parallel=200)
+    with httpx.Client(base_url=f"http://127.0.0.1:{server.front}", headers=HEADERS, trust_env=False, timeout=20) as api:
+
+        def people() -> Any:
+            return api.get("/api/topics/p00000/presence").raise_for_status().json()["count"]
+
+        until(lambda: people() == clients, 20, "all are on the topic")
+    used = cpu_seconds(server.pids) - cpu
+    figures = {"joins/s": clients / answer["seconds"], "CPU us a join": 1e6 * used / clients}
+    return figures | dict(delivery(lab.publish(server, topic="p00000", fan=clients, rate=10)))
+
+
+def stalled(lab: Lab, contender: Contender, share: float) -> Round:
+    """One client of many stops reading: what the others notice."""
+    clients = int(1000 * share)
+    server = lab.start(contender, client_buffer_bytes=64 << 10)
+    lab.connect(server, clients, stall=1)
+    seconds = 3 * lab.seconds
+    figures = delivery(lab.publish(server, fan=clients - 1, rate=100, size=4000, seconds=seconds, drain=0))
+    expected = 100 * (clients - 1)
+    return {"delivered of what was published": figures["deliveries/s"] / expected, **figures}
+
+
+def _sized(clients: int, rate: float, *, many: int = 1, nodes: int = 1) -> Callable[[Lab, Contender, float], Round]:
+    def measure(lab: Lab, contender: Contender, share: float) -> Round:
+        here = max(many if many < 1000 else 1, int(clients * share))
+        topics = min(many, here)
+        server = lab.start(contender, nodes=nodes)
+        lab.connect(server, here, topics=topics, ports=server.ports)
+        return delivery(lab.publish(server, fan=here / topics, topics=topics, rate=rate))
+
+    return measure
+
+
+OURS: Final = (GATEWAY,)
+SCENARIOS: Final = (
+    Scenario("paced", "1,000 subscribers, 100 messages of 200 bytes a second", ALL, paced),
+    Scenario("saturation", "1,000 subscribers, as fast as it goes", ALL, saturation),
+    Scenario("topics", "10,000 topics with one subscriber each", (GATEWAY, STARLETTE, WS, SOCKETIO), topics),
+    Scenario(
+        "storm", "10,000 connects with SUBSCRIBE, then idle",
+        (GATEWAY, STARLETTE, WS, SOCKETIO, PYTHON_SOCKETIO), storm,
+    ),
+    Scenario("recovery", "5,000 clients come back to a topic with history", OURS, recovery),
+    Scenario("publishing", "publish rate of one node", OURS, publishing),
+    Scenario(
+        "haproxy", "two nodes behind HAProxy, 500 clients, 50 messages a second",
+        (GATEWAY, STARLETTE, WS, SOCKETIO, PYTHON_SOCKETIO), haproxy,
+    ),
+    Scenario("presence", "a topic with presence and 5,000 clients", OURS, presence),
+    Scenario("stalled", "one of 1,000 clients stops reading, 100 messages of 4 KB a second", (GATEWAY, STARLETTE), stalled),
+    Scenario("subscribers-100", "100 subscribers, 50,000 deliveries a second", OURS, _sized(100, 500)),
+    Scenario("subscribers-1000", "1,000 subscribers, 50,000 deliveries a second", OURS, _sized(1000, 50)),
+    Scenario("subscribers-10000", "10,000 subscribers, 50,000 deliveries a second", OURS, _sized(10_000, 5)),
+    Scenario("topics-10", "1,000 subscribers of 10 topics, 500 messages a second", OURS, _sized(1000, 500, many=10)),
+    Scenario("nodes-2", "1,000 subscribers of 2 nodes on one core, 50 messages a second", OURS, _sized(1000, 50, nodes=2)),
+    Scenario("nodes-4", "the same of 4 nodes", OURS, _sized(1000, 50, nodes=4)),
+    Scenario("nodes-8", "the same of 8 nodes", OURS, _sized(1000, 50, nodes=8)),
+)  # fmt: skip
+BY_NAME: Final = {scenario.name: scenario for scenario in SCENARIOS}
+assert LIMIT in ALL

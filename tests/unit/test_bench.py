@@ -1,0 +1,105 @@
+"""The bench's arithmetic: medians, percentiles, verdicts, what it is told, what it writes."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bench import __main__ as bench
+from bench import report, targets
+from bench.figures import Results, Scenario, percentile
+from bench.scenarios import BY_NAME, SCENARIOS
+from bench.targets import Target, least, of, ratio, spread
+
+
+def results(**figures: dict[str, list[float]]) -> Results:
+    """Scenario "s": each contender's rounds of the metric "m"."""
+    found = Scenario("2026-01-01", {name: [{"m": value} for value in values] for name, values in figures["s"].items()})
+    return Results({"processor": "one"}, {"s": found})
+
+
+def test_a_percentile_is_the_smallest_value_that_so_many_do_not_exceed() -> None:
+    buckets = [(1.0, 98), (5.0, 1), (9.0, 1)]
+    assert [percentile(buckets, share) for share in (0, 0.5, 0.98, 0.99, 1)] == [1, 1, 1, 5, 9]
+    assert math.isnan(percentile([], 0.5))
+
+
+@given(st.lists(st.integers(0, 50), min_size=1), st.floats(0, 1))
+def test_percentiles_agree_with_counting(values: list[int], share: float) -> None:
+    found = percentile([(value, values.count(value)) for value in sorted(set(values))], share)
+    assert sum(value <= found for value in values) >= share * len(values)
+    assert sum(value < found for value in values) < max(share * len(values), 1)
+
+
+def test_a_figure_is_the_median_of_its_rounds() -> None:
+    found = results(s={"a": [1.0, 100.0, 3.0], "b": []})
+    assert found.median("s", "a", "m") == 3
+    assert found.median("s", "b", "m") is None
+    assert found.median("s", "a", "other") is None
+    assert found.median("another", "a", "m") is None
+    assert Results.from_json(found.as_json()) == found
+
+
+def test_bounds_hold_on_both_sides_and_up_to_the_bound() -> None:
+    found = results(s={"gateway": [2.0]})
+    value = of("s", "m")
+    assert Target("", value, 2.0).met(found) is True
+    assert Target("", value, 1.9).met(found) is False
+    assert Target("", value, 2.0, at_most=False).met(found) is True
+    assert Target("", value, 2.1, at_most=False).met(found) is False
+    assert Target("", of("s", "other"), 2.0).met(found) is None
+
+
+def test_figures_are_compared_only_where_they_were_measured() -> None:
+    found = results(s={"gateway": [3.0], "peer": [2.0], "zero": [0.0]})
+    ours, peer, zero, none = (of("s", "m", name) for name in ("gateway", "peer", "zero", "nobody"))
+    assert ratio(ours, peer)(found) == 1.5
+    assert ratio(ours, zero)(found) is None
+    assert ratio(ours, none)(found) is None
+    assert least([ours, peer, none])(found) == 2
+    assert least([none])(found) is None
+    assert spread([ours, peer])(found) == 1.5
+    assert spread([ours, none])(found) is None
+
+
+def test_every_target_speaks_of_what_is_measured() -> None:
+    class Asked(Results):
+        def median(self, scenario: str, contender: str, metric: str) -> float | None:
+            assert contender in {one.name for one in BY_NAME[scenario].contenders}
+            seen.add((scenario, metric))
+            return 1.0
+
+    seen: set[tuple[str, str]] = set()
+    for target in targets.TARGETS:
+        assert target.met(Asked()) is not None
+    assert len(seen) >= 10
+
+
+def test_it_does_what_it_is_told() -> None:
+    told = bench.plan({})
+    assert (told.scenarios, told.rounds, told.quick) == (SCENARIOS, 3, False)
+    told = bench.plan({"SCENARIOS": "storm, paced", "QUICK": "1", "ROUNDS": ""})
+    assert ([one.name for one in told.scenarios], told.rounds, told.quick) == (["storm", "paced"], 1, True)
+
+
+@pytest.mark.parametrize("words", [{"SCENARIOS": "pased"}, {"ROUNDS": "0"}, {"ROUNDS": "x"}, {"ROUNDS": "21"}])
+def test_it_refuses_what_it_does_not_know(words: dict[str, str]) -> None:
+    with pytest.raises(bench.PlanError):
+        bench.plan(words)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(None, ""), (0.12345, "0.123"), (5.067, "5.07"), (1234.5, "1,230"), (7_708_261.9, "7,710,000")]
+)
+def test_figures_are_shown_with_three_that_count(value: float | None, text: str) -> None:
+    assert report.number(value) == text
+
+
+def test_what_is_shown_is_what_was_measured() -> None:
+    measured = report.load(report.HERE / "results.json")
+    assert (report.HERE / "results.md").read_text() == report.whole(measured), "run make bench, or its report, again"
+    text = report.README.read_text()
+    assert text == report.into_readme(text, measured)
