@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import msgpack
+import msgpack  # type: ignore[import-untyped]
 
 from bench.load import HERE, build
 from gateway import hub
 from gateway.cluster.envelope import Envelope
 from gateway.cluster.keys import Keys
-from tests.cluster import API_KEY, NAMESPACE
+from tests.cluster import NAMESPACE
 
 CACHE: Final = HERE / ".cache"
 TEXT_BYTES: Final = 200  # of a message as its client reads it
@@ -56,7 +56,12 @@ class Contender:
 
 def data(topic: str, size: int) -> bytes:
     """A DATA message of `size` bytes with the time in it."""
-    message = {"type": "DATA", "topic": topic, "data": {"at": STAMP, "pad": ""}, "timestamp": "2026-01-01T00:00:00.000Z"}
+    message = {
+        "type": "DATA",
+        "topic": topic,
+        "data": {"at": STAMP, "pad": ""},
+        "timestamp": "2026-01-01T00:00:00.000Z",
+    }
     bare = len(json.dumps(message, separators=(",", ":")))
     message["data"] = {"at": STAMP, "pad": "x" * (size - bare)}
     return json.dumps(message, separators=(",", ":")).encode()

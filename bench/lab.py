@@ -23,7 +23,6 @@ from tests.deadlines import until
 from tests.processes import Process, clean_environment, free_port
 
 START_SECONDS: Final = 20.0
-BUSY: Final = 0.95  # of its core: from here on it is the load that is measured
 # What the letter before a topic's number means to our node.
 RULES: Final = """
 [[topic]]
@@ -83,7 +82,13 @@ class Lab:
             if contender is GATEWAY:
                 rules = self.folder / "topics.toml"
                 rules.write_text(RULES)
-                told = {"topics": rules, "log_level": "error", "drain_seconds": 0, **settings}
+                told = {
+                    "topics": rules,
+                    "log_level": "error",
+                    "drain_seconds": 0,
+                    "client_messages_per_second": 1_000_000,
+                    **settings,
+                }
                 ours = self._stack.enter_context(Cluster(nodes, self.folder, self.redis, **told))
                 ports, pids = tuple(node.port for node in ours), tuple(node.process.pid for node in ours)
                 if haproxy:
@@ -127,7 +132,9 @@ class Lab:
                 "defaults\n  mode http\n  timeout connect 5s\n  timeout client 60s\n  timeout server 60s\n"
                 f"  timeout tunnel 60s\nlisten all\n  bind 127.0.0.1:{front}\n  balance leastconn\n{servers}\n"
             )
-            process = Process("haproxy", [tool("haproxy") or "haproxy", "-db", "-f", str(config)], self.folder / "haproxy.log")
+            process = Process(
+                "haproxy", [tool("haproxy") or "haproxy", "-db", "-f", str(config)], self.folder / "haproxy.log"
+            )
             self._stack.callback(process.close)
             process.spawn()
 
@@ -193,7 +200,7 @@ class Lab:
     def ask_redis(self, *words: str) -> Any:
         """The answer to one command, which `redis_stats` leaves out."""
         self._asked += 1
-        return self._connection.execute_command(*words)
+        return self._connection.execute_command(*words)  # type: ignore[no-untyped-call]
 
     def redis_stats(self) -> dict[str, int]:
         """Commands and round trips that Redis has had but for our own."""

@@ -61,7 +61,7 @@ static struct socket *clients;
 static int client_count, ready_count, failed_count, closed_count, parallel_now;
 static struct script client_script, publisher_script;
 static char client_path[256];
-static int client_ports[16], client_port_count, client_topics = 1, sources = 1;
+static int client_ports[16], client_port_count, client_topics = 1, sources = 1, stall;
 static long place, spread;
 
 static struct socket *publishers;
@@ -213,6 +213,8 @@ static void open_socket(struct socket *s, int port, const char *path) {
   setsockopt(s->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
   /* Redis' protected mode takes 127.0.0.1 alone for this machine. */
   if (s->kind == CLIENT && bind(s->fd, (struct sockaddr *)&from, sizeof from)) fail("bind");
+  int small = 4096; /* for whom we shall not read the kernel must not keep megabytes */
+  if (s->kind == CLIENT && s->number < stall) setsockopt(s->fd, SOL_SOCKET, SO_RCVBUF, &small, sizeof small);
   s->state = CONNECTING;
   s->step = 0;
   s->wants_write = path != NULL;
@@ -415,7 +417,8 @@ static void read_script(struct script *script, const char *path) {
 }
 
 static void do_connect(const char *line) {
-  int count = number(line, "count", 1), parallel = number(line, "parallel", 100), stall = number(line, "stall", 0);
+  int count = number(line, "count", 1), parallel = number(line, "parallel", 100);
+  stall = number(line, "stall", 0);
   snprintf(client_path, sizeof client_path, "%s", word(line, "path", "/ws"));
   read_script(&client_script, word(line, "script", ""));
   client_port_count = 0;

@@ -63,7 +63,9 @@ def describe() -> dict[str, str]:
 def _said(*command: str, pattern: str) -> str:
     path = os.pathsep.join([os.environ.get("PATH", ""), "/usr/local/sbin", "/usr/sbin"])
     try:
-        said = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False, env={"PATH": path}).stdout
+        said = subprocess.run(
+            command, capture_output=True, text=True, timeout=20, check=False, env={"PATH": path}
+        ).stdout
     except OSError:
         return "not installed"
     found = re.search(pattern, said)

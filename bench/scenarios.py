@@ -9,7 +9,7 @@ from typing import Any, Final
 import httpx
 import orjson
 
-from bench.contenders import ALL, GATEWAY, LIMIT, PYTHON_SOCKETIO, SOCKETIO, STARLETTE, STAMP, WS, Contender, data
+from bench.contenders import ALL, GATEWAY, PYTHON_SOCKETIO, SOCKETIO, STAMP, STARLETTE, WS, Contender, data
 from bench.figures import Round
 from bench.lab import Lab, Server, delivery
 from bench.machine import cpu_seconds
@@ -124,13 +124,16 @@ def publishing(lab: Lab, contender: Contender, share: float) -> Round:
         lab.connect(server, 1, topic=topic)
         body = orjson.dumps({"topic": topic, "data": orjson.loads(data(topic, 200))["data"]})
         request = (
-            f"POST /api/publish HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer {API_KEY}\r\n"
+            f"POST /api/publish HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {API_KEY}\r\n"
             f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
         ).encode() + body
         said = orjson.dumps({"type": "PUBLISH", "topic": topic, "data": {"at": STAMP}, "requestId": "1"})
         for way, answer in (
             ("HTTP", lab.publish_through(server, "http", request, publishers=max(4, int(32 * share)))),
-            ("socket", lab.publish_through(server, "ws", said, max(8, int(64 * share)), server.contender.say("t00001"))),
+            (
+                "socket",
+                lab.publish_through(server, "ws", said, max(8, int(64 * share)), server.contender.say("t00001")),
+            ),
         ):
             assert not answer["refused"], f"{answer['refused']} publishes were refused"
             figures[f"{way} publishes/s{kept}"] = answer["answered"] / answer["seconds"]
@@ -168,7 +171,7 @@ def presence(lab: Lab, contender: Contender, share: float) -> Round:
 def stalled(lab: Lab, contender: Contender, share: float) -> Round:
     """One client of many stops reading: what the others notice."""
     clients = int(1000 * share)
-    server = lab.start(contender, client_buffer_bytes=64 << 10)
+    server = lab.start(contender, client_buffer_bytes=64 << 10, max_message_bytes=64 << 10)
     lab.connect(server, clients, stall=1)
     seconds = 3 * lab.seconds
     figures = delivery(lab.publish(server, fan=clients - 1, rate=100, size=4000, seconds=seconds, drain=0))
@@ -193,24 +196,31 @@ SCENARIOS: Final = (
     Scenario("saturation", "1,000 subscribers, as fast as it goes", ALL, saturation),
     Scenario("topics", "10,000 topics with one subscriber each", (GATEWAY, STARLETTE, WS, SOCKETIO), topics),
     Scenario(
-        "storm", "10,000 connects with SUBSCRIBE, then idle",
-        (GATEWAY, STARLETTE, WS, SOCKETIO, PYTHON_SOCKETIO), storm,
+        "storm",
+        "10,000 connects with SUBSCRIBE, then idle",
+        (GATEWAY, STARLETTE, WS, SOCKETIO, PYTHON_SOCKETIO),
+        storm,
     ),
     Scenario("recovery", "5,000 clients come back to a topic with history", OURS, recovery),
     Scenario("publishing", "publish rate of one node", OURS, publishing),
     Scenario(
-        "haproxy", "two nodes behind HAProxy, 500 clients, 50 messages a second",
-        (GATEWAY, STARLETTE, WS, SOCKETIO, PYTHON_SOCKETIO), haproxy,
+        "haproxy",
+        "two nodes behind HAProxy, 500 clients, 50 messages a second",
+        (GATEWAY, STARLETTE, WS, SOCKETIO, PYTHON_SOCKETIO),
+        haproxy,
     ),
     Scenario("presence", "a topic with presence and 5,000 clients", OURS, presence),
-    Scenario("stalled", "one of 1,000 clients stops reading, 100 messages of 4 KB a second", (GATEWAY, STARLETTE), stalled),
+    Scenario(
+        "stalled", "one of 1,000 clients stops reading, 100 messages of 4 KB a second", (GATEWAY, STARLETTE), stalled
+    ),
     Scenario("subscribers-100", "100 subscribers, 50,000 deliveries a second", OURS, _sized(100, 500)),
     Scenario("subscribers-1000", "1,000 subscribers, 50,000 deliveries a second", OURS, _sized(1000, 50)),
     Scenario("subscribers-10000", "10,000 subscribers, 50,000 deliveries a second", OURS, _sized(10_000, 5)),
     Scenario("topics-10", "1,000 subscribers of 10 topics, 500 messages a second", OURS, _sized(1000, 500, many=10)),
-    Scenario("nodes-2", "1,000 subscribers of 2 nodes on one core, 50 messages a second", OURS, _sized(1000, 50, nodes=2)),
+    Scenario(
+        "nodes-2", "1,000 subscribers of 2 nodes on one core, 50 messages a second", OURS, _sized(1000, 50, nodes=2)
+    ),
     Scenario("nodes-4", "the same of 4 nodes", OURS, _sized(1000, 50, nodes=4)),
     Scenario("nodes-8", "the same of 8 nodes", OURS, _sized(1000, 50, nodes=8)),
-)  # fmt: skip
+)
 BY_NAME: Final = {scenario.name: scenario for scenario in SCENARIOS}
-assert LIMIT in ALL

@@ -73,7 +73,12 @@ def spread(values: list[Value]) -> Value:
 
 
 TARGETS: Final = (
-    Target("paced fan-out, CPU a delivery: by the C limit", ratio(of("paced", US), of("paced", US, "limit")), 1.2, unit=" x"),
+    Target(
+        "paced fan-out, CPU a delivery: by the C limit",
+        ratio(of("paced", US), of("paced", US, "limit")),
+        1.2,
+        unit=" x",
+    ),
     Target("by plain Starlette", ratio(of("paced", US), of("paced", US, "starlette")), 0.65, unit=" x"),
     Target("by Socket.IO", ratio(of("paced", US), of("paced", US, "socketio")), 1.0, unit=" x"),
     Target(
@@ -82,25 +87,44 @@ TARGETS: Final = (
     Target(
         "by Socket.IO",
         ratio(of("saturation", "deliveries a CPU second"), of("saturation", "deliveries a CPU second", "socketio")),
-        15, False, " x",
+        15,
+        False,
+        " x",
     ),
     Target(
         "p99 delay through HAProxy, two nodes: by the best peer",
-        ratio(of("haproxy", "p99 ms"), least([of("haproxy", "p99 ms", peer) for peer in PEERS])), 0.8, unit=" x",
+        ratio(of("haproxy", "p99 ms"), least([of("haproxy", "p99 ms", peer) for peer in PEERS])),
+        0.8,
+        unit=" x",
     ),
-    Target("node CPU a delivery there: by plain Starlette", ratio(of("haproxy", US), of("haproxy", US, "starlette")), 0.65, unit=" x"),
+    Target(
+        "node CPU a delivery there: by plain Starlette",
+        ratio(of("haproxy", US), of("haproxy", US, "starlette")),
+        0.65,
+        unit=" x",
+    ),
     Target("an idle, subscribed, registered connection", of("storm", "KB a connection"), 6, unit=" KB"),
-    Target("connects + subscribes + registrations a second of a core", of("storm", "connects a CPU second"), 2500, False, "/s"),
+    Target(
+        "connects + subscribes + registrations a second of a core",
+        of("storm", "connects a CPU second"),
+        2500,
+        False,
+        "/s",
+    ),
     Target("a message to a topic with one subscriber, CPU", of("topics", "CPU us a message"), 25, unit=" us"),
     Target("HTTP publishes a second, without history", of("publishing", "HTTP publishes/s"), 5000, False, "/s"),
     Target("with history", of("publishing", "HTTP publishes/s, history"), 3000, False, "/s"),
     Target(
         "cost a delivery from 100 to 10,000 subscribers, largest by smallest",
-        spread([of(f"subscribers-{n}", US) for n in (100, 1000, 10_000)]), 1.25, unit=" x",
+        spread([of(f"subscribers-{n}", US) for n in (100, 1000, 10_000)]),
+        1.25,
+        unit=" x",
     ),
     Target("Redis round trips per 100 connects + subscribes", of("storm", "Redis round trips per 100"), 1),
     Target(
         "Redis commands of a beat with 10,000 clients: by none",
-        ratio(of("storm", "idle Redis commands/s, full"), of("storm", "idle Redis commands/s, empty")), 1.1, unit=" x",
+        ratio(of("storm", "idle Redis commands/s, full"), of("storm", "idle Redis commands/s, empty")),
+        1.1,
+        unit=" x",
     ),
-)  # fmt: skip
+)

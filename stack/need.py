@@ -48,6 +48,8 @@ def need(*packages: str) -> None:
 def _present(package: str) -> bool:
     if package == "python3-venv":  # Debian cuts ensurepip out of Python
         return importlib.util.find_spec("ensurepip") is not None
+    if package == "libc6-dev":
+        return os.path.exists("/usr/include/stdio.h")
     return tool(_PROGRAMS.get(package, package)) is not None
 
 
