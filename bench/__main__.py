@@ -1,7 +1,7 @@
 """`python -m bench`: measure, print the targets, write results.json, results.md, results.svg and README's section.
 
 SCENARIOS="paced storm" only these, the others stay as they were · ROUNDS=5 · QUICK=1 one short round of a fifth of the
-clients, to see that all works: its figures are printed and kept out of the way
+clients, to see that all works: its figures are printed and kept out of the way · ROUNDS=0 write the report again
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ def plan(environ: Mapping[str, str]) -> Plan:
             raise PlanError(f"SCENARIOS: there is no {name!r}, only {', '.join(BY_NAME)}")
     quick = environ.get("QUICK", "") not in ("", "0")
     rounds = environ.get("ROUNDS", "") or ("1" if quick else "3")
-    if not (rounds.isascii() and rounds.isdigit() and 1 <= int(rounds) <= MAX_ROUNDS):
-        raise PlanError(f"ROUNDS must be a whole number from 1 to {MAX_ROUNDS}")
+    if not (rounds.isascii() and rounds.isdigit() and int(rounds) <= MAX_ROUNDS):
+        raise PlanError(f"ROUNDS must be a whole number from 0 to {MAX_ROUNDS}")
     return Plan(tuple(BY_NAME[name] for name in names) or SCENARIOS, int(rounds), quick)
 
 
@@ -102,21 +102,22 @@ def main() -> int:
     folder = CACHE / "quick" if told.quick else report.HERE
     if told.quick:
         shutil.rmtree(folder, ignore_errors=True)
-    all_of_them = len(told.scenarios) == len(SCENARIOS)
-    results = Results() if all_of_them else report.load(folder / "results.json")
+    fresh = told.rounds and len(told.scenarios) == len(SCENARIOS)
+    results = Results() if fresh else report.load(folder / "results.json")
     started = time.monotonic()
     try:
-        for asked in told.scenarios:
+        for asked in told.scenarios if told.rounds else ():
             results.scenarios[asked.name] = measure(asked, told)
             results.machine = machine.describe() | contenders.versions()
             report.write(results, folder)  # after each, so that nothing is lost if the next is interrupted
+        report.write(results, folder)
     except KeyboardInterrupt:
         print("interrupted; what was measured is kept", file=sys.stderr)
         return 130
     if not told.quick:
         report.README.write_text(report.into_readme(report.README.read_text(), results))
     print(f"\n{report.verdicts(results)}\n\n{time.monotonic() - started:.0f} s; figures in {folder}/results.md")
-    return int(any(results.scenarios[asked.name].failures for asked in told.scenarios))
+    return int(any(found.failures for found in results.scenarios.values()))
 
 
 if __name__ == "__main__":

@@ -158,8 +158,9 @@ class Lab:
             AssertionError: Not all of them came in.
         """
         said = server.contender.say(topic) if script is None else script
+        fronts = ",".join(map(str, ports or [server.front]))
         answer = self.load.ask(
-            "connect", seconds, ports=",".join(map(str, ports or [server.front])), path=server.contender.path, script=self.load.file(said),
+            "connect", seconds, ports=fronts, path=server.contender.path, script=self.load.file(said),
             count=count, topics=topics, parallel=parallel, seconds=seconds, **words,
         )  # fmt: skip
         assert answer["ready"] == count, f"of {count} clients {answer['failed']} did not come in: {answer}"

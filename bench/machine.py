@@ -12,7 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 # The servers have one core for themselves; the load, Redis and HAProxy share the other.
-SERVER_CORE, LOAD_CORE = sorted(os.sched_getaffinity(0))[-1], sorted(os.sched_getaffinity(0))[0]
+SERVER_CORE, LOAD_CORE = max(os.sched_getaffinity(0)), min(os.sched_getaffinity(0))
 
 
 @contextmanager

@@ -65,14 +65,12 @@ def main_rows(results: Results) -> str:
 def whole(results: Results) -> str:
     """results.md."""
     parts = [
-        "# Figures\n\nMade by `make bench` from results.json; do not edit. Medians of the rounds; docs/performance.md says how"
-        " they are measured and what they mean.",
+        "# Figures\n\nMade by `make bench` from results.json; do not edit. Medians of the rounds;"
+        " docs/performance.md says how they are measured and what they mean.",
         "\n".join(f"- {name}: {value}" for name, value in results.machine.items()),
         "## Targets\n\n" + verdicts(results),
     ]
-    for scenario in scenarios.SCENARIOS:
-        if scenario.name in results.scenarios:
-            parts.append(_scenario(results, scenario))
+    parts += [_scenario(results, asked) for asked in scenarios.SCENARIOS if asked.name in results.scenarios]
     return "\n\n".join(parts) + "\n"
 
 
@@ -80,8 +78,10 @@ def _scenario(results: Results, scenario: scenarios.Scenario) -> str:
     found = results.scenarios[scenario.name]
     present = [contender for contender in scenario.contenders if contender.name in found.rounds]
     rows: list[Sequence[str]] = [("", *(contender.title for contender in present))]
-    for metric in results.metrics(scenario.name):
-        rows.append((metric, *(number(results.median(scenario.name, c.name, metric)) for c in present)))
+    rows += [
+        (metric, *(number(results.median(scenario.name, contender.name, metric)) for contender in present))
+        for metric in results.metrics(scenario.name)
+    ]
     most = max((len(rounds) for rounds in found.rounds.values()), default=0)
     lines = [f"## {scenario.name}: {scenario.title}", f"{found.date}, {most} round{'s' * (most != 1)}.", table(rows)]
     limited = [c.title for c in present if (results.median(scenario.name, c.name, "load core") or 0) >= BUSY]
@@ -101,8 +101,8 @@ def section(results: Results) -> str:
             "![The gateway beside its peers](bench/results.svg)",
             main_rows(results),
             verdicts(results),
-            f"Measured {when} on {results.machine.get('processor', 'a machine unknown')}: the server has one core, load and Redis"
-            " the other. All figures: [bench/results.md](bench/results.md).",
+            f"Measured {when} on {results.machine.get('processor', 'a machine unknown')}: the server has one core,"
+            " load and Redis the other. All figures: [bench/results.md](bench/results.md).",
             END,
         )
     )

@@ -64,6 +64,10 @@ class Stage(enum.Enum):
     CLOSED = enum.auto()
 
 
+# Looked at for each delivery, and an attribute of an enum costs a tenth of a microsecond.
+_OPEN: Final = Stage.OPEN
+
+
 class Connection(asyncio.Protocol):
     """Built by uvicorn for each upgrade request; becomes a hub's `Subscriber` by `open`."""
 
@@ -168,8 +172,9 @@ class Connection(asyncio.Protocol):
 
     def send(self, data: bytes) -> bool:
         """Queue prepared frames. False, and nothing queued, if the client has not taken its budget's worth."""
-        if self.stage is not Stage.OPEN or self.transport is None:
+        if self.stage is not _OPEN:
             return True  # whoever is leaving hears no more, and is not to be thrown out either
+        assert self.transport is not None
         if self._paused:
             assert self._owner is not None
             if self.transport.get_write_buffer_size() > self._owner.client_buffer_bytes:

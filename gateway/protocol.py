@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any, Final, NamedTuple, TypeAlias
 
 import orjson
@@ -435,5 +436,10 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 def iso(milliseconds: int) -> str:
     """A time (ms since 1970, UTC) as ISO 8601 with milliseconds: ``2026-01-31T12:00:00.000Z``."""
-    moment = _EPOCH + timedelta(milliseconds=milliseconds)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    seconds, rest = divmod(milliseconds, 1000)
+    return f"{_iso_seconds(seconds)}.{rest:03}Z"
+
+
+@lru_cache(maxsize=16)  # thousands of messages are sent in the same second
+def _iso_seconds(seconds: int) -> str:
+    return (_EPOCH + timedelta(seconds=seconds)).isoformat().removesuffix("+00:00")

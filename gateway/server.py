@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
 from types import FrameType
 
@@ -13,6 +14,8 @@ from gateway.app import create_app
 from gateway.connection import Connection
 from gateway.node import Node
 from gateway.settings import Settings
+
+GC_THRESHOLDS = (10_000, 20, 20)
 
 
 class Server(uvicorn.Server):
@@ -64,5 +67,9 @@ def serve(settings: Settings) -> int:
         # Longer than HAProxy keeps its side of a connection, so that it never writes into our close.
         timeout_keep_alive=60, timeout_graceful_shutdown=5,
     )  # fmt: skip
+    # Each connection leaves objects that live long: at Python's own threshold a storm of them is searched for cycles
+    # again and again. What is here now stays for ever.
+    gc.freeze()
+    gc.set_threshold(*GC_THRESHOLDS)
     Server(config, node).run()
     return 0 if node.failure is None else 1

@@ -9,7 +9,7 @@ import asyncio
 import sys
 from collections import defaultdict
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import redis.asyncio
 import uvicorn
@@ -46,10 +46,8 @@ async def relay() -> None:
         if message["type"] == "pmessage":
             text = message["data"].decode()
             for websocket in list(members[message["channel"].decode().removeprefix("bench:")]):
-                try:
+                with suppress(WebSocketDisconnect, RuntimeError):  # it is leaving
                     await websocket.send_text(text)
-                except (WebSocketDisconnect, RuntimeError):
-                    pass  # it is leaving
 
 
 @asynccontextmanager

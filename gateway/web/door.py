@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Final
 
 import orjson
@@ -33,7 +34,7 @@ class Door:
 
     def __init__(self, app: ASGIApp, hosts: Sequence[str]) -> None:
         self._app = app
-        self._hosts = hosts
+        self._is_served = lru_cache(maxsize=256)(lambda host: is_served(host, hosts))  # all ask for the same few
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request or handshake."""
@@ -51,7 +52,7 @@ class Door:
         named = [value.decode("latin-1") for name, value in scope["headers"] if name == b"host"]
         if len(named) != 1:  # RFC 9112, 3.2
             await _refuse(scope, say, 400, "bad_request", "A request has one Host header")
-        elif not is_served(named[0], self._hosts):
+        elif not self._is_served(named[0]):
             about = f"The host {named[0][:200]} is not served here; GATEWAY_HOSTS lists those that are"
             await _refuse(scope, say, 421, "wrong_host", about)
         else:

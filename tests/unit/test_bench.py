@@ -85,7 +85,7 @@ def test_it_does_what_it_is_told() -> None:
     assert ([one.name for one in told.scenarios], told.rounds, told.quick) == (["storm", "paced"], 1, True)
 
 
-@pytest.mark.parametrize("words", [{"SCENARIOS": "pased"}, {"ROUNDS": "0"}, {"ROUNDS": "x"}, {"ROUNDS": "21"}])
+@pytest.mark.parametrize("words", [{"SCENARIOS": "pased"}, {"ROUNDS": "-1"}, {"ROUNDS": "x"}, {"ROUNDS": "21"}])
 def test_it_refuses_what_it_does_not_know(words: dict[str, str]) -> None:
     with pytest.raises(bench.PlanError):
         bench.plan(words)
