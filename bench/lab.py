@@ -233,6 +233,7 @@ def delivery(answer: dict[str, Any]) -> Round:
         "deliveries/s": answer["received"] / answer["seconds"],
         "server core": answer["server_cpu"] / answer["seconds"],
         "load core": load,
+        "others' core": answer["others_cpu"] / answer["seconds"],
     }
     if delays:
         found |= {

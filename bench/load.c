@@ -122,6 +122,17 @@ static double cpu_of(const char *pids) {
   return ticks / sysconf(_SC_CLK_TCK);
 }
 
+/* Seconds that all cores have been busy with anything at all. */
+static double busy_cpu(void) {
+  unsigned long user = 0, nice = 0, system = 0, idle, wait, hard = 0, soft = 0, stolen = 0;
+  FILE *file = fopen("/proc/stat", "r");
+  if (!file) fail("/proc/stat");
+  if (fscanf(file, "cpu %lu %lu %lu %lu %lu %lu %lu %lu", &user, &nice, &system, &idle, &wait, &hard, &soft, &stolen) != 8)
+    fail("/proc/stat");
+  fclose(file);
+  return (double)(user + nice + system + hard + soft + stolen) / sysconf(_SC_CLK_TCK);
+}
+
 static double own_cpu(void) {
   struct rusage used;
   getrusage(RUSAGE_SELF, &used);
@@ -511,13 +522,14 @@ static void do_publish(const char *line) {
   int64_t begin = now_ns(), from = begin + number(line, "warm", 0.5) * 1e9, next = begin, late = 0;
   int64_t until = from + number(line, "seconds", 2) * 1e9;
   long received_before = 0, answered_before = 0;
-  double server_cpu = 0, beside_cpu = 0, load_cpu = 0;
+  double server_cpu = 0, beside_cpu = 0, load_cpu = 0, others_cpu = 0;
   for (int64_t now = begin; now < until; now = now_ns()) {
     if (!measuring && now >= from) {
       measuring = true;
       from = now;
       received_before = received, answered_before = answered;
       server_cpu = cpu_of(servers), beside_cpu = cpu_of(beside), load_cpu = own_cpu();
+      others_cpu = busy_cpu();
     }
     if (publishers[0].state == DEAD) errno = ECONNRESET, fail("a publisher was cut off");
     for (int burst = 0; burst < 64; burst++) {
@@ -538,15 +550,16 @@ static void do_publish(const char *line) {
   }
   double seconds = (now_ns() - from) / 1e9;
   server_cpu = cpu_of(servers) - server_cpu, beside_cpu = cpu_of(beside) - beside_cpu, load_cpu = own_cpu() - load_cpu;
+  others_cpu = busy_cpu() - others_cpu - server_cpu - beside_cpu - load_cpu;
   long in_time = received - received_before, answers = answered - answered_before;
   measuring = false;
   for (int64_t deadline = now_ns() + number(line, "drain", 2) * 1e9; received < published * fan && now_ns() < deadline;)
     serve(now_ns() + 20000000);
   printf("{\"published\": %ld, \"answered\": %ld, \"refused\": %ld, \"received\": %ld, \"lost\": %ld, \"closed\": %d, "
          "\"seconds\": %.6f, \"late_ms\": %.3f, \"server_cpu\": %.3f, \"beside_cpu\": %.3f, \"load_cpu\": %.3f, "
-         "\"delays_us\": [",
+         "\"others_cpu\": %.3f, \"delays_us\": [",
          published, answers, refused, in_time, (long)(published * fan) - received, closed_count, seconds, late / 1e6,
-         server_cpu, beside_cpu, load_cpu);
+         server_cpu, beside_cpu, load_cpu, others_cpu > 0 ? others_cpu : 0);
   const char *comma = "";
   for (int at = 0; at < BUCKETS; at++)
     if (delays[at]) printf("%s[%lld, %ld]", comma, (long long)bucket_us(at), delays[at]), comma = ", ";

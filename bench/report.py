@@ -16,6 +16,7 @@ README: Final = HERE.parent / "README.md"
 BEGIN: Final = "<!-- made by make bench -->"
 END: Final = "<!-- end of what make bench made -->"
 BUSY: Final = 0.95  # of the load's core: from here on it is not the server alone that is measured
+DISTURBED: Final = 0.2  # of a core that belongs to neither side
 # README's rows: title, scenario, metric.
 MAIN: Final = (
     ("CPU us a delivery, 1,000 subscribers, 100 messages/s", "paced", "CPU us a delivery"),
@@ -87,6 +88,9 @@ def _scenario(results: Results, scenario: scenarios.Scenario) -> str:
     limited = [c.title for c in present if (results.median(scenario.name, c.name, "load core") or 0) >= BUSY]
     if limited:
         lines.append(f"The load's core was full with: {', '.join(limited)}. Times and rates are its own there.")
+    disturbed = max((results.median(scenario.name, c.name, "others' core") or 0 for c in present), default=0)
+    if disturbed >= DISTURBED:
+        lines.append(f"The machine was not quiet: other programs took up to {disturbed:.2f} of a core.")
     lines += [f"{name} failed: {why}" for name, why in found.failures.items()]
     return "\n\n".join(lines)
 

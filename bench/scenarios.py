@@ -58,6 +58,7 @@ def topics(lab: Lab, contender: Contender, share: float) -> Round:
         "messages/s": fast["deliveries/s"],
         "server core": fast["server core"],
         "load core": fast["load core"],
+        "others' core": fast["others' core"],
         "CPU us a message, 2,000/s": calm["CPU us a delivery"],
         "p50 ms, 2,000/s": calm["p50 ms"],
         "p99 ms, 2,000/s": calm["p99 ms"],

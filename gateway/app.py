@@ -98,7 +98,8 @@ async def _refuse(websocket: WebSocket, node: Node, status: int, message: str) -
 
 
 def _refusal(websocket: WebSocket, node: Node) -> tuple[int, str] | None:
-    avoided = websocket.query_params.get("avoid") == node.settings.node
+    asked = websocket.query_params if websocket.scope["query_string"] else {}  # most ask for nothing
+    avoided = asked.get("avoid") == node.settings.node
     if node.departures.refuses(websocket.headers.get("x-request-id"), avoided):
         return 503, "this node takes no new clients; connect again"
     host = websocket.headers.get("host")
@@ -106,7 +107,7 @@ def _refusal(websocket: WebSocket, node: Node) -> tuple[int, str] | None:
     for origin in websocket.headers.getlist("origin"):
         if origin not in node.settings.origins and not _is_page_of(origin, host):
             return 403, f"origin {origin[:200]} may not connect; GATEWAY_ORIGINS lists those that may"
-    if any(name in websocket.query_params for name in ("token", "authToken", "access_token")):
+    if any(name in asked for name in ("token", "authToken", "access_token")):
         return 400, "a token in the URL ends in logs; send AUTH or the session cookie"
     return None
 

@@ -7,12 +7,13 @@ the answer is written here. Nothing of it outlives the answer: not the scope, no
 from __future__ import annotations
 
 import asyncio
+import logging
 from http import HTTPStatus
 from typing import Any, Final, Protocol
 from urllib.parse import unquote
 
 from uvicorn.config import Config
-from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
+from uvicorn.protocols.utils import get_remote_addr, is_ssl
 from uvicorn.server import ServerState
 from websockets.datastructures import Headers
 from websockets.http11 import Request, Response
@@ -21,6 +22,7 @@ from websockets.server import ServerProtocol
 from gateway.logs import logger
 
 HANDSHAKE_SECONDS: Final = 10.0  # the endpoint's time to decide
+_LOGGER: Final = logging.getLogger("websockets.server")  # as the library names it; looked up for each, it would cost
 
 
 class Opener(Protocol):
@@ -41,7 +43,7 @@ class Handshake:
         self._config = config
         self._server = server_state
         self._app_state = app_state
-        self._protocol = ServerProtocol()
+        self._protocol = ServerProtocol(logger=_LOGGER)
         self._transport: asyncio.Transport | None = None
         self._response: Response | None = None  # the 101 that may be sent
         self._refusal: tuple[int, list[tuple[bytes, bytes]], bytes] | None = None  # under way from the endpoint
@@ -117,7 +119,7 @@ class Handshake:
             "asgi": {"version": self._config.asgi_version, "spec_version": "2.4"},
             "http_version": "1.1",
             "scheme": "wss" if is_ssl(self._transport) else "ws",
-            "server": get_local_addr(self._transport),
+            "server": None,  # who asks names a host; see Door
             "client": get_remote_addr(self._transport),
             "root_path": self._config.root_path,
             "path": self._config.root_path + unquote(path),
