@@ -437,7 +437,7 @@ static void do_connect(const char *line) {
     client_ports[client_port_count++] = strtol(at, &at, 10);
   if (!client_port_count) fail("connect without ports");
   client_topics = number(line, "topics", 1);
-  sources = number(line, "sources", 1 + count / 5000); /* one 127.0.0.x has ports for some 28,000 */
+  sources = number(line, "sources", 250); /* as clients come: from many addresses, few from each */
   place = number(line, "place", 0);
   spread = number(line, "spread", 0);
   clients = calloc(count, sizeof *clients);

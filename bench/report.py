@@ -125,6 +125,7 @@ def picture(results: Results, path: Path) -> None:
 
     mpl.use("svg")
     mpl.rcParams["svg.hashsalt"] = "gateway"  # the same figures, the same file
+    mpl.rcParams["svg.fonttype"] = "none"  # text stays text
     mpl.rcParams["font.size"] = 9
     from matplotlib import pyplot
 

@@ -155,7 +155,7 @@ def haproxy(lab: Lab, contender: Contender, share: float) -> Round:
     """500 clients of two nodes behind HAProxy, 50 messages a second: how late they come."""
     clients = int(500 * share)
     server = lab.start(contender, nodes=2, haproxy=True)
-    lab.connect(server, clients, sources=250)
+    lab.connect(server, clients)
     seconds = 2 * lab.seconds
     return delivery(lab.publish(server, fan=clients, rate=50, seconds=seconds, drain=3))
 
