@@ -3,6 +3,8 @@
 __main__
 cli          commands for people
 checks       is everything well?
+credentials  commands about tokens and keys
+commands     what every command shares
 remote       the HTTP API, as the commands ask it
 tables       what the commands print
 server       uvicorn with a paced end
@@ -20,11 +22,17 @@ relay        between hub and bus: publish, and what the cluster says
 handshake    the opening of a socket
 cluster/     all that lives in Redis, and nothing else
 session      one client's rules: what a message may cause                    (pure)
-auth         who someone is
+referee      what the back end says somebody may
+permits      what a topic's rule says somebody may                           (pure)
+auth         who someone is: tokens verified
 backend      the HTTP back end: asked with a deadline, left alone while it is ill
 hub          who listens to what on this node, and the fan-out               (pure)
 orders       what one node asks of the others                                (pure)
 replies      what a client is sent                                            (pure)
+keyserver    the keys of a JWKS URL, kept fresh
+apikeys      the keys of the HTTP API, and what each is good for
+keyring      the keys that tokens are verified with, each bound to its algorithms
+revocations  tokens that hold no more though their end has not come          (pure)
 protocol     the wire: what a client may send, error codes, close codes       (pure)
 frames       RFC 6455 frames: bytes -> messages, a payload -> a frame        (pure)
 topics       topic names, and who may hear and say what                      (pure)

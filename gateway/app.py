@@ -15,9 +15,10 @@ from starlette.websockets import WebSocket
 
 from gateway import topics
 from gateway.admission import SAYS
-from gateway.auth import ANONYMOUS, AuthError, Identity
+from gateway.auth import ANONYMOUS, AuthError, Identity, UnknownKey
 from gateway.connection import Connection
 from gateway.node import Node
+from gateway.protocol import Close
 from gateway.settings import Settings
 from gateway.topics import RulesError, TopicRules
 from gateway.web import answers, api, health, pages
@@ -72,7 +73,7 @@ async def socket(websocket: WebSocket) -> None:
     if refusal is not None:
         await _refuse(websocket, node, *refusal)
         return
-    identity = _identity(websocket, node)
+    identity = await _identity(websocket, node)
     ip = websocket.client.host if websocket.client else ""
     full = await node.admission.enter(identity.user, ip)
     if full is not None:
@@ -87,6 +88,8 @@ async def socket(websocket: WebSocket) -> None:
         raise
     node.clients.admit(connection, identity, ip, websocket.headers.get("user-agent", ""))
     node.departures.admitted(connection)
+    if node.revoked.book.refuses(identity.token_id, identity.user, identity.issued):  # since it was verified
+        connection.close(Close.BAD_TOKEN, "token revoked")
 
 
 async def _refuse(websocket: WebSocket, node: Node, status: int, message: str) -> None:
@@ -119,12 +122,16 @@ def _is_page_of(origin: str, host: str | None) -> bool:
         return False
 
 
-def _identity(websocket: WebSocket, node: Node) -> Identity:
+async def _identity(websocket: WebSocket, node: Node) -> Identity:
     """Who the session cookie proves; a bad cookie means anonymous, never a refused socket."""
     cookie = websocket.cookies.get(SESSION_COOKIE)
     if not cookie:
         return ANONYMOUS
     try:
-        return node.authenticator.verify(cookie)
+        try:
+            return node.authenticator.verify(cookie)
+        except UnknownKey:
+            await node.refresh_keys()
+            return node.authenticator.verify(cookie)
     except AuthError:
         return ANONYMOUS

@@ -1,21 +1,28 @@
-"""Who someone is: tokens verified, never only decoded."""
+"""Who someone is, and what a token lets them hear: tokens verified, never only decoded."""
 
 from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import jwt
 
+from gateway.keyring import Keyring
 from gateway.protocol import MAX_NAME_LENGTH
+from gateway.topics import is_pattern, matches
 
 Reason = Literal["token_expired", "token_invalid", "token_required"]
 
-ADMIN_ROLES: Final = frozenset({"admin", "superadmin"})
+SUPERADMIN: Final = "superadmin"
+ADMIN_ROLES: Final = frozenset({"admin", SUPERADMIN})
 ROLES: Final = ADMIN_ROLES | {"user"}
+
+MAX_TOKEN_LENGTH: Final = 16 << 10
+LATEST: Final = 1e12  # seconds since 1970: a later moment is never
+MAX_TOKEN_TOPICS: Final = 100  # names and patterns in one subscription token
 
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")  # half a character: UTF-8 cannot carry it, so nothing of ours can
 
@@ -28,65 +35,202 @@ class AuthError(Exception):
         self.reason = reason
 
 
+class UnknownKey(AuthError):
+    """The key server may have the key by now: once it was asked, the token may be tried again."""
+
+
 @dataclass(frozen=True, slots=True)
 class Identity:
     """What a token proved. Anonymous has no user and no role."""
 
     user: str | None = None
     role: str | None = None
-    expires: float | None = None  # seconds since 1970; None: never
+    expires: float | None = None  # seconds since 1970 at which it holds no more; None: never
+    token_id: str | None = None  # its claim jti
+    issued: float | None = None  # its claim iat, seconds since 1970
 
     @property
     def is_admin(self) -> bool:
         """Whether the role is one of the administrators'."""
         return self.role in ADMIN_ROLES
 
+    def is_same_person(self, other: Identity) -> bool:
+        """Whether the two may do the same: only the tokens differ."""
+        return (self.user, self.role) == (other.user, other.role)
+
 
 ANONYMOUS: Final = Identity()
 
 
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What a subscription token lets its bearer hear, whatever the rules say; of a user, only that one."""
+
+    patterns: tuple[str, ...]
+    user: str | None
+    expires: float  # seconds since 1970
+    token_id: str | None = None
+    issued: float | None = None
+
+    def covers(self, topic: str, identity: Identity) -> bool:
+        """Whether `identity` may hear `topic` by it."""
+        bearer = self.user is None or self.user == identity.user
+        return bearer and any(matches(pattern, topic) for pattern in self.patterns)
+
+
+# Whether the token with this id, of this user, issued then, holds no more.
+IsRevoked = Callable[[str | None, str | None, float | None], bool]
+
+
+def nothing_revoked(_token_id: str | None, _user: str | None, _issued: float | None) -> bool:
+    """The answer where nobody revokes tokens."""
+    return False
+
+
 class Authenticator:
-    """Verifies HS256 tokens with one secret; without a secret nobody can log in.
+    """Verifies tokens from memory: with the keys of `keyring`, for our `audience` and from our `issuer` if those are
+    not empty, up to `leeway_seconds` after their end, and unless `revoked` says no. `now` gives
+    seconds since 1970.
 
     Claims, as the DegenDuel API issues them: ``wallet_address`` is the user (``sub`` where there is none),
-    ``role`` one of `ROLES` (any other counts as ``user``), ``exp`` the end in seconds since 1970.
+    ``role`` one of `ROLES` (any other counts as ``user``), ``exp`` the end in seconds since 1970. A subscription token
+    has ``topics`` and is no login.
     """
 
-    def __init__(self, secret: str, now: Callable[[], float] = time.time) -> None:
-        self._secret = secret
+    def __init__(
+        self, keyring: Keyring, *, audience: str = "", issuer: str = "", leeway_seconds: float = 0,
+        revoked: IsRevoked = nothing_revoked,
+        now: Callable[[], float] = time.time,
+    ) -> None:  # fmt: skip
+        self._keyring = keyring
+        self._audience = audience
+        self._issuer = issuer
+        self._leeway = leeway_seconds
+        self._revoked = revoked
         self._now = now
 
     def verify(self, token: str | None) -> Identity:
         """The identity that `token` proves.
 
         Raises:
-            AuthError: It is missing, was not signed by us, is past its end or names no user.
+            UnknownKey: It names a key that the key server may have by now.
+            AuthError: It is missing, was not signed for us, is past its end, is revoked, or names no user.
         """
+        claims = self._claims(token)
+        if "topics" in claims:
+            raise AuthError("token_invalid", "A subscription token is no login: it goes into tokens of SUBSCRIBE")
+        user = _user(claims)
+        if user is None:
+            raise AuthError("token_invalid", "The token names no user in wallet_address or sub")
+        role, ends = claims.get("role"), _number(claims, "exp")
+        return Identity(
+            user,
+            role if isinstance(role, str) and role in ROLES else "user",
+            None if ends is None else ends + self._leeway,
+            claims.get("jti"),
+            _number(claims, "iat"),
+        )
+
+    def verify_grant(self, token: str) -> Grant:
+        """What the subscription token `token` lets its bearer hear.
+
+        Raises:
+            UnknownKey: as `verify`.
+            AuthError: It was not signed for us, is past its end or has none, is revoked, or names no topics.
+        """
+        claims = self._claims(token)
+        named = claims.get("topics")
+        patterns = [named] if isinstance(named, str) else named
+        if (
+            not isinstance(patterns, list)
+            or not 0 < len(patterns) <= MAX_TOKEN_TOPICS
+            or not all(map(is_pattern, patterns))
+        ):
+            raise AuthError(
+                "token_invalid", f"A subscription token has topics: 1 to {MAX_TOKEN_TOPICS} names or patterns"
+            )
+        ends = _number(claims, "exp")
+        if ends is None:
+            raise AuthError("token_invalid", "A subscription token needs an end, exp")
+        return Grant(tuple(patterns), _user(claims), ends + self._leeway, claims.get("jti"), _number(claims, "iat"))
+
+    def _claims(self, token: str | None) -> dict[str, Any]:
         if not token:
             raise AuthError("token_required", "A token is required")
-        if not self._secret:
-            raise AuthError("token_invalid", "This gateway has no GATEWAY_JWT_SECRET and can verify no token")
-        try:
-            # The end is checked below, against our own clock argument. The beginning is no promise (RFC 7519, 4.1.6):
-            # an issuer's clock may run ahead of ours.
-            claims = jwt.decode(
-                token, self._secret, algorithms=["HS256"], options={"verify_exp": False, "verify_iat": False}
+        if not self._keyring:
+            raise AuthError(
+                "token_invalid", "This gateway has neither GATEWAY_JWT_SECRET nor another key to verify with"
             )
-        except jwt.InvalidTokenError:
-            raise AuthError("token_invalid", "The token is not valid") from None
-        user = claims.get("wallet_address") or claims.get("sub")
-        if not isinstance(user, str) or not 0 < len(user) <= MAX_NAME_LENGTH or _SURROGATE.search(user):
-            raise AuthError("token_invalid", "The token names no user in wallet_address or sub")
-        expires = claims.get("exp")
-        if expires is not None and (isinstance(expires, bool) or not isinstance(expires, int | float)):
-            raise AuthError("token_invalid", "The token's exp is not a number")
-        if expires is not None and not self._now() < expires:  # NaN, too, is never ahead
+        claims = self._signed(token)
+        # By our own clock argument. `iat` is no promise (RFC 7519, 4.1.6): an issuer's clock may run ahead of ours.
+        begins, ends = _number(claims, "nbf"), _number(claims, "exp")
+        if ends is not None and not self._now() < ends + self._leeway:  # NaN, too, is never ahead
             raise AuthError("token_expired", "The token has expired")
-        role = claims.get("role")
-        return Identity(user, role if isinstance(role, str) and role in ROLES else "user", expires)
+        if begins is not None and not begins - self._leeway <= self._now():
+            raise AuthError("token_invalid", "The token does not hold yet (nbf)")
+        if self._revoked(claims.get("jti"), _user(claims), _number(claims, "iat")):
+            raise AuthError("token_invalid", "The token has been revoked")
+        return claims
+
+    def _signed(self, token: str) -> dict[str, Any]:
+        """The claims of a token that one of our keys has signed, for us."""
+        try:
+            if len(token) > MAX_TOKEN_LENGTH:
+                raise jwt.InvalidTokenError("too long")
+            header = jwt.get_unverified_header(token)
+            algorithm, kid = str(header.get("alg")), header.get("kid")
+            for key in self._keyring.candidates(algorithm, kid):
+                try:
+                    # The algorithm is one that this very key is bound to; that the header asks for it is not enough.
+                    claims: dict[str, Any] = jwt.decode(
+                        token, key.material, algorithms=[algorithm], audience=self._audience or None,
+                        issuer=self._issuer or None,
+                        options={"verify_exp": False, "verify_nbf": False, "verify_iat": False},
+                    )  # fmt: skip
+                except jwt.InvalidSignatureError:
+                    continue
+                return claims
+        except (jwt.InvalidAudienceError, jwt.MissingRequiredClaimError, jwt.InvalidIssuerError):
+            raise AuthError("token_invalid", "The token was not issued for this gateway (aud, iss)") from None
+        except (jwt.PyJWTError, ValueError):  # ValueError: a signature that its curve cannot have
+            raise AuthError("token_invalid", "The token is not valid") from None
+        if self._keyring.may_be_new(algorithm, kid):
+            raise UnknownKey("token_invalid", "The token names a key that is not known")
+        raise AuthError("token_invalid", "The token is not valid")
+
+
+def _user(claims: dict[str, Any]) -> str | None:
+    """Whom the claims name; None: nobody.
+
+    Raises:
+        AuthError: It is no name.
+    """
+    user = claims.get("wallet_address") or claims.get("sub")
+    if user is None or user == "":
+        return None
+    if not isinstance(user, str) or len(user) > MAX_NAME_LENGTH or _SURROGATE.search(user):
+        raise AuthError("token_invalid", "The token names no user in wallet_address or sub")
+    return user
+
+
+def _number(claims: dict[str, Any], name: str) -> float | None:
+    value = claims.get(name)
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+        raise AuthError("token_invalid", f"The token's {name} is not a number")
+    return None if value is None else max(-LATEST, min(value, LATEST))
+
+
+def login_claims(user: str, role: str, seconds: float, now: float) -> dict[str, Any]:
+    """The claims of a login until `seconds` after `now` (seconds since 1970)."""
+    return {"id": user, "wallet_address": user, "role": role, "iat": int(now), "exp": int(now + seconds)}
+
+
+def topic_claims(topics: Iterable[str], user: str | None, seconds: float, now: float) -> dict[str, Any]:
+    """The claims of a subscription token for `topics` (names or patterns), for `user` alone unless that is None."""
+    bound = {} if user is None else {"sub": user}
+    return {**bound, "topics": list(topics), "iat": int(now), "exp": int(now + seconds)}
 
 
 def issue(secret: str, user: str, role: str, seconds: float, now: float) -> str:
-    """A token that `Authenticator` accepts until `seconds` after `now` (seconds since 1970)."""
-    claims = {"id": user, "wallet_address": user, "role": role, "iat": int(now), "exp": int(now + seconds)}
-    return jwt.encode(claims, secret, algorithm="HS256")
+    """A login that nodes with this secret accept until `seconds` after `now` (seconds since 1970)."""
+    return jwt.encode(login_claims(user, role, seconds, now), secret, algorithm="HS256")

@@ -6,48 +6,27 @@ output. What fails is one sentence on standard error: exit code 1, or 2 if the c
 
 from __future__ import annotations
 
-import functools
 import os
 import sys
 import time
-import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict
-from datetime import UTC, datetime
-from typing import Any, Final
-from urllib.parse import urlsplit
+from typing import Any
 
 import click
-import jwt
-import orjson
 from rich.text import Text
 
-from gateway import __version__, auth, balance, protocol
+from gateway import __version__, balance, protocol
+from gateway.apikeys import KeysError
 from gateway.checks import checks, state_of
-from gateway.remote import DEFAULT_URL, Remote, RemoteError
+from gateway.commands import Misuse, Steps, speaking
+from gateway.credentials import COMMANDS
+from gateway.keyring import KeyFault
+from gateway.remote import Remote
 from gateway.settings import Settings, SettingsError
-from gateway.tables import age, print_fields, print_json, print_table, print_text, shown
-
-MAX_TOKEN_SECONDS: Final = 10 * 365 * 86_400
-
-
-Steps = Iterator[dict[str, Any]]
-Command = Callable[..., Steps]
-
-
-class Failure(click.ClickException):
-    """Ends the command with one sentence on standard error, and exit code 1."""
-
-    def show(self, file: Any = None) -> None:
-        """The sentence alone."""
-        click.echo(shown(self.message), file=file, err=True)
-
-
-class Misuse(Failure):
-    """The same, where whoever called it did it wrong."""
-
-    exit_code = 2
+from gateway.tables import age, print_fields, print_table, print_text
+from gateway.topics import RulesError
 
 
 def main() -> None:
@@ -61,71 +40,8 @@ def cli() -> None:
     """A cluster of WebSocket gateways."""
 
 
-as_json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead.")
-
-
-def speaking(command: Command) -> Callable[..., None]:
-    """Give `command` the options that lead to the cluster, and the cluster as its first argument.
-
-    It yields the document that is its result; what it does behind that shows it to people. A document that says
-    ``"ok": false`` makes the command fail.
-    """
-
-    @click.option(
-        "--url",
-        envvar="GATEWAY_URL",
-        default=DEFAULT_URL,
-        show_default=True,
-        show_envvar=True,
-        callback=_url,
-        help="The cluster's internal address, or a node's.",
-    )
-    @click.option(
-        "--api-key",
-        envvar="GATEWAY_API_KEY",
-        default="",
-        show_envvar=True,
-        callback=_key,
-        help="The nodes' API key; better in the environment: `ps` shows what is given here.",
-    )
-    @as_json_option
-    @click.pass_context
-    @functools.wraps(command)
-    def run(context: click.Context, /, *, url: str, api_key: str, as_json: bool, **options: Any) -> None:
-        if any(isinstance(given, str) and not _is_utf8(given) for given in options.values()):
-            raise click.UsageError("An argument is not UTF-8.")
-        try:
-            with Remote(url, api_key, transport=context.obj) as remote:
-                steps = command(remote, **options)
-                document = next(steps)
-        except RemoteError as error:
-            raise Failure(str(error)) from None
-        if as_json:
-            print_json(document)
-        else:
-            next(steps, None)
-        context.exit(0 if document.get("ok", True) else 1)
-
-    return run
-
-
-def _url(_context: click.Context, _option: click.Parameter, url: str) -> str:
-    with suppress(ValueError):
-        parts = urlsplit(url)
-        if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and url.isprintable():
-            return url
-    raise click.BadParameter(f"{url!r} is none such as {DEFAULT_URL}")
-
-
-def _key(_context: click.Context, _option: click.Parameter, key: str) -> str:
-    key = key.strip()
-    if not key.isprintable():
-        raise click.BadParameter("the key holds a line break or another control character")
-    return key
-
-
-def _is_utf8(text: str) -> bool:
-    return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
+for command in COMMANDS:
+    cli.add_command(command)
 
 
 # ---- one node
@@ -145,7 +61,11 @@ def serve(context: click.Context) -> None:
     # Here, because with Starlette, uvicorn and redis it takes longer to load than all that the other commands need.
     from gateway.server import serve as run
 
-    context.exit(run(settings))
+    try:
+        code = run(settings)
+    except (RulesError, KeyFault, KeysError) as error:  # a file that a setting names
+        raise Misuse(str(error)) from None
+    context.exit(code)
 
 
 # ---- the cluster
@@ -349,86 +269,3 @@ def check(remote: Remote) -> Steps:
     states = {True: Text("ok", "green"), False: Text("failed", "red"), None: Text("not asked", "yellow")}
     rows = [[one.check, states[one.ok], "\n-> ".join(filter(None, (one.found, one.todo)))] for one in made]
     print_table(["check", "state", "found"], rows)
-
-
-# ---- tokens
-
-
-@cli.command()
-@click.argument("user", required=False)
-@click.option("--role", type=click.Choice(sorted(auth.ROLES)), default="user", show_default=True)
-@click.option(
-    "--seconds",
-    type=click.IntRange(1, MAX_TOKEN_SECONDS),
-    default=3600,
-    show_default=True,
-    help="How long it is valid.",
-)
-@click.option(
-    "--explain",
-    "--verify",
-    "explained",
-    metavar="TOKEN",
-    help="Say what TOKEN (- for standard input) holds and proves.",
-)
-@as_json_option
-@click.pass_context
-def token(
-    context: click.Context, user: str | None, role: str, seconds: int, explained: str | None, as_json: bool
-) -> None:
-    """Make a token for USER, or explain one.
-
-    It is signed with GATEWAY_JWT_SECRET. To explain one that is not valid fails, once it is explained.
-    """
-    secret = os.environ.get("GATEWAY_JWT_SECRET", "")
-    if (user is None) == (explained is None):
-        raise click.UsageError("Give either USER or --explain TOKEN.")
-    if explained is not None:
-        context.exit(_explain(sys.stdin.read() if explained == "-" else explained, secret, as_json))
-    assert user is not None
-    if not 0 < len(user) <= protocol.MAX_NAME_LENGTH:
-        raise click.UsageError(f"USER must have 1 to {protocol.MAX_NAME_LENGTH} characters.")
-    if not secret:
-        raise Failure("A token must be signed: set GATEWAY_JWT_SECRET to the nodes' own")
-    now = time.time()
-    with warnings.catch_warnings(record=True) as weak:  # PyJWT says it at length, over several lines
-        warnings.simplefilter("always")
-        made = auth.issue(secret, user, role, seconds, now)
-    if weak:
-        click.echo("GATEWAY_JWT_SECRET is weak: it should have 32 bytes or more", err=True)
-    if as_json:
-        print_json({"token": made, "user": user, "role": role, "expires": protocol.iso(int(now + seconds) * 1000)})
-    else:
-        click.echo(made)
-
-
-def _explain(text: str, secret: str, as_json: bool) -> int:
-    text = text.strip()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a weak secret is no matter of this token
-        try:
-            # Not verified: only to be shown, and said to be unproven if it is.
-            decoded = jwt.decode_complete(text, options={"verify_signature": False})
-        except jwt.InvalidTokenError as error:
-            raise Failure(f"This is no token: {error}") from None
-        try:
-            identity = auth.Authenticator(secret).verify(text)
-        except auth.AuthError as error:
-            reason: str | None = error.reason
-            verdict = str(error) if secret else "Not verified: GATEWAY_JWT_SECRET is not set"
-        else:
-            reason, verdict = None, f"Valid: proves {identity.user}, {identity.role}"
-    if as_json:
-        about = {"header": decoded["header"], "claims": decoded["payload"]}
-        print_json({**about, "valid": reason is None, "reason": reason, "message": verdict})
-    else:
-        claims = {name: _claim(name, value) for name, value in decoded["payload"].items()}
-        print_fields({"alg": decoded["header"].get("alg"), **claims, "verdict": verdict})
-    return 0 if reason is None else 1
-
-
-def _claim(name: str, value: Any) -> str:
-    if name in ("exp", "iat", "nbf"):
-        with suppress(TypeError, ValueError, OverflowError, OSError):
-            return f"{value}  ({datetime.fromtimestamp(value, UTC):%Y-%m-%d %H:%M:%S} UTC)"
-    return value if isinstance(value, str) else orjson.dumps(value).decode()

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import orjson
 
 from gateway import __version__, frames, hub, protocol, replies, session
 from gateway.admission import Admission
-from gateway.auth import Identity
+from gateway.auth import Identity, IsRevoked
 from gateway.cluster.bus import Bus
-from gateway.connection import Connection, Facts
+from gateway.connection import Connection, Facts, Stage
 from gateway.errands import Errands
 from gateway.hub import Hub
 from gateway.logs import logger
@@ -24,13 +24,15 @@ from gateway.protocol import Close, Code, ProtocolError, Subscribe
 from gateway.rates import UNUSED, ClientRates, Rate, Verdict
 from gateway.relay import Relay
 from gateway.roster import Attendee
-from gateway.session import Session
+from gateway.session import Found, Session
 from gateway.settings import Settings
 
 LOGGED_LINES: Final = 20  # of one LOGS message
 LOGGED_CHARACTERS: Final = 500
 LOGGED: Final = Rate(200)  # lines of all browsers together
 USER_AGENT_CHARACTERS: Final = 256
+WARNING_SECONDS: Final = 30.0  # before its token's end a client is told
+NOT_ANY_MORE: Final = "not allowed as who you are now"
 
 _CLOSE_CODES: Final = frozenset({*map(int, Close), 1000, 1005, 1006, 1011})
 
@@ -118,9 +120,31 @@ class Clients:
                 connection.close(Close.NO_PONG, "no pong")
             elif connection.last_heard < ping_at and not connection.pinged:
                 connection.ping()
-            expires = connection.session.identity.expires
-            if expires is not None and expires <= seconds:
-                connection.close(Close.TOKEN_EXPIRED, "token expired")
+            self._watch_tokens(connection, seconds)
+
+    def _watch_tokens(self, connection: Connection, now: float) -> None:
+        """Tell whose token ends soon, close whose has ended; the same of tokens for topics. `now`: s since 1970."""
+        client, expires = connection.session, connection.session.identity.expires
+        if expires is not None and expires <= now:
+            connection.close(Close.TOKEN_EXPIRED, "token expired")
+            return
+        if expires is not None and not client.warned:
+            ends = expires - self._settings.jwt_leeway_seconds
+            if ends - WARNING_SECONDS <= now:
+                client.warned = True
+                self._outbox.send(connection, replies.token_expiring(int(ends * 1000), self._outbox.time()))
+        self._unsubscribe(connection, client.expire_grants(now), "subscription token expired")
+
+    def enforce(self, revoked: IsRevoked) -> None:
+        """Close whose token is revoked, and take what was heard by a revoked subscription token."""
+        for connection in self:
+            identity = connection.session.identity
+            if revoked(identity.token_id, identity.user, identity.issued):
+                self._log.info("token revoked", client=connection.client_id)
+                connection.close(Close.BAD_TOKEN, "token revoked")
+            else:
+                gone = connection.session.revoke_grants(revoked)
+                self._unsubscribe(connection, gone, "subscription token revoked")
 
     # ---- what a client says
 
@@ -148,7 +172,7 @@ class Clients:
                     return
                 if verdict is Verdict.REFUSED:
                     raise self._too_many("subscriptions", self._rates.subscriptions, message.request_id)
-            self._carry_out(connection, connection.session.handle(message, connection.audiences, self._outbox.time()))
+            self._handle(connection, message, session.NOTHING)
         except ProtocolError as error:
             self._outbox.refuse(connection, error)
         except UnicodeDecodeError:
@@ -176,11 +200,30 @@ class Clients:
         self._log.info("turned out", client=connection.client_id, ip=connection.facts.ip, limit=limit)
         connection.close(Close.TOO_MANY_REQUESTS, f"too many {limit}")
 
-    def _carry_out(self, connection: Connection, effect: session.Effect) -> None:
+    def _handle(self, connection: Connection, message: protocol.ClientMessage, found: Found) -> None:
+        effect = connection.session.handle(message, connection.audiences, self._outbox.time(), found)
+        match effect:
+            case session.Ask() | session.Refresh():
+                self._errands.find_out(connection, effect, found, lambda more: self._again(connection, message, more))
+            case _:
+                self._carry_out(connection, effect)
+
+    def _again(self, connection: Connection, message: protocol.ClientMessage, found: Found) -> None:
+        """Handle a message once more, now that this was found out for it."""
+        if connection.stage is Stage.OPEN:
+            try:
+                self._handle(connection, message, found)
+            except ProtocolError as error:
+                self._outbox.refuse(connection, error)
+            except Exception:
+                self._outbox.fail(connection)
+
+    def _carry_out(self, connection: Connection, effect: session.Settled) -> None:
         match effect:
             case session.Reply(data):
                 self._outbox.send(connection, data)
             case session.Join(login=True):
+                self._unsubscribe(connection, effect.taken, NOT_ANY_MORE)
                 self._admission.become(connection, lambda: self._memberships.subscribe(connection, effect))
             case session.Join():
                 self._memberships.subscribe(connection, effect)
@@ -189,7 +232,8 @@ class Clients:
                 self._outbox.send(connection, replies.unsubscribed(topics, request_id, self._outbox.time()))
             case session.Say(publication, request_id):
                 self._errands.publish(connection, publication, request_id)
-            case session.Login(data):
+            case session.Login(data, taken):
+                self._unsubscribe(connection, taken, NOT_ANY_MORE)
                 self._admission.become(connection, lambda: self._memberships.login(connection, data))
             case session.Status(request):
                 self._outbox.send(connection, replies.answer(request, self._status(), self._outbox.time()))
@@ -244,8 +288,11 @@ class Clients:
         assert whom.user is not None
         return [m for m in self._hub.members(hub.of_user(whom.user)) if isinstance(m, Connection)]
 
-    def _unsubscribe(self, connection: Connection, topics: list[str], reason: str) -> None:
-        heard = [topic for topic in topics if hub.of_topic(topic) in connection.audiences]
+    def _unsubscribe(self, connection: Connection, topics: Collection[str], reason: str) -> None:
+        if not topics:
+            return
+        hears = hub.topics_of(connection.audiences)
+        heard = [topic for topic in topics if topic in hears]
         if heard:
             self._memberships.unsubscribe(connection, heard)
             self._outbox.send(

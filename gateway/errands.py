@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import replace
 from typing import Any
 
 from gateway import protocol, replies
@@ -12,21 +13,25 @@ from gateway.connection import Connection
 from gateway.metrics import Metrics
 from gateway.outbox import Outbox
 from gateway.protocol import Code, ProtocolError, RequestId
+from gateway.referee import Referee
 from gateway.relay import Relay, TooLarge
+from gateway.session import Ask, Found, Refresh
 
 
 class Errands:
     """Runs errands for clients; `spawn` runs a coroutine under the node's eye."""
 
     def __init__(
-        self, relay: Relay, outbox: Outbox, quota: Quota, metrics: Metrics,
-        spawn: Callable[[Coroutine[Any, Any, None], str], object],
+        self, relay: Relay, outbox: Outbox, quota: Quota, referee: Referee, refresh_keys: Callable[[], Awaitable[None]],
+        metrics: Metrics, spawn: Callable[[Coroutine[Any, Any, None], str], object],
     ) -> None:  # fmt: skip
         self._relay = relay
         self._outbox = outbox
         self._quota = quota
         self._metrics = metrics
         self._spawn = spawn
+        self._referee = referee
+        self._refresh_keys = refresh_keys
 
     def publish(self, connection: Connection, publication: protocol.Publication, request_id: RequestId) -> None:
         """Publish it, and acknowledge once Redis has it."""
@@ -37,6 +42,32 @@ class Errands:
         """Answer with the topic's history, or with who is on it."""
         connection.hold("request")
         self._spawn(self._look_up(connection, request), "client's request")
+
+    def find_out(
+        self, connection: Connection, needed: Ask | Refresh, found: Found, again: Callable[[Found], None]
+    ) -> None:
+        """Find out what is needed to judge a message, then have it handled `again` with that."""
+        connection.hold("find out")
+        self._spawn(self._find_out(connection, needed, found, again), "client's question")
+
+    async def _find_out(
+        self, connection: Connection, needed: Ask | Refresh, found: Found, again: Callable[[Found], None]
+    ) -> None:
+        more = None
+        try:
+            if isinstance(needed, Refresh):
+                await self._refresh_keys()
+                more = replace(found, refreshed=True)
+            else:
+                said = await self._referee.judge(needed.act, needed.topics, needed.who)
+                more = replace(found, said={**found.said, **said})
+        except Exception:
+            self._outbox.fail(connection)
+        # Held for another reason, so that handling it again may hold it for the same: more may have to be found out.
+        connection.hold("found")
+        if more is not None:
+            again(more)
+        connection.release("found")
 
     async def _publish(self, connection: Connection, publication: protocol.Publication, request_id: RequestId) -> None:
         user = connection.session.identity.user  # who is nobody has a limit as a client alone

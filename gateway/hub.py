@@ -175,6 +175,11 @@ def topic_of(audience: str) -> str | None:
     return audience[6:] if audience.startswith("topic:") else None
 
 
+def topics_of(audiences: Iterable[str]) -> set[str]:
+    """The topics that whoever is in `audiences` hears, or waits to hear."""
+    return {topic for topic in map(topic_of, map(channel_of, audiences)) if topic is not None}
+
+
 def channel_of(audience: str) -> str:
     """The audience whose channel serves this one: those who wait for a topic need the topic's."""
     return f"topic:{audience[8:]}" if audience.startswith("joining:") else audience

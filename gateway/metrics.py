@@ -65,6 +65,13 @@ class Metrics:
         )  # fmt: skip
         self.publishes = Counter("gateway_publishes", "messages to publish, by result", ["result"], registry=registry)
         self.stream_reads = Counter("gateway_stream_reads", "reads of topics' streams", registry=registry)
+        self.key_fetches = Counter(
+            "gateway_key_fetches", "fetches of the key server's keys, by result", ["result"], registry=registry
+        )
+        self.permissions = Counter(
+            "gateway_permissions", "questions of permission to the back end, by how they were answered", ["result"],
+            registry=registry,
+        )  # fmt: skip
         self.reconnects = Counter("gateway_bus_reconnects", "subscriber connections lost", registry=registry)
         self.backend_calls = Counter(
             "gateway_backend_calls", "calls to the back end, by how they ended", ["result"], registry=registry

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import orjson
 
-from gateway import __version__, figures, hub, orders, protocol
+from gateway import __version__, apikeys, figures, hub, keyring, orders, protocol
 from gateway.admission import Admission
 from gateway.auth import Authenticator
 from gateway.backend import Backend
@@ -26,18 +26,21 @@ from gateway.cluster.link import Durability, Link, Unavailable
 from gateway.cluster.presence import Attendance
 from gateway.cluster.quota import Quota
 from gateway.cluster.registry import Memory, Registry
+from gateway.cluster.revoked import Revoked
 from gateway.cluster.slots import Slots
 from gateway.departures import Departures, Phase
 from gateway.errands import Errands
 from gateway.figures import Reading
 from gateway.hub import Hub
+from gateway.keyserver import KeyServer
 from gateway.logs import logger
 from gateway.memberships import Memberships
 from gateway.metrics import Metrics
-from gateway.orders import Disconnect, Drain, Forget, Move, OrderError, Unsubscribe
+from gateway.orders import Disconnect, Drain, Forget, Move, OrderError, Revoke, Unsubscribe
 from gateway.outbox import Outbox
 from gateway.presence import Presence
 from gateway.protocol import Publication
+from gateway.referee import Referee
 from gateway.relay import Relay
 from gateway.session import Rules
 from gateway.settings import Settings
@@ -61,7 +64,6 @@ class Node:
         self.id = f"{settings.node}.{secrets.token_hex(4)}"
         self.failure: BaseException | None = None  # what a task of ours died of
         self.leave: Callable[[], None] = lambda: None  # has the process drain and end; whoever runs it sets this
-        self.authenticator = Authenticator(settings.jwt_secret, now)
         self.metrics = metrics = Metrics()
         self._now = now
         self._log = logger()
@@ -71,6 +73,16 @@ class Node:
         self._link = Link(
             settings.redis_url, timeout_seconds=settings.redis_timeout_seconds, name=f"gateway-{self.id}",
             metrics=metrics, durability=Durability(settings.wait_replicas, settings.wait_seconds),
+        )  # fmt: skip
+        self.api_keys = apikeys.load(settings)
+        self.revoked = Revoked(self._link, keys, now)
+        ring = keyring.load(settings)
+        self.key_server: KeyServer | None = None
+        if settings.jwks_url:
+            self.key_server = KeyServer(settings.jwks_url, ring, metrics, refresh_seconds=settings.jwks_seconds)
+        self.authenticator = Authenticator(
+            ring, audience=settings.jwt_audience, issuer=settings.jwt_issuer,
+            leeway_seconds=settings.jwt_leeway_seconds, revoked=self.revoked.book.refuses, now=now,
         )  # fmt: skip
         self._bus = Bus(self._link, keys.own(self.id), metrics)
         self._attendance = Attendance(self._link, keys, self.id)
@@ -97,11 +109,15 @@ class Node:
         self.admission = Admission(self._slots, Sources(settings.trusted_proxies), outbox, metrics, self._spawn)
         self.clients = Clients(
             settings, self.id,
-            rules=Rules(self.authenticator.verify, rules, settings.max_client_topics, settings.open),
+            rules=Rules(
+                self.authenticator.verify, self.authenticator.verify_grant, rules, settings.max_client_topics,
+                settings.open,
+            ),
             hub=self._hub, relay=self.relay, outbox=outbox,
             memberships=Memberships(self._hub, self.relay, self.registry, outbox, self._spawn),
             errands=Errands(
-                self.relay, outbox, Quota(self._link, keys, settings.user_publishes_per_second), metrics, self._spawn
+                self.relay, outbox, Quota(self._link, keys, settings.user_publishes_per_second),
+                Referee(self.backend, metrics), self.refresh_keys, metrics, self._spawn,
             ),
             admission=self.admission,
             metrics=metrics, status=self.status, now_ms=self._ms,
@@ -139,11 +155,13 @@ class Node:
         self._spawn(self.registry.run(self._beat_now.set), "registry")
         self._spawn(self.presence.run(self.clients), "presence")
         self._spawn(self._slots.run(), "slots")
+        if self.key_server is not None:
+            self._spawn(self.key_server.run(), "keys")
         self._spawn(self._beat(), "beat")
         self._spawn(self._sweep(), "sweep")
         self._spawn(self._measure_lag(), "lag")
         self._spawn(self._tell_figures(), "figures")
-        self._warn_of_weak_secrets()
+        self._warn()
         self._log.info("node started", id=self.id, version=__version__, redis=servers.describe(self.settings.redis_url))
         try:
             yield
@@ -178,11 +196,14 @@ class Node:
         )
         return backend
 
-    def _warn_of_weak_secrets(self) -> None:
-        # RFC 7518, 3.2: a key as long as the hash's output; a shorter one can be guessed from one token.
+    def _warn(self) -> None:
         settings = self.settings
+        if settings.open:
+            self._log.warning("GATEWAY_OPEN=1: everybody may hear and say everything; this is for a demo alone")
+        # RFC 7518, 3.2: a key as long as the hash's output; a shorter one can be guessed from one token.
         secrets = {
-            "JWT_SECRET": settings.jwt_secret, "API_KEY": settings.api_key, "BACKEND_SECRET": settings.backend_secret,
+            "JWT_SECRET": settings.jwt_secret, "JWT_SECRET_PREVIOUS": settings.jwt_secret_previous,
+            "API_KEY": settings.api_key, "BACKEND_SECRET": settings.backend_secret,
         }  # fmt: skip
         for name, secret in secrets.items():
             if 0 < len(secret.encode()) < STRONG_SECRET_BYTES:
@@ -248,6 +269,8 @@ class Node:
                 for topic, clients in (await self.registry.reap(node_id, self.relay.has_presence)).items():
                     await self._attendance.tell_dead(self.relay.channel(topic), clients, self._ms())
             await self.relay.streams.check()
+            if await self.revoked.check():
+                self.clients.enforce(self.revoked.book.refuses)
         except Unavailable as error:
             self._lease_reason = f"lease not renewed: {error}"
 
@@ -307,6 +330,8 @@ class Node:
 
     def _reasons_but_lease(self) -> list[str]:
         found = ["draining"] if self.departures.draining else []
+        if self.key_server is not None and self.key_server.reason is not None:
+            found.append(self.key_server.reason)
         if self._bus.reason is not None:
             found.append(f"bus: {self._bus.reason}")
         elif not self._channels_confirmed:
@@ -325,6 +350,11 @@ class Node:
         self._tell_now.set()
         await self.departures.drain()
 
+    async def refresh_keys(self) -> None:
+        """Have the key server asked for its keys, if there is one and it was not asked just now."""
+        if self.key_server is not None:
+            await self.key_server.refresh()
+
     def _on_control(self, _channel: str, payload: bytes) -> None:
         try:
             order = orders.parse(payload)
@@ -338,6 +368,9 @@ class Node:
             case Forget(topics):
                 for topic in topics:
                     self.relay.streams.forget(topic)
+            case Revoke(revocations):
+                if self.revoked.hear(revocations):
+                    self.clients.enforce(self.revoked.book.refuses)
             case Drain(self.id):
                 self.leave()
             case Move(self.id, keep, seconds, after):

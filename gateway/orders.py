@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
-from gateway import balance, protocol
+from gateway import balance, protocol, revocations
+from gateway.revocations import Revocation
 
 MAX_BYTES: Final = 64 << 10
 
@@ -63,7 +64,14 @@ class Move:
     after: float
 
 
-Order = Disconnect | Unsubscribe | Forget | Drain | Move
+@dataclass(frozen=True, slots=True)
+class Revoke:
+    """These tokens hold no more."""
+
+    revocations: list[Revocation]
+
+
+Order = Disconnect | Unsubscribe | Forget | Drain | Move | Revoke
 
 
 def parse(payload: bytes) -> Order:
@@ -88,6 +96,8 @@ def parse(payload: bytes) -> Order:
                 if keep < 0 or not 0 <= seconds <= balance.MAX_SECONDS or not 0 <= after <= balance.MAX_SECONDS:
                     raise ValueError("out of range")
                 return Move(str(said["node"]), keep, seconds, after)
+            case "revoke":
+                return Revoke([revocations.parse(one) for one in said["revocations"]])
             case op:
                 raise ValueError(f"unknown op {op!r}")
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:

@@ -22,6 +22,7 @@ Json: TypeAlias = Any  # what orjson can read and write
 RequestId: TypeAlias = str | int | None
 
 MAX_NAME_LENGTH: Final = 200  # characters of an action, a subtype, a request id, a user or a client id
+MAX_TOKENS: Final = 20  # subscription tokens in one SUBSCRIBE
 MAX_HISTORY_LIMIT: Final = 1000  # messages in one answer
 DEFAULT_HISTORY_LIMIT: Final = 100
 MAX_NESTING: Final = 254  # levels of a JSON value: as deep as orjson writes
@@ -137,6 +138,7 @@ class Subscribe:
     request_id: RequestId
     token: str | None = None
     recover: Mapping[str, Position] = field(default_factory=dict)  # where the client was, by topic
+    tokens: tuple[str, ...] = ()  # subscription tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,7 +262,20 @@ def _subscribe(message: dict[str, Json]) -> Subscribe:
         )
     token = message.get("authToken")
     token = token if isinstance(token, str) and token else None
-    return Subscribe(known, request_id, token, _recover(message.get("recover")))
+    return Subscribe(known, request_id, token, _recover(message.get("recover")), _tokens(message, request_id))
+
+
+def _tokens(message: dict[str, Json], request_id: RequestId) -> tuple[str, ...]:
+    given = message.get("tokens") or []
+    good = isinstance(given, list) and len(given) <= MAX_TOKENS and all(isinstance(one, str) for one in given)
+    if not good:
+        raise ProtocolError(
+            Code.BAD_TOKEN_IN_SUBSCRIBE,
+            f"tokens must be a list of at most {MAX_TOKENS} subscription tokens",
+            request_id,
+            "token_invalid",
+        )
+    return tuple(given)
 
 
 def _recover(asked: Json) -> dict[str, Position]:

@@ -104,6 +104,14 @@ class Remote:
         """Take a topic from a client."""
         return self._ask("DELETE", "clients", client_id, "topics", topic, expect="unsubscribed")
 
+    def revoke(self, document: dict[str, Any]) -> dict[str, Any]:
+        """Refuse a token (``jti``), or all of a ``user``, until it ``expires``."""
+        return self._ask("POST", "revocations", expect="until", body=orjson.dumps(document))
+
+    def revocations(self) -> dict[str, Any]:
+        """What is revoked."""
+        return self._ask("GET", "revocations", expect="revocations")
+
     def drain(self, node: str) -> dict[str, Any]:
         """Have a node, by name or id, send its clients away and end."""
         return self._ask("POST", "nodes", node, "drain", expect="draining")
@@ -152,6 +160,8 @@ class Remote:
                 return RemoteError(f"{self.url} does not take this key: GATEWAY_API_KEY must be the nodes' own", status)
             case 401:
                 return RemoteError(f"{self.url} wants a key: set GATEWAY_API_KEY to the nodes' own", status)
+            case 403 if document["error"].get("code") == "forbidden":
+                return RemoteError(message, status)
             case 403:
                 return RemoteError(
                     f"The API at {self.url} is off: start its nodes with a GATEWAY_API_KEY, and set the same here",

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 
 import orjson
 
-from gateway import topics
+from gateway import protocol, topics
 from gateway.protocol import Json, Position, Publication, Request, RequestId
 
 
@@ -40,6 +40,12 @@ def system(action: str, about: Mapping[str, Json], timestamp: str) -> bytes:
     return orjson.dumps(
         {"type": "SYSTEM", "topic": topics.SYSTEM, "action": action, "data": about, "timestamp": timestamp}
     )
+
+
+def token_expiring(ends_ms: int, timestamp: str) -> bytes:
+    """The client's token ends then, ms since 1970: AUTH with a new one keeps the socket and all it hears."""
+    message = "Your token expires: send AUTH with a new one"
+    return system("token_expiring", {"expires": protocol.iso(ends_ms), "message": message}, timestamp)
 
 
 def gap(names: Iterable[str], timestamp: str) -> bytes:

@@ -6,15 +6,16 @@ the node does it. A refusal is a `ProtocolError` and changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from gateway import protocol, replies, topics
-from gateway.auth import ANONYMOUS, AuthError, Identity
-from gateway.hub import topic_of
+from gateway.auth import ANONYMOUS, AuthError, Grant, Identity, IsRevoked, UnknownKey
+from gateway.hub import topics_of
+from gateway.permits import REFUSALS, Verdict, weigh
 from gateway.protocol import Close, Code, ProtocolError
-from gateway.topics import Need
+from gateway.topics import TOKEN_ACTS, Act
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,7 @@ class Login:
     """The client is now `Session.identity`: move it between users' and roles' audiences, then reply."""
 
     data: bytes
+    taken: tuple[str, ...] = ()  # what it heard, and may not as who it is now
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,7 @@ class Join:
     request_id: protocol.RequestId
     login: bool  # the frame carried a token: `Session.identity` has changed too
     recover: Mapping[str, protocol.Position] = field(default_factory=dict)
+    taken: tuple[str, ...] = ()  # as of `Login`
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +83,20 @@ class Report:
 
 
 @dataclass(frozen=True, slots=True)
+class Ask:
+    """Have the back end say on which of these topics `who` may `act`; then handle the message again."""
+
+    act: Act
+    topics: tuple[str, ...]
+    who: Identity
+
+
+@dataclass(frozen=True, slots=True)
+class Refresh:
+    """Have the key server say which keys it has now; then handle the message again."""
+
+
+@dataclass(frozen=True, slots=True)
 class Quit:
     """End the connection."""
 
@@ -87,14 +104,27 @@ class Quit:
     reason: str
 
 
-Effect: TypeAlias = Reply | Login | Join | Leave | Say | Status | Lookup | Report | Quit
+Settled: TypeAlias = Reply | Login | Join | Leave | Say | Status | Lookup | Report | Quit
+Effect: TypeAlias = Settled | Ask | Refresh
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What was found out since a message came, for handling it again."""
+
+    refreshed: bool = False  # the key server was asked
+    said: Mapping[str, Verdict] = field(default_factory=dict)  # by the back end, of each topic it was asked about
+
+
+NOTHING: Final = Found()
 
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What holds for every session of a node; `verify` raises `AuthError` for a bad token."""
+    """What holds for every session of a node; both verifiers raise `AuthError` for a bad token."""
 
     verify: Callable[[str | None], Identity]
+    verify_grant: Callable[[str], Grant]
     topics: topics.TopicRules
     max_client_topics: int
     open: bool = False
@@ -103,97 +133,212 @@ class Rules:
 class Session:
     """Who the client is, and from that what it may do."""
 
-    __slots__ = ("_rules", "identity")
+    __slots__ = ("_grants", "_rules", "identity", "warned")
 
     def __init__(self, rules: Rules, identity: Identity = ANONYMOUS) -> None:
         self._rules = rules
+        self._grants: dict[str, Grant] | None = None  # what it hears by subscription tokens; most have none
         self.identity = identity
+        self.warned = False  # it was told that its token ends soon
 
-    def handle(self, message: protocol.ClientMessage, heard: Collection[str], now: str) -> Effect:
+    def handle(
+        self, message: protocol.ClientMessage, heard: Collection[str], now: str, found: Found = NOTHING
+    ) -> Effect:
         """What `message` is to cause. `heard`: the audiences it is in already; `now`: ISO 8601.
+
+        After `Ask` and `Refresh`, and only then, nothing has changed yet: the same message is to be handled again, with
+        all that was `found` for it.
 
         Raises:
             ProtocolError: It may not; nothing has changed.
         """
+        try:
+            return self._handle(message, heard, now, found)
+        except _Needed as needed:
+            return needed.effect
+
+    def expire_grants(self, now: float) -> list[str]:
+        """The topics it may hear no more: their subscription tokens have ended by `now`, seconds since 1970."""
+        return self._without(lambda grant: grant.expires <= now)
+
+    def revoke_grants(self, revoked: IsRevoked) -> list[str]:
+        """The same, because their subscription tokens are `revoked`."""
+        return self._without(lambda grant: revoked(grant.token_id, grant.user, grant.issued))
+
+    def _without(self, is_void: Callable[[Grant], bool]) -> list[str]:
+        void = [topic for topic, grant in (self._grants or {}).items() if is_void(grant)]
+        self._forget(void)
+        return [
+            topic
+            for topic in void
+            if self._weigh("subscribe", topic, self.identity, (), NOTHING) is not Verdict.ALLOWED
+        ]
+
+    def _forget(self, names: Iterable[str]) -> None:
+        if self._grants is not None:
+            for name in names:
+                self._grants.pop(name, None)
+
+    def _handle(self, message: protocol.ClientMessage, heard: Collection[str], now: str, found: Found) -> Effect:
         match message:
             case protocol.Ping(timestamp):
                 return Reply(replies.pong(timestamp))
             case protocol.Subscribe():
-                return self._subscribe(message, heard)
+                return self._subscribe(message, heard, found)
             case protocol.Unsubscribe(names, request_id):
+                self._forget(names)
                 return Leave(names, request_id)
             case protocol.Publish(publication, request_id):
-                self._demand(self._rules.topics.of(publication.topic).publish, publication.topic, request_id)
+                self._demand("publish", publication.topic, request_id, found)
                 return Say(publication, request_id)
             case protocol.Auth(token):
-                return self._authenticate(token, now)
+                return self._authenticate(token, heard, now, found)
             case protocol.Request():
-                return self._request(message, now)
+                return self._request(message, now, found)
             case protocol.Logs(entries):
                 return Report(entries, replies.logged(len(entries), now))
             case protocol.Command():
-                raise self._command(message)
+                raise self._command(message, found)
 
-    def _authenticate(self, token: str | None, now: str) -> Effect:
+    # ---- who it is
+
+    def _authenticate(self, token: str | None, heard: Collection[str], now: str, found: Found) -> Effect:
         try:
-            self.identity = self._rules.verify(token)
+            identity = self._rules.verify(token)
         except AuthError as error:
-            raise ProtocolError(Code.TOKEN, str(error), reason=error.reason) from None
-        return Login(replies.authenticated(now))
+            raise self._unproved(error, Code.TOKEN, None, found) from None
+        taken = self._beyond(identity, topics_of(heard), found)
+        self._become(identity, taken)
+        return Login(replies.authenticated(now), taken)
 
-    def _subscribe(self, message: protocol.Subscribe, heard: Collection[str]) -> Effect:
-        identity = self.identity
-        if message.token is not None:
-            try:
-                identity = self._rules.verify(message.token)
-            except AuthError as error:
-                raise ProtocolError(Code.BAD_TOKEN_IN_SUBSCRIBE, str(error), message.request_id, error.reason) from None
-        for topic in message.topics:  # all or nothing
-            self._demand(self._rules.topics.of(topic).subscribe, topic, message.request_id, identity)
-        limit = self._rules.max_client_topics
-        if len(heard) + len(message.topics) > limit and len(_together(heard, message.topics)) > limit:
-            return Quit(Close.TOO_MANY_TOPICS, f"more than {limit} topics")
+    def _become(self, identity: Identity, taken: Collection[str]) -> None:
         self.identity = identity
-        return Join(message.topics, message.request_id, message.token is not None, message.recover)
+        self.warned = False
+        self._forget(taken)
 
-    def _request(self, message: protocol.Request, now: str) -> Effect:
+    def _beyond(self, identity: Identity, names: Iterable[str], found: Found) -> tuple[str, ...]:
+        """Which of the topics it hears `identity` may not. Whoever it was, and is, may what it could."""
+        if identity.is_same_person(self.identity):
+            return ()
+        verdicts = {name: self._weigh("subscribe", name, identity, self._held(name), found) for name in sorted(names)}
+        asked = tuple(name for name, verdict in verdicts.items() if verdict is Verdict.ASK)
+        if asked:
+            raise _Needed(Ask("subscribe", asked, identity))
+        return tuple(name for name, verdict in verdicts.items() if verdict is not Verdict.ALLOWED)
+
+    @staticmethod
+    def _unproved(error: AuthError, code: Code, request_id: protocol.RequestId, found: Found) -> Exception:
+        if isinstance(error, UnknownKey) and not found.refreshed:
+            return _Needed(Refresh())
+        return ProtocolError(code, str(error), request_id, error.reason)
+
+    # ---- what it may
+
+    def _subscribe(self, message: protocol.Subscribe, heard: Collection[str], found: Found) -> Effect:
+        identity, request_id = self.identity, message.request_id
+        try:
+            if message.token is not None:
+                identity = self._rules.verify(message.token)
+            grants = [self._rules.verify_grant(token) for token in message.tokens]
+        except AuthError as error:
+            raise self._unproved(error, Code.BAD_TOKEN_IN_SUBSCRIBE, request_id, found) from None
+        used = self._demand_all(message.topics, request_id, identity, grants, found)  # all or nothing
+        already = topics_of(heard)
+        taken = self._beyond(identity, already.difference(message.topics), found)
+        limit = self._rules.max_client_topics
+        if len(already.union(message.topics)) > limit:
+            return Quit(Close.TOO_MANY_TOPICS, f"more than {limit} topics")
+        if message.token is not None:
+            self._become(identity, taken)
+        if used:
+            self._grants = {**(self._grants or {}), **used}
+        return Join(message.topics, request_id, message.token is not None, message.recover, taken)
+
+    def _demand_all(
+        self, names: Iterable[str], request_id: protocol.RequestId, identity: Identity, grants: Sequence[Grant],
+        found: Found,
+    ) -> dict[str, Grant]:  # fmt: skip
+        """See that it may hear them all; the new grants by which it may hear some."""
+        asked, used = [], {}
+        for name in names:
+            verdict = self._weigh("subscribe", name, identity, (), found)
+            if verdict is Verdict.ALLOWED:
+                continue
+            covering = [grant for grant in (*grants, *self._held(name)) if grant.covers(name, identity)]
+            if covering and verdict is not Verdict.NOBODY:
+                used[name] = max(covering, key=lambda grant: grant.expires)
+            elif verdict is Verdict.ASK:
+                asked.append(name)
+            else:
+                raise _refused(verdict, name, request_id)
+        if asked:
+            raise _Needed(Ask("subscribe", tuple(asked), identity))
+        return used
+
+    def _held(self, name: str) -> tuple[Grant, ...]:
+        """The grant by which it hears the topic, if it does by one."""
+        grant = (self._grants or {}).get(name)
+        return () if grant is None else (grant,)
+
+    def _request(self, message: protocol.Request, now: str, found: Found) -> Effect:
         rule = self._rules.topics.of(message.topic)
         if (message.action == "history" and rule.history) or (message.action == "presence" and rule.presence):
-            self._demand(rule.subscribe, message.topic, message.request_id)
+            self._demand("request", message.topic, message.request_id, found)
             return Lookup(message)
         if message.topic != topics.SYSTEM:
             raise ProtocolError(
                 Code.UNKNOWN_TOPIC, f"No requests are answered on topic {message.topic}", message.request_id
             )
+        self._demand("request", message.topic, message.request_id, found)
         if message.action == "ping":
             return Reply(replies.request_pong(message, now))
         if message.action == "getStatus":
             return Status(message)
         raise ProtocolError(Code.UNKNOWN_ACTION, f"Unknown action {message.action}", message.request_id)
 
-    def _command(self, message: protocol.Command) -> ProtocolError:
-        if self.identity.user is None and not self._rules.open:
-            return ProtocolError(
-                Code.COMMAND_WITHOUT_AUTHENTICATION, "COMMAND needs authentication", message.request_id
-            )
+    def _command(self, message: protocol.Command, found: Found) -> ProtocolError:
+        anonymous = self.identity.user is None and not self._rules.open
         if message.topic is None or message.action is None:
-            return ProtocolError(
-                Code.COMMAND_WITHOUT_TOPIC_OR_ACTION, "COMMAND needs a topic and an action", message.request_id
-            )
+            code = Code.COMMAND_WITHOUT_AUTHENTICATION if anonymous else Code.COMMAND_WITHOUT_TOPIC_OR_ACTION
+            what = "authentication" if anonymous else "a topic and an action"
+            return ProtocolError(code, f"COMMAND needs {what}", message.request_id)
+        self._demand("command", message.topic, message.request_id, found)
         return ProtocolError(Code.NOT_IMPLEMENTED, f"No back end carries out {message.action}", message.request_id)
 
-    def _demand(self, need: Need, topic: str, request_id: protocol.RequestId, identity: Identity | None = None) -> None:
-        identity = identity or self.identity
-        if need is Need.NOBODY:
-            raise ProtocolError(Code.NOT_ALLOWED, f"No client may do that on {topic}", request_id)
-        if need is Need.ANYONE or self._rules.open:
-            return
-        if identity.user is None:
-            raise ProtocolError(Code.AUTHENTICATION_NEEDED, f"Authentication required for topic {topic}", request_id)
-        if need is Need.ADMIN and not identity.is_admin:
-            raise ProtocolError(Code.ROLE_NEEDED, f"Topic {topic} needs the admin role", request_id)
+    def _demand(self, act: Act, topic: str, request_id: protocol.RequestId, found: Found) -> None:
+        """See that it may `act` on `topic`, as who it is.
+
+        Raises:
+            ProtocolError: It may not.
+        """
+        verdict = self._weigh(act, topic, self.identity, self._held(topic), found)
+        if verdict is Verdict.ASK:
+            raise _Needed(Ask(act, (topic,), self.identity))
+        if verdict is Verdict.NO_USER and act == "command":
+            raise ProtocolError(Code.COMMAND_WITHOUT_AUTHENTICATION, "COMMAND needs authentication", request_id)
+        if verdict is not Verdict.ALLOWED:
+            raise _refused(verdict, topic, request_id)
+
+    def _weigh(self, act: Act, topic: str, identity: Identity, grants: Sequence[Grant], found: Found) -> Verdict:
+        rule = self._rules.topics.of(topic)
+        verdict = weigh(rule.need(act), rule, topic, identity)
+        if verdict in (Verdict.ALLOWED, Verdict.NOBODY):
+            return verdict
+        if self._rules.open:
+            return Verdict.ALLOWED
+        if act in TOKEN_ACTS and any(grant.covers(topic, identity) for grant in grants):
+            return Verdict.ALLOWED
+        return found.said.get(topic, verdict) if verdict is Verdict.ASK else verdict
 
 
-def _together(heard: Collection[str], names: Collection[str]) -> set[str]:
-    """The topics a client would hear, having subscribed to `names`."""
-    return {topic for topic in map(topic_of, heard) if topic is not None}.union(names)
+class _Needed(Exception):
+    """Something must be found out before the message can be judged."""
+
+    def __init__(self, effect: Ask | Refresh) -> None:
+        super().__init__()
+        self.effect = effect
+
+
+def _refused(verdict: Verdict, topic: str, request_id: protocol.RequestId) -> ProtocolError:
+    code, message = REFUSALS[verdict]
+    return ProtocolError(code, message.format(topic=topic), request_id)

@@ -20,6 +20,9 @@ PREFIX = "GATEWAY_"
 # Read by the command line client, not by a node; known here so that exporting them does no harm.
 CLIENT_VARIABLES = frozenset({"GATEWAY_URL"})
 
+# Their values are never shown.
+SECRETS = frozenset({"jwt_secret", "jwt_secret_previous", "api_key", "redis_url", "backend_url", "backend_secret"})
+
 
 class SettingsError(ValueError):
     """A variable that cannot be understood; the message is one sentence for the person who set it."""
@@ -120,8 +123,28 @@ class Settings:
         "stands before every key and channel; environments that share a Redis need different ones",
         _matching(r"[A-Za-z0-9_.:\-]{0,64}", "at most 64 of A-Z a-z 0-9 _ . : -"),
     )
-    jwt_secret: str = _setting("", "HS256 secret that signs the users' tokens; none: nobody can log in", _secret)
-    api_key: str = _setting("", "bearer key of the HTTP API; none: the API is off", _secret)
+    jwt_secret: str = _setting("", "secret that signs the users' tokens (HS256, HS384, HS512)", _secret)
+    jwt_secret_previous: str = _setting("", "a second one, good as well, while secrets are changed", _secret)
+    jwt_pem: str = _setting("", "PEM file of public keys for tokens signed with RS, PS, ES or EdDSA", str)
+    jwks_url: str = _setting(
+        "", "where such keys are served as JWKS, in place of a file or beside it",
+        _matching(r"https?://\S+", "a URL that begins with https:// or http://"),
+    )  # fmt: skip
+    jwks_seconds: float = _setting(300.0, "age at which served keys are asked for anew", _seconds(10, 86_400))
+    jwt_audience: str = _setting("", "what tokens must name as aud; none: tokens that name any are refused", str)
+    jwt_issuer: str = _setting("", "what tokens must name as iss; none: anything", str)
+    jwt_leeway_seconds: float = _setting(
+        5.0, "time past a token's end in which it still counts: for clocks that differ, and to renew it",
+        _seconds(0, 600),
+    )  # fmt: skip
+    revocation_seconds: int = _setting(
+        30 * 86_400, "how long a revocation is kept that does not say: no token may live longer",
+        _integer(60, 10 * 365 * 86_400),
+    )  # fmt: skip
+    api_key: str = _setting("", "bearer key of the HTTP API, good for everything", _secret)
+    api_keys: str = _setting(
+        "", "TOML file of further keys, each with a name and scopes; without any the API is off", str
+    )
     origins: tuple[str, ...] = _setting((), "web origins that may open a socket, beside the node's own host", _origins)
     hosts: tuple[str, ...] = _setting(
         (),
@@ -210,7 +233,7 @@ class Settings:
                 try:
                     values[setting.name] = setting.metadata["read"](text)
                 except ValueError as error:
-                    secret = setting.name in ("jwt_secret", "api_key", "redis_url", "backend_url", "backend_secret")
+                    secret = setting.name in SECRETS
                     got = "" if secret else f", not {text!r}"
                     raise SettingsError(f"{variable} must be {error}{got}") from None
         if not values.get("node"):

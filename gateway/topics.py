@@ -11,7 +11,7 @@ import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 MAX_TOPIC_LENGTH: Final = 200
 
@@ -22,17 +22,26 @@ _PATTERN = re.compile(r"[A-Za-z0-9_:.\-/*]{1,200}")
 SYSTEM: Final = "system"
 FIGURES: Final = "gateway:figures"  # what each node tells of itself every few seconds
 
+Act = Literal["subscribe", "publish", "request", "command"]
+ACTS: Final[tuple[Act, ...]] = ("subscribe", "publish", "request", "command")  # what a rule may say a need for
+TOKEN_ACTS: Final = ("subscribe", "request")  # a REQUEST for history or presence asks for what a hearer hears
+OWNED: Final = (":*", "/*")  # how a pattern ends whose topics have owners
+
 MAX_HISTORY: Final = 100_000
 MAX_HISTORY_SECONDS: Final = 30 * 86_400
 MAX_CONFLATE_MS: Final = 60_000
 
 
 class Need(enum.Enum):
-    """What a client must be for an act on a topic."""
+    """What a client must be, or bring, for an act on a topic; `permits` weighs it."""
 
     ANYONE = "anyone"
     USER = "user"
-    ADMIN = "admin"
+    ADMIN = "role:admin"  # superadmins are administrators too
+    SUPERADMIN = "role:superadmin"
+    OWNER = "owner"  # what stands for the pattern's only *, its end, is the user
+    TOKEN = "token"  # noqa: S105  # a subscription token that names the topic
+    ASK = "ask"  # the back end knows
     NOBODY = "nobody"
 
 
@@ -51,8 +60,22 @@ class Rule:
     presence: bool = False  # who is here is told
     subscribe: Need = Need.ANYONE
     publish: Need = Need.USER
+    request: Need | None = None  # None: what `subscribe` needs
+    command: Need = Need.USER
     conflate_ms: int = 0  # of what comes within this time only the last is sent; 0: everything is
     aliases: tuple[str, ...] = ()  # other names: what is published to one goes out under each
+
+    def need(self, act: Act) -> Need:
+        """What a client must be, or bring, for `act` on such a topic."""
+        match act:
+            case "subscribe":
+                return self.subscribe
+            case "publish":
+                return self.publish
+            case "request":
+                return self.request or self.subscribe
+            case "command":
+                return self.command
 
 
 # The gateway's own topics are the same under any file of rules: one that forgot them must not open them.
@@ -64,14 +87,14 @@ class TopicRules:
     """All rules of a node, in order: the gateway's own, `rules`, and one that matches everything."""
 
     def __init__(self, rules: Sequence[Rule]) -> None:
-        self._rules = [(_compiled(rule.pattern), rule) for rule in (*OWN, *rules, Rule(pattern="*"))]
+        self._rules = (*OWN, *rules, Rule(pattern="*"))
         names = [{rule.pattern, *rule.aliases} for rule in rules if rule.aliases]
         self._names = {name: tuple(sorted(group)) for group in names for name in group}
         self.of = lru_cache(maxsize=65_536)(self._of)
 
     def _of(self, topic: str) -> Rule:
         """The rule for `topic`: the first whose pattern, or one of whose aliases, matches."""
-        return next(rule for pattern, rule in self._rules if topic in rule.aliases or pattern.fullmatch(topic))
+        return next(rule for rule in self._rules if topic in rule.aliases or matches(rule.pattern, topic))
 
     def names(self, topic: str) -> tuple[str, ...]:
         """All names under which something published to `topic` goes out."""
@@ -81,6 +104,31 @@ class TopicRules:
 def is_topic(name: object) -> bool:
     """Whether `name` is a string that can be a topic."""
     return isinstance(name, str) and _NAME.fullmatch(name) is not None
+
+
+def is_pattern(text: object) -> bool:
+    """Whether `text` is a string that can be a topic or a pattern."""
+    return isinstance(text, str) and _PATTERN.fullmatch(text) is not None
+
+
+def matches(pattern: str, topic: str) -> bool:
+    """Whether `topic` is what `pattern` describes, in which each ``*`` stands for any run of characters.
+
+    The first place that fits is taken for each part, so even a hostile pattern costs no more than a few passes.
+    """
+    first, *rest = pattern.split("*")
+    if not rest:
+        return pattern == topic
+    *middle, last = rest
+    if not topic.startswith(first):
+        return False
+    at = len(first)
+    for part in middle:
+        at = topic.find(part, at)
+        if at < 0:
+            return False
+        at += len(part)
+    return topic.endswith(last) and at <= len(topic) - len(last)
 
 
 def parse(text: str, file: str) -> TopicRules:
@@ -128,13 +176,9 @@ def _rule(table: dict[str, Any]) -> Rule:
         if not isinstance(table.get(name, False), bool):
             raise ValueError(f"{name} must be true or false, not {table[name]!r}")  # noqa: TRY004
     values = dict(table)
-    for name in ("subscribe", "publish"):
+    for name in ACTS:
         if name in table:
-            try:
-                values[name] = Need(table[name])
-            except ValueError:
-                words = ", ".join(need.value for need in Need)
-                raise ValueError(f"{name} must be one of {words}, not {table[name]!r}") from None
+            values[name] = _need(name, table[name], pattern)
     aliases = table.get("aliases", [])
     if not isinstance(aliases, list) or not all(is_topic(alias) for alias in aliases):
         raise ValueError("aliases must be a list of topic names")
@@ -154,5 +198,16 @@ def _check_aliases(rules: Sequence[Rule], lines: Sequence[int], file: str) -> No
             seen.add(name)
 
 
-def _compiled(pattern: str) -> re.Pattern[str]:
-    return re.compile(".*".join(map(re.escape, pattern.split("*"))))
+def _need(act: str, word: object, pattern: str) -> Need:
+    try:
+        need = Need(word)
+    except ValueError:
+        if word in ("admin", "superadmin"):
+            raise ValueError(f'{act} = "{word}" is written "role:{word}"') from None
+        words = ", ".join(need.value for need in Need if act in TOKEN_ACTS or need is not Need.TOKEN)
+        raise ValueError(f"{act} must be one of {words}, not {word!r}") from None
+    if need is Need.TOKEN and act not in TOKEN_ACTS:
+        raise ValueError(f'{act} cannot be "token": subscription tokens come with SUBSCRIBE alone')
+    if need is Need.OWNER and not (pattern.endswith(OWNED) and pattern.count("*") == 1):
+        raise ValueError(f'{act} = "owner" needs a pattern whose only * is its last part, as in wallet-balance:*')
+    return need

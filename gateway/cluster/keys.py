@@ -88,6 +88,21 @@ class Keys:
         """String with a TTL: when all that the user has published will have been earned. It is full if it is gone."""
         return f"{self.namespace}ws:quota:{user}"
 
+    @property
+    def revoked(self) -> str:
+        """Sorted set: ``token:{id}`` or ``user:{user}`` -> until when it is revoked, seconds since 1970."""
+        return f"{self.namespace}{{ws:revoked}}"
+
+    @property
+    def revoked_users(self) -> str:
+        """Sorted set: ``user:{user}`` -> the moment up to which its tokens are revoked."""
+        return f"{self.revoked}:users"
+
+    @property
+    def revoked_version(self) -> str:
+        """String, another one after each change: nodes compare it at every beat."""
+        return f"{self.revoked}:version"
+
     # ---- channels
 
     def audience(self, audience: str) -> str:
@@ -100,7 +115,7 @@ class Keys:
 
     @property
     def control(self) -> str:
-        """Orders to all nodes: disconnect, unsubscribe."""
+        """Orders to all nodes: disconnect, unsubscribe, revoke …"""
         return f"{self.namespace}ws:control"
 
     @property

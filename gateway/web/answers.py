@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hmac
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import orjson
 from starlette.exceptions import HTTPException
@@ -13,15 +12,17 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from gateway import protocol
+from gateway.apikeys import ApiKey, Scope
 from gateway.cluster.link import Unavailable, Unconfirmed
+from gateway.logs import logger
 from gateway.node import Node
 
 MAX_LIMIT: Final = 10_000  # items on one page
 DEFAULT_LIMIT: Final = 1000
+AUDIT_CHARACTERS: Final = 200  # of what the audit log tells of a request
 SMALL_BYTES: Final = 4096  # a body of a few fields
 
 Handler = Callable[[Request], Awaitable[Any]]
-Scope = Literal["read", "publish", "admin"]  # what a key must be good for
 
 
 class ApiError(Exception):
@@ -44,20 +45,31 @@ def resource(path: str, *query: str, **methods: tuple[Scope, Handler]) -> Route:
 
     async def answer(request: Request) -> Response:
         scope, handler = methods["GET" if request.method == "HEAD" else request.method]
+        status = 500  # if it fails in a way that is no answer's
         try:
-            _authorize(request, scope)
-            _check_query(request, query)
-            return json(await handler(request))
-        except ApiError as error:
-            return _error(error.status, error.code, error.message, error.headers)
-        except Unconfirmed as error:
-            return _error(503, "unconfirmed", f"{error}; with the same idempotencyKey it is safe to ask again")
-        except Unavailable as error:
-            return _error(503, "unavailable", f"Redis is not available: {error}", {"retry-after": "1"})
-        except ClientDisconnect:  # amid its body: nobody's fault here, and nobody reads the answer
-            return _error(400, "bad_request", "The body broke off")
+            response = await _answer(request, scope, handler, query)
+            status = response.status_code
+        finally:
+            if scope == "admin":
+                _audit(request, handler.__name__, status)
+        return response
 
     return Route(path, answer, methods=list(methods))
+
+
+async def _answer(request: Request, scope: Scope, handler: Handler, query: tuple[str, ...]) -> Response:
+    try:
+        _authorize(request, scope)
+        _check_query(request, query)
+        return json(await handler(request))
+    except ApiError as error:
+        return _error(error.status, error.code, error.message, error.headers)
+    except Unconfirmed as error:
+        return _error(503, "unconfirmed", f"{error}; with the same idempotencyKey it is safe to ask again")
+    except Unavailable as error:
+        return _error(503, "unavailable", f"Redis is not available: {error}", {"retry-after": "1"})
+    except ClientDisconnect:  # amid its body: nobody's fault here, and nobody reads the answer
+        return _error(400, "bad_request", "The body broke off")
 
 
 def node_of(request: Request) -> Node:
@@ -105,16 +117,42 @@ def _error(status: int, code: str, message: str, headers: dict[str, str] | None 
     return json({"error": {"code": code, "message": message}}, status, headers)
 
 
-def _authorize(request: Request, _scope: Scope) -> None:
-    key = node_of(request).settings.api_key  # good for everything
-    if not key:
-        raise ApiError(403, "api_off", "The API is off: this node has no GATEWAY_API_KEY")
+def _authorize(request: Request, scope: Scope) -> None:
+    keys = node_of(request).api_keys
+    if not keys:
+        raise ApiError(403, "api_off", "The API is off: this node has neither a GATEWAY_API_KEY nor GATEWAY_API_KEYS")
     scheme, _, given = request.headers.get("authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode("latin-1"), key.encode()):
+    key = keys.find(given.strip().encode("latin-1")) if scheme.lower() == "bearer" else None
+    if key is None:
         raise ApiError(
             401, "unauthorized", "Send the header Authorization: Bearer <GATEWAY_API_KEY>",
             {"www-authenticate": "Bearer"},
         )  # fmt: skip
+    request.state.key = key
+    if not key.may(scope):
+        raise ApiError(403, "forbidden", f"The key {key.name} has not the scope {scope}")
+
+
+def key_of(request: Request) -> ApiKey:
+    """The key that was given."""
+    key: ApiKey = request.state.key
+    return key
+
+
+def audit(request: Request, **about: Any) -> None:
+    """Have the audit line of this request tell, beside its path, what it is about."""
+    request.state.about = about
+
+
+def _audit(request: Request, act: str, status: int) -> None:
+    """One line for each administrative act, done or refused: who, what, on what, from where, and what came of it."""
+    key: ApiKey | None = getattr(request.state, "key", None)
+    about = {**request.path_params, **getattr(request.state, "about", {})}
+    logger().info(
+        "audit", key=key.name if key is not None else None, act=act, path=request.url.path[:AUDIT_CHARACTERS],
+        about={name: str(value)[:AUDIT_CHARACTERS] for name, value in about.items() if value is not None},
+        ip=request.client.host if request.client else None, status=status,
+    )  # fmt: skip
 
 
 def _check_query(request: Request, parameters: tuple[str, ...]) -> None:

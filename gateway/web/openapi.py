@@ -95,7 +95,9 @@ RESPONSES: Final[Schema] = {
         **_refusal("unauthorized", "Send the header Authorization: Bearer <GATEWAY_API_KEY>", "No key, or a wrong"),
         "headers": {"WWW-Authenticate": {"schema": {"const": "Bearer"}}},
     },
-    "Off": _refusal("api_off", "The API is off: this node has no GATEWAY_API_KEY", "Nobody may"),
+    "Off": _refusal(
+        "forbidden", "The key price-feed has not the scope admin", "Not with this key; or `api_off`: there are none"
+    ),
     "NotFound": _refusal("not_found", "No client 'n1.9f2c31ab.7' is connected", "There is no such thing"),
     "Conflict": _refusal("busy", "Clients are being moved away from n1.9f2c31ab; …", "Not as things are now"),
     "TooLarge": _refusal("too_large", "The body is larger than 2097152 bytes", "A message, or the body"),

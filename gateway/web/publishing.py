@@ -10,7 +10,7 @@ from gateway import protocol
 from gateway.auth import ROLES
 from gateway.protocol import ProtocolError
 from gateway.relay import TooLarge
-from gateway.web.answers import ApiError, body_of, node_of, resource
+from gateway.web.answers import ApiError, body_of, key_of, node_of, resource
 from gateway.web.openapi import CLIENT_ID, COUNT, EPOCH, NAME, TOPIC, Schema, answer, array, operation, record, ref
 
 MAX_MESSAGES: Final = 1000  # in one request
@@ -34,6 +34,10 @@ async def publish(request: Request) -> Any:
         except ProtocolError as error:
             where = f"messages[{at}]: " if "messages" in body else ""
             raise ApiError(400, "bad_request", where + error.message) from None
+    key = key_of(request)
+    for publication in publications:
+        if not key.may_publish(publication.topic):
+            raise ApiError(403, "forbidden", f"The key {key.name} may not publish on {publication.topic}")
     try:
         positions = await node.relay.publish(publications)
     except TooLarge as error:

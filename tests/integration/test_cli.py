@@ -179,12 +179,12 @@ async def test_a_reader_that_leaves_early_hears_no_complaint(plain: Cluster) -> 
 
 
 async def test_a_token_is_taken_by_a_node_and_explained(plain: Cluster, connect: Connect) -> None:
-    made = (await gateway("http://unused", "token", "ann", "--role", "admin")).out.strip()
+    made = (await gateway("http://unused", "token", "issue", "ann", "--role", "admin")).out.strip()
     client = await connect(plain[0], cookies={"session": made})
     assert (await client.subscribe("admin"))["type"] == "ACKNOWLEDGMENT"
-    explained = (await gateway("http://unused", "token", "--explain", "-", "--json", stdin=made.encode())).document()
+    explained = (await gateway("http://unused", "token", "explain", "-", "--json", stdin=made.encode())).document()
     assert (explained["valid"], explained["claims"]["wallet_address"]) == (True, "ann")
-    forged = await gateway("http://unused", "token", "--verify", made, GATEWAY_JWT_SECRET="another" * 6)
+    forged = await gateway("http://unused", "token", "explain", made, GATEWAY_JWT_SECRET="another" * 6)
     assert (forged.code, forged.err) == (1, "")
 
 

@@ -13,15 +13,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.auth import ANONYMOUS, Authenticator, AuthError, Identity, issue
+from gateway import keyring
+from gateway.auth import ANONYMOUS, MAX_TOKEN_LENGTH, Authenticator, AuthError, Grant, Identity, issue
+from gateway.keyring import Keyring
 
 SECRET = "a secret of thirty-two bytes, at least"
 OTHER = "another secret, as long as the first one"
 NOW = 1_795_502_108.0
 
 
+def ring(secret: str = SECRET) -> Keyring:
+    return Keyring([keyring.from_secret(secret, "GATEWAY_JWT_SECRET")] if secret else [])
+
+
 def authenticator(secret: str = SECRET) -> Authenticator:
-    return Authenticator(secret, now=lambda: NOW)
+    return Authenticator(ring(secret), now=lambda: NOW)
 
 
 def token_of(claims: Any, secret: str = SECRET, header: Any = None) -> str:
@@ -144,22 +150,24 @@ def test_an_expired_token_of_another_secret_is_invalid_not_expired() -> None:
 
 
 @pytest.mark.parametrize(
-    "alg", ["none", "None", "NONE", "", None, "HS384", "HS512", "RS256", "hs256", [], ["HS256"], {}]
+    "alg", ["none", "None", "NONE", "", None, "HS384", "HS512", "RS256", "ES256", "EdDSA", "hs256", [], ["HS256"], {}]
 )
 def test_no_other_algorithm_is_believed_whatever_the_signature(alg: Any) -> None:
-    assert refusal(token_of({"sub": "ann"}, header={"alg": alg, "typ": "JWT"})) == "token_invalid"
+    token = token_of({"sub": "ann"}, SECRET * 2, header={"alg": alg, "typ": "JWT"})
+    assert refusal(token, secret=SECRET * 2) == "token_invalid"
 
 
 def test_an_unsigned_token_is_invalid() -> None:
-    assert refusal(jwt.encode({"sub": "ann"}, None, algorithm="none")) == "token_invalid"
+    assert refusal(jwt.encode({"sub": "ann"}, "", algorithm="none")) == "token_invalid"
     head, claims, _ = token_of({"sub": "ann"}).split(".")
     assert refusal(f"{head}.{claims}.") == "token_invalid"
     assert refusal(f"{head}.{claims}") == "token_invalid"
 
 
-@pytest.mark.parametrize("alg", ["HS384", "HS512"])
-def test_a_token_truly_signed_by_another_algorithm_is_invalid(alg: str) -> None:
-    assert refusal(jwt.encode({"sub": "ann"}, SECRET * 2, algorithm=alg), secret=SECRET * 2) == "token_invalid"
+@pytest.mark.parametrize("alg", ["HS256", "HS384", "HS512"])
+def test_a_shared_secret_signs_with_each_of_its_algorithms(alg: str) -> None:
+    token = jwt.encode({"sub": "ann"}, SECRET * 2, algorithm=alg)
+    assert authenticator(SECRET * 2).verify(token).user == "ann"
 
 
 def test_claims_swapped_under_a_good_signature_are_invalid() -> None:
@@ -219,6 +227,108 @@ def test_any_signed_claims_give_an_identity_or_an_auth_error_and_nothing_else(cl
 def test_what_is_issued_is_accepted_until_its_end(user: str, role: str, seconds: int, now: float) -> None:
     token = issue(SECRET, user, role, seconds, now)
     end = int(now + seconds)
-    assert Authenticator(SECRET, now=lambda: end - 0.5).verify(token) == Identity(user, role, end)
+    assert Authenticator(ring(), now=lambda: end - 0.5).verify(token) == Identity(user, role, end, issued=int(now))
     with pytest.raises(AuthError, match="expired"):
-        Authenticator(SECRET, now=lambda: end).verify(token)
+        Authenticator(ring(), now=lambda: end).verify(token)
+
+
+# ---- for us, from ours
+
+
+def encoded(**claims: Any) -> str:
+    return jwt.encode({"sub": "ann", **claims}, SECRET, algorithm="HS256")
+
+
+@pytest.mark.parametrize("claims", [{}, {"aud": "other"}, {"aud": ["other"]}, {"aud": 5}])
+def test_where_an_audience_is_set_a_token_must_name_it(claims: dict[str, Any]) -> None:
+    ours = Authenticator(ring(), audience="gateway", now=lambda: NOW)
+    assert ours.verify(encoded(aud="gateway")).user == "ann"
+    assert ours.verify(encoded(aud=["other", "gateway"])).user == "ann"
+    with pytest.raises(AuthError, match="not issued for this gateway"):
+        ours.verify(token_of({"sub": "ann", **claims}))
+
+
+def test_where_none_is_set_a_token_for_another_is_refused() -> None:
+    assert refusal(encoded(aud="other")) == "token_invalid"
+
+
+@pytest.mark.parametrize("claims", [{}, {"iss": "other"}, {"iss": ["ours"]}])
+def test_where_an_issuer_is_set_a_token_must_be_its(claims: dict[str, Any]) -> None:
+    ours = Authenticator(ring(), issuer="ours", now=lambda: NOW)
+    assert ours.verify(encoded(iss="ours")).user == "ann"
+    with pytest.raises(AuthError):
+        ours.verify(token_of({"sub": "ann", **claims}))
+
+
+def test_the_leeway_counts_at_both_ends() -> None:
+    ours = Authenticator(ring(), leeway_seconds=5, now=lambda: NOW)
+    assert ours.verify(encoded(exp=NOW - 4.5)).expires == NOW + 0.5
+    assert ours.verify(encoded(nbf=NOW + 4.5)).user == "ann"
+    for late in ({"exp": NOW - 5}, {"nbf": NOW + 5.5}):
+        with pytest.raises(AuthError):
+            ours.verify(encoded(**late))
+
+
+def test_a_token_tells_its_id_and_when_it_was_issued() -> None:
+    identity = proved_by(sub="ann", jti="t1", iat=5)
+    assert (identity.token_id, identity.issued) == ("t1", 5)
+
+
+def test_a_revoked_token_is_invalid() -> None:
+    asked: list[Any] = []
+
+    def revoked(*about: Any) -> bool:
+        asked.append(about)
+        return True
+
+    with pytest.raises(AuthError, match="revoked"):
+        Authenticator(ring(), revoked=revoked, now=lambda: NOW).verify(encoded(jti="t1", iat=5))
+    assert asked == [("t1", "ann", 5)]
+
+
+def test_two_secrets_are_good_at_once() -> None:
+    both = Keyring([keyring.from_secret(SECRET, "a"), keyring.from_secret(OTHER, "b")])
+    for secret in (SECRET, OTHER):
+        assert Authenticator(both, now=lambda: NOW).verify(token_of({"sub": "ann"}, secret)).user == "ann"
+
+
+def test_a_huge_token_is_not_even_looked_at() -> None:
+    assert refusal(token_of({"sub": "ann", "x": "y" * MAX_TOKEN_LENGTH})) == "token_invalid"
+
+
+# ---- for topics
+
+
+def grant_of(**claims: Any) -> Grant:
+    return authenticator().verify_grant(encoded(**claims) if "sub" in claims else token_of(claims))
+
+
+def test_a_subscription_token_names_topics_and_patterns() -> None:
+    grant = grant_of(topics=["room:42", "wallet:*"], exp=NOW + 9, jti="t1")
+    assert grant == Grant(("room:42", "wallet:*"), None, NOW + 9, "t1")
+    assert grant.covers("room:42", ANONYMOUS) and grant.covers("wallet:x", ANONYMOUS)
+    assert not grant.covers("room:43", ANONYMOUS)
+    assert grant_of(topics="room:42", exp=NOW + 9).patterns == ("room:42",)
+
+
+def test_one_for_a_user_is_good_for_that_user_alone() -> None:
+    grant = grant_of(sub="ann", topics=["a"], exp=NOW + 9)
+    assert grant.covers("a", Identity("ann", "user"))
+    assert not grant.covers("a", Identity("bob", "admin")) and not grant.covers("a", ANONYMOUS)
+
+
+@pytest.mark.parametrize(
+    "claims",
+    [{}, {"topics": []}, {"topics": ["no topic"]}, {"topics": [5]}, {"topics": {"a": 1}}, {"topics": ["a"] * 101},
+     {"topics": ["a"], "exp": None}, {"topics": ["a"], "exp": NOW - 1}],
+)  # fmt: skip
+def test_one_without_topics_or_end_is_refused(claims: dict[str, Any]) -> None:
+    with pytest.raises(AuthError):
+        grant_of(**{"exp": NOW + 9, **claims})
+
+
+def test_neither_kind_of_token_serves_as_the_other() -> None:
+    with pytest.raises(AuthError, match="no login"):
+        authenticator().verify(encoded(topics=["a"], exp=NOW + 9))
+    with pytest.raises(AuthError, match="has topics"):
+        authenticator().verify_grant(encoded(exp=NOW + 9))

@@ -88,10 +88,13 @@ class House:
         admission = Broken(become=lambda _, go_on: go_on(), leave=lambda _: None)
         registry = Broken(touch_client=lambda _: None, touch_topic=lambda _: None)
         self.clients = Clients(
-            settings, "n.1", rules=Rules(verify, parse(RULES, "rules"), 10, open=True), hub=hub,
+            settings, "n.1", rules=Rules(verify, cast(Any, verify), parse(RULES, "rules"), 10, open=True), hub=hub,
             relay=cast(Any, relay), outbox=outbox,
             memberships=Memberships(hub, cast(Any, relay), cast(Any, registry), outbox, self.spawn),
-            errands=Errands(cast(Any, relay), outbox, cast(Any, Broken()), metrics, self.spawn),
+            errands=Errands(
+                cast(Any, relay), outbox, cast(Any, Broken()), cast(Any, Broken()), cast(Any, Broken()), metrics,
+                self.spawn,
+            ),
             admission=cast(Any, admission),
             metrics=metrics, status=status, now_ms=lambda: 0,
         )  # fmt: skip

@@ -8,15 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway import orders
-from gateway.orders import Disconnect, Drain, Forget, Move, Order, OrderError, Unsubscribe, Whom
+from gateway.orders import Disconnect, Drain, Forget, Move, Order, OrderError, Revoke, Unsubscribe, Whom
+from gateway.revocations import Revocation
 
+GONE = Revocation("user", "ann", 10.0, 5.0)
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-(1 << 53), 1 << 53) | st.floats() | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=5,
 )
-FIELDS = ("client", "user", "topics", "reason", "node", "keep", "seconds", "after")
-OPS = ("disconnect", "unsubscribe", "forget", "drain", "move")
+FIELDS = ("client", "user", "topics", "reason", "node", "keep", "seconds", "after", "revocations")
+OPS = ("disconnect", "unsubscribe", "forget", "drain", "move", "revoke")
 
 
 @pytest.mark.parametrize(
@@ -30,6 +32,7 @@ OPS = ("disconnect", "unsubscribe", "forget", "drain", "move")
         ),
         ({"op": "forget", "topics": ["t", "u"]}, Forget(["t", "u"])),
         ({"op": "drain", "node": "n1.a"}, Drain("n1.a")),
+        ({"op": "revoke", "revocations": [GONE.about()]}, Revoke([GONE])),
         ({"op": "move", "node": "n1.a", "keep": 3, "seconds": 60, "after": 1.5}, Move("n1.a", 3, 60.0, 1.5)),
     ],
 )

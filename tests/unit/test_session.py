@@ -9,11 +9,27 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway import hub, protocol, replies, session
+from gateway import hub, protocol, replies, session, topics
 from gateway.app import load_rules
-from gateway.auth import ANONYMOUS, AuthError, Identity
+from gateway.auth import ANONYMOUS, AuthError, Grant, Identity, UnknownKey
+from gateway.permits import Verdict
 from gateway.protocol import Close, Code, ProtocolError, Publication
-from gateway.session import Join, Leave, Login, Quit, Reply, Report, Rules, Say, Session, Status
+from gateway.session import (
+    NOTHING,
+    Ask,
+    Found,
+    Join,
+    Leave,
+    Login,
+    Quit,
+    Refresh,
+    Reply,
+    Report,
+    Rules,
+    Say,
+    Session,
+    Status,
+)
 from gateway.topics import Need
 
 DEFAULT = load_rules("")  # the package's own
@@ -29,6 +45,7 @@ MEETS = {
     Need.ANYONE: EVERYBODY,
     Need.USER: [ANN, BOB, ADMIN, SUPERADMIN],
     Need.ADMIN: [ADMIN, SUPERADMIN],
+    Need.SUPERADMIN: [SUPERADMIN],
     Need.NOBODY: [],
 }
 TOPICS = ["contest", "token:price:ABC", "portfolio", "user", "wallet", "skyduel", "admin", "system"]
@@ -44,13 +61,23 @@ def verify(token: str | None) -> Identity:
         raise AuthError("token_required", "A token is required")
     if token.endswith("!"):
         raise AuthError("token_expired", "The token has expired")
+    if token.endswith("?"):
+        raise UnknownKey("token_invalid", "The token names a key that is not known")
     if token not in TOKENS:
         raise AuthError("token_invalid", "The token is not valid")
     return TOKENS[token]
 
 
+def verify_grant(token: str) -> Grant:
+    """Tokens for topics are "topic" or "topic@user"; else as `verify`."""
+    pattern, _, user = token.partition("@")
+    if token.endswith(("!", "?")):
+        verify(token)
+    return Grant((pattern,), user or None, 2e9, token)
+
+
 def session_of(identity: Identity = ANONYMOUS, *, limit: int = 100, everything: bool = False) -> Session:
-    return Session(Rules(verify, DEFAULT, limit, everything), identity)
+    return Session(Rules(verify, verify_grant, DEFAULT, limit, everything), identity)
 
 
 def handle(client: Session, message: protocol.ClientMessage, *heard: str) -> session.Effect:
@@ -319,3 +346,192 @@ def test_only_a_good_token_changes_who_a_client_is_and_a_refusal_changes_nothing
                 assert client.identity is before
             case _:
                 assert client.identity is before
+
+
+# ---- what is found out first
+
+SECRET_TOPICS = topics.parse(
+    """
+    [[topic]]
+    pattern = "asked*"
+    subscribe = "ask"
+    publish = "ask"
+    command = "ask"
+    [[topic]]
+    pattern = "told:*"
+    subscribe = "token"
+    [[topic]]
+    pattern = "wallet:*"
+    subscribe = "owner"
+    publish = "owner"
+    [[topic]]
+    pattern = "admin"
+    subscribe = "role:admin"
+    [[topic]]
+    pattern = "dead"
+    subscribe = "nobody"
+    """,
+    "test",
+)
+V = Verdict
+
+
+def strict(identity: Identity = ANONYMOUS, *, everything: bool = False) -> Session:
+    return Session(Rules(verify, verify_grant, SECRET_TOPICS, 100, everything), identity)
+
+
+def said(**verdicts: Verdict) -> Found:
+    return Found(said=verdicts)
+
+
+def error_of(client: Session, message: protocol.ClientMessage, found: Found = NOTHING, *names: str) -> ProtocolError:
+    with pytest.raises(ProtocolError) as refused:
+        client.handle(message, heard(*names), NOW, found)
+    return refused.value
+
+
+def test_the_back_end_is_asked_about_all_topics_that_need_it_at_once() -> None:
+    client = strict(ANN)
+    assert handle(client, subscribe("asked1", "open", "asked2")) == Ask("subscribe", ("asked1", "asked2"), ANN)
+    joined = client.handle(subscribe("asked1", "open", "asked2"), [], NOW, said(asked1=V.ALLOWED, asked2=V.ALLOWED))
+    assert joined == Join(("asked1", "open", "asked2"), "r", login=False)
+
+
+@pytest.mark.parametrize(("verdict", "code"), [(V.REFUSED, Code.NOT_ALLOWED), (V.UNKNOWN, Code.UNAVAILABLE)])
+@pytest.mark.parametrize(
+    "message", [subscribe("asked", "open"), publish("asked"), protocol.Command("asked", "X", None, "r")]
+)
+def test_what_the_back_end_does_not_allow_is_refused(
+    message: protocol.ClientMessage, verdict: Verdict, code: Code
+) -> None:
+    assert isinstance(handle(strict(ANN), message), Ask)
+    assert error_of(strict(ANN), message, said(asked=verdict)).code is code
+
+
+def test_a_refusal_needs_no_question() -> None:
+    assert error_of(strict(), subscribe("asked", "admin")).code is Code.AUTHENTICATION_NEEDED
+
+
+def test_on_an_open_gateway_nobody_is_asked() -> None:
+    everything = subscribe("asked", "told:1", "wallet:x", "admin")
+    assert isinstance(handle(strict(everything=True), everything), Join)
+    assert error_of(strict(everything=True), subscribe("dead")).code is Code.NOT_ALLOWED
+
+
+@pytest.mark.parametrize("message", [protocol.Auth("ann?"), subscribe("open", token="ann?")])
+def test_a_key_that_may_be_new_is_asked_for_once(message: protocol.ClientMessage) -> None:
+    client = strict()
+    assert handle(client, message) == Refresh()
+    code = error_of(client, message, Found(refreshed=True)).code
+    assert code in (Code.TOKEN, Code.BAD_TOKEN_IN_SUBSCRIBE) and client.identity is ANONYMOUS
+
+
+# ---- owners and subscription tokens
+
+
+def test_only_its_owner_hears_and_speaks_on_a_topic() -> None:
+    assert isinstance(handle(strict(ANN), subscribe("wallet:ann")), Join)
+    assert isinstance(handle(strict(ANN), publish("wallet:ann")), Say)
+    for who, code in ((BOB, Code.NOT_ALLOWED), (ADMIN, Code.NOT_ALLOWED), (ANONYMOUS, Code.AUTHENTICATION_NEEDED)):
+        assert error_of(strict(who), subscribe("wallet:ann")).code is code
+
+
+def with_tokens(name: str, *tokens: str, token: str | None = None) -> protocol.Subscribe:
+    return protocol.Subscribe((name,), "r", token, {}, tokens)
+
+
+@pytest.mark.parametrize("name", ["told:1", "wallet:bob", "admin", "asked"])
+def test_a_subscription_token_lets_hear_what_the_rule_would_not(name: str) -> None:
+    client = strict(ANN)
+    assert isinstance(handle(client, with_tokens(name, "other", f"{name[:3]}*")), Join)
+    assert isinstance(handle(client, subscribe(name), *heard(name)), Join), "said again, it is the same"
+    assert isinstance(handle(client, protocol.Unsubscribe((name,), "r")), Leave)
+    assert not isinstance(_try(client, subscribe(name)), Join), "what was given up is given up"
+
+
+def _try(client: Session, message: protocol.ClientMessage) -> session.Effect | None:
+    try:
+        return handle(client, message)
+    except ProtocolError:
+        return None
+
+
+def test_no_token_opens_what_is_nobodys() -> None:
+    assert error_of(strict(), with_tokens("dead", "dead")).code is Code.NOT_ALLOWED
+
+
+def test_a_bad_subscription_token_refuses_the_whole() -> None:
+    error = error_of(strict(), with_tokens("open", "open", "told:1!"))
+    assert (error.code, error.reason) == (Code.BAD_TOKEN_IN_SUBSCRIBE, "token_expired")
+
+
+def test_a_users_token_needs_that_user_which_the_frame_may_prove() -> None:
+    assert error_of(strict(), with_tokens("told:1", "told:*@ann")).code is Code.NOT_ALLOWED
+    assert error_of(strict(BOB), with_tokens("told:1", "told:*@ann")).code is Code.NOT_ALLOWED
+    assert isinstance(handle(strict(), with_tokens("told:1", "told:*@ann", token="ann")), Join)
+
+
+def test_what_was_heard_by_a_token_ends_with_it() -> None:
+    client = strict(ANN)
+    handle(client, with_tokens("told:1", "told:*"))
+    assert client.expire_grants(2e9 - 1) == []
+    assert client.expire_grants(2e9) == ["told:1"]
+    assert client.expire_grants(3e9) == []
+    handle(client, with_tokens("told:1", "told:*"))
+    assert client.revoke_grants(lambda token_id, _user, _issued: token_id == "told:*") == ["told:1"]
+
+
+# ---- another user on the same socket
+
+
+def test_who_it_is_no_more_loses_what_only_that_one_may() -> None:
+    client = strict(ADMIN)
+    message = protocol.Auth("ann")
+    for name in ("admin", "wallet:eve", "open"):
+        handle(client, subscribe(name))
+    effect = handle(client, message, *heard("admin", "wallet:eve", "wallet:ann", "open"))
+    assert effect == Login(replies.authenticated(NOW), ("admin", "wallet:eve"))
+
+
+def test_what_is_waited_for_counts_as_heard() -> None:
+    assert handle(strict(ADMIN), protocol.Auth("ann"), hub.joining("admin")) == Login(
+        replies.authenticated(NOW), ("admin",)
+    )
+
+
+def test_a_renewed_token_costs_nothing_and_asks_nobody() -> None:
+    client = strict(ANN)
+    client.warned = True
+    assert handle(client, protocol.Auth("ann"), *heard("asked", "told:1")) == Login(replies.authenticated(NOW))
+    assert not client.warned
+
+
+def test_of_another_user_the_back_end_is_asked_again_and_silence_is_a_no() -> None:
+    client = strict(ANN)
+    names = heard("asked1", "asked2", "asked3")
+    assert handle(client, protocol.Auth("bob"), *names) == Ask("subscribe", ("asked1", "asked2", "asked3"), BOB)
+    assert client.identity is ANN
+    found = said(asked1=V.ALLOWED, asked2=V.REFUSED, asked3=V.UNKNOWN)
+    effect = client.handle(protocol.Auth("bob"), names, NOW, found)
+    assert effect == Login(replies.authenticated(NOW), ("asked2", "asked3"))
+
+
+def test_a_token_for_anybody_survives_another_user_and_one_for_a_user_does_not() -> None:
+    client = strict(ANN)
+    handle(client, protocol.Subscribe(("told:1", "told:2"), "r", None, {}, ("told:1", "told:2@ann")))
+    effect = handle(client, protocol.Auth("bob"), *heard("told:1", "told:2"))
+    assert effect == Login(replies.authenticated(NOW), ("told:2",))
+
+
+def test_a_subscribe_with_anothers_token_takes_what_that_one_may_not_hear() -> None:
+    effect = handle(strict(ADMIN), subscribe("open", token="ann"), *heard("admin"))
+    assert effect == Join(("open",), "r", login=True, taken=("admin",))
+
+
+def test_a_subscribe_of_another_user_asks_of_the_new_and_of_the_old_topics() -> None:
+    client, names, message = strict(ANN), heard("asked1"), subscribe("asked2", token="bob")
+    assert handle(client, message, *names) == Ask("subscribe", ("asked2",), BOB)
+    found = said(asked2=V.ALLOWED)
+    assert client.handle(message, names, NOW, found) == Ask("subscribe", ("asked1",), BOB)
+    found = said(asked2=V.ALLOWED, asked1=V.REFUSED)
+    assert client.handle(message, names, NOW, found) == Join(("asked2",), "r", login=True, taken=("asked1",))

@@ -137,6 +137,11 @@ BAD = [
     ("BACKEND_URL", "http://ann:secret@api"),
     ("BACKEND_TIMEOUT_SECONDS", "0"),
     ("BACKEND_CONNECTIONS", "0"),
+    ("JWKS_URL", "keys.example"),
+    ("JWKS_URL", "file:///etc/keys"),
+    ("JWKS_SECONDS", "9"),
+    ("JWT_LEEWAY_SECONDS", "601"),
+    ("REVOCATION_SECONDS", "59"),
     ("ORIGINS", "app.example"),
     ("ORIGINS", "https://app.example/path"),
     ("ORIGINS", "https://good.example,*"),
@@ -179,7 +184,8 @@ BAD = [
 
 
 def test_every_setting_that_can_be_bad_is_tried() -> None:
-    any_text = {"JWT_SECRET", "API_KEY", "BACKEND_SECRET", "TOPICS"}
+    any_text = {"JWT_SECRET", "JWT_SECRET_PREVIOUS", "JWT_PEM", "JWT_AUDIENCE", "JWT_ISSUER"}
+    any_text |= {"API_KEY", "API_KEYS", "BACKEND_SECRET", "TOPICS"}
     assert {name for name, _ in BAD} == {f.name.upper() for f in FIELDS} - any_text
 
 

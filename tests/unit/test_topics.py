@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from contextlib import suppress
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from gateway import topics
 from gateway.app import load_rules
-from gateway.topics import Need
+from gateway.topics import ACTS, Need, matches
 
 DEFAULT = load_rules("")  # the package's own
 PLAIN = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_:.-/"
@@ -116,7 +117,10 @@ def test_aliases_are_one_topic_under_several_names() -> None:
         (rule('pattern = "a"\nhistory = -1'), "history must be a whole number from 0 to 100000, not -1"),
         (rule('pattern = "a"\nhistory = true'), "history must be a whole number"),
         (rule('pattern = "a"\nsnapshot = 1'), "snapshot must be true or false, not 1"),
-        (rule('pattern = "a"\nsubscribe = "everyone"'), "subscribe must be one of anyone, user, admin, nobody"),
+        (
+            rule('pattern = "a"\nsubscribe = "everyone"'),
+            "subscribe must be one of anyone, user, role:admin, ",
+        ),
         (rule('pattern = "a*"\naliases = ["b"]'), "aliases go with one topic"),
         (rule('pattern = "a"\naliases = ["b c"]'), "aliases must be a list of topic names"),
         (
@@ -146,3 +150,33 @@ def test_the_gateways_own_topic_is_closed_under_any_file() -> None:
     assert (rule.subscribe, rule.publish) == (Need.ADMIN, Need.NOBODY)
     assert rule.history
     assert rules.of("gateway").publish is Need.ANYONE
+
+
+@pytest.mark.parametrize(
+    ("pattern", "topic", "does"),
+    [
+        ("a", "a", True), ("a", "ab", False), ("a*", "a", True), ("a*", "abc", True), ("*a", "ba", True),
+        ("a*a", "a", False), ("a*a", "aa", True), ("a*b*c", "axbxc", True), ("a*b*c", "acb", False), ("*", "", True),
+        ("a*bc*c", "abc", False), ("a*bc*c", "abcc", True), ("a.c", "abc", False), ("**", "x", True),
+    ],
+)  # fmt: skip
+def test_what_a_pattern_matches(pattern: str, topic: str, does: bool) -> None:
+    assert matches(pattern, topic) is does
+
+
+@given(st.text("ab*", max_size=8), st.text("ab", max_size=10))
+def test_a_pattern_matches_as_a_regular_expression_would(pattern: str, topic: str) -> None:
+    wanted = re.fullmatch(".*".join(map(re.escape, pattern.split("*"))), topic)
+    assert matches(pattern, topic) is (wanted is not None)
+
+
+def test_a_hostile_pattern_costs_little() -> None:
+    started = time.perf_counter()
+    assert not matches("*a" * 100, "a" * 99 + "b" * 101)
+    assert time.perf_counter() - started < 0.1
+
+
+def test_a_request_needs_what_hearing_needs_unless_the_rule_says_otherwise() -> None:
+    rules = parse('[[topic]]\npattern = "a"\nsubscribe = "user"\n[[topic]]\npattern = "b"\nrequest = "ask"')
+    assert [rules.of("a").need(act) for act in ACTS] == [Need.USER, Need.USER, Need.USER, Need.USER]
+    assert [rules.of("b").need(act) for act in ACTS] == [Need.ANYONE, Need.USER, Need.ASK, Need.USER]

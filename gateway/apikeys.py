@@ -1,0 +1,148 @@
+"""Keys of the HTTP API: each has a name, which the audit log tells, and scopes, beyond which it is good for nothing.
+
+At rest there are only their SHA-256 digests. A slow hash is for passwords, which can be guessed; a key is 256 random
+bits, of which no digest helps to find one, and a slow hash would slow every request.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+import secrets
+import tomllib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from gateway.settings import Settings
+from gateway.topics import is_pattern, matches
+
+Scope = Literal["read", "publish", "admin"]
+EVERYTHING: Final[tuple[Scope, ...]] = ("read", "publish", "admin")
+
+PREFIX: Final = "gwk_"  # so that a scanner for leaked secrets knows one
+SINGLE: Final = "GATEWAY_API_KEY"  # what the key of that setting is called
+
+_NAME: Final = re.compile(r"[A-Za-z0-9_.\-]{1,64}")
+
+
+class KeysError(ValueError):
+    """A file of keys that cannot be understood; the message names the file, the key and the reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKey:
+    """One key; `scopes` as they are written: ``read``, ``admin``, ``publish`` or ``publish:<pattern>``."""
+
+    name: str
+    digest: bytes = field(repr=False)  # SHA-256 of it
+    scopes: tuple[str, ...]
+
+    def may(self, scope: Scope) -> bool:
+        """Whether it is good for `scope`; for publishing, if there is any topic that it may publish on."""
+        return scope in self.scopes or (scope == "publish" and any(s.startswith("publish:") for s in self.scopes))
+
+    def may_publish(self, topic: str) -> bool:
+        """Whether it may publish on `topic`."""
+        patterns = (scope.removeprefix("publish:") for scope in self.scopes if scope.startswith("publish:"))
+        return "publish" in self.scopes or any(matches(pattern, topic) for pattern in patterns)
+
+
+class ApiKeys:
+    """All keys of a node."""
+
+    def __init__(self, keys: Iterable[ApiKey]) -> None:
+        self._keys = tuple(keys)
+
+    def __bool__(self) -> bool:
+        """Whether there is any."""
+        return bool(self._keys)
+
+    def find(self, given: bytes) -> ApiKey | None:
+        """The key that `given` is. It takes the same time whether it is one, and which."""
+        digest = hashlib.sha256(given).digest()
+        found = None
+        for key in self._keys:
+            if hmac.compare_digest(key.digest, digest):
+                found = key
+        return found
+
+
+def new(name: str, scopes: Iterable[str]) -> tuple[str, str]:
+    """A new key, and the table for the file of keys that makes nodes take it.
+
+    Raises:
+        KeysError: Name or scopes cannot be.
+    """
+    secret = PREFIX + secrets.token_urlsafe(32)
+    table: dict[str, Any] = {
+        "name": name, "sha256": hashlib.sha256(secret.encode()).hexdigest(), "scopes": list(scopes),
+    }  # fmt: skip
+    _key(table, "the new key")
+    listed = ", ".join(f'"{scope}"' for scope in table["scopes"])
+    return secret, f'[[key]]\nname = "{name}"\nsha256 = "{table["sha256"]}"\nscopes = [{listed}]\n'
+
+
+def load(settings: Settings) -> ApiKeys:
+    """The keys that `settings` name: one good for everything, and those of a file.
+
+    Raises:
+        KeysError: The file cannot be read, or says something that cannot be.
+    """
+    keys = []
+    if settings.api_key:
+        keys.append(ApiKey(SINGLE, hashlib.sha256(settings.api_key.encode()).digest(), EVERYTHING))
+    if settings.api_keys:
+        try:
+            text = Path(settings.api_keys).read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            raise KeysError(f"GATEWAY_API_KEYS: {settings.api_keys} cannot be read: {error}") from None
+        keys += parse(text, settings.api_keys)
+    return ApiKeys(keys)
+
+
+def parse(text: str, file: str) -> list[ApiKey]:
+    """The keys in `text`, TOML with a ``[[key]]`` table each; `file` is its name for messages.
+
+    Raises:
+        KeysError: It is not TOML, or a key is not described as one.
+    """
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise KeysError(f"{file}: {error}") from None
+    tables = document.get("key", [])
+    if document.keys() - {"key"} or not isinstance(tables, list):
+        raise KeysError(f"{file}: write [[key]], in two brackets, for each key, and nothing else")
+    keys = [_key(table, f"{file}: key {number}") for number, table in enumerate(tables, 1)]
+    names = [key.name for key in keys]
+    for name in names:
+        if names.count(name) > 1 or name == SINGLE:
+            raise KeysError(f"{file}: {name!r} names two keys")
+    if len({key.digest for key in keys}) < len(keys):
+        raise KeysError(f"{file}: two keys are the same")
+    return keys
+
+
+def _key(table: dict[str, Any], where: str) -> ApiKey:
+    unknown = table.keys() - {"name", "sha256", "scopes"}
+    if unknown:
+        raise KeysError(f"{where}: {min(unknown)!r} is not known; a key has name, sha256 and scopes")
+    name, digest, scopes = table.get("name"), table.get("sha256"), table.get("scopes")
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise KeysError(f"{where}: name must be 1 to 64 of A-Z a-z 0-9 _ . -")
+    if not isinstance(digest, str) or not re.fullmatch(r"[0-9a-f]{64}", digest):
+        raise KeysError(f"{where} ({name}): sha256 must be 64 of 0-9 a-f; `gateway key new` prints it")
+    if not isinstance(scopes, list) or not scopes or not all(map(_is_scope, scopes)):
+        raise KeysError(
+            f'{where} ({name}): scopes must list "read", "admin", "publish" or "publish:<pattern of topics>"'
+        )
+    return ApiKey(name, bytes.fromhex(digest), tuple(scopes))
+
+
+def _is_scope(text: object) -> bool:
+    if not isinstance(text, str):
+        return False
+    return text in EVERYTHING or (text.startswith("publish:") and is_pattern(text.removeprefix("publish:")))

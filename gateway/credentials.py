@@ -1,0 +1,255 @@
+"""Commands about who may: tokens made and explained, tokens revoked, keys of the API made. No secret is ever shown."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+import warnings
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+import click
+import httpx
+import jwt
+import orjson
+
+from gateway import apikeys, auth, keyring, protocol
+from gateway.commands import Failure, Misuse, Steps, as_json_option, speaking
+from gateway.keyring import KeyFault, Keyring
+from gateway.remote import Remote
+from gateway.settings import Settings, SettingsError
+from gateway.tables import print_fields, print_json, print_table, print_text
+from gateway.topics import is_pattern
+
+MAX_TOKEN_SECONDS: Final = 10 * 365 * 86_400
+FETCH_SECONDS: Final = 5.0
+
+
+def _settings() -> Settings:
+    try:
+        return Settings.from_env(os.environ)
+    except SettingsError as error:
+        raise Misuse(str(error)) from None
+
+
+# ---- tokens
+
+
+@click.group()
+def token() -> None:
+    """Make a token, or explain one."""
+
+
+@token.command()
+@click.argument("user", required=False)
+@click.option("--role", type=click.Choice(sorted(auth.ROLES)), default="user", show_default=True)
+@click.option(
+    "--seconds",
+    type=click.IntRange(1, MAX_TOKEN_SECONDS),
+    default=3600,
+    show_default=True,
+    help="How long it is valid.",
+)
+@click.option("--id", "token_id", metavar="JTI", help="Its id, by which it can be revoked.")
+@click.option("--topic", "topics", multiple=True, help="Make a subscription token for this topic or pattern.")
+@click.option("--pem", type=click.Path(dir_okay=False), help="Sign with this private key, not with GATEWAY_JWT_SECRET.")
+@click.option("--kid", help="The key's name, as the key server has it.")
+@as_json_option
+def issue(
+    user: str | None, role: str, seconds: int, token_id: str | None, topics: tuple[str, ...], pem: str | None,
+    kid: str | None, as_json: bool,
+) -> None:  # fmt: skip
+    """Make a token for USER.
+
+    It is signed with GATEWAY_JWT_SECRET, or with the private key in --pem. With --topic it is a subscription token: for
+    USER alone, or without USER for whoever has it.
+    """
+    if user is None and not topics:
+        raise click.UsageError("Give USER: a login is somebody's. Only a token with --topic may be anybody's.")
+    if user is not None and not 0 < len(user) <= protocol.MAX_NAME_LENGTH:
+        raise click.UsageError(f"USER must have 1 to {protocol.MAX_NAME_LENGTH} characters.")
+    if len(topics) > auth.MAX_TOKEN_TOPICS or not all(map(is_pattern, topics)):
+        raise click.UsageError(f"--topic takes a topic or a pattern, {auth.MAX_TOKEN_TOPICS} times at most.")
+    settings, now = _settings(), time.time()
+    if topics:
+        claims = auth.topic_claims(topics, user, seconds, now)
+    else:
+        assert user is not None
+        claims = auth.login_claims(user, role, seconds, now)
+    named = {"jti": token_id, "aud": settings.jwt_audience or None, "iss": settings.jwt_issuer or None}
+    claims |= {name: value for name, value in named.items() if value is not None}
+    made = _signed(claims, settings.jwt_secret, pem, kid)
+    if as_json:
+        about = {"topics": list(topics)} if topics else {"role": role}
+        print_json({"token": made, "user": user, **about, "expires": protocol.iso(int(now + seconds) * 1000)})
+    else:
+        click.echo(made)
+
+
+def _signed(claims: dict[str, Any], secret: str, pem: str | None, kid: str | None) -> str:
+    headers = {"kid": kid} if kid is not None else None
+    if pem is None:
+        if not secret:
+            raise Failure("A token must be signed: set GATEWAY_JWT_SECRET to the nodes' own")
+        with warnings.catch_warnings(record=True) as weak:  # PyJWT says it at length, over several lines
+            warnings.simplefilter("always")
+            made = jwt.encode(claims, secret, algorithm="HS256", headers=headers)
+        if weak:
+            click.echo("GATEWAY_JWT_SECRET is weak: it should have 32 bytes or more", err=True)
+        return made
+    try:
+        key, algorithm = keyring.signing_key(Path(pem).read_text())
+    except (OSError, ValueError) as error:
+        raise Failure(f"{pem} cannot sign: {error}") from None
+    return jwt.encode(claims, key, algorithm=algorithm, headers=headers)
+
+
+@token.command()
+@click.argument("text", metavar="TOKEN")
+@as_json_option
+@click.pass_context
+def explain(context: click.Context, text: str, as_json: bool) -> None:
+    """Say what TOKEN (- for standard input) holds and proves.
+
+    It is verified with what the nodes have: GATEWAY_JWT_SECRET, GATEWAY_JWT_PEM, GATEWAY_JWKS_URL. One that is not
+    valid fails, once it is explained. Whether it was revoked is the nodes' to say: gateway revocations.
+    """
+    text = (sys.stdin.read() if text == "-" else text).strip()
+    settings = _settings()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a weak secret is no matter of this token
+        try:
+            # Not verified: only to be shown, and said to be unproven if it is.
+            decoded = jwt.decode_complete(text, options={"verify_signature": False})
+        except jwt.InvalidTokenError as error:
+            raise Failure(f"This is no token: {error}") from None
+        verdict, reason = _verdict(text, "topics" in decoded["payload"], settings)
+    if as_json:
+        about = {"header": decoded["header"], "claims": decoded["payload"]}
+        print_json({**about, "valid": reason is None, "reason": reason, "message": verdict})
+    else:
+        claims = {name: _claim(name, value) for name, value in decoded["payload"].items()}
+        print_fields({"alg": decoded["header"].get("alg"), **claims, "verdict": verdict})
+    context.exit(0 if reason is None else 1)
+
+
+def _verdict(text: str, for_topics: bool, settings: Settings) -> tuple[str, str | None]:
+    """The verdict in a sentence, and the reason for a refusal."""
+    ring = _ring(settings)
+    if not ring:
+        return "Not verified: GATEWAY_JWT_SECRET is not set", "token_invalid"
+    authenticator = auth.Authenticator(
+        ring, audience=settings.jwt_audience, issuer=settings.jwt_issuer, leeway_seconds=settings.jwt_leeway_seconds
+    )
+    try:
+        if for_topics:
+            grant = authenticator.verify_grant(text)
+            return f"Valid: lets {grant.user or 'whoever has it'} hear {', '.join(grant.patterns)}", None
+        identity = authenticator.verify(text)
+    except auth.AuthError as error:
+        return str(error), error.reason
+    return f"Valid: proves {identity.user}, {identity.role}", None
+
+
+def _ring(settings: Settings) -> Keyring:
+    try:
+        ring = keyring.load(settings)
+        if settings.jwks_url:
+            with httpx.Client(timeout=FETCH_SECONDS, transport=httpx.HTTPTransport()) as http:
+                ring.serve(keyring.from_jwks(orjson.loads(http.get(settings.jwks_url).raise_for_status().content)))
+    except KeyFault as error:
+        raise Failure(str(error)) from None
+    except (httpx.HTTPError, ValueError) as error:
+        raise Failure(f"GATEWAY_JWKS_URL: {settings.jwks_url} gives no keys: {error}") from None
+    return ring
+
+
+def _claim(name: str, value: Any) -> str:
+    if name in ("exp", "iat", "nbf"):
+        with suppress(TypeError, ValueError, OverflowError, OSError):
+            return f"{value}  ({datetime.fromtimestamp(value, UTC):%Y-%m-%d %H:%M:%S} UTC)"
+    return value if isinstance(value, str) else orjson.dumps(value).decode()
+
+
+# ---- revocations
+
+
+@click.command()
+@click.option("--user", help="All tokens this user was given until now.")
+@click.option("--id", "token_id", metavar="JTI", help="The token with this id, its claim jti.")
+@click.option("--token", "text", metavar="TOKEN", help="This token, by its id; - reads it from standard input.")
+@click.option("--expires", type=click.FloatRange(0), help="When it would have ended, seconds since 1970.")
+@speaking
+def revoke(remote: Remote, user: str | None, token_id: str | None, text: str | None, expires: float | None) -> Steps:
+    """Refuse tokens from now on, and close their sockets.
+
+    On every node; the code is 3500, which means: do not come back with it.
+    """
+    if sum(given is not None for given in (user, token_id, text)) != 1:
+        raise click.UsageError("Give one of --user, --id and --token.")
+    if text is not None:
+        claims = _unverified(sys.stdin.read() if text == "-" else text)
+        token_id, expires = claims.get("jti"), expires if expires is not None else claims.get("exp")
+        if not isinstance(token_id, str) or not token_id:
+            raise Failure("This token has no id (jti), so it cannot be revoked alone: revoke its user's with --user")
+    document = {"user": user, "jti": token_id, "expires": expires}
+    done = remote.revoke({name: value for name, value in document.items() if value is not None})
+    yield done
+    print_text(f"Revoked {_about(done)} until {done['until']}.")
+
+
+def _unverified(text: str) -> dict[str, Any]:
+    try:
+        claims: dict[str, Any] = jwt.decode(text.strip(), options={"verify_signature": False})
+    except jwt.InvalidTokenError as error:
+        raise Failure(f"This is no token: {error}") from None
+    return claims
+
+
+@click.command()
+@speaking
+def revocations(remote: Remote) -> Steps:
+    """What is revoked, and until when it is kept."""
+    found = remote.revocations()
+    yield found
+    rows = [[_about(one), one["until"]] for one in found["revocations"]]
+    print_table(["revoked", "until"], rows, keep=1, none="Nothing is revoked.")
+
+
+def _about(one: Mapping[str, Any]) -> str:
+    return f"token {one['jti']}" if one["jti"] is not None else f"tokens of {one['user']} issued up to {one['before']}"
+
+
+# ---- keys of the API
+
+
+@click.group()
+def key() -> None:
+    """Keys of the HTTP API."""
+
+
+@key.command("new")
+@click.argument("name")
+@click.option(
+    "--scope", "scopes", multiple=True, required=True,
+    help="read, admin, publish, or publish:PATTERN for some topics; repeatable.",
+)  # fmt: skip
+def new_key(name: str, scopes: tuple[str, ...]) -> None:
+    """Make a key called NAME.
+
+    It is printed once, on standard output; behind it, on standard error, what makes the nodes take it.
+    """
+    try:
+        secret, table = apikeys.new(name, scopes)
+    except apikeys.KeysError as error:
+        raise Misuse(str(error)) from None
+    click.echo("The key, which is shown this once:", err=True)
+    click.echo(secret)
+    click.echo(f"\nFor the file that GATEWAY_API_KEYS names, on every node:\n\n{table}", err=True, nl=False)
+
+
+COMMANDS: Final = (token, revoke, revocations, key)

@@ -1,0 +1,196 @@
+"""The keys that tokens are verified with, each bound to the algorithms it is for.
+
+Binding is what keeps a token from choosing how it is verified: a public key is never taken for a shared secret, and
+an RSA key never asked for an elliptic curve's signature.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+import jwt
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
+from cryptography.hazmat.primitives.asymmetric.ed448 import Ed448PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_pem_public_key
+from jwt.algorithms import HMACAlgorithm
+
+from gateway.settings import Settings
+
+PublicKey: TypeAlias = RSAPublicKey | EllipticCurvePublicKey | Ed25519PublicKey | Ed448PublicKey
+
+SHARED: Final = frozenset({"HS256", "HS384", "HS512"})
+RSA: Final = frozenset({"RS256", "RS384", "RS512", "PS256", "PS384", "PS512"})
+EDWARDS: Final = frozenset({"EdDSA"})
+OKP: Final = {"OKP": "EdDSA"}  # what PyJWT must be told of Ed448
+CURVES: Final = {"secp256r1": "ES256", "secp384r1": "ES384", "secp521r1": "ES512"}
+
+MIN_RSA_BITS: Final = 2048  # RFC 7518, 3.3
+MAX_KEYS: Final = 32  # in one document: a token without a kid is tried with all that fit its algorithm
+
+_BEGIN: Final = "-----BEGIN "
+
+
+class KeyFault(ValueError):
+    """A key that cannot be used; one sentence that names it, without showing it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """What verifies, and which algorithms it may be asked for; `kid` if it goes by a name."""
+
+    material: str | PublicKey = field(repr=False)
+    algorithms: frozenset[str]
+    kid: str | None = None
+
+
+class Keyring:
+    """All keys of a node: those it was given, and those that a key server has, as it was last heard."""
+
+    def __init__(self, given: Iterable[Key] = (), *, has_server: bool = False) -> None:
+        self._given = tuple(given)
+        self._has_server = has_server
+        self._served: tuple[Key, ...] = ()
+
+    def __bool__(self) -> bool:
+        """Whether any token could ever be verified."""
+        return bool(self._given) or self._has_server
+
+    def serve(self, keys: Iterable[Key]) -> None:
+        """These are the key server's keys now; what it had before counts no more."""
+        self._served = tuple(keys)
+
+    def candidates(self, algorithm: str, kid: str | None) -> list[Key]:
+        """The keys that may have signed a token with such a header; a key without a name fits each."""
+        return [
+            key
+            for key in (*self._given, *self._served)
+            if algorithm in key.algorithms and (kid is None or key.kid is None or key.kid == kid)
+        ]
+
+    def may_be_new(self, algorithm: str, kid: str | None) -> bool:
+        """Whether the key server may have, by now, a key for such a header that is not known here."""
+        if not self._has_server or algorithm in SHARED:
+            return False
+        return not self._served or (kid is not None and all(key.kid != kid for key in self._served))
+
+
+def from_secret(secret: str, name: str) -> Key:
+    """The key of those who share `secret`; `name` is what to call it.
+
+    Raises:
+        KeyFault: It is a public key's text, which everybody may know.
+    """
+    try:
+        HMACAlgorithm(HMACAlgorithm.SHA256).prepare_key(secret)
+    except jwt.InvalidKeyError:
+        raise KeyFault(f"{name} holds a public key, which is no secret: name its file in GATEWAY_JWT_PEM") from None
+    return Key(secret, SHARED)
+
+
+def from_pem(file: str) -> list[Key]:
+    """The public keys in a PEM file.
+
+    Raises:
+        KeyFault: It cannot be read, or holds anything else.
+    """
+    try:
+        text = Path(file).read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise KeyFault(f"GATEWAY_JWT_PEM: {file} cannot be read: {error}") from None
+    if "PRIVATE KEY-----" in text:
+        raise KeyFault(f"GATEWAY_JWT_PEM: {file} holds a private key; a node verifies, and needs the public one alone")
+    keys = []
+    for number, block in enumerate(text.split(_BEGIN)[1:], 1):
+        try:
+            keys.append(_bound(load_pem_public_key(f"{_BEGIN}{block}".encode()), None, None))
+        except (ValueError, UnsupportedAlgorithm) as error:
+            raise KeyFault(f"GATEWAY_JWT_PEM: {file}: key {number} cannot be used: {error}") from None
+    if not 0 < len(keys) <= MAX_KEYS:
+        raise KeyFault(f"GATEWAY_JWT_PEM: {file} must hold 1 to {MAX_KEYS} public keys (-----BEGIN PUBLIC KEY-----)")
+    return keys
+
+
+def from_jwks(document: Any) -> list[Key]:
+    """The keys of a JWKS document (RFC 7517) that can verify; those for other uses are left out, as it says.
+
+    Raises:
+        KeyFault: It is none, or has no key of use, or too many.
+    """
+    found = document.get("keys") if isinstance(document, dict) else None
+    if not isinstance(found, list) or len(found) > MAX_KEYS:
+        raise KeyFault(f'a JWKS document is {{"keys": […]}} with at most {MAX_KEYS}')
+    keys = []
+    for entry in found:
+        # A shared secret (oct) that is served is none.
+        if (
+            not isinstance(entry, dict)
+            or entry.get("kty") not in ("RSA", "EC", "OKP")
+            or entry.get("use", "sig") != "sig"
+        ):
+            continue
+        kid, algorithm = entry.get("kid"), entry.get("alg")
+        if not isinstance(kid, str | None) or not isinstance(algorithm, str | None):
+            continue
+        try:
+            public = {name: value for name, value in entry.items() if name not in ("d", "p", "q", "dp", "dq", "qi")}
+            keys.append(_bound(jwt.PyJWK(public, algorithm or OKP.get(entry["kty"])).key, kid, algorithm))
+        except (ValueError, TypeError, KeyError, AttributeError, jwt.PyJWTError, UnsupportedAlgorithm):
+            continue  # the document may be for others too
+    if not keys:
+        raise KeyFault("no key in it verifies RS, PS, ES or EdDSA")
+    return keys
+
+
+def _bound(key: Any, kid: str | None, algorithm: str | None) -> Key:
+    match key:
+        case RSAPublicKey() if key.key_size < MIN_RSA_BITS:
+            raise ValueError(f"an RSA key of {key.key_size} bits; {MIN_RSA_BITS} are the least")
+        case RSAPublicKey():
+            algorithms = RSA
+        case EllipticCurvePublicKey() if key.curve.name in CURVES:
+            algorithms = frozenset({CURVES[key.curve.name]})
+        case Ed25519PublicKey() | Ed448PublicKey():
+            algorithms = EDWARDS
+        case _:
+            raise ValueError("not an RSA, P-256, P-384, P-521, Ed25519 or Ed448 key")
+    if algorithm is not None:
+        algorithms &= {algorithm}
+        if not algorithms:
+            raise ValueError(f"it is not for {algorithm}")
+    return Key(key, algorithms, kid)
+
+
+def signing_key(text: str) -> tuple[Any, str]:
+    """The private key in a PEM text, and the algorithm to sign with it.
+
+    Raises:
+        ValueError: It is none that nodes could verify.
+    """
+    try:
+        private: Any = load_pem_private_key(text.encode(), None)
+    except (TypeError, UnsupportedAlgorithm) as error:  # TypeError: it is encrypted
+        raise ValueError(str(error)) from None
+    algorithms = _bound(private.public_key(), None, None).algorithms
+    return private, "RS256" if "RS256" in algorithms else min(algorithms)
+
+
+def load(settings: Settings) -> Keyring:
+    """All that `settings` say to verify with. The key server is not asked here.
+
+    Raises:
+        KeyFault: One of them cannot be used.
+    """
+    given = [
+        from_secret(secret, f"GATEWAY_{name}")
+        for name, secret in (("JWT_SECRET", settings.jwt_secret), ("JWT_SECRET_PREVIOUS", settings.jwt_secret_previous))
+        if secret
+    ]
+    if settings.jwt_pem:
+        given += from_pem(settings.jwt_pem)
+    return Keyring(given, has_server=bool(settings.jwks_url))

@@ -1,0 +1,99 @@
+"""Tokens that hold no more though their end has not come."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Final
+
+from starlette.requests import Request
+
+from gateway import protocol, revocations
+from gateway.cluster.revoked import Full
+from gateway.revocations import Revocation
+from gateway.web.answers import SMALL_BYTES, ApiError, audit, body_of, limit_of, node_of, resource
+from gateway.web.openapi import NAME, TIME, Schema, answer, array, in_query, operation, record, ref
+
+
+async def revoke(request: Request) -> Any:
+    """``{"jti"}`` or ``{"user"}``, and perhaps ``expires``: refused on every node from now on; sockets are closed."""
+    node, now = node_of(request), time.time()
+    body = await body_of(request, SMALL_BYTES)
+    if (
+        not isinstance(body, dict)
+        or body.keys() - {"jti", "user", "expires"}
+        or len(body.keys() & {"jti", "user"}) != 1
+    ):
+        raise ApiError(400, "bad_request", 'Send {"jti": …} or {"user": …}, and perhaps "expires"')
+    audit(request, jti=body.get("jti"), user=body.get("user"))
+    expires = body.get("expires", now + node.settings.revocation_seconds)
+    if isinstance(expires, bool) or not isinstance(expires, int | float):
+        raise ApiError(400, "bad_request", "expires must be a number, seconds since 1970")
+    if not now < expires <= now + revocations.MAX_SECONDS:
+        raise ApiError(400, "bad_request", "expires must lie ahead, and within ten years: seconds since 1970")
+    # A token still counts for the leeway past its end.
+    until, by_id = expires + node.settings.jwt_leeway_seconds, "jti" in body
+    try:
+        revocation = revocations.parse(
+            {"kind": "token" if by_id else "user", "name": body["jti" if by_id else "user"], "until": until,
+             "before": 0 if by_id else now}
+        )  # fmt: skip
+        await node.revoked.revoke(revocation)
+    except ValueError:
+        message = f"jti and user are strings of 1 to {protocol.MAX_NAME_LENGTH} characters"
+        raise ApiError(400, "bad_request", message) from None
+    except Full as error:
+        raise ApiError(409, "full", str(error)) from None
+    return _shown(revocation)
+
+
+async def list_revocations(request: Request) -> Any:
+    """What is revoked, as this node knows it."""
+    found = sorted(node_of(request).revoked.book, key=lambda one: (one.until, one.kind, one.name))
+    limit = limit_of(request.query_params.get("limit"))
+    return {"revocations": [_shown(one) for one in found[:limit]], "count": len(found)}
+
+
+def _shown(one: Revocation) -> dict[str, Any]:
+    of_user = one.kind == "user"
+    return {
+        "jti": None if of_user else one.name,
+        "user": one.name if of_user else None,
+        "before": protocol.iso(int(one.before * 1000)) if of_user else None,
+        "until": protocol.iso(int(one.until * 1000)),
+    }
+
+
+def _body() -> Schema:
+    end = {"type": "number", "description": "When the tokens would have ended, seconds since 1970"}
+    one = {"properties": {"jti": NAME, "user": NAME, "expires": end}, "additionalProperties": False}
+    schema = {"type": "object", **one, "oneOf": [{"required": ["jti"]}, {"required": ["user"]}]}
+    examples = {"a token": {"value": {"jti": "4f1c"}}, "all of a user": {"value": {"user": "ann"}}}
+    return {"required": True, "content": {"application/json": {"schema": schema, "examples": examples}}}
+
+
+PATHS: Final[Schema] = {
+    "/api/revocations": {
+        "get": operation(
+            "listRevocations", "What is revoked",
+            answer(record(revocations=array(ref("Revocation")), count={"type": "integer"}), "The soonest over first"),
+            parameters=[in_query("limit", {"type": "integer", "minimum": 1, "maximum": 10_000}, "At most so many")],
+        ),
+        "post": operation(
+            "revoke", "Refuse a token, or all of a user issued until now, on every node",
+            answer(ref("Revocation"), "Every node has been told; sockets that they opened are closed with 3500"),
+            "Conflict", "TooLarge", body=_body(),
+            description="Without `expires` it is kept for GATEWAY_REVOCATION_SECONDS.",
+        ),
+    },
+}  # fmt: skip
+
+SCHEMAS: Final[Schema] = {
+    "Revocation": record(
+        jti={"type": ["string", "null"], "description": "The token's id"},
+        user={"type": ["string", "null"], "description": "Whose tokens, if not one"},
+        before={**TIME, "type": ["string", "null"], "description": "Tokens of the user that were issued up to then"},
+        until={**TIME, "description": "It is kept until then"},
+    ),
+}  # fmt: skip
+
+ROUTES: Final = [resource("/api/revocations", "limit", GET=("read", list_revocations), POST=("admin", revoke))]

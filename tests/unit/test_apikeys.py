@@ -1,0 +1,85 @@
+"""Keys of the HTTP API: read, found, and good for no more than they say."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from gateway import apikeys
+from gateway.apikeys import ApiKeys, KeysError
+from gateway.settings import Settings
+
+DIGEST = hashlib.sha256(b"k").hexdigest()
+
+
+def table(name: str = "feed", digest: str = DIGEST, scopes: str = '"read"') -> str:
+    return f'[[key]]\nname = "{name}"\nsha256 = "{digest}"\nscopes = [{scopes}]\n'
+
+
+def test_a_new_key_is_found_by_what_is_pasted_and_by_nothing_else() -> None:
+    secret, pasted = apikeys.new("price-feed", ["read", "publish:token:*"])
+    assert secret not in pasted
+    keys = ApiKeys(apikeys.parse(pasted, "keys.toml"))
+    found = keys.find(secret.encode())
+    assert found is not None and found.name == "price-feed"
+    for other in (b"", secret.encode() + b" ", secret[:-1].encode(), found.digest, found.digest.hex().encode()):
+        assert keys.find(other) is None
+
+
+def test_a_key_is_good_for_what_it_says_alone() -> None:
+    [reader, feed, chief] = apikeys.parse(
+        table("r")
+        + table("f", "1" * 64, '"publish:token:*", "publish:news"')
+        + table("c", "2" * 64, '"publish", "admin"'),
+        "keys.toml",
+    )
+    assert [reader.may(scope) for scope in apikeys.EVERYTHING] == [True, False, False]
+    assert [feed.may(scope) for scope in apikeys.EVERYTHING] == [False, True, False]
+    assert [chief.may(scope) for scope in apikeys.EVERYTHING] == [False, True, True]
+    assert feed.may_publish("token:x") and feed.may_publish("news") and not feed.may_publish("newsroom")
+    assert chief.may_publish("anything") and not reader.may_publish("news")
+
+
+def test_the_key_of_the_setting_is_good_for_everything(tmp_path: Path) -> None:
+    file = tmp_path / "keys.toml"
+    file.write_text(table())
+    keys = apikeys.load(Settings(api_key="s3cret", api_keys=str(file)))
+    found = keys.find(b"s3cret")
+    assert found is not None and found.name == apikeys.SINGLE and all(found.may(scope) for scope in apikeys.EVERYTHING)
+    assert keys.find(b"k") is not None
+    assert not apikeys.load(Settings())
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("key = 5", "in two brackets"),
+        ("[[keys]]", "in two brackets"),
+        ("[[key]", "keys.toml: "),
+        (table(name="a b"), "key 1: name must be"),
+        (table() + table(), "'feed' names two keys"),
+        (table(name="GATEWAY_API_KEY"), "names two keys"),
+        (table() + table("other"), "two keys are the same"),
+        (table(digest="k"), r"key 1 \(feed\): sha256 must be"),
+        (table(digest=DIGEST.upper()), "sha256 must be"),
+        (table(scopes=""), "scopes must list"),
+        (table(scopes='"root"'), "scopes must list"),
+        (table(scopes='"publish:no topic"'), "scopes must list"),
+        (table() + "extra = 1\n", "'extra' is not known"),
+    ],
+)
+def test_a_bad_file_is_refused_with_its_reason(text: str, reason: str) -> None:
+    with pytest.raises(KeysError, match=reason):
+        apikeys.parse(text, "keys.toml")
+
+
+def test_a_file_that_is_not_there_is_named() -> None:
+    with pytest.raises(KeysError, match="GATEWAY_API_KEYS: /nowhere cannot be read"):
+        apikeys.load(Settings(api_keys="/nowhere"))
+
+
+def test_no_key_shows_its_digest() -> None:
+    [key] = apikeys.parse(table(), "keys.toml")
+    assert DIGEST not in repr(key) and str(key.digest) not in repr(key)
