@@ -19,6 +19,7 @@ class Listener:
         self.source = source
         self.restless = restless  # cuts its own connection now and then
         self.ledgers: dict[str, Ledger] = {}
+        self._subscriptions: list[Subscription] = []
         self.reconnects: list[float] = []  # seconds each took
         self.recovered = 0  # topics
         self._lost_at: float | None = None
@@ -33,13 +34,15 @@ class Listener:
             await stack.enter_async_context(listener.gateway)
             for topic in topics:
                 listener.ledgers[topic] = Ledger()
-                tasks.create_task(listener._write(await listener.gateway.subscribe(topic)))
+                subscription = await listener.gateway.subscribe(topic)
+                listener._subscriptions.append(subscription)
+                tasks.create_task(listener._write(subscription))
             yield listener
 
     @property
     def connected(self) -> bool:
         """Whether it hears its topics at this moment, as far as it knows."""
-        return self.gateway.state is State.CONNECTED
+        return all(subscription.live for subscription in self._subscriptions)
 
     def cut(self) -> None:
         """Lose the connection, now."""
@@ -53,13 +56,16 @@ class Listener:
                     ledger.number(number)
                 case Gap():
                     ledger.notice()
+                    self._heard_again()
                 case Recovered():
                     self.recovered += 1
+                    self._heard_again()
 
     def _state(self, state: State) -> None:
-        now = asyncio.get_running_loop().time()
         if state is State.WAITING and self._lost_at is None:
-            self._lost_at = now
-        elif state is State.CONNECTED and self._lost_at is not None:
-            self.reconnects.append(now - self._lost_at)
+            self._lost_at = asyncio.get_running_loop().time()
+
+    def _heard_again(self) -> None:
+        if self._lost_at is not None and self.connected:
+            self.reconnects.append(asyncio.get_running_loop().time() - self._lost_at)
             self._lost_at = None

@@ -9,10 +9,12 @@ It reconnects by itself, subscribes again and recovers: on a topic with history 
 order, whatever happened between; where one cannot be had any more, `Subscription.events` has a `Gap` in its place.
 
     place.py          where a subscriber is in a topic                     (pure)
-    pace.py           when to try again, when a silent server is dead      (pure)
+    pace.py           when to try again, when a silent server is dead, when a token is replaced   (pure)
     events.py         what a caller gets, and what can go wrong            (pure)
     subscription.py   what one caller hears of one topic
-    gateway.py        the socket and all that goes over it
+    topics.py         which topics are heard, on whichever connection there is
+    conversation.py   what goes over one socket
+    gateway.py        the client's life: connect, log in, come back
 """
 
 from gateway.client.events import (

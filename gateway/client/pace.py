@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import json
 from collections.abc import Callable
 from typing import Final
 
 MISSED_PONGS: Final = 3
+REFRESH_SECONDS: Final = 60.0  # a token is replaced so long before its end, or in the last quarter of a short life
 
 
 class Backoff:
@@ -47,3 +50,13 @@ class Heartbeat:
     def heard(self) -> None:
         """The server said something."""
         self._unanswered = 0
+
+
+def refresh_seconds(token: str, now: float) -> float | None:
+    """When to replace a token, in seconds from `now` (since 1970); None: it says no end that is still to come."""
+    try:
+        claims = token.split(".")[1]
+        left = float(json.loads(base64.urlsafe_b64decode(claims + "=" * (-len(claims) % 4)))["exp"]) - now
+    except (ValueError, IndexError, KeyError, TypeError):
+        return None  # no JWT: the server says when it ends
+    return left - min(REFRESH_SECONDS, left / 4) if left > 0 else None

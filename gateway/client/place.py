@@ -18,17 +18,17 @@ from gateway.client.events import Event, Gap, Message, Recovered
 class Place:
     """The subscriber's place in `topic`: nothing is known before the first acknowledgement."""
 
-    __slots__ = ("_away", "_joined", "_position", "topic")
+    __slots__ = ("_joined", "_position", "away", "topic")
 
     def __init__(self, topic: str) -> None:
         self.topic = topic
         self._position: tuple[str, int] | None = None  # epoch and offset of the last message had
         self._joined = False  # an acknowledgement has come, so from then on every loss is to be told
-        self._away = False  # it has come, and the connection was lost since
+        self.away = False  # it has come, and the connection was lost since
 
     def recover(self) -> dict[str, Any] | None:
         """What SUBSCRIBE says under `recover`; None: there is nothing to recover from."""
-        if not self._away or self._position is None:
+        if not self.away or self._position is None:
             return None
         epoch, offset = self._position
         return {"epoch": epoch, "offset": offset}
@@ -49,7 +49,7 @@ class Place:
 
     def acknowledged(self, position: Mapping[str, Any] | None) -> list[Event]:
         """SUBSCRIBE was acknowledged, with this position if the topic has history."""
-        was_away, self._away = self._away, False
+        was_away, self.away = self.away, False
         recovered = position is not None and position.get("recovered") is True
         if position is not None:
             self._position = position["epoch"], position["offset"]
@@ -70,4 +70,4 @@ class Place:
 
     def disconnected(self) -> None:
         """The connection is lost."""
-        self._away = self._joined
+        self.away = self._joined

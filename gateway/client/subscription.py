@@ -18,6 +18,7 @@ class Subscription:
 
     def __init__(self, topic: str, limit: int, leave: Callable[[Subscription], Awaitable[None]]) -> None:
         self.topic = topic
+        self.live = False  # acknowledged on the connection that there is
         self.entered: asyncio.Future[None] = asyncio.get_running_loop().create_future()  # acknowledged once
         self._limit = limit
         self._leave = leave

@@ -106,7 +106,7 @@ async def test_it_hears_what_is_published_with_its_place(cluster: Start, rules: 
         assert (first.epoch, first.offset) == position
         second = await anext(aiter(plain))
         assert (second.data, second.offset) == ("hello", None)
-        assert (client.node, client.state) == ("n1", State.CONNECTED)
+        assert (client.node, client.state) == ("n1", State.AUTHENTICATED)
 
 
 async def test_after_a_cut_it_comes_back_and_has_missed_nothing(cluster: Start, rules: Path, api: Of) -> None:
@@ -226,18 +226,79 @@ async def test_a_bad_token_ends_it_with_the_reason(cluster: Start, rules: Path) 
         await Gateway(node.ws, token="nonsense", proxy=None).__aenter__()
 
 
-async def test_each_connection_asks_for_a_token(cluster: Start, rules: Path) -> None:
+async def test_a_token_is_replaced_before_it_ends_and_the_connection_stays(cluster: Start, rules: Path) -> None:
     [node] = cluster(1, topics=rules)
     tokens: list[str] = []
+    states: list[State] = []
 
     async def fresh() -> str:
         tokens.append(token("ann", seconds=2))
         return tokens[-1]
 
-    async with gateway(node, get_token=fresh) as client:
+    async with gateway(node, get_token=fresh, on_state=states.append) as client:
         await client.subscribe("secret")
-        await eventually(lambda: len(tokens) == 2)  # the node closes it when the first expires (3005)
-        await eventually(lambda: client.state is State.CONNECTED)
+        await eventually(lambda: len(tokens) == 4)
+        assert states == [State.CONNECTING, State.CONNECTED, State.AUTHENTICATED]
+
+
+async def test_each_connection_asks_for_a_token_until_it_has_one(cluster: Start, rules: Path) -> None:
+    [node] = cluster(1, topics=rules)
+    asked = 0
+
+    def fresh() -> str:
+        nonlocal asked
+        asked += 1
+        if asked == 2:
+            raise OSError("nobody gives one")
+        return token("ann")
+
+    async with gateway(node, get_token=fresh) as client:
+        secret = await client.subscribe("secret")
+        client.reconnect()
+        await eventually(lambda: asked == 3 and secret.live)
+
+
+async def test_what_a_topic_has_kept_and_who_is_on_it_can_be_asked(cluster: Start, rules: Path, api: Of) -> None:
+    [node] = cluster(1, topics=rules)
+    for number in range(3):
+        await api(node).publish("kept", number)
+    async with gateway(node) as client:
+        await client.subscribe("kept")
+        history: Any = await client.history("kept", limit=2)
+        assert [message["data"] for message in history["messages"]] == [1, 2]
+        await eventually(lambda: _alone(client))
+
+
+async def _alone(client: Gateway) -> bool:
+    present: Any = await client.presence("kept")
+    return bool(present["count"] == 1)
+
+
+async def test_of_many_topics_one_that_is_refused_harms_no_other(cluster: Start, rules: Path, api: Of) -> None:
+    [node] = cluster(1, topics=rules)
+    async with gateway(node) as client:
+        heard = [Reader(await client.subscribe(f"t{number}")) for number in range(9)]
+        await api(node).publish("t0", 0)
+        asked = asyncio.create_task(client.subscribe("secret"))
+        await asyncio.sleep(0)
+        client.reconnect(0)  # so that all are asked for in one frame
+        with pytest.raises(Refused, match="4010"):
+            await asked
+        await eventually(lambda: all(Gap in reader.notices for reader in heard))
+        await api(node).publish("t8", 8)
+        await eventually(lambda: heard[8].data == [8])
+
+
+async def test_it_stays_away_as_long_as_it_is_told(cluster: Start, rules: Path) -> None:
+    [node] = cluster(1, topics=rules)
+    said: list[str] = []
+    async with gateway(node, on_system=lambda action, _: said.append(action)) as client:
+        await eventually(lambda: said == ["welcome"])
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        client.reconnect(1.0)
+        await eventually(lambda: said == ["welcome"] * 2)
+        assert loop.time() - started > 1.0
 
 
 async def test_a_code_that_says_do_not_come_back_ends_it_and_all_it_heard(cluster: Start, rules: Path, api: Of) -> None:

@@ -321,6 +321,23 @@ test("a token is replaced a minute before its end, or when the server says so", 
   assert.deepEqual(names(), ["connecting", "connected", "authenticated"]);
 });
 
+test("a token that never changes is said once a connection", async () => {
+  const { gateway } = make({ token: jwt(100) });
+  gateway.connect();
+  socket().welcome();
+  await turns();
+  socket().authenticate();
+  await pass(80_000);
+  socket().say({ type: "SYSTEM", action: "token_expiring", data: {} });
+  await pass(5_000);
+  assert.equal(socket().frames("AUTH").length, 1);
+  socket().cut(3005, "token expired");
+  await pass(500);
+  socket().welcome();
+  await turns();
+  assert.equal(socket().frames("AUTH").length, 1);
+});
+
 test("a token that could not be replaced is tried again, and the connection stays", async () => {
   let refused = false;
   const { gateway } = make({ getToken: () => (refused ? Promise.reject(new Error("offline")) : jwt(100)) });

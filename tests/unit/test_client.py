@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gateway import auth
 from gateway.client import Gap, Message, Recovered
 from gateway.client.events import message
-from gateway.client.pace import MISSED_PONGS, Backoff, Heartbeat
+from gateway.client.pace import MISSED_PONGS, Backoff, Heartbeat, refresh_seconds
 from gateway.client.place import Place
 
 NOW = "2026-01-31T12:00:00.000Z"
@@ -216,3 +217,19 @@ def test_any_message_is_a_sign_of_life() -> None:
         assert heartbeat.ping()
         assert heartbeat.ping()
         heartbeat.heard()
+
+
+# ---- when a token is replaced
+
+
+@pytest.mark.parametrize(("left", "after"), [(3600, 3540), (240, 180), (100, 75), (4, 3), (0, None), (-5, None)])
+def test_a_token_is_replaced_a_minute_before_its_end_or_in_the_last_quarter_of_a_short_life(
+    left: float, after: float | None
+) -> None:
+    token = auth.issue("a secret of at least thirty-two bytes", "ann", "user", left, 1_000.0)
+    assert refresh_seconds(token, 1_000.0) == after
+
+
+@pytest.mark.parametrize("token", ["", "opaque", "a.b.c", "a.e30.c", "a.bnVsbA.c", "a.eyJleHAiOiJ4In0.c"])
+def test_a_token_that_tells_no_end_is_replaced_when_the_server_says_so(token: str) -> None:
+    assert refresh_seconds(token, 0) is None

@@ -226,6 +226,7 @@ class Gateway extends EventTarget {
   degraded = false; // it has lost Redis, and said so
   #url;
   #getToken;
+  #token = null;
   #timing;
   #WebSocket;
   #backoff;
@@ -515,6 +516,8 @@ class Gateway extends EventTarget {
     this.#authenticated = deferred();
     const token = await this.#getToken();
     if (socket !== this.#socket) return;
+    if (this.#ready && token === this.#token) throw new GatewayError("the same token"); // nothing to say: ask again later
+    this.#token = token;
     this.#send({ type: "AUTH", authToken: token });
     await this.#authenticated.promise;
     const ms = refreshMs(token, Date.now());
