@@ -71,7 +71,7 @@ def storm(lab: Lab, contender: Contender, share: float) -> Round:
     server = lab.start(contender)
     empty = _idle(lab, server) if contender is GATEWAY else {}
     memory, cpu, stats = server.memory_kb(), cpu_seconds(server.pids), lab.redis_stats()
-    answer = lab.connect(server, clients, parallel=200)
+    answer = lab.connect(server, clients, parallel=1000)
     if contender is GATEWAY:
         until(lambda: _registered(lab) == clients, 20, "Redis lists all clients")
     used, after = cpu_seconds(server.pids) - cpu, lab.redis_stats()
@@ -115,7 +115,7 @@ def recovery(lab: Lab, contender: Contender, share: float) -> Round:
     asked = {"type": "SUBSCRIBE", "topics": ["h00000"], "requestId": "1", "recover": recover}
     said = b"> " + orjson.dumps(asked).replace(b'"PLACE"', b"{place}") + b'\n< "recovered":true\n'
     cpu = cpu_seconds(server.pids)
-    answer = lab.connect(server, clients, script=said, parallel=200, place=place["offset"], spread=spread)
+    answer = lab.connect(server, clients, script=said, parallel=1000, place=place["offset"], spread=spread)
     missed = sum(number % spread for number in range(clients))
     assert answer["received"] == missed, f"{missed} messages were missed, {answer['received']} recovered"
     return {
@@ -165,7 +165,7 @@ def presence(lab: Lab, contender: Contender, share: float) -> Round:
     clients = int(5000 * share)
     server = lab.start(contender)
     cpu = cpu_seconds(server.pids)
-    answer = lab.connect(server, clients, topic="p00000", parallel=200)
+    answer = lab.connect(server, clients, topic="p00000", parallel=1000)
     with httpx.Client(base_url=f"http://127.0.0.1:{server.front}", headers=HEADERS, trust_env=False, timeout=20) as api:
 
         def people() -> Any:

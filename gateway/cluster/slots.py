@@ -3,7 +3,7 @@
 A node counts its own connections in memory and writes the counts to a hash of its own, which lives as long as its
 lease: if the node dies, its slots are free when the hash expires, and nobody has to clean up. A newcomer is let in by
 one Lua step that adds up the living nodes' counts and takes the slot, so that two nodes never give the last one twice.
-Newcomers that come while a step is under way share the next one; in a storm that is one round trip for dozens.
+Newcomers that come while a step is under way share the next one; in a storm that is one round trip for hundreds.
 
 Local memory is the truth here too. If Redis is away a node judges by its own connections alone, and lets in what
 the cluster might have refused; nobody is thrown out afterwards. The counts are written when Redis is back.
@@ -24,7 +24,10 @@ from gateway.logs import logger
 Limit = Literal["user_connections", "address_connections"]
 
 STEPS_A_LEASE: Final = 5  # at least
-STEP_SECONDS: Final = 0.005  # between two steps: who comes in it shares the next
+# Between two steps, for each newcomer of the last: who comes meanwhile shares the next. A storm (from 200 a second on)
+# waits longer and in larger groups, and costs Redis ten steps a second.
+STEP_SECONDS: Final = 0.005
+STORM_SECONDS: Final = 0.1
 RETRY_SECONDS: Final = 1.0
 STEP_ROWS: Final = 500  # counts or newcomers in one step: Redis' patience is finite
 _Whos = tuple[str, str]  # a user and an address as they are counted; "" if not
@@ -97,7 +100,7 @@ class Slots:
             try:
                 await self._step(newcomers)
                 self._alone = False
-                await asyncio.sleep(STEP_SECONDS)
+                await asyncio.sleep(min(STORM_SECONDS, STEP_SECONDS * max(1, len(newcomers))))
             except Unavailable as error:
                 if not self._alone:
                     self._log.warning("slots are counted by this node alone", reason=str(error))

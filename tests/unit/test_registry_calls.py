@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from gateway.cluster import registry as registry_module
 from gateway.cluster.keys import Keys
 from gateway.cluster.link import Link, Unavailable
-from gateway.cluster.registry import PIPELINE_CALLS, SCRIPT_ROWS, Memory, Registry
+from gateway.cluster.registry import SCRIPT_ROWS, Memory, Registry
 from gateway.metrics import Metrics
 from tests.unit.virtual_time import in_virtual_time
 
@@ -26,10 +26,7 @@ class FakePipeline:
         self.calls: list[tuple[str, Args]] = []
 
     async def execute(self) -> list[Any]:
-        assert len(self.calls) <= PIPELINE_CALLS
-        if self.redis.pipelines_until_loss == 0:
-            raise Unavailable("connection lost")
-        self.redis.pipelines_until_loss -= 1
+        self.redis.travel()
         return [self.redis.answer(name, args) for name, args in self.calls]
 
 
@@ -38,7 +35,7 @@ class FakeRows:
 
     def __init__(self) -> None:
         self.leased = True
-        self.pipelines_until_loss = -1  # never
+        self.trips_until_loss = -1  # never
         self.rows: tuple[dict[str, Any], dict[str, Any]] = ({}, {})  # clients, topics
         self.largest = self.calls = 0
 
@@ -52,11 +49,24 @@ class FakeRows:
     async def execute(self, pipeline: FakePipeline) -> list[Any]:
         return await pipeline.execute()
 
-    def script(self, name: str) -> Callable[[Args, Args, FakePipeline], Awaitable[None]]:
-        async def call(keys: Args, args: Args, client: FakePipeline) -> None:
+    async def ask(self, command: Awaitable[Any]) -> Any:
+        return await command
+
+    def travel(self) -> None:
+        """A round trip, if the way to Redis is open."""
+        if self.trips_until_loss == 0:
+            raise Unavailable("connection lost")
+        self.trips_until_loss -= 1
+
+    def script(self, name: str) -> Callable[..., Awaitable[Any]]:
+        async def call(keys: Args, args: Args, client: FakePipeline | None = None) -> Any:
             rows = ["gw:ws:node:{n.b}", "gw:ws:node:{n.b}:clients", "gw:ws:node:{n.b}:topics"]
             assert keys == {"write": rows, "beat": rows[:1], "enroll": ["gw:ws:nodes"]}[name]
+            if client is None:
+                self.travel()
+                return self.answer(name, args)
             client.calls.append((name, args))
+            return None
 
         return call
 
@@ -137,7 +147,6 @@ def test_once_all_is_written_redis_holds_what_memory_holds(sequence: list[Any]) 
         node = Node()
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr(registry_module, "SCRIPT_ROWS", 4)
-            patched.setattr(registry_module, "PIPELINE_CALLS", 2)
             patched.setattr(registry_module, "MAX_DIRTY", 25)
             for act in sequence:
                 match act:
@@ -145,7 +154,7 @@ def test_once_all_is_written_redis_holds_what_memory_holds(sequence: list[Any]) 
                         for change in act:
                             node.change(*change)
                     case "lose" | "lose at once":
-                        node.redis.pipelines_until_loss = 1 if act == "lose" else 0
+                        node.redis.trips_until_loss = 1 if act == "lose" else 0
                     case "lease ends":  # and its rows with it
                         node.redis.leased = False
                         node.redis.rows = ({}, {})
@@ -156,8 +165,8 @@ def test_once_all_is_written_redis_holds_what_memory_holds(sequence: list[Any]) 
                             elif await node.registry.flush():
                                 assert node.is_projected or not node.redis.leased  # which only a beat finds out
                         except Unavailable:
-                            node.redis.pipelines_until_loss = -1
-            node.redis.pipelines_until_loss = -1
+                            node.redis.trips_until_loss = -1
+            node.redis.trips_until_loss = -1
             await node.registry.beat()
             assert await node.registry.flush()
             assert node.is_projected
@@ -200,10 +209,10 @@ async def test_the_first_write_removes_what_stood_there_before() -> None:
 async def test_a_first_write_that_failed_is_a_first_write_again() -> None:
     node = Node()
     node.redis.rows = ({"n.b.9": b"old"}, {"old": 1})
-    node.redis.pipelines_until_loss = 0
+    node.redis.trips_until_loss = 0
     with pytest.raises(Unavailable):
         await node.registry.flush()
-    node.redis.pipelines_until_loss = -1
+    node.redis.trips_until_loss = -1
     assert await node.registry.flush()
     assert node.redis.rows == ({}, {})
 
