@@ -15,6 +15,7 @@ departures   clients sent away: all when the node leaves, some when others have 
 clients      the node's connections: what a client says is carried out here
 memberships  clients let into audiences and out of them
 errands      what a client asked for that takes its time
+calls        what a client asks of the back end
 admission    room for connections: of a user, of an address
 outbox       what is sent to one client
 connection   one socket: bytes in, prepared frames out, back-pressure
@@ -24,6 +25,7 @@ cluster/     all that lives in Redis, and nothing else
 session      one client's rules: what a message may cause                    (pure)
 referee      what the back end says somebody may
 permits      what a topic's rule says somebody may                           (pure)
+targets      where the back end answers a REQUEST                              (pure)
 auth         who someone is: tokens verified
 backend      the HTTP back end: asked with a deadline, left alone while it is ill
 hub          who listens to what on this node, and the fan-out               (pure)

@@ -78,7 +78,7 @@ class Backend:
     ) -> None:  # fmt: skip
         self._url = url.rstrip("/")
         self._secret = secret.encode()
-        self._timeout_seconds = timeout_seconds
+        self.timeout_seconds = timeout_seconds
         self._max_answer_bytes = max_answer_bytes
         self._metrics = metrics
         self._now = now
@@ -139,7 +139,7 @@ class Backend:
         started = loop.time()
         at_work = False
         try:
-            async with asyncio.timeout(self._timeout_seconds):
+            async with asyncio.timeout(self.timeout_seconds):
                 self._waiting += 1
                 try:
                     await self._slots.acquire()
@@ -153,7 +153,7 @@ class Backend:
         except TimeoutError:
             self._failed("late")
             if at_work:
-                raise BackendError(f"the back end did not answer within {self._timeout_seconds:g} s") from None
+                raise BackendError(f"the back end did not answer within {self.timeout_seconds:g} s") from None
             raise BackendAway("the back end is too busy") from None
         except BackendError as error:
             self._failed("away" if isinstance(error, BackendAway) else "failed")

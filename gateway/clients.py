@@ -11,6 +11,7 @@ import orjson
 from gateway import __version__, frames, hub, protocol, replies, session
 from gateway.admission import Admission
 from gateway.auth import Identity, IsRevoked
+from gateway.calls import Calls
 from gateway.cluster.bus import Bus
 from gateway.connection import Connection, Facts, Stage
 from gateway.errands import Errands
@@ -45,7 +46,7 @@ class Clients:
 
     def __init__(
         self, settings: Settings, node_id: str, *, rules: session.Rules, hub: Hub, relay: Relay, outbox: Outbox,
-        memberships: Memberships, errands: Errands, admission: Admission, metrics: Metrics,
+        memberships: Memberships, errands: Errands, calls: Calls | None, admission: Admission, metrics: Metrics,
         status: Callable[[], dict[str, Any]], now_ms: Callable[[], int],
     ) -> None:  # fmt: skip
         self.max_message_bytes = settings.max_message_bytes
@@ -59,6 +60,7 @@ class Clients:
         self._outbox = outbox
         self._memberships = memberships
         self._errands = errands
+        self._calls = calls  # None: there is no back end
         self._admission = admission
         self._metrics = metrics
         self._status = status
@@ -239,6 +241,12 @@ class Clients:
                 self._outbox.send(connection, replies.answer(request, self._status(), self._outbox.time()))
             case session.Lookup(request):
                 self._errands.look_up(connection, request)
+            case session.Fetch():
+                assert self._calls is not None  # the session was told so
+                self._calls.fetch(connection, effect)
+            case session.Forward():
+                assert self._calls is not None
+                self._calls.forward(connection, effect)
             case session.Report(entries, data):
                 self._report(connection, entries, data)
             case session.Quit(code, reason):

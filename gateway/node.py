@@ -17,6 +17,7 @@ from gateway import __version__, apikeys, figures, hub, keyring, orders, protoco
 from gateway.admission import Admission
 from gateway.auth import Authenticator
 from gateway.backend import Backend
+from gateway.calls import Calls
 from gateway.clients import Clients
 from gateway.cluster import servers
 from gateway.cluster.bus import Bus
@@ -107,11 +108,15 @@ class Node:
         )  # fmt: skip
         outbox = Outbox(self._hub, metrics, self._ms)
         self.admission = Admission(self._slots, Sources(settings.trusted_proxies), outbox, metrics, self._spawn)
+        calls = None
+        if self.backend is not None:
+            calls = Calls(self.backend, self.cache, outbox, self.id, self._spawn)
         self.clients = Clients(
             settings, self.id,
             rules=Rules(
                 self.authenticator.verify, self.authenticator.verify_grant, rules, settings.max_client_topics,
                 settings.open,
+                backend=self.backend is not None,
             ),
             hub=self._hub, relay=self.relay, outbox=outbox,
             memberships=Memberships(self._hub, self.relay, self.registry, outbox, self._spawn),
@@ -119,7 +124,7 @@ class Node:
                 self.relay, outbox, Quota(self._link, keys, settings.user_publishes_per_second),
                 Referee(self.backend, metrics), self.refresh_keys, metrics, self._spawn,
             ),
-            admission=self.admission,
+            calls=calls, admission=self.admission,
             metrics=metrics, status=self.status, now_ms=self._ms,
         )  # fmt: skip
         self.departures = Departures(self.clients, outbox, drain_seconds=settings.drain_seconds)
@@ -198,6 +203,8 @@ class Node:
 
     def _warn(self) -> None:
         settings = self.settings
+        if settings.backend_url and not settings.backend_secret:
+            self._log.warning("no GATEWAY_BACKEND_SECRET: the back end cannot know that it is the gateway that asks")
         if settings.open:
             self._log.warning("GATEWAY_OPEN=1: everybody may hear and say everything; this is for a demo alone")
         # RFC 7518, 3.2: a key as long as the hash's output; a shorter one can be guessed from one token.

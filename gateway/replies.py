@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 import orjson
 
 from gateway import protocol, topics
-from gateway.protocol import Json, Position, Publication, Request, RequestId
+from gateway.protocol import Command, Json, Position, Publication, Request, RequestId
 
 
 def data(publication: Publication, topic: str, timestamp: str) -> bytes:
@@ -113,6 +113,15 @@ def answer(request: Request, about: Json, timestamp: str) -> bytes:
     return orjson.dumps(
         {"type": "DATA", "topic": request.topic, "action": request.action, "data": about,
          **_echo(request.request_id), "timestamp": timestamp}
+    )  # fmt: skip
+
+
+def commanded(command: Command, about: Json, timestamp: str) -> bytes:
+    """The back end has carried out the COMMAND; `about` is what it says of it, None: nothing."""
+    said = {} if about is None else {"data": about}
+    return orjson.dumps(
+        {"type": "ACKNOWLEDGMENT", "operation": "command", "topic": command.topic, "action": command.action,
+         "status": "success", **said, **_echo(command.request_id), "timestamp": timestamp}
     )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
-from gateway import protocol, replies, topics
+from gateway import protocol, replies, targets, topics
 from gateway.auth import ANONYMOUS, AuthError, Grant, Identity, IsRevoked, UnknownKey
 from gateway.hub import topics_of
 from gateway.permits import REFUSALS, Verdict, weigh
@@ -75,6 +75,24 @@ class Lookup:
 
 
 @dataclass(frozen=True, slots=True)
+class Fetch:
+    """Answer with what the back end has at `target`; an answer serves for so long, unless it says something else."""
+
+    request: protocol.Request
+    target: str
+    seconds: float
+    stale_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Forward:
+    """Have the back end carry it out for `identity`, and acknowledge with its answer."""
+
+    command: protocol.Command
+    identity: Identity
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """Write the browser's log lines to our log, then reply."""
 
@@ -104,7 +122,7 @@ class Quit:
     reason: str
 
 
-Settled: TypeAlias = Reply | Login | Join | Leave | Say | Status | Lookup | Report | Quit
+Settled: TypeAlias = Reply | Login | Join | Leave | Say | Status | Lookup | Fetch | Forward | Report | Quit
 Effect: TypeAlias = Settled | Ask | Refresh
 
 
@@ -128,6 +146,7 @@ class Rules:
     topics: topics.TopicRules
     max_client_topics: int
     open: bool = False
+    backend: bool = False  # there is one
 
 
 class Session:
@@ -198,7 +217,7 @@ class Session:
             case protocol.Logs(entries):
                 return Report(entries, replies.logged(len(entries), now))
             case protocol.Command():
-                raise self._command(message, found)
+                return self._command(message, found)
 
     # ---- who it is
 
@@ -285,6 +304,14 @@ class Session:
         if (message.action == "history" and rule.history) or (message.action == "presence" and rule.presence):
             self._demand("request", message.topic, message.request_id, found)
             return Lookup(message)
+        if rule.source and message.topic != topics.SYSTEM:
+            self._demand("request", message.topic, message.request_id, found)
+            if not self._rules.backend:
+                raise ProtocolError(
+                    Code.NOT_IMPLEMENTED, f"No back end answers requests on topic {message.topic}", message.request_id
+                )
+            target = targets.target_of(rule, message, self.identity.user)
+            return Fetch(message, target, rule.source_seconds, rule.source_stale_seconds)
         if message.topic != topics.SYSTEM:
             raise ProtocolError(
                 Code.UNKNOWN_TOPIC, f"No requests are answered on topic {message.topic}", message.request_id
@@ -296,14 +323,16 @@ class Session:
             return Status(message)
         raise ProtocolError(Code.UNKNOWN_ACTION, f"Unknown action {message.action}", message.request_id)
 
-    def _command(self, message: protocol.Command, found: Found) -> ProtocolError:
+    def _command(self, message: protocol.Command, found: Found) -> Effect:
         anonymous = self.identity.user is None and not self._rules.open
         if message.topic is None or message.action is None:
             code = Code.COMMAND_WITHOUT_AUTHENTICATION if anonymous else Code.COMMAND_WITHOUT_TOPIC_OR_ACTION
             what = "authentication" if anonymous else "a topic and an action"
-            return ProtocolError(code, f"COMMAND needs {what}", message.request_id)
+            raise ProtocolError(code, f"COMMAND needs {what}", message.request_id)
         self._demand("command", message.topic, message.request_id, found)
-        return ProtocolError(Code.NOT_IMPLEMENTED, f"No back end carries out {message.action}", message.request_id)
+        if not self._rules.backend:
+            raise ProtocolError(Code.NOT_IMPLEMENTED, f"No back end carries out {message.action}", message.request_id)
+        return Forward(message, self.identity)
 
     def _demand(self, act: Act, topic: str, request_id: protocol.RequestId, found: Found) -> None:
         """See that it may `act` on `topic`, as who it is.

@@ -30,6 +30,10 @@ OWNED: Final = (":*", "/*")  # how a pattern ends whose topics have owners
 MAX_HISTORY: Final = 100_000
 MAX_HISTORY_SECONDS: Final = 30 * 86_400
 MAX_CONFLATE_MS: Final = 60_000
+MAX_SOURCE_SECONDS: Final = 86_400
+
+PLACEHOLDER: Final = re.compile(r"\{([a-z]+|[1-9])\}")  # in a source
+_SOURCE = re.compile(r"(?:/(?:[A-Za-z0-9_.~%\-]|\{(?:topic|action|user|[1-9])\})+)+")
 
 
 class Need(enum.Enum):
@@ -63,6 +67,9 @@ class Rule:
     request: Need | None = None  # None: what `subscribe` needs
     command: Need = Need.USER
     conflate_ms: int = 0  # of what comes within this time only the last is sent; 0: everything is
+    source: str = ""  # where the back end answers a REQUEST on it; "": nowhere
+    source_seconds: int = 10  # for how long an answer serves, if the back end says nothing else
+    source_stale_seconds: int = 0  # and for how much longer, while a new one is fetched
     aliases: tuple[str, ...] = ()  # other names: what is published to one goes out under each
 
     def need(self, act: Act) -> Need:
@@ -168,6 +175,7 @@ def _rule(table: dict[str, Any]) -> Rule:
         raise ValueError("pattern must be 1 to 200 of A-Z a-z 0-9 _ : . - / and *")
     for name, low, high in (
         ("history", 0, MAX_HISTORY), ("history_seconds", 1, MAX_HISTORY_SECONDS), ("conflate_ms", 0, MAX_CONFLATE_MS),
+        ("source_seconds", 1, MAX_SOURCE_SECONDS), ("source_stale_seconds", 0, MAX_SOURCE_SECONDS),
     ):  # fmt: skip
         value = table.get(name, low)
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
@@ -179,6 +187,7 @@ def _rule(table: dict[str, Any]) -> Rule:
     for name in ACTS:
         if name in table:
             values[name] = _need(name, table[name], pattern)
+    _check_source(table.get("source", ""), pattern)
     aliases = table.get("aliases", [])
     if not isinstance(aliases, list) or not all(is_topic(alias) for alias in aliases):
         raise ValueError("aliases must be a list of topic names")
@@ -187,6 +196,18 @@ def _rule(table: dict[str, Any]) -> Rule:
     if table.get("conflate_ms") and table.get("history"):
         raise ValueError("conflate_ms leaves messages out, and history promises all of them: choose one")
     return Rule(**{**values, "aliases": tuple(aliases)})
+
+
+def _check_source(source: object, pattern: str) -> None:
+    if source == "":
+        return
+    if not isinstance(source, str) or not _SOURCE.fullmatch(source):
+        raise ValueError(
+            "source must be a path such as /contests/{1}; {topic}, {action}, {user}, {1} to {9} are put in"
+        )
+    wanted = max((int(name) for name in PLACEHOLDER.findall(source) if name.isdigit()), default=0)
+    if wanted > pattern.count("*"):
+        raise ValueError(f"source names {{{wanted}}}, and pattern has {pattern.count('*')} *")
 
 
 def _check_aliases(rules: Sequence[Rule], lines: Sequence[int], file: str) -> None:

@@ -126,6 +126,10 @@ class Client:
         """AUTH as `user`; the answer."""
         return await self.ask(type="AUTH", authToken=token(user, role, seconds))
 
+    async def call(self, **message: Any) -> Message:
+        """Send a message under a request id of its own; the answer to it."""
+        return await self._call(SECONDS, **message)
+
     async def _call(self, within: float, **message: Any) -> Message:
         request_id = f"r{next(self._ids)}"
         at = len(self.messages)

@@ -95,7 +95,7 @@ class House:
                 cast(Any, relay), outbox, cast(Any, Broken()), cast(Any, Broken()), cast(Any, Broken()), metrics,
                 self.spawn,
             ),
-            admission=cast(Any, admission),
+            calls=None, admission=cast(Any, admission),
             metrics=metrics, status=status, now_ms=lambda: 0,
         )  # fmt: skip
         self.wire = Wire()

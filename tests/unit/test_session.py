@@ -17,10 +17,13 @@ from gateway.protocol import Close, Code, ProtocolError, Publication
 from gateway.session import (
     NOTHING,
     Ask,
+    Fetch,
+    Forward,
     Found,
     Join,
     Leave,
     Login,
+    Lookup,
     Quit,
     Refresh,
     Reply,
@@ -535,3 +538,55 @@ def test_a_subscribe_of_another_user_asks_of_the_new_and_of_the_old_topics() -> 
     assert client.handle(message, names, NOW, found) == Ask("subscribe", ("asked1",), BOB)
     found = said(asked2=V.ALLOWED, asked1=V.REFUSED)
     assert client.handle(message, names, NOW, found) == Join(("asked2",), "r", login=True, taken=("asked1",))
+
+
+# ---- the back end
+
+
+SERVED = topics.parse(
+    """
+    [[topic]]
+    pattern = "contest:*"
+    source = "/contests/{1}"
+    source_seconds = 5
+    source_stale_seconds = 60
+    history = 10
+
+    [[topic]]
+    pattern = "mine"
+    subscribe = "user"
+    source = "/users/{user}"
+    """,
+    "rules",
+)
+
+
+def served(identity: Identity = ANONYMOUS, *, backend: bool = True) -> Session:
+    return Session(Rules(verify, verify_grant, SERVED, 100, backend=backend), identity)
+
+
+def test_a_request_on_a_topic_with_a_source_is_fetched() -> None:
+    request = protocol.Request("contest:5", "show", {"page": 2}, "r")
+    assert handle(served(), request) == Fetch(request, "/contests/5?action=show&page=2", 5, 60)
+    request = protocol.Request("mine", "show", {}, "r")
+    assert handle(served(ANN), request) == Fetch(request, "/users/ann?action=show", 10, 0)
+
+
+def test_what_the_gateway_has_itself_is_not_fetched() -> None:
+    request = protocol.Request("contest:5", "history", {}, "r")
+    assert handle(served(), request) == Lookup(request)
+
+
+def test_fetching_needs_what_hearing_needs() -> None:
+    assert refusal(served(), protocol.Request("mine", "show", {}, "r")).code is Code.AUTHENTICATION_NEEDED
+
+
+def test_a_command_is_forwarded_for_who_the_client_is() -> None:
+    command = protocol.Command("chat", "SEND", {"text": "hi"}, "r")
+    assert handle(served(ANN), command) == Forward(command, ANN)
+    assert refusal(served(), command).code is Code.COMMAND_WITHOUT_AUTHENTICATION
+
+
+def test_without_a_back_end_nothing_is_fetched_or_forwarded() -> None:
+    for message in (protocol.Request("mine", "show", {}, "r"), protocol.Command("chat", "SEND", None, "r")):
+        assert refusal(served(ANN, backend=False), message).code is Code.NOT_IMPLEMENTED

@@ -180,3 +180,30 @@ def test_a_request_needs_what_hearing_needs_unless_the_rule_says_otherwise() -> 
     rules = parse('[[topic]]\npattern = "a"\nsubscribe = "user"\n[[topic]]\npattern = "b"\nrequest = "ask"')
     assert [rules.of("a").need(act) for act in ACTS] == [Need.USER, Need.USER, Need.USER, Need.USER]
     assert [rules.of("b").need(act) for act in ACTS] == [Need.ANYONE, Need.USER, Need.ASK, Need.USER]
+
+
+# ---- sources
+
+
+def source_rule(**fields: str) -> str:
+    return "[[topic]]\n" + "\n".join(f"{name} = {value}" for name, value in fields.items())
+
+
+@pytest.mark.parametrize("source", ["/contests", "/v1/c-{1}.json/{2}", "/{topic}/{action}/{user}", "/a%20b", ""])
+def test_a_rule_has_a_source(source: str) -> None:
+    rule = topics.parse(source_rule(pattern='"a:*:*"', source=f'"{source}"'), "t").of("a:1:2")
+    assert (rule.source, rule.source_seconds, rule.source_stale_seconds) == (source, 10, 0)
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        ('"contests"', "must be a path"), ('"http://api/"', "must be a path"), ('"/a?b"', "must be a path"),
+        ('"/a b"', "must be a path"), ('"/{0}"', "must be a path"), ('"/{role}"', "must be a path"),
+        ('"//a"', "must be a path"), ('"/a/"', "must be a path"), ("1", "must be a path"), ("true", "must be a path"),
+        ('"/{3}"', r"source names \{3\}, and pattern has 2"),
+    ],
+)  # fmt: skip
+def test_a_bad_source_is_named(source: str, says: str) -> None:
+    with pytest.raises(topics.RulesError, match=says):
+        topics.parse(source_rule(pattern='"a:*:*"', source=source), "t")

@@ -1,0 +1,93 @@
+"""Where the back end answers a REQUEST: where the rule says, whatever the client says."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import parse_qsl, unquote
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gateway.protocol import Code, ProtocolError, Request
+from gateway.targets import MAX_TARGET_LENGTH, target_of
+from gateway.topics import Rule
+
+
+def target(
+    source: str, topic: str = "contest:5", action: str = "show", user: str | None = "ann", pattern: str = "contest:*",
+    **parameters: Any,
+) -> str:  # fmt: skip
+    return target_of(Rule(pattern=pattern, source=source), Request(topic, action, parameters, "r"), user)
+
+
+def refusal(*args: Any, **more: Any) -> Code:
+    with pytest.raises(ProtocolError) as refused:
+        target(*args, **more)
+    assert refused.value.request_id == "r"
+    return refused.value.code
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("/contests", "/contests?action=show"),
+        ("/contests/{1}", "/contests/5?action=show"),
+        ("/{topic}/{action}", "/contest%3A5/show"),
+        ("/of-{user}.json", "/of-ann.json?action=show"),
+    ],
+)
+def test_what_a_source_names_is_put_in(source: str, expected: str) -> None:
+    assert target(source) == expected
+
+
+def test_each_star_has_a_number() -> None:
+    assert target("/{2}/{1}", "a:1:b:2", pattern="a:*:b:*") == "/2/1?action=show"
+
+
+def test_parameters_are_the_query_in_one_order() -> None:
+    expected = "/c?action=show&all=true&names=%5B%22a%22%5D&page=2&text=a+%26+b&what=null"
+    assert target("/c", text="a & b", page=2, all=True, names=["a"], what=None) == expected
+    assert target("/c", what=None, names=["a"], all=True, page=2, text="a & b") == expected
+
+
+def test_the_action_is_the_requests() -> None:
+    assert target("/c", action="show") == "/c?action=show"
+    request = Request("contest:5", "show", {"action": "drop"}, "r")
+    assert target_of(Rule(pattern="*", source="/c"), request, None) == "/c?action=show"
+
+
+def test_nobody_known_has_no_place_of_a_user() -> None:
+    assert refusal("/users/{user}", user=None) is Code.AUTHENTICATION_NEEDED
+    assert target("/contests", user=None) == "/contests?action=show"
+
+
+@pytest.mark.parametrize("part", ["", ".", ".."])
+def test_nobody_leads_the_gateway_elsewhere(part: str) -> None:
+    assert refusal("/contests/{1}", f"contest:{part}") is Code.UNKNOWN_TOPIC
+    assert refusal("/contests/{action}", action=part) is Code.UNKNOWN_TOPIC
+
+
+def test_parameters_have_a_length() -> None:
+    assert refusal("/c", text="x" * MAX_TARGET_LENGTH) is Code.DATA_REFUSED
+
+
+@settings(deadline=None)
+@given(
+    st.from_regex(r"[A-Za-z0-9_:.\-/]{1,50}", fullmatch=True), st.text(min_size=1, max_size=50).filter(str.isprintable),
+    st.text(min_size=1, max_size=50), st.dictionaries(st.text(max_size=9), st.text(max_size=9), max_size=4),
+)  # fmt: skip
+def test_what_a_client_says_stays_where_the_rule_puts_it(
+    part: str, action: str, user: str, parameters: dict[str, str]
+) -> None:
+    request = Request(f"contest:{part}", action, parameters, "r")
+    try:
+        found = target_of(Rule(pattern="contest:*", source="/a/{1}/b/{action}/c/{user}"), request, user)
+    except ProtocolError:
+        assert {part, action, user} & {".", ".."}
+        return
+    path, _, query = found.partition("?")
+    assert found.isascii() and found.isprintable() and " " not in found
+    assert [unquote(segment) for segment in path.split("/")] == ["", "a", part, "b", action, "c", user]
+    said = dict(parse_qsl(query, keep_blank_values=True))
+    assert said == {name: text for name, text in parameters.items() if name != "action"}
