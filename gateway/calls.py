@@ -95,6 +95,8 @@ class Calls:
             message = "The back end did not answer as it should; what was asked may have been done"
             reason = "outcome_unknown" if done is not None else None  # of a command
             self._outbox.refuse(connection, ProtocolError(Code.UNAVAILABLE, message, request_id, reason))
+        except Exception:
+            self._outbox.fail(connection, request_id)
         finally:
             if done is not None:
                 done.set()
