@@ -36,7 +36,7 @@ source_stale_seconds = 60
 
 [[topic]]
 pattern = "secret"
-subscribe = "admin"
+subscribe = "role:admin"
 source = "/secret"
 """
 
