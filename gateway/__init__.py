@@ -42,6 +42,7 @@ balance      how many clients a node gives away, and when each goes          (pu
 figures      what a node tells of itself every few seconds                     (pure)
 watchers     which load balancers have heard that the node is not ready      (pure)
 sources      addresses as limits count them                                (pure)
+backlog      what is held for all clients together                            (pure)
 rates        how often something may happen                                (pure)
 breaker      what fails again and again is left alone for a while            (pure)
 metrics, settings, logs

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, Final
@@ -11,6 +12,7 @@ import orjson
 from gateway import __version__, frames, hub, protocol, replies, session
 from gateway.admission import Admission
 from gateway.auth import Identity, IsRevoked
+from gateway.backlog import Backlog
 from gateway.calls import Calls
 from gateway.cluster.bus import Bus
 from gateway.connection import Connection, Facts, Stage
@@ -71,6 +73,10 @@ class Clients:
             log_lines=Rate(settings.client_log_lines_per_second),
         )
         self._logged = UNUSED
+        # Not in this turn: whoever reports growth is in the midst of a fan-out.
+        self._backlog: Backlog[Connection] = Backlog(
+            settings.buffer_bytes, lambda: asyncio.get_running_loop().call_soon(self._relieve)
+        )
         self._log = logger()
         self._open: dict[str, Connection] = {}
         self._counter = 0
@@ -80,6 +86,10 @@ class Clients:
 
     def __iter__(self) -> Iterator[Connection]:
         return iter(list(self._open.values()))
+
+    def buffered_bytes(self) -> int:
+        """What is held for all of them, by those for whom it is more than a moment's."""
+        return self._backlog.count()
 
     # ---- coming and going
 
@@ -103,6 +113,7 @@ class Clients:
         del self._open[connection.client_id]
         self._memberships.remove(connection)
         self._admission.leave(connection)
+        self._backlog.forget(connection)
         self._metrics.closes.labels(str(int(code)) if code in _CLOSE_CODES else "other").inc()
         self._log.debug("client closed", client=connection.client_id, code=int(code))
 
@@ -183,6 +194,16 @@ class Clients:
             self._outbox.fail(connection)
         finally:
             self._metrics.received.labels(kind).inc()
+
+    def grew(self, connection: Connection, size: int) -> None:
+        """`size` bytes more are held for it."""
+        self._backlog.grew(connection, size)
+
+    def _relieve(self) -> None:
+        """All clients together are held too much for: the largest go."""
+        for connection in self._backlog.relieve():
+            self._metrics.limited.labels("buffered_bytes").inc()
+            self._outbox.evict(connection)
 
     def counted(self, connection: Connection, size: int) -> bool:
         """A ping or pong counts as a message does; it is no question, so it is answered until it is enough."""

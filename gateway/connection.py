@@ -40,6 +40,9 @@ class Owner(Protocol):
     def received(self, connection: Connection, opcode: int, payload: bytes) -> None:
         """A whole text or binary message has come; `connection` is not held."""
 
+    def grew(self, connection: Connection, size: int) -> None:
+        """`size` bytes more are held for it: it does not read as fast as it is sent to, or has sent half a message."""
+
     def counted(self, connection: Connection, size: int) -> bool:
         """A ping or pong of `size` bytes has come. False: that was one too many, and the connection is closed."""
 
@@ -123,6 +126,8 @@ class Connection(asyncio.Protocol):
                     self._frame(opcode, payload)
                     if self._owner is None:  # closed by what it said
                         return
+                if self._parser.held_bytes:
+                    owner.grew(self, len(data))
             except FrameError as error:
                 self.close(error.code, error.reason)
         elif self.stage is Stage.HANDSHAKE:
@@ -179,8 +184,14 @@ class Connection(asyncio.Protocol):
             assert self._owner is not None
             if self.transport.get_write_buffer_size() > self._owner.client_buffer_bytes:
                 return False
+            self._owner.grew(self, len(data))
         self.transport.write(data)
         return True
+
+    def held_bytes(self) -> int:
+        """What is held for it: not yet sent, and of a message not wholly received."""
+        unsent = self.transport.get_write_buffer_size() if self.transport is not None else 0
+        return unsent + self._parser.held_bytes
 
     def ping(self) -> None:
         """Ask the peer's protocol layer for a sign of life."""

@@ -80,6 +80,11 @@ class FrameParser:
         self._opcode = 0  # of the fragmented message under way; 0: none
         self._message: bytearray | None = None  # its payload so far
 
+    @property
+    def held_bytes(self) -> int:
+        """The size of what it holds: the beginning of a frame, and of a message."""
+        return len(self._rest or b"") + len(self._message or b"")
+
     def receive(self, data: bytes, max_bytes: int) -> Iterator[tuple[int, bytes]]:
         """Yield each whole message that `data` completes, a message being at most `max_bytes` long.
 

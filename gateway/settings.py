@@ -178,6 +178,10 @@ class Settings:
     client_buffer_bytes: int = _setting(
         4 << 20, "unsent bytes after which a slow client is closed (3008)", _integer(64 << 10, 1 << 30)
     )
+    buffer_bytes: int = _setting(
+        256 << 20, "what may be held for all clients of the node; then the largest are closed (3008)",
+        _integer(64 << 10, 1 << 40),
+    )  # fmt: skip
     max_user_connections: int = _setting(
         100, "connections of one user, on all nodes together; 0: any number", _integer(0, 1_000_000)
     )

@@ -107,3 +107,56 @@ async def test_log_lines_are_written_at_a_bounded_rate_over_all_frames(cluster: 
     assert answers[0]["count"] == 5
     assert (answers[-1]["code"], answers[-1]["temporary"]) == (4029, True)
     assert node.metric("gateway_limited_total", limit="log_lines") == 50 - written
+
+
+# ---- what a node holds for all its clients
+
+
+async def test_of_many_slow_clients_the_largest_go_first(
+    cluster: Clusters, connect: Connect, api: Callable[[Front], Api]
+) -> None:
+    (node,) = cluster(1, buffer_bytes=12 << 20)  # 4 MiB for each: no client reaches its own limit
+    reader: Client = await connect(node)
+    slow = [await RawSocket.open(node, read_bytes=1 << 12) for _ in range(8)]
+    try:
+        for at, socket in enumerate(slow):
+            await socket.message()
+            socket.write(text({"type": "SUBSCRIBE", "topics": ["all", f"only-{at % 2}"]}))
+            await socket.message()
+        await reader.subscribe("all", "only-0", "only-1")
+        message = "x" * (60 << 10)
+
+        async def flood(topic: str, times: int) -> None:
+            for _ in range(times):
+                await api(node).publish_all([{"topic": topic, "data": message}] * 10)
+
+        await flood("only-0", 4)  # more for the even ones
+        while not node.metric("gateway_limited_total", limit="buffered_bytes"):
+            assert node.metric("gateway_buffered_bytes") <= (12 << 20) * 9 / 8
+            await flood("all", 1)
+        closed = node.metric("gateway_closes_total", code="3008")
+        assert closed == node.metric("gateway_limited_total", limit="buffered_bytes") <= 4
+        assert node.metric("gateway_buffered_bytes") <= 12 << 20
+        assert node.metric("gateway_connections") == 9 - closed
+        for socket in slow[1::2]:  # these hold less, and still hear
+            while (await socket.message()).get("topic") != "all":
+                pass
+        await eventually(lambda: len(reader.data("all")) >= 10)
+    finally:
+        await asyncio.gather(*(socket.close() for socket in slow))
+    await eventually(lambda: node.metric("gateway_buffered_bytes") == 0)
+
+
+async def test_what_is_half_sent_counts_as_well(cluster: Clusters, connect: Connect) -> None:
+    (node,) = cluster(1, buffer_bytes=4 << 20)
+    half = frame(1, b"[" * (1 << 20))[: 900 << 10]
+    sockets = [await RawSocket.open(node) for _ in range(12)]
+    try:
+        for socket in sockets:
+            socket.write(half)
+            await socket.writer.drain()
+        await eventually(lambda: node.metric("gateway_limited_total", limit="buffered_bytes") >= 12 - 5)
+        assert node.metric("gateway_buffered_bytes") <= 4 << 20
+        assert (await (await connect(node)).ask(type="ping"))["type"] == "pong"
+    finally:
+        await asyncio.gather(*(socket.close() for socket in sockets))

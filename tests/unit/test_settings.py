@@ -161,6 +161,7 @@ BAD = [
     ("MAX_MESSAGE_BYTES", "1M"),
     ("MAX_CLIENT_TOPICS", "0"),
     ("CLIENT_BUFFER_BYTES", "1"),
+    ("BUFFER_BYTES", "256M"),
     ("MAX_USER_CONNECTIONS", "-1"),
     ("MAX_ADDRESS_CONNECTIONS", "many"),
     ("USER_PUBLISHES_PER_SECOND", "1e2"),
