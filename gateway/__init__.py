@@ -44,6 +44,8 @@ watchers     which load balancers have heard that the node is not ready      (pu
 sources      addresses as limits count them                                (pure)
 backlog      what is held for all clients together                            (pure)
 rates        how often something may happen                                (pure)
+records      what is told of a service, and what all its instances amount to (pure)
+dependencies which service needs which                                       (pure)
 breaker      what fails again and again is left alone for a while            (pure)
 metrics, settings, logs
 """

@@ -8,13 +8,14 @@ from typing import Any
 
 from gateway import protocol, replies
 from gateway.cluster.link import Unavailable, Unconfirmed
+from gateway.cluster.outgoing import TooLarge
 from gateway.cluster.quota import Quota
 from gateway.connection import Connection
 from gateway.metrics import Metrics
 from gateway.outbox import Outbox
 from gateway.protocol import Code, ProtocolError, RequestId
 from gateway.referee import Referee
-from gateway.relay import Relay, TooLarge
+from gateway.relay import Relay
 from gateway.session import Ask, Found, Refresh
 
 

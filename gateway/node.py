@@ -24,6 +24,7 @@ from gateway.cluster.bus import Bus
 from gateway.cluster.cache import Cache
 from gateway.cluster.keys import Keys
 from gateway.cluster.link import Durability, Link, Unavailable
+from gateway.cluster.outgoing import Outgoing
 from gateway.cluster.presence import Attendance
 from gateway.cluster.quota import Quota
 from gateway.cluster.registry import Memory, Registry
@@ -88,8 +89,9 @@ class Node:
         self._bus = Bus(self._link, keys.own(self.id), metrics)
         self._attendance = Attendance(self._link, keys, self.id)
         self.presence = Presence(self._attendance, grace_seconds=settings.presence_grace_seconds, now_ms=self._ms)
+        outgoing = Outgoing(self._link, keys, rules, metrics, max_message_bytes=settings.max_message_bytes, now=now)
         self.relay = Relay(
-            hub=self._hub, bus=self._bus, link=self._link, keys=keys, rules=rules, metrics=metrics,
+            hub=self._hub, bus=self._bus, link=self._link, keys=keys, rules=rules, metrics=metrics, outgoing=outgoing,
             max_message_bytes=settings.max_message_bytes, now=now, spawn=self._spawn, presence=self.presence,
         )  # fmt: skip
         self.registry = Registry(

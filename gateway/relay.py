@@ -18,8 +18,9 @@ from gateway import frames, hub, protocol, replies
 from gateway.cluster.bus import Bus
 from gateway.cluster.envelope import Envelope
 from gateway.cluster.history import History
-from gateway.cluster.keys import Keys, node_of
-from gateway.cluster.link import Command, Link, Unavailable, Unconfirmed
+from gateway.cluster.keys import Keys
+from gateway.cluster.link import Link, Unavailable
+from gateway.cluster.outgoing import Outgoing, TooLarge
 from gateway.cluster.snapshots import NO_EPOCH, Snapshots
 from gateway.hub import Hub
 from gateway.logs import logger
@@ -34,22 +35,19 @@ from gateway.topics import TopicRules
 CLAIM_MS: Final = 2000
 
 
-class TooLarge(ValueError):
-    """A publication that no node would relay."""
-
-
 class Relay:
     """Publishes for this node and feeds its hub. `now` gives seconds since 1970."""
 
     def __init__(
         self, *, hub: Hub, bus: Bus, link: Link, keys: Keys, rules: TopicRules, metrics: Metrics,
-        max_message_bytes: int, now: Callable[[], float], spawn: Callable[[Coroutine[Any, Any, None], str], object],
-        presence: Presence,
+        outgoing: Outgoing, max_message_bytes: int, now: Callable[[], float],
+        spawn: Callable[[Coroutine[Any, Any, None], str], object], presence: Presence,
     ) -> None:  # fmt: skip
         self.presence = presence
         self._hub = hub
         self._bus = bus
         self._link = link
+        self._outgoing = outgoing
         self._keys = keys
         self._rules = rules
         self._metrics = metrics
@@ -66,63 +64,8 @@ class Relay:
     # ---- out
 
     async def publish(self, publications: Sequence[Publication], said_ms: int | None = None) -> list[Position | None]:
-        """Publish all of them, or none; the place of each whose topic has history.
-
-        `said_ms`: their timestamp, ms since 1970, if it is not now.
-
-        Raises:
-            TooLarge: One is larger than a message may be; nothing was published.
-            Unconfirmed: All are published, but too few replicas have those with history (GATEWAY_WAIT_REPLICAS).
-            Unavailable: Redis did not confirm.
-        """
-        now = int(self._now() * 1000)
-        commands: list[Command] = []
-        places: list[int] = []  # where each publication's own answer stands
-        durable = False
-        for publication in publications:
-            own, others = self._names(publication)
-            places.append(len(commands))
-            for topic in (own, *others):
-                text = replies.data(publication, topic, protocol.iso(said_ms or now))
-                if len(text) > self._max_bytes:
-                    raise TooLarge(f"message for {topic} has {len(text)} bytes; {self._max_bytes} may be")
-                commands.append(self._command(publication, topic, text, now))
-                durable |= publication.to is None and self.has_history(topic)
-        try:
-            answers = await self._link.send(commands, durable=durable)
-        except Unconfirmed:
-            self._metrics.publishes.labels("unconfirmed").inc(len(publications))
-            raise
-        except Unavailable:
-            self._metrics.publishes.labels("unavailable").inc(len(publications))
-            raise
-        self._metrics.publishes.labels("ok").inc(len(publications))
-        return [_position(answers[at]) for at in places]
-
-    def _names(self, publication: Publication) -> tuple[str, tuple[str, ...]]:
-        """The name asked for, and the topic's others."""
-        if publication.to is not None:
-            return publication.topic, ()
-        names = self._rules.names(publication.topic)
-        return publication.topic, tuple(name for name in names if name != publication.topic)
-
-    def _command(self, publication: Publication, topic: str, text: bytes, now: int) -> Command:
-        keys = self._keys
-        match publication.to:
-            case None:
-                message = Envelope(now, text, exclude=publication.except_client)
-                channel, rule = keys.audience(hub.of_topic(topic)), self._rules.of(topic)
-                if rule.history:
-                    return self._history.append(topic, rule, message, channel, publication.key)
-                if rule.snapshot:
-                    return self.snapshots.keep(topic, message, channel)
-                return "PUBLISH", channel, message.pack()
-            case "user", user:
-                return "PUBLISH", keys.audience(hub.of_user(user)), Envelope(now, text).pack()
-            case "role", role:
-                return "PUBLISH", keys.audience(hub.of_role(role)), Envelope(now, text).pack()
-            case _, client_id:
-                return "PUBLISH", keys.own(node_of(client_id)), Envelope(now, text, only=client_id).pack()
+        """Publish all of them, or none, as `Outgoing.publish`."""
+        return await self._outgoing.publish(publications, said_ms)
 
     # ---- asked
 
@@ -370,7 +313,3 @@ class Relay:
     def _flush(self) -> None:
         with self._metrics.fanout.time():
             self._hub.flush()
-
-
-def _position(answer: Any) -> Position | None:
-    return Position(answer[0].decode(), answer[1]) if isinstance(answer, list) else None

@@ -9,6 +9,7 @@ from typing import Final
 
 from gateway.cluster.envelope import Envelope
 from gateway.cluster.keys import Keys
+from gateway.cluster.leader import NO_FENCE, Fence
 from gateway.cluster.link import Command, Link
 from gateway.sequence import Entry, Page
 from gateway.topics import Rule
@@ -29,10 +30,13 @@ class History:
         self._read = link.script("read")
         self._renew = link.script("renew")
 
-    def append(self, topic: str, rule: Rule, message: Envelope, channel: str, key: str | None) -> Command:
+    def append(
+        self, topic: str, rule: Rule, message: Envelope, channel: str, key: str | None, fence: Fence | None = None
+    ) -> Command:
         """The command that numbers, keeps and publishes `message`.
 
-        Its answer is epoch, offset, and 1 if the idempotency key `key` was answered so before.
+        Its answer is epoch, offset, and 1 if the idempotency key `key` was answered so before; or the newest token
+        alone, if `fence` shuts it out.
         """
         meta = self._keys.history_meta(topic)
         answered = self._keys.history_answer(topic, key) if key else meta
@@ -40,6 +44,7 @@ class History:
             "EVAL", self._append, 3, self._keys.history(topic), meta, answered,
             channel, message.header(), message.text, rule.history, rule.history_seconds * 1000, message.published_ms,
             secrets.token_hex(4), key or "", IDEMPOTENCY_MS, message.exclude or "",
+            *(fence or NO_FENCE),
         )  # fmt: skip
 
     async def read(self, topic: str, first: int | None, count: int = MAX_READ) -> Page:

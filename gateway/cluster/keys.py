@@ -1,7 +1,7 @@
 """Every key and channel, with the reason for its shape.
 
-Braces are Redis Cluster hash tags: what one Lua script touches shares a tag, so it shares a slot. A node id
-and a topic hold no braces, so a tag is never cut short.
+Braces are Redis Cluster hash tags: what one Lua script touches shares a tag, so it shares a slot. A node id,
+a topic and a service's name hold no braces, so a tag is never cut short.
 """
 
 from __future__ import annotations
@@ -103,6 +103,28 @@ class Keys:
         """String, another one after each change: nodes compare it at every beat."""
         return f"{self.revoked}:version"
 
+    @property
+    def rules(self) -> str:
+        """String: the nodes' topic rules (TOML), so that whoever publishes straight on Redis goes by the same."""
+        return f"{self.namespace}ws:rules"
+
+    @property
+    def services(self) -> str:
+        """Sorted set: service -> end of its newest lease, ms since 1970 in Redis' own time. The index to the rest."""
+        return f"{self.namespace}services"
+
+    def service(self, name: str) -> str:
+        """Hash: instance -> JSON record, with the end of its lease in it. One a service, so a read is one HGETALL."""
+        return f"{self.namespace}service:{{{name}}}"
+
+    def leader(self, name: str) -> str:
+        """String with a TTL, the lease of a singleton: ``{token} {instance}``."""
+        return f"{self.service(name)}:leader"
+
+    def fence(self, name: str) -> str:
+        """String: the newest fencing token of a singleton. It outlives the lease, so that tokens only grow."""
+        return f"{self.service(name)}:fence"
+
     # ---- channels
 
     def audience(self, audience: str) -> str:
@@ -122,6 +144,11 @@ class Keys:
     def ready(self) -> str:
         """A node has joined; the original plan's name."""
         return f"{self.namespace}websocket:ready"
+
+    @property
+    def service_updates(self) -> str:
+        """A service's state has changed: ``{serviceName, instance, state}``; the original plan's name."""
+        return f"{self.namespace}service:state:updated"
 
     @property
     def ingest(self) -> str:

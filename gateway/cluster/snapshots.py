@@ -7,6 +7,7 @@ from importlib import resources
 
 from gateway.cluster.envelope import Envelope
 from gateway.cluster.keys import Keys
+from gateway.cluster.leader import NO_FENCE, Fence
 from gateway.cluster.link import Command, Link
 
 # Stands in an envelope where the epoch does for topics with history.
@@ -22,9 +23,13 @@ class Snapshots:
         self._keep = resources.files("gateway.cluster").joinpath("lua", "keep.lua").read_text()
         self._known: dict[str, tuple[int, bytes | None]] = {}
 
-    def keep(self, topic: str, message: Envelope, channel: str) -> Command:
-        """The command that keeps and publishes `message`."""
-        return ("EVAL", self._keep, 1, self._keys.snapshot(topic), channel, message.header(), message.text)
+    def keep(self, topic: str, message: Envelope, channel: str, fence: Fence | None = None) -> Command:
+        """The command that keeps and publishes `message`, and answers its version.
+
+        Or the newest token, in a list, if `fence` shuts it out.
+        """
+        key = self._keys.snapshot(topic)
+        return ("EVAL", self._keep, 1, key, channel, message.header(), message.text, *(fence or NO_FENCE))
 
     def settled(self, topic: str) -> bool:
         """Whether this node has the topic's last value, or knows that there is none."""

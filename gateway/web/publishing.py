@@ -8,8 +8,8 @@ from starlette.requests import Request
 
 from gateway import protocol
 from gateway.auth import ROLES
+from gateway.cluster.outgoing import TooLarge
 from gateway.protocol import ProtocolError
-from gateway.relay import TooLarge
 from gateway.web.answers import ApiError, body_of, key_of, node_of, resource
 from gateway.web.openapi import CLIENT_ID, COUNT, EPOCH, NAME, TOPIC, Schema, answer, array, operation, record, ref
 

@@ -2,8 +2,18 @@
 -- KEYS[1] the stream; KEYS[2] its meta (epoch, top); KEYS[3] what the idempotency key was answered, or the meta again.
 -- ARGV: 1 channel, 2 header of the envelope, 3 text of the message (a JSON object), 4 messages to keep,
 -- 5 ms to keep them, 6 now in ms, 7 epoch to begin with if there is none, 8 idempotency key or '', 9 ms it is good for,
--- 10 client who is not to be sent it, or ''.
--- Returns epoch, offset, and 1 if the idempotency key had been answered before (then nothing was published).
+-- 10 client who is not to be sent it, or '', 11 singleton that says it, or '', 12 its fencing token, 13 end of its lease in
+-- ms, in Redis' own time.
+-- Returns epoch, offset, and 1 if the idempotency key had been answered before (then nothing was published);
+-- or { newest token } if the singleton's lease has ended or a newer token was here: then nothing was published either.
+if ARGV[11] ~= '' then
+  local time = redis.call('TIME')
+  local newest = tonumber(redis.call('HGET', KEYS[2], 'fence:' .. ARGV[11]) or 0)
+  if tonumber(ARGV[12]) < newest or time[1] * 1000 + math.floor(time[2] / 1000) >= tonumber(ARGV[13]) then
+    return { string.format('%.0f', newest) }
+  end
+  redis.call('HSET', KEYS[2], 'fence:' .. ARGV[11], ARGV[12])
+end
 if ARGV[8] ~= '' then
   local first = redis.call('HMGET', KEYS[3], 'epoch', 'offset')
   if first[1] then

@@ -1,0 +1,23 @@
+-- Take or renew the lease of a singleton.
+-- KEYS[1] the lease; KEYS[2] the newest token. ARGV: 1 instance, 2 the token it holds, or 0, 3 lease in ms.
+-- A new token is Redis' time in us, or one more than the last: it only grows, even over a flushed Redis.
+-- Returns token, end of the lease in ms, '' if it is the instance's; or 0, ms until the lease ends, who has it.
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local held = redis.call('GET', KEYS[1])
+if held and held == ARGV[2] .. ' ' .. ARGV[1] then
+  redis.call('PEXPIRE', KEYS[1], ARGV[3])
+  return { ARGV[2], now + ARGV[3], '' }
+end
+local holder = held and string.match(held, '^%d+ (.*)$')
+-- One that holds it under a token that it does not know was not answered when it took it: it gets another.
+if held and holder ~= ARGV[1] then
+  return { '0', redis.call('PTTL', KEYS[1]), holder or '' }
+end
+local token = time[1] * 1000000 + time[2]
+local newest = tonumber(redis.call('GET', KEYS[2]) or 0)
+if token <= newest then token = newest + 1 end
+token = string.format('%.0f', token)
+redis.call('SET', KEYS[2], token)
+redis.call('SET', KEYS[1], token .. ' ' .. ARGV[1], 'PX', ARGV[3])
+return { token, now + ARGV[3], '' }

@@ -1,0 +1,119 @@
+"""What is published, on its way to Redis: the final text is made here, once for the whole cluster.
+
+For a topic with history one Lua step numbers, keeps and publishes it; for one with a snapshot another keeps and
+publishes it; for the others it is one PUBLISH.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from gateway import hub, protocol, replies
+from gateway.cluster.envelope import Envelope
+from gateway.cluster.history import History
+from gateway.cluster.keys import Keys, node_of
+from gateway.cluster.leader import Fence, Fenced
+from gateway.cluster.link import Command, Link, Unavailable, Unconfirmed
+from gateway.cluster.snapshots import Snapshots
+from gateway.metrics import Metrics
+from gateway.protocol import Position, Publication
+from gateway.topics import TopicRules
+
+
+class TooLarge(ValueError):
+    """A publication that no node would relay."""
+
+
+class Outgoing:
+    """The one way out for all that is published. `rules` are the nodes' own; `now` gives seconds since 1970."""
+
+    def __init__(
+        self, link: Link, keys: Keys, rules: TopicRules, metrics: Metrics, *, max_message_bytes: int,
+        now: Callable[[], float],
+    ) -> None:  # fmt: skip
+        self.rules = rules
+        self._link = link
+        self._keys = keys
+        self._metrics = metrics
+        self._max_bytes = max_message_bytes
+        self._now = now
+        self._history = History(link, keys)
+        self._snapshots = Snapshots(link, keys)
+
+    async def publish(
+        self, publications: Sequence[Publication], said_ms: int | None = None, fence: Fence | None = None
+    ) -> list[Position | None]:
+        """Publish all of them, or none; the place of each whose topic has history.
+
+        `said_ms`: their timestamp, ms since 1970, if it is not now. `fence`: what a singleton must show, on topics
+        that have history or a snapshot; on others nothing could be compared with it.
+
+        Raises:
+            Fenced: The singleton's lease has ended; nothing was published.
+            TooLarge: One is larger than a message may be; nothing was published.
+            Unconfirmed: All are published, but too few replicas have those with history (GATEWAY_WAIT_REPLICAS).
+            Unavailable: Redis did not confirm.
+        """
+        now = int(self._now() * 1000)
+        commands: list[Command] = []
+        places: list[int] = []  # where each publication's own answer stands
+        durable = False
+        for publication in publications:
+            places.append(len(commands))
+            for topic in self._names(publication):
+                text = replies.data(publication, topic, protocol.iso(said_ms or now))
+                if len(text) > self._max_bytes:
+                    raise TooLarge(f"message for {topic} has {len(text)} bytes; {self._max_bytes} may be")
+                commands.append(self._command(publication, topic, text, now, fence))
+                durable |= publication.to is None and bool(self.rules.of(topic).history)
+        try:
+            answers = await self._link.send(commands, durable=durable)
+        except Unconfirmed:
+            self._metrics.publishes.labels("unconfirmed").inc(len(publications))
+            raise
+        except Unavailable:
+            self._metrics.publishes.labels("unavailable").inc(len(publications))
+            raise
+        if fence is not None:
+            _check(fence, answers)
+        self._metrics.publishes.labels("ok").inc(len(publications))
+        return [_position(answers[at]) for at in places]
+
+    def _names(self, publication: Publication) -> tuple[str, ...]:
+        """The name asked for, then the topic's others."""
+        if publication.to is not None:
+            return (publication.topic,)
+        others = (name for name in self.rules.names(publication.topic) if name != publication.topic)
+        return publication.topic, *others
+
+    def _command(self, publication: Publication, topic: str, text: bytes, now: int, fence: Fence | None) -> Command:
+        keys = self._keys
+        match publication.to:
+            case None:
+                message = Envelope(now, text, exclude=publication.except_client)
+                channel, rule = keys.audience(hub.of_topic(topic)), self.rules.of(topic)
+                if rule.history:
+                    return self._history.append(topic, rule, message, channel, publication.key, fence)
+                if rule.snapshot:
+                    return self._snapshots.keep(topic, message, channel, fence)
+                if fence is not None:
+                    raise ValueError(f"{topic} has neither history nor a snapshot: what a singleton says there "
+                                     "could not be fenced")  # fmt: skip
+                return "PUBLISH", channel, message.pack()
+            case "user", user:
+                return "PUBLISH", keys.audience(hub.of_user(user)), Envelope(now, text).pack()
+            case "role", role:
+                return "PUBLISH", keys.audience(hub.of_role(role)), Envelope(now, text).pack()
+            case _, client_id:
+                return "PUBLISH", keys.own(node_of(client_id)), Envelope(now, text, only=client_id).pack()
+
+
+def _check(fence: Fence, answers: Sequence[Any]) -> None:
+    refused = next((answer for answer in answers if isinstance(answer, list) and len(answer) == 1), None)
+    if refused is not None:
+        raise Fenced(f"{fence.service}: the lease under token {fence.token} has ended (newest: {int(refused[0])})")
+
+
+def _position(answer: Any) -> Position | None:
+    return Position(answer[0].decode(), answer[1]) if isinstance(answer, list) else None

@@ -1,0 +1,129 @@
+"""The states of all services in Redis: a record an instance, each with the end of its lease in it.
+
+An instance's records have versions that grow, and Redis refuses an older one: a write that was slow on its way never
+replaces what came after it. Whoever reads compares leases with Redis' own time, so no host's clock matters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import orjson
+
+from gateway import records
+from gateway.cluster.keys import Keys
+from gateway.cluster.link import Link
+from gateway.records import MAX_INSTANCES, MAX_SERVICES, Record
+
+# A record outlives its lease by so much: the service is then offline, with its last error.
+KEEP_MS: Final = 3_600_000
+
+
+class TooMany(Exception):
+    """The cluster lists no more services, or a service no more instances."""
+
+
+class Outdated(Exception):
+    """A newer record of the instance is there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What one instance tells of itself. `version` 0: Redis gives one, greater than any before."""
+
+    service: str
+    instance: str
+    record: Record
+    lease_ms: int
+    version: int = 0
+    tell: bool = True  # on `service:state:updated` too; False: only the lease is renewed
+
+
+class States:
+    """Writes reports, reads services."""
+
+    def __init__(self, link: Link, keys: Keys) -> None:
+        self._link = link
+        self._keys = keys
+        self._enlist, self._tell = link.script("enlist"), link.script("tell")
+
+    async def write(self, reports: Sequence[Report]) -> list[int | TooMany | Outdated]:
+        """Write `reports` in one round trip; of each its version, or why it was refused.
+
+        Raises:
+            RecordError: One is larger than a record may be, or no JSON; nothing was written.
+            Unavailable: Redis did not confirm.
+        """
+        texts = [records.encode(report.record) for report in reports]
+        pipeline = self._link.redis.pipeline(transaction=False)
+        for report, text in zip(reports, texts, strict=True):
+            about = [report.service, report.lease_ms, KEEP_MS, MAX_SERVICES]
+            await self._enlist([self._keys.services], about, client=pipeline)
+            channel = self._keys.service_updates if report.tell else ""
+            notice = orjson.dumps({"serviceName": report.service, "instance": report.instance})
+            arguments = [
+                report.instance, report.version, text, report.lease_ms, KEEP_MS, MAX_INSTANCES, channel,
+                notice[:-1] + b',"state":',
+            ]  # fmt: skip
+            await self._tell([self._keys.service(report.service)], arguments, client=pipeline)
+        answers = await self._link.execute(pipeline)
+        return [_verdict(answers[2 * at], answers[2 * at + 1]) for at in range(len(reports))]
+
+    async def read(self, service: str) -> dict[str, Any] | None:
+        """A service with its instances; None if nobody told of it in the last hour.
+
+        Raises:
+            Unavailable: Redis did not answer in time.
+        """
+        return (await self._read([service]))[0]
+
+    async def read_all(self) -> list[dict[str, Any]]:
+        """All services, by name.
+
+        Raises:
+            Unavailable: Redis did not answer in time.
+        """
+        # Other programs may have listed more than there may be: the newest are shown.
+        newest = await self._link.ask(self._link.redis.zrevrange(self._keys.services, 0, MAX_SERVICES - 1))
+        names = sorted(name.decode(errors="replace") for name in newest)
+        found = await self._read([name for name in names if records.is_service(name)])
+        return [service for service in found if service is not None]
+
+    async def forget(self, service: str) -> bool:
+        """Remove all that is told of a service; False if nothing was. Who still lives tells it again.
+
+        Raises:
+            Unavailable: Redis did not answer in time.
+        """
+        pipeline = self._link.redis.pipeline(transaction=False)
+        pipeline.zrem(self._keys.services, service)
+        pipeline.unlink(self._keys.service(service))
+        return any(await self._link.execute(pipeline))
+
+    async def _read(self, names: Sequence[str]) -> list[dict[str, Any] | None]:
+        pipeline = self._link.redis.pipeline(transaction=False)
+        pipeline.time()
+        for name in names:
+            pipeline.hgetall(self._keys.service(name))
+        (seconds, microseconds), *hashes = await self._link.execute(pipeline)
+        now_ms = seconds * 1000 + microseconds // 1000
+        return [_service(name, rows, now_ms) for name, rows in zip(names, hashes, strict=True)]
+
+
+def _verdict(listed: int, answer: list[Any]) -> int | TooMany | Outdated:
+    done, number = answer[0], int(answer[1])
+    if not listed:
+        return TooMany(f"The cluster lists {MAX_SERVICES} services, and no more")
+    if done < 0:
+        return TooMany(f"The service has {number} instances, and may have no more")
+    return number if done else Outdated(f"The record is older than the one that is there, version {number}")
+
+
+def _service(name: str, rows: dict[bytes, bytes], now_ms: int) -> dict[str, Any] | None:
+    found = {instance.decode(errors="replace"): records.parse(text) for instance, text in rows.items()}
+    kept = {i: record for i, record in found.items() if int(record.get("leaseEnds", 0)) + KEEP_MS > now_ms}
+    # A stranger's record that is not understood has no lease; it is shown all the same, to be found.
+    kept |= {i: record for i, record in found.items() if "leaseEnds" not in record}
+    return records.aggregate(name, kept, now_ms) if kept else None
