@@ -21,6 +21,7 @@ outbox       what is sent to one client
 connection   one socket: bytes in, prepared frames out, back-pressure
 relay        between hub and bus: publish, and what the cluster says
 handshake    the opening of a socket
+announcer    tells administrators how the services are
 cluster/     all that lives in Redis, and nothing else
 session      one client's rules: what a message may cause                    (pure)
 referee      what the back end says somebody may

@@ -17,7 +17,7 @@ from typing import Any
 import click
 from rich.text import Text
 
-from gateway import __version__, balance, protocol
+from gateway import __version__, balance, dependencies, protocol
 from gateway.apikeys import KeysError
 from gateway.checks import checks, state_of
 from gateway.commands import Misuse, Steps, speaking
@@ -188,6 +188,64 @@ def topics(remote: Remote, topic: str | None) -> Steps:
     yield found
     rows = [[heard["topic"], heard["subscribers"], len(heard["nodes"])] for heard in found["topics"]]
     print_table(["topic", "clients", "nodes"], rows, none="Nobody hears anything.")
+
+
+@cli.command()
+@click.argument("name", metavar="[SERVICE]", required=False)
+@click.option("--graph", is_flag=True, help="What depends on what, as a tree.")
+@speaking
+def services(remote: Remote, name: str | None, graph: bool) -> Steps:
+    """Background services and how they are; with SERVICE, its instances."""
+    if name is not None:
+        if graph:
+            raise click.UsageError("The graph is of all services: give either SERVICE or --graph.")
+        service = remote.service(name)
+        yield service
+        rows = [[i["instance"], _status(i["status"]), _note(i)] for i in service["instances"]]
+        print_table(["instance", "status", ""], rows, none="It has no instances.")
+        for title in ("dependencies", "dependants"):
+            told = ", ".join(f"{other['service']} ({other['status'] or 'unknown'})" for other in service[title])
+            print_text(f"{title}: {told or 'none'}")
+        return
+    found = remote.services()
+    yield found
+    known = {service["service"]: service for service in found["services"]}
+    if graph:
+        needs = {other: service["dependsOn"] for other, service in known.items()}
+        tree = list(dependencies.lines(needs, lambda other: _branch(other, known.get(other))))
+        print_text("\n".join(tree) or "No service is there.")
+        return
+    print_table(
+        ["service", "status", "instances", "running", "last error"],
+        [
+            [s["service"], _status(s["status"]), len(s["instances"]), s["running"], s["lastError"] or "-"]
+            for s in found["services"]
+        ],
+        keep=4,
+        none="No service is there.",
+    )
+
+
+def _status(status: str) -> Text:
+    styles = {"active": "green", "error": "red", "offline": "red", "stopped": "dim", "disabled": "dim"}
+    return Text(status, styles.get(status, "yellow"))
+
+
+def _note(instance: Mapping[str, Any]) -> str:
+    """Why an instance is as it is."""
+    if instance.get("waitsFor"):
+        return f"waits for {instance['waitsFor']}"
+    if instance.get("standby"):
+        return "stands by"
+    return instance.get("lastError") or instance.get("lastOperation") or ""
+
+
+def _branch(name: str, service: Mapping[str, Any] | None) -> str:
+    if service is None:
+        return f"{name}  unknown"
+    waits = sorted({i["waitsFor"] for i in service["instances"] if i.get("waitsFor")})
+    why = f", waits for {', '.join(waits)}" if waits else ""
+    return f"{name}  {service['status']}{why}"
 
 
 @cli.command()

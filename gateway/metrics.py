@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from prometheus_client import (
     CollectorRegistry,
@@ -113,6 +113,15 @@ class Metrics:
                     values[sample.name] = values.get(sample.name, 0.0) + sample.value
         return values, buckets
 
+    def read_services(
+        self, operations: Callable[[], Iterable[tuple[str, int, int]]],
+        instances: Callable[[], Mapping[tuple[str, str], int]],
+    ) -> None:  # fmt: skip
+        """Have these read at each scrape: this node's services, their operations and failures; and, by service and
+        status, how many instances the cluster has. Both have at most `records.MAX_SERVICES` names.
+        """
+        self.registry.register(_Services(operations, instances))
+
     def exposition(self) -> bytes:
         """All of it in Prometheus' text format."""
         return generate_latest(self.registry)
@@ -133,3 +142,27 @@ class _Readings(Collector):
             for name, read in self._counters.items()
         ]
         return found
+
+
+class _Services(Collector):
+    def __init__(
+        self, operations: Callable[[], Iterable[tuple[str, int, int]]],
+        instances: Callable[[], Mapping[tuple[str, str], int]],
+    ) -> None:  # fmt: skip
+        self._operations = operations
+        self._instances = instances
+
+    def collect(self) -> list[Metric]:
+        done = CounterMetricFamily(
+            "gateway_service_operations", "operations of this node's services", labels=["service"]
+        )
+        failed = CounterMetricFamily("gateway_service_failures", "of those, the failed", labels=["service"])
+        for service, operations, failures in self._operations():
+            done.add_metric([service], operations)
+            failed.add_metric([service], failures)
+        there = GaugeMetricFamily(
+            "gateway_service_instances", "instances in the cluster; one node tells", labels=["service", "status"]
+        )
+        for labels, number in self._instances().items():
+            there.add_metric(labels, number)
+        return [done, failed, there]

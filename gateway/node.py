@@ -13,8 +13,9 @@ from typing import Any, Final
 
 import orjson
 
-from gateway import __version__, apikeys, figures, hub, keyring, orders, protocol
+from gateway import __version__, announcer, apikeys, figures, hub, keyring, orders, protocol
 from gateway.admission import Admission
+from gateway.announcer import Announcer
 from gateway.auth import Authenticator
 from gateway.backend import Backend
 from gateway.calls import Calls
@@ -22,7 +23,9 @@ from gateway.clients import Clients
 from gateway.cluster import servers
 from gateway.cluster.bus import Bus
 from gateway.cluster.cache import Cache
+from gateway.cluster.keeper import Run
 from gateway.cluster.keys import Keys
+from gateway.cluster.leader import Fence
 from gateway.cluster.link import Durability, Link, Unavailable
 from gateway.cluster.outgoing import Outgoing
 from gateway.cluster.presence import Attendance
@@ -30,6 +33,7 @@ from gateway.cluster.quota import Quota
 from gateway.cluster.registry import Memory, Registry
 from gateway.cluster.revoked import Revoked
 from gateway.cluster.slots import Slots
+from gateway.cluster.services import ServiceManager
 from gateway.departures import Departures, Phase
 from gateway.errands import Errands
 from gateway.figures import Reading
@@ -41,7 +45,7 @@ from gateway.metrics import Metrics
 from gateway.orders import Disconnect, Drain, Forget, Move, OrderError, Revoke, Unsubscribe
 from gateway.outbox import Outbox
 from gateway.presence import Presence
-from gateway.protocol import Publication
+from gateway.protocol import Position, Publication
 from gateway.referee import Referee
 from gateway.relay import Relay
 from gateway.session import Rules
@@ -89,9 +93,12 @@ class Node:
         self._bus = Bus(self._link, keys.own(self.id), metrics)
         self._attendance = Attendance(self._link, keys, self.id)
         self.presence = Presence(self._attendance, grace_seconds=settings.presence_grace_seconds, now_ms=self._ms)
-        outgoing = Outgoing(self._link, keys, rules, metrics, max_message_bytes=settings.max_message_bytes, now=now)
+        self._outgoing = Outgoing(
+            self._link, keys, rules, metrics, max_message_bytes=settings.max_message_bytes, now=now
+        )
         self.relay = Relay(
-            hub=self._hub, bus=self._bus, link=self._link, keys=keys, rules=rules, metrics=metrics, outgoing=outgoing,
+            hub=self._hub, bus=self._bus, link=self._link, keys=keys, rules=rules, metrics=metrics,
+            outgoing=self._outgoing,
             max_message_bytes=settings.max_message_bytes, now=now, spawn=self._spawn, presence=self.presence,
         )  # fmt: skip
         self.registry = Registry(
@@ -108,6 +115,11 @@ class Node:
             self._link, keys, self.id, lease_seconds=settings.lease_seconds,
             user_limit=settings.max_user_connections, address_limit=settings.max_address_connections,
         )  # fmt: skip
+        self.services = ServiceManager(
+            self._link, keys, self._bus, self._publish, self.id, lease_seconds=settings.lease_seconds
+        )
+        self._announcer = Announcer(self.services.states)
+        self._register_services()
         outbox = Outbox(self._hub, metrics, self._ms)
         self.admission = Admission(self._slots, Sources(settings.trusted_proxies), outbox, metrics, self._spawn)
         calls = None
@@ -138,6 +150,11 @@ class Node:
         self._lease_reason: str | None = "lease not yet taken"
         self._lease_ends = math.inf  # loop time at which the next lease of any node ends, if it is not renewed
         self._announced = False
+        self._services_status: str | None = None  # of all services, as was told last
+        metrics.read_services(
+            lambda: ((k.service.name, k.stats.operations, k.stats.failures) for k in self.services.local()),
+            lambda: self._announcer.counts,
+        )
         metrics.read(
             {
                 "gateway_connections": lambda: len(self.clients),
@@ -169,11 +186,14 @@ class Node:
         self._spawn(self._sweep(), "sweep")
         self._spawn(self._measure_lag(), "lag")
         self._spawn(self._tell_figures(), "figures")
+        self._spawn(self.services.run(), "services")
+        await self.services.start()
         self._warn()
         self._log.info("node started", id=self.id, version=__version__, redis=servers.describe(self.settings.redis_url))
         try:
             yield
         finally:
+            await self.services.stop()
             running = list(self._tasks)
             for task in running:
                 task.cancel()
@@ -237,6 +257,28 @@ class Node:
         for channel, callback in listeners.items():
             self._bus.listen([channel], callback, confirmed)
 
+    def _register_services(self) -> None:
+        """The node's own background work, so that its state is seen; and what one node does for all."""
+
+        async def hears(_run: Run) -> None:
+            if self._bus.reason is not None:
+                raise Unavailable(self._bus.reason)
+
+        async def leases(_run: Run) -> None:
+            if self._lease_reason is not None:
+                raise Unavailable(self._lease_reason)
+
+        seconds = self.settings.lease_seconds / BEATS_A_LEASE
+        self.services.register("gateway.bus", check=hears, check_seconds=seconds)
+        self.services.register("gateway.registry", check=leases, check_seconds=seconds, depends_on=["gateway.bus"])
+        self.services.register(
+            announcer.NAME, start=self._announcer.start, stop=self._announcer.stop, tick=self._announcer.tick,
+            tick_seconds=announcer.SECONDS, depends_on=["gateway.registry"], singleton=True,
+        )  # fmt: skip
+
+    async def _publish(self, publication: Publication, fence: Fence | None) -> Position | None:
+        return (await self._outgoing.publish([publication], fence=fence))[0]
+
     def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work, name=name)
         self._tasks.add(task)
@@ -275,12 +317,15 @@ class Node:
             self._lease_ends = asyncio.get_running_loop().time() + beat.following
             if not beat.kept:
                 self.presence.rewrite()
+                self.services.tell_all()
+                await self._outgoing.tell_rules()
             for node_id in beat.expired:
                 for topic, clients in (await self.registry.reap(node_id, self.relay.has_presence)).items():
                     await self._attendance.tell_dead(self.relay.channel(topic), clients, self._ms())
             await self.relay.streams.check()
             if await self.revoked.check():
                 self.clients.enforce(self.revoked.book.refuses)
+            self._services_status = await announcer.last_status(self.relay.snapshots)
         except Unavailable as error:
             self._lease_reason = f"lease not renewed: {error}"
 
@@ -408,6 +453,7 @@ class Node:
             "status": "degraded" if self.reasons() else "ok", "node": self.settings.node, "version": __version__,
             "uptimeSeconds": (self._ms() - self._started_ms) // 1000, "clients": len(self.clients),
             "topics": len(self._topics()), "draining": self.departures.draining,
+            "services": self._services_status,
         }  # fmt: skip
 
     def _memory(self) -> Memory:

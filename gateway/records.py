@@ -151,16 +151,14 @@ def aggregate(service: str, records: Mapping[str, Record], now_ms: int) -> dict[
         row["running"] = alive and bool(record.get("running", status in (Status.ACTIVE, Status.DEGRADED)))
         instances.append({"instance": instance, "status": status, "alive": alive, **row})
     living = [Status(row["status"]) for row in instances if row["alive"]]
-    last = next(
-        (row["lastError"] for row in sorted(instances, key=_error_at, reverse=True) if row.get("lastError")), None
-    )
+    failed = [row for row in instances if row.get("lastError")]
     return {
         "service": service,
         "status": worst(living or [Status(row["status"]) for row in instances]),
         "running": sum(bool(row["running"]) for row in instances),
         "instances": instances,
         "dependsOn": sorted({need for row in instances for need in row.get("dependsOn", [])}),
-        "lastError": last,
+        "lastError": max(failed, key=_error_at)["lastError"] if failed else None,
     }
 
 

@@ -120,6 +120,14 @@ class Remote:
         """Have nodes with more clients than the mean send their surplus to the others, over so many seconds."""
         return self._ask("POST", "rebalance", expect="moves", body=orjson.dumps({"seconds": seconds}))
 
+    def services(self) -> dict[str, Any]:
+        """All services."""
+        return self._ask("GET", "services", expect="services")
+
+    def service(self, name: str) -> dict[str, Any]:
+        """One service."""
+        return self._ask("GET", "services", name, expect="instances")
+
     # ---- how
 
     def _ask(

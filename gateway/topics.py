@@ -20,6 +20,8 @@ _NAME = re.compile(r"[A-Za-z0-9_:.\-/]{1,200}")
 _PATTERN = re.compile(r"[A-Za-z0-9_:.\-/*]{1,200}")
 
 SYSTEM: Final = "system"
+SERVICES: Final = "service"  # the state of all services
+BREAKERS: Final = "circuit-breaker"  # those circuit breakers that are not closed
 FIGURES: Final = "gateway:figures"  # what each node tells of itself every few seconds
 
 Act = Literal["subscribe", "publish", "request", "command"]
@@ -87,13 +89,18 @@ class Rule:
 
 # The gateway's own topics are the same under any file of rules: one that forgot them must not open them.
 # The figures of 160 nodes for ten minutes.
-OWN: Final = (Rule(pattern=FIGURES, history=20_000, history_seconds=600, subscribe=Need.ADMIN, publish=Need.NOBODY),)
+OWN: Final = (
+    Rule(pattern=FIGURES, history=20_000, history_seconds=600, subscribe=Need.ADMIN, publish=Need.NOBODY),
+    Rule(pattern=SERVICES, snapshot=True, subscribe=Need.ADMIN, publish=Need.NOBODY),
+    Rule(pattern=BREAKERS, snapshot=True, subscribe=Need.ADMIN, publish=Need.NOBODY),
+)
 
 
 class TopicRules:
     """All rules of a node, in order: the gateway's own, `rules`, and one that matches everything."""
 
-    def __init__(self, rules: Sequence[Rule]) -> None:
+    def __init__(self, rules: Sequence[Rule], text: str = "") -> None:
+        self.text = text  # what they were read from
         self._rules = (*OWN, *rules, Rule(pattern="*"))
         names = [{rule.pattern, *rule.aliases} for rule in rules if rule.aliases]
         self._names = {name: tuple(sorted(group)) for group in names for name in group}
@@ -163,7 +170,7 @@ def parse(text: str, file: str) -> TopicRules:
             where = f"{file}, line {lines[at]}" if at < len(lines) else file
             raise RulesError(f"{where}: {error}") from None
     _check_aliases(rules, lines, file)
-    return TopicRules(rules)
+    return TopicRules(rules, text)
 
 
 def _rule(table: dict[str, Any]) -> Rule:

@@ -6,10 +6,12 @@ publishes it; for the others it is one PUBLISH.
 
 from __future__ import annotations
 
+import asyncio
+import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Final
 
-from gateway import hub, protocol, replies
+from gateway import hub, protocol, replies, topics
 from gateway.cluster.envelope import Envelope
 from gateway.cluster.history import History
 from gateway.cluster.keys import Keys, node_of
@@ -18,7 +20,9 @@ from gateway.cluster.link import Command, Link, Unavailable, Unconfirmed
 from gateway.cluster.snapshots import Snapshots
 from gateway.metrics import Metrics
 from gateway.protocol import Position, Publication
-from gateway.topics import TopicRules
+from gateway.topics import RulesError, TopicRules
+
+RULES_SECONDS: Final = 30.0  # so long are rules believed that were read from Redis
 
 
 class TooLarge(ValueError):
@@ -26,14 +30,18 @@ class TooLarge(ValueError):
 
 
 class Outgoing:
-    """The one way out for all that is published. `rules` are the nodes' own; `now` gives seconds since 1970."""
+    """The one way out for all that is published. `now` gives seconds since 1970.
+
+    `rules`: a node's own; None: those that the nodes have written to Redis.
+    """
 
     def __init__(
-        self, link: Link, keys: Keys, rules: TopicRules, metrics: Metrics, *, max_message_bytes: int,
+        self, link: Link, keys: Keys, rules: TopicRules | None, metrics: Metrics, *, max_message_bytes: int,
         now: Callable[[], float],
     ) -> None:  # fmt: skip
-        self.rules = rules
         self._link = link
+        self._rules = rules or TopicRules(())
+        self._rules_due = -math.inf if rules is None else math.inf  # loop time to read them at
         self._keys = keys
         self._metrics = metrics
         self._max_bytes = max_message_bytes
@@ -55,6 +63,7 @@ class Outgoing:
             Unconfirmed: All are published, but too few replicas have those with history (GATEWAY_WAIT_REPLICAS).
             Unavailable: Redis did not confirm.
         """
+        await self._learn_rules()
         now = int(self._now() * 1000)
         commands: list[Command] = []
         places: list[int] = []  # where each publication's own answer stands
@@ -66,7 +75,7 @@ class Outgoing:
                 if len(text) > self._max_bytes:
                     raise TooLarge(f"message for {topic} has {len(text)} bytes; {self._max_bytes} may be")
                 commands.append(self._command(publication, topic, text, now, fence))
-                durable |= publication.to is None and bool(self.rules.of(topic).history)
+                durable |= publication.to is None and bool(self._rules.of(topic).history)
         try:
             answers = await self._link.send(commands, durable=durable)
         except Unconfirmed:
@@ -80,11 +89,35 @@ class Outgoing:
         self._metrics.publishes.labels("ok").inc(len(publications))
         return [_position(answers[at]) for at in places]
 
+    async def tell_rules(self) -> None:
+        """Write the rules for programs that publish straight on Redis.
+
+        Raises:
+            Unavailable: Redis did not confirm.
+        """
+        await self._link.ask(self._link.redis.set(self._keys.rules, self._rules.text))
+
+    async def _learn_rules(self) -> None:
+        now = asyncio.get_running_loop().time()
+        if now < self._rules_due:
+            return
+        try:
+            text = await self._link.ask(self._link.redis.get(self._keys.rules))
+            if text is not None:
+                self._rules, self._rules_due = topics.parse(text.decode(), self._keys.rules), now + RULES_SECONDS
+                return
+            reason = "no node has told its topic rules: is one running, under this namespace?"
+        except RulesError as error:
+            reason = f"a node of another version has other topic rules: {error}"
+        if math.isinf(self._rules_due):  # once known, they hold until there are others
+            raise Unavailable(reason)
+        self._rules_due = now + RULES_SECONDS
+
     def _names(self, publication: Publication) -> tuple[str, ...]:
         """The name asked for, then the topic's others."""
         if publication.to is not None:
             return (publication.topic,)
-        others = (name for name in self.rules.names(publication.topic) if name != publication.topic)
+        others = (name for name in self._rules.names(publication.topic) if name != publication.topic)
         return publication.topic, *others
 
     def _command(self, publication: Publication, topic: str, text: bytes, now: int, fence: Fence | None) -> Command:
@@ -92,7 +125,7 @@ class Outgoing:
         match publication.to:
             case None:
                 message = Envelope(now, text, exclude=publication.except_client)
-                channel, rule = keys.audience(hub.of_topic(topic)), self.rules.of(topic)
+                channel, rule = keys.audience(hub.of_topic(topic)), self._rules.of(topic)
                 if rule.history:
                     return self._history.append(topic, rule, message, channel, publication.key, fence)
                 if rule.snapshot:

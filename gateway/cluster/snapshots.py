@@ -50,6 +50,15 @@ class Snapshots:
         for topic, (version, text) in zip(unknown, await self._link.execute(pipeline), strict=True):
             self.receive(topic, int(version or 0), text)
 
+    async def read(self, topic: str) -> bytes | None:
+        """The topic's last value, asked of Redis; None if there is none.
+
+        Raises:
+            Unavailable: Redis did not answer in time.
+        """
+        text: bytes | None = await self._link.ask(self._link.redis.hget(self._keys.snapshot(topic), "m"))
+        return text
+
     def receive(self, topic: str, version: int, text: bytes | None) -> None:
         """A value has come, from the channel or from Redis."""
         known = self._known.get(topic)

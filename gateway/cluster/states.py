@@ -71,13 +71,23 @@ class States:
         answers = await self._link.execute(pipeline)
         return [_verdict(answers[2 * at], answers[2 * at + 1]) for at in range(len(reports))]
 
+    async def records(self, service: str) -> tuple[dict[str, Record], int]:
+        """A service's records by instance, and Redis' time in ms; none if nobody told of it in the last hour.
+
+        Raises:
+            Unavailable: Redis did not answer in time.
+        """
+        [found], now_ms = await self._read([service])
+        return found, now_ms
+
     async def read(self, service: str) -> dict[str, Any] | None:
         """A service with its instances; None if nobody told of it in the last hour.
 
         Raises:
             Unavailable: Redis did not answer in time.
         """
-        return (await self._read([service]))[0]
+        found, now_ms = await self.records(service)
+        return records.aggregate(service, found, now_ms) if found else None
 
     async def read_all(self) -> list[dict[str, Any]]:
         """All services, by name.
@@ -88,8 +98,9 @@ class States:
         # Other programs may have listed more than there may be: the newest are shown.
         newest = await self._link.ask(self._link.redis.zrevrange(self._keys.services, 0, MAX_SERVICES - 1))
         names = sorted(name.decode(errors="replace") for name in newest)
-        found = await self._read([name for name in names if records.is_service(name)])
-        return [service for service in found if service is not None]
+        names = [name for name in names if records.is_service(name)]
+        found, now_ms = await self._read(names)
+        return [records.aggregate(name, rows, now_ms) for name, rows in zip(names, found, strict=True) if rows]
 
     async def forget(self, service: str) -> bool:
         """Remove all that is told of a service; False if nothing was. Who still lives tells it again.
@@ -102,14 +113,14 @@ class States:
         pipeline.unlink(self._keys.service(service))
         return any(await self._link.execute(pipeline))
 
-    async def _read(self, names: Sequence[str]) -> list[dict[str, Any] | None]:
+    async def _read(self, names: Sequence[str]) -> tuple[list[dict[str, Record]], int]:
         pipeline = self._link.redis.pipeline(transaction=False)
         pipeline.time()
         for name in names:
             pipeline.hgetall(self._keys.service(name))
         (seconds, microseconds), *hashes = await self._link.execute(pipeline)
         now_ms = seconds * 1000 + microseconds // 1000
-        return [_service(name, rows, now_ms) for name, rows in zip(names, hashes, strict=True)]
+        return [_kept(rows, now_ms) for rows in hashes], now_ms
 
 
 def _verdict(listed: int, answer: list[Any]) -> int | TooMany | Outdated:
@@ -121,9 +132,7 @@ def _verdict(listed: int, answer: list[Any]) -> int | TooMany | Outdated:
     return number if done else Outdated(f"The record is older than the one that is there, version {number}")
 
 
-def _service(name: str, rows: dict[bytes, bytes], now_ms: int) -> dict[str, Any] | None:
+def _kept(rows: dict[bytes, bytes], now_ms: int) -> dict[str, Record]:
     found = {instance.decode(errors="replace"): records.parse(text) for instance, text in rows.items()}
-    kept = {i: record for i, record in found.items() if int(record.get("leaseEnds", 0)) + KEEP_MS > now_ms}
-    # A stranger's record that is not understood has no lease; it is shown all the same, to be found.
-    kept |= {i: record for i, record in found.items() if "leaseEnds" not in record}
-    return records.aggregate(name, kept, now_ms) if kept else None
+    # A stranger's record that is not understood has no lease; it is shown all the same, so that it is found.
+    return {i: record for i, record in found.items() if record.get("leaseEnds", now_ms) + KEEP_MS > now_ms}

@@ -1,0 +1,103 @@
+"""Tells administrators how the services are: all of them on `service`, the open circuit breakers on `circuit-breaker`.
+
+One node does it for the cluster, as the singleton `gateway.announcer`: of several, each would tell every change again.
+A message holds everything, so that whoever comes has the whole picture with it, and missing one harms nobody.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import orjson
+
+from gateway.cluster.keeper import Run
+from gateway.cluster.snapshots import Snapshots
+from gateway.cluster.states import States
+from gateway.records import Status, worst
+from gateway.topics import BREAKERS, SERVICES
+
+NAME: Final = "gateway.announcer"
+SECONDS: Final = 0.5  # between two looks; several changes within make one message
+
+
+class Announcer:
+    """Compares what Redis holds with what was told last. `start` and `tick` are its service's."""
+
+    def __init__(self, states: States) -> None:
+        self.counts: dict[tuple[str, str], int] = {}  # service and status -> instances; empty where it does not lead
+        self._states = states
+        self._services: dict[str, Any] | None = None  # told last, by name; None: nothing, in this run
+        self._breakers: dict[str, Any] | None = None
+
+    async def start(self, _run: Run) -> None:
+        """Whoever led before may have told something else."""
+        self._services = self._breakers = None
+
+    async def stop(self, _run: Run) -> None:
+        """Another leads, and counts."""
+        self.counts = {}
+
+    async def tick(self, run: Run) -> None:
+        """Look once, and tell what has changed."""
+        found = await self._states.read_all()
+        self.counts = count(found)
+        services = {service["service"]: summary(service) for service in found}
+        if services != self._services:
+            about = {"status": worst(service["status"] for service in found), "services": list(services.values())}
+            await run.publish(SERVICES, {**about, "changed": changed(self._services, services)})
+            self._services = services
+        breakers = {f"{row['service']} {row['instance']}": row for service in found for row in broken(service)}
+        if breakers != self._breakers:
+            names = sorted({name.partition(" ")[0] for name in changed(self._breakers, breakers)})
+            await run.publish(BREAKERS, {"breakers": list(breakers.values()), "changed": names})
+            self._breakers = breakers
+
+
+async def last_status(snapshots: Snapshots) -> str | None:
+    """What all services amounted to when that was told last; None if nobody has told it.
+
+    Raises:
+        Unavailable: Redis did not answer in time.
+    """
+    text = await snapshots.read(SERVICES)
+    try:
+        return Status(orjson.loads(text or b"")["data"]["status"])
+    except (ValueError, TypeError, KeyError):
+        return None  # or another program has said something there
+
+
+def count(services: list[dict[str, Any]]) -> dict[tuple[str, str], int]:
+    """Instances by service and status."""
+    counts: dict[tuple[str, str], int] = {}
+    for service in services:
+        for row in service["instances"]:
+            key = service["service"], str(row["status"])
+            counts[key] = counts.get(key, 0) + 1
+    return counts
+
+
+def summary(service: dict[str, Any]) -> dict[str, Any]:
+    """A service in a line: what is told of it, and what changes there is told."""
+    return {
+        "service": service["service"],
+        "status": service["status"],
+        "instances": sum(row["alive"] for row in service["instances"]),
+        "running": service["running"],
+        "dependsOn": service["dependsOn"],
+        "lastError": service["lastError"],
+    }
+
+
+def broken(service: dict[str, Any]) -> list[dict[str, Any]]:
+    """The circuit breakers of its living instances that are not closed."""
+    return [
+        {"service": service["service"], "instance": row["instance"], "state": state, "lastError": row.get("lastError")}
+        for row in service["instances"]
+        if row["alive"] and (state := (row.get("stats") or {}).get("breaker", "closed")) != "closed"
+    ]
+
+
+def changed(before: dict[str, Any] | None, after: dict[str, Any]) -> list[str]:
+    """The names of what is not as it was."""
+    known = before or {}
+    return sorted(name for name in {*known, *after} if known.get(name) != after.get(name))

@@ -1,0 +1,196 @@
+"""Background services of the whole cluster: seen, told of by other programs, forgotten."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from starlette.requests import Request
+
+from gateway import dependencies, records
+from gateway.cluster.states import Outdated, Report, TooMany
+from gateway.records import MAX_ERROR_CHARACTERS, MAX_RECORD_BYTES, RecordError, Status
+from gateway.web.answers import ApiError, body_of, node_of, resource
+from gateway.web.openapi import COUNT, Schema, answer, array, in_path, operation, record, ref
+
+MAX_LEASE_SECONDS: Final = 86_400
+_NOT_TOLD: Final = ("leaseEnds", "token", "standby", "singleton", "updateCount")  # of a report: ours to say
+
+
+async def list_services(request: Request) -> Any:
+    """All services, with the worst of their states."""
+    found = await node_of(request).services.states.read_all()
+    return {"status": records.worst(service["status"] for service in found), "services": found}
+
+
+async def show_service(request: Request) -> Any:
+    """One service, with its instances, those it depends on and those that depend on it."""
+    name, states = _name(request), node_of(request).services.states
+    found = {service["service"]: service for service in await states.read_all()}
+    if name not in found:
+        raise ApiError(404, "not_found", f"Nobody tells of a service {name}")
+    graph = {other: service["dependsOn"] for other, service in found.items()}
+    needs = [{"service": need, "status": found[need]["status"] if need in found else None} for need in graph[name]]
+    needed = [{"service": other, "status": found[other]["status"]} for other in dependencies.dependants(graph, name)]
+    return {**found[name], "dependencies": needs, "dependants": needed}
+
+
+async def report_service(request: Request) -> Any:
+    """``{"status", "leaseSeconds", …}``: how one instance of a service is, believed until the lease ends."""
+    name, body = _name(request), await body_of(request, MAX_RECORD_BYTES)
+    if not isinstance(body, dict):
+        raise ApiError(400, "bad_request", 'Send {"status", "leaseSeconds", …}')
+    told = dict(body)
+    instance, seconds = told.pop("instance", "default"), told.pop("leaseSeconds", None)
+    if not records.is_instance(instance):
+        raise ApiError(400, "bad_request", "instance must be 1 to 100 of A-Z a-z 0-9 _ . : -")
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 1 <= seconds <= MAX_LEASE_SECONDS:
+        raise ApiError(400, "bad_request", f"leaseSeconds must be from 1 to {MAX_LEASE_SECONDS}")
+    for field in _NOT_TOLD:
+        if field in told:
+            raise ApiError(400, "bad_request", f"{field} is not yours to say")
+    try:
+        version = records.check(told).pop("version", 0)
+        [verdict] = await node_of(request).services.states.write(
+            [Report(name, instance, told, int(seconds * 1000), version)]
+        )
+    except RecordError as error:
+        raise ApiError(400, "bad_request", str(error)) from None
+    if isinstance(verdict, Outdated):
+        raise ApiError(409, "outdated", str(verdict))
+    if isinstance(verdict, TooMany):
+        raise ApiError(409, "too_many", str(verdict))
+    return {"service": name, "instance": instance, "version": verdict}
+
+
+async def forget_service(request: Request) -> Any:
+    """Remove all that is told of a service; an instance that lives tells it again."""
+    name = _name(request)
+    if not await node_of(request).services.states.forget(name):
+        raise ApiError(404, "not_found", f"Nobody tells of a service {name}")
+    return {"forgotten": name}
+
+
+def _name(request: Request) -> str:
+    name: str = request.path_params["service"]
+    if not records.is_service(name):
+        raise ApiError(404, "not_found", "There can be no such service: its name is 1 to 64 of A-Z a-z 0-9 _ . : -")
+    return name
+
+
+_SERVICE: Final[Schema] = {
+    "type": "string", "pattern": r"^[A-Za-z0-9_.:\-]{1,64}$", "examples": ["price-feed"],
+}  # fmt: skip
+_INSTANCE: Final[Schema] = {"type": "string", "pattern": r"^[A-Za-z0-9_.:\-]{1,100}$", "examples": ["worker-1"]}
+_STATUS: Final[Schema] = {"type": "string", "enum": [status.value for status in Status]}
+_SAID: Final[Schema] = {"type": "string", "enum": [s.value for s in Status if s is not Status.OFFLINE]}
+_TEXT: Final[Schema] = {"type": ["string", "null"], "maxLength": MAX_ERROR_CHARACTERS}
+_WHOLE: Final[Schema] = {"type": "integer", "minimum": 0, "maximum": (1 << 53) - 1}
+_STATS: Final[Schema] = {
+    "type": ["object", "null"],
+    "description": "Of a ServiceManager: operations, failures, meanMs, p99Ms, breaker (closed, open, half-open)",
+}
+_MORE: Final[Schema] = {
+    "running": {"type": "boolean"},
+    "startedAt": {**_TEXT, "description": "ISO 8601; so are the other times"},
+    "lastCheck": _TEXT,
+    "lastOperation": _TEXT,
+    "lastError": _TEXT,
+    "lastErrorAt": _TEXT,
+    "waitsFor": {**_TEXT, "description": "The dependency that it waits for"},
+    "host": _TEXT,
+    "dependsOn": array(_SERVICE),
+    "stats": _STATS,
+    "version": {**_WHOLE, "description": "Of an instance's records, an older never replaces a newer"},
+}
+_RELATED: Final[Schema] = array(record(service=_SERVICE, status={"type": ["string", "null"]}))
+
+
+def _report_body() -> Schema:
+    schema = {
+        "type": "object",
+        "properties": {
+            "status": _SAID,
+            "leaseSeconds": {
+                "type": "number", "minimum": 1, "maximum": MAX_LEASE_SECONDS,
+                "description": "After that time without another report it is offline",
+            },
+            "instance": {**_INSTANCE, "default": "default"},
+            **_MORE,
+        },
+        "required": ["status", "leaseSeconds"],
+        "additionalProperties": False,
+    }  # fmt: skip
+    example = {"status": "active", "leaseSeconds": 30, "instance": "worker-1", "lastOperation": "fetched 3,500 prices"}
+    return {
+        "required": True,
+        "content": {"application/json": {"schema": schema, "examples": {"one": {"value": example}}}},
+    }
+
+
+PATHS: Final[Schema] = {
+    "/api/services": {
+        "get": operation(
+            "listServices", "All services of the cluster, with their instances",
+            answer(record(status=_STATUS, services=array(ref("Service"))), "By name; `status` is the worst of all"),
+            description="A service is listed for an hour after its last instance's lease has ended; at most "
+            f"{records.MAX_SERVICES} are.",
+        )
+    },
+    "/api/services/{service}": {
+        "get": operation(
+            "showService", "One service, what it depends on and what depends on it",
+            answer(
+                {"allOf": [ref("Service"), record(dependencies=_RELATED, dependants=_RELATED)]},
+                "`status` is null where nobody tells of a service that is depended on",
+            ),
+            "NotFound", parameters=[in_path("service", _SERVICE)],
+        ),
+        "put": operation(
+            "reportService", "Say how an instance of a service is",
+            answer(
+                record(service=_SERVICE, instance=_INSTANCE, version=_WHOLE), "Redis has it, and it is told to all"
+            ),
+            "NotFound", "Conflict", "TooLarge", parameters=[in_path("service", _SERVICE)], body=_report_body(),
+            description="For any program. `version`, if it is given, must grow; else Redis gives one.",
+        ),
+        "delete": operation(
+            "forgetService", "Remove all that is told of a service",
+            answer(record(forgotten=_SERVICE), "An instance that lives tells of it again"),
+            "NotFound", parameters=[in_path("service", _SERVICE)],
+        ),
+    },
+}  # fmt: skip
+
+SCHEMAS: Final[Schema] = {
+    "Service": record(
+        service=_SERVICE,
+        status={**_STATUS, "description": "The worst of its living instances"},
+        running={**COUNT, "description": "Instances that do its work"},
+        instances=array(ref("ServiceInstance")),
+        dependsOn=array(_SERVICE),
+        lastError={**_TEXT, "description": "The newest of any instance"},
+    ),
+    "ServiceInstance": {
+        "type": "object",
+        "properties": {
+            "instance": _INSTANCE,
+            "status": _STATUS,
+            "alive": {"type": "boolean", "description": "Whether its lease has not ended"},
+            "singleton": {"type": "boolean", "description": "Of all instances one runs"},
+            "standby": {"type": "boolean", "description": "It would run if the one that does died"},
+            "token": {**_WHOLE, "description": "The fencing token of the one that runs"},
+            "updateCount": _WHOLE,
+            **_MORE,
+        },
+        "required": ["instance", "status", "alive", "running"],
+        "additionalProperties": False,
+    },
+}
+
+ROUTES: Final = [
+    resource("/api/services", GET=("read", list_services)),
+    resource(
+        "/api/services/{service}",
+        GET=("read", show_service), PUT=("publish", report_service), DELETE=("admin", forget_service),
+    ),
+]  # fmt: skip

@@ -1,0 +1,240 @@
+"""Services against a real Redis: started in order, told to all, once in the cluster, through all that breaks."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from gateway.cluster.leader import Fenced
+from gateway.cluster.services import Run, Service, ServiceManager
+from gateway.records import Status
+from tests.client import Api
+from tests.cluster import NAMESPACE, Cluster, Node, Redis
+from tests.conftest import Connect
+from tests.deadlines import eventually
+from tests.integration.test_cli import gateway
+from tests.processes import Process, clean_environment
+
+LEASE_SECONDS = 2.0
+RULES = '[[topic]]\npattern = "counter"\nhistory = 100000\n'
+
+
+@contextmanager
+def counters(number: int, redis: Redis, folder: Path) -> Iterator[list[Process]]:
+    """So many programs with the same singleton."""
+    programs: list[Process] = []
+    try:
+        for at in range(number):
+            command = [sys.executable, "-m", "tests.counter", redis.url, NAMESPACE, f"c{at}", str(LEASE_SECONDS)]
+            programs.append(Process(f"counter {at}", command, folder / f"counter{at}.log", clean_environment()))
+            programs[-1].spawn()
+        yield programs
+    finally:
+        for program in programs:
+            program.close()
+
+
+class Stream:
+    """What subscribers and the stream itself have of the topic `counter`."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+        self.ticks: list[dict[str, Any]] = []  # over restarts of Redis
+
+    def read(self) -> list[dict[str, Any]]:
+        """All ticks in the stream of this Redis, in order, each with the time at which Redis had it."""
+        entries = self._redis.cli("XRANGE", f"{NAMESPACE}ws:history:{{counter}}", "-", "+")
+        found = [{**orjson.loads(about["m"])["data"], "ms": int(about["t"])} for _, about in entries]
+        return found
+
+    def leader(self) -> str:
+        """Who ticked last."""
+        ticks = self.read()
+        return str(ticks[-1]["by"]) if ticks else ""
+
+
+def check(ticks: list[dict[str, Any]], allowed_gap: float) -> None:
+    """Tokens never go down, and each takeover was quick."""
+    tokens = [tick["token"] for tick in ticks]
+    assert tokens == sorted(tokens), "a tick of an old leader came in behind a newer one's"
+    gaps = [(b["ms"] - a["ms"]) / 1000 for a, b in itertools.pairwise(ticks) if a["token"] != b["token"]]
+    assert max(gaps, default=0.0) <= allowed_gap, gaps
+
+
+async def test_a_singleton_counts_on_through_death_sleep_and_a_restarted_redis(
+    cluster: Callable[..., Cluster], redis: Redis, folder: Path, connect: Connect
+) -> None:
+    (folder / "topics.toml").write_text(RULES)
+    nodes = cluster(3, topics=folder / "topics.toml", lease_seconds=LEASE_SECONDS)
+    listener = await connect(nodes[2])
+    await listener.subscribe("counter")
+    stream = Stream(redis)
+    with counters(3, redis, folder) as programs:
+
+        def led_by(*names: str) -> bool:
+            ticks = stream.read()
+            return bool(ticks) and ticks[-1]["by"] in names
+
+        def others(name: str) -> list[str]:
+            return [f"c{at}" for at in range(3) if f"c{at}" != name and programs[at].alive]
+
+        await eventually(lambda: len(stream.read()) > 5, 20)
+        # kill -9
+        first = stream.leader()
+        programs[int(first[1])].kill()
+        await eventually(lambda: led_by(*others(first)), LEASE_SECONDS + 8)
+        programs[int(first[1])].spawn()
+        # asleep past its lease: it wakes and believes that it leads
+        second = stream.leader()
+        sleeper = programs[int(second[1])]
+        sleeper.freeze()
+        await eventually(lambda: led_by(*others(second)), LEASE_SECONDS + 8)
+        before = len(stream.read())
+        sleeper.thaw()
+        await eventually(lambda: len(stream.read()) > before + 10)
+        await eventually(
+            lambda: "service leads no more" in "\n".join(sleeper.log()), what="the sleeper was told to stop"
+        )
+        check(stream.read(), LEASE_SECONDS + 1)
+        earlier = stream.read()
+        # Redis forgets everything
+        redis.stop()
+        redis.start()
+        await eventually(lambda: len(stream.read()) > 10, 20)
+        later = stream.read()
+        check(later, LEASE_SECONDS + 1)
+        assert later[-1]["token"] >= earlier[-1]["token"]
+        await eventually(lambda: listener.data("counter")[-1:] == [{k: v for k, v in later[-1].items() if k != "ms"}]
+                         or later[-1]["tick"] < listener.data("counter")[-1]["tick"])  # fmt: skip
+    heard = [tick["token"] for tick in listener.data("counter")]
+    assert heard == sorted(heard)
+
+
+async def test_a_woken_leader_is_refused_by_redis_itself(
+    cluster: Callable[..., Cluster], redis: Redis, folder: Path
+) -> None:
+    (folder / "topics.toml").write_text(RULES)
+    cluster(1, topics=folder / "topics.toml")
+    runs: dict[str, Run] = {}
+    # Long leases: within the test neither renews its own.
+    async with ServiceManager.connect(redis.url, name="old", lease_seconds=60) as old:
+
+        async def start(run: Run) -> None:
+            runs.setdefault("old", run)
+
+        old.register("job", start=start, singleton=True)
+        await old.start()
+        await eventually(lambda: "old" in runs)
+        assert await runs["old"].publish("counter", "mine") is not None
+        # As if it had slept: its lease passes to another in Redis, and nobody has told it.
+        redis.cli("DEL", f"{NAMESPACE}service:{{job}}:leader")
+        async with ServiceManager.connect(redis.url, name="new", lease_seconds=60) as new:
+
+            async def begin(run: Run) -> None:
+                await run.publish("counter", "its successor's")
+                runs["new"] = run
+
+            new.register("job", start=begin, singleton=True)
+            await new.start()
+            await eventually(lambda: "new" in runs)
+            assert runs["new"].token > runs["old"].token
+            with pytest.raises(Fenced, match="job"):
+                await runs["old"].publish("counter", "too late")
+
+
+async def test_states_are_stale_without_redis_and_the_newest_is_written_after(redis: Redis) -> None:
+    async with (
+        ServiceManager.connect(redis.url, name="a", timeout_seconds=0.5) as mine,
+        ServiceManager.connect(redis.url, name="b", timeout_seconds=0.5) as other,
+    ):
+        assert await mine.update_service_state("feed", status="active", operation="first")
+        seen = await other.get_service_state("feed")
+        assert seen is not None and (seen["status"], seen["stale"]) == ("active", False)
+        redis.stop()
+        assert not await mine.update_service_state("feed", status="degraded", error="slow")
+        assert not await mine.update_service_state("feed", status="error", error="down", operation="last")
+        own, seen = await mine.get_service_state("feed"), await other.get_service_state("feed")
+        assert own is not None and (own["status"], own["stale"], own["lastError"]) == ("error", True, "down")
+        assert seen is not None and (seen["status"], seen["stale"]) == ("active", True)
+        assert seen["ageSeconds"] > 0
+        assert await other.get_service_state("nobody's") is None
+        redis.start()
+
+        async def newest() -> bool:
+            found = await other.get_service_state("feed")
+            return found is not None and not found["stale"] and found["instances"][0].get("lastOperation") == "last"
+
+        await eventually(newest, 20)
+
+
+async def test_an_older_write_never_replaces_a_newer(redis: Redis) -> None:
+    async with ServiceManager.connect(redis.url, name="a") as services:
+        heard: list[tuple[str, dict[str, Any]]] = []
+        services.watch(lambda name, state: heard.append((name, state)))
+        await services.update_service_state("feed", status="active")
+        states = services.states
+        from gateway.cluster.states import Outdated, Report
+
+        [newer] = await states.write([Report("feed", "other", {"status": "error"}, 5000, 100)])
+        [older] = await states.write([Report("feed", "other", {"status": "active"}, 5000, 99)])
+        assert newer == 100 and isinstance(older, Outdated)
+        found = await services.get_service_state("feed")
+        assert found is not None and found["status"] == Status.ERROR
+        assert [row["status"] for row in found["instances"]] == ["active", "error"]
+        await eventually(lambda: ("feed", "error") in [(name, state["status"]) for name, state in heard])
+
+
+async def test_a_failing_service_holds_back_those_that_need_it_and_no_other(
+    plain: Cluster, api: Callable[[Node], Api]
+) -> None:
+    graph = {
+        "db": [], "queue": [], "prices": ["db"], "contests": ["db"], "wallet": ["db", "queue"], "chain": [],
+        "swaps": ["chain", "wallet"], "feed": ["prices"], "alerts": ["feed"], "mail": ["queue"],
+        "reports": ["contests", "mail"], "clock": [],
+    }  # fmt: skip
+    broken = True
+
+    async def start(run: Run) -> None:
+        if run.name == "chain" and broken:
+            raise ConnectionError("no answer from the chain")
+
+    async with ServiceManager.connect(plain.redis.url, name="app") as services:
+        services.register_all(Service(name=n, start=start, depends_on=tuple(of)) for n, of in graph.items())
+        await services.start()
+        at = api(plain[1])
+
+        async def states() -> dict[str, str]:
+            found = (await at.get("/api/services"))["services"]
+            return {service["service"]: service["status"] for service in found if service["service"] in graph}
+
+        async def settled() -> bool:
+            said = await states()
+            others = {said.get(name) for name in graph if name not in ("chain", "swaps")}
+            return (
+                said.get("chain") in ("error", "starting") and said.get("swaps") == "starting" and others == {"active"}
+            )
+
+        await eventually(settled, 20)
+        chain = await at.get("/api/services/chain")
+        assert "no answer from the chain" in chain["lastError"]
+        assert [other["service"] for other in chain["dependants"]] == ["swaps"]
+        assert chain["instances"][0]["stats"]["failures"] >= 1
+        swaps = await at.get("/api/services/swaps")
+        assert [other["service"] for other in swaps["dependencies"]] == ["chain", "wallet"]
+        assert swaps["instances"][0]["waitsFor"] == "chain"
+        tree = (await gateway(plain[0], "services", "--graph")).out
+        assert "swaps  starting, waits for chain" in tree
+        assert "├─ prices  active" in tree
+        broken = False
+        await eventually(lambda: _all_active(states), 30, "all are active once the chain answers")
+
+
+async def _all_active(states: Callable[[], Any]) -> bool:
+    return set((await states()).values()) == {"active"}
