@@ -195,7 +195,7 @@ def topics(remote: Remote, topic: str | None) -> Steps:
 @click.option("--graph", is_flag=True, help="What depends on what, as a tree.")
 @speaking
 def services(remote: Remote, name: str | None, graph: bool) -> Steps:
-    """Background services and how they are; with SERVICE, its instances."""
+    """How background services are; with SERVICE, its instances."""
     if name is not None:
         if graph:
             raise click.UsageError("The graph is of all services: give either SERVICE or --graph.")
