@@ -22,6 +22,7 @@ connection   one socket: bytes in, prepared frames out, back-pressure
 relay        between hub and bus: publish, and what the cluster says
 handshake    the opening of a socket
 announcer    tells administrators how the services are
+publisher    publishing from a Python program, without a node
 cluster/     all that lives in Redis, and nothing else
 session      one client's rules: what a message may cause                    (pure)
 referee      what the back end says somebody may

@@ -22,6 +22,7 @@ from gateway.metrics import Metrics
 from gateway.protocol import Position, Publication
 from gateway.topics import RulesError, TopicRules
 
+MAX_MESSAGE_BYTES: Final = 1 << 20  # where no node's setting says otherwise
 RULES_SECONDS: Final = 30.0  # so long are rules believed that were read from Redis
 
 

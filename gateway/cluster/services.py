@@ -31,7 +31,7 @@ from gateway.cluster.keeper import CHECK_SECONDS, STOP_SECONDS, Act, Keeper, Pub
 from gateway.cluster.keys import Keys
 from gateway.cluster.leader import Fence, Fenced, Leadership
 from gateway.cluster.link import Link, Unavailable
-from gateway.cluster.outgoing import Outgoing
+from gateway.cluster.outgoing import MAX_MESSAGE_BYTES, Outgoing
 from gateway.cluster.states import Report, States, TooMany
 from gateway.logs import logger
 from gateway.metrics import Metrics
@@ -41,7 +41,6 @@ from gateway.records import Record, RecordError, Status
 LEASE_SECONDS: Final = 10.0
 BEATS_A_LEASE: Final = 3
 RETRY_SECONDS: Final = 0.5
-MAX_MESSAGE_BYTES: Final = 1 << 20
 
 Watcher = Callable[[str, dict[str, Any]], None]  # service, its changed record with the `instance` it is of
 T = TypeVar("T", bound=Act)

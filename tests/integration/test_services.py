@@ -51,8 +51,7 @@ class Stream:
     def read(self) -> list[dict[str, Any]]:
         """All ticks in the stream of this Redis, in order, each with the time at which Redis had it."""
         entries = self._redis.cli("XRANGE", f"{NAMESPACE}ws:history:{{counter}}", "-", "+")
-        found = [{**orjson.loads(about["m"])["data"], "ms": int(about["t"])} for _, about in entries]
-        return found
+        return [{**orjson.loads(about["m"])["data"], "ms": int(about["t"])} for _, about in entries]
 
     def leader(self) -> str:
         """Who ticked last."""

@@ -1,0 +1,103 @@
+"""The examples of docs/publishing.md, run as they stand; their messages are heard once by subscribers of two nodes."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tests.client import Client
+from tests.cluster import API_KEY, ROOT, Cluster, Redis
+from tests.conftest import Connect
+from tests.deadlines import eventually
+from tests.processes import clean_environment
+
+DOCUMENT = ROOT / "docs" / "publishing.md"
+
+
+def example(language: str) -> str:
+    """The page's one example in this language."""
+    [code] = re.findall(rf"^```{language}\n(.*?)^```$", DOCUMENT.read_text(), re.MULTILINE | re.DOTALL)
+    assert isinstance(code, str)
+    return code
+
+
+async def run(*command: str, folder: Path, **env: str) -> str:
+    """What the command printed; it must go well within two minutes."""
+    process = await asyncio.create_subprocess_exec(
+        *command, cwd=folder, env=clean_environment() | env, stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        async with asyncio.timeout(120):
+            out, err = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    assert process.returncode == 0, (out + err).decode()
+    return out.decode()
+
+
+async def two_hearers(nodes: Cluster, connect: Connect, *topics: str) -> list[Client]:
+    """A subscriber on each of two nodes."""
+    hearers = [await connect(nodes[0]), await connect(nodes[1])]
+    for hearer in hearers:
+        await hearer.subscribe(*topics)
+    return hearers
+
+
+async def heard_once(hearers: list[Client], topic: str, expected: list[Any]) -> None:
+    """Each hears just this, on `topic`."""
+    await eventually(lambda: all(len(hearer.data(topic)) >= len(expected) for hearer in hearers))
+    # Whatever came double would have come before the answer to this.
+    for hearer in hearers:
+        await hearer.ask(type="REQUEST", topic="system", action="getStatus", requestId="after")
+        assert hearer.data(topic) == expected
+
+
+async def test_curl(cluster: Callable[..., Cluster], connect: Connect, folder: Path) -> None:
+    nodes = cluster(2)
+    hearers = await two_hearers(nodes, connect, "contest")
+    for _ in range(2):  # the idempotency key makes it one
+        printed = await run("sh", "-c", example("sh"), folder=folder, GATEWAY_URL=nodes[0].url, GATEWAY_API_KEY=API_KEY)
+        assert re.fullmatch(r'\{"results":\[\{"topic":"contest","epoch":"\w+","offset":1\}\]\}', printed)
+    await heard_once(hearers, "contest", [{"leader": "ann"}])
+
+
+async def test_python(cluster: Callable[..., Cluster], connect: Connect, redis: Redis, folder: Path) -> None:
+    nodes = cluster(2)
+    hearers = await two_hearers(nodes, connect, "contest", "token:price:ABC")
+    (folder / "publish.py").write_text(example("python"))
+    printed = await run(sys.executable, "publish.py", folder=folder, REDIS_URL=redis.url)
+    assert re.fullmatch(r"Position\(epoch='\w+', offset=1\)\n", printed)
+    await heard_once(hearers, "contest", [{"leader": "bob"}])
+    assert hearers[0].heard(topic="contest")[-1]["action"] == "LEADER"
+    await heard_once(hearers, "token:price:ABC", [41, 42])
+
+
+async def test_node_js(cluster: Callable[..., Cluster], connect: Connect, redis: Redis, folder: Path) -> None:
+    nodes = cluster(2, namespace="")
+    hearers = await two_hearers(nodes, connect, "contest")
+    npm = shutil.which("npm")
+    assert npm, "npm is not installed, and the test needs it"
+    await run(npm, "install", "--no-audit", "--no-fund", "--prefer-offline", "redis@6", folder=folder)
+    (folder / "publish.mjs").write_text(example("js"))
+    assert await run("node", "publish.mjs", folder=folder, REDIS_URL=redis.url) == "2 nodes heard it\n"
+    await heard_once(hearers, "contest", [{"leader": "cid"}])
+
+
+def test_the_original_plans_publish_is_unchanged() -> None:
+    """Word for word: what a program has today goes on working."""
+    code = example("js")
+    for part in (
+        "if (!this.publisher) this.initializePubSub();",
+        "return this.publisher.publish(\n      channel,\n"
+        "      typeof message === 'string' ? message : JSON.stringify(message)\n    );",
+        "sourceId: process.pid",
+    ):
+        assert part in code
