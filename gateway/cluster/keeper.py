@@ -79,7 +79,7 @@ class Run:
     @asynccontextmanager
     async def operation(self, name: str) -> AsyncIterator[None]:
         """Measure what is done inside; what it raises counts as a failure, and goes on."""
-        started = time.monotonic()
+        started = asyncio.get_running_loop().time()
         try:
             yield
         except Fenced:
@@ -122,8 +122,8 @@ class Keeper:
         ))  # fmt: skip
 
     def ended(self, name: str, started: float, error: Exception | None) -> None:
-        """An operation that began at `started` (monotonic seconds) has ended, with `error` if it failed."""
-        now, before = time.monotonic(), self.breaker.state
+        """An operation that began at `started` (loop time) has ended, with `error` if it failed."""
+        now, before = asyncio.get_running_loop().time(), self.breaker.state
         self.stats.add(now - started, failed=error is not None)
         status = None
         if error is None:
@@ -180,10 +180,10 @@ class Keeper:
 
     async def _again_and_again(self, publish: Publish, lease: Lease | None) -> None:
         """One run after the other; it ends by itself only when the lease is found to have ended."""
-        pause = RETRY_SECONDS
+        loop, pause = asyncio.get_running_loop(), RETRY_SECONDS
         while True:
-            if not self.breaker.allows(time.monotonic()):
-                await asyncio.sleep(max(0.05, self.breaker.wait(time.monotonic())))
+            if not self.breaker.allows(loop.time()):
+                await asyncio.sleep(max(0.05, self.breaker.wait(loop.time())))
                 continue
             run = Run(self, publish, lease)
             if self.record["status"] != Status.ERROR:  # which it stays until a start succeeds
@@ -219,7 +219,7 @@ class Keeper:
             await asyncio.sleep(max(0.0, due[what] - loop.time()))
             act, seconds = acts[what]
             assert act is not None
-            if self.breaker.allows(time.monotonic()):
+            if self.breaker.allows(loop.time()):
                 with suppress(_Counted):
                     await self._act(run, what, act)
             due[what] = max(due[what] + seconds, loop.time())  # after a long one the missed are not made up for

@@ -1,0 +1,127 @@
+"""What administrators are told of services: all of it, when something has changed, and only then."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import pytest
+
+from gateway import announcer, records
+from gateway.announcer import Announcer
+from gateway.cluster.keeper import Run
+from gateway.cluster.snapshots import Snapshots
+from gateway.cluster.states import States
+
+NOW = 1000
+
+
+class FakeStates:
+    """States as the test has them."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, dict[str, records.Record]] = {}
+
+    async def read_all(self) -> list[dict[str, Any]]:
+        """All services."""
+        return [records.aggregate(name, rows, NOW) for name, rows in sorted(self.rows.items())]
+
+
+class FakeRun:
+    """A run that remembers what was published."""
+
+    def __init__(self) -> None:
+        self.published: list[tuple[str, Any]] = []
+
+    async def publish(self, topic: str, data: Any) -> None:
+        """One message."""
+        self.published.append((topic, data))
+
+    def take(self) -> dict[str, Any]:
+        """What was published since it was last asked."""
+        taken, self.published = dict(self.published), []
+        return taken
+
+
+@pytest.fixture
+def states() -> FakeStates:
+    return FakeStates()
+
+
+@pytest.fixture
+def run() -> FakeRun:
+    return FakeRun()
+
+
+@pytest.fixture
+async def tick(states: FakeStates, run: FakeRun) -> Any:
+    one = Announcer(cast(States, states))
+    await one.start(cast(Run, run))
+
+    async def look() -> dict[str, Any]:
+        await one.tick(cast(Run, run))
+        return run.take()
+
+    look.announcer = one  # type: ignore[attr-defined]
+    return look
+
+
+def record(status: str, breaker: str = "closed", **more: Any) -> records.Record:
+    return {"status": status, "leaseEnds": NOW + 1, "stats": {"breaker": breaker}, **more}
+
+
+async def test_a_new_leader_tells_all_at_once(tick: Any, states: FakeStates) -> None:
+    states.rows = {"feed": {"a": record("active")}, "mail": {"a": record("error", lastError="no relay")}}
+    told = await tick()
+    assert told["service"]["status"] == "error"
+    assert [(s["service"], s["status"], s["lastError"]) for s in told["service"]["services"]] == [
+        ("feed", "active", None), ("mail", "error", "no relay"),
+    ]  # fmt: skip
+    assert told["service"]["changed"] == ["feed", "mail"]
+    assert told["circuit-breaker"] == {"breakers": [], "changed": []}
+    assert tick.announcer.counts == {("feed", "active"): 1, ("mail", "error"): 1}
+
+
+async def test_nothing_new_is_not_told_and_a_change_is_named(tick: Any, states: FakeStates) -> None:
+    states.rows = {"feed": {"a": record("active", version=1)}, "mail": {"a": record("active")}}
+    await tick()
+    states.rows["feed"]["a"]["version"] = 2
+    assert await tick() == {}
+    states.rows["feed"]["a"]["status"] = "degraded"
+    told = await tick()
+    assert told["service"]["changed"] == ["feed"]
+    assert len(told["service"]["services"]) == 2
+    assert "circuit-breaker" not in told
+
+
+async def test_open_breakers_are_told_and_their_closing(tick: Any, states: FakeStates) -> None:
+    states.rows = {"feed": {"a": record("active"), "b": record("active")}}
+    await tick()
+    states.rows["feed"]["b"] = record("active", "open", lastError="no answer")
+    told = await tick()
+    assert told["circuit-breaker"] == {
+        "breakers": [{"service": "feed", "instance": "b", "state": "open", "lastError": "no answer"}],
+        "changed": ["feed"],
+    }
+    states.rows["feed"]["b"] = record("active")
+    assert (await tick())["circuit-breaker"] == {"breakers": [], "changed": ["feed"]}
+
+
+async def test_who_leads_no_more_counts_no_more(tick: Any, states: FakeStates, run: FakeRun) -> None:
+    states.rows = {"feed": {"a": record("active")}}
+    await tick()
+    await tick.announcer.stop(cast(Run, run))
+    assert tick.announcer.counts == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "status"),
+    [(b'{"data":{"status":"error"}}', "error"), (None, None), (b'{"data":{"status":"nice"}}', None),
+     (b'{"data":[]}', None), (b"[]", None), (b"{", None)],
+)  # fmt: skip
+async def test_the_status_that_was_told_last(text: bytes | None, status: str | None) -> None:
+    class Kept:
+        async def read(self, topic: str) -> bytes | None:
+            assert topic == "service"
+            return text
+
+    assert await announcer.last_status(cast(Snapshots, Kept())) == status
