@@ -103,15 +103,18 @@ class ServiceManager:
             return (await outgoing.publish([publication], fence=fence))[0]
 
         manager = cls(link, keys, bus, publish, instance, lease_seconds=lease_seconds)
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(work) for work in (link.run(), bus.run(manager), manager.run())]
-            try:
-                yield manager
-            finally:
-                await manager.stop()
-                for task in tasks:
-                    task.cancel()
-        await link.close()
+        # No TaskGroup: it would wrap in a group whatever is raised in the caller's own block.
+        tasks = [asyncio.get_running_loop().create_task(work) for work in (link.run(), bus.run(manager), manager.run())]
+        for task in tasks:
+            task.add_done_callback(manager._ended)
+        try:
+            yield manager
+        finally:
+            await manager.stop()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await link.close()
 
     def bus_lost(self, reason: str) -> None:
         """Redis is away; what is asked for is answered from the local copy."""
@@ -248,7 +251,7 @@ class ServiceManager:
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and task.exception() is not None:  # a fault of ours: theirs are caught
-            self._log.critical("a service's keeper died", task=task.get_name(), exc_info=task.exception())
+            self._log.critical("a task of the services died", task=task.get_name(), exc_info=task.exception())
 
     # ---- states
 

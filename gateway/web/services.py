@@ -102,6 +102,14 @@ _MORE: Final[Schema] = {
     "stats": _STATS,
     "version": {**_WHOLE, "description": "Of an instance's records, an older never replaces a newer"},
 }
+_SUMMARY: Final[Schema] = {
+    "service": _SERVICE,
+    "status": {**_STATUS, "description": "The worst of its living instances"},
+    "running": {**COUNT, "description": "Instances that do its work"},
+    "instances": array(ref("ServiceInstance")),
+    "dependsOn": array(_SERVICE),
+    "lastError": {**_TEXT, "description": "The newest of any instance"},
+}
 _RELATED: Final[Schema] = array(record(service=_SERVICE, status={"type": ["string", "null"]}))
 
 
@@ -140,7 +148,7 @@ PATHS: Final[Schema] = {
         "get": operation(
             "showService", "One service, what it depends on and what depends on it",
             answer(
-                {"allOf": [ref("Service"), record(dependencies=_RELATED, dependants=_RELATED)]},
+                record(**_SUMMARY, dependencies=_RELATED, dependants=_RELATED),
                 "`status` is null where nobody tells of a service that is depended on",
             ),
             "NotFound", parameters=[in_path("service", _SERVICE)],
@@ -162,14 +170,7 @@ PATHS: Final[Schema] = {
 }  # fmt: skip
 
 SCHEMAS: Final[Schema] = {
-    "Service": record(
-        service=_SERVICE,
-        status={**_STATUS, "description": "The worst of its living instances"},
-        running={**COUNT, "description": "Instances that do its work"},
-        instances=array(ref("ServiceInstance")),
-        dependsOn=array(_SERVICE),
-        lastError={**_TEXT, "description": "The newest of any instance"},
-    ),
+    "Service": record(**_SUMMARY),
     "ServiceInstance": {
         "type": "object",
         "properties": {

@@ -41,7 +41,7 @@ def ask(api: Callable[[Front], Api]) -> Ask:
 
 def requests(**values: str) -> list[tuple[str, str]]:
     """Each described operation that needs the key, as method and path."""
-    told = {"id": "n1.0.1", "topic": "contest-chat", "user": "ann", "node": "n0"} | values
+    told = {"id": "n1.0.1", "topic": "contest-chat", "user": "ann", "node": "n0", "service": "feed"} | values
     return [
         (method.upper(), path.format(**told))
         for method, path, operation in CONTRACT.operations()
@@ -131,6 +131,7 @@ async def test_a_cursor_that_was_never_given_is_refused_and_does_not_begin_again
         ("DELETE", "/api/topics/t", {"GET", "HEAD"}),
         ("GET", "/api/nodes/n1/drain", {"POST"}),
         ("GET", "/api/rebalance", {"POST"}),
+        ("POST", "/api/services/feed", {"GET", "HEAD", "PUT", "DELETE"}),
     ],
 )
 async def test_another_method_is_answered_with_all_that_may_be(
@@ -158,10 +159,57 @@ async def test_a_path_that_leads_nowhere_is_named(plain: Cluster, ask: Ask, path
         ("GET", "/api/topics/" + "t" * 201),
         ("DELETE", "/api/users//clients"),
         ("POST", "/api/nodes/n0/drain"),
+        ("GET", "/api/services/nobodys"),
+        ("DELETE", "/api/services/nobodys"),
+        ("PUT", "/api/services/no%20service"),
     ],
 )
 async def test_what_does_not_exist_is_not_found(plain: Cluster, ask: Ask, method: str, path: str) -> None:
     assert code(await ask(plain[0]).request(method, path)) == (404, "not_found")
+
+
+async def test_a_service_is_reported_shown_and_forgotten(plain: Cluster, ask: Ask) -> None:
+    http = ask(plain[0])
+    report = {
+        "status": "degraded", "leaseSeconds": 30, "instance": "w1", "lastError": "slow", "dependsOn": ["reported-db"],
+        "version": 7, "stats": {"operations": 3},
+    }  # fmt: skip
+    answer = await http.put("/api/services/reported", json=report)
+    assert answer.json() == {"service": "reported", "instance": "w1", "version": 7}
+    assert code(await http.put("/api/services/reported", json={**report, "version": 6})) == (409, "outdated")
+    assert (await http.put("/api/services/reported-db", json={"status": "active", "leaseSeconds": 30})).json()[
+        "version"
+    ]
+    shown = (await ask(plain[1]).get("/api/services/reported")).json()
+    assert (shown["status"], shown["lastError"], shown["running"]) == ("degraded", "slow", 1)
+    assert shown["dependencies"] == [{"service": "reported-db", "status": "active"}]
+    needed = (await http.get("/api/services/reported-db")).json()
+    assert needed["dependants"] == [{"service": "reported", "status": "degraded"}]
+    listed = (await http.get("/api/services")).json()["services"]
+    assert {"reported", "reported-db", "gateway.bus", "gateway.announcer"} <= {one["service"] for one in listed}
+    for name in ("reported", "reported-db"):
+        assert (await http.delete(f"/api/services/{name}")).json() == {"forgotten": name}
+        assert code(await http.get(f"/api/services/{name}")) == (404, "not_found")
+
+
+@pytest.mark.parametrize(
+    ("report", "wrong"),
+    [
+        ([], "status"),
+        ({}, "leaseSeconds"),
+        ({"leaseSeconds": 5}, "status"),
+        ({"status": "fine", "leaseSeconds": 5}, "status"),
+        ({"status": "active", "leaseSeconds": 0}, "leaseSeconds"),
+        ({"status": "active", "leaseSeconds": True}, "leaseSeconds"),
+        ({"status": "active", "leaseSeconds": 5, "instance": "a b"}, "instance"),
+        ({"status": "active", "leaseSeconds": 5, "token": 1}, "token"),
+        ({"status": "active", "leaseSeconds": 5, "colour": 1}, "colour"),
+    ],
+)
+async def test_a_report_that_cannot_be_is_refused(plain: Cluster, ask: Ask, report: Any, wrong: str) -> None:
+    answer = await ask(plain[0]).put("/api/services/never", json=report)
+    assert code(answer) == (400, "bad_request")
+    assert wrong in answer.json()["error"]["message"]
 
 
 async def test_a_topic_that_the_client_does_not_hear_cannot_be_taken(
@@ -233,6 +281,8 @@ async def test_without_a_key_of_its_own_a_node_refuses_all(cluster: Callable[...
 
 def body(path: str) -> bytes:
     """One that is right there."""
+    if path.startswith("/api/services/"):
+        return b'{"status":"active","leaseSeconds":1}'
     return b'{"seconds":1}' if path == "/api/rebalance" else b'{"topic":"t","data":1}'
 
 

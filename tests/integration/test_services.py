@@ -12,8 +12,10 @@ from typing import Any
 import orjson
 import pytest
 
+from gateway import records
 from gateway.cluster.leader import Fenced
-from gateway.cluster.services import Run, Service, ServiceManager
+from gateway.cluster.services import Run, Service, ServiceError, ServiceManager
+from gateway.cluster.states import Outdated, Report, TooMany
 from gateway.records import Status
 from tests.client import Api
 from tests.cluster import NAMESPACE, Cluster, Node, Redis
@@ -179,8 +181,6 @@ async def test_an_older_write_never_replaces_a_newer(redis: Redis) -> None:
         services.watch(lambda name, state: heard.append((name, state)))
         await services.update_service_state("feed", status="active")
         states = services.states
-        from gateway.cluster.states import Outdated, Report
-
         [newer] = await states.write([Report("feed", "other", {"status": "error"}, 5000, 100)])
         [older] = await states.write([Report("feed", "other", {"status": "active"}, 5000, 99)])
         assert newer == 100 and isinstance(older, Outdated)
@@ -237,3 +237,156 @@ async def test_a_failing_service_holds_back_those_that_need_it_and_no_other(
 
 async def _all_active(states: Callable[[], Any]) -> bool:
     return set((await states()).values()) == {"active"}
+
+
+# ---- what the nodes themselves do
+
+
+async def test_administrators_are_told_once_of_every_change_through_the_death_of_the_announcer(
+    cluster: Callable[..., Cluster], connect: Connect, api: Callable[[Node], Api]
+) -> None:
+    nodes = cluster(3, lease_seconds=LEASE_SECONDS)
+    http = api(nodes[0]).http
+
+    async def announcing() -> str:
+        """The node that tells; "" if none does."""
+        found = (await http.get("/api/services/gateway.announcer")).json()
+        return next((str(i["instance"]) for i in found.get("instances", ()) if i["alive"] and i["running"]), "")
+
+    async def report(status: str, **more: Any) -> None:
+        body = {"status": status, "leaseSeconds": 60, **more}
+        assert (await http.put("/api/services/feed", json=body)).status_code == 200
+
+    await eventually(announcing)
+    admin = await connect(nodes[0], user="root", role="admin")
+    await admin.subscribe("service", "circuit-breaker")
+    refused = await (await connect(nodes[0], user="ann")).subscribe("service")
+    assert refused["code"] == 4012
+
+    def told(topic: str) -> list[Any]:
+        return [m["data"] for m in admin.heard(type="DATA", topic=topic) if not m.get("initialData")]
+
+    def feed(status: str) -> bool:
+        return any(s["service"] == "feed" and s["status"] == status for m in told("service") for s in m["services"])
+
+    await report("active")
+    await eventually(lambda: feed("active"))
+    await report("error", lastError="no answer", stats={"breaker": "open"})
+    await eventually(lambda: feed("error"))
+    await eventually(lambda: any(b["service"] == "feed" for m in told("circuit-breaker") for b in m["breakers"]))
+    snapshot = await connect(nodes[1], user="root", role="admin")
+    await snapshot.subscribe("service")
+    assert snapshot.heard(type="DATA", topic="service")[0]["initialData"]
+    assert snapshot.data("service")[0]["status"] == "error"
+
+    async def overall() -> bool:
+        answer = await admin.ask(type="REQUEST", topic="system", action="getStatus")
+        return answer.get("action") == "getStatus" and answer["data"]["services"] == "error"
+
+    await eventually(overall)
+    leader = await announcing()
+    at = next(node for node in nodes if node.name == leader.split(".")[0])
+    if at is nodes[0]:  # whom we ask
+        http = api(nodes[1]).http
+        admin = await connect(nodes[1], user="root", role="admin")
+        await admin.subscribe("service", "circuit-breaker")
+    assert at.metric("gateway_service_instances", service="feed", status="error") == 1
+    assert at.metric("gateway_service_operations_total", service="gateway.announcer") > 0
+    at.kill()
+
+    async def another() -> bool:
+        return await announcing() not in ("", leader)
+
+    await eventually(another, LEASE_SECONDS + 10)
+    await report("degraded")
+    await eventually(lambda: feed("degraded"))
+    said = [
+        s["status"] for m in told("service") if "feed" in m["changed"] for s in m["services"] if s["service"] == "feed"
+    ]
+    assert said.count("degraded") == 1, "of one change one message"
+
+
+async def test_a_service_whose_lease_ends_is_offline_with_its_last_error(
+    plain: Cluster, api: Callable[[Node], Api]
+) -> None:
+    http = api(plain[0]).http
+    body = {"status": "degraded", "leaseSeconds": 1, "lastError": "disk nearly full"}
+    assert (await http.put("/api/services/dying", json=body)).status_code == 200
+
+    async def offline() -> bool:
+        found = (await http.get("/api/services/dying")).json()
+        return (found["status"], found["lastError"]) == ("offline", "disk nearly full")
+
+    await eventually(offline)
+    assert (await http.delete("/api/services/dying")).status_code == 200
+
+
+async def test_straight_on_redis_as_the_page_says(plain: Cluster, api: Callable[[Node], Api]) -> None:
+    redis, now = plain.redis, int(plain.redis.cli("TIME")[0]) * 1000
+    key = f"{NAMESPACE}service:{{direct}}"
+    redis.cli("ZADD", f"{NAMESPACE}services", "GT", now + 30_000, "direct")
+    redis.cli("HSET", key, "worker-1", f'{{"status":"active","leaseEnds":{now + 30_000},"version":1}}')
+    redis.cli("HSET", key, "worker-2", "active")
+    found = await api(plain[1]).get("/api/services/direct")
+    assert [(row["instance"], row["status"], row["alive"]) for row in found["instances"]] == [
+        ("worker-1", "active", True), ("worker-2", "offline", False),
+    ]  # fmt: skip
+    assert "not understood" in found["instances"][1]["lastError"]
+    assert found["status"] == "active"
+    await api(plain[1]).delete("/api/services/direct")
+
+
+async def test_the_list_of_services_has_a_bound(redis: Redis) -> None:
+    async with ServiceManager.connect(redis.url, name="a") as services:
+        for at in range(0, records.MAX_SERVICES, 50):
+            verdicts = await services.states.write(
+                [Report(f"s{name}", "i", {"status": "active"}, 60_000) for name in range(at, at + 50)]
+            )
+            assert all(isinstance(verdict, int) for verdict in verdicts)
+        [verdict] = await services.states.write([Report("one-more", "i", {"status": "active"}, 60_000)])
+        assert isinstance(verdict, TooMany)
+        assert len(await services.states.read_all()) == records.MAX_SERVICES
+        [known] = await services.states.write([Report("s7", "i", {"status": "error"}, 60_000)])
+        assert isinstance(known, int)
+
+
+@pytest.mark.parametrize(
+    ("about", "complaint"),
+    [
+        ({"name": "no name"}, "cannot be a service's name"),
+        ({"name": "twice"}, "registered already"),
+        ({"name": "s", "depends_on": ["nobody"]}, "s depends on nobody: no such service is registered"),
+        ({"name": "s", "depends_on": ["s"]}, "s -> s"),
+        ({"name": "s", "check_seconds": 0}, "check_seconds"),
+    ],
+)
+async def test_what_cannot_be_registered_is_refused_in_a_sentence(
+    redis: Redis, about: dict[str, Any], complaint: str
+) -> None:
+    async with ServiceManager.connect(redis.url, name="a") as services:
+        services.register("twice")
+        with pytest.raises(ServiceError, match=complaint):
+            services.register(**about)
+        circle = [Service(name="x", depends_on=("y",)), Service(name="y", depends_on=("x",)), Service(name="z")]
+        with pytest.raises(ServiceError, match=r"depend on each other: (x -> y -> x|y -> x -> y)"):
+            services.register_all(circle)
+        assert [keeper.service.name for keeper in services.local()] == ["twice"], "none of them"
+
+
+async def test_services_stop_in_reverse_and_one_that_does_not_keeps_none_from_it(redis: Redis) -> None:
+    stopped: list[str] = []
+
+    async def stop(run: Run) -> None:
+        stopped.append(run.name)
+        if run.name == "b":
+            raise RuntimeError("no")
+
+    async with ServiceManager.connect(redis.url, name="a") as services, ServiceManager.connect(redis.url) as other:
+        for name, needs in (("a", ()), ("b", ("a",)), ("c", ("b",))):
+            services.register(name, stop=stop, depends_on=needs)
+        await services.start()
+        await eventually(lambda: all(keeper.up.is_set() for keeper in services.local()))
+        await services.stop()
+        assert stopped == ["c", "b", "a"]
+        found = await other.get_service_state("b")
+        assert found is not None and (found["status"], found["lastError"]) == ("stopped", "stop: no")
