@@ -32,8 +32,8 @@ from gateway.cluster.presence import Attendance
 from gateway.cluster.quota import Quota
 from gateway.cluster.registry import Memory, Registry
 from gateway.cluster.revoked import Revoked
-from gateway.cluster.slots import Slots
 from gateway.cluster.services import ServiceManager
+from gateway.cluster.slots import Slots
 from gateway.departures import Departures, Phase
 from gateway.errands import Errands
 from gateway.figures import Reading
