@@ -32,7 +32,7 @@ conflate_ms = 300
 
 [[topic]]
 pattern = "secret"
-subscribe = "admin"
+subscribe = "role:admin"
 history = 5
 """
 

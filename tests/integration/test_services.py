@@ -152,8 +152,8 @@ async def test_a_woken_leader_is_refused_by_redis_itself(
 
 async def test_states_are_stale_without_redis_and_the_newest_is_written_after(redis: Redis) -> None:
     async with (
-        ServiceManager.connect(redis.url, name="a", timeout_seconds=0.5) as mine,
-        ServiceManager.connect(redis.url, name="b", timeout_seconds=0.5) as other,
+        ServiceManager.connect(redis.url, name="a") as mine,
+        ServiceManager.connect(redis.url, name="b") as other,
     ):
         assert await mine.update_service_state("feed", status="active", operation="first")
         seen = await other.get_service_state("feed")
