@@ -41,7 +41,8 @@ def ask(api: Callable[[Front], Api]) -> Ask:
 
 def requests(**values: str) -> list[tuple[str, str]]:
     """Each described operation that needs the key, as method and path."""
-    told = {"id": "n1.0.1", "topic": "contest-chat", "user": "ann", "node": "n0", "service": "feed", "key": "k"} | values
+    told = {"id": "n1.0.1", "topic": "contest-chat", "user": "ann", "node": "n0", "key": "k", "service": "feed"}
+    told |= values
     return [
         (method.upper(), path.format(**told))
         for method, path, operation in CONTRACT.operations()
