@@ -19,6 +19,7 @@ calls        what a client asks of the back end
 admission    room for connections: of a user, of an address
 outbox       what is sent to one client
 connection   one socket: bytes in, prepared frames out, back-pressure
+request      one HTTP connection, until it becomes a socket
 relay        between hub and bus: publish, and what the cluster says
 handshake    the opening of a socket
 announcer    tells administrators how the services are

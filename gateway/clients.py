@@ -124,7 +124,7 @@ class Clients:
             self._outbox.send(connection, data)
 
     def sweep(self, now: float) -> None:
-        """Ping who is silent, close who stays silent or whose token has ended; `now` in loop time."""
+        """Ping who is silent; close who stays silent, ends no message, or has a token that ended; `now`: loop time."""
         ping_at = now - self._settings.ping_seconds
         dead_at = ping_at - self._settings.pong_seconds
         seconds = self._now_ms() / 1000
@@ -134,6 +134,8 @@ class Clients:
             elif connection.last_heard < ping_at and not connection.pinged:
                 connection.ping()
             self._watch_tokens(connection, seconds)
+            if connection.is_late(now):
+                connection.close(Close.BAD_USE, "a message that does not end")
 
     def _watch_tokens(self, connection: Connection, now: float) -> None:
         """Tell whose token ends soon, close whose has ended; the same of tokens for topics. `now`: s since 1970."""

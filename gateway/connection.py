@@ -27,6 +27,7 @@ from gateway.session import Session
 
 CLOSING_BYTES: Final = 1 << 20  # largest message we sit through while we wait for the peer's close
 CLOSE_SECONDS: Final = 5.0  # how long a peer may take to answer our close before its transport is aborted
+MESSAGE_SECONDS: Final = 60.0  # from a message's first octet to its last: 1 MiB at 17 KiB a second
 # Above this the transport tells us, and each further write looks at the budget.
 HIGH_WATER_BYTES: Final = 64 << 10
 
@@ -75,7 +76,7 @@ class Connection(asyncio.Protocol):
     """Built by uvicorn for each upgrade request; becomes a hub's `Subscriber` by `open`."""
 
     __slots__ = (
-        "_close_code", "_close_timer", "_handshake", "_held", "_inbox", "_owner", "_parser", "_paused",
+        "_begun", "_close_code", "_close_timer", "_handshake", "_held", "_inbox", "_owner", "_parser", "_paused",
         "_server", "audiences", "client_id", "counted_user", "facts", "joining", "last_heard", "meter", "pinged",
         "session", "stage", "transport",
     )  # fmt: skip
@@ -99,6 +100,7 @@ class Connection(asyncio.Protocol):
         self._handshake: Handshake | None = Handshake(self, config, server_state, app_state)
         self._owner: Owner | None = None
         self._parser = FrameParser()
+        self._begun = 0.0  # loop time of the first octet of a message that is not whole yet; 0: there is none
         self._paused = False  # the transport holds more than HIGH_WATER_BYTES
         self._held = ""  # why messages wait: what the one before is busy with
         self._inbox: deque[tuple[int, bytes]] | None = None
@@ -124,10 +126,13 @@ class Connection(asyncio.Protocol):
             try:
                 for opcode, payload in self._parser.receive(data, owner.max_message_bytes):
                     self._frame(opcode, payload)
+                    if opcode <= frames.BINARY:
+                        self._begun = 0.0
                     if self._owner is None:  # closed by what it said
                         return
                 if self._parser.held_bytes:
                     owner.grew(self, len(data))
+                self._begun = (self._begun or self.last_heard) if self._parser.unfinished else 0.0
             except FrameError as error:
                 self.close(error.code, error.reason)
         elif self.stage is Stage.HANDSHAKE:
@@ -193,6 +198,10 @@ class Connection(asyncio.Protocol):
         unsent = self.transport.get_write_buffer_size() if self.transport is not None else 0
         return unsent + self._parser.held_bytes
 
+    def is_late(self, now: float) -> bool:
+        """Whether a message is under way for longer than it may take; `now` in loop time."""
+        return self._inbox is None and 0 < self._begun < now - MESSAGE_SECONDS
+
     def ping(self) -> None:
         """Ask the peer's protocol layer for a sign of life."""
         self.pinged = True
@@ -214,6 +223,8 @@ class Connection(asyncio.Protocol):
             self.close(error.code, error.reason)
         if not self._inbox and self._inbox is not None:
             self._inbox = None
+            if self._begun:  # meanwhile nothing was read: that was our time
+                self._begun = asyncio.get_running_loop().time()
             if self.transport is not None and not self.transport.is_closing():
                 self.transport.resume_reading()
 

@@ -85,6 +85,11 @@ class FrameParser:
         """The size of what it holds: the beginning of a frame, and of a message."""
         return len(self._rest or b"") + len(self._message or b"")
 
+    @property
+    def unfinished(self) -> bool:
+        """Whether it holds the beginning of a frame or of a message."""
+        return self._rest is not None or self._message is not None
+
     def receive(self, data: bytes, max_bytes: int) -> Iterator[tuple[int, bytes]]:
         """Yield each whole message that `data` completes, a message being at most `max_bytes` long.
 

@@ -13,6 +13,7 @@ from gateway import logs
 from gateway.app import create_app
 from gateway.connection import Connection
 from gateway.node import Node
+from gateway.request import RequestProtocol
 from gateway.settings import Settings
 
 GC_THRESHOLDS = (10_000, 20, 20)
@@ -61,7 +62,7 @@ def serve(settings: Settings) -> int:
     app = create_app(settings)
     node: Node = app.state.node
     config = uvicorn.Config(
-        app, host=settings.host, port=settings.port, loop="uvloop", http="httptools", ws=Connection,
+        app, host=settings.host, port=settings.port, loop="uvloop", http=RequestProtocol, ws=Connection,
         lifespan="on", log_config=None, access_log=False, server_header=False, backlog=4096,
         proxy_headers=True, forwarded_allow_ips=list(settings.trusted_proxies),
         # Longer than HAProxy keeps its side of a connection, so that it never writes into our close.

@@ -101,6 +101,8 @@ class House:
         self.wire = Wire()
         self.connection = Connection(Config(lambda: None, ws="none"), ServerState(), {})
         self.connection.connection_made(self.wire)
+        assert self.connection._handshake is not None
+        self.connection._handshake.cancel()
         self.connection.accepted()
         self.clients.admit(self.connection, Identity(None, None, None), "", "")
 

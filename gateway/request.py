@@ -1,0 +1,80 @@
+"""One HTTP connection: uvicorn's own, with what it lacks: a deadline for each request and a limit for its head.
+
+Without them whoever sends a request drop by drop, or headers without end, holds a connection and memory for as long
+as he likes. HAProxy has limits of its own; these are for those who reach a node by another way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Final
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+REQUEST_SECONDS: Final = 20.0  # from a connection's beginning, or a request's first octet, to the request's last
+HEAD_BYTES: Final = 64 << 10  # of a request's line and headers; what one read brings is looked at as a whole
+
+
+class RequestProtocol(HttpToolsProtocol):
+    """Built by uvicorn for each connection; hands over to `Connection` where it becomes a WebSocket."""
+
+    _timer: asyncio.TimerHandle | None = None
+    _in_head = True
+    _head_bytes = 0
+
+    def connection_made(self, transport: Any) -> None:
+        """A peer may not just hold a connection: it asks for something, soon."""
+        super().connection_made(transport)
+        self._begin()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The transport is gone."""
+        self._end()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Octets of a request, or of several."""
+        super().data_received(data)
+        if not self._in_head:
+            return
+        self._head_bytes += len(data)
+        if self._head_bytes > HEAD_BYTES:
+            self._refuse(b"431 Request Header Fields Too Large")
+
+    def on_message_begin(self) -> None:
+        """The first octet of a request."""
+        super().on_message_begin()
+        self._begin()
+
+    def on_headers_complete(self) -> None:
+        """Its head is whole."""
+        self._in_head, self._head_bytes = False, 0
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """All of it is here."""
+        self._in_head = True  # of the next one, if there is one
+        self._end()
+        super().on_message_complete()
+
+    def handle_websocket_upgrade(self) -> None:
+        """From now on it is a `Connection`, with deadlines of its own."""
+        self._end()
+        super().handle_websocket_upgrade()
+
+    def _begin(self) -> None:
+        if self._timer is None:
+            self._timer = self.loop.call_later(REQUEST_SECONDS, self._refuse, b"408 Request Timeout")
+
+    def _end(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _refuse(self, status: bytes) -> None:
+        self._end()
+        if not self.transport.is_closing():
+            answering: RequestResponseCycle | None = self.cycle  # None at first, whatever uvicorn's types say
+            if answering is None or answering.response_complete:
+                self.transport.write(b"HTTP/1.1 " + status + b"\r\nconnection: close\r\ncontent-length: 0\r\n\r\n")
+            self.transport.close()

@@ -1,0 +1,165 @@
+"""Requests and messages that do not end: what is held for them has a size and a deadline."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from uvicorn.config import Config
+from uvicorn.server import ServerState
+
+from gateway.connection import MESSAGE_SECONDS, Stage
+from gateway.request import REQUEST_SECONDS, RequestProtocol
+from tests.raw import frame, text
+from tests.unit.test_failing import House, Wire, broken, refuse
+from tests.unit.virtual_time import in_virtual_time, later
+
+HEAD = b"GET / HTTP/1.1\r\nHost: localhost\r\n"
+
+
+async def answer(_scope: Any, _receive: Any, send: Any) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
+    await send({"type": "http.response.body"})
+
+
+class Line(Wire):
+    """A wire that knows whether it was closed."""
+
+    closed = False
+
+    def close(self) -> None:
+        self.closed = True
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return default
+
+
+def connected() -> tuple[RequestProtocol, Line]:
+    """An HTTP connection to a server that answers 200 to everything."""
+    config = Config(answer, ws="none", lifespan="off", timeout_keep_alive=1000)
+    config.load()
+    protocol, line = RequestProtocol(config, ServerState(), {}), Line()
+    protocol.connection_made(line)
+    return protocol, line
+
+
+@pytest.mark.parametrize(
+    "sent", [b"", b"GET", HEAD, HEAD + b"Content-Length: 5\r\n", HEAD + b"Transfer-Encoding: chunked\r\n"]
+)
+@in_virtual_time
+async def test_a_request_that_does_not_end_is_ended(sent: bytes) -> None:
+    protocol, line = connected()
+    for octet in sent:
+        protocol.data_received(bytes((octet,)))
+        await later(0.1)
+    await later(REQUEST_SECONDS - 0.1 * len(sent) - 1)
+    assert not line.is_closing()
+    await later(1.1)
+    assert line.is_closing()
+    assert line.written.startswith(b"HTTP/1.1 408 ")
+    protocol.connection_lost(None)
+
+
+@in_virtual_time
+async def test_a_second_request_has_a_deadline_too() -> None:
+    protocol, line = connected()
+    protocol.data_received(HEAD + b"\r\n")
+    await later(2 * REQUEST_SECONDS)
+    assert line.written.startswith(b"HTTP/1.1 200 ")
+    assert not line.is_closing()
+    protocol.data_received(b"G")
+    await later(REQUEST_SECONDS + 1)
+    assert line.is_closing()
+    protocol.connection_lost(None)
+
+
+@in_virtual_time
+async def test_a_body_that_nobody_reads_does_not_keep_the_connection() -> None:
+    protocol, line = connected()
+    protocol.data_received(HEAD + b"Content-Length: 1000\r\n\r\n")
+    for _ in range(int(REQUEST_SECONDS)):
+        assert not line.is_closing()
+        await later(1)
+        protocol.data_received(b"x")
+    await later(1)
+    assert line.is_closing()
+    assert line.written.startswith(b"HTTP/1.1 200 ")
+    protocol.connection_lost(None)
+
+
+@in_virtual_time
+async def test_headers_without_end_are_refused() -> None:
+    protocol, line = connected()
+    protocol.data_received(HEAD)
+    sent = 0
+    while not line.is_closing():
+        protocol.data_received(b"X-Flood: " + b"x" * 1000 + b"\r\n")
+        sent += 1
+    assert sent <= 66
+    assert line.written.startswith(b"HTTP/1.1 431 ")
+    protocol.connection_lost(None)
+
+
+@in_virtual_time
+async def test_a_whole_request_is_answered_and_ends_its_deadline() -> None:
+    protocol, line = connected()
+    for _ in range(3):
+        protocol.data_received(HEAD + b"\r\n")
+        await later(REQUEST_SECONDS * 0.9)
+    assert line.written.count(b"HTTP/1.1 200 ") == 3
+    assert not line.is_closing()
+    protocol.connection_lost(None)
+
+
+LONG = text({"type": "x" * 200})
+
+
+@pytest.mark.parametrize(
+    ("begin", "drops"),
+    [
+        (LONG[:1], [LONG[at : at + 1] for at in range(1, 150)]),
+        (frame(1, b"x", final=False), [frame(9, b"")] * 150),
+        (frame(2, b"x", final=False), [frame(0, b"", final=False)] * 150),
+    ],
+    ids=["a frame", "pings between", "empty fragments"],
+)
+@in_virtual_time
+async def test_a_message_that_does_not_end_closes_its_socket(begin: bytes, drops: list[bytes]) -> None:
+    house = House(broken(), refuse)
+    client = house.connection
+    client.data_received(begin)
+    for drop in drops:
+        await later(1)
+        client.data_received(drop)
+        house.clients.sweep(client.last_heard)
+        if client.stage is not Stage.OPEN:
+            break
+    assert client.stage is Stage.CLOSING
+    assert MESSAGE_SECONDS < client.last_heard < MESSAGE_SECONDS + 3
+    client.abort(1006)
+
+
+@in_virtual_time
+async def test_a_message_that_ends_in_time_and_one_that_waits_for_us_are_not_late() -> None:
+    house = House(broken(), refuse)
+    client = house.connection
+    for _ in range(3):
+        client.data_received(frame(1, b'{"type":', final=False))
+        await later(MESSAGE_SECONDS * 0.9)
+        client.data_received(frame(0, b'"ping"}'))
+    await later(MESSAGE_SECONDS * 2)
+    now = asyncio.get_running_loop().time()
+    assert not client.is_late(now)
+    client.hold("test")
+    client.data_received(text({"type": "ping"}) + b"\x81")
+    await later(MESSAGE_SECONDS * 2)
+    now = asyncio.get_running_loop().time()
+    assert not client.is_late(now)
+    client.release("test")
+    assert not client.is_late(now)
+    assert client.is_late(now + MESSAGE_SECONDS + 1)
+    client.abort(1006)
