@@ -10,6 +10,7 @@ no scope remain: this object alone lives on, hands whole messages to its `Owner`
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import enum
 from collections import deque
 from http import HTTPStatus
@@ -277,16 +278,13 @@ class Connection(asyncio.Protocol):
 
     def _await_close(self, data: bytes) -> None:
         """We have sent a close: only the peer's own still matters."""
-        try:
+        # What is no frame is thrown away: to end the transport amid what the peer sends would reset it, and take our
+        # close frame away from a peer that has not read it yet.
+        with contextlib.suppress(FrameError):
             for opcode, _ in self._parser.receive(data, CLOSING_BYTES):
-                if opcode == frames.CLOSE:
-                    break
-            else:
-                return
-        except FrameError:
-            pass
-        if self.transport is not None:
-            self.transport.close()
+                if opcode == frames.CLOSE and self.transport is not None:
+                    self.transport.close()
+                    return
 
     def _leave(self, code: int) -> None:
         """Tell the owner, once."""

@@ -9,6 +9,7 @@ from typing import Any, Self
 from urllib.parse import urlsplit
 
 import orjson
+from websockets.speedups import apply_mask
 
 from tests.client import SECONDS, Front
 
@@ -28,7 +29,7 @@ def frame(opcode: int, payload: bytes, *, final: bool = True, masked: bool = Tru
         head += bytes((bit | 127,)) + size.to_bytes(8, "big")
     if not masked:
         return head + payload
-    return head + MASK + bytes(octet ^ MASK[at % 4] for at, octet in enumerate(payload))
+    return head + MASK + apply_mask(payload, MASK)
 
 
 def text(message: Any) -> bytes:
