@@ -101,8 +101,8 @@ class Handshake:
         assert self._transport is not None
         self._answered = True
         self._timer.cancel()
-        self._protocol.send_response(response)
-        self._transport.write(b"".join(self._protocol.data_to_send()))
+        # Not by way of the library's protocol, which has ended itself over a request that it could not read.
+        self._transport.write(response.serialize())
         if response.status_code == HTTPStatus.SWITCHING_PROTOCOLS:
             self._opener.accepted()
         else:

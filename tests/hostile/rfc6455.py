@@ -140,7 +140,7 @@ def text_case(number: str, text: bytes, *, size: int = 0, chop: int = 0) -> Case
     return Case(number, sent, [4000 if text < b" " else text], chop=chop)  # JSON has no control characters
 
 
-GREEK: Final = "κ\u1f79σμε".encode()
+GREEK: Final = "κ\u1f79σμε".encode()  # noqa: RUF001
 FIVE_BYTES: Final = [b"\xf8\x88\x80\x80\x80", b"\xfc\x84\x80\x80\x80\x80"]  # sequences that UTF-8 once had
 CUT: Final = [
     b"\xc0", b"\xe0\x80", b"\xf0\x80\x80", b"\xf8\x80\x80\x80", b"\xfc\x80\x80\x80\x80",
