@@ -34,11 +34,9 @@ class RequestProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Octets of a request, or of several."""
+        self._head_bytes += len(data)  # 0 again when the request is whole
         super().data_received(data)
-        if not self._in_head:
-            return
-        self._head_bytes += len(data)
-        if self._head_bytes > HEAD_BYTES:
+        if self._in_head and self._head_bytes > HEAD_BYTES:
             self._refuse(b"431 Request Header Fields Too Large")
 
     def on_message_begin(self) -> None:
@@ -48,12 +46,12 @@ class RequestProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Its head is whole."""
-        self._in_head, self._head_bytes = False, 0
+        self._in_head = False
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
         """All of it is here."""
-        self._in_head = True  # of the next one, if there is one
+        self._in_head, self._head_bytes = True, 0  # of the next one, if there is one
         self._end()
         super().on_message_complete()
 

@@ -8,6 +8,8 @@ from typing import Any, Final
 from starlette.requests import Request
 
 from gateway.auth import ROLES
+from gateway.protocol import MAX_NAME_LENGTH
+from gateway.topics import is_topic
 from gateway.web.answers import DEFAULT_LIMIT, MAX_LIMIT, ApiError, limit_of, node_of, resource
 from gateway.web.openapi import (
     CLIENT_ID,
@@ -25,14 +27,20 @@ from gateway.web.openapi import (
     ref,
 )
 
+_CURSOR: Final = r"[A-Za-z0-9_.\-]+\.[0-9]{1,18}"  # a client's id
+
 
 async def list_clients(request: Request) -> Any:
     """Clients by user, address, topic and node, a page at a time."""
     query = request.query_params
     limit, cursor = limit_of(query.get("limit")), _cursor(query.get("cursor"))
+    _check_user(query.get("user"))
+    topic = query.get("topic")
+    if topic is not None and not is_topic(topic):
+        raise ApiError(400, "bad_request", f"{topic[:60]!r} is no topic")
     found: list[dict[str, Any]] = []
     async for client in node_of(request).registry.clients(
-        user=query.get("user"), ip=query.get("ip"), topic=query.get("topic"), node=query.get("node"), after=cursor
+        user=query.get("user"), ip=query.get("ip"), topic=topic, node=query.get("node"), after=cursor
     ):
         if len(found) == limit:
             return {"clients": found, "next": found[-1]["id"]}
@@ -66,6 +74,7 @@ async def disconnect_user(request: Request) -> Any:
     node, user = node_of(request), request.path_params["user"]
     if not user:
         raise ApiError(404, "not_found", "A user has a name")
+    _check_user(user)
     found = [client["id"] async for client in node.registry.clients(user=user)]
     # Even if none is listed: one may be connecting this very moment.
     await node.order("disconnect", user=user)
@@ -82,9 +91,14 @@ async def _client(request: Request) -> dict[str, Any]:
 
 def _cursor(text: str | None) -> str | None:
     # Any other text would be before all clients, and whoever pages with it would begin again and again.
-    if text is not None and not re.fullmatch(r"[A-Za-z0-9_.\-]+\.[0-9]{1,18}", text):
+    if text is not None and not re.fullmatch(_CURSOR, text):
         raise ApiError(400, "bad_request", "cursor must be what next was on the page before")
     return text
+
+
+def _check_user(name: str | None) -> None:
+    if name is not None and not 0 < len(name) <= MAX_NAME_LENGTH:
+        raise ApiError(400, "bad_request", f"A user's name has 1 to {MAX_NAME_LENGTH} characters")
 
 
 def _filters() -> list[Schema]:
@@ -95,7 +109,7 @@ def _filters() -> list[Schema]:
         in_query("topic", TOPIC, "Only those that hear this topic"),
         in_query("node", {"type": "string"}, "Only those on this node, by its name or its id"),
         in_query("limit", limit, "Clients on a page"),
-        in_query("cursor", CLIENT_ID, "`next` of the page before"),
+        in_query("cursor", {"type": "string", "pattern": f"^{_CURSOR}$"}, "`next` of the page before"),
     ]
 
 

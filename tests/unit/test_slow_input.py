@@ -105,6 +105,20 @@ async def test_headers_without_end_are_refused() -> None:
 
 
 @in_virtual_time
+async def test_a_large_body_is_no_head() -> None:
+    protocol, line = connected()
+    body = b"x" * 300_000
+    for _ in range(2):
+        protocol.data_received(HEAD + b"Content-Length: 600000\r\n\r\n")
+        protocol.data_received(body)
+        protocol.data_received(body)
+        await later(1)
+    assert line.written.count(b"HTTP/1.1 200 ") == 2
+    assert not line.is_closing()
+    protocol.connection_lost(None)
+
+
+@in_virtual_time
 async def test_a_whole_request_is_answered_and_ends_its_deadline() -> None:
     protocol, line = connected()
     for _ in range(3):
