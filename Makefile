@@ -8,7 +8,7 @@ BIN    := .venv/bin
 
 # Several -j jobs would build one .venv at the same time.
 .NOTPARALLEL:
-.PHONY: help up rolling-restart down status logs test bench lint types
+.PHONY: help up rolling-restart down status logs test chaos bench fuzz lint types
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -39,6 +39,10 @@ chaos: .venv/dev.done ## break a private cluster on purpose; SEED= MINUTES= FAUL
 bench: .venv/dev.done ## beside its peers and the limit: SCENARIOS= ROUNDS= QUICK=1
 	@$(PYTHON) -m stack.need redis-server haproxy nodejs npm gcc libc6-dev
 	@$(BIN)/python -m bench
+
+fuzz: .venv/dev.done ## hostile input by chance; SEED= MINUTES=5 TARGETS="frames sockets" ROUND=
+	@$(PYTHON) -m stack.need redis-server
+	@$(BIN)/python -m fuzz
 
 lint: .venv/dev.done ## style, the floors of the house, haproxy.cfg in all its variants
 	@$(PYTHON) -m stack.need haproxy openssl

@@ -7,12 +7,17 @@ as he likes. HAProxy has limits of its own; these are for those who reach a node
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Any, Final
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 REQUEST_SECONDS: Final = 20.0  # from a connection's beginning, or a request's first octet, to the request's last
 HEAD_BYTES: Final = 64 << 10  # of a request's line and headers; what one read brings is looked at as a whole
+
+# uvicorn warns of each request that is none: whoever sends those would write our log. Failures are still told.
+_log = logging.getLogger("gateway.request")
+_log.setLevel(logging.ERROR)
 
 
 class RequestProtocol(HttpToolsProtocol):
@@ -24,6 +29,7 @@ class RequestProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: Any) -> None:
         """A peer may not just hold a connection: it asks for something, soon."""
+        self.logger = _log
         super().connection_made(transport)
         self._begin()
 

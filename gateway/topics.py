@@ -155,12 +155,14 @@ def parse(text: str, file: str) -> TopicRules:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise RulesError(f"{file}: {error}") from None
+    except RecursionError:
+        raise RulesError(f"{file}: brackets are nested too deeply") from None
     lines = [number for number, line in enumerate(text.splitlines(), 1) if re.match(r"\s*\[\[\s*topic\s*\]\]", line)]
     unknown = document.keys() - {"topic"}
     if unknown:
         raise RulesError(f"{file}: {min(unknown)!r} is not known; rules are [[topic]] tables")
     tables = document.get("topic", [])
-    if not isinstance(tables, list):
+    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
         raise RulesError(f"{file}: write [[topic]], in two brackets, for each rule")
     rules = []
     for at, table in enumerate(tables):

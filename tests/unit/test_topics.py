@@ -128,6 +128,8 @@ def test_aliases_are_one_topic_under_several_names() -> None:
             "line 4: 'b' is named by two",
         ),
         (rule('pattern = "a"\nhistory = 1\nconflate_ms = 5'), "choose one"),
+        ("topic = [1]", "in two brackets"),
+        ("a = " + "[" * 5000, "nested too deeply"),
     ],
 )
 def test_a_bad_file_is_refused_with_file_line_and_reason(text: str, said: str) -> None:

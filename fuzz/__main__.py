@@ -1,0 +1,65 @@
+"""`python -m fuzz`: hostile input by chance; 0 if nothing was found.
+
+SEED=7 the same choices again · MINUTES=5 for so long · TARGETS="frames sockets" only these · ROUND=17 this one alone
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from pathlib import Path
+
+from fuzz.run import NAMES, Failed, Plan, run
+from tests.cluster import Cluster, Redis
+
+
+def main() -> int:
+    """Run it; the exit code."""
+    try:
+        seed = int(os.environ.get("SEED") or random.SystemRandom().randrange(1 << 31))
+        minutes = float(os.environ.get("MINUTES") or 5)
+        only = int(os.environ["ROUND"]) if os.environ.get("ROUND") else None
+        targets = tuple((os.environ.get("TARGETS") or " ".join(NAMES)).split())
+        if unknown := set(targets) - set(NAMES):
+            raise ValueError(f"TARGETS must be some of {' '.join(NAMES)}, not {' '.join(sorted(unknown))}")
+    except ValueError as error:
+        print(error)
+        return 2
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # either way it ends what it has started
+    print(f"SEED={seed}", flush=True)
+    started = time.monotonic()
+
+    def tell(line: str) -> None:
+        print(f"{time.monotonic() - started:6.1f}  {line}", flush=True)
+
+    with tempfile.TemporaryDirectory(prefix="gateway-fuzz-") as name:
+        folder = Path(name)
+        with (
+            Redis(folder) as redis,
+            Cluster(
+                1, folder, redis, client_messages_per_second=1_000_000, client_log_lines_per_second=10_000
+            ) as nodes,
+        ):
+            try:
+                report = asyncio.run(run(Plan(seed, 60 * minutes, targets, only), nodes[0], folder, tell))
+            except Failed as failed:
+                traceback.print_exception(failed)
+                print(nodes[0].process.last_words()[-4000:])
+                return 1
+            except KeyboardInterrupt:
+                print("interrupted")
+                return 130
+    for target, rounds in report.rounds.items():
+        print(f"{target:10} {rounds:8,} rounds {report.octets[target]:14,} bytes")
+    print("nothing was found")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,205 @@
+"""Parsers against any input: a value or their own error comes out, and nothing else."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from importlib import resources
+from random import Random
+from typing import Any, Final
+
+import orjson
+
+from gateway import orders, protocol, topics
+from gateway.auth import ANONYMOUS, AuthError, Identity
+from gateway.cluster.envelope import Envelope
+from gateway.frames import CLOSE
+from gateway.protocol import ProtocolError
+from gateway.session import Rules, Session
+from gateway.settings import Settings, SettingsError
+from gateway.topics import RulesError
+from tests.unit.test_frames import in_chunks, parse, parse_with_library, raw
+
+WORDS: Final = [
+    "type", "topic", "topics", "data", "action", "requestId", "authToken", "recover", "epoch", "offset", "logs", "AUTH",
+    "SUBSCRIBE", "UNSUBSCRIBE", "PUBLISH", "REQUEST", "COMMAND", "LOGS", "ping", "contest", "system", "history",
+    "getStatus", "user", "role", "client", "to", "except", "idempotencyKey", "priority", "op", "disconnect", "drain",
+    "messages", "", "x" * 200, "x" * 201, "é", "\x00", "\U0001f600", "__proto__", "a b", "-1", "1e999", "null",
+]  # fmt: skip
+NUMBERS: Final = [0, 1, -1, 1.5, -0.0, 1e308, 2**31, 2**53 + 1, 2**63, -(2**63), 2**64, 10**30, True, False, None]
+
+
+def frames(random: Random) -> int:
+    """Frames, broken and whole, in any pieces: the library judges them as we do. The bytes tried."""
+    stream = b""
+    for _ in range(random.randrange(1, 9)):
+        head = random.choice([0x81, 0x82, 0x01, 0x80, 0x00, 0x89, 0x8A, random.randrange(256)])
+        if head & 0xF == CLOSE:
+            continue  # what follows a close is the connection's business, not the parser's
+        size = random.choice([0, 1, 125, 126, 127, 1000, 65535, 65536, random.randrange(4000)])
+        stream += raw(head, random.randbytes(size), masked=random.random() < 0.97)
+    whole = parse([stream])
+    assert parse(in_chunks(stream, [random.randrange(1 << 20) for _ in range(random.randrange(20))])) == whole
+    assert whole == parse_with_library(stream)
+    noise = random.randbytes(random.randrange(2000))
+    found, code = parse(in_chunks(noise, [random.randrange(1 << 20) for _ in range(5)]), 1000)
+    assert code in (None, 1002, 1009)
+    assert all(len(payload) <= 1000 for _, payload in found)
+    return len(stream) + len(noise)
+
+
+def value(random: Random, depth: int = 0) -> Any:
+    """Any JSON value, mostly of words that mean something here."""
+    kind = random.randrange(8 if depth < 4 else 4)
+    if kind < 3:
+        return random.choice(WORDS)
+    if kind < 4:
+        return random.choice(NUMBERS)
+    if kind < 6:
+        return [value(random, depth + 1) for _ in range(random.randrange(4))]
+    return {random.choice(WORDS): value(random, depth + 1) for _ in range(random.randrange(6))}
+
+
+def message(random: Random) -> dict[str, Any]:
+    """Something like a client's message."""
+    kinds = ["AUTH", "SUBSCRIBE", "UNSUBSCRIBE", "PUBLISH", "REQUEST", "COMMAND", "LOGS", "ping"]
+    made = {"type": random.choice(kinds)}
+    for name in (
+        "topic",
+        "topics",
+        "data",
+        "action",
+        "requestId",
+        "authToken",
+        "recover",
+        "logs",
+        "priority",
+        "timestamp",
+    ):
+        if random.random() < 0.4:
+            made[name] = value(random)
+    return made
+
+
+def dumps(made: Any) -> bytes:
+    """JSON with numbers of any size, which orjson would not write."""
+    if isinstance(made, dict):
+        return b"{" + b",".join(orjson.dumps(name) + b":" + dumps(inner) for name, inner in made.items()) + b"}"
+    if isinstance(made, list):
+        return b"[" + b",".join(map(dumps, made)) + b"]"
+    return str(made).encode() if type(made) is int else orjson.dumps(made)
+
+
+def mutate(random: Random, text: bytes) -> bytes:
+    """The text with some octets changed, cut out, doubled or put in."""
+    made = bytearray(text)
+    for _ in range(random.randrange(6)):
+        at, size = random.randrange(len(made) + 1), random.randrange(8)
+        match random.randrange(4):
+            case 0:
+                del made[at : at + size]
+            case 1:
+                made[at:at] = made[at : at + size]
+            case 2:
+                made[at:at] = random.choice(
+                    [b"\xff", b"\\u0000", b"\\ud800", b"[" * 300, b'"', b"\n", b"{", b"=", b"\x00"]
+                )
+            case _:
+                made[at : at + size] = random.randbytes(size)
+    return bytes(made)
+
+
+def _verify(token: str | None) -> Identity:
+    if token and len(token) % 2:
+        return Identity(token[:200], "user", None)
+    raise AuthError("token_invalid", "no token")
+
+
+def messages(random: Random) -> int:
+    """A client's messages to their effect or an ERROR, an item of a publish to its publication or the same."""
+    rules = Rules(_verify, _packaged(), 100)
+    session, tried = Session(rules, ANONYMOUS), 0
+    for _ in range(50):
+        text = dumps(message(random) if random.random() < 0.9 else value(random))
+        if random.random() < 0.4:
+            text = mutate(random, text)
+        tried += len(text)
+        try:
+            session.handle(protocol.decode(text), {"topic:contest"}, "now")
+        except ProtocolError as error:
+            orjson.loads(error.encode("now"))
+        with contextlib.suppress(ProtocolError):
+            protocol.publication(value(random))
+    return tried
+
+
+def cluster(random: Random) -> int:
+    """What another program may say on Redis: orders and envelopes."""
+    tried = 0
+    for _ in range(50):
+        text = mutate(
+            random, dumps({"op": random.choice(["disconnect", "unsubscribe", "drain", "move", "x"]), **message(random)})
+        )
+        with contextlib.suppress(orders.OrderError):
+            orders.parse(text)
+        envelope = mutate(random, Envelope(1, text[:50], random.choice([None, "n.1"]), None, "e", 5).pack())
+        with contextlib.suppress(ValueError):
+            Envelope.unpack(envelope)
+        tried += len(text) + len(envelope)
+    return tried
+
+
+def settings(random: Random) -> int:
+    """Environments: settings, or one sentence that names the variable."""
+    known = [f"GATEWAY_{name.upper()}" for name in Settings.__dataclass_fields__] + ["GATEWAY_X", "PATH"]
+    texts = [
+        "0",
+        "1",
+        "-1",
+        "1.5",
+        "9" * 400,
+        "1e5",
+        " ",
+        "a,b",
+        "redis://h",
+        "é",
+        "\udcff",
+        "\n",
+        "*",
+        "https://a",
+        "[::1]",
+        "x" * 9,
+    ]
+    environ = {random.choice(known): random.choice(texts) + random.choice(["", "", *texts]) for _ in range(4)}
+    try:
+        Settings.from_env(environ, lambda: "host")
+    except SettingsError as error:
+        text = str(error)
+        assert "GATEWAY_" in text and "\n" not in text.replace("\\n", "")
+    return sum(map(len, environ.values()))
+
+
+def rules(random: Random) -> int:
+    """Topic files: rules, or one sentence that says where and what."""
+    text = mutate(random, mutate(random, PACKAGED.encode())).decode(errors="replace")
+    if random.random() < 0.3:
+        text = random.choice(["a = " + "[" * 5000, "topic = " + dumps(value(random)).decode().replace('":', '"=')])
+    try:
+        found = topics.parse(text, "topics.toml")
+    except RulesError as error:
+        assert re.match(r"topics\.toml[,:]", str(error)), str(error)
+    else:
+        found.of(random.choice(WORDS))
+    return len(text)
+
+
+PACKAGED: Final = resources.files("gateway").joinpath("topics.toml").read_text()
+
+
+def _packaged() -> topics.TopicRules:
+    return topics.parse(PACKAGED, "topics.toml")
+
+
+TARGETS: Final = {
+    "frames": frames, "messages": messages, "cluster": cluster, "settings": settings, "rules": rules,
+}  # fmt: skip
