@@ -25,6 +25,8 @@ async def explore(node: Node, seed: int, examples: int, folder: Path) -> None:
         "--header", f"Authorization: Bearer {API_KEY}", "--exclude-path-regex", SPARED, "--seed", str(seed),
         "--max-examples", str(examples), "--phases", "examples,coverage,fuzzing", "--workers", "1", "--no-color",
         "--warnings", "off",
+        # A time that lies ahead, a cursor from the page before: not all that is refused can be said in a schema.
+        "--exclude-checks", "positive_data_acceptance",
         cwd=folder, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
     )  # fmt: skip
     try:

@@ -11,7 +11,7 @@ from typing import Any, Final
 import orjson
 
 from gateway import orders, protocol, topics
-from gateway.auth import ANONYMOUS, AuthError, Identity
+from gateway.auth import ANONYMOUS, AuthError, Grant, Identity
 from gateway.cluster.envelope import Envelope
 from gateway.frames import CLOSE
 from gateway.protocol import ProtocolError
@@ -115,9 +115,13 @@ def _verify(token: str | None) -> Identity:
     raise AuthError("token_invalid", "no token")
 
 
+def _verify_grant(token: str) -> Grant:
+    return Grant((token[:20] or "*",), _verify(token).user, 0.0)
+
+
 def messages(random: Random) -> int:
     """A client's messages to their effect or an ERROR, an item of a publish to its publication or the same."""
-    rules = Rules(_verify, _packaged(), 100)
+    rules = Rules(_verify, _verify_grant, _packaged(), 100)
     session, tried = Session(rules, ANONYMOUS), 0
     for _ in range(50):
         text = dumps(message(random) if random.random() < 0.9 else value(random))
