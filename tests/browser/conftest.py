@@ -12,6 +12,7 @@ from playwright.async_api import Browser, Page, async_playwright
 
 CHROMIUM_ARGUMENTS = [
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run",
+    "--disable-features=LocalNetworkAccessChecks",  # a page that a test hands out itself counts as the internet's
 ]  # fmt: skip
 # `make pictures` sets it to docs/images; otherwise a test's pictures are left where the tree is not made dirty.
 PICTURES = Path(os.environ.get("PICTURES") or "test-artefacts")
