@@ -26,6 +26,13 @@ _RATES: Final = {
     "errors": "gateway_errors_total",
     "slowConsumers": "gateway_slow_consumers_total",
 }
+_CACHE: Final = {
+    **{found: f"gateway_cache_reads_total:{found}" for found in ("near", "redis", "stale", "miss", "unavailable")},
+    "loads": "gateway_cache_loads_total",
+    "waits": "gateway_cache_waits_total",
+    "readBytes": "gateway_cache_bytes_total:read",
+    "writtenBytes": "gateway_cache_bytes_total:written",
+}
 _DELAYS: Final = {
     "relay": "gateway_relay_delay_seconds",
     "loop": "gateway_loop_lag_seconds",
@@ -35,17 +42,17 @@ _DELAYS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """All instruments at one moment, without their labels."""
+    """All instruments at one moment."""
 
     at: float  # seconds, of a clock that only goes on
-    values: Mapping[str, float]  # counters and gauges by name, summed over labels
+    values: Mapping[str, float]  # counters and gauges: by name the sum over labels, by `name:label` the one
     buckets: Mapping[str, Mapping[float, float]]  # histograms by name: how many were at most so many seconds
 
 
 def between(before: Reading, after: Reading) -> dict[str, Any]:
     """What happened in the time between two readings, as it is told.
 
-    `rates` by the second; `delays` in ms, null where nothing was measured; `cpu` in cores.
+    `rates` and `cache` by the second; `delays` in ms, null where nothing was measured; `cpu` in cores.
     """
     seconds = after.at - before.at
 
@@ -55,6 +62,7 @@ def between(before: Reading, after: Reading) -> dict[str, Any]:
     return {
         "seconds": round(seconds, 3),
         "rates": {word: round(rate(name), 2) for word, name in _RATES.items()},
+        "cache": {word: round(rate(name), 2) for word, name in _CACHE.items()},
         "delays": {
             word: _percentiles(before.buckets.get(name, {}), after.buckets.get(name, {}))
             for word, name in _DELAYS.items()

@@ -100,7 +100,7 @@ class Metrics:
         self.registry.register(_Readings(gauges, counters))
 
     def totals(self) -> tuple[dict[str, float], dict[str, dict[float, float]]]:
-        """Everything without its labels: counters and gauges by name, histograms as counts by upper bound."""
+        """Counters and gauges: by name the sum over labels, by `name:label` the one. Histograms: counts by upper bound."""
         values: dict[str, float] = {}
         buckets: dict[str, dict[float, float]] = {}
         for family in self.registry.collect():
@@ -111,6 +111,9 @@ class Metrics:
                     counts[bound] = counts.get(bound, 0.0) + sample.value
                 else:
                     values[sample.name] = values.get(sample.name, 0.0) + sample.value
+                    for label in sample.labels.values():
+                        named = f"{sample.name}:{label}"
+                        values[named] = values.get(named, 0.0) + sample.value
         return values, buckets
 
     def read_services(

@@ -2,7 +2,8 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { Figures, together, verdict } from "../../gateway/static/console/figures.js";
+import { cached, Figures, together, verdict } from "../../gateway/static/console/figures.js";
+import { layout } from "../../gateway/static/console/graph.js";
 import { bytes, count, duration, listed, ms, rate, some } from "../../gateway/static/console/format.js";
 import { parse, servers } from "../../gateway/static/console/haproxy.js";
 
@@ -130,4 +131,36 @@ test("HAProxy's servers are read from its statistics", () => {
     errors: 3, retries: 7, seconds: 61,
   });
   assert.deepEqual([second.status, second.level, second.check], ["down 1/2", "bad", "L4CON · 0 ms"]);
+});
+
+test("the cache's figures are the sum over the nodes that speak", () => {
+  const cache = { near: 6, redis: 2, stale: 0, miss: 2, unavailable: 0, loads: 1, waits: 0, readBytes: 100, writtenBytes: 50 };
+  const all = cached(figures(told("n1", 0, { cache }), told("n2", 0, { cache }), told("n3", 60_000, { cache })).nodes(NOW));
+  assert.deepEqual([all.asked, all.near, all.loads], [20, 12, 2]);
+  assert.equal(cached([]), null);
+});
+
+const service = (name, ...dependsOn) => ({ service: name, status: "active", dependsOn });
+const placed = (services) => new Map(layout(services).boxes.map((box) => [box.service, box]));
+
+test("a service stands right of all that it needs", () => {
+  const at = placed([service("c", "b", "a"), service("b", "a"), service("a"), service("lone")]);
+  assert.ok(at.get("a").x < at.get("b").x && at.get("b").x < at.get("c").x);
+  assert.equal(at.get("lone").x, at.get("a").x);
+  assert.notEqual(at.get("lone").y, at.get("a").y);
+});
+
+test("what nobody tells of is drawn where it is needed, and a circle does no harm", () => {
+  const found = layout([service("a", "gone"), service("b", "c"), service("c", "b"), service("d", "d")]);
+  assert.equal(found.boxes.find(({ service: name }) => name === "gone").status, null);
+  assert.equal(found.boxes.length, 5);
+  assert.equal(found.edges.length, 4);
+  assert.ok(found.boxes.every(({ x, y }) => x + 190 <= found.width && y + 46 <= found.height));
+  assert.deepEqual(layout([]).boxes, []);
+});
+
+test("no two services stand in one place", () => {
+  const many = Array.from({ length: 60 }, (_, at) => service(`s${at}`, ...[at >> 1, at >> 2].filter((need) => need < at).map((need) => `s${need}`)));
+  const { boxes } = layout(many);
+  assert.equal(new Set(boxes.map(({ x, y }) => `${x} ${y}`)).size, 60);
 });

@@ -31,6 +31,13 @@ def test_rates_are_what_was_added_by_the_second() -> None:
     assert told["rates"]["received"] == 0
 
 
+def test_the_caches_rates_are_told_by_where_values_were_found() -> None:
+    before = reading(0, {"gateway_cache_reads_total:near": 10, "gateway_cache_reads_total": 30})
+    after = reading(5, {"gateway_cache_reads_total:near": 60, "gateway_cache_reads_total": 85})
+    told = figures.between(before, after)["cache"]
+    assert (told["near"], told["miss"], told["loads"]) == (10, 0, 0)
+
+
 def test_delays_are_of_this_time_alone_and_in_milliseconds() -> None:
     slow_past = {0.001: 0.0, 0.01: 100.0, INF: 100.0}
     told = figures.between(reading(0, relay=slow_past), reading(5, relay={0.001: 50.0, 0.01: 150.0, INF: 150.0}))
@@ -73,13 +80,14 @@ def test_a_quantile_is_in_the_bucket_that_the_measured_value_is_in(seed: int, pa
     assert found >= max([0.0, *(bound for bound in bounds if bound < exact)])
 
 
-def test_instruments_are_read_without_their_labels() -> None:
+def test_instruments_are_read_with_and_without_their_labels() -> None:
     metrics = Metrics()
     metrics.received.labels("ping").inc()
     metrics.received.labels("SUBSCRIBE").inc(2)
     metrics.relay_delay.observe(0.002)
     values, buckets = metrics.totals()
     assert values["gateway_messages_received_total"] == 3  # over its labels
+    assert values["gateway_messages_received_total:SUBSCRIBE"] == 2
     assert values["process_resident_memory_bytes"] > 0
     assert buckets["gateway_relay_delay_seconds"][INF] == 1
     assert buckets["gateway_relay_delay_seconds"][0.001] == 0

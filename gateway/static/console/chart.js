@@ -2,17 +2,10 @@
 
 import { NONE, duration } from "./format.js";
 import { h, write } from "./dom.js";
+import { svg } from "./svg.js";
 
-const SVG = "http://www.w3.org/2000/svg";
 const [LEFT, RIGHT, TOP, BOTTOM] = [52, 8, 8, 22]; // room for the scales
 const HEIGHT = 170;
-
-const draw = (tag, attributes = {}, text = "") => {
-  const element = document.createElementNS(SVG, tag);
-  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
-  element.textContent = text;
-  return element;
-};
 
 /** The least round number that is not below `value`, and not below `least`. */
 export function roof(value, least = 1) {
@@ -36,7 +29,7 @@ export class Chart {
   #series = [];
   #chosen = null; // index of the point that is looked at
   #figure;
-  #plot = draw("svg", { class: "plot", tabindex: "0", role: "img" });
+  #plot = svg("svg", { class: "plot", tabindex: "0", role: "img" });
   #value = h("b");
   #when = h("small", { className: "soft" });
 
@@ -88,17 +81,17 @@ export class Chart {
     const y = (value) => HEIGHT - BOTTOM - ((HEIGHT - TOP - BOTTOM) * value) / top;
     const points = series.map(({ value }, index) => (value === null ? null : { x: x(index), y: y(value) }));
     const parts = [0, 0.5, 1].flatMap((part) => [
-      draw("line", { class: "grid", x1: LEFT, x2: width - RIGHT, y1: y(top * part), y2: y(top * part) }),
-      draw("text", { class: "scale", x: LEFT - 8, y: y(top * part) + 4, "text-anchor": "end" }, this.write(top * part)),
+      svg("line", { class: "grid", x1: LEFT, x2: width - RIGHT, y1: y(top * part), y2: y(top * part) }),
+      svg("text", { class: "scale", x: LEFT - 8, y: y(top * part) + 4, "text-anchor": "end" }, this.write(top * part)),
     ]);
     [["10 min ago", 0, "start"], ["5 min ago", 0.5, "middle"], ["now", 1, "end"]].forEach(([text, part, anchor]) => {
-      parts.push(draw("text", { class: "scale", x: LEFT + (width - LEFT - RIGHT) * part, y: HEIGHT - 4, "text-anchor": anchor }, text));
+      parts.push(svg("text", { class: "scale", x: LEFT + (width - LEFT - RIGHT) * part, y: HEIGHT - 4, "text-anchor": anchor }, text));
     });
-    parts.push(...stretches(points).map((run) => draw("path", { class: "area", d: `${path(run)}L${run.at(-1).x} ${y(0)}L${run[0].x} ${y(0)}Z` })));
-    parts.push(draw("path", { class: "line", d: path(points) }));
+    parts.push(...stretches(points).map((run) => svg("path", { class: "area", d: `${path(run)}L${run.at(-1).x} ${y(0)}L${run[0].x} ${y(0)}Z` })));
+    parts.push(svg("path", { class: "line", d: path(points) }));
     const chosen = this.#chosen ?? series.length - 1;
-    if (this.#chosen !== null) parts.push(draw("line", { class: "cross", x1: x(chosen), x2: x(chosen), y1: TOP, y2: HEIGHT - BOTTOM }));
-    if (points[chosen]) parts.push(draw("circle", { class: "dot", cx: points[chosen].x, cy: points[chosen].y, r: 3.5 }));
+    if (this.#chosen !== null) parts.push(svg("line", { class: "cross", x1: x(chosen), x2: x(chosen), y1: TOP, y2: HEIGHT - BOTTOM }));
+    if (points[chosen]) parts.push(svg("circle", { class: "dot", cx: points[chosen].x, cy: points[chosen].y, r: 3.5 }));
     this.#plot.setAttribute("viewBox", `0 0 ${width} ${HEIGHT}`);
     this.#plot.replaceChildren(...parts);
     this.#tell(values, series[chosen]);

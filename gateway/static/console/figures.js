@@ -96,6 +96,15 @@ export function together(nodes) {
   };
 }
 
+/** What the cache does for all nodes that speak, a second; null if none does. */
+export function cached(nodes) {
+  const here = nodes.filter(({ state, cache }) => !isGone(state) && cache);
+  if (!here.length) return null;
+  const names = Object.keys(here[0].cache);
+  const all = Object.fromEntries(names.map((name) => [name, sum(here.map(({ cache }) => cache[name] ?? 0))]));
+  return { ...all, asked: all.near + all.redis + all.stale + all.miss + all.unavailable };
+}
+
 /** One sentence on how it is, and how bad: good, warn, bad. `nodes` as `Figures.nodes` gives them. */
 export function verdict(nodes) {
   const of = (...states) => nodes.filter(({ state }) => states.includes(state));

@@ -3,8 +3,10 @@
 import * as operator from "./operator.js";
 import { $, hide, onSubmit, state, write } from "./dom.js";
 import { Session } from "./session.js";
+import { Cache } from "./views/cache.js";
 import { Clients } from "./views/clients.js";
 import { Overview } from "./views/overview.js";
+import { Services } from "./views/services.js";
 import { Topics } from "./views/topics.js";
 
 const session = new Session();
@@ -12,6 +14,8 @@ const views = {
   overview: new Overview(session, operator),
   topics: new Topics(session, operator),
   clients: new Clients(session, operator),
+  services: new Services(session, operator),
+  cache: new Cache(session, operator),
 };
 let shown = null; // the view's name
 

@@ -1,0 +1,140 @@
+// Background services: how each is, what it needs and who needs it, and its instances.
+
+import { $, facts, hide, state, table, write } from "../dom.js";
+import { NONE, count, duration, listed, ms, some } from "../format.js";
+import { BOX, layout } from "../graph.js";
+import { svg } from "../svg.js";
+
+const TOPIC = "service"; // each message holds all there are
+const LIST_MS = 5_000;
+const SOON_MS = 200; // changes come several at a time
+const LEVELS = { active: "good", starting: "warn", degraded: "warn", error: "bad", offline: "bad", stopped: "none", disabled: "none" };
+
+export class Services {
+  #session;
+  #operator;
+  #timer = null;
+  #soon = null;
+  #subscription = null;
+  #services = [];
+  #chosen = ""; // a service's name
+
+  constructor(session, operator) {
+    this.#session = session;
+    this.#operator = operator;
+    $("forget").addEventListener("click", () => this.#forget());
+    session.addEventListener("who", () => {
+      if ($("services").hidden) return;
+      this.#services = [];
+      this.#listen();
+      this.#read();
+    });
+  }
+
+  /** `name`: the service that the address names, or "". */
+  show(name) {
+    this.#chosen = name;
+    this.leave();
+    this.#timer = setInterval(() => this.#read(), LIST_MS);
+    this.#listen();
+    this.#read();
+  }
+
+  leave() {
+    clearInterval(this.#timer);
+    clearTimeout(this.#soon);
+    this.#subscription?.close();
+  }
+
+  #listen() {
+    this.#subscription?.close();
+    this.#subscription = this.#session.gateway.subscribe(TOPIC, { onData: ({ data }) => this.#heard(data) });
+  }
+
+  /** The topic tells at once and in short; the API, a moment later, in full. */
+  #heard({ services }) {
+    if (!this.#session.signedIn) return this.#draw(services.map((service) => ({ ...service, instances: [] })));
+    clearTimeout(this.#soon);
+    this.#soon = setTimeout(() => this.#read(), SOON_MS);
+  }
+
+  async #read() {
+    if (!this.#session.signedIn) return this.#services.length || this.#draw([], "Services are for administrators to see: sign in.");
+    try {
+      const { services } = await this.#session.api("GET", "/api/services");
+      this.#draw(services, services.length ? "" : "No service tells of itself.");
+    } catch (error) {
+      this.#draw(this.#services, error.message);
+    }
+  }
+
+  #draw(services, empty = "") {
+    this.#services = services;
+    const bad = services.filter(({ status }) => LEVELS[status] === "bad").map(({ service }) => service);
+    write($("services-count"), services.length ? `${some(services.length, "service")}${bad.length ? `; ${listed(bad)} in trouble` : ""}` : "");
+    write($("services-empty"), empty);
+    this.#drawGraph(services);
+    this.#drawOne(services.find(({ service }) => service === this.#chosen));
+  }
+
+  #drawGraph(services) {
+    const { width, height, boxes, edges } = layout(services);
+    const drawn = JSON.stringify([boxes, this.#chosen]);
+    if ($("graph").dataset.drawn === drawn) return; // a link that is drawn anew would lose the focus
+    const focused = document.activeElement?.closest?.("#graph a")?.getAttribute("href");
+    $("graph").dataset.drawn = drawn;
+    hide($("graph"), !boxes.length);
+    const related = (edge) => edge.from === this.#chosen || edge.to === this.#chosen;
+    const lines = edges.map((edge) => svg("path", { class: related(edge) ? "edge chosen" : "edge", d: edge.path }));
+    const links = boxes.map(({ service, status, x, y }) => {
+      const word = status ?? "nobody tells of it";
+      return svg("a", {
+        href: `#services/${service}`, "aria-label": `${service}: ${word}`, "data-level": LEVELS[status] ?? "none",
+        ...(service === this.#chosen && { "aria-current": "true" }),
+      },
+      svg("title", {}, service),
+      svg("rect", { x, y, width: BOX.width, height: BOX.height, rx: 8 }),
+      svg("circle", { cx: x + 16, cy: y + 31, r: 4.5 }),
+      svg("text", { class: "name", x: x + 10, y: y + 19 }, service.length > 26 ? `${service.slice(0, 25)}…` : service),
+      svg("text", { class: "status", x: x + 26, y: y + 35 }, word));
+    });
+    $("graph").replaceChildren(svg("svg", { width, height, viewBox: `0 0 ${width} ${height}` }, ...lines, ...links));
+    if (focused) $("graph").querySelector(`a[href="${focused}"]`)?.focus();
+  }
+
+  #drawOne(service) {
+    hide($("service"), !service);
+    if (!service) return;
+    const { service: name, status, running, instances, dependsOn, lastError } = service;
+    const needed = this.#services.filter((other) => other.dependsOn.includes(name)).map((other) => other.service);
+    write($("service-title"), name);
+    facts($("service-facts"), [
+      ["State", status], ["Running", `${some(running ?? 0, "instance")} of ${count(instances.length)}`],
+      ["Needs", listed(dependsOn) || "nothing"], ["Needed by", listed(needed) || "nothing"], ["Last error", lastError ?? "none"],
+    ]);
+    table($("instances").tBodies[0], instances, ({ instance }) => instance, [
+      ["Instance", "name", ({ instance }) => instance],
+      ["State", "state", (one, cell) => state(cell, wordOf(one), LEVELS[one.status])],
+      ["Operations", "n", ({ stats }) => (stats?.operations === undefined ? NONE : count(stats.operations))],
+      ["Failures", "n", ({ stats }) => (stats?.failures === undefined ? NONE : count(stats.failures))],
+      ["p99", "n", ({ stats }) => ms(stats?.p99Ms)],
+      ["Breaker", "", ({ stats }) => stats?.breaker ?? NONE],
+      ["Last check", "", ({ lastCheck }) => (lastCheck ? `${duration((Date.now() - Date.parse(lastCheck)) / 1000)} ago` : NONE)],
+      ["Last error", "", ({ lastError: error }) => error ?? NONE],
+    ]);
+  }
+
+  async #forget() {
+    const name = this.#chosen;
+    const about = "All that is told of it is removed. An instance that lives tells of it again.";
+    if (!(await this.#operator.confirms(`Forget ${name}?`, about, "Forget it"))) return;
+    await this.#operator.acts(`${name} is forgotten.`, () => this.#session.api("DELETE", `/api/services/${name}`));
+    await this.#read();
+  }
+}
+
+function wordOf({ status, singleton, standby, running, token, waitsFor }) {
+  if (waitsFor) return `${status}, waits for ${waitsFor}`;
+  if (standby) return `${status}, stands by`;
+  return singleton && running ? `${status}, leads${token === undefined ? "" : ` (token ${token})`}` : status;
+}
