@@ -70,6 +70,11 @@ class ApiKeys:
         return found
 
 
+def of_administrator(user: str) -> ApiKey:
+    """What `user`'s token is worth, who is an administrator: a key for everything, whose name no other key can have."""
+    return ApiKey(f"admin:{user}", b"", EVERYTHING)
+
+
 def new(name: str, scopes: Iterable[str]) -> tuple[str, str]:
     """A new key, and the table for the file of keys that makes nodes take it.
 

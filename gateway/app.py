@@ -15,7 +15,7 @@ from starlette.websockets import WebSocket
 
 from gateway import topics
 from gateway.admission import SAYS
-from gateway.auth import ANONYMOUS, AuthError, Identity, UnknownKey
+from gateway.auth import ANONYMOUS, AuthError, Identity
 from gateway.connection import Connection
 from gateway.node import Node
 from gateway.protocol import Close
@@ -128,10 +128,6 @@ async def _identity(websocket: WebSocket, node: Node) -> Identity:
     if not cookie:
         return ANONYMOUS
     try:
-        try:
-            return node.authenticator.verify(cookie)
-        except UnknownKey:
-            await node.refresh_keys()
-            return node.authenticator.verify(cookie)
+        return await node.identify(cookie)
     except AuthError:
         return ANONYMOUS

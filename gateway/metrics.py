@@ -100,7 +100,7 @@ class Metrics:
         self.registry.register(_Readings(gauges, counters))
 
     def totals(self) -> tuple[dict[str, float], dict[str, dict[float, float]]]:
-        """Counters and gauges: by name the sum over labels, by `name:label` the one. Histograms: counts by upper bound."""
+        """Counters and gauges: by name the sum over labels, by `name:label` the one. Histograms: counts by bound."""
         values: dict[str, float] = {}
         buckets: dict[str, dict[float, float]] = {}
         for family in self.registry.collect():

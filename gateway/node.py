@@ -16,7 +16,7 @@ import orjson
 from gateway import __version__, announcer, apikeys, figures, hub, keyring, orders, protocol
 from gateway.admission import Admission
 from gateway.announcer import Announcer
-from gateway.auth import Authenticator
+from gateway.auth import Authenticator, Identity, UnknownKey
 from gateway.backend import Backend
 from gateway.calls import Calls
 from gateway.clients import Clients
@@ -409,6 +409,18 @@ class Node:
         """Have the key server asked for its keys, if there is one and it was not asked just now."""
         if self.key_server is not None:
             await self.key_server.refresh()
+
+    async def identify(self, token: str) -> Identity:
+        """Who `token` proves, the key server being asked if it names a key that is not known yet.
+
+        Raises:
+            AuthError: It proves nothing.
+        """
+        try:
+            return self.authenticator.verify(token)
+        except UnknownKey:
+            await self.refresh_keys()
+            return self.authenticator.verify(token)
 
     def _on_control(self, _channel: str, payload: bytes) -> None:
         try:

@@ -11,8 +11,9 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from gateway import protocol
+from gateway import apikeys, protocol
 from gateway.apikeys import ApiKey, Scope
+from gateway.auth import AuthError
 from gateway.cluster.link import Unavailable, Unconfirmed
 from gateway.logs import logger
 from gateway.node import Node
@@ -59,7 +60,7 @@ def resource(path: str, *query: str, **methods: tuple[Scope, Handler]) -> Route:
 
 async def _answer(request: Request, scope: Scope, handler: Handler, query: tuple[str, ...]) -> Response:
     try:
-        _authorize(request, scope)
+        await _authorize(request, scope)
         _check_query(request, query)
         return json(await handler(request))
     except ApiError as error:
@@ -117,24 +118,39 @@ def _error(status: int, code: str, message: str, headers: dict[str, str] | None 
     return json({"error": {"code": code, "message": message}}, status, headers)
 
 
-def _authorize(request: Request, scope: Scope) -> None:
-    keys = node_of(request).api_keys
-    if not keys:
-        raise ApiError(403, "api_off", "The API is off: this node has neither a GATEWAY_API_KEY nor GATEWAY_API_KEYS")
+async def _authorize(request: Request, scope: Scope) -> None:
     scheme, _, given = request.headers.get("authorization", "").partition(" ")
-    key = keys.find(given.strip().encode("latin-1")) if scheme.lower() == "bearer" else None
+    given = given.strip() if scheme.lower() == "bearer" else ""
+    keys = node_of(request).api_keys
+    key = keys.find(given.encode("latin-1")) or await _administrator(request, given)
+    if key is None and not keys:
+        raise ApiError(403, "api_off", "The API is off: this node has neither a GATEWAY_API_KEY nor GATEWAY_API_KEYS")
     if key is None:
-        raise ApiError(
-            401, "unauthorized", "Send the header Authorization: Bearer <GATEWAY_API_KEY>",
-            {"www-authenticate": "Bearer"},
-        )  # fmt: skip
+        raise _unauthorized("Send the header Authorization: Bearer <GATEWAY_API_KEY>")
     request.state.key = key
     if not key.may(scope):
         raise ApiError(403, "forbidden", f"The key {key.name} has not the scope {scope}")
 
 
+async def _administrator(request: Request, given: str) -> ApiKey | None:
+    """What `given` is worth as an administrator's token; None, if it is no token at all."""
+    if given.count(".") != 2:
+        return None
+    try:
+        who = await node_of(request).identify(given)
+    except AuthError as error:
+        raise _unauthorized(str(error)) from None
+    if not who.is_admin or who.user is None:
+        raise ApiError(403, "forbidden", "The token is good, but not an administrator's")
+    return apikeys.of_administrator(who.user)
+
+
+def _unauthorized(message: str) -> ApiError:
+    return ApiError(401, "unauthorized", message, {"www-authenticate": "Bearer"})
+
+
 def key_of(request: Request) -> ApiKey:
-    """The key that was given."""
+    """The key that was given, or what an administrator's token stands for."""
     key: ApiKey = request.state.key
     return key
 

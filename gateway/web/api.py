@@ -47,7 +47,7 @@ def document() -> Schema:
                 "apiKey": {
                     "type": "http",
                     "scheme": "bearer",
-                    "description": "The nodes' GATEWAY_API_KEY, or one of GATEWAY_API_KEYS",
+                    "description": "GATEWAY_API_KEY, one of GATEWAY_API_KEYS, or an administrator's token (JWT)",
                 }
             },
             "schemas": schemas,

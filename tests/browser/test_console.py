@@ -11,7 +11,7 @@ from playwright.async_api import Browser, Locator, ViewportSize, expect
 from tests.browser.conftest import Photograph
 from tests.browser.visitor import MS, Visitor
 from tests.client import Api, Front, new_source
-from tests.cluster import API_KEY, Balancer, Cluster, Redis
+from tests.cluster import API_KEY, Balancer, Cluster, Redis, token
 from tests.conftest import Connect
 from tests.deadlines import eventually
 
@@ -152,7 +152,7 @@ async def test_a_wrong_key_is_refused_in_words_and_a_good_one_is_kept_for_the_ta
 ) -> None:
     operator = await console(front)
     await operator.try_to_sign_in("wrong")
-    await operator.reads("The gateway knows no such token or key.")
+    await operator.reads("The gateway knows no such key.")
     assert failed_loads(operator, 401) == 1
     await operator.page.get_by_label("Admin token or API key").fill("käse")
     await operator.page.keyboard.press("Enter")
@@ -187,6 +187,30 @@ async def test_a_key_that_is_no_longer_taken_signs_out_and_says_so(
     assert failed_loads(operator, 401) >= 1
     await operator.press("Dismiss")
     await expect(operator.page.locator("#notice")).to_be_hidden()
+
+
+async def test_an_admins_token_hears_all_and_acts(
+    plain: Cluster, front: Balancer, console: Open, api: Callable[[Front], Api]
+) -> None:
+    operator = await console(front)
+    await operator.sign_in(token("root", "admin"))
+    await expect(operator.page.get_by_role("button", name="Admin token · Sign out")).to_be_visible()
+    await expect(operator.node("n1")).to_have_count(1, timeout=MS)
+    await operator.page.goto(front.admin + "/console#topics/admin")
+    await expect(operator.page.locator("#topic-state")).to_have_text("Live.", timeout=MS)
+    await operator.page.get_by_label("Message JSON").fill('{"from": "root"}')
+    await operator.press("Publish")
+    await expect(operator.messages().first).to_have_text('{"from":"root"}', timeout=MS)
+
+
+async def test_the_token_of_a_user_is_refused_in_words(plain: Cluster, front: Balancer, console: Open) -> None:
+    operator = await console(front)
+    await operator.try_to_sign_in(token("ann"))
+    await operator.reads("The token is good, but not an administrator's")
+    await operator.page.get_by_label("Admin token or API key").fill(token("root", "admin", seconds=-60))
+    await operator.page.keyboard.press("Enter")
+    await operator.reads("The token has expired")
+    assert (failed_loads(operator, 403), failed_loads(operator, 401)) == (1, 1)
 
 
 # ---- overview
@@ -446,6 +470,41 @@ async def test_a_client_loses_a_topic_and_is_disconnected_alone_and_with_all_of_
     await operator.is_told("clients of ann-sent-away have been told to go.")
     assert [await client.closed() for client in (two, three)] == [3503, 3503]
     await operator.reads("Nobody is left that fits.")
+
+
+# ---- the cache
+
+
+async def test_the_cache_shows_what_it_does_and_an_entry_is_looked_up_and_deleted(
+    plain: Cluster, front: Balancer, console: Open, api: Callable[[Front], Api]
+) -> None:
+    back_end = api(front)
+    for key in ("shown:1", "shown:2", "shown:3"):
+        assert (await back_end.http.put(f"/api/cache/{key}", json={"value": {"of": key}})).status_code == 200
+    operator = await console(front)
+    await operator.go("Cache")
+    await operator.reads("Its figures are for administrators to see")
+    await operator.sign_in()
+    await expect(operator.page.locator("#cache-tiles dt").first).to_have_text("Asked", timeout=MS)
+
+    await operator.page.get_by_label("Key or what several begin with").fill("shown:1")
+    await operator.press("Look up")
+    await expect(operator.page.locator("#entry")).to_contain_text('"of": "shown:1"', timeout=MS)
+    await operator.reads("Kept for")
+    await expect(operator.page.locator("#cache-tiles b").first).not_to_have_text(
+        "0", timeout=MS
+    )  # it was asked for that
+    await operator.press("Delete…")
+    await operator.confirm("Delete shown:1?", "Delete it")
+    await operator.is_told("shown:1 is deleted.")
+    await operator.press("Look up")
+    await operator.reads("The cache has no value of 'shown:1'")
+    assert failed_loads(operator, 404) == 1
+
+    await operator.page.get_by_label("Key or what several begin with").fill("shown:")
+    await operator.press("Delete all that begin so…")
+    await operator.confirm("Delete all that begins with shown:?", "Delete all")
+    await operator.is_told("2 entries are deleted.")
 
 
 # ---- for every eye and hand

@@ -381,6 +381,36 @@ async def test_each_key_is_good_for_its_scopes_and_every_administrative_act_is_l
     assert API_KEY not in log
 
 
+async def test_an_administrators_token_is_good_for_the_api_and_named_in_the_log(
+    plain: Cluster, connect: Connect
+) -> None:
+    node = plain[0]
+    async with httpx.AsyncClient(base_url=node.url, trust_env=False) as http:
+
+        async def ask(method: str, path: str, credential: str, **how: Any) -> tuple[int, str]:
+            answer = await http.request(method, path, headers={"Authorization": f"Bearer {credential}"}, **how)
+            return answer.status_code, answer.json().get("error", {}).get("message", "")
+
+        root = token("steward", "superadmin")
+        assert await ask("GET", "/api/nodes", root) == (200, "")
+        assert await ask("POST", "/api/publish", root, json={"topic": "news", "data": 1}) == (200, "")
+        assert await ask("DELETE", "/api/users/nobody-there/clients", root) == (200, "")
+        assert node.events("audit")[-1]["key"] == "admin:steward"
+
+        assert await ask("GET", "/api/nodes", token("ann")) == (403, "The token is good, but not an administrator's")
+        assert await ask("GET", "/api/nodes", token("steward", "admin", -60)) == (401, "The token has expired")
+        assert await ask("GET", "/api/nodes", root[:-4] + "AAAA") == (401, "The token is not valid")
+        assert (await ask("POST", "/api/revocations", API_KEY, json={"user": "steward"}))[0] == 200
+
+        async def revoked() -> bool:
+            return await ask("GET", "/api/nodes", root) == (401, "The token has been revoked")
+
+        await eventually(revoked, 10)
+        # Only what a page sends of its own will counts: a cookie is sent by any page.
+        cookie = {"Cookie": f"session={token('chief', 'admin')}"}
+        assert (await http.get("/api/nodes", headers=cookie)).status_code == 401
+
+
 async def _found(ask: Any, client_id: str) -> bool:
     return bool(await ask("eye", "GET", f"/api/clients/{client_id}") == 200)
 

@@ -2,7 +2,7 @@
 
 import * as operator from "./operator.js";
 import { $, hide, onSubmit, state, write } from "./dom.js";
-import { Session } from "./session.js";
+import { isToken, Session } from "./session.js";
 import { Cache } from "./views/cache.js";
 import { Clients } from "./views/clients.js";
 import { Overview } from "./views/overview.js";
@@ -93,11 +93,12 @@ $("who").addEventListener("click", () => (session.signedIn ? session.signOut() :
 $("public-sign-in").addEventListener("click", askWho);
 onSubmit($("sign-in").querySelector("form"), async ({ submitter }) => {
   if (submitter) submitter.disabled = true;
+  const credential = $("credential").value.trim();
   try {
-    await session.signIn($("credential").value.trim());
+    await session.signIn(credential);
     $("sign-in").close();
   } catch (error) {
-    const because = error.status === 401 ? "The gateway knows no such token or key." : error.message;
+    const because = error.status === 401 && !isToken(credential) ? "The gateway knows no such key." : error.message;
     write($("sign-in-state"), because);
     $("credential").select();
   } finally {
