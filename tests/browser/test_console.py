@@ -472,6 +472,60 @@ async def test_a_client_loses_a_topic_and_is_disconnected_alone_and_with_all_of_
     await operator.reads("Nobody is left that fits.")
 
 
+# ---- services
+
+
+async def test_services_stand_in_a_graph_with_their_instances_and_change_by_themselves(
+    plain: Cluster, front: Balancer, console: Open, api: Callable[[Front], Api]
+) -> None:
+    back_end = api(front)
+
+    async def report(name: str, status: str, *needs: str, **more: object) -> None:
+        body = {"status": status, "leaseSeconds": 60, "dependsOn": needs, "running": True, **more}
+        answer = await back_end.http.put(f"/api/services/{name}", json=body)
+        assert answer.status_code == 200, answer.text
+
+    await report("feed", "active")
+    await report("prices", "active", "feed", "nowhere")
+    await report("alerts", "active", "prices", instance="worker-1", stats={"operations": 41, "failures": 2, "p99Ms": 7})
+    operator = await console(front)
+    await operator.go("Services")
+    await operator.reads("Services are for administrators to see: sign in.")
+    await operator.sign_in(token("root", "admin"))
+
+    def node(name: str) -> Locator:
+        return operator.page.get_by_role("link", name=name, exact=True)
+
+    for name in ("feed: active", "prices: active", "nowhere: nobody tells of it", "gateway.bus: active"):
+        await expect(node(name)).to_be_visible(timeout=MS)
+    across = []
+    for at in ("feed: active", "prices: active", "alerts: active"):
+        box = await node(at).bounding_box()
+        assert box is not None
+        across.append(box["x"])
+    assert across == sorted(set(across))  # what is needed stands left of who needs it
+
+    await node("alerts: active").focus()
+    await operator.page.keyboard.press("Enter")
+    await expect(operator.facts("Needs")).to_have_text("prices", timeout=MS)
+    await expect(operator.page.locator("#instances tbody tr")).to_contain_text("worker-1")
+    await expect(operator.page.locator("#instances tbody tr")).to_contain_text("41")
+    await report("prices", "error", "feed", lastError="no answer from the exchange")
+    await expect(node("prices: error")).to_be_visible(timeout=MS)  # told by the cluster
+    await node("prices: error").click()
+    await expect(operator.facts("Needed by")).to_have_text("alerts", timeout=MS)
+    await expect(operator.facts("Last error")).to_have_text("no answer from the exchange")
+    await operator.reads("prices in trouble")
+
+    for name in ("prices", "alerts", "feed"):
+        await operator.page.goto(f"{front.admin}/console#services/{name}")
+        await expect(operator.page.locator("#service-title")).to_have_text(name, timeout=MS)
+        await operator.press("Forget…")
+        await operator.confirm(f"Forget {name}?", "Forget it")
+        await operator.is_told(f"{name} is forgotten.")
+        await expect(operator.page.locator("#service")).to_be_hidden(timeout=MS)
+
+
 # ---- the cache
 
 
