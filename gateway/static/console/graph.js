@@ -31,8 +31,8 @@ export function layout(services) {
   const at = new Map(boxes.map((box) => [box.service, box]));
   const edges = [...known.values()].flatMap(({ service, dependsOn }) => dependsOn.map((need) => ({ from: need, to: service, path: curve(at.get(need), at.get(service)) })));
   return {
-    width: columns.length * (BOX.width + GAP.x) - GAP.x + 2 * EDGE,
-    height: Math.max(0, ...columns.map(({ length }) => length)) * (BOX.height + GAP.y) - GAP.y + 2 * EDGE,
+    width: 2 * EDGE + Math.max(0, columns.length * (BOX.width + GAP.x) - GAP.x),
+    height: 2 * EDGE + Math.max(0, ...columns.map(({ length }) => length * (BOX.height + GAP.y) - GAP.y)),
     boxes, edges,
   };
 }

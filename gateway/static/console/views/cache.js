@@ -37,7 +37,7 @@ export class Cache {
     const part = (value) => (all.asked ? percent(value / all.asked) : "–");
     tiles($("cache-tiles"), [
       ["Asked", rate(all.asked), "/s", "values, by all nodes"],
-      ["Hits", part(all.near + all.redis + all.stale), "", `of these ${part(all.near)} without asking Redis`],
+      ["Hits", part(all.near + all.redis + all.stale), "", `${part(all.near)} without asking Redis`],
       ["Misses", rate(all.miss), "/s", all.unavailable ? `and ${rate(all.unavailable)}/s without Redis` : "found nowhere"],
       ["Loads", rate(all.loads), "/s", `${rate(all.waits)}/s waited for another's`],
       ["From Redis", bytes(all.readBytes), "/s", "values read"],

@@ -18,6 +18,7 @@ export class Services {
   #subscription = null;
   #services = [];
   #chosen = ""; // a service's name
+  #shown = null; // the one that the graph was scrolled to
 
   constructor(session, operator) {
     this.#session = session;
@@ -99,6 +100,9 @@ export class Services {
       svg("text", { class: "status", x: x + 26, y: y + 35 }, word));
     });
     $("graph").replaceChildren(svg("svg", { width, height, viewBox: `0 0 ${width} ${height}` }, ...lines, ...links));
+    const chosen = boxes.find(({ service }) => service === this.#chosen);
+    if (chosen && this.#shown !== this.#chosen) $("graph").scrollLeft = chosen.x - ($("graph").clientWidth - BOX.width) / 2;
+    this.#shown = chosen?.service;
     if (focused) $("graph").querySelector(`a[href="${focused}"]`)?.focus();
   }
 
