@@ -323,8 +323,7 @@ class Node:
                 for topic, clients in (await self.registry.reap(node_id, self.relay.has_presence)).items():
                     await self._attendance.tell_dead(self.relay.channel(topic), clients, self._ms())
             await self.relay.streams.check()
-            if await self.revoked.check():
-                self.clients.enforce(self.revoked.book.refuses)
+            await self.check_revocations()
             self._services_status = await announcer.last_status(self.relay.snapshots)
         except Unavailable as error:
             self._lease_reason = f"lease not renewed: {error}"
@@ -404,6 +403,15 @@ class Node:
         self._beat_now.set()  # the row says so too, and at once; it is written while the load balancer looks
         self._tell_now.set()
         await self.departures.drain()
+
+    async def check_revocations(self) -> None:
+        """Know all that is revoked, and act on it.
+
+        Raises:
+            Unavailable: Redis did not answer in time.
+        """
+        if await self.revoked.check():
+            self.clients.enforce(self.revoked.book.refuses)
 
     async def refresh_keys(self) -> None:
         """Have the key server asked for its keys, if there is one and it was not asked just now."""

@@ -47,8 +47,10 @@ async def revoke(request: Request) -> Any:
 
 
 async def list_revocations(request: Request) -> Any:
-    """What is revoked, as this node knows it."""
-    found = sorted(node_of(request).revoked.book, key=lambda one: (one.until, one.kind, one.name))
+    """What is revoked."""
+    node = node_of(request)
+    await node.check_revocations()
+    found = sorted(node.revoked.book, key=lambda one: (one.until, one.kind, one.name))
     limit = limit_of(request.query_params.get("limit"))
     return {"revocations": [_shown(one) for one in found[:limit]], "count": len(found)}
 
