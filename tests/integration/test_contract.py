@@ -76,6 +76,7 @@ async def test_every_operation_does_as_described(plain: Cluster, ask: Ask, conne
         assert (await http.get(path)).status_code == 200
     everything: dict[str, str | int] = {
         "user": "ann",
+        "ip": "127.0.0.1",
         "topic": "described",
         "node": "n2",
         "limit": MAX_LIMIT,
@@ -282,6 +283,8 @@ async def test_without_a_key_of_its_own_a_node_refuses_all(cluster: Callable[...
 
 def body(path: str) -> bytes:
     """One that is right there."""
+    if path == "/api/revocations":
+        return b'{"jti":"t"}'
     if path.startswith("/api/services/"):
         return b'{"status":"active","leaseSeconds":1}'
     return b'{"seconds":1}' if path == "/api/rebalance" else b'{"topic":"t","data":1}'
