@@ -1,7 +1,7 @@
 """Which nodes there are, their clients and their topics: written from memory, read by anyone.
 
 A node's memory is the truth. Whoever changes it says so with `touch_client` or `touch_topic`; what is to be
-written is asked for only at the moment of writing, so a late write is never an old one. A tenth of a second
+written is asked for only at the moment of writing, so a late write is never an old one. A fifth of a second
 of changes makes one round trip.
 
 All rows hang under the node's lease. `beat` renews it; when it finds the lease gone - the node slept, Redis was
@@ -24,7 +24,7 @@ from gateway.cluster.link import Link, Unavailable
 from gateway.logs import logger
 from gateway.metrics import Metrics
 
-FLUSH_SECONDS: Final = 0.1
+FLUSH_SECONDS: Final = 0.2
 SCRIPT_ROWS: Final = 500  # rows in one Lua call: Lua's `unpack` and Redis' patience are finite
 # More changes than this are cheaper to write as everything there is.
 MAX_DIRTY: Final = 50_000

@@ -65,7 +65,7 @@ async def gateway(front: Front | str, *words: str, stdin: bytes = b"", **env: st
 
 
 async def until_it_shows(wanted: Callable[[Any], bool], ask: Callable[[], Awaitable[Outcome]]) -> Any:
-    """The document of a command, once it is as wanted: the registry is a tenth of a second behind."""
+    """The document of a command, once it is as wanted: the registry is a fifth of a second behind."""
 
     documents: list[Any] = []
 
