@@ -50,6 +50,8 @@ async def report_service(request: Request) -> Any:
             raise ApiError(400, "bad_request", f"{field} is not yours to say")
     try:
         version = records.check(told).pop("version", 0)
+        if version > MAX_VERSION:
+            raise RecordError(f"version must be at most {MAX_VERSION}")
         [verdict] = await node_of(request).services.states.write(
             [Report(name, instance, told, int(seconds * 1000), version)]
         )
@@ -76,6 +78,9 @@ def _name(request: Request) -> str:
         raise ApiError(404, "not_found", "There can be no such service: its name is 1 to 64 of A-Z a-z 0-9 _ . : -")
     return name
 
+
+# Of a report. Redis counts on from it where none is given, and every reader must be able to hold the number.
+MAX_VERSION: Final = (1 << 52) - 1
 
 _SERVICE: Final[Schema] = {
     "type": "string", "pattern": r"^[A-Za-z0-9_.:\-]{1,64}$", "examples": ["price-feed"],
@@ -124,6 +129,7 @@ def _report_body() -> Schema:
             },
             "instance": {**_INSTANCE, "default": "default"},
             **_MORE,
+            "version": {**_MORE["version"], "maximum": MAX_VERSION},
         },
         "required": ["status", "leaseSeconds"],
         "additionalProperties": False,
