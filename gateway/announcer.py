@@ -6,11 +6,14 @@ A message holds everything, so that whoever comes has the whole picture with it,
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import orjson
 
-from gateway.cluster.keeper import Run
+from gateway.cluster.keeper import Act, Run
+from gateway.cluster.link import Unavailable
+from gateway.cluster.services import ServiceManager
 from gateway.cluster.snapshots import Snapshots
 from gateway.cluster.states import States
 from gateway.records import Status, worst
@@ -51,6 +54,32 @@ class Announcer:
             names = sorted({name.partition(" ")[0] for name in changed(self._breakers, breakers)})
             await run.publish(BREAKERS, {"breakers": list(breakers.values()), "changed": names})
             self._breakers = breakers
+
+
+def register(
+    services: ServiceManager, announcer: Announcer, check_seconds: float, parts: Mapping[str, Callable[[], str | None]]
+) -> None:
+    """Make the node's own work services, so that its state is seen: `parts`, each behind the one before, and `announcer`.
+
+    A part gives the reason why it is not well, or None.
+    """
+    needs: list[str] = []
+    for name, reason in parts.items():
+        services.register(name, check=_well(reason), check_seconds=check_seconds, depends_on=needs)
+        needs = [name]
+    services.register(
+        NAME, start=announcer.start, stop=announcer.stop, tick=announcer.tick, tick_seconds=SECONDS,
+        depends_on=needs, singleton=True,
+    )  # fmt: skip
+
+
+def _well(reason: Callable[[], str | None]) -> Act:
+    async def check(_run: Run) -> None:
+        found = reason()
+        if found is not None:
+            raise Unavailable(found)
+
+    return check
 
 
 async def last_status(snapshots: Snapshots) -> str | None:

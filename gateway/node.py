@@ -23,7 +23,6 @@ from gateway.clients import Clients
 from gateway.cluster import servers
 from gateway.cluster.bus import Bus
 from gateway.cluster.cache import Cache
-from gateway.cluster.keeper import Run
 from gateway.cluster.keys import Keys
 from gateway.cluster.leader import Fence
 from gateway.cluster.link import Durability, Link, Unavailable
@@ -119,7 +118,10 @@ class Node:
             self._link, keys, self._bus, self._publish, self.id, lease_seconds=settings.lease_seconds
         )
         self._announcer = Announcer(self.services.states)
-        self._register_services()
+        announcer.register(
+            self.services, self._announcer, settings.lease_seconds / BEATS_A_LEASE,
+            {"gateway.bus": lambda: self._bus.reason, "gateway.registry": lambda: self._lease_reason},
+        )  # fmt: skip
         outbox = Outbox(self._hub, metrics, self._ms)
         self.admission = Admission(self._slots, Sources(settings.trusted_proxies), outbox, metrics, self._spawn)
         calls = None
@@ -256,25 +258,6 @@ class Node:
 
         for channel, callback in listeners.items():
             self._bus.listen([channel], callback, confirmed)
-
-    def _register_services(self) -> None:
-        """The node's own background work, so that its state is seen; and what one node does for all."""
-
-        async def hears(_run: Run) -> None:
-            if self._bus.reason is not None:
-                raise Unavailable(self._bus.reason)
-
-        async def leases(_run: Run) -> None:
-            if self._lease_reason is not None:
-                raise Unavailable(self._lease_reason)
-
-        seconds = self.settings.lease_seconds / BEATS_A_LEASE
-        self.services.register("gateway.bus", check=hears, check_seconds=seconds)
-        self.services.register("gateway.registry", check=leases, check_seconds=seconds, depends_on=["gateway.bus"])
-        self.services.register(
-            announcer.NAME, start=self._announcer.start, stop=self._announcer.stop, tick=self._announcer.tick,
-            tick_seconds=announcer.SECONDS, depends_on=["gateway.registry"], singleton=True,
-        )  # fmt: skip
 
     async def _publish(self, publication: Publication, fence: Fence | None) -> Position | None:
         return (await self._outgoing.publish([publication], fence=fence))[0]

@@ -168,8 +168,11 @@ class Keeper:
             finally:
                 for task in tasks:
                     task.cancel()
-                await asyncio.gather(*tasks, return_exceptions=True)
+                ended = await asyncio.gather(*tasks, return_exceptions=True)
                 await leadership.resign(lease.token)
+            for error in ended:
+                if isinstance(error, Exception):  # a fault of ours: the service's own are caught
+                    raise error
             self._log.warning("service leads no more", service=self.service.name, token=lease.token)
             self.say(token=0)
 

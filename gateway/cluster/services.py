@@ -110,11 +110,13 @@ class ServiceManager:
         try:
             yield manager
         finally:
-            await manager.stop()
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            await link.close()
+            try:
+                await manager.stop()
+            finally:
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+                await link.close()
 
     def bus_lost(self, reason: str) -> None:
         """Redis is away; what is asked for is answered from the local copy."""
