@@ -59,7 +59,7 @@ class Announcer:
 def register(
     services: ServiceManager, announcer: Announcer, check_seconds: float, parts: Mapping[str, Callable[[], str | None]]
 ) -> None:
-    """Make the node's own work services, so that its state is seen: `parts`, each behind the one before, and `announcer`.
+    """Make the node's own work services, so that its state is seen: `parts`, each behind the one before; `announcer`.
 
     A part gives the reason why it is not well, or None.
     """
