@@ -131,7 +131,7 @@ async def test_it_ends_in_time_and_not_all_at_once(cache: Cache) -> None:
     async def gone() -> bool:
         return await cache.get("short") is MISS
 
-    await eventually(gone, 2)
+    await eventually(gone)
 
 
 async def test_many_at_once(cache: Cache) -> None:
@@ -204,19 +204,19 @@ async def test_a_change_is_seen_by_all_and_by_its_writer_at_once(
         async def sees(cache: Cache = other, number: int = number) -> bool:
             return bool(await cache.get("k") == number)
 
-        await eventually(sees, 2)
+        await eventually(sees)
     await one.delete("k")
     assert await one.get("k") is MISS
 
     async def gone() -> bool:
         return await other.get("k") is MISS
 
-    await eventually(gone, 2)
+    await eventually(gone)
     await one.set("k", 1)
     await other.get("k")
     await one.clear("k")
     assert await one.get("k") is MISS
-    await eventually(gone, 2)
+    await eventually(gone)
 
 
 async def test_what_is_known_near_by_is_not_asked_of_redis(cache: Cache, redis: Redis) -> None:
@@ -247,7 +247,7 @@ async def test_a_cut_bus_makes_nobody_read_the_past(join: Join, redis: Redis, mo
         async def sees() -> bool:
             return bool(await other.get("k") == "changed")
 
-        await eventually(sees, 2)
+        await eventually(sees)
 
 
 async def test_a_restarted_redis_makes_nobody_read_the_past(
@@ -291,7 +291,7 @@ async def test_a_loader_that_is_killed_is_replaced_within_its_time(
     asked = [asyncio.create_task(cache.get_or_set("cold", giving("mine"), load_seconds=3)) for _ in range(100)]
     loader.kill()
     assert await asyncio.gather(*asked) == ["mine"] * 100
-    assert 1 < time.monotonic() - began < 3 + 2
+    assert time.monotonic() - began < 2 * 3, "the lock's time, and little more"
     assert await cache.get("cold") == "mine"
 
 
