@@ -8,7 +8,7 @@ BIN    := .venv/bin
 
 # Several -j jobs would build one .venv at the same time.
 .NOTPARALLEL:
-.PHONY: help up rolling-restart down status logs test chaos bench fuzz lint types
+.PHONY: help up rolling-restart down status logs test pictures chaos bench fuzz lint types
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -31,6 +31,10 @@ logs: .venv/stack.done ## follow all logs
 test: .venv/dev.done ## all tests; ARGS= goes to pytest, e.g. ARGS="-k hub -x"
 	@$(PYTHON) -m stack.need redis-server haproxy chromium nodejs npm
 	@$(BIN)/pytest $(ARGS)
+
+pictures: .venv/dev.done ## the README's pictures, taken by the browser tests
+	@$(PYTHON) -m stack.need redis-server haproxy chromium
+	@PICTURES=docs/images $(BIN)/pytest -n 0 -m picture tests/browser
 
 chaos: .venv/dev.done ## break a private cluster on purpose; SEED= MINUTES= FAULTS= QUICK=1 CLIENTS= FSYNC= REDIS=sentinel WAIT=
 	@$(PYTHON) -m stack.need redis-server haproxy

@@ -62,7 +62,7 @@ class Pane {
     feed.ariaLabel = `What client ${name} has received, newest last`;
     text.ariaLabel = `Message of client ${name}`;
     text.placeholder = `Say something as ${name}`;
-    cookie.textContent = avoids ? "not used: asks for a node other than A's" : "GW, hidden from scripts: brings A back to its node";
+    cookie.textContent = avoids ? "none: asks for a node other than A's" : "GW: back to the same node (HttpOnly)";
     pane.querySelector("form").addEventListener("submit", (event) => this.#send(event));
     now.addEventListener("click", () => (this.#gateway.state === "closed" ? this.start() : this.#gateway.connect().catch(() => {})));
     cut.addEventListener("click", () => this.#gateway.reconnect(CUT_MS));

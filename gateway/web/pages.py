@@ -42,7 +42,7 @@ class Assets(StaticFiles):
         return response
 
 
-# The wire's description is docs/protocol.md itself, by a link.
+# protocol.md, clients.md and topics.md are those of docs/, by links.
 _files: Final = Assets(directory=STATIC, follow_symlink=True)
 
 

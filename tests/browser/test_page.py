@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+import httpx
 import pytest
 from playwright.async_api import Browser, Locator, expect
 
@@ -102,6 +103,7 @@ async def publish_by_command_line(front: Balancer, topic: str, data: str) -> Non
     assert process.returncode == 0, printed.decode()
 
 
+@pytest.mark.picture
 async def test_two_clients_of_one_page_talk_across_two_nodes(
     cluster: Start, haproxy: Balancers, browser: Browser, photograph: Photograph
 ) -> None:
@@ -123,7 +125,6 @@ async def test_two_clients_of_one_page_talk_across_two_nodes(
     await b.hears("3")
     await b.does("Cut for 3 seconds")
     await b.reads(f"The connection to {other} is lost.")
-    await photograph(visitor.page, "demo-cut")
     await b.reads("Nothing was missed:")
     await b.is_connected()
     await a.does("Stop numbers")
@@ -132,7 +133,8 @@ async def test_two_clients_of_one_page_talk_across_two_nodes(
     for number in range(1, 10):
         await b.hears(str(number))
     await expect(b.region).to_contain_text("0 missing · 0 doubled")
-    await visitor.page.set_viewport_size({"width": 1280, "height": 860})
+    await visitor.page.set_viewport_size({"width": 1280, "height": 1010})
+    await visitor.page.evaluate("() => { document.activeElement.blur(); scrollTo(0, 0); }")
     await photograph(visitor.page, "demo")
     assert visitor.faults == []
 
@@ -304,3 +306,14 @@ async def test_everything_can_be_reached_by_keyboard(plain: Cluster, front: Bala
         )
     assert len(reached) >= wanted - 2  # what is in the closed <details> counts as visible to nobody
     assert visitor.faults == []
+
+
+@pytest.mark.parametrize(
+    "path", ["/gateway.js", "/gateway.classic.js", "/gateway.d.ts", "/static/protocol.md", "/static/clients.md"]
+)
+def test_what_the_page_links_to_is_there(plain: Cluster, front: Balancer, path: str) -> None:
+    answer = httpx.get(front.url + path, trust_env=False)
+    assert answer.status_code == 200
+    assert answer.headers["content-type"].split(";")[0] in ("text/javascript", "text/plain", "text/markdown")
+    again = httpx.get(front.url + path, headers={"If-None-Match": answer.headers["etag"]}, trust_env=False)
+    assert again.status_code == 304

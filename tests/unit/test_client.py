@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import jwt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway import auth
-from gateway.client import Gap, Message, Recovered
+from gateway.client import Event, Gap, Message, Recovered
 from gateway.client.events import message
 from gateway.client.pace import MISSED_PONGS, Backoff, Heartbeat, refresh_seconds
 from gateway.client.place import Place
@@ -219,17 +221,51 @@ def test_any_message_is_a_sign_of_life() -> None:
         heartbeat.heard()
 
 
+# ---- one logic: the browser client is held to the same table, by tests/node/logic.test.mjs
+
+LOGIC = json.loads((Path(__file__).parent.parent / "client_logic.json").read_text())
+
+
+@pytest.mark.parametrize("case", LOGIC["place"], ids=lambda case: case["name"])
+def test_its_place_is_the_browser_clients(case: dict[str, Any]) -> None:
+    place = Place("t")
+    for step, *rest in case["steps"]:
+        given: Any = rest[0] if rest else None
+        expected = rest[1] if rest else None
+        match step:
+            case "disconnected":
+                place.disconnected()
+            case "recover":
+                assert place.recover() == expected
+            case "take":
+                assert [told(event) for event in place.take(said(given[1], given[0]))] == expected
+            case _:
+                assert [told(event) for event in getattr(place, step)(given)] == expected
+
+
+def told(event: Event) -> str:
+    return f"gap: {event.reason}" if isinstance(event, Gap) else type(event).__name__.lower()
+
+
+def test_its_waits_are_the_browser_clients() -> None:
+    table = LOGIC["backoff"]
+    backoff = Backoff(table["base_ms"] / 1000, table["cap_ms"] / 1000, lambda _low, high: high * table["share"])
+    assert [backoff.seconds() * 1000 for _ in table["waits_ms"]] == table["waits_ms"]
+    assert backoff.seconds(table["told_ms"]) * 1000 == table["told_ms"]
+    assert LOGIC["heartbeat"]["pings"] == MISSED_PONGS
+
+
 # ---- when a token is replaced
 
 
-@pytest.mark.parametrize(("left", "after"), [(3600, 3540), (240, 180), (100, 75), (4, 3), (0, None), (-5, None)])
+@pytest.mark.parametrize(("left", "after"), LOGIC["refresh"])
 def test_a_token_is_replaced_a_minute_before_its_end_or_in_the_last_quarter_of_a_short_life(
     left: float, after: float | None
 ) -> None:
-    token = auth.issue("a secret of at least thirty-two bytes", "ann", "user", left, 1_000.0)
+    token = jwt.encode({"exp": 1_000 + left}, "a secret of at least thirty-two bytes")
     assert refresh_seconds(token, 1_000.0) == after
 
 
-@pytest.mark.parametrize("token", ["", "opaque", "a.b.c", "a.e30.c", "a.bnVsbA.c", "a.eyJleHAiOiJ4In0.c"])
+@pytest.mark.parametrize("token", LOGIC["no_end"])
 def test_a_token_that_tells_no_end_is_replaced_when_the_server_says_so(token: str) -> None:
     assert refresh_seconds(token, 0) is None

@@ -1,0 +1,52 @@
+// The pure parts, by the table that the Python client is held to as well: tests/client_logic.json.
+
+import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import { test } from "node:test";
+import { Backoff, Heartbeat, Place, refreshMs } from "../../gateway/static/client/gateway.js";
+
+const logic = JSON.parse(readFileSync(new URL("../client_logic.json", import.meta.url), "utf8"));
+
+function told(event) {
+  return event.type === "gap" ? `gap: ${event.reason}` : event.type;
+}
+
+for (const { name, steps } of logic.place) {
+  test(name, () => {
+    const place = new Place("t");
+    for (const [step, given, expected] of steps) {
+      if (step === "disconnected") place.disconnected();
+      else if (step === "recover") assert.deepEqual(place.recover(), expected);
+      else {
+        const value = step === "take" ? { type: "message", initial: false, epoch: given[0], offset: given[1] } : given;
+        assert.deepEqual(place[step](value).map(told), expected);
+      }
+    }
+  });
+}
+
+test("each wait is anywhere between nothing and a bound that doubles up to the cap", () => {
+  const { base_ms, cap_ms, share, waits_ms, told_ms } = logic.backoff;
+  const backoff = new Backoff(base_ms, cap_ms, () => share);
+  assert.deepEqual(waits_ms.map(() => backoff.ms()), waits_ms);
+  assert.equal(backoff.ms(told_ms), told_ms);
+  backoff.reset();
+  assert.equal(backoff.ms(), waits_ms[0]);
+});
+
+test("so many pings without a sign of life are enough", () => {
+  const heartbeat = new Heartbeat();
+  for (let ping = 0; ping < logic.heartbeat.pings; ping++) assert.ok(heartbeat.ping());
+  assert.ok(!heartbeat.ping());
+  heartbeat.heard();
+  assert.ok(heartbeat.ping());
+});
+
+test("a token is replaced in time; one that tells no end is not", () => {
+  const part = (value) => Buffer.from(JSON.stringify(value)).toString("base64url");
+  for (const [left, after] of logic.refresh) {
+    const token = `${part({ alg: "HS256" })}.${part({ exp: 1_000 + left, name: "ÿ?>" })}.x`;
+    assert.equal(refreshMs(token, 1_000_000), after === null ? null : after * 1_000);
+  }
+  for (const token of logic.no_end) assert.equal(refreshMs(token, 0), null, token);
+});
