@@ -283,11 +283,18 @@ async def test_without_a_key_of_its_own_a_node_refuses_all(cluster: Callable[...
 
 def body(path: str) -> bytes:
     """One that is right there."""
+    if path.startswith("/api/cache/"):
+        return b'{"value":1}'
     if path == "/api/revocations":
         return b'{"jti":"t"}'
     if path.startswith("/api/services/"):
         return b'{"status":"active","leaseSeconds":1}'
     return b'{"seconds":1}' if path == "/api/rebalance" else b'{"topic":"t","data":1}'
+
+
+def query(path: str) -> dict[str, str]:
+    """What must stand in it there."""
+    return {"prefix": "k"} if path == "/api/cache" else {}
 
 
 async def test_without_redis_nothing_is_pretended(
@@ -298,7 +305,7 @@ async def test_without_redis_nothing_is_pretended(
     http = ask(node)
     redis.stop()
     for method, path in requests(id=client.id):
-        answer = await http.request(method, path, content=body(path))
+        answer = await http.request(method, path, content=body(path), params=query(path))
         assert code(answer) == (503, "unavailable"), (method, path)
         assert answer.headers["retry-after"] == "1"
     assert client.open, "who was to be disconnected still is there, as the answer said"
@@ -313,7 +320,7 @@ async def test_a_frozen_redis_is_waited_for_no_longer_than_told(
     try:
         async with asyncio.timeout(10):
             answers = await asyncio.gather(
-                *(http.request(method, path, content=body(path)) for method, path in requests())
+                *(http.request(method, path, content=body(path), params=query(path)) for method, path in requests())
             )
         assert {code(answer) for answer in answers} == {(503, "unavailable")}
     finally:
