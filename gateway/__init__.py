@@ -46,6 +46,7 @@ figures      what a node tells of itself every few seconds                     (
 watchers     which load balancers have heard that the node is not ready      (pure)
 sources      addresses as limits count them                                (pure)
 backlog      what is held for all clients together                            (pure)
+inflow       whether a node takes one socket more                            (pure)
 rates        how often something may happen                                (pure)
 records      what is told of a service, and what all its instances amount to (pure)
 dependencies which service needs which                                       (pure)

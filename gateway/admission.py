@@ -1,37 +1,63 @@
-"""Room for connections: who comes in takes a slot of its user and of its address, and gives both back when it goes."""
+"""Room for connections: on the node, and of each user and address on all nodes.
+
+Who comes in takes a slot of its user and of its address, and gives both back when it goes.
+"""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
-from gateway.cluster.slots import Limit, Slots
+from gateway import inflow
+from gateway.cluster import slots
+from gateway.cluster.slots import Slots
 from gateway.connection import Connection, Stage
+from gateway.inflow import Inflow
 from gateway.metrics import Metrics
 from gateway.outbox import Outbox
 from gateway.protocol import Close
 from gateway.sources import Sources
 
-SAYS: Final[dict[Limit, str]] = {
+SAYS: Final[dict[inflow.Limit | slots.Limit, str]] = {
+    "connections": "this node is full; connect again",
+    "connects": "too many connect to this node at once; connect again",
     "user_connections": "too many connections of this user",
     "address_connections": "too many connections of this address",
 }
 
 
 class Admission:
-    """Keeps `slots` of one mind with the connections there are; `spawn` runs a coroutine under the node's eye."""
+    """Keeps `seats` of one mind with the connections there are; `spawn` runs a coroutine under the node's eye."""
 
     def __init__(
-        self, slots: Slots, sources: Sources, outbox: Outbox, metrics: Metrics,
+        self, flow: Inflow, seats: Slots, sources: Sources, outbox: Outbox, metrics: Metrics,
         spawn: Callable[[Coroutine[Any, Any, None], str], object],
     ) -> None:  # fmt: skip
-        self._slots = slots
+        self._inflow = flow
+        self._slots = seats
         self._sources = sources
         self._outbox = outbox
         self._metrics = metrics
         self._spawn = spawn
 
-    async def enter(self, user: str | None, ip: str) -> Limit | None:
+    def refuses(self, connections: int) -> str | None:
+        """Why the node opens no socket now, whoever asks; `connections`: all it has, with the one that asks."""
+        full = self._inflow.refuses(connections, asyncio.get_running_loop().time())
+        if full is None:
+            return None
+        self._metrics.limited.labels(full).inc()
+        self._metrics.refusals.labels("503").inc()
+        return SAYS[full]
+
+    def is_crammed(self, connections: int) -> bool:
+        """Whether the newest connection cannot even be listened to."""
+        crammed = self._inflow.is_crammed(connections)
+        if crammed:
+            self._metrics.limited.labels("connections").inc()
+        return crammed
+
+    async def enter(self, user: str | None, ip: str) -> slots.Limit | None:
         """Take the slots for a handshake. The limit that has no room for it; then nothing was taken."""
         full = await self._slots.take(user, self._sources.of(ip))
         if full is not None:

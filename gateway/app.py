@@ -19,6 +19,7 @@ from gateway.auth import ANONYMOUS, AuthError, Identity
 from gateway.connection import Connection
 from gateway.node import Node
 from gateway.protocol import Close
+from gateway.request import Inflow
 from gateway.settings import Settings
 from gateway.topics import RulesError, TopicRules
 from gateway.web import answers, api, health, pages
@@ -34,9 +35,9 @@ def create_app(settings: Settings) -> Starlette:
     node = Node(settings, load_rules(settings.topics))
 
     @asynccontextmanager
-    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+    async def lifespan(_app: Starlette) -> AsyncIterator[dict[str, Inflow]]:
         async with node.life():
-            yield
+            yield {"inflow": node.admission}
 
     routes = [
         *(WebSocketRoute(path, socket) for path in SOCKET_PATHS),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import resource
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -37,6 +38,7 @@ from gateway.departures import Departures, Phase
 from gateway.errands import Errands
 from gateway.figures import Reading
 from gateway.hub import Hub
+from gateway.inflow import Inflow
 from gateway.keyserver import KeyServer
 from gateway.logs import logger
 from gateway.memberships import Memberships
@@ -55,6 +57,7 @@ from gateway.topics import FIGURES, TopicRules
 BEATS_A_LEASE: Final = 5
 REAP_AFTER_SECONDS: Final = 0.05
 STRONG_SECRET_BYTES: Final = 32
+ENDLESS_CONNECTIONS: Final = 1_000_000  # where file descriptors have no limit
 
 
 class Node:
@@ -123,7 +126,10 @@ class Node:
             {"gateway.bus": lambda: self._bus.reason, "gateway.registry": lambda: self._lease_reason},
         )  # fmt: skip
         outbox = Outbox(self._hub, metrics, self._ms)
-        self.admission = Admission(self._slots, Sources(settings.trusted_proxies), outbox, metrics, self._spawn)
+        self.admission = Admission(
+            Inflow(_most_connections(settings), settings.connects_per_second), self._slots,
+            Sources(settings.trusted_proxies), outbox, metrics, self._spawn,
+        )  # fmt: skip
         calls = None
         if self.backend is not None:
             calls = Calls(self.backend, self.cache, outbox, self.id, self._spawn)
@@ -484,3 +490,11 @@ class Node:
 
     def _ms(self) -> int:
         return int(self._now() * 1000)
+
+
+def _most_connections(settings: Settings) -> int:
+    """As many as it was told; else what leaves a tenth of the file descriptors to everything that is no client."""
+    if settings.max_connections:
+        return settings.max_connections
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return ENDLESS_CONNECTIONS if files == resource.RLIM_INFINITY else files * 9 // 10

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
@@ -18,6 +18,16 @@ HEAD_BYTES: Final = 64 << 10  # of a request's line and headers; what one read b
 # uvicorn warns of each request that is none: whoever sends those would write our log. Failures are still told.
 _log = logging.getLogger("gateway.request")
 _log.setLevel(logging.ERROR)
+
+
+class Inflow(Protocol):
+    """The node, as far as it says who may connect; the application's lifespan gives it as its state's ``inflow``."""
+
+    def refuses(self, connections: int) -> str | None:
+        """Why no socket may be opened now; `connections`: all there are, of any kind, with the one that asks."""
+
+    def is_crammed(self, connections: int) -> bool:
+        """Whether there are so many that nothing can be done for the newest, not even to listen to it."""
 
 
 class RequestProtocol(HttpToolsProtocol):
@@ -31,6 +41,10 @@ class RequestProtocol(HttpToolsProtocol):
         """A peer may not just hold a connection: it asks for something, soon."""
         self.logger = _log
         super().connection_made(transport)
+        self._inflow: Inflow | None = self.app_state.get("inflow")
+        if self._inflow is not None and self._inflow.is_crammed(len(self.connections)):
+            transport.abort()
+            return
         self._begin()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -64,6 +78,11 @@ class RequestProtocol(HttpToolsProtocol):
     def handle_websocket_upgrade(self) -> None:
         """From now on it is a `Connection`, with deadlines of its own."""
         self._end()
+        why = self._inflow.refuses(len(self.connections)) if self._inflow is not None else None
+        if why is not None:  # here, where it costs a seventh of what it would cost to let it in
+            body = b'{"error":{"code":503,"message":"' + why.encode() + b'"}}'
+            self._refuse(b"503 Service Unavailable", b"retry-after: 5\r\ncontent-type: application/json\r\n", body)
+            return
         super().handle_websocket_upgrade()
 
     def _begin(self) -> None:
@@ -75,10 +94,11 @@ class RequestProtocol(HttpToolsProtocol):
             self._timer.cancel()
             self._timer = None
 
-    def _refuse(self, status: bytes) -> None:
+    def _refuse(self, status: bytes, headers: bytes = b"", body: bytes = b"") -> None:
         self._end()
         if not self.transport.is_closing():
             answering: RequestResponseCycle | None = self.cycle  # None at first, whatever uvicorn's types say
             if answering is None or answering.response_complete:
-                self.transport.write(b"HTTP/1.1 " + status + b"\r\nconnection: close\r\ncontent-length: 0\r\n\r\n")
+                size = b"content-length: %d\r\n\r\n" % len(body)
+                self.transport.write(b"HTTP/1.1 " + status + b"\r\nconnection: close\r\n" + headers + size + body)
             self.transport.close()

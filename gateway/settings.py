@@ -182,6 +182,13 @@ class Settings:
         256 << 20, "what may be held for all clients of the node; then the largest are closed (3008)",
         _integer(64 << 10, 1 << 40),
     )  # fmt: skip
+    max_connections: int = _setting(
+        0, "connections of the node, then 503; 0: nine for each ten file descriptors it may open",
+        _integer(0, 1_000_000),
+    )  # fmt: skip
+    connects_per_second: int = _setting(
+        2000, "sockets opened on the node, over ten seconds; then 503", _integer(1, 1_000_000)
+    )
     max_user_connections: int = _setting(
         100, "connections of one user, on all nodes together; 0: any number", _integer(0, 1_000_000)
     )

@@ -162,6 +162,8 @@ BAD = [
     ("MAX_CLIENT_TOPICS", "0"),
     ("CLIENT_BUFFER_BYTES", "1"),
     ("BUFFER_BYTES", "256M"),
+    ("MAX_CONNECTIONS", "all"),
+    ("CONNECTS_PER_SECOND", "0"),
     ("MAX_USER_CONNECTIONS", "-1"),
     ("MAX_ADDRESS_CONNECTIONS", "many"),
     ("USER_PUBLISHES_PER_SECOND", "1e2"),
