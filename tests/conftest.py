@@ -13,6 +13,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 from tests.client import Api, Client, Front
@@ -20,6 +21,10 @@ from tests.cluster import Balancer, Cluster, Node, Redis
 from tests.processes import Process
 
 Connect = Callable[..., Awaitable[Client]]
+
+# How long an example takes says how busy the machine is, not whether the code is right.
+hypothesis.settings.register_profile("tests", deadline=None)
+hypothesis.settings.load_profile("tests")
 
 
 @pytest.hookimpl(wrapper=True)
