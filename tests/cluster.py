@@ -123,7 +123,11 @@ class Redis(Closing):
 
     def cli(self, *words: str | int) -> Any:
         """The answer to one command."""
-        with redis_py.Redis(port=self.port, decode_responses=True, socket_timeout=10) as connection:
+        return self.cli_as(None, *words)
+
+    def cli_as(self, password: str | None, *words: str | int) -> Any:
+        """The same, where Redis wants a password."""
+        with redis_py.Redis(port=self.port, password=password, decode_responses=True, socket_timeout=10) as connection:
             return connection.execute_command(*words)
 
     def close(self) -> None:
