@@ -52,6 +52,13 @@ def test_an_empty_namespace_gives_the_original_plans_names() -> None:
     assert (keys.ready, keys.ingest, keys.nodes) == ("websocket:ready", "ws:broadcast", "ws:nodes")
 
 
+def test_what_limits_count_has_these_names_and_all_nodes_slots_lie_in_one_slot() -> None:
+    keys = Keys("gw:")
+    assert (keys.slots, keys.node_slots(NODE)) == ("gw:ws:{slots}", "gw:ws:{slots}:web-1.f00d")
+    assert key_slot(keys.slots.encode()) == key_slot(keys.node_slots(NODE).encode())
+    assert keys.quota("ann") == "gw:ws:quota:ann"
+
+
 @settings(deadline=None)
 @given(node_ids)
 def test_what_one_script_touches_lies_in_one_slot(node_id: str) -> None:
