@@ -16,6 +16,7 @@ clients      the node's connections: what a client says is carried out here
 memberships  clients let into audiences and out of them
 errands      what a client asked for that takes its time
 calls        what a client asks of the back end
+limits       what clients may say, and have held for them
 admission    room for connections: of a user, of an address
 outbox       what is sent to one client
 connection   one socket: bytes in, prepared frames out, back-pressure

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, Final
 
 import orjson
@@ -12,27 +11,24 @@ import orjson
 from gateway import __version__, frames, hub, protocol, replies, session
 from gateway.admission import Admission
 from gateway.auth import Identity, IsRevoked
-from gateway.backlog import Backlog
 from gateway.calls import Calls
 from gateway.cluster.bus import Bus
 from gateway.connection import Connection, Facts, Stage
 from gateway.errands import Errands
 from gateway.hub import Hub
+from gateway.limits import Limits
 from gateway.logs import logger
 from gateway.memberships import Memberships
 from gateway.metrics import Metrics
 from gateway.orders import Disconnect, Unsubscribe, Whom
 from gateway.outbox import Outbox
-from gateway.protocol import Close, Code, ProtocolError, Subscribe
-from gateway.rates import UNUSED, ClientRates, Rate, Verdict
+from gateway.protocol import Close, Code, ProtocolError
+from gateway.rates import Verdict
 from gateway.relay import Relay
 from gateway.roster import Attendee
 from gateway.session import Found, Session
 from gateway.settings import Settings
 
-LOGGED_LINES: Final = 20  # of one LOGS message
-LOGGED_CHARACTERS: Final = 500
-LOGGED: Final = Rate(200)  # lines of all browsers together
 USER_AGENT_CHARACTERS: Final = 256
 WARNING_SECONDS: Final = 30.0  # before its token's end a client is told
 NOT_ANY_MORE: Final = "not allowed as who you are now"
@@ -67,16 +63,7 @@ class Clients:
         self._metrics = metrics
         self._status = status
         self._now_ms = now_ms
-        self._rates = ClientRates(
-            messages=Rate(settings.client_messages_per_second),
-            subscriptions=Rate(settings.client_subscriptions_per_second),
-            log_lines=Rate(settings.client_log_lines_per_second),
-        )
-        self._logged = UNUSED
-        # Not in this turn: whoever reports growth is in the midst of a fan-out.
-        self._backlog: Backlog[Connection] = Backlog(
-            settings.buffer_bytes, lambda: asyncio.get_running_loop().call_soon(self._relieve)
-        )
+        self.limits = Limits(settings, outbox, metrics)
         self._log = logger()
         self._open: dict[str, Connection] = {}
         self._counter = 0
@@ -86,10 +73,6 @@ class Clients:
 
     def __iter__(self) -> Iterator[Connection]:
         return iter(list(self._open.values()))
-
-    def buffered_bytes(self) -> int:
-        """What is held for all of them, by those for whom it is more than a moment's."""
-        return self._backlog.count()
 
     # ---- coming and going
 
@@ -113,7 +96,7 @@ class Clients:
         del self._open[connection.client_id]
         self._memberships.remove(connection)
         self._admission.leave(connection)
-        self._backlog.forget(connection)
+        self.limits.forget(connection)
         self._metrics.closes.labels(str(int(code)) if code in _CLOSE_CODES else "other").inc()
         self._log.debug("client closed", client=connection.client_id, code=int(code))
 
@@ -168,9 +151,8 @@ class Clients:
         self.received_bytes += len(payload)
         kind = "invalid"
         try:
-            verdict = connection.meter.message(self._rates, len(payload), connection.last_heard)
+            verdict = self.limits.count(connection, len(payload))
             if verdict is Verdict.ENOUGH:
-                self._turn_out(connection, "messages")
                 return
             if opcode != frames.TEXT:
                 raise ProtocolError(Code.NOT_JSON, "Messages are text frames, not binary ones")
@@ -178,16 +160,8 @@ class Clients:
                 payload.decode()
             message = protocol.decode(payload)
             kind = type(message).__name__.lower()
-            if verdict is Verdict.REFUSED:
-                raise self._too_many("messages", self._rates.messages, getattr(message, "request_id", None))
-            if isinstance(message, Subscribe):
-                verdict = connection.meter.subscribe(self._rates, len(message.topics), connection.last_heard)
-                if verdict is Verdict.ENOUGH:
-                    self._turn_out(connection, "subscriptions")
-                    return
-                if verdict is Verdict.REFUSED:
-                    raise self._too_many("subscriptions", self._rates.subscriptions, message.request_id)
-            self._handle(connection, message, session.NOTHING)
+            if self.limits.allows(connection, message, verdict):
+                self._handle(connection, message, session.NOTHING)
         except ProtocolError as error:
             self._outbox.refuse(connection, error)
         except UnicodeDecodeError:
@@ -199,31 +173,11 @@ class Clients:
 
     def grew(self, connection: Connection, size: int) -> None:
         """`size` bytes more are held for it."""
-        self._backlog.grew(connection, size)
-
-    def _relieve(self) -> None:
-        """All clients together are held too much for: the largest go."""
-        for connection in self._backlog.relieve():
-            self._metrics.limited.labels("buffered_bytes").inc()
-            self._outbox.evict(connection)
+        self.limits.grew(connection, size)
 
     def counted(self, connection: Connection, size: int) -> bool:
         """A ping or pong counts as a message does; it is no question, so it is answered until it is enough."""
-        if connection.meter.message(self._rates, size, connection.last_heard) is not Verdict.ENOUGH:
-            return True
-        self._turn_out(connection, "messages")
-        return False
-
-    def _too_many(self, limit: str, rate: Rate, request_id: protocol.RequestId) -> ProtocolError:
-        self._metrics.limited.labels(limit).inc()
-        return ProtocolError(
-            Code.TOO_MANY_REQUESTS, f"More than {rate.per_second:g} {limit} a second; wait some seconds", request_id
-        )
-
-    def _turn_out(self, connection: Connection, limit: str) -> None:
-        self._metrics.limited.labels(limit).inc()
-        self._log.info("turned out", client=connection.client_id, ip=connection.facts.ip, limit=limit)
-        connection.close(Close.TOO_MANY_REQUESTS, f"too many {limit}")
+        return self.limits.count(connection, size) is not Verdict.ENOUGH
 
     def _handle(self, connection: Connection, message: protocol.ClientMessage, found: Found) -> None:
         effect = connection.session.handle(message, connection.audiences, self._outbox.time(), found)
@@ -271,25 +225,10 @@ class Clients:
                 assert self._calls is not None
                 self._calls.forward(connection, effect)
             case session.Report(entries, data):
-                self._report(connection, entries, data)
+                self.limits.report(connection, entries)
+                self._outbox.send(connection, data)
             case session.Quit(code, reason):
                 connection.close(code, reason)
-
-    def _report(self, connection: Connection, entries: Sequence[Mapping[str, protocol.Json]], data: bytes) -> None:
-        """Write a browser's lines to our log, as many as it and all together may."""
-        now = connection.last_heard
-        lines = entries[: min(LOGGED_LINES, LOGGED.left(self._logged, now))]
-        lines = lines[: connection.meter.log(self._rates, len(lines), now)]
-        self._logged = LOGGED.take(self._logged, now, len(lines))
-        for entry in lines:
-            line = orjson.dumps(entry).decode()[:LOGGED_CHARACTERS]
-            self._log.info("browser log", client=connection.client_id, line=line)
-        self._metrics.limited.labels("log_lines").inc(len(entries) - len(lines))
-        if entries and not lines:
-            message = "Too many log lines; wait some seconds"
-            self._outbox.refuse(connection, ProtocolError(Code.TOO_MANY_REQUESTS, message))
-        else:
-            self._outbox.send(connection, data)
 
     # ---- what the cluster says to one client, or of some
 

@@ -167,7 +167,7 @@ class Node:
             {
                 "gateway_connections": lambda: len(self.clients),
                 "gateway_subscriptions": lambda: self._hub.memberships,
-                "gateway_buffered_bytes": self.clients.buffered_bytes,
+                "gateway_buffered_bytes": self.clients.limits.buffered_bytes,
                 "gateway_topics": lambda: len(self._topics()),
             },
             {
