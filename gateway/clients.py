@@ -108,13 +108,13 @@ class Clients:
 
     def sweep(self, now: float) -> None:
         """Ping who is silent; close who stays silent, ends no message, or has a token that ended; `now`: loop time."""
-        ping_at = now - self._settings.ping_seconds
-        dead_at = ping_at - self._settings.pong_seconds
+        patience = self._settings.ping_seconds + self._settings.pong_seconds
         seconds = self._now_ms() / 1000
         for connection in self:
-            if connection.last_heard < dead_at and connection.pinged:
-                connection.close(Close.NO_PONG, "no pong")
-            elif connection.last_heard < ping_at and not connection.pinged:
+            if connection.pinged:
+                if connection.is_silent(patience, now):
+                    connection.close(Close.NO_PONG, "no pong")
+            elif connection.is_silent(self._settings.ping_seconds, now):
                 connection.ping()
             self._watch_tokens(connection, seconds)
             if connection.is_late(now):

@@ -203,6 +203,10 @@ class Connection(asyncio.Protocol):
         """Whether a message is under way for longer than it may take; `now` in loop time."""
         return self._inbox is None and 0 < self._begun < now - MESSAGE_SECONDS
 
+    def is_silent(self, seconds: float, now: float) -> bool:
+        """Whether nothing came of it for so long, though it was listened to; `now` in loop time."""
+        return self._inbox is None and self.last_heard < now - seconds
+
     def ping(self) -> None:
         """Ask the peer's protocol layer for a sign of life."""
         self.pinged = True
@@ -224,6 +228,7 @@ class Connection(asyncio.Protocol):
             self.close(error.code, error.reason)
         if not self._inbox and self._inbox is not None:
             self._inbox = None
+            self.last_heard = asyncio.get_running_loop().time()  # what it says is read again from now on
             if self._begun:  # meanwhile nothing was read: that was our time
                 self._begun = asyncio.get_running_loop().time()
             if self.transport is not None and not self.transport.is_closing():

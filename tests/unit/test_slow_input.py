@@ -177,3 +177,27 @@ async def test_a_message_that_ends_in_time_and_one_that_waits_for_us_are_not_lat
     assert not client.is_late(now)
     assert client.is_late(now + MESSAGE_SECONDS + 1)
     client.abort(1006)
+
+
+@in_virtual_time
+async def test_who_waits_for_us_is_not_silent() -> None:
+    house = House(broken(), refuse)
+    loop = asyncio.get_running_loop()
+    connection, patience = house.connection, 35.5  # ping_seconds and pong_seconds, and a little
+
+    house.clients.sweep(loop.time() + patience)  # silent: it is pinged
+    assert connection.pinged
+    connection.hold("publish")
+    house.say(type="ping")  # waits for it, and nothing more is read
+    assert not house.wire.reading
+    await later(patience)
+    connection.pinged = True
+    house.clients.sweep(loop.time())
+    assert connection.stage is Stage.OPEN, "closed for not having said what was not read"
+    connection.release("publish")
+    house.clients.sweep(loop.time())
+    assert connection.stage is Stage.OPEN, "its pong is still on its way through the loop"
+    connection.pinged = True
+    await later(patience)
+    house.clients.sweep(loop.time())
+    assert connection.stage is Stage.CLOSING
