@@ -89,10 +89,12 @@ class Link:
         connection: AbstractConnection = self._pool.make_connection()  # type: ignore[no-untyped-call]
         try:
             async with asyncio.timeout(self.timeout_seconds):
-                await connection.connect()  # type: ignore[no-untyped-call]
-        except REDIS_ERRORS as error:
+                await _heeding(connection.connect())  # type: ignore[no-untyped-call]
+        except BaseException as error:
             await connection.disconnect(nowait=True)
-            raise Unavailable(explain(error)) from error
+            if isinstance(error, REDIS_ERRORS):
+                raise Unavailable(explain(error)) from error
+            raise
         return connection
 
     async def moved(self, connection: AbstractConnection) -> bool:
@@ -100,7 +102,7 @@ class Link:
 
         A master that was cut off believes in itself until it meets a Sentinel.
         """
-        return await servers.moved(self._pool, connection)
+        return bool(await self.ask(servers.moved(self._pool, connection)))
 
     async def publish(self, channel: str, payload: bytes) -> None:
         """Publish one payload.
@@ -127,19 +129,11 @@ class Link:
         Raises:
             Unavailable: Redis is away, slow, or refused it.
         """
-        task = asyncio.current_task()
-        assert task is not None
-        cancelled = task.cancelling()
         try:
             async with asyncio.timeout(self.timeout_seconds):
-                answer = await command
-                # redis-py writes under `asyncio.wait_for`, which in Python 3.11 loses a cancellation that comes in the
-                # turn in which the write is done. Who is to end would go on for ever.
-                if task.cancelling() > cancelled:
-                    raise asyncio.CancelledError
+                return await _heeding(command)
         except REDIS_ERRORS as error:
             raise Unavailable(explain(error)) from error
-        return answer
 
     async def execute(self, pipeline: Any, *, raise_on_error: bool = True) -> list[Any]:
         """The answers of a pipeline of `redis`, within the deadline.
@@ -161,6 +155,21 @@ class Link:
         """Close all connections that rest in the pool."""
         await self.redis.aclose()
         await self._pool.aclose()
+
+
+async def _heeding(work: Awaitable[Any]) -> Any:
+    """What `work` of redis-py gives, or the cancellation that it has lost.
+
+    It writes under `asyncio.wait_for`, which in Python 3.11 loses a cancellation that comes in the turn in which the
+    write is done. Who is to end would go on for ever.
+    """
+    task = asyncio.current_task()
+    assert task is not None
+    cancelled = task.cancelling()
+    answer = await work
+    if task.cancelling() > cancelled:
+        raise asyncio.CancelledError
+    return answer
 
 
 class _Publisher:
