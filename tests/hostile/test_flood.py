@@ -80,9 +80,12 @@ async def test_the_memory_comes_back_and_honest_clients_hardly_notice(
 
     async def during(work: asyncio.Future[None]) -> float:
         measuring = asyncio.create_task(delays())
-        await work
-        measuring.cancel()
-        return _p99(await measuring)
+        try:
+            await work
+        finally:
+            measuring.cancel()
+            found = await measuring
+        return _p99(found)
 
     async def noticed(flood: Flood, n: int) -> float:
         """The p99 while `n` hostile clients come and go, in multiples of the quiet one."""
