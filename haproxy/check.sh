@@ -1,5 +1,5 @@
 #!/bin/sh
-# Has HAProxy read haproxy.cfg in each of its shapes: one node, all slots, Docker's DNS, TLS.
+# Has HAProxy read haproxy.cfg in each of its shapes: where nodes are from, one load balancer or several, TLS.
 set -eu
 cfg=$(dirname "$0")/haproxy.cfg
 PATH=$PATH:/usr/sbin # where Debian puts haproxy, and where a plain user's PATH does not look
@@ -21,6 +21,15 @@ check 'sixteen nodes' $slots
 check 'lists' "LB_ORIGINS=https://a.example https://b.example" "LB_TRUSTED=10.0.0.0/8 192.168.0.0/16"
 check "Docker's DNS" GW_DNS=gateway GW_MAX=40
 check 'a name server' GW_DNS=gateway.example LB_NS=127.0.0.1:53
+echo 1 > "$tmp/haproxy.state" # none is a warning: the first start
+check 'slots' GW_SLOTS=40 "LB_RUN=$tmp"
+check 'two load balancers' LB_NAME=lb2 LB1=127.0.0.1:10001 LB2=127.0.0.1:10002
+# shellcheck disable=SC2046 # one word a load balancer
+check 'eight load balancers' LB_NAME=lb1 $(for i in $(seq 8); do echo "LB$i=127.0.0.1:$((10000 + i))"; done)
 check 'TLS' "LB_CERT=$tmp/lb.pem"
 check "TLS and Docker's DNS" "LB_CERT=$tmp/lb.pem" GW_DNS=gateway
+if env LB1=127.0.0.1:10001 haproxy -q -c -f "$cfg" 2>/dev/null; then
+  echo 'haproxy.cfg: took several load balancers without LB_NAME' >&2
+  exit 1
+fi
 echo 'haproxy.cfg: all variants are valid'

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self, overload
@@ -55,6 +58,17 @@ class Closing:
         self.close()
 
 
+@dataclass(frozen=True, slots=True)
+class Host:
+    """Where a process runs: this machine, or a part of it with a network of its own."""
+
+    address: str = "127.0.0.1"
+    enter: tuple[str, ...] = ()  # what stands before a command that is to run there
+
+
+HERE = Host()
+
+
 class Store(Protocol):
     """Redis, as nodes are told of it."""
 
@@ -65,18 +79,21 @@ class Redis(Closing):
     """A private redis-server; it keeps its port over `stop` and `start`."""
 
     def __init__(
-        self, folder: Path, *, aof: bool = False, fsync: str = "everysec", more: Mapping[str, str] | None = None
-    ) -> None:
+        self, folder: Path, *, aof: bool = False, fsync: str = "everysec", more: Mapping[str, str] | None = None,
+        host: Host = HERE,
+    ) -> None:  # fmt: skip
         self.folder = folder
+        self.host = host
         self.port = free_port()
-        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self.url = f"redis://{host.address}:{self.port}/0"
         options = {
-            "bind": "127.0.0.1", "port": str(self.port), "dir": str(folder), "save": "",
+            "bind": host.address, "protected-mode": "no", "port": str(self.port), "dir": str(folder), "save": "",
             "appendonly": "yes" if aof else "no", "appendfsync": fsync, "daemonize": "no",
             **(more or {}),
         }  # fmt: skip
         words = [word for name, value in options.items() for word in (f"--{name}", value)]
-        self.process = Process("redis", [program("redis-server"), *words], folder / "redis.log", clean_environment())
+        command = [*host.enter, program("redis-server"), *words]
+        self.process = Process("redis", command, folder / "redis.log", clean_environment())
         self.start()
 
     def start(self) -> None:
@@ -127,7 +144,9 @@ class Redis(Closing):
 
     def cli_as(self, password: str | None, *words: str | int) -> Any:
         """The same, where Redis wants a password."""
-        with redis_py.Redis(port=self.port, password=password, decode_responses=True, socket_timeout=10) as connection:
+        with redis_py.Redis(
+            self.host.address, self.port, password=password, decode_responses=True, socket_timeout=10
+        ) as connection:
             return connection.execute_command(*words)
 
     def close(self) -> None:
@@ -145,17 +164,18 @@ class Redis(Closing):
 class Node(Closing):
     """A gateway process."""
 
-    def __init__(self, name: str, folder: Path, redis: Store, **settings: object) -> None:
+    def __init__(self, name: str, folder: Path, redis: Store, host: Host = HERE, /, **settings: object) -> None:
         self.name = name
         self.port = free_port()
-        self.url = self.api_url = f"http://127.0.0.1:{self.port}"
-        self.ws = f"ws://127.0.0.1:{self.port}/ws"
+        self.address = f"{host.address}:{self.port}"
+        self.url = self.api_url = f"http://{self.address}"
+        self.ws = f"ws://{self.address}/ws"
         told = {
-            "port": self.port, "node": name, "redis_url": redis.url, "namespace": NAMESPACE, "jwt_secret": JWT_SECRET,
-            "api_key": API_KEY, **settings,
+            "host": host.address, "port": self.port, "node": name, "redis_url": redis.url, "namespace": NAMESPACE,
+            "jwt_secret": JWT_SECRET, "api_key": API_KEY, **settings,
         }  # fmt: skip
         env = clean_environment() | {f"GATEWAY_{setting.upper()}": str(value) for setting, value in told.items()}
-        command = [sys.executable, "-m", "gateway", "serve"]
+        command = [*host.enter, sys.executable, "-m", "gateway", "serve"]
         self.process = Process(name, command, folder / f"{name}.log", env)
         self.start()
 
@@ -236,9 +256,10 @@ class Node(Closing):
 class Cluster(Closing):
     """Nodes n1, n2, … on one Redis."""
 
-    def __init__(self, n: int, folder: Path, redis: Store, **settings: object) -> None:
+    def __init__(self, n: int, folder: Path, redis: Store, hosts: Sequence[Host] = (), /, **settings: object) -> None:
         self._store = redis
         self.nodes: list[Node] = []
+        self._hosts = hosts
         self._folder = folder
         self._settings = settings
         try:
@@ -256,8 +277,9 @@ class Cluster(Closing):
     def grow(self, n: int) -> None:
         """Start `n` more and wait until they are ready."""
         for _ in range(n):
-            name = f"n{len(self.nodes) + 1}"
-            self.nodes.append(Node(name, self._folder, self._store, **self._settings))
+            at = len(self.nodes)
+            host = self._hosts[at] if self._hosts else HERE
+            self.nodes.append(Node(f"n{at + 1}", self._folder, self._store, host, **self._settings))
         for node in self.nodes[-n:]:
             until(node.ready, 30, f"{node.name} is ready")
 
@@ -337,25 +359,55 @@ class BackEnd(Closing):
 class Balancer(Closing):
     """HAProxy with the repository's own configuration before some nodes."""
 
-    def __init__(self, nodes: Sequence[Node], folder: Path, **env: object) -> None:
+    def __init__(self, nodes: Sequence[Node], folder: Path, host: Host = HERE, /, **env: object) -> None:
         self.port, admin = free_port(), free_port()
         secure = "s" if "LB_CERT" in env else ""
-        self.url = f"http{secure}://127.0.0.1:{self.port}"
-        self.ws = f"ws{secure}://127.0.0.1:{self.port}/ws"
-        self.admin = self.api_url = f"http://127.0.0.1:{admin}"
-        slots = {f"GW{at}": f"127.0.0.1:{node.port}" for at, node in enumerate(nodes, 1)}
-        told = {"LB_PORT": self.port, "LB_ADMIN": f"127.0.0.1:{admin}", "LB_RUN": folder, **slots, **env}
+        self.url = f"http{secure}://{host.address}:{self.port}"
+        self.ws = f"ws{secure}://{host.address}:{self.port}/ws"
+        self.admin = self.api_url = f"http://{host.address}:{admin}"
+        self.socket = folder / "haproxy.sock"
+        slots = {} if "GW_SLOTS" in env else {f"GW{at}": node.address for at, node in enumerate(nodes, 1)}
+        told = {
+            "LB_BIND": host.address, "LB_PORT": self.port, "LB_ADMIN": f"{host.address}:{admin}", "LB_RUN": folder,
+            **slots, **env,
+        }  # fmt: skip
         self.process = Process(
-            "haproxy", [program("haproxy"), "-W", "-db", "-f", str(ROOT / "haproxy" / "haproxy.cfg")],
+            "haproxy", [*host.enter, program("haproxy"), "-W", "-db", "-f", str(ROOT / "haproxy" / "haproxy.cfg")],
             folder / "haproxy.log", clean_environment() | {name: str(value) for name, value in told.items()},
         )  # fmt: skip
         self._nodes = nodes
-        self.process.spawn()
         try:
-            until(lambda: all(self.up(node) for node in nodes), 20, "HAProxy has found all nodes up")
+            self.start()
         except BaseException:
             self.close()
             raise
+
+    def start(self) -> None:
+        """Run it, on the ports it had, until it has found all nodes up."""
+        self.process.spawn()
+        if self._nodes:
+            until(lambda: all(self.up(node) for node in self._nodes), 20, "HAProxy has found all nodes up")
+        else:
+            until(self.servers, 20, "HAProxy answers")
+
+    def kill(self) -> None:
+        """End it and its workers at once; its clients' connections are gone."""
+        for worker in self.process.children():
+            os.kill(worker, signal.SIGKILL)
+        self.process.kill()
+
+    def ask(self, command: str) -> str:
+        """What it answers on its runtime socket."""
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(10)
+            connection.connect(str(self.socket))
+            connection.sendall(f"{command}\n".encode())
+            return b"".join(iter(lambda: connection.recv(1 << 16), b"")).decode()
+
+    def stuck(self) -> dict[str, str]:
+        """Which server each source is on that came without a cookie: the table of stickiness."""
+        rows = re.findall(r"key=(\S+) .*server_key=(\S+)", self.ask("show table gw"))
+        return {source.removeprefix("::ffff:"): server for source, server in rows}
 
     def up(self, node: Node) -> bool:
         """Whether it gives new clients to `node`, having checked it."""
@@ -367,7 +419,7 @@ class Balancer(Closing):
         return self._server(node).get("status", "").startswith("DOWN")
 
     def _server(self, node: Node) -> dict[str, str]:
-        return self.servers().get(f"gw{list(self._nodes).index(node) + 1}", {})
+        return next((one for one in self.servers().values() if one["addr"] == node.address), {})
 
     def servers(self) -> dict[str, dict[str, str]]:
         """Its statistics of each server."""

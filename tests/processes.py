@@ -76,6 +76,10 @@ class Process:
         assert self._process is not None
         return self._process.wait(seconds)
 
+    def children(self) -> list[int]:
+        """Process ids of what it has started."""
+        return [int(pid) for pid in Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()]
+
     def close(self) -> None:
         """Leave nothing of it behind."""
         if self._process is not None:
@@ -118,5 +122,5 @@ def free_port() -> int:
 
 def clean_environment() -> dict[str, str]:
     """Our environment without what would configure a gateway or its load balancer."""
-    ours = ("GATEWAY_", "LB_", "RL_", "GW")
+    ours = ("GATEWAY_", "LB", "RL_", "GW")
     return {name: value for name, value in os.environ.items() if not name.startswith(ours)}

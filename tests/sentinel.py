@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import redis as redis_py
 
-from tests.cluster import Closing, Redis, program
+from tests.cluster import HERE, Closing, Host, Redis, program
 from tests.deadlines import until
 from tests.processes import Process, clean_environment, free_port
 
@@ -19,41 +20,54 @@ DOWN_MS = 3000  # without an answer for so long, a server is down in a Sentinel'
 RETURN_SECONDS = 60.0  # until a server that comes back is a replica again, and has all
 
 
+class _Address(NamedTuple):
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.port}"
+
+
 class Sentinels(Closing):
     """Three servers and three Sentinels. Any server may be killed; the Sentinels stay."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(
+        self, folder: Path, *, hosts: Sequence[Host] = (HERE,) * (1 + REPLICAS),
+        watcher_hosts: Sequence[Host] = (HERE,) * SENTINELS, more: Mapping[str, str] | None = None,
+    ) -> None:  # fmt: skip
         self._stack = contextlib.ExitStack()
+        self._more = more or {}
         self.watchers: list[Process] = []
-        self._ports = [free_port() for _ in range(SENTINELS)]
-        self.url = f"redis+sentinel://{','.join(f'127.0.0.1:{port}' for port in self._ports)}/{SERVICE}"
+        self._watched = [_Address(host.address, free_port()) for host in watcher_hosts]
+        self.url = f"redis+sentinel://{','.join(map(str, self._watched))}/{SERVICE}"
         try:
-            master = self._server(folder / "server-1")
+            master = self._server(folder / "server-1", hosts[0])
             self.servers = [master]
-            for at in range(REPLICAS):
-                self.servers.append(self._server(folder / f"server-{at + 2}", master))
-            for port in self._ports:
-                self._watch(folder, port, master)
+            for at, host in enumerate(hosts[1:], 2):
+                self.servers.append(self._server(folder / f"server-{at}", host, master))
+            for host, address in zip(watcher_hosts, self._watched, strict=True):
+                self._watch(folder, host, address.port, master)
             self.until_whole()
         except BaseException:
             self.close()
             raise
 
-    def _server(self, folder: Path, master: Redis | None = None) -> Redis:
+    def _server(self, folder: Path, host: Host, master: Redis | None = None) -> Redis:
         folder.mkdir()
-        replicaof = {} if master is None else {"replicaof": f"127.0.0.1 {master.port}"}
-        return self._stack.enter_context(Redis(folder, more={"repl-diskless-sync-delay": "0", **replicaof}))
+        replicaof = {} if master is None else {"replicaof": f"{master.host.address} {master.port}"}
+        more = {"repl-diskless-sync-delay": "0", **self._more, **replicaof}
+        return self._stack.enter_context(Redis(folder, more=more, host=host))
 
-    def _watch(self, folder: Path, port: int, master: Redis) -> None:
+    def _watch(self, folder: Path, host: Host, port: int, master: Redis) -> None:
         file = folder / f"sentinel-{port}.conf"
         file.write_text(
-            f"bind 127.0.0.1\nport {port}\ndir {folder}\n"
-            f"sentinel monitor {SERVICE} 127.0.0.1 {master.port} 2\n"
+            f"bind {host.address}\nprotected-mode no\nport {port}\ndir {folder}\n"
+            f"sentinel monitor {SERVICE} {master.host.address} {master.port} 2\n"
             f"sentinel down-after-milliseconds {SERVICE} {DOWN_MS}\n"
             f"sentinel failover-timeout {SERVICE} 5000\n"
             f"sentinel parallel-syncs {SERVICE} {REPLICAS}\n"
         )
-        command = [program("redis-server"), str(file), "--sentinel"]
+        command = [*host.enter, program("redis-server"), str(file), "--sentinel"]
         process = Process(f"sentinel-{port}", command, folder / f"sentinel-{port}.log", clean_environment())
         self._stack.callback(process.close)
         self.watchers.append(process)
@@ -61,22 +75,25 @@ class Sentinels(Closing):
 
     def master(self) -> Redis:
         """The server that the Sentinels call the master."""
-        ports = {self._master_port(port) for port in self._ports}
-        assert len(ports) == 1, f"the Sentinels are not of one mind: {ports}"
-        return next(server for server in self.servers if server.port in ports)
+        masters = {self._master_seen(by) for by in self._watched}
+        assert len(masters) == 1, f"the Sentinels are not of one mind: {masters}"
+        return next(server for server in self.servers if _address(server) in masters)
 
     def fail_over(self) -> Redis:
         """Kill the master; returns, when the Sentinels have agreed upon another, the one that was killed."""
         killed = self.master()
         killed.kill()
-        until(lambda: killed.port not in map(self._master_port, self._ports), RETURN_SECONDS, "a new master")
+        self._until_not(_address(killed))
         return killed
 
     def promote(self) -> None:
         """Have a replica made the master, while the old one lives."""
-        before = self.master().port
-        self._sentinel(self._ports[0], "FAILOVER", SERVICE)
-        until(lambda: before not in {self._master_port(port) for port in self._ports}, RETURN_SECONDS, "a new master")
+        before = _address(self.master())
+        self._sentinel(self._watched[0], "FAILOVER", SERVICE)
+        self._until_not(before)
+
+    def _until_not(self, before: _Address) -> None:
+        until(lambda: before not in map(self._master_seen, self._watched), RETURN_SECONDS, "a new master")
 
     def until_whole(self) -> None:
         """Wait until the Sentinels know all servers, and the replicas have all that the master has."""
@@ -84,27 +101,34 @@ class Sentinels(Closing):
 
     def _whole(self) -> bool:
         try:
-            roles = {server.port: server.cli("ROLE") for server in self.servers}
-            seen = [self._sentinel(port, "MASTER", SERVICE) for port in self._ports]
-            others = [len(self._sentinel(port, "SENTINELS", SERVICE)) for port in self._ports]
+            roles = {_address(server): server.cli("ROLE") for server in self.servers}
+            seen = [self._sentinel(by, "MASTER", SERVICE) for by in self._watched]
+            others = [len(self._sentinel(by, "SENTINELS", SERVICE)) for by in self._watched]
         except redis_py.RedisError:
             return False
         # One that still conducts the last fail-over would not see the next.
         settled = all(one["flags"] == "master" and int(one["num-slaves"]) == REPLICAS for one in seen)
-        masters = {int(one["port"]) for one in seen}
+        masters = {_Address(one["ip"], int(one["port"])) for one in seen}
         follows = [
-            port in masters if role[0] == "master" else role[2] in masters and role[3] == "connected"
-            for port, role in roles.items()
+            address in masters
+            if role[0] == "master"
+            else _Address(role[1], int(role[2])) in masters and role[3] == "connected"
+            for address, role in roles.items()
         ]
         return settled and len(masters) == 1 and all(follows) and set(others) == {SENTINELS - 1}
 
-    def _master_port(self, port: int) -> int:
-        return int(self._sentinel(port, "GET-MASTER-ADDR-BY-NAME", SERVICE)[1])
+    def _master_seen(self, by: _Address) -> _Address:
+        host, port = self._sentinel(by, "GET-MASTER-ADDR-BY-NAME", SERVICE)
+        return _Address(host, int(port))
 
-    def _sentinel(self, port: int, *words: str) -> Any:
-        with redis_py.Redis(port=port, decode_responses=True, socket_timeout=10) as connection:
+    def _sentinel(self, by: _Address, *words: str) -> Any:
+        with redis_py.Redis(by.host, by.port, decode_responses=True, socket_timeout=10) as connection:
             return connection.execute_command(f"SENTINEL {words[0]}", *words[1:])
 
     def close(self) -> None:
         """End all and leave nothing."""
         self._stack.close()
+
+
+def _address(server: Redis) -> _Address:
+    return _Address(server.host.address, server.port)

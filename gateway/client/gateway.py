@@ -56,17 +56,17 @@ class Timing:
 class Gateway:
     """The client. It connects on entering its `async with`, which waits until it is connected.
 
-    `token` or `get_token` (asked at each connection and before the last one ends; it may be a coroutine function) says
-    who this is. `on_state` is called with each `State`; `on_system` with what the server says of itself: action and
-    data; `on_other` with messages for this user or client on topics nobody subscribed to here. Further keywords go to
-    websockets' `connect`.
+    `url` may be a function, asked at each attempt: of several load balancers, say. `token` or `get_token` (asked at
+    each connection and before the last one ends; it may be a coroutine function) says who this is. `on_state` is called
+    with each `State`; `on_system` with what the server says of itself: action and data; `on_other` with messages for
+    this user or client on topics nobody subscribed to here. Further keywords go to websockets' `connect`.
 
     Raises, on entering:
         Closed: The server does not want this client.
     """
 
     def __init__(
-        self, url: str, *, token: str | None = None, get_token: _GetToken | None = None,
+        self, url: str | Callable[[], str], *, token: str | None = None, get_token: _GetToken | None = None,
         timing: Timing | None = None, on_state: Callable[[State], None] = lambda _: None,
         on_system: Callable[[str, Mapping[str, Any]], None] = lambda *_: None,
         on_other: Callable[[Message], None] = lambda _: None,
@@ -75,7 +75,7 @@ class Gateway:
         self.client_id = ""  # the server's name for this connection
         self.node = ""  # and its own
         self.state = State.WAITING
-        self._url = url
+        self._url = url if callable(url) else lambda: url
         self._get_token: _GetToken | None = get_token
         if token is not None:
             self._get_token = lambda: token
@@ -240,7 +240,7 @@ class Gateway:
             Closed: For good.
             Lost, OSError, WebSocketException: There was none.
         """
-        async with connect(self._url, **self._options) as socket:
+        async with connect(self._url(), **self._options) as socket:
             talk = self._talk = Conversation(socket, self._heard)
             work = [talk.read(), self._tend(talk)]
             if self._get_token is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -371,6 +372,15 @@ async def test_what_was_asked_of_a_lost_connection_fails_at_once(cluster: Start,
                 await asked
         finally:
             node.thaw()
+
+
+async def test_its_address_may_be_another_at_each_attempt(cluster: Start, rules: Path) -> None:
+    first, second = cluster(2, topics=rules)
+    urls = itertools.cycle([first.ws, second.ws])
+    async with Gateway(lambda: next(urls), timing=QUICK, proxy=None) as client:
+        assert client.node == first.name
+        first.kill()
+        await eventually(lambda: client.state is State.CONNECTED and client.node == second.name)
 
 
 async def test_it_waits_for_a_server_that_is_not_there_yet(cluster: Start, rules: Path) -> None:
