@@ -3,6 +3,7 @@
 __main__
 cli          commands for people
 checks       is everything well?
+haproxy      HAProxy's servers, kept as the registry says
 credentials  commands about tokens and keys
 commands     what every command shares
 remote       the HTTP API, as the commands ask it
@@ -42,6 +43,7 @@ revocations  tokens that hold no more though their end has not come          (pu
 protocol     the wire: what a client may send, error codes, close codes       (pure)
 frames       RFC 6455 frames: bytes -> messages, a payload -> a frame        (pure)
 topics       topic names, and who may hear and say what                      (pure)
+lineup       which node each server of a load balancer stands for            (pure)
 balance      how many clients a node gives away, and when each goes          (pure)
 figures      what a node tells of itself every few seconds                     (pure)
 watchers     which load balancers have heard that the node is not ready      (pure)

@@ -22,6 +22,7 @@ from gateway.apikeys import KeysError
 from gateway.checks import checks, state_of
 from gateway.commands import Misuse, Steps, speaking
 from gateway.credentials import COMMANDS
+from gateway.haproxy import haproxy_sync
 from gateway.keyring import KeyFault
 from gateway.remote import Remote
 from gateway.settings import Settings, SettingsError
@@ -40,7 +41,7 @@ def cli() -> None:
     """A cluster of WebSocket gateways."""
 
 
-for command in COMMANDS:
+for command in (*COMMANDS, haproxy_sync):
     cli.add_command(command)
 
 

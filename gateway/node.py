@@ -477,7 +477,7 @@ class Node:
     def _about(self) -> dict[str, str | int]:
         settings = self.settings
         return {
-            "name": settings.node, "address": f"{settings.host}:{settings.port}", "path": "/ws",
+            "name": settings.node, "address": settings.advertise, "path": "/ws",
             "version": __version__, "started": protocol.iso(self._started_ms), "clients": len(self.clients),
             # Whoever reads this reads it under the lease.
             "topics": len(self._topics()), "ready": int(not self._reasons_but_lease()),

@@ -12,13 +12,16 @@ import ipaddress
 import re
 import socket
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 PREFIX = "GATEWAY_"
 
 # Read by the command line client, not by a node; known here so that exporting them does no harm.
 CLIENT_VARIABLES = frozenset({"GATEWAY_URL"})
+
+# Hosts to listen on that are nobody's to connect to.
+EVERY_ADDRESS = frozenset({"0.0.0.0", "::"})  # noqa: S104
 
 # Their values are never shown.
 SECRETS = frozenset({"jwt_secret", "jwt_secret_previous", "api_key", "redis_url", "backend_url", "backend_secret"})
@@ -87,6 +90,13 @@ def _hosts(text: str) -> tuple[str, ...]:
     return hosts
 
 
+def _address(text: str) -> str:
+    match = re.fullmatch(r"([A-Za-z0-9.\-]{1,255}|\[[0-9A-Fa-f:.]{2,45}\]):(\d{1,5})", text)
+    if match is None or not 0 < int(match[2]) < 65536:
+        raise ValueError("host:port, with IPv6 in brackets: 10.0.0.7:9000, [fd00::7]:9000")
+    return text
+
+
 def _networks(text: str) -> tuple[str, ...]:
     networks = tuple(part.strip() for part in text.split(",") if part.strip())
     for network in networks:
@@ -105,6 +115,11 @@ class Settings:
         "127.0.0.1", "address to listen on", _matching(r"[A-Za-z0-9.:\-]{1,255}", "a host name or address")
     )
     port: int = _setting(9000, "port to listen on", _integer(0, 65535))
+    advertise: str = _setting(
+        "",
+        "host:port at which others reach the node; default: HOST:PORT, where HOST is every address the host name",
+        _address,
+    )
     node: str = _setting(
         "",
         "this node's name; default: the host name",
@@ -250,6 +265,9 @@ class Settings:
         if not values.get("node"):
             values["node"] = re.sub(r"[^A-Za-z0-9_.\-]", "-", hostname())[:64] or "node"
         settings = cls(**values)
+        if not settings.advertise:
+            host = hostname() if settings.host in EVERY_ADDRESS else settings.host
+            settings = replace(settings, advertise=f"{f'[{host}]' if ':' in host else host}:{settings.port}")
         if settings.client_buffer_bytes < settings.max_message_bytes:
             raise SettingsError(
                 f"GATEWAY_CLIENT_BUFFER_BYTES ({settings.client_buffer_bytes}) must be at least "

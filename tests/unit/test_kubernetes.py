@@ -51,7 +51,10 @@ def test_every_file_is_part_of_it_and_nothing_else() -> None:
 
 
 def test_the_nodes_understand_their_variables() -> None:
-    told = {name: value or "" for name, value in environment(named("Deployment", "gateway")).items()}
+    told = {
+        name: (value or "").replace("$(POD_IP)", "10.1.2.3")
+        for name, value in environment(named("Deployment", "gateway")).items()
+    }
     settings = Settings.from_env(told, lambda: "pod")
     # What a drain may take: HAProxy's look, the window, and what the hook waits.
     hook = 2

@@ -33,12 +33,12 @@ def complaint(**variables: str) -> str:
 
 
 def test_an_empty_environment_gives_the_defaults_and_the_host_name() -> None:
-    assert read() == Settings(node="web-1")
+    assert read() == Settings(node="web-1", advertise="127.0.0.1:9000")
 
 
 def test_what_is_not_ours_is_not_read() -> None:
     foreign = {"PORT": "no", "GATEWAYPORT": "no", "gateway_port": "no", "HOME": "/", "GATEWAY_URL": "http://x"}
-    assert Settings.from_env(foreign, hostname=lambda: "web-1") == Settings(node="web-1")
+    assert Settings.from_env(foreign, hostname=lambda: "web-1") == read()
 
 
 @pytest.mark.parametrize("field", FIELDS, ids=lambda field: field.name)
@@ -54,6 +54,8 @@ def test_an_empty_value_counts_as_not_set(field: dataclasses.Field[object]) -> N
         ("HOST", "::1", "::1"),
         ("PORT", "0", 0),
         ("PORT", "65535", 65535),
+        ("ADVERTISE", "10.0.0.7:9000", "10.0.0.7:9000"),
+        ("ADVERTISE", "[fd00::7]:65535", "[fd00::7]:65535"),
         ("NODE", "web-2.example_x", "web-2.example_x"),
         ("REDIS_URL", "redis://h:6379/0", "redis://h:6379/0"),
         ("REDIS_URL", "rediss://ann:secret@h:6380/1?ssl_cert_reqs=none", "rediss://ann:secret@h:6380/1?ssl_cert_reqs=none"),
@@ -104,6 +106,14 @@ def test_a_node_without_a_name_takes_the_hosts(hostname: str, node: str) -> None
     assert read(NODE=node).node == node
 
 
+@pytest.mark.parametrize(
+    ("host", "reached"), [("10.0.0.7", "10.0.0.7"), ("fd00::7", "[fd00::7]"), ("0.0.0.0", "web-1"), ("::", "web-1")]
+)
+def test_a_node_is_reached_where_it_listens_or_by_its_hosts_name(host: str, reached: str) -> None:
+    assert read(HOST=host, PORT="9001").advertise == f"{reached}:9001"
+    assert read(HOST=host, ADVERTISE="gw.example:80").advertise == "gw.example:80"
+
+
 def test_settings_are_frozen() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         read().port = 1  # type: ignore[misc]
@@ -121,6 +131,11 @@ BAD = [
     ("PORT", "9_000"),
     ("PORT", "1e3"),
     ("PORT", "9" * 5000),
+    ("ADVERTISE", "10.0.0.7"),
+    ("ADVERTISE", "10.0.0.7:0"),
+    ("ADVERTISE", "10.0.0.7:65536"),
+    ("ADVERTISE", "fd00::7:9000"),
+    ("ADVERTISE", "http://10.0.0.7:9000"),
     ("NODE", "web 1"),
     ("NODE", "x" * 65),
     ("NODE", "web\n"),

@@ -1,0 +1,257 @@
+"""`gateway haproxy-sync`: the nodes of the registry as HAProxy's servers, written over its runtime socket."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import ipaddress
+import os
+import signal
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from gateway.commands import Failure, Misuse
+from gateway.lineup import NOWHERE, Change, Fill, Node, Server, changes
+from gateway.settings import Settings, SettingsError
+from gateway.tables import print_text
+
+if TYPE_CHECKING:
+    from gateway.cluster.registry import Registry
+
+STEP_SECONDS: Final = 5.0  # each question to Redis, a name server or HAProxy
+PATIENCE_SECONDS: Final = 60.0
+
+
+class Fault(Exception):
+    """A step that was not done, in one sentence; the next pass tries again."""
+
+
+class Runtime:
+    """HAProxy's runtime socket at `path`, and what is asked there about one backend."""
+
+    def __init__(self, path: Path, backend: str) -> None:
+        self._path = path
+        self._backend = backend
+
+    async def servers(self) -> list[Server]:
+        """The backend's servers.
+
+        Raises:
+            Fault: HAProxy does not answer, or has no such backend.
+        """
+        text = await self._ask(f"show stat {self._backend} 4 -1")
+        rows = list(csv.DictReader(text.removeprefix("# ").splitlines()))
+        if not rows or "svname" not in rows[0]:
+            raise Fault(f"HAProxy has no servers in a backend {self._backend}: {text.strip()[:200]}")
+        return [Server(row["svname"], row["addr"], row["status"], float(row["lastchg"] or 0)) for row in rows]
+
+    async def make(self, change: Change) -> None:
+        """Carry out one change; what HAProxy thinks of it shows in `servers`.
+
+        Raises:
+            Fault: HAProxy does not answer.
+        """
+        server = f"{self._backend}/{change.server}"
+        fill = isinstance(change, Fill)
+        host, _, port = (change.address if fill else NOWHERE).rpartition(":")
+        lead = f"set server {server} addr {host.strip('[]')} port {port}"
+        # In this order a slot never takes clients while it leads elsewhere.
+        steps = [lead, f"set server {server} state ready"] if fill else [f"set server {server} state maint", lead]
+        await self._ask("; ".join(steps))
+
+    async def state(self) -> str:
+        """What a new worker must know of the servers, after a reload.
+
+        Raises:
+            Fault: HAProxy does not answer.
+        """
+        return await self._ask(f"show servers state {self._backend}")
+
+    async def _ask(self, command: str) -> str:
+        try:
+            async with asyncio.timeout(STEP_SECONDS):
+                reader, writer = await asyncio.open_unix_connection(self._path)
+                try:
+                    writer.write(f"{command}\n".encode())
+                    return (await reader.read()).decode(errors="replace")
+                finally:
+                    writer.close()
+        except OSError as error:
+            raise Fault(f"HAProxy at {self._path}: {str(error) or 'no answer'}") from error
+
+
+class Sync:
+    """Passes over registry and HAProxy; each does what is to be done, and remembers nothing but what it has said."""
+
+    def __init__(self, registry: Registry, runtime: Runtime, state: Path, *, own: str, patience_seconds: float) -> None:
+        self._registry = registry
+        self._runtime = runtime
+        self._state = state
+        self._own = own
+        self._patience_seconds = patience_seconds
+        self._said: set[str] = set()
+
+    async def run(self, every_seconds: float) -> None:
+        """Pass after pass, for ever; what fails is said once, and tried again."""
+        loop = asyncio.get_running_loop()
+        while True:
+            started = loop.time()
+            try:
+                trouble = await self.once()
+            except Fault as fault:
+                trouble = [str(fault)]
+            for sentence in trouble:
+                if sentence not in self._said:
+                    click.echo(sentence, err=True)
+            self._said = set(trouble)
+            await asyncio.sleep(max(0.0, started + every_seconds - loop.time()))
+
+    async def once(self) -> list[str]:
+        """One pass; what could not be done, in sentences.
+
+        Raises:
+            Fault: Redis or HAProxy did not answer: nothing more was done.
+        """
+        nodes, trouble = await self._nodes()
+        made, homeless = changes(
+            nodes, await self._runtime.servers(), own=self._own, patience_seconds=self._patience_seconds
+        )
+        for change in made:
+            await self._runtime.make(change)
+        if made:
+            after = {server.name: server for server in await self._runtime.servers()}
+            for change in made:
+                trouble += _judge(change, after[change.server])
+        await asyncio.to_thread(_replace, self._state, await self._runtime.state())
+        return trouble + homeless
+
+    async def _nodes(self) -> tuple[list[Node], list[str]]:
+        """The living nodes with their addresses in numbers, and why one of them was left out."""
+        from gateway.cluster.link import Unavailable
+
+        try:
+            rows = await self._registry.nodes()
+        except Unavailable as error:
+            raise Fault(f"Redis: {error}") from None
+        found, trouble = [], []
+        for row in rows:
+            try:
+                found.append(Node(row["id"], await _numeric(row["address"]), row["ready"]))
+            except (OSError, ValueError) as error:
+                trouble.append(
+                    f"{row['id']} says that it is at {row['address']}, which leads nowhere from here ({error}): "
+                    "set its GATEWAY_ADVERTISE"
+                )
+        return found, trouble
+
+
+async def _numeric(address: str) -> str:
+    """`address` with its host as a number.
+
+    Raises:
+        OSError, ValueError: It has none, or none that leads to one machine.
+    """
+    host, _, port = address.rpartition(":")
+    try:
+        ip = ipaddress.ip_address(host.strip("[]"))
+    except ValueError:
+        async with asyncio.timeout(STEP_SECONDS):
+            found = await asyncio.get_running_loop().getaddrinfo(host, int(port))
+        ip = ipaddress.ip_address(found[0][4][0])
+    if ip.is_unspecified:
+        raise ValueError("that is every address of its own machine")
+    return f"[{ip}]:{int(port)}" if ip.version == 6 else f"{ip}:{int(port)}"
+
+
+def _judge(change: Change, server: Server) -> Iterable[str]:
+    """Say a change that was made, or why it was not."""
+    wanted = change.address if isinstance(change, Fill) else NOWHERE
+    if server.address != wanted or server.status.startswith("MAINT") is isinstance(change, Fill):
+        yield f"HAProxy left {server.name} at {server.address}, {server.status}, and not at {wanted}"
+    elif isinstance(change, Fill):
+        print_text(f"{server.name} leads to {change.node} ({change.address}).")
+    else:
+        print_text(f"{server.name} is free: {change.address} is down, and in no registry.")
+
+
+def _replace(file: Path, text: str) -> None:
+    """Write it whole or not at all: HAProxy may read it at any moment."""
+    new = file.with_name(f"{file.name}.new")
+    try:
+        new.write_text(text.lstrip())
+        new.replace(file)
+    except OSError as error:
+        raise Fault(f"{file}: {error}") from error
+
+
+@click.command("haproxy-sync")
+@click.option(
+    "--socket",
+    type=click.Path(path_type=Path),
+    default=lambda: Path(os.environ.get("LB_RUN") or "/tmp") / "haproxy.sock",  # noqa: S108  haproxy.cfg's own default
+    show_default="haproxy.sock in LB_RUN, or in /tmp",
+    help="HAProxy's runtime socket. What it must know after a reload is kept beside it, in .state",
+)
+@click.option("--backend", default="gw", show_default=True)
+@click.option("--slots", default="slot", show_default=True, help="Servers called so, with a number, are ours.")
+@click.option("--interval", type=click.FloatRange(0.1, 60), default=1.0, show_default=True, help="Seconds.")
+@click.option(
+    "--patience",
+    type=click.FloatRange(0),
+    default=PATIENCE_SECONDS,
+    show_default=True,
+    help="Seconds that a server must have been down for its slot to be freed.",
+)
+@click.option("--once", is_flag=True, help="One pass, and then end; 1 if something was left undone.")
+def haproxy_sync(socket: Path, backend: str, slots: str, interval: float, patience: float, once: bool) -> None:
+    """Keep HAProxy's servers as the node registry says.
+
+    Run it beside HAProxy (started with GW_SLOTS), with the nodes' GATEWAY_REDIS_URL and GATEWAY_NAMESPACE. A node that
+    is ready gets a slot. The slot is freed when the node has left the registry, and HAProxy has found it down for a
+    while; sockets are never cut. Servers with other names are left alone.
+    """
+    try:
+        settings = Settings.from_env(os.environ)
+    except SettingsError as error:
+        raise Misuse(str(error)) from None
+
+    def sync(registry: Registry) -> Sync:
+        runtime, state = Runtime(socket, backend), socket.with_suffix(".state")
+        return Sync(registry, runtime, state, own=slots, patience_seconds=patience)
+
+    try:
+        trouble = asyncio.run(_run(settings, sync, None if once else interval))
+    except Fault as fault:
+        raise Failure(str(fault)) from None
+    if trouble:
+        raise Failure("\n".join(trouble))
+
+
+async def _run(settings: Settings, make: Callable[[Registry], Sync], every_seconds: float | None) -> list[str]:
+    """One pass, and what could not be done; with `every_seconds` passes until somebody ends us."""
+    from gateway.cluster.keys import Keys
+    from gateway.cluster.link import Link
+    from gateway.cluster.registry import Memory, Registry
+    from gateway.metrics import Metrics
+
+    metrics = Metrics()
+    link = Link(
+        settings.redis_url, timeout_seconds=settings.redis_timeout_seconds, name="haproxy-sync", metrics=metrics
+    )
+    nothing = Memory(dict, lambda _: None, tuple, lambda _: 0, tuple)  # there is no node here, and nothing to write
+    sync = make(Registry(link, Keys(settings.namespace), "", lease_seconds=1, memory=nothing, metrics=metrics))
+    try:
+        if every_seconds is None:
+            return await sync.once()
+        running = asyncio.ensure_future(sync.run(every_seconds))
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, running.cancel)
+        with suppress(asyncio.CancelledError):
+            await running
+        return []
+    finally:
+        await link.close()
