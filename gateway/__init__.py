@@ -25,6 +25,8 @@ request      one HTTP connection, until it becomes a socket
 relay        between hub and bus: publish, and what the cluster says
 handshake    the opening of a socket
 announcer    tells administrators how the services are
+heartbeat    the node's pulse: its lease, and whether it hears what it says
+trust        whose word a node takes: keys of tokens, and what is revoked
 publisher    publishing from a Python program, without a node
 cluster/     all that lives in Redis, and nothing else
 session      one client's rules: what a message may cause                    (pure)

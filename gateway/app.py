@@ -89,7 +89,7 @@ async def socket(websocket: WebSocket) -> None:
         raise
     node.clients.admit(connection, identity, ip, websocket.headers.get("user-agent", ""))
     node.departures.admitted(connection)
-    if node.revoked.book.refuses(identity.token_id, identity.user, identity.issued):  # since it was verified
+    if not node.trust.holds(identity):  # since it was verified
         connection.close(Close.BAD_TOKEN, "token revoked")
 
 
@@ -129,6 +129,6 @@ async def _identity(websocket: WebSocket, node: Node) -> Identity:
     if not cookie:
         return ANONYMOUS
     try:
-        return await node.identify(cookie)
+        return await node.trust.identify(cookie)
     except AuthError:
         return ANONYMOUS

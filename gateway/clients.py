@@ -23,7 +23,7 @@ from gateway.metrics import Metrics
 from gateway.orders import Disconnect, Unsubscribe, Whom
 from gateway.outbox import Outbox
 from gateway.protocol import Close, Code, ProtocolError
-from gateway.rates import Verdict
+from gateway.rates import Outcome
 from gateway.relay import Relay
 from gateway.roster import Attendee
 from gateway.session import Found, Session
@@ -152,7 +152,7 @@ class Clients:
         kind = "invalid"
         try:
             verdict = self.limits.count(connection, len(payload))
-            if verdict is Verdict.ENOUGH:
+            if verdict is Outcome.ENOUGH:
                 return
             if opcode != frames.TEXT:
                 raise ProtocolError(Code.NOT_JSON, "Messages are text frames, not binary ones")
@@ -177,7 +177,7 @@ class Clients:
 
     def counted(self, connection: Connection, size: int) -> bool:
         """A ping or pong counts as a message does; it is no question, so it is answered until it is enough."""
-        return self.limits.count(connection, size) is not Verdict.ENOUGH
+        return self.limits.count(connection, size) is not Outcome.ENOUGH
 
     def _handle(self, connection: Connection, message: protocol.ClientMessage, found: Found) -> None:
         effect = connection.session.handle(message, connection.audiences, self._outbox.time(), found)

@@ -15,7 +15,7 @@ from gateway.logs import logger
 from gateway.metrics import Metrics
 from gateway.outbox import Outbox
 from gateway.protocol import ClientMessage, Close, Code, ProtocolError, RequestId, Subscribe
-from gateway.rates import UNUSED, ClientRates, Rate, Verdict
+from gateway.rates import UNUSED, ClientRates, Outcome, Rate
 from gateway.settings import Settings
 
 LOGGED_LINES: Final = 20  # of one LOGS message
@@ -43,29 +43,29 @@ class Limits:
 
     # ---- what a client says
 
-    def count(self, connection: Connection, size: int) -> Verdict:
+    def count(self, connection: Connection, size: int) -> Outcome:
         """Count a message, ping or pong of `size` bytes; upon `ENOUGH` the connection is closed."""
         verdict = connection.meter.message(self._rates, size, connection.last_heard)
-        if verdict is Verdict.ENOUGH:
+        if verdict is Outcome.ENOUGH:
             self._turn_out(connection, "messages")
         return verdict
 
-    def allows(self, connection: Connection, message: ClientMessage, verdict: Verdict) -> bool:
+    def allows(self, connection: Connection, message: ClientMessage, verdict: Outcome) -> bool:
         """Whether a message, upon which `count` said `verdict`, is carried out; if not the connection is closed.
 
         Raises:
             ProtocolError: It is too much for now, 4029.
         """
-        if verdict is Verdict.REFUSED:
+        if verdict is Outcome.REFUSED:
             raise self._too_many("messages", self._rates.messages, getattr(message, "request_id", None))
         if not isinstance(message, Subscribe):
             return True
         verdict = connection.meter.subscribe(self._rates, len(message.topics), connection.last_heard)
-        if verdict is Verdict.REFUSED:
+        if verdict is Outcome.REFUSED:
             raise self._too_many("subscriptions", self._rates.subscriptions, message.request_id)
-        if verdict is Verdict.ENOUGH:
+        if verdict is Outcome.ENOUGH:
             self._turn_out(connection, "subscriptions")
-        return verdict is Verdict.FINE
+        return verdict is Outcome.FINE
 
     def report(self, connection: Connection, entries: Sequence[Mapping[str, protocol.Json]]) -> None:
         """Write a browser's lines to our log, as many as it and all together may.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import resource
 import secrets
 import time
@@ -14,10 +13,9 @@ from typing import Any, Final
 
 import orjson
 
-from gateway import __version__, announcer, apikeys, figures, hub, keyring, orders, protocol
+from gateway import __version__, announcer, apikeys, figures, hub, orders, protocol
 from gateway.admission import Admission
 from gateway.announcer import Announcer
-from gateway.auth import Authenticator, Identity, UnknownKey
 from gateway.backend import Backend
 from gateway.calls import Calls
 from gateway.clients import Clients
@@ -30,16 +28,15 @@ from gateway.cluster.link import Durability, Link, Unavailable
 from gateway.cluster.outgoing import Outgoing
 from gateway.cluster.presence import Attendance
 from gateway.cluster.quota import Quota
-from gateway.cluster.registry import Memory, Registry
-from gateway.cluster.revoked import Revoked
+from gateway.cluster.registry import Beat, Memory, Registry
 from gateway.cluster.services import ServiceManager
 from gateway.cluster.slots import Slots
 from gateway.departures import Departures, Phase
 from gateway.errands import Errands
 from gateway.figures import Reading
+from gateway.heartbeat import BEATS_A_LEASE, Heartbeat
 from gateway.hub import Hub
 from gateway.inflow import Inflow
-from gateway.keyserver import KeyServer
 from gateway.logs import logger
 from gateway.memberships import Memberships
 from gateway.metrics import Metrics
@@ -53,9 +50,8 @@ from gateway.session import Rules
 from gateway.settings import Settings
 from gateway.sources import Sources
 from gateway.topics import FIGURES, TopicRules
+from gateway.trust import Trust
 
-BEATS_A_LEASE: Final = 5
-REAP_AFTER_SECONDS: Final = 0.05
 STRONG_SECRET_BYTES: Final = 32
 ENDLESS_CONNECTIONS: Final = 1_000_000  # where file descriptors have no limit
 
@@ -83,15 +79,7 @@ class Node:
             metrics=metrics, durability=Durability(settings.wait_replicas, settings.wait_seconds),
         )  # fmt: skip
         self.api_keys = apikeys.load(settings)
-        self.revoked = Revoked(self._link, keys, now)
-        ring = keyring.load(settings)
-        self.key_server: KeyServer | None = None
-        if settings.jwks_url:
-            self.key_server = KeyServer(settings.jwks_url, ring, metrics, refresh_seconds=settings.jwks_seconds)
-        self.authenticator = Authenticator(
-            ring, audience=settings.jwt_audience, issuer=settings.jwt_issuer,
-            leeway_seconds=settings.jwt_leeway_seconds, revoked=self.revoked.book.refuses, now=now,
-        )  # fmt: skip
+        self.trust = Trust(settings, self._link, keys, metrics, now)
         self._bus = Bus(self._link, keys.own(self.id), metrics)
         self._attendance = Attendance(self._link, keys, self.id)
         self.presence = Presence(self._attendance, grace_seconds=settings.presence_grace_seconds, now_ms=self._ms)
@@ -123,7 +111,7 @@ class Node:
         self._announcer = Announcer(self.services.states)
         announcer.register(
             self.services, self._announcer, settings.lease_seconds / BEATS_A_LEASE,
-            {"gateway.bus": lambda: self._bus.reason, "gateway.registry": lambda: self._lease_reason},
+            {"gateway.bus": lambda: self._bus.reason, "gateway.registry": lambda: self._heartbeat.reason},
         )  # fmt: skip
         outbox = Outbox(self._hub, metrics, self._ms)
         self.admission = Admission(
@@ -136,15 +124,14 @@ class Node:
         self.clients = Clients(
             settings, self.id,
             rules=Rules(
-                self.authenticator.verify, self.authenticator.verify_grant, rules, settings.max_client_topics,
-                settings.open,
-                backend=self.backend is not None,
+                self.trust.authenticator.verify, self.trust.authenticator.verify_grant, rules,
+                settings.max_client_topics, settings.open, backend=self.backend is not None,
             ),
             hub=self._hub, relay=self.relay, outbox=outbox,
             memberships=Memberships(self._hub, self.relay, self.registry, outbox, self._spawn),
             errands=Errands(
                 self.relay, outbox, Quota(self._link, keys, settings.user_publishes_per_second),
-                Referee(self.backend, metrics), self.refresh_keys, metrics, self._spawn,
+                Referee(self.backend, metrics), self.trust.refresh_keys, metrics, self._spawn,
             ),
             calls=calls, admission=self.admission,
             metrics=metrics, status=self.status, now_ms=self._ms,
@@ -152,11 +139,12 @@ class Node:
         self.departures = Departures(self.clients, outbox, drain_seconds=settings.drain_seconds)
         self.relay.on_gap = self.clients.gap
         self._tasks: set[asyncio.Task[None]] = set()
-        self._beat_now = asyncio.Event()
+        self._heartbeat = Heartbeat(
+            self.registry, self._bus, metrics, lease_seconds=settings.lease_seconds,
+            renewed=self._renewed, beaten=self._beaten,
+        )  # fmt: skip
         self._tell_now = asyncio.Event()
         self._channels_confirmed = False
-        self._lease_reason: str | None = "lease not yet taken"
-        self._lease_ends = math.inf  # loop time at which the next lease of any node ends, if it is not renewed
         self._announced = False
         self._services_status: str | None = None  # of all services, as was told last
         metrics.read_services(
@@ -185,12 +173,11 @@ class Node:
         self._listen()
         self._spawn(self._link.run(), "publisher")
         self._spawn(self._bus.run(self.clients), "bus")
-        self._spawn(self.registry.run(self._beat_now.set), "registry")
+        self._spawn(self.registry.run(self._heartbeat.wake), "registry")
         self._spawn(self.presence.run(self.clients), "presence")
         self._spawn(self._slots.run(), "slots")
-        if self.key_server is not None:
-            self._spawn(self.key_server.run(), "keys")
-        self._spawn(self._beat(), "beat")
+        self._spawn(self.trust.run(), "keys")
+        self._spawn(self._heartbeat.run(), "beat")
         self._spawn(self._sweep(), "sweep")
         self._spawn(self._measure_lag(), "lag")
         self._spawn(self._tell_figures(), "figures")
@@ -260,7 +247,7 @@ class Node:
             waiting -= 1
             if not waiting:
                 self._channels_confirmed = True
-                self._beat_now.set()
+                self._heartbeat.wake()
 
         for channel, callback in listeners.items():
             self._bus.listen([channel], callback, confirmed)
@@ -283,45 +270,25 @@ class Node:
         self._log.critical("a task died, the node leaves", task=task.get_name(), exc_info=self.failure)
         self.leave()
 
-    async def _beat(self) -> None:
-        interval = self.settings.lease_seconds / BEATS_A_LEASE
-        loop = asyncio.get_running_loop()
-        while True:
-            self._beat_now.clear()
-            due = loop.time() + interval
-            await asyncio.gather(self._renew(), self._check())
-            if not self._announced and not self.reasons():
-                await self._announce()
-            self.metrics.ready.set(not self.reasons())
-            # A dead node is buried when its lease ends, not at the beat after.
-            with suppress(TimeoutError):
-                async with asyncio.timeout_at(min(due, self._lease_ends + REAP_AFTER_SECONDS)):
-                    await self._beat_now.wait()
+    async def _renewed(self, beat: Beat) -> None:
+        """What is done at each beat whose lease was renewed."""
+        if not beat.kept:
+            self.presence.rewrite()
+            self.services.tell_all()
+            await self._outgoing.tell_rules()
+        for node_id in beat.expired:
+            for topic, clients in (await self.registry.reap(node_id, self.relay.has_presence)).items():
+                await self._attendance.tell_dead(self.relay.channel(topic), clients, self._ms())
+        await self.relay.streams.check()
+        await self.check_revocations()
+        self._services_status = await announcer.last_status(self.relay.snapshots)
 
-    async def _renew(self) -> None:
-        self._lease_ends = math.inf
-        try:
-            beat = await self.registry.beat()
-            self._lease_reason = None
-            self._lease_ends = asyncio.get_running_loop().time() + beat.following
-            if not beat.kept:
-                self.presence.rewrite()
-                self.services.tell_all()
-                await self._outgoing.tell_rules()
-            for node_id in beat.expired:
-                for topic, clients in (await self.registry.reap(node_id, self.relay.has_presence)).items():
-                    await self._attendance.tell_dead(self.relay.channel(topic), clients, self._ms())
-            await self.relay.streams.check()
-            await self.check_revocations()
-            self._services_status = await announcer.last_status(self.relay.snapshots)
-        except Unavailable as error:
-            self._lease_reason = f"lease not renewed: {error}"
-
-    async def _check(self) -> None:
-        try:
-            self.metrics.self_check.observe(await self._bus.check())
-        except Unavailable as error:
-            self._log.warning("self-check failed", reason=str(error))
+    async def _beaten(self) -> None:
+        """What is done at each beat, however it went."""
+        ready = not self.reasons()
+        if ready and not self._announced:
+            await self._announce()
+        self.metrics.ready.set(ready)
 
     async def _announce(self) -> None:
         about = {"timestamp": self._ms(), "serverId": self.id, "name": self.settings.node, "version": __version__}
@@ -369,12 +336,12 @@ class Node:
     def reasons(self) -> list[str]:
         """Why no new client should come here; empty: the node is ready."""
         found = self._reasons_but_lease()
-        return found if self._lease_reason is None else [*found, self._lease_reason]
+        return found if self._heartbeat.reason is None else [*found, self._heartbeat.reason]
 
     def _reasons_but_lease(self) -> list[str]:
         found = ["draining"] if self.departures.draining else []
-        if self.key_server is not None and self.key_server.reason is not None:
-            found.append(self.key_server.reason)
+        if self.trust.reason is not None:
+            found.append(self.trust.reason)
         if self._bus.reason is not None:
             found.append(f"bus: {self._bus.reason}")
         elif not self._channels_confirmed:
@@ -389,7 +356,7 @@ class Node:
 
     async def drain(self) -> None:
         """Become unready, wait until the load balancers have seen it, then send the clients away over the window."""
-        self._beat_now.set()  # the row says so too, and at once; it is written while the load balancer looks
+        self._heartbeat.wake()  # the row says so too, and at once; it is written while the load balancer looks
         self._tell_now.set()
         await self.departures.drain()
 
@@ -399,25 +366,8 @@ class Node:
         Raises:
             Unavailable: Redis did not answer in time.
         """
-        if await self.revoked.check():
-            self.clients.enforce(self.revoked.book.refuses)
-
-    async def refresh_keys(self) -> None:
-        """Have the key server asked for its keys, if there is one and it was not asked just now."""
-        if self.key_server is not None:
-            await self.key_server.refresh()
-
-    async def identify(self, token: str) -> Identity:
-        """Who `token` proves, the key server being asked if it names a key that is not known yet.
-
-        Raises:
-            AuthError: It proves nothing.
-        """
-        try:
-            return self.authenticator.verify(token)
-        except UnknownKey:
-            await self.refresh_keys()
-            return self.authenticator.verify(token)
+        if await self.trust.revoked.check():
+            self.clients.enforce(self.trust.revoked.book.refuses)
 
     def _on_control(self, _channel: str, payload: bytes) -> None:
         try:
@@ -433,8 +383,8 @@ class Node:
                 for topic in topics:
                     self.relay.streams.forget(topic)
             case Revoke(revocations):
-                if self.revoked.hear(revocations):
-                    self.clients.enforce(self.revoked.book.refuses)
+                if self.trust.revoked.hear(revocations):
+                    self.clients.enforce(self.trust.revoked.book.refuses)
             case Drain(self.id):
                 self.leave()
             case Move(self.id, keep, seconds, after):

@@ -23,7 +23,7 @@ MESSAGE_PART_BYTES: Final = 64 << 10
 _LOST: Final = 1e-6  # seconds that floating point may have lost on the way
 
 
-class Verdict(enum.Enum):
+class Outcome(enum.Enum):
     """What becomes of what was just counted."""
 
     FINE = enum.auto()
@@ -46,12 +46,12 @@ class Rate:
         return max(0, math.floor((now + _LOST - max(spent, now - BURST_SECONDS)) * self.per_second))
 
 
-def verdict(spent: float, now: float) -> Verdict:
+def verdict(spent: float, now: float) -> Outcome:
     """What becomes of what brought a bucket to the state `spent`."""
     debt = spent - now - _LOST
     if debt <= 0:
-        return Verdict.FINE
-    return Verdict.REFUSED if debt <= DEBT_SECONDS else Verdict.ENOUGH
+        return Outcome.FINE
+    return Outcome.REFUSED if debt <= DEBT_SECONDS else Outcome.ENOUGH
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +71,12 @@ class Meter:
     def __init__(self) -> None:
         self._messages = self._subscriptions = self._log_lines = UNUSED
 
-    def message(self, rates: ClientRates, size: int, now: float) -> Verdict:
+    def message(self, rates: ClientRates, size: int, now: float) -> Outcome:
         """Count a message of `size` bytes."""
         self._messages = rates.messages.take(self._messages, now, 1 + size // MESSAGE_PART_BYTES)
         return verdict(self._messages, now)
 
-    def subscribe(self, rates: ClientRates, topics: int, now: float) -> Verdict:
+    def subscribe(self, rates: ClientRates, topics: int, now: float) -> Outcome:
         """Count a SUBSCRIBE to so many topics."""
         self._subscriptions = rates.subscriptions.take(self._subscriptions, now, topics)
         return verdict(self._subscriptions, now)

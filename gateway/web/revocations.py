@@ -37,7 +37,7 @@ async def revoke(request: Request) -> Any:
             {"kind": "token" if by_id else "user", "name": body["jti" if by_id else "user"], "until": until,
              "before": 0 if by_id else now}
         )  # fmt: skip
-        await node.revoked.revoke(revocation)
+        await node.trust.revoked.revoke(revocation)
     except ValueError:
         message = f"jti and user are strings of 1 to {protocol.MAX_NAME_LENGTH} characters"
         raise ApiError(400, "bad_request", message) from None
@@ -50,7 +50,7 @@ async def list_revocations(request: Request) -> Any:
     """What is revoked."""
     node = node_of(request)
     await node.check_revocations()
-    found = sorted(node.revoked.book, key=lambda one: (one.until, one.kind, one.name))
+    found = sorted(node.trust.revoked.book, key=lambda one: (one.until, one.kind, one.name))
     limit = limit_of(request.query_params.get("limit"))
     return {"revocations": [_shown(one) for one in found[:limit]], "count": len(found)}
 

@@ -15,9 +15,9 @@ from gateway.rates import (
     UNUSED,
     ClientRates,
     Meter,
+    Outcome,
     Purse,
     Rate,
-    Verdict,
     verdict,
 )
 
@@ -25,33 +25,33 @@ RATES = ClientRates(Rate(10), Rate(50), Rate(2))
 START = 1000.0
 
 
-def verdicts(messages: int, now: float, meter: Meter) -> list[Verdict]:
+def verdicts(messages: int, now: float, meter: Meter) -> list[Outcome]:
     return [meter.message(RATES, 1, now) for _ in range(messages)]
 
 
 def test_a_burst_is_fine_then_refused_then_enough() -> None:
     found = verdicts(201, START, Meter())
-    assert found == [Verdict.FINE] * 100 + [Verdict.REFUSED] * 100 + [Verdict.ENOUGH]
+    assert found == [Outcome.FINE] * 100 + [Outcome.REFUSED] * 100 + [Outcome.ENOUGH]
 
 
 def test_whoever_keeps_to_the_rate_is_never_refused() -> None:
     meter = Meter()
     verdicts(100, START, meter)
     for at in range(1, 1000):
-        assert meter.message(RATES, 1, START + at / 10) is Verdict.FINE
+        assert meter.message(RATES, 1, START + at / 10) is Outcome.FINE
 
 
 def test_what_is_refused_counts_and_whoever_stops_is_forgiven() -> None:
     meter = Meter()
     verdicts(150, START, meter)
-    assert meter.message(RATES, 1, START + 4) is Verdict.REFUSED
-    assert meter.message(RATES, 1, START + 6) is Verdict.FINE
+    assert meter.message(RATES, 1, START + 4) is Outcome.REFUSED
+    assert meter.message(RATES, 1, START + 6) is Outcome.FINE
 
 
 def test_an_idle_client_saves_up_no_more_than_a_burst() -> None:
     meter = Meter()
     verdicts(1, START, meter)
-    assert verdicts(101, START + 100 * BURST_SECONDS, meter)[-2:] == [Verdict.FINE, Verdict.REFUSED]
+    assert verdicts(101, START + 100 * BURST_SECONDS, meter)[-2:] == [Outcome.FINE, Outcome.REFUSED]
 
 
 @pytest.mark.parametrize("now", [0.0, 3.0, 1e9])
@@ -61,16 +61,16 @@ def test_a_new_bucket_is_full_whatever_the_clock_says(now: float) -> None:
 
 def test_a_large_message_counts_for_several() -> None:
     meter = Meter()
-    assert meter.message(RATES, 99 * MESSAGE_PART_BYTES, START) is Verdict.FINE
-    assert meter.message(RATES, 0, START) is Verdict.REFUSED
+    assert meter.message(RATES, 99 * MESSAGE_PART_BYTES, START) is Outcome.FINE
+    assert meter.message(RATES, 0, START) is Outcome.REFUSED
 
 
 def test_subscriptions_are_counted_by_topic_and_apart_from_messages() -> None:
     meter = Meter()
-    assert meter.subscribe(RATES, 500, START) is Verdict.FINE
-    assert meter.subscribe(RATES, 1, START) is Verdict.REFUSED
-    assert meter.message(RATES, 1, START) is Verdict.FINE
-    assert meter.subscribe(RATES, 1000, START) is Verdict.ENOUGH
+    assert meter.subscribe(RATES, 500, START) is Outcome.FINE
+    assert meter.subscribe(RATES, 1, START) is Outcome.REFUSED
+    assert meter.message(RATES, 1, START) is Outcome.FINE
+    assert meter.subscribe(RATES, 1000, START) is Outcome.ENOUGH
 
 
 def test_of_log_lines_those_are_written_that_there_is_room_for() -> None:
@@ -94,7 +94,7 @@ def test_in_no_stretch_of_time_is_more_taken_than_burst_and_rate_allow(
         now += wait
         granted = min(wanted, rate.left(spent, now))
         spent = rate.take(spent, now, granted)
-        assert granted == 0 or verdict(spent, now) is Verdict.FINE
+        assert granted == 0 or verdict(spent, now) is Outcome.FINE
         taken += granted
         assert taken <= (BURST_SECONDS + now - START) * per_second + 1e-3
 
@@ -104,9 +104,9 @@ def test_the_verdict_is_a_matter_of_debt_alone(per_second: float, now: float, se
     spent = Rate(per_second).take(now, now, seconds * per_second)
     found = verdict(spent, now)
     if seconds < DEBT_SECONDS - 0.01:
-        assert found is not Verdict.ENOUGH
+        assert found is not Outcome.ENOUGH
     elif seconds > DEBT_SECONDS + 0.01:
-        assert found is Verdict.ENOUGH
+        assert found is Outcome.ENOUGH
 
 
 # ---- a bucket that several nodes share

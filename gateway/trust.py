@@ -1,0 +1,60 @@
+"""Whose word a node takes: the keys that tokens are verified with, and the tokens that hold no more."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from gateway import keyring
+from gateway.auth import Authenticator, Identity, UnknownKey
+from gateway.cluster.keys import Keys
+from gateway.cluster.link import Link
+from gateway.cluster.revoked import Revoked
+from gateway.keyserver import KeyServer
+from gateway.metrics import Metrics
+from gateway.settings import Settings
+
+
+class Trust:
+    """The authenticator with all that it goes by. `now` gives seconds since 1970."""
+
+    def __init__(self, settings: Settings, link: Link, keys: Keys, metrics: Metrics, now: Callable[[], float]) -> None:
+        self.revoked = Revoked(link, keys, now)
+        ring = keyring.load(settings)
+        self._server: KeyServer | None = None
+        if settings.jwks_url:
+            self._server = KeyServer(settings.jwks_url, ring, metrics, refresh_seconds=settings.jwks_seconds)
+        self.authenticator = Authenticator(
+            ring, audience=settings.jwt_audience, issuer=settings.jwt_issuer,
+            leeway_seconds=settings.jwt_leeway_seconds, revoked=self.revoked.book.refuses, now=now,
+        )  # fmt: skip
+
+    @property
+    def reason(self) -> str | None:
+        """Why tokens cannot be verified now; None: they can."""
+        return self._server.reason if self._server is not None else None
+
+    async def run(self) -> None:
+        """Keep the keys of the key server fresh, for ever; without one there is nothing to do."""
+        if self._server is not None:
+            await self._server.run()
+
+    async def refresh_keys(self) -> None:
+        """Have the key server asked for its keys, if there is one and it was not asked just now."""
+        if self._server is not None:
+            await self._server.refresh()
+
+    async def identify(self, token: str) -> Identity:
+        """Who `token` proves, the key server being asked if it names a key that is not known yet.
+
+        Raises:
+            AuthError: It proves nothing.
+        """
+        try:
+            return self.authenticator.verify(token)
+        except UnknownKey:
+            await self.refresh_keys()
+            return self.authenticator.verify(token)
+
+    def holds(self, who: Identity) -> bool:
+        """Whether the token that `who` was taken from has not been revoked since."""
+        return not self.revoked.book.refuses(who.token_id, who.user, who.issued)
