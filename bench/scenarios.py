@@ -83,7 +83,7 @@ def storm(lab: Lab, contender: Contender, share: float) -> Round:
         "load core": answer["load_cpu"] / answer["seconds"],
         "KB a connection": (server.memory_kb() - memory) / clients,
         "Redis commands a client": (after["commands"] - stats["commands"]) / clients,
-        "Redis round trips per 100": 100 * (after["reads"] - stats["reads"]) / clients,
+        "Redis round trips per 100": 100 * (after["round trips"] - stats["round trips"]) / clients,
         **{f"{metric}, empty": value for metric, value in empty.items()},
         **{f"{metric}, full": value for metric, value in full.items()},
     }
