@@ -137,7 +137,7 @@ async def _administrator(request: Request, given: str) -> ApiKey | None:
     if given.count(".") != 2:
         return None
     try:
-        who = await node_of(request).identify(given)
+        who = await node_of(request).trust.identify(given)
     except AuthError as error:
         raise _unauthorized(str(error)) from None
     if not who.is_admin or who.user is None:
