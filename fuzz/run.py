@@ -58,13 +58,14 @@ async def run(plan: Plan, node: Node, folder: Path, tell: Callable[[str], None])
             raise Failed(f"{found}\nagain: make fuzz SEED={plan.seed} TARGETS=api") from None
         report.rounds["api"] += 1
         tell("api explored")
+    others = [name for name in plan.targets if name != "api"]
+    if not others:  # the same seed would explore the same again
+        return report
     client = await Client.connect(node)
     watch = live.Watch(node, client)
     try:
         while cycle == 0 or (time.monotonic() < deadline and plan.round is None):
-            for name in plan.targets:
-                if name == "api":
-                    continue
+            for name in others:
                 count = PURE_ROUNDS if name in pure.TARGETS else LIVE_ROUNDS
                 for at in [plan.round] if plan.round is not None else range(cycle * count, (cycle + 1) * count):
                     await _play(plan, report, watch, name, at)

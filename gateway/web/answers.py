@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 import orjson
+from starlette.convertors import Convertor, register_url_convertor
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -24,6 +25,26 @@ AUDIT_CHARACTERS: Final = 200  # of what the audit log tells of a request
 SMALL_BYTES: Final = 4096  # a body of a few fields
 
 Handler = Callable[[Request], Awaitable[Any]]
+
+
+class _Name(Convertor[str]):
+    """A name in a path, ``{topic:name}``, whatever it holds.
+
+    Starlette's own `path` knows no line breaks, and finds "a" where "a" with a line break behind was asked for.
+    """
+
+    regex = "(?s:.*)"
+
+    def convert(self, value: str) -> str:
+        """As it stands."""
+        return value
+
+    def to_string(self, value: str) -> str:
+        """As it stands."""
+        return value
+
+
+register_url_convertor("name", _Name())
 
 
 class ApiError(Exception):

@@ -128,7 +128,7 @@ SCHEMAS: Final[Schema] = {}
 ROUTES: Final = [
     resource("/api/cache", "prefix", DELETE=("admin", clear)),
     resource(
-        "/api/cache/{key:path}",
+        "/api/cache/{key:name}",
         GET=("read", show_value), PUT=("admin", put_value), DELETE=("admin", delete_value),
     ),
 ]  # fmt: skip

@@ -172,6 +172,6 @@ SCHEMAS: Final[Schema] = {
 ROUTES: Final = [
     resource("/api/clients", "user", "ip", "topic", "node", "limit", "cursor", GET=("read", list_clients)),
     resource("/api/clients/{id}", GET=("read", show_client), DELETE=("admin", disconnect_client)),
-    resource("/api/clients/{id}/topics/{topic:path}", DELETE=("admin", unsubscribe_client)),
-    resource("/api/users/{user:path}/clients", DELETE=("admin", disconnect_user)),
+    resource("/api/clients/{id}/topics/{topic:name}", DELETE=("admin", unsubscribe_client)),
+    resource("/api/users/{user:name}/clients", DELETE=("admin", disconnect_user)),
 ]

@@ -147,9 +147,9 @@ SCHEMAS: Final[Schema] = {
 ROUTES: Final = [
     resource("/api/topics", GET=("read", list_topics)),
     resource(
-        "/api/topics/{topic:path}/history", "limit", "since", "reverse",
+        "/api/topics/{topic:name}/history", "limit", "since", "reverse",
         GET=("read", show_history), DELETE=("admin", delete_history),
     ),
-    resource("/api/topics/{topic:path}/presence", GET=("read", show_presence)),
-    resource("/api/topics/{topic:path}", GET=("read", show_topic)),
+    resource("/api/topics/{topic:name}/presence", GET=("read", show_presence)),
+    resource("/api/topics/{topic:name}", GET=("read", show_topic)),
 ]  # fmt: skip

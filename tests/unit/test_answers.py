@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from urllib.parse import quote
+
 import httpx
 import pytest
 from starlette.applications import Starlette
@@ -35,3 +37,14 @@ async def test_a_fault_is_raised_on_for_the_log(app: Starlette) -> None:
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://node") as http:
         with pytest.raises(ZeroDivisionError):
             await http.get("/broken")
+
+
+@pytest.mark.parametrize("name", ["a", "a\n", "\na", "a\nb", "a\r\n\x0b\x0c\u2028b", "a/b"])
+async def test_a_name_in_a_path_is_what_was_asked_for(name: str) -> None:
+    async def said(request: Request) -> Response:
+        return Response(repr(request.path_params["name"]))
+
+    app = Starlette(routes=[Route("/names/{name:name}", said)])
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://node") as http:
+        answer = await http.get(f"/names/{quote(name, safe='')}")
+    assert answer.text == repr(name)
