@@ -1,4 +1,4 @@
-"""`python -m bench`: measure, print the targets, write results.json, results.md, results.svg and README's section.
+"""`python -m bench`: measure, print the targets, write results.json, results.md, the picture and the pages' sections.
 
 SCENARIOS="paced storm" only these, the others stay as they were · ROUNDS=5 · QUICK=1 one short round of a fifth of the
 clients, to see that all works: its figures are printed and kept out of the way · ROUNDS=0 write the report again
@@ -114,7 +114,8 @@ def main() -> int:
         print("interrupted; what was measured is kept", file=sys.stderr)
         return 130
     if not told.quick:
-        report.README.write_text(report.into_readme(report.README.read_text(), results))
+        for page in report.PAGES:
+            page.write_text(report.renew(page, results))
     print(f"\n{report.verdicts(results)}\n\n{time.monotonic() - started:.0f} s; figures in {folder}/results.md")
     return int(any(found.failures for found in results.scenarios.values()))
 

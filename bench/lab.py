@@ -205,6 +205,10 @@ class Lab:
         self._asked += 1
         return self._connection.execute_command(*words)  # type: ignore[no-untyped-call]
 
+    def redis_bytes(self) -> int:
+        """Memory that Redis uses for what it holds."""
+        return int(self.ask_redis("INFO", "memory")["used_memory_dataset"])
+
     def redis_stats(self) -> dict[str, int]:
         """Commands that Redis has had but for our own, and how many of them a node waits for when clients come.
 

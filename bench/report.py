@@ -8,11 +8,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
-from bench import contenders, scenarios, targets
+from bench import capacity, contenders, scenarios, targets
 from bench.figures import Results
 
 HERE: Final = Path(__file__).parent
 README: Final = HERE.parent / "README.md"
+SCALING: Final = HERE.parent / "docs" / "scaling.md"
 BEGIN: Final = "<!-- made by make bench -->"
 END: Final = "<!-- end of what make bench made -->"
 BUSY: Final = 0.95  # of the load's core: from here on it is not the server alone that is measured
@@ -112,11 +113,19 @@ def section(results: Results) -> str:
     )
 
 
-def into_readme(text: str, results: Results) -> str:
-    """README with the section made anew."""
-    marked = re.compile(re.escape(BEGIN) + ".*?" + re.escape(END), re.DOTALL)
-    assert marked.search(text), f"README has lost its mark {BEGIN}"
-    return marked.sub(lambda _: section(results), text)
+def scaling(results: Results) -> str:
+    """The section of docs/scaling.md, between its marks."""
+    return "\n\n".join((BEGIN, table(capacity.rows(results)), END))
+
+
+PAGES: Final = {README: section, SCALING: scaling}
+
+
+def renew(page: Path, results: Results) -> str:
+    """The text of one of `PAGES` with its section made anew."""
+    text, marked = page.read_text(), re.compile(re.escape(BEGIN) + ".*?" + re.escape(END), re.DOTALL)
+    assert marked.search(text), f"{page.name} has lost its mark {BEGIN}"
+    return marked.sub(lambda _: PAGES[page](results), text)
 
 
 def picture(results: Results, path: Path) -> None:

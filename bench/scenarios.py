@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import httpx
@@ -12,7 +12,7 @@ import orjson
 from bench.contenders import ALL, GATEWAY, LIMIT, PYTHON_SOCKETIO, SOCKETIO, STAMP, STARLETTE, WS, Contender, data
 from bench.figures import Round
 from bench.lab import Lab, Server, delivery
-from bench.machine import cpu_seconds
+from bench.machine import cpu_seconds, memory_kb
 from tests.cluster import API_KEY
 from tests.deadlines import until
 
@@ -160,6 +160,33 @@ def haproxy(lab: Lab, contender: Contender, share: float) -> Round:
     return delivery(lab.publish(server, fan=clients, rate=50, seconds=seconds, drain=3))
 
 
+def beside(lab: Lab, contender: Contender, share: float) -> Round:
+    """What the nodes need beside them: HAProxy and Redis, whose figures the sums of docs/scaling.md begin with."""
+    clients = int(2000 * share)
+    server = lab.start(contender, nodes=2, haproxy=True)
+    memory, rows = memory_kb(server.beside), lab.redis_bytes()
+    lab.connect(server, clients)
+    until(lambda: _registered(lab) == clients, 20, "Redis lists all clients")
+    figures = {
+        "HAProxy KB a connection": (memory_kb(server.beside) - memory) / clients,
+        "Redis bytes a client": (lab.redis_bytes() - rows) / clients,
+    }
+    balanced = lab.publish(replace(server, pids=server.beside), fan=clients, rate=25_000 / clients)
+    figures["HAProxy CPU us a delivery"] = 1e6 * balanced["server_cpu"] / max(1, balanced["received"])
+    lab.load.ask("close", 5)
+    for nodes in (1, 4):
+        server = lab.start(contender, nodes=nodes)
+        lab.connect(server, nodes, ports=server.ports)
+        relayed = replace(server, pids=(lab.redis.process.pid,))
+        answer = lab.publish(relayed, fan=nodes, rate=500, seconds=2 * lab.seconds)
+        # Each message is received once of each node.
+        figures[f"Redis CPU us a message, {nodes} nodes"] = (
+            1e6 * answer["server_cpu"] * nodes / max(1, answer["received"])
+        )
+        lab.load.ask("close", 5)
+    return figures
+
+
 def presence(lab: Lab, contender: Contender, share: float) -> Round:
     """A topic on which everybody is told who comes."""
     clients = int(5000 * share)
@@ -219,6 +246,7 @@ SCENARIOS: Final = (
         ALL,
         haproxy,
     ),
+    Scenario("beside", "what HAProxy and Redis need for the nodes", OURS, beside),
     Scenario("presence", "a topic with presence and 5,000 clients", OURS, presence),
     Scenario(
         "stalled", "one of 1,000 clients stops reading, 100 messages of 4 KB a second", (GATEWAY, STARLETTE), stalled

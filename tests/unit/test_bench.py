@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bench import __main__ as bench
-from bench import report, targets
+from bench import capacity, report, targets
+from bench.capacity import NODE_CLIENTS, Costs, need
 from bench.figures import Results, Scenario, percentile
 from bench.scenarios import BY_NAME, SCENARIOS
 from bench.targets import Target, least, of, ratio, spread
@@ -101,5 +103,46 @@ def test_figures_are_shown_with_three_that_count(value: float | None, text: str)
 def test_what_is_shown_is_what_was_measured() -> None:
     measured = report.load(report.HERE / "results.json")
     assert (report.HERE / "results.md").read_text() == report.whole(measured), "run make bench, or its report, again"
-    text = report.README.read_text()
-    assert text == report.into_readme(text, measured)
+    for page in report.PAGES:
+        assert page.read_text() == report.renew(page, measured), f"{page.name}: run make bench, or its report, again"
+
+
+COSTS = Costs(
+    delivery_us=5,
+    connection_kb=5,
+    connects=2000,
+    balancer_us=10,
+    balancer_kb=6,
+    row_bytes=300,
+    publish_us=40,
+    node_us=5,
+)
+
+
+def test_a_small_cluster_has_one_node_to_spare() -> None:
+    found = need(1000, COSTS)
+    assert (found.nodes, found.redis_shards) == (2, 1)
+
+
+def test_nodes_are_bound_by_their_clients_or_by_their_core() -> None:
+    assert need(10 * NODE_CLIENTS, COSTS).nodes == 11
+    # A million clients at two messages a second of 50 us each: 100 cores, half of each.
+    assert need(1_000_000, replace(COSTS, delivery_us=50)).nodes == 201
+
+
+def test_redis_grows_with_the_nodes_and_the_balancer_with_the_deliveries() -> None:
+    small, large = need(100_000, COSTS), need(10_000_000, COSTS)
+    assert large.balancer_cores == pytest.approx(100 * small.balancer_cores)
+    assert large.redis_shards > small.redis_shards == 1
+    assert large.redis_gb == pytest.approx(3)
+    assert large.gigabits == pytest.approx(20e6 * 270 * 8 / 1e9)
+
+
+def test_the_clients_of_a_dead_node_share_the_others() -> None:
+    calm, slow = need(1_000_000, COSTS), need(1_000_000, replace(COSTS, connects=200))
+    assert slow.back_seconds == pytest.approx(10 * calm.back_seconds)
+
+
+def test_nothing_is_reckoned_from_what_was_not_measured() -> None:
+    assert capacity.costs(results(s={})) is None
+    assert len(capacity.rows(results(s={}))) == 1
