@@ -77,8 +77,7 @@ async def _redis_from_here(settings: Settings) -> Check:
         settings.redis_url, timeout_seconds=settings.redis_timeout_seconds, name="gateway-check", metrics=Metrics()
     )
     try:
-        connection = await link.subscriber()
-        await connection.disconnect()
+        await link.ask("PING")
     except Unavailable as error:
         return Check("Redis from here", False, f"{url}: {error}", "start it, or set GATEWAY_REDIS_URL right")
     finally:

@@ -271,17 +271,19 @@ class Clients:
 
     # ---- what the bus could not hear
 
-    def bus_lost(self, reason: str) -> None:
-        """Redis is away: tell the clients, and let those go on whose frames wait for it."""
-        self._memberships.degraded = True
-        self._relay.lost()
+    def bus_lost(self, reason: str, channels: list[str]) -> None:
+        """Redis, or a part of it, is away: tell the clients, and let those go on whose frames wait for it."""
+        self._relay.lost(channels)
         self._log.warning("degraded", reason=reason)
+        if self._memberships.degraded:
+            return  # of another part, that has been told
+        self._memberships.degraded = True
         self.tell_all("degraded", "Live updates are interrupted; you stay connected")
         for connection in self:
             self._memberships.go_on(connection)
 
-    def bus_resumed(self, channels: list[str]) -> None:
-        """Redis is back: what was published on these channels meanwhile is lost to us, and said so."""
+    def bus_missed(self, channels: list[str]) -> None:
+        """What was published on these channels meanwhile is lost to us, and said so."""
         missed: dict[Connection, list[str]] = {}
         audiences = [self._relay.audience_of(channel) for channel in channels]
         lost = set(self._relay.missed(topic for topic in map(hub.topic_of, audiences) if topic is not None))
@@ -299,6 +301,9 @@ class Clients:
             self._outbox.send(connection, replies.gap(topics, now))
         if missed:
             self._log.warning("gap told", clients=len(missed))
+
+    def bus_resumed(self) -> None:
+        """All of Redis is back."""
         if self._memberships.degraded:
             self._memberships.degraded = False
             self.tell_all("restored", "Live updates flow again")

@@ -72,12 +72,12 @@ class Node:
         self._now = now
         self._log = logger()
         self._started_ms = self._ms()
-        self._keys = keys = Keys(settings.namespace)
         self._hub = Hub(wake=lambda: self.relay.wake(), evict=lambda subscriber: outbox.evict(subscriber))
         self._link = Link(
             settings.redis_url, timeout_seconds=settings.redis_timeout_seconds, name=f"gateway-{self.id}",
             metrics=metrics, durability=Durability(settings.wait_replicas, settings.wait_seconds),
         )  # fmt: skip
+        self._keys = keys = Keys(settings.namespace, self._link.sharded)
         self.api_keys = apikeys.load(settings)
         self.trust = Trust(settings, self._link, keys, metrics, now)
         self._bus = Bus(self._link, keys.own(self.id), metrics)

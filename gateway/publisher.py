@@ -38,9 +38,8 @@ class Publisher:
         metrics = Metrics()
         name = f"publisher-{socket.gethostname()[:64]}-{secrets.token_hex(4)}"
         self._link = Link(url, timeout_seconds=timeout_seconds, name=name, metrics=metrics)
-        self._outgoing = Outgoing(
-            self._link, Keys(namespace), None, metrics, max_message_bytes=MAX_MESSAGE_BYTES, now=time.time
-        )
+        keys = Keys(namespace, self._link.sharded)
+        self._outgoing = Outgoing(self._link, keys, None, metrics, max_message_bytes=MAX_MESSAGE_BYTES, now=time.time)
         self._sender: asyncio.Task[None] | None = None
 
     async def publish(self, topic: str, data: Any, **more: Any) -> Position | None:

@@ -53,7 +53,6 @@ class Relay:
         self._metrics = metrics
         self._max_bytes = max_message_bytes
         self._now = now
-        self._prefix = len(keys.audience(""))
         self._history = History(link, keys)
         self.streams = Streams(self._history, rules, self, metrics, spawn)
         self.snapshots = Snapshots(link, keys)
@@ -178,9 +177,9 @@ class Relay:
         entry = self.streams.newest(topic)
         return entry.text if entry is not None else None
 
-    def lost(self) -> None:
-        """Redis is away: what is known of its streams may be wrong when it is back."""
-        self.streams.distrust()
+    def lost(self, channels: Iterable[str]) -> None:
+        """The Redis that has these channels is away: what is known of its streams may be wrong when it is back."""
+        self.streams.distrust(filter(None, map(hub.topic_of, map(self.audience_of, channels))))
 
     def missed(self, topics: Iterable[str]) -> list[str]:
         """On these the bus was deaf: what can be repaired is; those that cannot are given back."""
@@ -196,7 +195,7 @@ class Relay:
 
     def audience_of(self, channel: str) -> str:
         """The audience whose channel this is."""
-        return channel[self._prefix :]
+        return self._keys.audience_of(channel)
 
     def unpack(self, payload: bytes) -> Envelope | None:
         """The message in `payload`; None, counted, if it is not ours."""
@@ -210,7 +209,7 @@ class Relay:
         envelope = self.unpack(payload)
         if envelope is None:
             return
-        audience = channel[self._prefix :]
+        audience = self._keys.audience_of(channel)
         topic = hub.topic_of(audience)
         self._metrics.relayed.labels("audience").inc()
         self._metrics.relay_delay.observe(max(0.0, self._now() - envelope.published_ms / 1000))
@@ -300,7 +299,7 @@ class Relay:
                 # Every node publishes under one key: the first is taken, the others get its answer. So none is missed
                 # if a node dies here.
                 await self.publish([replace(publication, key=f"ingest:{digest}")], said_ms)
-            elif await self._link.ask(self._link.redis.set(self._keys.ingested(digest), 1, nx=True, px=CLAIM_MS)):
+            elif await self._link.ask("SET", self._keys.ingested(digest), 1, "NX", "PX", CLAIM_MS):
                 await self.publish([publication], said_ms)
         except (Unavailable, TooLarge) as error:
             self._metrics.relayed.labels("refused").inc()

@@ -127,10 +127,13 @@ class Settings:
     )
     redis_url: str = _setting(
         "redis://127.0.0.1:6379/0",
-        "where Redis is: redis://, rediss:// (TLS) or unix://; behind Sentinels redis+sentinel://host,host/service",
+        "where Redis is: redis://, rediss:// (TLS) or unix://; behind Sentinels redis+sentinel://host,host/service; "
+        "a Redis Cluster redis+cluster://host,host",
         _matching(
-            r"(redis|rediss|unix)://\S*|rediss?\+sentinel://([^@/\s]*@)?[^@/?#\s]+/[^/?#\s]+(/\d{1,3})?",
-            "a URL that begins with redis://, rediss:// or unix://, or redis+sentinel://host:port,host:port/service",
+            r"(redis|rediss|unix)://\S*|rediss?\+sentinel://([^@/\s]*@)?[^@/?#\s]+/[^/?#\s]+(/\d{1,3})?"
+            r"|rediss?\+cluster://([^@/\s]*@)?[^@/?#\s]+/?",
+            "a URL that begins with redis://, rediss:// or unix://, redis+sentinel://host:port,host:port/service, or "
+            "redis+cluster://host:port,host:port",
         ),
     )
     namespace: str = _setting(

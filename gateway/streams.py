@@ -97,10 +97,12 @@ class Streams:
         """The topic's last message, if the stream has one."""
         return self._streams[topic].sequence.newest
 
-    def distrust(self) -> None:
-        """Redis is away, and may be back without its last moments: let nobody in before a stream was read again."""
-        for stream in self._streams.values():
-            stream.sequence.doubt()  # read when the bus is back, or when somebody wants in
+    def distrust(self, topics: Iterable[str]) -> None:
+        """Redis is away, and may be back without its last moments: let nobody in before they were read again."""
+        for topic in topics:
+            stream = self._streams.get(topic)
+            if stream is not None:
+                stream.sequence.doubt()  # read when the bus is back, or when somebody wants in
 
     def doubt(self, topics: Iterable[str]) -> None:
         """On these, messages may have been missed."""

@@ -80,11 +80,11 @@ class Redis(Closing):
 
     def __init__(
         self, folder: Path, *, aof: bool = False, fsync: str = "everysec", more: Mapping[str, str] | None = None,
-        host: Host = HERE,
+        host: Host = HERE, port: int | None = None,
     ) -> None:  # fmt: skip
         self.folder = folder
         self.host = host
-        self.port = free_port()
+        self.port = port or free_port()
         self.url = f"redis://{host.address}:{self.port}/0"
         options = {
             "bind": host.address, "protected-mode": "no", "port": str(self.port), "dir": str(folder), "save": "",

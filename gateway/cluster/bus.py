@@ -1,78 +1,45 @@
-"""Pub/sub: any number of callbacks a channel over one connection, and the truth about what was missed.
+"""Pub/sub: any number of callbacks a channel, and the truth about what was missed.
 
-Callers record what they want to hear (`listen`, `ignore`); one reader and one writer alone touch the
-connection and bring Redis to it. A channel changes state only upon Redis' own confirmation, and at most
-one command a channel is under way, so no confirmation can be mistaken for another:
-
-    OUT --SUBSCRIBE sent--> JOINING --confirmed--> IN --UNSUBSCRIBE sent--> LEAVING --confirmed--> OUT
-                 any, when the connection is lost: OUT, and what was IN has missed messages
+Callers record what they want to hear (`listen`, `ignore`). An ear (ear.py) listens at each server that has channels:
+one at a single Redis, one at each master of a cluster. The bus gives each channel to the ear of the server that has its
+slot, and when the slot goes elsewhere, or the server dies, to another; what was missed meanwhile is told.
 """
 
 from __future__ import annotations
 
 import asyncio
-import enum
-import math
 import random
-import secrets
-from collections.abc import Callable, Iterable
-from typing import Final, Protocol
+from collections.abc import Callable, Coroutine, Iterable
+from contextlib import suppress
+from typing import Any, Final, Protocol
 
-from redis.asyncio.connection import AbstractConnection
-
-from gateway.cluster.link import REDIS_ERRORS, Link, Unavailable, explain
+from gateway.cluster.answers import Unavailable, explain
+from gateway.cluster.ear import CHECK, RETRY_BASE_SECONDS, Callback, Channel, Ear, State, Waiter
+from gateway.cluster.link import Link
 from gateway.logs import logger
 from gateway.metrics import Metrics
 
 LINGER_SECONDS: Final = 1.0  # an empty channel is kept this long: page reloads come back to it
-COMMAND_CHANNELS: Final = 500  # channels in one SUBSCRIBE
-RETRY_BASE_SECONDS: Final = 0.05
-RETRY_CAP_SECONDS: Final = 1.0
-
-Callback = Callable[[str, bytes], None]  # channel, payload
+LOOK_SECONDS: Final = 0.3  # while a server of a cluster is away, how often it is looked whether another has its slots
 
 
 class Listener(Protocol):
     """Who must know what the bus could not hear."""
 
-    def bus_lost(self, reason: str) -> None:
-        """The connection is gone and did not come back at once."""
+    def bus_lost(self, reason: str, channels: list[str]) -> None:
+        """A connection is gone and did not come back at once: these channels are not heard."""
 
-    def bus_resumed(self, channels: list[str]) -> None:
-        """It is back and confirmed; on these channels messages may have been missed."""
+    def bus_missed(self, channels: list[str]) -> None:
+        """On these channels messages may have been missed; they are heard again."""
 
-
-class _State(enum.Enum):
-    OUT = enum.auto()
-    JOINING = enum.auto()
-    IN = enum.auto()
-    LEAVING = enum.auto()
-
-
-class _Waiter:
-    """Calls `done` when the last of its channels is confirmed."""
-
-    __slots__ = ("done", "missing")
-
-    def __init__(self, done: Callable[[], None]) -> None:
-        self.done = done
-        self.missing = 0
-
-
-class _Channel:
-    __slots__ = ("callbacks", "name", "state", "waiters")
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.state = _State.OUT
-        self.callbacks: tuple[Callback, ...] = ()
-        self.waiters: list[_Waiter] = []
+    def bus_resumed(self) -> None:
+        """All that is wanted is heard."""
 
 
 class Bus:
-    """The node's ear. `run` must run; everything else may be called at any time."""
+    """What a node hears. `run` must run; everything else may be called at any time."""
 
-    CHECK: Final = b"check "  # begins a payload of the self-check on the node's own channel
+    CHECK: Final = CHECK
 
     def __init__(self, link: Link, own_channel: str, metrics: Metrics) -> None:
         self._link = link
@@ -80,23 +47,27 @@ class Bus:
         self._listener: Listener | None = None
         self._metrics = metrics
         self._log = logger()
-        self._channels: dict[bytes, _Channel] = {}
-        self._changed: dict[bytes, _Channel] = {}  # to be brought to what is wanted
-        self._wake = asyncio.Event()
-        self._idle: dict[bytes, float] = {}  # without callbacks -> loop time to leave at; oldest first
+        self._channels: dict[str, Channel] = {}
+        self._ears: dict[str, Ear] = {}  # by server
+        self._tasks: dict[asyncio.Task[None], Ear | None] = {}  # what runs, and for which of them
+        self._failure: asyncio.Future[None] | None = None  # what a task of ours died of; None: none runs
+        self._version = -1  # of the map that they were chosen by
+        self._changed = asyncio.Event()  # the ears, or some channel has none
+        self._whole = False  # all that is wanted is heard, and that was told
+        self._unknown: str | None = "not yet connected"  # why it is not known who has what; None: it is
+        self._idle: dict[str, float] = {}  # without callbacks -> loop time to leave at; oldest first
         self._idle_timer: asyncio.TimerHandle | None = None
-        self._missed: set[bytes] = set()  # were IN when the connection was lost, and are not confirmed again
-        self._resumed: list[str] = []  # were, and are
-        self._kick: asyncio.Future[str] | None = None  # of the connection under way; a reason ends it
-        self._connection: AbstractConnection | None = None  # that one
-        self._settled = False  # all that is wanted was confirmed since the connection was made
-        self._told_lost = False
-        self._attempt = 0
-        self._connections = 0
-        self._checks: dict[bytes, asyncio.Future[None]] = {}
-        self._hears_itself = asyncio.Event()  # the own channel is IN
-        self.reason: str | None = "not yet connected"  # why it hears nothing; None: it hears all
-        self.listen([own_channel], self._on_own, lambda: None)
+        self._follow()
+
+    @property
+    def reason(self) -> str | None:
+        """Why not all is heard that is wanted; None: it is."""
+        if not self._ears:
+            return self._unknown
+        reasons = [_named(ear, ear.reason) for ear in self._ears.values() if ear.reason is not None]
+        if self._link.shards.uncovered:
+            reasons.append(f"{self._link.shards.uncovered} slots of the cluster have no server")
+        return "; ".join(reasons) or None
 
     # ---- what callers want
 
@@ -105,73 +76,152 @@ class Bus:
 
         True if Redis has confirmed all of them already; else `done` is called when it has.
         """
-        waiter = _Waiter(done)
+        waiter = Waiter(done)
         for name in channels:
-            key = name.encode()
-            channel = self._channels.get(key)
+            channel = self._channels.get(name)
             if channel is None:
-                channel = self._channels[key] = _Channel(name)
+                channel = self._channels[name] = Channel(name)
             if callback not in channel.callbacks:
                 channel.callbacks = (*channel.callbacks, callback)
-                self._idle.pop(key, None)
-            if channel.state is not _State.IN:
+                self._idle.pop(name, None)
+            if channel.state is not State.IN:
                 waiter.missing += 1
                 channel.waiters.append(waiter)
-                self._reconcile(key, channel)
+                self._reconcile(channel)
         return not waiter.missing
 
     def ignore(self, channels: Iterable[str], callback: Callback) -> None:
         """Call `callback` no more. A channel left without any is unsubscribed after `LINGER_SECONDS`."""
         loop = asyncio.get_running_loop()
         for name in channels:
-            key = name.encode()
-            channel = self._channels.get(key)
+            channel = self._channels.get(name)
             if channel is None or callback not in channel.callbacks:
                 continue
             channel.callbacks = tuple(other for other in channel.callbacks if other != callback)
             if not channel.callbacks:
-                self._missed.discard(key)
-                self._idle[key] = loop.time() + LINGER_SECONDS
+                self._idle[name] = loop.time() + LINGER_SECONDS
                 if self._idle_timer is None:
                     self._idle_timer = loop.call_later(LINGER_SECONDS, self._expire)
-        self._settle()
+                channel.missed = False
+                if channel.ear is not None:
+                    channel.ear.excuse(channel)
 
-    def hearing(self, channel: str) -> int | None:
-        """The connection, by its number, on which all of `channel` is heard now; None: it is not.
+    def hearing(self, name: str) -> int | None:
+        """The confirmation, by its number, since which all of a channel is heard; None: it is not heard now.
 
         While the number stays, nothing was missed.
         """
-        known = self._channels.get(channel.encode())
-        if known is None or known.state is not _State.IN or self._kick is None or self._kick.done():
+        channel = self._channels.get(name)
+        if channel is None or channel.state is not State.IN or channel.ear is None or not channel.ear.hears:
             return None
-        return self._connections
+        return channel.since
 
     def _expire(self) -> None:
         loop = asyncio.get_running_loop()
         while self._idle:
-            key, deadline = next(iter(self._idle.items()))
+            name, deadline = next(iter(self._idle.items()))
             if deadline > loop.time():
                 self._idle_timer = loop.call_at(deadline, self._expire)
                 return
-            del self._idle[key]
-            self._reconcile(key, self._channels[key])  # who is let go by it may want another of these again
+            del self._idle[name]
+            self._reconcile(self._channels[name])  # who is let go by it may want another of these again
         self._idle_timer = None
 
-    def _reconcile(self, key: bytes, channel: _Channel) -> None:
-        """Note that `channel` may be in another state than wanted."""
-        if channel.state is _State.OUT and not channel.callbacks:
-            self._forget(key, channel)
-        elif channel.state in (_State.OUT, _State.IN):
-            self._changed[key] = channel
-            self._wake.set()
+    def _reconcile(self, channel: Channel) -> None:
+        """A channel may be in another state than wanted."""
+        if channel.state is State.OUT and not channel.callbacks:
+            self._forget(channel)
+        elif channel.ear is not None:
+            channel.ear.reconcile(channel)
+        else:
+            self._place(channel)
 
-    def _forget(self, key: bytes, channel: _Channel) -> None:
-        self._channels.pop(key, None)
-        self._changed.pop(key, None)
-        self._idle.pop(key, None)
-        self._confirm(channel)  # who waited for several channels waits for the others only
+    def _forget(self, channel: Channel) -> None:
+        self._channels.pop(channel.name, None)
+        self._idle.pop(channel.name, None)
+        if channel.ear is not None:
+            channel.ear.drop(channel)
+        self.confirmed(channel)  # who waited for several channels waits for the others only
 
-    def _confirm(self, channel: _Channel) -> None:
+    # ---- the self-check
+
+    async def check(self) -> float:
+        """Have each ear check itself; seconds that the slowest took.
+
+        Raises:
+            Unavailable: One hears nothing; its connection is given up and made anew.
+        """
+        with suppress(Unavailable):  # what the ears say is more to the point
+            await self._link.learn(anew=True)
+        self._follow()
+        if not self._ears:
+            raise Unavailable(f"self-check failed: {self._unknown}")
+        found = await asyncio.gather(*(ear.check() for ear in self._ears.values()), return_exceptions=True)
+        for seconds in found:
+            if isinstance(seconds, BaseException):
+                raise seconds
+        return max(seconds for seconds in found if not isinstance(seconds, BaseException))
+
+    # ---- life
+
+    async def run(self, listener: Listener) -> None:
+        """Keep the ears, for ever."""
+        self._listener = listener
+        self._failure = asyncio.get_running_loop().create_future()
+        if self._link.sharded:
+            self._start(self._look(), None)
+        for ear in self._ears.values():
+            self._start(ear.run(), ear)
+        try:
+            await self._failure
+        finally:
+            self._failure = None
+            tasks = list(self._tasks)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _start(self, work: Coroutine[Any, Any, None], ear: Ear | None) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks[task] = ear
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        del self._tasks[task]
+        if not task.cancelled() and self._failure is not None and not self._failure.done():
+            error = task.exception()
+            assert error is not None, "none ends by itself"
+            self._failure.set_exception(error)
+
+    async def _look(self) -> None:
+        """On a cluster: while something is not heard, see where it is, for ever."""
+        while True:
+            try:
+                await self._link.learn()
+                self._unknown = None
+            except Unavailable as error:
+                if self._unknown is None or not self._ears:
+                    self._tell_lost(explain(error), [])
+                self._unknown = explain(error)
+            self._follow()
+            if self.reason is None:
+                self._changed.clear()
+                await self._changed.wait()
+            else:
+                self._link.doubt()
+                await asyncio.sleep(random.uniform(0, LOOK_SECONDS))
+
+    # ---- what the ears say
+
+    def hand_on(self, channel: Channel, payload: bytes) -> None:
+        """A message has come."""
+        for callback in channel.callbacks:
+            try:
+                callback(channel.name, payload)
+            except Exception:  # one listener's fault is not the others'
+                self._log.exception("callback failed", channel=channel.name)
+
+    def confirmed(self, channel: Channel) -> None:
         """Nobody needs to wait for `channel` any more."""
         waiters, channel.waiters = channel.waiters, []
         for waiter in waiters:
@@ -182,173 +232,99 @@ class Bus:
                 except Exception:  # one waiter's fault is not the others'
                     self._log.exception("confirmation callback failed", channel=channel.name)
 
-    # ---- the self-check
+    def changed(self, channel: Channel) -> None:
+        """The channel is OUT or IN, and may be wanted otherwise."""
+        if channel.callbacks and channel.state is State.OUT:
+            self._place(channel)
+        elif not channel.callbacks and channel.name not in self._idle:
+            self._reconcile(channel)
 
-    async def check(self) -> float:
-        """Send a token through the own channel; seconds until it was heard.
+    def refused(self, channels: Iterable[Channel]) -> None:
+        """They are OUT, and not to be heard where they were wanted: tried again in a moment, where they are by then."""
+        delay = random.uniform(0, RETRY_BASE_SECONDS)
+        for channel in channels:
+            asyncio.get_running_loop().call_later(delay, self.changed, channel)
 
-        A Redis that is frozen, a subscription that died unnoticed, and a master that is one no more, raise nothing by
-        themselves.
-
-        Raises:
-            Unavailable: It did not come back in time, or from a server that is not the master any more; the
-                connection is then given up and made anew.
-        """
-        loop = asyncio.get_running_loop()
-        judged, connection = self._kick, self._connection
-        token = secrets.token_hex(8).encode()
-        heard: asyncio.Future[None] = loop.create_future()
-        self._checks[token] = heard
-        started = loop.time()
-        try:
-            async with asyncio.timeout(self._link.timeout_seconds):
-                await self._hears_itself.wait()  # a token sent before would be lost
-                await self._link.publish(self._own, self.CHECK + token)
-                await heard
-                seconds = loop.time() - started
-                if connection is not None and await self._link.moved(connection):
-                    raise Unavailable("the Sentinels name another master")
-        except (TimeoutError, Unavailable) as error:
-            reason = f"self-check failed: {explain(error)}"
-            # A connection made meanwhile is not the one that failed.
-            if judged is not None and judged is self._kick and not judged.done():
-                self.reason = self.reason or reason
-                judged.set_result(reason)
-            raise Unavailable(reason) from None
-        finally:
-            del self._checks[token]
-        return seconds
-
-    def _on_own(self, _channel: str, payload: bytes) -> None:
-        heard = self._checks.get(payload.removeprefix(self.CHECK)) if payload.startswith(self.CHECK) else None
-        if heard is not None and not heard.done():
-            heard.set_result(None)
-
-    # ---- the connection
-
-    async def run(self, listener: Listener) -> None:
-        """Keep a connection, for ever: what it loses is wanted again on the next, with full jitter between."""
-        self._listener = listener
-        while True:
-            try:
-                await self._converse()
-            except (Unavailable, *REDIS_ERRORS) as error:
-                self._disconnected(explain(error))
-            cap = min(RETRY_CAP_SECONDS, RETRY_BASE_SECONDS * 2**self._attempt)
-            self._attempt = min(self._attempt + 1, 16)
-            await asyncio.sleep(random.uniform(0, cap))
-
-    async def _converse(self) -> None:
-        connection = self._connection = await self._link.subscriber()
-        self._connections += 1
-        self._kick = asyncio.get_running_loop().create_future()
-        self._changed = {key: channel for key, channel in self._channels.items() if channel.callbacks}
-        self._wake.set()
-        # No TaskGroup: in Python 3.11 one that meets an error and a cancellation at once loses the cancellation.
-        work = (self._read(connection), self._write(connection), self._until_kicked(self._kick))
-        tasks = [asyncio.get_running_loop().create_task(one) for one in work]
-        try:
-            ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            for task in ended:
-                task.result()  # none ends but by an error
-        finally:
-            self._kick = self._connection = None
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            await connection.disconnect(nowait=True)
-
-    @staticmethod
-    async def _until_kicked(kick: asyncio.Future[str]) -> None:
-        raise Unavailable(await kick)
-
-    async def _write(self, connection: AbstractConnection) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        while not task.cancelling():  # redis-py's write may lose a cancellation, as `Link.ask` says
-            await self._wake.wait()
-            self._wake.clear()
-            changed, self._changed = self._changed, {}
-            joins: list[bytes] = []
-            leaves: list[bytes] = []
-            for key, channel in changed.items():
-                if channel.state is _State.OUT and channel.callbacks:
-                    channel.state = _State.JOINING
-                    joins.append(key)
-                elif channel.state is _State.IN and not channel.callbacks:
-                    channel.state = _State.LEAVING
-                    leaves.append(key)
-            for command, keys in (("SUBSCRIBE", joins), ("UNSUBSCRIBE", leaves)):
-                for at in range(0, len(keys), COMMAND_CHANNELS):
-                    packed = connection.pack_command(command, *keys[at : at + COMMAND_CHANNELS])
-                    await connection.send_packed_command(packed, check_health=False)
-
-    async def _read(self, connection: AbstractConnection) -> None:
-        # While answers lie ready, `read_response` does not yield to the loop: all messages that have arrived
-        # are handed on in one turn of it, which is what the hub joins into one write a client.
-        while True:
-            kind, name, payload = await connection.read_response(disable_decoding=True, timeout=math.inf)
-            channel = self._channels.get(name)
-            if kind == b"message":
-                if channel is not None:
-                    self._hand_on(channel, payload)
-            elif kind == b"subscribe":
-                if channel is not None:
-                    self._joined(name, channel)
-            elif kind == b"unsubscribe" and channel is not None:
-                channel.state = _State.OUT
-                self._reconcile(name, channel)
-
-    def _hand_on(self, channel: _Channel, payload: bytes) -> None:
-        for callback in channel.callbacks:
-            try:
-                callback(channel.name, payload)
-            except Exception:  # one listener's fault is not the others'
-                self._log.exception("callback failed", channel=channel.name)
-
-    def _joined(self, key: bytes, channel: _Channel) -> None:
-        channel.state = _State.IN
-        self._confirm(channel)
-        if key in self._missed:
-            self._missed.discard(key)
-            self._resumed.append(channel.name)
-        if channel.name == self._own:
-            self._attempt = 0
-            self._hears_itself.set()
-        if not channel.callbacks and key not in self._idle:
-            self._reconcile(key, channel)
-        self._settle()
-
-    def _settle(self) -> None:
-        """Say so, once, when everything that was heard before the loss is heard again."""
-        if self._settled or self._missed or self._channels[self._own.encode()].state is not _State.IN:
-            return
-        resumed, self._resumed = self._resumed, []
-        self.reason = None
-        self._settled = True
-        self._told_lost = False
-        self._metrics.redis_up.set(1)
-        self._log.info("bus connected", channels=len(self._channels))
-        if self._listener is not None:
-            self._listener.bus_resumed(resumed)
-
-    def _disconnected(self, reason: str) -> None:
-        self.reason = reason
-        self._hears_itself.clear()
+    def disrupted(self) -> None:
+        """An ear has lost its connection."""
+        self._whole = False
+        self._changed.set()
         self._metrics.redis_up.set(0)
-        resumed, self._resumed = set(self._resumed), []  # but never told: it goes on being missed
-        was_connected = False
-        for key, channel in list(self._channels.items()):
-            was_connected |= channel.state is not _State.OUT
-            if channel.callbacks and (channel.state is _State.IN or channel.name in resumed):
-                self._missed.add(key)
-            channel.state = _State.OUT
-            if not channel.callbacks and key not in self._idle:
-                self._forget(key, channel)
-        if was_connected:
-            self._metrics.reconnects.inc()
-            self._log.warning("bus connection lost", reason=reason)
-        was_settled, self._settled = self._settled, False
-        if not was_settled and not self._told_lost and self._listener is not None:
-            self._told_lost = True
-            self._listener.bus_lost(reason)
+
+    def lost(self, ear: Ear, reason: str, channels: list[str]) -> None:
+        """An ear hears nothing, and its first try to mend that was in vain."""
+        self._tell_lost(_named(ear, reason), channels)
+
+    def resumed(self, channels: list[str]) -> None:
+        """An ear hears all that it has."""
+        if self._listener is not None and channels:
+            self._listener.bus_missed(channels)
+        if not self._whole and self.reason is None:
+            self._whole = True
+            self._metrics.redis_up.set(1)
+            if self._listener is not None:
+                self._listener.bus_resumed()
+
+    def _tell_lost(self, reason: str, channels: list[str]) -> None:
+        if self._listener is not None:
+            self._listener.bus_lost(reason, channels)
+
+    # ---- who has what
+
+    def _place(self, channel: Channel) -> None:
+        """Give a channel, which is OUT, to the ear of the server that has it."""
+        server, before = self._link.shards.server(channel.key), channel.ear
+        ear = self._ears.get(server) if server is not None else None
+        if before is not None and before is not ear and channel.name == before.check_channel:
+            self.ignore([channel.name], before.on_check)  # what is heard elsewhere would say nothing of that ear
+            self._give_check(before)
+            return
+        if ear is not None:
+            ear.take(channel)
+        else:
+            if before is not None:
+                before.drop(channel)
+            self._changed.set()
+
+    def _follow(self) -> None:
+        """Have an ear at each server there is, and what is not heard at the one that has it now."""
+        shards = self._link.shards
+        if shards.version == self._version:
+            return
+        self._version = shards.version
+        for server in self._ears.keys() - set(shards.servers):
+            self._dismiss(self._ears.pop(server))
+        for server in shards.servers:
+            if server not in self._ears:
+                ear = self._ears[server] = Ear(self._link, server, self, self._metrics)
+                self._whole = False
+                self._give_check(ear)
+                if self._failure is not None:
+                    self._start(ear.run(), ear)
+        for channel in list(self._channels.values()):
+            if channel.callbacks and channel.state is State.OUT:
+                self._place(channel)
+
+    def _dismiss(self, ear: Ear) -> None:
+        """Its server has no slots any more."""
+        self.ignore([ear.check_channel], ear.on_check)
+        ear.disconnected("it is no master of the cluster any more")
+        for channel in list(self._channels.values()):
+            if channel.ear is ear:
+                ear.drop(channel)
+        for task, its in self._tasks.items():
+            if its is ear:
+                task.cancel()
+
+    def _give_check(self, ear: Ear) -> None:
+        try:
+            ear.check_channel = self._link.shards.name_at(ear.server, self._own)
+        except LookupError:  # and so it is about to be dismissed
+            self._changed.set()
+            return
+        self.listen([ear.check_channel], ear.on_check, lambda: None)
+
+
+def _named(ear: Ear, reason: str) -> str:
+    """Why an ear hears nothing, and which: a single Redis needs no name."""
+    return f"{ear.server}: {reason}" if ear.server else reason

@@ -183,8 +183,9 @@ async def connect(url: str, *, namespace: str = "gw:", timeout_seconds: float = 
 
     Redis need not be there yet. `timeout_seconds`: the deadline of each of its answers.
     """
-    metrics, keys = Metrics(), Keys(namespace)
+    metrics = Metrics()
     link = Link(url, timeout_seconds=timeout_seconds, name="gateway-cache", metrics=metrics)
+    keys = Keys(namespace, link.sharded)
     bus = Bus(link, keys.own(f"cache.{secrets.token_hex(4)}"), metrics)
     tasks: set[asyncio.Task[None]] = set()
 
@@ -221,11 +222,14 @@ async def connect(url: str, *, namespace: str = "gw:", timeout_seconds: float = 
 class _Nobody:
     """Needs not be told what the bus could not hear: the cache asks it."""
 
-    def bus_lost(self, reason: str) -> None:
-        """The connection is gone."""
+    def bus_lost(self, reason: str, channels: list[str]) -> None:
+        """A connection is gone."""
 
-    def bus_resumed(self, channels: list[str]) -> None:
-        """It is back."""
+    def bus_missed(self, channels: list[str]) -> None:
+        """Messages may have been missed."""
+
+    def bus_resumed(self) -> None:
+        """All is heard."""
 
 
 def pack(value: Json) -> bytes:

@@ -91,15 +91,9 @@ class Entries:
         readings = [self.near.reading(key) for key in keys]
         answers: list[Any] = [None, _NOTHING] * len(keys)
 
-        def ask() -> Awaitable[list[Any]]:
-            pipeline = self._link.redis.pipeline(transaction=False)
-            for key in keys:
-                pipeline.get(self._keys.cached(key))
-                pipeline.pttl(self._keys.cached(key))
-            return self._link.execute(pipeline)
-
+        commands = [(what, self._keys.cached(key)) for key in keys for what in ("GET", "PTTL")]
         try:
-            answers = await self._ask(ask, strict=strict)
+            answers = await self._ask(lambda: self._link.ask_all(commands), strict=strict)
         finally:
             for key, reading, text, left in zip(keys, readings, answers[::2], answers[1::2], strict=True):
                 self._read(key, reading, text, left)
@@ -116,7 +110,7 @@ class Entries:
         reading = self.near.reading(key)
         text, left, ours, lock_left = None, _NOTHING, 0, 0
         try:
-            text, left, ours, lock_left = await self._ask(lambda: self._link.ask(self._take(rows, arguments)))
+            text, left, ours, lock_left = await self._ask(lambda: self._link.ask(*self._take(rows, arguments)))
         finally:
             self._read(key, reading, text, left)
         return Taken(text, _seconds(left) <= stale_seconds, bool(ours), max(lock_left, 1) / 1000)
@@ -128,7 +122,7 @@ class Entries:
             Unavailable: Redis did not answer in time. Only if `strict`.
         """
         try:
-            left = await self._ask(lambda: self._link.ask(self._link.redis.pttl(self._keys.cached(key))), strict=strict)
+            left = await self._ask(lambda: self._link.ask("PTTL", self._keys.cached(key)), strict=strict)
         except Unavailable:
             if strict:
                 raise
@@ -148,10 +142,9 @@ class Entries:
             batch = dict(items[at : at + BATCH_KEYS])
 
             async def write(batch: dict[str, bytes] = batch) -> None:
-                pipeline = self._link.redis.pipeline(transaction=False)
-                for key, text in batch.items():
-                    await self._put(*self._putting(key, text, ttl_seconds), client=pipeline)
-                await self._link.execute(pipeline)
+                await self._link.ask_all(
+                    [self._put(*self._putting(key, text, ttl_seconds)) for key, text in batch.items()]
+                )
 
             if not await self._write(write, list(batch), strict=strict):
                 return False
@@ -165,7 +158,7 @@ class Entries:
         async def write() -> None:
             nonlocal kept
             arguments = self._putting(key, text, ttl_seconds, stale_seconds, token)
-            kept = bool(await self._link.ask(self._put(*arguments)))
+            kept = bool(await self._link.ask(*self._put(*arguments)))
 
         if await self._write(write, [key]) and kept:
             self._metrics.cache_bytes.labels("written").inc(len(text))
@@ -173,7 +166,7 @@ class Entries:
     async def release(self, key: str, token: str) -> None:
         """Give up the lock, if it is still the token's, so that who waits for it goes on. Else it ends by itself."""
         arguments = [token, self._keys.cache_changes, _notice(keys=[key])]
-        await self._write(lambda: self._link.ask(self._yield([self._keys.cache_lock(key)], arguments)), [])
+        await self._write(lambda: self._link.ask(*self._yield([self._keys.cache_lock(key)], arguments)), [])
 
     async def drop(self, key: str, *, strict: bool) -> bool:
         """Forget it everywhere. Whether it was there; False, too, if Redis did not answer.
@@ -187,7 +180,7 @@ class Entries:
             nonlocal found
             rows = [self._keys.cached(key), self._keys.cache_lock(key)]
             arguments = [self._keys.cache_changes, _notice(keys=[key])]
-            found = bool(await self._link.ask(self._drop(rows, arguments)))
+            found = bool(await self._link.ask(*self._drop(rows, arguments)))
 
         await self._write(write, [key], strict=strict)
         return found
@@ -204,22 +197,21 @@ class Entries:
             nonlocal cleared
             # Twice: a load that had begun before may, amid the first time, keep its old value where was looked already.
             # After the first time the locks of all such loads are gone.
-            for _ in range(2):
-                cleared += await self._sweep(self._keys.cached_under(prefix))
-            await self._link.ask(self._link.redis.publish(self._keys.cache_changes, _notice(prefix=prefix)))
+            await self._link.learn()
+            for server in self._link.shards.servers * 2:
+                cleared += await self._sweep(server, self._keys.cached_under(prefix))
+            await self._link.ask("PUBLISH", self._keys.cache_changes, _notice(prefix=prefix))
 
         await self._write(write, [], prefix, strict=strict)
         return cleared
 
-    async def _sweep(self, pattern: str) -> int:
+    async def _sweep(self, server: str, pattern: str) -> int:
         cursor, values = 0, 0
         while True:
-            cursor, found = await self._link.ask(self._link.redis.scan(cursor, pattern, BATCH_KEYS))
+            cursor, found = await self._link.ask_at(server, "SCAN", cursor, "MATCH", pattern, "COUNT", BATCH_KEYS)
             if found:
-                pipeline = self._link.redis.pipeline(transaction=False)
-                for row in found:  # one by one: on a Redis Cluster they lie in many slots
-                    pipeline.unlink(row)
-                gone = await self._link.execute(pipeline)
+                # One by one: on a Redis Cluster they lie in many slots.
+                gone = await self._link.ask_all([("UNLINK", row) for row in found])
                 values += sum(count for row, count in zip(found, gone, strict=True) if row.endswith(b"}"))
             if not cursor:
                 return values

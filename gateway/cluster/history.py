@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterable
-from importlib import resources
 from typing import Final
 
 from gateway.cluster.envelope import Envelope
@@ -25,8 +24,7 @@ class History:
     def __init__(self, link: Link, keys: Keys) -> None:
         self._link = link
         self._keys = keys
-        # EVAL with the source, not EVALSHA: inside the publisher's MULTI a missing script could not be made good.
-        self._append = resources.files("gateway.cluster").joinpath("lua", "append.lua").read_text()
+        self._append = link.script("append")
         self._read = link.script("read")
         self._renew = link.script("renew")
 
@@ -40,12 +38,11 @@ class History:
         """
         meta = self._keys.history_meta(topic)
         answered = self._keys.history_answer(topic, key) if key else meta
-        return (
-            "EVAL", self._append, 3, self._keys.history(topic), meta, answered,
+        return self._append.whole([self._keys.history(topic), meta, answered], [
             channel, message.header(), message.text, rule.history, rule.history_seconds * 1000, message.published_ms,
             secrets.token_hex(4), key or "", IDEMPOTENCY_MS, message.exclude or "",
-            *(fence or NO_FENCE),
-        )  # fmt: skip
+            *(fence or NO_FENCE), self._link.publish_command(channel),
+        ])  # fmt: skip
 
     async def read(self, topic: str, first: int | None, count: int = MAX_READ) -> Page:
         """Epoch, top and at most `count` entries from the offset `first` on, or the newest `count` if it is None.
@@ -55,7 +52,7 @@ class History:
         """
         keys = [self._keys.history(topic), self._keys.history_meta(topic)]
         arguments = ["" if first is None else first, count, secrets.token_hex(4), EMPTY_META_MS]
-        epoch, top, found = await self._link.ask(self._read(keys, arguments))
+        epoch, top, found = await self._link.ask(*self._read(keys, arguments))
         entries = [_entry(entry) for entry in found]
         more = first is not None and len(entries) == count and entries[-1].offset < top
         return Page(epoch.decode(), top, entries, more)
@@ -67,7 +64,7 @@ class History:
             Unavailable: Redis did not answer in time.
         """
         keys = [self._keys.history_meta(topic)]
-        renewed: bytes = await self._link.ask(self._renew(keys, [epoch, secrets.token_hex(4)]))
+        renewed: bytes = await self._link.ask(*self._renew(keys, [epoch, secrets.token_hex(4)]))
         return renewed.decode()
 
     async def tops(self, topics: Iterable[str]) -> list[tuple[str | None, int]]:
@@ -76,10 +73,10 @@ class History:
         Raises:
             Unavailable: Redis did not answer in time.
         """
-        pipeline = self._link.redis.pipeline(transaction=False)
-        for topic in topics:
-            pipeline.hmget(self._keys.history_meta(topic), "epoch", "top")
-        return [(epoch and epoch.decode(), int(top or 0)) for epoch, top in await self._link.execute(pipeline)]
+        found = await self._link.ask_all(
+            [("HMGET", self._keys.history_meta(topic), "epoch", "top") for topic in topics]
+        )
+        return [(epoch and epoch.decode(), int(top or 0)) for epoch, top in found]
 
     async def delete(self, topic: str) -> bool:
         """Drop all its messages; the numbering goes on. False if there were none.
@@ -87,7 +84,7 @@ class History:
         Raises:
             Unavailable: Redis did not answer in time.
         """
-        return bool(await self._link.ask(self._link.redis.unlink(self._keys.history(topic))))
+        return bool(await self._link.ask("UNLINK", self._keys.history(topic)))
 
 
 def _entry(entry: tuple[bytes, list[bytes]]) -> Entry:

@@ -2,6 +2,10 @@
 
 Braces are Redis Cluster hash tags: what one Lua script touches shares a tag, so it shares a slot. A node id,
 a topic and a service's name hold no braces, so a tag is never cut short.
+
+On a cluster, channels that have a slot of their own are told by their braces too (`Link.publish_command`): they are
+heard, and published on, at the server that has the slot, with SSUBSCRIBE and SPUBLISH; a topic's is that of its stream.
+The others are few and for all: what is published on them goes to every server. On a single Redis a channel has none.
 """
 
 from __future__ import annotations
@@ -16,9 +20,13 @@ _ESCAPED: Final = r"\\\1"
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """Names under one namespace, which stands before channels too: pub/sub ignores database numbers."""
+    """Names under one namespace, which stands before channels too: pub/sub ignores database numbers.
+
+    `sharded`: for a Redis Cluster.
+    """
 
     namespace: str
+    sharded: bool = False
 
     # ---- keys
 
@@ -128,12 +136,23 @@ class Keys:
     # ---- channels
 
     def audience(self, audience: str) -> str:
-        """``topic:{topic}``, ``user:{user}`` or ``role:{role}``: joined while the node has such a client."""
-        return f"{self.namespace}ws:{audience}"
+        """``topic:…``, ``user:…`` or ``role:…``: joined while the node has such a client."""
+        if not self.sharded:
+            return f"{self.namespace}ws:{audience}"
+        kind, _, name = audience.partition(":")
+        return f"{self.namespace}ws:{kind}:{{{name}}}"
+
+    def audience_of(self, channel: str) -> str:
+        """The audience whose channel this is."""
+        audience = channel[len(self.namespace) + 3 :]
+        if not self.sharded:
+            return audience
+        kind, _, name = audience.partition(":")
+        return f"{kind}:{name[1:-1]}"
 
     def own(self, node_id: str) -> str:
         """One node's own channel: its self-check, and messages to one of its clients."""
-        return f"{self.namespace}ws:node:{node_id}"
+        return f"{self.namespace}ws:node:{{{node_id}}}" if self.sharded else f"{self.namespace}ws:node:{node_id}"
 
     @property
     def control(self) -> str:

@@ -108,11 +108,11 @@ class Leadership:
         """Give the lease back, so that nobody need wait for its end; if Redis is away, they do."""
         self.leader = None
         try:
-            await self._link.ask(self._resign(self._keys[:1], [self._instance, token]))
+            await self._link.ask(*self._resign(self._keys[:1], [self._instance, token]))
         except Unavailable:
             return
 
     async def _ask(self, token: int) -> tuple[int, int, str]:
         arguments = [self._instance, token, int(self._lease_seconds * 1000)]
-        answer, ms, holder = await self._link.ask(self._lead(self._keys, arguments))
+        answer, ms, holder = await self._link.ask(*self._lead(self._keys, arguments))
         return int(answer), int(ms), holder.decode()

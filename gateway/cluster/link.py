@@ -1,62 +1,50 @@
-"""The connections to Redis: the one place that opens them, and the publisher.
+"""The way to Redis: commands, publishers and subscribers' connections, on one server or on a cluster of them.
 
 Every round trip has a deadline and none is retried behind the caller's back: a PUBLISH sent twice would be
-heard twice. What fails, fails as `Unavailable`.
+heard twice. What fails, fails as `Unavailable`. On a Redis Cluster a server that says "not mine" has done nothing, so
+that is no retry: whoever has the slot is asked instead.
 
-What must reach replicas before it is acknowledged has a publisher of its own: a replica that is slow or gone holds up
+What must reach replicas before it is acknowledged has publishers of its own: a replica that is slow or gone holds up
 nothing else.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Awaitable, Sequence
+import hashlib
+import random
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any, Final
 
-from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import RedisError
+from redis.exceptions import AskError, MovedError, NoScriptError, TryAgainError
 
-from gateway.cluster import servers
+from gateway.cluster.answers import REDIS_ERRORS, Command, Unavailable, Unconfirmed, explain, heeding
+from gateway.cluster.lane import MOVE_SECONDS, Durability, Lanes
+from gateway.cluster.servers import Servers
+from gateway.cluster.shards import named
 from gateway.metrics import Metrics
-
-# What Redis or the way to it can fail with. `TimeoutError` is an `OSError`.
-REDIS_ERRORS: Final = (RedisError, OSError)
 
 # Enough for one publisher, one registry writer, one beat, and API requests side by side.
 POOL_CONNECTIONS: Final = 16
-# A batch is one MULTI; past this size a larger one saves nothing and holds Redis longer.
-BATCH_COMMANDS: Final = 512
-# What may wait for Redis before publishers are turned away.
-QUEUE_COMMANDS: Final = 10_000
-QUEUE_BYTES: Final = 64 << 20
-
-Command = tuple[Any, ...]  # a Redis command and its arguments, the last of them the largest
-_Call = tuple[Sequence[Command], asyncio.Future[list[Any]]]
-
-
-class Unavailable(Exception):
-    """Redis did not do it, or did not confirm in time; nothing is known to have happened."""
-
-
-class Unconfirmed(Unavailable):
-    """Redis did it, but too few replicas have confirmed it: it is lost if this Redis is, now."""
-
-
-def explain(error: BaseException) -> str:
-    """An error of the way to Redis in one short line."""
-    return str(error) or type(error).__name__
 
 
 @dataclass(frozen=True, slots=True)
-class Durability:
-    """How many replicas must confirm a durable publish, and how long that may take. 0: Redis alone is enough."""
+class Script:
+    """A Lua step."""
 
-    replicas: int = 0
-    seconds: float = 1.0
+    source: str
+    digest: str
+
+    def __call__(self, keys: Sequence[str], arguments: Sequence[Any]) -> Command:
+        """The command that takes it, for `Link.ask`."""
+        return "EVALSHA", self.digest, len(keys), *keys, *arguments
+
+    def whole(self, keys: Sequence[str], arguments: Sequence[Any]) -> Command:
+        """The same for `Link.send`: within a transaction, a script that is missing could not be made good."""
+        return "EVAL", self.source, len(keys), *keys, *arguments
 
 
 class Link:
@@ -67,42 +55,128 @@ class Link:
     ) -> None:
         self.timeout_seconds = timeout_seconds
         # RESP2: its pub/sub costs a third less than RESP3's, and we need nothing of the newer protocol.
-        self._pool = servers.pool(
+        self._servers = Servers(
             url, timeout_seconds=timeout_seconds, max_connections=POOL_CONNECTIONS, protocol=2, client_name=name
         )
-        self.redis: Redis = Redis(connection_pool=self._pool)
-        self._plain = self._durable = _Publisher(self, metrics, Durability())
+        self.shards = self._servers.shards
+        self.sharded = self.shards.sharded  # it is a Redis Cluster
+        self._scripts: dict[str, Script] = {}
+        self._plain = self._durable = Lanes(self._servers, timeout_seconds, metrics, Durability())
         if durability is not None and durability.replicas:
-            self._durable = _Publisher(self, metrics, durability)
+            self._durable = Lanes(self._servers, timeout_seconds, metrics, durability)
 
-    def script(self, name: str) -> Any:
-        """The Lua step ``lua/{name}.lua``, to be called with keys and args."""
+    def script(self, name: str) -> Script:
+        """The Lua step ``lua/{name}.lua``."""
         source = resources.files("gateway.cluster").joinpath("lua", f"{name}.lua").read_text()
-        return self.redis.register_script(source)
+        script = Script(source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
+        self._scripts[script.digest] = script
+        return script
 
-    async def subscriber(self) -> AbstractConnection:
-        """A connected connection of its own for pub/sub; the caller disconnects it.
+    # ---- asking
+
+    async def ask(self, *command: Any) -> Any:
+        """The answer to one command, as redis-py makes it.
 
         Raises:
-            Unavailable: Redis cannot be reached, or refuses the login.
+            Unavailable: Redis is away, slow, or refused it.
         """
-        connection: AbstractConnection = self._pool.make_connection()  # type: ignore[no-untyped-call]
+        return (await self.ask_all([command]))[0]
+
+    async def ask_all(self, commands: Sequence[Command]) -> list[Any]:
+        """The answers to several, in one round trip to each server concerned. On one server they are done in order.
+
+        Raises:
+            Unavailable: as `ask`; some may be done.
+        """
         try:
             async with asyncio.timeout(self.timeout_seconds):
-                await _heeding(connection.connect())  # type: ignore[no-untyped-call]
-        except BaseException as error:
-            await connection.disconnect(nowait=True)
-            if isinstance(error, REDIS_ERRORS):
-                raise Unavailable(explain(error)) from error
-            raise
-        return connection
+                await self._servers.learn()
+                return await self._follow(list(commands))
+        except REDIS_ERRORS as error:
+            self._servers.doubt()
+            raise Unavailable(explain(error)) from error
 
-    async def moved(self, connection: AbstractConnection) -> bool:
-        """Whether Redis is elsewhere now than where `connection`, a subscriber's, leads.
+    async def ask_at(self, server: str, *command: Any) -> Any:
+        """The answer of one server.
 
-        A master that was cut off believes in itself until it meets a Sentinel.
+        Raises:
+            Unavailable: as `ask`.
         """
-        return bool(await self.ask(servers.moved(self._pool, connection)))
+        try:
+            async with asyncio.timeout(self.timeout_seconds):
+                [answer] = await self._pipe(server, [command])
+        except REDIS_ERRORS as error:
+            raise Unavailable(explain(error)) from error
+        if isinstance(answer, Exception):
+            raise Unavailable(explain(answer)) from answer
+        return answer
+
+    async def _follow(self, commands: list[Command]) -> list[Any]:
+        """Ask, and ask on where a server names another."""
+        answers: list[Any] = [None] * len(commands)
+        # Which are to be asked, and where; True: there though the slot is still being moved there.
+        places = {at: (self._owner(command), False) for at, command in enumerate(commands)}
+        first = True
+        while places:
+            by_server: dict[str, list[int]] = {}
+            for at, (server, _) in places.items():
+                by_server.setdefault(server, []).append(at)
+            asked = [
+                self._pipe(server, [commands[at] for at in its], [places[at][1] for at in its])
+                for server, its in by_server.items()
+            ]
+            again: dict[int, tuple[str, bool]] = {}
+            for (server, its), found in zip(by_server.items(), await _all(asked), strict=True):
+                for at, answer in zip(its, found, strict=True):
+                    match answer:
+                        case NoScriptError():
+                            script = self._scripts[commands[at][1]]
+                            commands[at] = ("EVAL", script.source, *commands[at][2:])
+                            again[at] = places[at]
+                        case MovedError():
+                            again[at] = self.moved_to(answer, server), False
+                        case AskError():
+                            again[at] = named(answer.host, answer.port, server), True
+                        case TryAgainError():
+                            again[at] = self._owner(commands[at]), False
+                        case Exception():
+                            raise answer
+                        case _:
+                            answers[at] = answer
+            if again and not first:
+                await asyncio.sleep(random.uniform(0, MOVE_SECONDS))
+            places, first = again, False
+        return answers
+
+    def _owner(self, command: Command) -> str:
+        slot = self.shards.slot(command)
+        server = self.shards.owner(slot)
+        if server is None:
+            self._servers.doubt()
+            raise Unavailable(f"no server of the cluster has slot {slot}")
+        return server
+
+    async def _pipe(self, server: str, commands: Sequence[Command], asking: Sequence[bool] = ()) -> list[Any]:
+        """What `server` answers; errors stand among the answers."""
+        asking = asking or [False] * len(commands)
+        async with self._servers.at(server).pipeline(transaction=False) as pipeline:
+            for command, ask in zip(commands, asking, strict=True):
+                if ask:
+                    pipeline.execute_command("ASKING")
+                pipeline.execute_command(*command)
+            answers = iter(await heeding(pipeline.execute(raise_on_error=False)))
+        found = []
+        for ask in asking:
+            if ask:
+                next(answers)
+            found.append(next(answers))
+        return found
+
+    # ---- publishing
+
+    def publish_command(self, channel: str) -> str:
+        """How one publishes on `channel`: on a cluster, if it has a slot of its own, only to that slot's server."""
+        return "SPUBLISH" if self.sharded and "{" in channel else "PUBLISH"
 
     async def publish(self, channel: str, payload: bytes) -> None:
         """Publish one payload.
@@ -110,12 +184,13 @@ class Link:
         Raises:
             Unavailable: as `send`.
         """
-        await self.send([("PUBLISH", channel, payload)])
+        await self.send([(self.publish_command(channel), channel, payload)])
 
     async def send(self, commands: Sequence[Command], *, durable: bool = False) -> list[Any]:
         """Have Redis do all of `commands` in one transaction; their answers. What waits shares the round trip.
 
-        Commands of the same kind, `durable` or not, are done in the order of the calls.
+        Commands of the same kind, `durable` or not, are done in the order of the calls. On a cluster it is one
+        transaction for those of each slot: of the others some may be done when this fails.
 
         Raises:
             Unconfirmed: They are done, but too few replicas confirmed it. Only if `durable`.
@@ -123,149 +198,77 @@ class Link:
         """
         return await (self._durable if durable else self._plain).send(commands)
 
-    async def ask(self, command: Awaitable[Any]) -> Any:
-        """The answer of one command or pipeline, within the deadline.
+    # ---- subscribing
+
+    async def subscriber(self, server: str) -> AbstractConnection:
+        """A connected connection of its own for pub/sub; the caller disconnects it.
 
         Raises:
-            Unavailable: Redis is away, slow, or refused it.
+            Unavailable: The server cannot be reached, or refuses the login.
+        """
+        connection = self._servers.connection(server)
+        try:
+            async with asyncio.timeout(self.timeout_seconds):
+                await heeding(connection.connect())  # type: ignore[no-untyped-call]
+        except BaseException as error:
+            await connection.disconnect(nowait=True)
+            if isinstance(error, REDIS_ERRORS):
+                raise Unavailable(explain(error)) from error
+            raise
+        return connection
+
+    async def moved(self, server: str, connection: AbstractConnection) -> bool:
+        """Whether Redis is elsewhere now than where `connection`, a subscriber's, leads.
+
+        A master that was cut off believes in itself until it meets a Sentinel.
+        """
+        return await self._servers.moved(server, connection)
+
+    def moved_to(self, error: MovedError, asked: str) -> str:
+        """Note where the slot is that `asked` has no more; the server's name."""
+        server = named(error.host, error.port, asked)
+        self.shards.move(error.slot_id, server)
+        return server
+
+    async def learn(self, *, anew: bool = False) -> None:
+        """On a cluster, know which server has which slot: if a server has failed, or `anew`.
+
+        Raises:
+            Unavailable: No server could tell in time.
         """
         try:
             async with asyncio.timeout(self.timeout_seconds):
-                return await _heeding(command)
-        except REDIS_ERRORS as error:
-            raise Unavailable(explain(error)) from error
+                await self._servers.learn(anew=anew)
+        except TimeoutError:
+            raise Unavailable("no server of the cluster answered in time") from None
 
-    async def execute(self, pipeline: Any, *, raise_on_error: bool = True) -> list[Any]:
-        """The answers of a pipeline of `redis`, within the deadline.
+    def doubt(self) -> None:
+        """A server of the cluster failed: another may have its slots."""
+        self._servers.doubt()
 
-        Raises:
-            Unavailable: as `ask`.
-        """
-        async with pipeline:  # a deadline that ends while redis-py looks for scripts would leave its connection behind
-            answers: list[Any] = await self.ask(pipeline.execute(raise_on_error=raise_on_error))
-            return answers
+    # ---- life
 
     async def run(self) -> None:
         """The publishers, for ever."""
         async with asyncio.TaskGroup() as tasks:
-            for publisher in {self._plain, self._durable}:
-                tasks.create_task(publisher.run())
+            for lanes in {self._plain, self._durable}:
+                lanes.start(tasks.create_task)
+            await asyncio.get_running_loop().create_future()  # lanes come and go with the servers of a cluster
 
     async def close(self) -> None:
-        """Close all connections that rest in the pool."""
-        await self.redis.aclose()
-        await self._pool.aclose()
+        """Close all connections that rest in the pools."""
+        await self._servers.close()
 
 
-async def _heeding(work: Awaitable[Any]) -> Any:
-    """What `work` of redis-py gives, or the cancellation that it has lost.
-
-    It writes under `asyncio.wait_for`, which in Python 3.11 loses a cancellation that comes in the turn in which the
-    write is done. Who is to end would go on for ever.
-    """
-    task = asyncio.current_task()
-    assert task is not None
-    cancelled = task.cancelling()
-    answer = await work
-    if task.cancelling() > cancelled:
-        raise asyncio.CancelledError
-    return answer
+async def _all(work: Sequence[Coroutine[Any, Any, list[Any]]]) -> list[list[Any]]:
+    """What all of `work` gives, done side by side; else the first error, when all have ended."""
+    if len(work) == 1:
+        return [await work[0]]
+    found = await asyncio.gather(*work, return_exceptions=True)
+    for one in found:
+        if isinstance(one, BaseException):
+            raise one
+    return [one for one in found if not isinstance(one, BaseException)]
 
 
-class _Publisher:
-    """A queue of commands, and who sends them: one batch at a time, so that their order is that of the calls."""
-
-    def __init__(self, link: Link, metrics: Metrics, durability: Durability) -> None:
-        self._link = link
-        self._metrics = metrics
-        self._durability = durability
-        self._queue: deque[_Call] = deque()
-        self._queued_commands = 0
-        self._queued_bytes = 0
-        self._wake = asyncio.Event()
-
-    async def send(self, commands: Sequence[Command]) -> list[Any]:
-        """As `Link.send`."""
-        size = sum(len(part) for command in commands for part in command if isinstance(part, bytes))
-        if self._queued_commands + len(commands) > QUEUE_COMMANDS or self._queued_bytes + size > QUEUE_BYTES:
-            raise Unavailable("too many publishes are waiting for Redis")
-        self._queued_commands += len(commands)
-        self._queued_bytes += size
-        done: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
-        self._queue.append((commands, done))
-        self._wake.set()
-        try:
-            # Each batch has a deadline of its own; this one bounds the wait in the queue too.
-            async with asyncio.timeout(2 * self._link.timeout_seconds):
-                return await done
-        except TimeoutError:
-            raise Unavailable("Redis did not take the message in time") from None
-        finally:
-            self._queued_commands -= len(commands)
-            self._queued_bytes -= size
-
-    async def run(self) -> None:
-        """Take what waits, send it in one transaction, for ever."""
-        while True:
-            await self._wake.wait()
-            batch: list[_Call] = []
-            taken = 0
-            while self._queue and (not batch or taken + len(self._queue[0][0]) <= BATCH_COMMANDS):
-                commands, done = self._queue.popleft()
-                if not done.done():  # its caller has not given up
-                    batch.append((commands, done))
-                    taken += len(commands)
-            if not self._queue:
-                self._wake.clear()
-            if batch:
-                await self._execute(batch)
-
-    async def _execute(self, batch: Sequence[_Call]) -> None:
-        loop = asyncio.get_running_loop()
-        started = loop.time()
-        try:
-            answers, confirmed = await self._transact([command for commands, _ in batch for command in commands])
-        except Unavailable as error:
-            for _, done in batch:
-                if not done.done():
-                    done.set_exception(Unavailable(str(error)))
-            return
-        self._metrics.round_trip.observe(loop.time() - started)
-        at = 0
-        for commands, done in batch:
-            own, at = answers[at : at + len(commands)], at + len(commands)
-            if done.done():
-                continue
-            # One caller's refused command is not the others' failure.
-            refused = next((answer for answer in own if isinstance(answer, Exception)), None)
-            if refused is not None:
-                done.set_exception(Unavailable(explain(refused)))
-            elif confirmed < self._durability.replicas:
-                wanted = self._durability.replicas
-                done.set_exception(Unconfirmed(f"published, but confirmed by {confirmed} of {wanted} replicas"))
-            else:
-                done.set_result(own)
-
-    async def _transact(self, commands: Sequence[Command]) -> tuple[list[Any], int]:
-        """The answers to `commands`, and how many replicas have confirmed them (0 if it was not asked).
-
-        WAIT is no part of the transaction (it would not block in it), but of the connection: replicas confirm what
-        this connection has written.
-        """
-        # MULTI and EXEC by hand: redis-py's transaction would end the pipeline, and give its connection back.
-        pipeline = self._link.redis.pipeline(transaction=False)
-        whole = len(commands) > 1
-        for command in [("MULTI",), *commands, ("EXEC",)] if whole else commands:
-            pipeline.execute_command(*command)
-        if self._durability.replicas:
-            pipeline.execute_command("WAIT", self._durability.replicas, int(self._durability.seconds * 1000))
-        answers = await self._link.ask(pipeline.execute(raise_on_error=False))
-        confirmed = answers.pop() if self._durability.replicas else 0
-        if isinstance(confirmed, Exception):
-            confirmed = 0
-        if not whole:
-            return answers, confirmed
-        done = answers[-1]
-        if isinstance(done, Exception):  # nothing was done; why, the refused command says
-            raise Unavailable(explain(next((answer for answer in answers if isinstance(answer, Exception)), done)))
-        return done, confirmed
+__all__ = ["Command", "Durability", "Link", "Script", "Unavailable", "Unconfirmed", "explain"]

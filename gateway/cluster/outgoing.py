@@ -53,7 +53,8 @@ class Outgoing:
     async def publish(
         self, publications: Sequence[Publication], said_ms: int | None = None, fence: Fence | None = None
     ) -> list[Position | None]:
-        """Publish all of them, or none; the place of each whose topic has history.
+        """Publish all of them, or none; the place of each whose topic has history. On a Redis Cluster it is all or
+        none of each topic's.
 
         `said_ms`: their timestamp, ms since 1970, if it is not now. `fence`: what a singleton must show, on topics
         that have history or a snapshot; on others nothing could be compared with it.
@@ -96,14 +97,14 @@ class Outgoing:
         Raises:
             Unavailable: Redis did not confirm.
         """
-        await self._link.ask(self._link.redis.set(self._keys.rules, self._rules.text))
+        await self._link.ask("SET", self._keys.rules, self._rules.text)
 
     async def _learn_rules(self) -> None:
         now = asyncio.get_running_loop().time()
         if now < self._rules_due:
             return
         try:
-            text = await self._link.ask(self._link.redis.get(self._keys.rules))
+            text = await self._link.ask("GET", self._keys.rules)
             if text is not None:
                 self._rules, self._rules_due = topics.parse(text.decode(), self._keys.rules), now + RULES_SECONDS
                 return
@@ -134,13 +135,13 @@ class Outgoing:
                 if fence is not None:
                     raise ValueError(f"{topic} has neither history nor a snapshot: what a singleton says there "
                                      "could not be fenced")  # fmt: skip
-                return "PUBLISH", channel, message.pack()
             case "user", user:
-                return "PUBLISH", keys.audience(hub.of_user(user)), Envelope(now, text).pack()
+                channel, message = keys.audience(hub.of_user(user)), Envelope(now, text)
             case "role", role:
-                return "PUBLISH", keys.audience(hub.of_role(role)), Envelope(now, text).pack()
+                channel, message = keys.audience(hub.of_role(role)), Envelope(now, text)
             case _, client_id:
-                return "PUBLISH", keys.own(node_of(client_id)), Envelope(now, text, only=client_id).pack()
+                channel, message = keys.own(node_of(client_id)), Envelope(now, text, only=client_id)
+        return self._link.publish_command(channel), channel, message.pack()
 
 
 def _check(fence: Fence, answers: Sequence[Any]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from importlib import resources
 from typing import Any, Final
 
 import orjson
@@ -23,7 +22,7 @@ class Attendance:
         self._link = link
         self._keys = keys
         self._node_id = node_id
-        self._attend = resources.files("gateway.cluster").joinpath("lua", "attend.lua").read_text()
+        self._attend = link.script("attend")
         self._living = link.script("living")
 
     async def write(
@@ -41,14 +40,17 @@ class Attendance:
         Raises:
             Unavailable: Redis did not confirm.
         """
-        keys = self._keys.node(self._node_id), self._keys.people(self._node_id, topic)
+        keys = [self._keys.node(self._node_id), self._keys.people(self._node_id, topic)]
         commands: list[Command] = []
         for at in range(0, max(len(joined), len(left), 1), ROWS):
             sets = [part for a in joined[at : at + ROWS] for part in (a.client_id, orjson.dumps({"user": a.user}))]
             first = int(drop_first and at == 0)
-            commands.append(("EVAL", self._attend, 2, *keys, first, len(sets) // 2, *sets, *left[at : at + ROWS]))
-        commands.append(("PUBLISH", channel, told(joined, left, now_ms).pack()))
-        return all(await self._link.send(commands))
+            commands.append(self._attend.whole(keys, [first, len(sets) // 2, *sets, *left[at : at + ROWS]]))
+        word: Command = (self._link.publish_command(channel), channel, told(joined, left, now_ms).pack())
+        if not self._link.sharded:
+            return all(await self._link.send([*commands, word]))
+        # The rows lie in another slot, and come first: whoever reads them hears what comes behind.
+        return all(await self._link.send(commands)) and all(await self._link.send([word]))
 
     async def tell_dead(self, channel: str, left: Sequence[str], now_ms: int) -> None:
         """Tell the nodes that these clients died with theirs.
@@ -64,11 +66,10 @@ class Attendance:
         Raises:
             Unavailable: Redis did not answer in time.
         """
-        living = await self._link.ask(self._living([self._keys.nodes]))
-        pipeline = self._link.redis.pipeline(transaction=False)
-        for node_id in living:
-            pipeline.hgetall(self._keys.people(node_id.decode(), topic))
-        found: list[dict[bytes, bytes]] = await self._link.execute(pipeline)
+        living = await self._link.ask(*self._living([self._keys.nodes], []))
+        found: list[dict[bytes, bytes]] = await self._link.ask_all(
+            [("HGETALL", self._keys.people(node_id.decode(), topic)) for node_id in living]
+        )
         return [
             Attendee(client_id.decode(), orjson.loads(info)["user"])
             for people in found

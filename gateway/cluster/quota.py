@@ -45,7 +45,7 @@ class Quota:
         if not wanted:
             return False
         arguments = [self._rate.per_second, BURST_SECONDS, wanted]
-        granted = await self._link.ask(self._script([self._keys.quota(user)], arguments))
+        granted = await self._link.ask(*self._script([self._keys.quota(user)], arguments))
         now = asyncio.get_running_loop().time()
         purse.fetched(granted, now)
         return purse.spend(now)

@@ -20,7 +20,7 @@ from typing import Any, Final, NamedTuple
 import orjson
 
 from gateway.cluster.keys import Keys, node_of
-from gateway.cluster.link import Link, Unavailable
+from gateway.cluster.link import Command, Link, Unavailable
 from gateway.logs import logger
 from gateway.metrics import Metrics
 
@@ -93,11 +93,11 @@ class Registry:
         fields = list(itertools.chain.from_iterable(self._memory.about().items()))
         loop = asyncio.get_running_loop()
         started = loop.time()
-        pipeline = self._link.redis.pipeline(transaction=False)
         # The index first: a node that dies between the two leaves a name that expires, not rows without one.
-        await self._enroll([self._keys.nodes], [self._node_id, self._lease_ms], client=pipeline)
-        await self._beat([self._rows[0]], [self._lease_ms, *fields], client=pipeline)
-        (expired, following_ms), alive = await self._link.execute(pipeline)
+        (expired, following_ms), alive = await self._link.ask_all([
+            self._enroll([self._keys.nodes], [self._node_id, self._lease_ms]),
+            self._beat([self._rows[0]], [self._lease_ms, *fields]),
+        ])  # fmt: skip
         self._metrics.round_trip.observe(loop.time() - started)
         if not alive:
             self._log.info("lease taken, writing all rows", clients=len(list(self._memory.clients())))
@@ -111,10 +111,8 @@ class Registry:
         Raises:
             Unavailable: Redis is away; the lease will end by itself.
         """
-        pipeline = self._link.redis.pipeline(transaction=False)
-        pipeline.unlink(*self._rows, *(self._keys.people(self._node_id, topic) for topic in self._memory.topics()))
-        pipeline.zrem(self._keys.nodes, self._node_id)
-        await self._link.execute(pipeline)
+        people = (self._keys.people(self._node_id, topic) for topic in self._memory.topics())
+        await self._link.ask_all([("UNLINK", *self._rows, *people), ("ZREM", self._keys.nodes, self._node_id)])
 
     async def reap(self, node_id: str, has_presence: Callable[[str], bool]) -> dict[str, list[str]]:
         """Remove the rows of a node whose lease has ended; its clients on each topic with presence, if we were first.
@@ -123,10 +121,10 @@ class Registry:
             Unavailable: Redis is away; another beat will try again.
         """
         keys = [self._keys.node(node_id), self._keys.clients(node_id), self._keys.topics(node_id)]
-        named = [topic.decode() for topic in await self._link.ask(self._link.redis.hkeys(keys[2]))]
+        named = [topic.decode() for topic in await self._link.ask("HKEYS", keys[2])]
         peopled = [topic for topic in named if has_presence(topic)]
-        found = await self._link.ask(self._reap(keys + [self._keys.people(node_id, topic) for topic in peopled]))
-        await self._link.ask(self._forget([self._keys.nodes], [node_id]))
+        found = await self._link.ask(*self._reap(keys + [self._keys.people(node_id, topic) for topic in peopled], []))
+        await self._link.ask(*self._forget([self._keys.nodes], [node_id]))
         if not found:
             return {}
         self._log.warning("reaped a dead node", dead=node_id, clients=found[0])
@@ -166,9 +164,8 @@ class Registry:
         self._clients, self._topics, self._everything = set(), set(), False
         rows = len(clients) + len(topics)
         try:
-            # No pipeline: redis-py asks before each whether Redis knows the script, which doubles the round trips.
             for args in self._calls(clients, topics, drop_first=everything):
-                written = await self._link.ask(self._write(self._rows, args))
+                written = await self._link.ask(*self._write(self._rows, args))
                 self._metrics.registry_writes.labels("round_trip").inc()
                 if not written:
                     self._everything = True
@@ -203,17 +200,16 @@ class Registry:
 
     async def living(self) -> list[str]:
         """Ids of the nodes whose lease lives, sorted."""
-        return sorted(node_id.decode() for node_id in await self._link.ask(self._living([self._keys.nodes])))
+        return sorted(node_id.decode() for node_id in await self._link.ask(*self._living([self._keys.nodes], [])))
 
     async def nodes(self) -> list[dict[str, Any]]:
         """A row for each living node, with its number of clients and topics as they are now."""
         ids = await self.living()
-        pipeline = self._link.redis.pipeline(transaction=False)
+        commands: list[Command] = []
         for node_id in ids:
-            pipeline.hgetall(self._keys.node(node_id))
-            pipeline.hlen(self._keys.clients(node_id))
-            pipeline.hlen(self._keys.topics(node_id))
-        answers = await self._link.execute(pipeline)
+            commands.append(("HGETALL", self._keys.node(node_id)))
+            commands += (("HLEN", self._keys.clients(node_id)), ("HLEN", self._keys.topics(node_id)))
+        answers = await self._link.ask_all(commands)
         found = []
         for at, node_id in enumerate(ids):
             fields, clients, topics = answers[3 * at : 3 * at + 3]
@@ -227,10 +223,8 @@ class Registry:
         """Each topic somebody hears, with its subscribers in all and on each node; by name."""
         by_topic: dict[str, dict[str, int]] = {}
         ids = await self.living()
-        pipeline = self._link.redis.pipeline(transaction=False)
-        for node_id in ids:
-            pipeline.hgetall(self._keys.topics(node_id))
-        for node_id, counts in zip(ids, await self._link.execute(pipeline), strict=True):
+        found = await self._link.ask_all([("HGETALL", self._keys.topics(node_id)) for node_id in ids])
+        for node_id, counts in zip(ids, found, strict=True):
             for topic, count in counts.items():
                 by_topic.setdefault(topic.decode(), {})[node_id] = int(count)
         return [_topic_row(topic, counts) for topic, counts in sorted(by_topic.items())]
@@ -238,19 +232,16 @@ class Registry:
     async def topic(self, topic: str) -> dict[str, Any]:
         """One topic's subscribers, in all and on each node; zero if nobody hears it."""
         ids = await self.living()
-        pipeline = self._link.redis.pipeline(transaction=False)
-        for node_id in ids:
-            pipeline.hget(self._keys.topics(node_id), topic)
-        counts = zip(ids, await self._link.execute(pipeline), strict=True)
+        found = await self._link.ask_all([("HGET", self._keys.topics(node_id), topic) for node_id in ids])
+        counts = zip(ids, found, strict=True)
         return _topic_row(topic, {node_id: int(count) for node_id, count in counts if count})
 
     async def client(self, client_id: str) -> dict[str, Any] | None:
         """One client's row; None if it is not connected."""
         node_id = node_of(client_id)
-        pipeline = self._link.redis.pipeline(transaction=False)
-        pipeline.exists(self._keys.node(node_id))
-        pipeline.hget(self._keys.clients(node_id), client_id)
-        alive, row = await self._link.execute(pipeline)
+        alive, row = await self._link.ask_all(
+            [("EXISTS", self._keys.node(node_id)), ("HGET", self._keys.clients(node_id), client_id)]
+        )
         return _client_row(client_id, row) if alive and row is not None else None
 
     async def clients(
@@ -263,16 +254,14 @@ class Registry:
         for node_id in ids:
             if after and node_id < after_node:
                 continue
-            members = [
-                key.decode() for key in await self._link.ask(self._link.redis.hkeys(self._keys.clients(node_id)))
-            ]
+            members = [key.decode() for key in await self._link.ask("HKEYS", self._keys.clients(node_id))]
             members.sort(key=_order)
             if after and node_id == after_node:
                 members = [member for member in members if _order(member) > _order(after)]
             for at in range(0, len(members), SCRIPT_ROWS):
                 page = members[at : at + SCRIPT_ROWS]
                 for client_id, row in zip(
-                    page, await self._link.ask(self._link.redis.hmget(self._keys.clients(node_id), page)), strict=True
+                    page, await self._link.ask("HMGET", self._keys.clients(node_id), *page), strict=True
                 ):
                     client = _client_row(client_id, row) if row is not None else None
                     if client is None or (user is not None and client["user"] != user):

@@ -57,7 +57,7 @@ class Revoked:
             Unavailable: Redis did not answer in time.
         """
         self.book.expire(self._now())
-        version = await self._link.ask(self._link.redis.get(self._keys.revoked_version))
+        version = await self._link.ask("GET", self._keys.revoked_version)
         if version == self._version and not self._heard:
             return False
         self._heard = False
@@ -73,23 +73,25 @@ class Revoked:
         keys = [self._keys.revoked, self._keys.revoked_users, self._keys.revoked_version]
         rows = [part for one in revocations for part in (f"{one.kind}:{one.name}", repr(one.until), _score(one.before))]
         version = secrets.token_hex(8)
-        written = await self._link.ask(self._script(keys, [version, MAX_REVOCATIONS, self._keys.control, order, *rows]))
+        written = await self._link.ask(
+            *self._script(keys, [version, MAX_REVOCATIONS, self._keys.control, order, *rows])
+        )
         if not written:
             raise Full(f"{MAX_REVOCATIONS} revocations are kept, and no more can be")
 
     async def _read(self) -> dict[tuple[Kind, str], Revocation]:
-        redis = self._link.redis
         found: dict[tuple[Kind, str], Revocation] = {}
         after = 0
         while True:
-            page = await self._link.ask(redis.zrange(self._keys.revoked, after, after + PAGE - 1, withscores=True))
+            flat = await self._link.ask("ZRANGE", self._keys.revoked, after, after + PAGE - 1, "WITHSCORES")
+            page = [(member, float(until)) for member, until in zip(flat[::2], flat[1::2], strict=True)]
             if not page:
                 return found
             after += len(page)
-            befores = await self._link.ask(redis.zmscore(self._keys.revoked_users, [member for member, _ in page]))
+            befores = await self._link.ask("ZMSCORE", self._keys.revoked_users, *(member for member, _ in page))
             for (member, until), before in zip(page, befores, strict=True):
                 kind, _, name = member.decode().partition(":")
-                found[kind, name] = Revocation(kind, name, until, before or 0.0)
+                found[kind, name] = Revocation(kind, name, until, float(before or 0))
 
 
 def _score(before: float) -> str:

@@ -94,8 +94,9 @@ class ServiceManager:
         instance = f"{name or socket.gethostname()[:64]}.{secrets.token_hex(4)}"
         if not records.is_instance(instance):
             raise ServiceError(f"{name!r} cannot be a program's name: at most 90 of A-Z a-z 0-9 _ . : -")
-        keys, metrics = Keys(namespace), Metrics()
+        metrics = Metrics()
         link = Link(url, timeout_seconds=timeout_seconds, name=f"services-{instance}", metrics=metrics)
+        keys = Keys(namespace, link.sharded)
         bus = Bus(link, keys.own(instance), metrics)
         outgoing = Outgoing(link, keys, None, metrics, max_message_bytes=MAX_MESSAGE_BYTES, now=time.time)
 
@@ -118,11 +119,14 @@ class ServiceManager:
                 await asyncio.gather(*tasks, return_exceptions=True)
                 await link.close()
 
-    def bus_lost(self, reason: str) -> None:
+    def bus_lost(self, reason: str, _channels: list[str]) -> None:
         """Redis is away; what is asked for is answered from the local copy."""
         self._log.warning("Redis is away, the states of services are not told", reason=reason)
 
-    def bus_resumed(self, _channels: list[str]) -> None:
+    def bus_missed(self, channels: list[str]) -> None:
+        """What others told meanwhile is not known; `watch` says so."""
+
+    def bus_resumed(self) -> None:
         """Redis is back, perhaps empty: all is told again."""
         self.tell_all()
 

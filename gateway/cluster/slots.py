@@ -117,10 +117,9 @@ class Slots:
         Raises:
             Unavailable: Redis is away; they are free when the lease ends.
         """
-        pipeline = self._link.redis.pipeline(transaction=False)
-        pipeline.unlink(self._keys.node_slots(self._node_id))
-        pipeline.zrem(self._keys.slots, self._node_id)
-        await self._link.execute(pipeline)
+        await self._link.ask_all(
+            [("UNLINK", self._keys.node_slots(self._node_id)), ("ZREM", self._keys.slots, self._node_id)]
+        )
 
     # ---- one step
 
@@ -167,7 +166,7 @@ class Slots:
                 arguments += (who, self._held.get(who, 0))
             for newcomer in newcomers:
                 arguments += newcomer.whos
-            verdict, *answers = await self._link.ask(self._script(keys, arguments))
+            verdict, *answers = await self._link.ask(*self._script(keys, arguments))
             if verdict == _UNKNOWN_NODES:
                 self._others = sorted({node_id.decode() for node_id in answers} - {self._node_id})
             else:

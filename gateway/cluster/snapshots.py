@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib import resources
 
 from gateway.cluster.envelope import Envelope
 from gateway.cluster.keys import Keys
@@ -20,7 +19,7 @@ class Snapshots:
     def __init__(self, link: Link, keys: Keys) -> None:
         self._link = link
         self._keys = keys
-        self._keep = resources.files("gateway.cluster").joinpath("lua", "keep.lua").read_text()
+        self._keep = link.script("keep")
         self._known: dict[str, tuple[int, bytes | None]] = {}
 
     def keep(self, topic: str, message: Envelope, channel: str, fence: Fence | None = None) -> Command:
@@ -28,8 +27,8 @@ class Snapshots:
 
         Or the newest token, in a list, if `fence` shuts it out.
         """
-        key = self._keys.snapshot(topic)
-        return ("EVAL", self._keep, 1, key, channel, message.header(), message.text, *(fence or NO_FENCE))
+        arguments = [channel, message.header(), message.text, *(fence or NO_FENCE), self._link.publish_command(channel)]
+        return self._keep.whole([self._keys.snapshot(topic)], arguments)
 
     def settled(self, topic: str) -> bool:
         """Whether this node has the topic's last value, or knows that there is none."""
@@ -44,10 +43,8 @@ class Snapshots:
         unknown = [topic for topic in topics if topic not in self._known]
         if not unknown:
             return
-        pipeline = self._link.redis.pipeline(transaction=False)
-        for topic in unknown:
-            pipeline.hmget(self._keys.snapshot(topic), "v", "m")
-        for topic, (version, text) in zip(unknown, await self._link.execute(pipeline), strict=True):
+        found = await self._link.ask_all([("HMGET", self._keys.snapshot(topic), "v", "m") for topic in unknown])
+        for topic, (version, text) in zip(unknown, found, strict=True):
             self.receive(topic, int(version or 0), text)
 
     async def read(self, topic: str) -> bytes | None:
@@ -56,7 +53,7 @@ class Snapshots:
         Raises:
             Unavailable: Redis did not answer in time.
         """
-        text: bytes | None = await self._link.ask(self._link.redis.hget(self._keys.snapshot(topic), "m"))
+        text: bytes | None = await self._link.ask("HGET", self._keys.snapshot(topic), "m")
         return text
 
     def receive(self, topic: str, version: int, text: bytes | None) -> None:

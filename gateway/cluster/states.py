@@ -14,7 +14,7 @@ import orjson
 
 from gateway import records
 from gateway.cluster.keys import Keys
-from gateway.cluster.link import Link
+from gateway.cluster.link import Command, Link
 from gateway.records import MAX_INSTANCES, MAX_SERVICES, Record
 
 # A record outlives its lease by so much: the service is then offline, with its last error.
@@ -47,7 +47,7 @@ class States:
     def __init__(self, link: Link, keys: Keys) -> None:
         self._link = link
         self._keys = keys
-        self._enlist, self._tell = link.script("enlist"), link.script("tell")
+        self._enlist, self._tell, self._recall = link.script("enlist"), link.script("tell"), link.script("recall")
 
     async def write(self, reports: Sequence[Report]) -> list[int | TooMany | Outdated]:
         """Write `reports` in one round trip; of each its version, or why it was refused.
@@ -57,18 +57,18 @@ class States:
             Unavailable: Redis did not confirm.
         """
         texts = [records.encode(report.record) for report in reports]
-        pipeline = self._link.redis.pipeline(transaction=False)
+        commands: list[Command] = []
         for report, text in zip(reports, texts, strict=True):
             about = [report.service, report.lease_ms, KEEP_MS, MAX_SERVICES]
-            await self._enlist([self._keys.services], about, client=pipeline)
+            commands.append(self._enlist([self._keys.services], about))
             channel = self._keys.service_updates if report.tell else ""
             notice = orjson.dumps({"serviceName": report.service, "instance": report.instance})
             arguments = [
                 report.instance, report.version, text, report.lease_ms, KEEP_MS, MAX_INSTANCES, channel,
                 notice[:-1] + b',"state":',
             ]  # fmt: skip
-            await self._tell([self._keys.service(report.service)], arguments, client=pipeline)
-        answers = await self._link.execute(pipeline)
+            commands.append(self._tell([self._keys.service(report.service)], arguments))
+        answers = await self._link.ask_all(commands)
         return [_verdict(answers[2 * at], answers[2 * at + 1]) for at in range(len(reports))]
 
     async def records(self, service: str) -> tuple[dict[str, Record], int]:
@@ -77,8 +77,8 @@ class States:
         Raises:
             Unavailable: Redis did not answer in time.
         """
-        [found], now_ms = await self._read([service])
-        return found, now_ms
+        [found] = await self._read([service])
+        return found
 
     async def read(self, service: str) -> dict[str, Any] | None:
         """A service with its instances; None if nobody told of it in the last hour.
@@ -96,11 +96,11 @@ class States:
             Unavailable: Redis did not answer in time.
         """
         # Other programs may have listed more than there may be: the newest are shown.
-        newest = await self._link.ask(self._link.redis.zrevrange(self._keys.services, 0, MAX_SERVICES - 1))
+        newest = await self._link.ask("ZREVRANGE", self._keys.services, 0, MAX_SERVICES - 1)
         names = sorted(name.decode(errors="replace") for name in newest)
         names = [name for name in names if records.is_service(name)]
-        found, now_ms = await self._read(names)
-        return [records.aggregate(name, rows, now_ms) for name, rows in zip(names, found, strict=True) if rows]
+        found = zip(names, await self._read(names), strict=True)
+        return [records.aggregate(name, rows, now_ms) for name, (rows, now_ms) in found if rows]
 
     async def forget(self, service: str) -> bool:
         """Remove all that is told of a service; False if nothing was. Who still lives tells it again.
@@ -108,19 +108,12 @@ class States:
         Raises:
             Unavailable: Redis did not answer in time.
         """
-        pipeline = self._link.redis.pipeline(transaction=False)
-        pipeline.zrem(self._keys.services, service)
-        pipeline.unlink(self._keys.service(service))
-        return any(await self._link.execute(pipeline))
+        commands = [("ZREM", self._keys.services, service), ("UNLINK", self._keys.service(service))]
+        return any(await self._link.ask_all(commands))
 
-    async def _read(self, names: Sequence[str]) -> tuple[list[dict[str, Record]], int]:
-        pipeline = self._link.redis.pipeline(transaction=False)
-        pipeline.time()
-        for name in names:
-            pipeline.hgetall(self._keys.service(name))
-        (seconds, microseconds), *hashes = await self._link.execute(pipeline)
-        now_ms = seconds * 1000 + microseconds // 1000
-        return [_kept(rows, now_ms) for rows in hashes], now_ms
+    async def _read(self, names: Sequence[str]) -> list[tuple[dict[str, Record], int]]:
+        answers = await self._link.ask_all([self._recall([self._keys.service(name)], []) for name in names])
+        return [(_kept(dict(zip(flat[::2], flat[1::2], strict=True)), now_ms), now_ms) for now_ms, flat in answers]
 
 
 def _verdict(listed: int, answer: list[Any]) -> int | TooMany | Outdated:

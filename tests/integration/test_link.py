@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from gateway.cluster.link import Link
+from gateway.cluster.shards import ONLY
 from gateway.metrics import Metrics
 from tests.cluster import Redis
 
@@ -30,7 +31,7 @@ async def test_a_subscriber_that_is_ended_as_it_connects_ends(redis: Redis) -> N
     link = Link(redis.url, timeout_seconds=2, name="test", metrics=Metrics())
     cancelled = 0
     for turns in range(200):
-        connecting = asyncio.create_task(link.subscriber())
+        connecting = asyncio.create_task(link.subscriber(ONLY))
         for _ in range(turns % 50):
             await asyncio.sleep(0)
         if connecting.done():

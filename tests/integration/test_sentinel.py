@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from gateway.cluster.link import Link, Unavailable
+from gateway.cluster.shards import ONLY
 from gateway.metrics import Metrics
 from tests.client import Api
 from tests.cluster import Cluster
@@ -59,32 +60,32 @@ async def test_delivery_goes_on_when_the_sentinels_have_agreed_upon_a_new_master
 
 async def test_a_server_that_is_a_replica_is_not_spoken_to_whatever_the_sentinels_say(sentinels: Sentinels) -> None:
     link = Link(sentinels.url, timeout_seconds=2.0, name="test", metrics=Metrics())
-    connection = await link.subscriber()
+    connection = await link.subscriber(ONLY)
     await connection.disconnect()
     replica = next(server for server in sentinels.servers if server.port != sentinels.master().port)
 
     async def outdated(_service: str) -> tuple[str, int]:
         return "127.0.0.1", replica.port
 
-    pool: Any = link.redis.connection_pool
+    pool: Any = link._servers.at(ONLY).connection_pool
     pool.sentinel_manager.discover_master = outdated
     try:
         with pytest.raises(Unavailable, match=f"127.0.0.1:{replica.port} is a replica"):
-            await link.subscriber()
+            await link.subscriber(ONLY)
     finally:
         await link.close()
 
 
 async def test_a_subscriber_s_server_is_compared_with_what_the_sentinels_say(sentinels: Sentinels) -> None:
     link = Link(sentinels.url, timeout_seconds=2.0, name="test", metrics=Metrics())
-    connection = await link.subscriber()
+    connection = await link.subscriber(ONLY)
     try:
-        assert not await link.moved(connection)
+        assert not await link.moved(ONLY, connection)
         await asyncio.to_thread(sentinels.promote)
-        await eventually(lambda: link.moved(connection), 5)
+        await eventually(lambda: link.moved(ONLY, connection), 5)
         for watcher in sentinels.watchers:
             watcher.kill()
-        assert not await link.moved(connection), "whom nobody contradicts stays"
+        assert not await link.moved(ONLY, connection), "whom nobody contradicts stays"
     finally:
         await connection.disconnect()
         await link.close()
@@ -94,8 +95,8 @@ async def test_a_frozen_sentinel_hides_no_master(sentinels: Sentinels) -> None:
     link = Link(sentinels.url, timeout_seconds=2.0, name="test", metrics=Metrics())
     sentinels.watchers[0].freeze()
     try:
-        await (await link.subscriber()).disconnect()
-        assert await link.ask(link.redis.ping())
+        await (await link.subscriber(ONLY)).disconnect()
+        assert await link.ask("PING")
     finally:
         sentinels.watchers[0].thaw()
         await link.close()
@@ -107,6 +108,6 @@ async def test_when_no_sentinel_answers_the_reason_says_so(sentinels: Sentinels)
     link = Link(sentinels.url, timeout_seconds=2.0, name="test", metrics=Metrics())
     try:
         with pytest.raises(Unavailable, match="No master found for 'gateway'"):
-            await link.subscriber()
+            await link.subscriber(ONLY)
     finally:
         await link.close()

@@ -13,6 +13,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
 from gateway.cluster.link import Link, Unavailable
+from gateway.cluster.shards import Shards
 
 
 class FakeConnection:
@@ -25,29 +26,32 @@ class FakeConnection:
         self.commands: deque[tuple[str, list[bytes]]] = deque()  # those that Redis has not yet seen to
         self.under_way: set[bytes] = set()  # channels whose confirmation has not been read
         self.disconnected = False
-        self._inbox: deque[list[bytes | int]] = deque()
+        self._left: deque[set[bytes]] = deque()  # channels that a PING stands behind
+        self._inbox: deque[list[bytes | int] | Exception] = deque()
         self._arrived = asyncio.Event()
         self._broken: Exception | None = None
 
     # ---- what the bus calls
 
-    def pack_command(self, command: str, *channels: bytes) -> list[bytes]:
+    def pack_command(self, command: str, *channels: bytes) -> list[tuple[str, list[bytes]]]:
         """Not packed at all."""
-        return [command.encode(), *channels]
+        return [(command, list(channels))]
 
-    async def send_packed_command(self, packed: list[bytes], check_health: bool = True) -> None:
-        """One SUBSCRIBE or UNSUBSCRIBE."""
+    async def send_packed_command(self, packed: list[tuple[str, list[bytes]]], check_health: bool = True) -> None:
+        """SUBSCRIBE, UNSUBSCRIBE, and a PING behind each of those."""
         if self.redis.slow:
             await asyncio.sleep(0)
         if self._broken is not None:
             raise self._broken
-        command, channels = packed[0].decode(), packed[1:]
-        assert not self.under_way & set(channels), "a second command for a channel before the first was confirmed"
-        assert len(set(channels)) == len(channels)
-        self.under_way |= set(channels)
-        self.sent.append((command, channels))
-        self.commands.append((command, channels))
-        self.redis.on_command(command, channels)
+        for command, channels in packed:
+            self.commands.append((command, channels))
+            if command == "PING":
+                continue
+            assert not self.under_way & set(channels), "a second command for a channel before the first was confirmed"
+            assert len(set(channels)) == len(channels)
+            self.under_way |= set(channels)
+            self.sent.append((command, channels))
+            self.redis.on_command(command, channels)
         if self.redis.eager:
             self.confirm()
 
@@ -64,11 +68,16 @@ class FakeConnection:
             self._arrived.clear()
             await self._arrived.wait()
         response = self._inbox.popleft()
+        if isinstance(response, Exception):
+            raise response
+        if response == [b"pong", b""]:
+            self.under_way -= self._left.popleft()
+            return response
         kind, channel, payload = response
         assert isinstance(channel, bytes)
-        if kind == b"message":
+        if kind in (b"message", b"smessage"):
             self.redis.read.add((channel.decode(), cast(bytes, payload)))
-        else:
+        elif kind in (b"subscribe", b"ssubscribe"):
             self.under_way.discard(channel)
         return response
 
@@ -82,15 +91,20 @@ class FakeConnection:
 
     def confirm(self, commands: int = 1_000_000) -> None:
         """Redis sees to so many of the commands that wait."""
-        while self.commands and commands:
-            commands -= 1
+        while self.commands and (commands or self.commands[0][0] == "PING"):
             command, channels = self.commands.popleft()
+            if command == "PING":
+                self._arrive([b"pong", b""])
+                continue
+            commands -= 1
             if self.redis.refuses is not None:
                 self._fail(ResponseError(self.redis.refuses))
                 return
             for channel in channels:
                 (self.subscribed.add if command == "SUBSCRIBE" else self.subscribed.discard)(channel)
                 self._arrive([command.lower().encode(), channel, len(self.subscribed)])
+            if command == "UNSUBSCRIBE":
+                self._left.append(set(channels))
 
     def hear(self, channel: bytes, payload: bytes) -> None:
         """A message is published, as far as it concerns this connection."""
@@ -114,10 +128,12 @@ class FakeConnection:
 
 
 class FakeRedis:
-    """Stands for the `Link`, too: `subscriber`, `moved`, `publish` and `timeout_seconds` are all that the bus takes."""
+    """Stands for the `Link` to a single Redis, too, as far as the bus takes it."""
 
     def __init__(self, *, eager: bool = True) -> None:
         self.timeout_seconds = 2.0
+        self.sharded = False
+        self.shards = Shards(sharded=False)
         self.eager = eager  # commands are seen to at once
         self.slow = False  # a command takes a turn of the loop to be written
         self.reachable = True
@@ -140,7 +156,17 @@ class FakeRedis:
         """The latest."""
         return self.connections[-1]
 
-    async def subscriber(self) -> AbstractConnection:
+    def publish_command(self, _channel: str) -> str:
+        """Nothing has a slot."""
+        return "PUBLISH"
+
+    async def learn(self, *, anew: bool = False) -> None:
+        """There is nothing to learn."""
+
+    def doubt(self) -> None:
+        """Nor to doubt."""
+
+    async def subscriber(self, _server: str) -> AbstractConnection:
         """A new connection, if it can be reached."""
         self.attempts += 1
         await asyncio.sleep(0)
@@ -149,7 +175,7 @@ class FakeRedis:
         self.connections.append(FakeConnection(self))
         return cast(AbstractConnection, self.connections[-1])
 
-    async def moved(self, _connection: AbstractConnection) -> bool:
+    async def moved(self, _server: str, _connection: AbstractConnection) -> bool:
         """Whether the master is elsewhere."""
         return self.elsewhere
 

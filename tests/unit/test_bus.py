@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from gateway.cluster import bus as bus_module
-from gateway.cluster.bus import COMMAND_CHANNELS, LINGER_SECONDS, RETRY_BASE_SECONDS, RETRY_CAP_SECONDS, Bus
+from gateway.cluster.bus import LINGER_SECONDS, Bus
+from gateway.cluster.ear import COMMAND_CHANNELS, RETRY_BASE_SECONDS, RETRY_CAP_SECONDS, Callback
 from gateway.cluster.link import Unavailable
 from gateway.metrics import Metrics
 from tests.unit.fake_redis import FakeRedis
@@ -37,15 +37,20 @@ class Ear:
 
     def __init__(self, redis: FakeRedis) -> None:
         self.redis = redis
-        self.told: list[str | list[str]] = []  # "lost", or the channels of a bus_resumed
+        self.told: list[str | list[str]] = []  # "lost", or what was missed when all was heard again
+        self.missed: list[str] = []
         self.heard: list[tuple[str, bytes]] = []
         self.bus = Bus(redis.link, OWN, METRICS)
 
-    def bus_lost(self, reason: str) -> None:
+    def bus_lost(self, reason: str, channels: list[str]) -> None:
         self.told.append("lost")
 
-    def bus_resumed(self, channels: list[str]) -> None:
-        self.told.append(sorted(channels))
+    def bus_missed(self, channels: list[str]) -> None:
+        self.missed += channels
+
+    def bus_resumed(self) -> None:
+        self.told.append(sorted(self.missed))
+        self.missed.clear()
 
     def reason(self) -> str | None:
         return self.bus.reason
@@ -797,7 +802,7 @@ class World(Ear):
 
     # ---- what is heard and told
 
-    def _callback(self, number: int) -> bus_module.Callback:
+    def _callback(self, number: int) -> Callback:
         def heard(channel: str, payload: bytes) -> None:
             registration = self.active.get((channel, number))
             if registration is None:
@@ -813,14 +818,17 @@ class World(Ear):
 
         return heard
 
-    def bus_lost(self, reason: str) -> None:
+    def bus_lost(self, reason: str, channels: list[str]) -> None:
         assert self.away and not self.lost_told, "told twice, or without need"
         self.lost_told = True
 
-    def bus_resumed(self, channels: list[str]) -> None:
+    def bus_resumed(self) -> None:
         assert self.away, "resumed what was not lost"
         self.away = self.lost_told = False
         self.outages += 1
+
+    def bus_missed(self, channels: list[str]) -> None:
+        assert self.away, "missed what was not lost"
         assert len(set(channels)) == len(channels)
         for (channel, _), registration in self.active.items():
             if channel in channels:

@@ -25,15 +25,15 @@ class FakeElection:
 
     def script(self, name: str) -> Any:
         """One of the Lua steps."""
-        return self._lead if name == "lead" else self._resign
+        step = self._lead if name == "lead" else self._resign
+        return lambda keys, arguments: (step, keys, arguments)
 
-    async def ask(self, command: Any) -> Any:
+    async def ask(self, step: Any, *command: Any) -> Any:
         """Within the deadline, or not."""
         self.asked += 1
         if self.away:
-            command.close()
             raise Unavailable("away")
-        return await command
+        return await step(*command)
 
     def flush(self) -> None:
         """Forget all."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import pytest
@@ -20,18 +20,8 @@ METRICS = Metrics()
 Args = Sequence[Any]
 
 
-class FakePipeline:
-    def __init__(self, redis: FakeRows) -> None:
-        self.redis = redis
-        self.calls: list[tuple[str, Args]] = []
-
-    async def execute(self) -> list[Any]:
-        self.redis.travel()
-        return [self.redis.answer(name, args) for name, args in self.calls]
-
-
 class FakeRows:
-    """One node's rows, written as the script's header says. Stands for the `Link` and its `redis`."""
+    """One node's rows, written as the script's header says. Stands for the `Link`."""
 
     def __init__(self) -> None:
         self.leased = True
@@ -39,18 +29,12 @@ class FakeRows:
         self.rows: tuple[dict[str, Any], dict[str, Any]] = ({}, {})  # clients, topics
         self.largest = self.calls = 0
 
-    @property
-    def redis(self) -> FakeRows:
-        return self
+    async def ask(self, *command: Any) -> Any:
+        return (await self.ask_all([command]))[0]
 
-    def pipeline(self, transaction: bool) -> FakePipeline:
-        return FakePipeline(self)
-
-    async def execute(self, pipeline: FakePipeline) -> list[Any]:
-        return await pipeline.execute()
-
-    async def ask(self, command: Awaitable[Any]) -> Any:
-        return await command
+    async def ask_all(self, commands: Sequence[Args]) -> list[Any]:
+        self.travel()
+        return [self.answer(name, args) for name, args in commands]
 
     def travel(self) -> None:
         """A round trip, if the way to Redis is open."""
@@ -58,17 +42,13 @@ class FakeRows:
             raise Unavailable("connection lost")
         self.trips_until_loss -= 1
 
-    def script(self, name: str) -> Callable[..., Awaitable[Any]]:
-        async def call(keys: Args, args: Args, client: FakePipeline | None = None) -> Any:
+    def script(self, name: str) -> Callable[[Args, Args], Args]:
+        def command(keys: Args, args: Args) -> Args:
             rows = ["gw:ws:node:{n.b}", "gw:ws:node:{n.b}:clients", "gw:ws:node:{n.b}:topics"]
             assert keys == {"write": rows, "beat": rows[:1], "enroll": ["gw:ws:nodes"]}[name]
-            if client is None:
-                self.travel()
-                return self.answer(name, args)
-            client.calls.append((name, args))
-            return None
+            return name, args
 
-        return call
+        return command
 
     def answer(self, name: str, args: Args) -> Any:
         match name:

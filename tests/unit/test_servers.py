@@ -10,11 +10,13 @@ from redis.asyncio.connection import SSLConnection
 from redis.asyncio.sentinel import SentinelConnectionPool
 
 from gateway.cluster import servers
+from gateway.cluster.servers import Servers
+from gateway.cluster.shards import ONLY
 
 
 def pool(url: str) -> Any:
     """Connections to what `url` names."""
-    return servers.pool(url, timeout_seconds=2.0, max_connections=5)
+    return Servers(url, timeout_seconds=2.0, max_connections=5).at(ONLY).connection_pool
 
 
 @pytest.mark.parametrize("url", ["redis://127.0.0.1:6379/1", "rediss://h/0", "unix:///run/redis.sock"])

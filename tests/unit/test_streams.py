@@ -151,7 +151,7 @@ async def test_after_an_outage_nobody_is_let_in_before_the_stream_was_read_again
     """Redis may be back without its last moments, and have given their offsets to other messages."""
     node = Node(9)
     await node.streams.ready("t")
-    node.streams.distrust()
+    node.streams.distrust(["t"])
     assert not node.streams.settled("t")
     node.history.top = 5
     node.history.may_renew.set()

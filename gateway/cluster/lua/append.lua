@@ -3,7 +3,7 @@
 -- ARGV: 1 channel, 2 header of the envelope, 3 text of the message (a JSON object), 4 messages to keep,
 -- 5 ms to keep them, 6 now in ms, 7 epoch to begin with if there is none, 8 idempotency key or '', 9 ms it is good for,
 -- 10 client who is not to be sent it, or '', 11 singleton that says it, or '', 12 its fencing token, 13 end of its lease in
--- ms, in Redis' own time.
+-- ms, in Redis' own time, 14 PUBLISH, or SPUBLISH on a cluster.
 -- Returns epoch, offset, and 1 if the idempotency key had been answered before (then nothing was published);
 -- or { newest token } if the singleton's lease has ended or a newer token was here: then nothing was published either.
 if ARGV[11] ~= '' then
@@ -43,5 +43,5 @@ if ARGV[8] ~= '' then
   redis.call('HSET', KEYS[3], 'epoch', epoch, 'offset', offset)
   redis.call('PEXPIRE', KEYS[3], ARGV[9])
 end
-redis.call('PUBLISH', ARGV[1], ARGV[2] .. ' ' .. epoch .. ' ' .. offset .. '\n' .. text)
+redis.call(ARGV[14], ARGV[1], ARGV[2] .. ' ' .. epoch .. ' ' .. offset .. '\n' .. text)
 return { epoch, offset, 0 }

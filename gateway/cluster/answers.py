@@ -1,0 +1,43 @@
+"""What every way to Redis shares: commands, and what may come of them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from typing import Any, Final, TypeVar
+
+from redis.exceptions import RedisError
+
+# What Redis or the way to it can fail with. `TimeoutError` is an `OSError`.
+REDIS_ERRORS: Final = (RedisError, OSError)
+
+Command = tuple[Any, ...]  # a Redis command and its arguments, the last of them the largest
+T = TypeVar("T")
+
+
+class Unavailable(Exception):
+    """Redis did not do it, or did not confirm in time; nothing is known to have happened."""
+
+
+class Unconfirmed(Unavailable):
+    """Redis did it, but too few replicas have confirmed it: it is lost if this Redis is, now."""
+
+
+def explain(error: BaseException) -> str:
+    """An error of the way to Redis in one short line."""
+    return str(error) or type(error).__name__
+
+
+async def heeding(work: Awaitable[T]) -> T:
+    """What `work` of redis-py gives, or the cancellation that it has lost.
+
+    It writes under `asyncio.wait_for`, which in Python 3.11 loses a cancellation that comes in the turn in which the
+    write is done. Who is to end would go on for ever.
+    """
+    task = asyncio.current_task()
+    assert task is not None
+    cancelled = task.cancelling()
+    answer = await work
+    if task.cancelling() > cancelled:
+        raise asyncio.CancelledError
+    return answer
