@@ -36,7 +36,7 @@ pictures: .venv/dev.done ## the README's pictures, taken by the browser tests
 	@$(PYTHON) -m stack.need redis-server haproxy chromium
 	@PICTURES=docs/images $(BIN)/pytest -n 0 -m picture tests/browser
 
-chaos: .venv/dev.done ## break a private cluster on purpose; SEED= MINUTES= FAULTS= QUICK=1 CLIENTS= FSYNC= REDIS=sentinel WAIT=
+chaos: .venv/dev.done ## break a private cluster on purpose; SEED= MINUTES= FAULTS= QUICK=1 CLIENTS= FSYNC= REDIS=sentinel|cluster WAIT=
 	@$(PYTHON) -m stack.need redis-server haproxy
 	@$(BIN)/python -m chaos
 

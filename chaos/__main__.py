@@ -2,7 +2,8 @@
 
 SEED=7 the same choices again · MINUTES=30 faults by chance for so long · FAULTS="kill flush" only these · QUICK=1
 shorter waits and fewer clients · CLIENTS=100 · FSYNC=always Redis syncs each write ·
-REDIS=sentinel a master, two replicas and three Sentinels · WAIT=1 so many replicas must have a message first
+REDIS=sentinel a master, two replicas and three Sentinels · REDIS=cluster three masters and a replica of each ·
+WAIT=1 so many replicas must have a message first
 """
 
 from __future__ import annotations

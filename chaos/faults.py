@@ -10,10 +10,12 @@ from typing import Final
 
 from chaos.plan import Plan
 from chaos.stack import HARD_STOP_SECONDS, Stack
+from tests.redis_cluster import slots_around
 
 Act = Callable[[Stack, Plan, random.Random], Awaitable[None]]
 
 DOWN_SECONDS: Final = 2.0
+MOVED_SLOTS: Final = 1000
 TAIL_BYTES: Final = 20_000  # of the AOF: about a second of traffic
 
 
@@ -116,6 +118,24 @@ async def fail_over(stack: Stack, _plan: Plan, _rng: random.Random) -> None:
         await asyncio.to_thread(stack.sentinels.until_whole)
 
 
+async def kill_shard(stack: Stack, _plan: Plan, rng: random.Random) -> None:
+    """kill -9 a master of the cluster; its replica takes over, and may not have had the last messages."""
+    servers = stack.redis_cluster
+    killed = rng.choice(await asyncio.to_thread(servers.masters))
+    await asyncio.to_thread(servers.fail_over, killed)
+    await asyncio.to_thread(killed.start)
+    await asyncio.to_thread(servers.until_whole)
+
+
+async def move_slots(stack: Stack, plan: Plan, _rng: random.Random) -> None:
+    """A thousand slots, those of all topics among them, go to the next master, and after a moment back."""
+    servers, slots = stack.redis_cluster, slots_around(plan.topics(), MOVED_SLOTS)
+    await asyncio.to_thread(servers.move, slots)
+    await asyncio.sleep(plan.calm_seconds)
+    await asyncio.to_thread(servers.move, slots, -1)
+    await asyncio.to_thread(servers.until_whole)
+
+
 FAULTS: Final = {
     "calm": Fault("nothing at all", nothing),
     "kill": Fault("kill -9 a node", kill_node),
@@ -129,12 +149,18 @@ FAULTS: Final = {
     "tail": Fault("Redis loses its tail", lose_tail, keeps_history=False),
     "flush": Fault("FLUSHALL", flush, keeps_history=False, forgets=True),
     "failover": Fault("kill -9 the Redis master, 3 times", fail_over, keeps_history=False),
+    "shard": Fault("kill -9 a Redis Cluster's master", kill_shard, keeps_history=False),
+    "move": Fault("move 1,000 slots, and back", move_slots),
 }
 
-_OF_ONE_REDIS: Final = ("deafen", "redis-restart", "redis-freeze", "redis-kill", "tail", "flush")
+_OF_A_REDIS: Final = {
+    "single": ("deafen", "redis-restart", "redis-freeze", "redis-kill", "tail", "flush"),
+    "sentinel": ("failover",),
+    "cluster": ("shard", "move"),
+}
 
 # Which can happen, by the kind of Redis.
 KNOWN: Final = {
-    "single": [name for name in FAULTS if name != "failover"],
-    "sentinel": [name for name in FAULTS if name not in _OF_ONE_REDIS],
+    kind: [name for name in FAULTS if name in own or not any(name in other for other in _OF_A_REDIS.values())]
+    for kind, own in _OF_A_REDIS.items()
 }

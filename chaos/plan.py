@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 FULL_CLIENTS = 100
+REPLICAS = {"single": 0, "sentinel": 2, "cluster": 1}  # of a master
 QUICK_CLIENTS = 30
 
 
@@ -25,7 +26,8 @@ class Plan:
     nodes: int = 3
     restless: float = 0.1  # of the clients cut their own connection again and again, whatever else happens
     restless_seconds: float = 3.0  # so often, on average
-    redis: str = "single"  # or "sentinel": a master, two replicas, three Sentinels
+    # Or "sentinel": a master, two replicas, three Sentinels; or "cluster": three masters and a replica of each.
+    redis: str = "single"
     fsync: str = "everysec"
     wait_replicas: int = 0  # that must have a message of a topic with history before it is acknowledged
     lease_seconds: float = 10.0
@@ -38,6 +40,10 @@ class Plan:
     plain_topics: int = 2
     history_rate: float = 10.0  # messages a second and topic
     plain_rate: float = 5.0
+
+    def topics(self) -> list[str]:
+        """Those with history, then the others."""
+        return [f"h{at + 1}" for at in range(self.history_topics)] + [f"p{at + 1}" for at in range(self.plain_topics)]
 
 
 def from_env(environ: Mapping[str, str], faults: Mapping[str, Collection[str]], seed: int) -> Plan:
@@ -64,7 +70,7 @@ def from_env(environ: Mapping[str, str], faults: Mapping[str, Collection[str]], 
     common = Plan(
         seed=int(_number(environ, "SEED", seed, 0, 2**63)), faults=tuple(chosen) or tuple(known), clients=clients,
         minutes=_number(environ, "MINUTES", 0, 0, 7 * 24 * 60), redis=redis, fsync=fsync,
-        wait_replicas=int(_number(environ, "WAIT", 0, 0, 0 if redis == "single" else 2)),
+        wait_replicas=int(_number(environ, "WAIT", 0, 0, REPLICAS[redis])),
     )  # fmt: skip
     return hurried(common) if quick else common
 

@@ -25,8 +25,7 @@ class Publisher:
     """Publishes over HAProxy's internal side, whichever node answers."""
 
     def __init__(self, url: str, plan: Plan, rng: random.Random) -> None:
-        self.published: dict[str, int] = {f"h{at}": 0 for at in range(1, plan.history_topics + 1)}
-        self.published |= {f"p{at}": 0 for at in range(1, plan.plain_topics + 1)}
+        self.published: dict[str, int] = dict.fromkeys(plan.topics(), 0)
         self.unsure: dict[str, set[int]] = {topic: set() for topic in self.published}
         self.retries = 0
         self._plan = plan

@@ -11,6 +11,7 @@ from pathlib import Path
 from chaos.plan import Plan
 from tests.cluster import Balancer, Cluster, Node, Redis
 from tests.deadlines import until
+from tests.redis_cluster import RedisCluster
 from tests.sentinel import Sentinels
 
 # "h" keeps history, and one of these topics a snapshot too; "p" keeps nothing.
@@ -34,7 +35,7 @@ READY_SECONDS = 40.0
 class Stack:
     """What is broken. All its methods block."""
 
-    store: Redis | Sentinels
+    store: Redis | Sentinels | RedisCluster
     nodes: Cluster
     balancer: Balancer
 
@@ -48,6 +49,12 @@ class Stack:
     def sentinels(self) -> Sentinels:
         """The servers and who watches them, where they are several."""
         assert isinstance(self.store, Sentinels)
+        return self.store
+
+    @property
+    def redis_cluster(self) -> RedisCluster:
+        """The masters and their replicas, where it is a Redis Cluster."""
+        assert isinstance(self.store, RedisCluster)
         return self.store
 
     def some_node(self, rng: random.Random) -> Node:
@@ -77,8 +84,7 @@ def running(plan: Plan, folder: Path) -> Iterator[Stack]:
     rules = folder / "topics.toml"
     rules.write_text(RULES)
     with ExitStack() as stack:
-        store: Redis | Sentinels
-        store = Sentinels(folder) if plan.redis == "sentinel" else Redis(folder, aof=True, fsync=plan.fsync)
+        store = _store(plan, folder)
         stack.enter_context(store)
         nodes = stack.enter_context(
             Cluster(
@@ -90,3 +96,13 @@ def running(plan: Plan, folder: Path) -> Iterator[Stack]:
             Balancer(nodes.nodes, folder, LB_HARDSTOP=f"{HARD_STOP_SECONDS}s", RL_CONN=20_000, RL_REQ=20_000)
         )
         yield Stack(store, nodes, balancer)
+
+
+def _store(plan: Plan, folder: Path) -> Redis | Sentinels | RedisCluster:
+    match plan.redis:
+        case "sentinel":
+            return Sentinels(folder)
+        case "cluster":
+            return RedisCluster(folder)
+        case _:
+            return Redis(folder, aof=True, fsync=plan.fsync)

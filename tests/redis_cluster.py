@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import random
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import redis as redis_py
 
+from gateway.cluster.shards import SLOTS, slot_of
 from tests.cluster import Closing, Redis, program
 from tests.deadlines import until
 from tests.processes import free_port
@@ -47,31 +47,48 @@ class RedisCluster(Closing):
 
     def masters(self) -> list[Redis]:
         """The servers that have slots."""
-        return [server for server in self.servers if any(row["port"] == server.port for row in self._rows())]
+        ports = {row["port"] for row in self._rows()}
+        return [server for server in self.servers if server.port in ports]
 
     def owner(self, slot: int) -> Redis:
         """The master that has `slot`."""
-        port = next(row["port"] for row in self._rows() if row["first"] <= slot <= row["last"])
+        port = _port_of(slot, self._rows())
         return next(server for server in self.servers if server.port == port)
 
-    def fail_over(self, killed: Redis | None = None) -> Redis:
-        """Kill a master, by chance if none is named; returns it when its replica has its slots."""
-        killed = killed or random.choice(self.masters())
+    def fail_over(self, killed: Redis) -> None:
+        """Kill a master; returns when its replica has its slots."""
         killed.kill()
         until(lambda: self._covered_without(killed.port), CHANGE_SECONDS, "a replica has taken over")
-        return killed
 
-    def move(self, slots: int, source: Redis, target: Redis) -> None:
-        """Move so many slots, live, as an operator does."""
-        own = source.cli("CLUSTER", "MYID"), target.cli("CLUSTER", "MYID")
-        self._admin(
-            "reshard", f"127.0.0.1:{source.port}", "--cluster-from", own[0], "--cluster-to", own[1],
-            "--cluster-slots", str(slots),
-        )  # fmt: skip
+    def move(self, slots: Iterable[int], by: int = 1) -> None:
+        """Move each of `slots`, live, from its master to the one that is so many behind it in `masters`.
+
+        It is what redis-cli --cluster reshard does; that one cannot be told which slots.
+        """
+        masters = self.masters()
+        rows = self._rows()
+        by_port = {server.port: server for server in masters}
+        owners = {slot: by_port[_port_of(slot, rows)] for slot in slots}
+        with contextlib.ExitStack() as stack:
+            talk = {server.port: stack.enter_context(_connection(server)) for server in masters}
+            ids = {server.port: talk[server.port].execute_command("CLUSTER MYID") for server in masters}
+            for slot, owner in owners.items():
+                source, target = owner.port, masters[(masters.index(owner) + by) % len(masters)].port
+                talk[target].execute_command("CLUSTER SETSLOT", slot, "IMPORTING", ids[source])
+                talk[source].execute_command("CLUSTER SETSLOT", slot, "MIGRATING", ids[target])
+                while keys := talk[source].execute_command("CLUSTER GETKEYSINSLOT", slot, 100):
+                    talk[source].execute_command("MIGRATE", "127.0.0.1", target, "", 0, 5000, "KEYS", *keys)
+                for port in dict.fromkeys((target, source, *talk)):
+                    talk[port].execute_command("CLUSTER SETSLOT", slot, "NODE", ids[target])
 
     def until_whole(self) -> None:
         """Wait until all servers agree, and each master has a replica that has all it has."""
         until(self._whole, CHANGE_SECONDS, "the cluster is whole")
+
+    def flush(self) -> None:
+        """Have it forget everything."""
+        for server in self.masters():
+            server.flush()
 
     def published(self) -> dict[int, int]:
         """How many messages each master has published, by port, since it runs."""
@@ -106,7 +123,7 @@ class RedisCluster(Closing):
         except redis_py.RedisError:
             return False
         return all(
-            sum(row["last"] - row["first"] + 1 for row in rows) == 16_384 and port not in {row["port"] for row in rows}
+            sum(row["last"] - row["first"] + 1 for row in rows) == SLOTS and port not in {row["port"] for row in rows}
             for rows in views
         )
 
@@ -129,8 +146,19 @@ class RedisCluster(Closing):
         self._stack.close()
 
 
+def _port_of(slot: int, rows: Iterable[dict[str, int]]) -> int:
+    return next(row["port"] for row in rows if row["first"] <= slot <= row["last"])
+
+
 def _connection(server: Redis) -> redis_py.Redis:
     return redis_py.Redis(port=server.port, decode_responses=True, socket_timeout=10)
+
+
+def slots_around(names: Sequence[str], count: int) -> list[int]:
+    """So many slots, in parts of one size around those of `names`."""
+    each = count // len(names)
+    found = dict.fromkeys((slot_of(name) - each // 2 + at) % SLOTS for name in names for at in range(each))
+    return list(found)
 
 
 def _port() -> int:

@@ -17,7 +17,7 @@ KEPT = report.Phase("a fault", True, 10, Account(received=10), Account(received=
 
 def test_without_a_word_it_does_every_fault_once_with_a_hundred_clients() -> None:
     told = plan.from_env({}, KNOWN, seed=5)
-    assert told.faults == tuple(name for name in FAULTS if name != "failover")
+    assert told.faults == tuple(name for name in FAULTS if name not in ("failover", "shard", "move"))
     assert (told.seed, told.clients, told.minutes, told.fsync) == (5, 100, 0, "everysec")
 
 
@@ -34,6 +34,13 @@ def test_with_sentinels_it_does_what_can_happen_to_them() -> None:
     told = plan.from_env({"REDIS": "sentinel", "WAIT": "1"}, KNOWN, seed=5)
     assert "failover" in told.faults and "flush" not in told.faults
     assert (told.redis, told.wait_replicas) == ("sentinel", 1)
+
+
+def test_with_a_cluster_it_does_what_can_happen_to_one() -> None:
+    told = plan.from_env({"REDIS": "cluster", "WAIT": "1"}, KNOWN, seed=5)
+    assert {"kill", "reload", "shard", "move"} <= set(told.faults)
+    assert not {"failover", "flush"} & set(told.faults)
+    assert (told.redis, told.wait_replicas) == ("cluster", 1)
 
 
 @pytest.mark.parametrize(
