@@ -14,7 +14,8 @@ from contextlib import suppress
 from typing import Any, Final, Protocol
 
 from gateway.cluster.answers import Unavailable, explain
-from gateway.cluster.ear import CHECK, RETRY_BASE_SECONDS, Callback, Channel, Ear, State, Waiter
+from gateway.cluster.channel import Callback, Channel, State, Waiter
+from gateway.cluster.ear import CHECK, RETRY_BASE_SECONDS, Ear
 from gateway.cluster.link import Link
 from gateway.logs import logger
 from gateway.metrics import Metrics

@@ -1,13 +1,7 @@
 """One connection to one server, and the channels that are heard on it.
 
 The ear's owner (bus.py) says which channels are its; one reader and one writer alone touch the connection and bring
-Redis to what is wanted. A channel changes state only upon Redis' own confirmation, and at most one command a channel is
-under way, so no confirmation can be mistaken for another:
-
-    OUT --SUBSCRIBE sent--> JOINING --confirmed--> IN --UNSUBSCRIBE sent--> LEAVING --confirmed--> OUT
-                 any, when the connection is lost: OUT, and what was IN has missed messages
-            JOINING, on a cluster: refused, since the slot is not here (any more): OUT
-                 IN, on a cluster: put out, since the slot goes elsewhere: OUT, and it has missed messages
+Redis to what is wanted. How a channel's state changes, channel.py tells.
 
 Redis answers in order, but what it says by itself stands between the answers, and a channel that is put out reads like
 one that was left. So a PING follows each UNSUBSCRIBE: what was left is out when that is answered, whatever came before.
@@ -16,13 +10,12 @@ one that was left. So a PING follows each UNSUBSCRIBE: what was left is out when
 from __future__ import annotations
 
 import asyncio
-import enum
 import itertools
 import math
 import random
 import secrets
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -30,6 +23,7 @@ from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import AskError, ClusterDownError, MovedError, TryAgainError
 
 from gateway.cluster.answers import REDIS_ERRORS, Unavailable, explain
+from gateway.cluster.channel import Channel, State
 from gateway.cluster.link import Link
 from gateway.cluster.shards import slot_of
 from gateway.logs import logger
@@ -40,47 +34,10 @@ RETRY_BASE_SECONDS: Final = 0.05
 RETRY_CAP_SECONDS: Final = 1.0
 CHECK: Final = b"check "  # begins a payload of the self-check
 
-Callback = Callable[[str, bytes], None]  # channel, payload
-
 # What a server of a cluster says of a channel that is not, or not yet, to be heard there. MovedError is an AskError.
 _ELSEWHERE: Final = (AskError, TryAgainError, ClusterDownError)
 _JOINED: Final = (b"subscribe", b"ssubscribe")
 _joins: Final = itertools.count(1)
-
-
-class State(enum.Enum):
-    """Of a channel."""
-
-    OUT = enum.auto()
-    JOINING = enum.auto()
-    IN = enum.auto()
-    LEAVING = enum.auto()
-
-
-class Waiter:
-    """Calls `done` when the last of its channels is confirmed."""
-
-    __slots__ = ("done", "missing")
-
-    def __init__(self, done: Callable[[], None]) -> None:
-        self.done = done
-        self.missing = 0
-
-
-class Channel:
-    """What somebody here hears, or wants to."""
-
-    __slots__ = ("callbacks", "ear", "key", "missed", "name", "since", "state", "waiters")
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.key = name.encode()
-        self.state = State.OUT
-        self.ear: Ear | None = None  # None: nobody is known to have its slot
-        self.missed = False  # it was IN, and is not confirmed again: messages may have been missed
-        self.since = 0  # the number of its last confirmation, of all there were
-        self.callbacks: tuple[Callback, ...] = ()
-        self.waiters: list[Waiter] = []
 
 
 class Owner(Protocol):

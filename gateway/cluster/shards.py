@@ -29,7 +29,7 @@ class Shards:
         self.version = 0  # another one whenever something has changed
         self._owners: list[str | None] = [None if sharded else ONLY] * SLOTS
         self.servers: tuple[str, ...] = () if sharded else (ONLY,)  # those that have slots
-        self.uncovered = 0  # so many slots nobody has, as far as is known
+        self.uncovered = SLOTS if sharded else 0  # so many slots nobody has, as far as is known
 
     def owner(self, slot: int) -> str | None:
         """The server that has `slot`; None: nobody is known to."""

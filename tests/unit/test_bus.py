@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from gateway.cluster.bus import LINGER_SECONDS, Bus
-from gateway.cluster.ear import COMMAND_CHANNELS, RETRY_BASE_SECONDS, RETRY_CAP_SECONDS, Callback
+from gateway.cluster.channel import Callback
+from gateway.cluster.ear import COMMAND_CHANNELS, RETRY_BASE_SECONDS, RETRY_CAP_SECONDS
 from gateway.cluster.link import Unavailable
 from gateway.metrics import Metrics
 from tests.unit.fake_redis import FakeRedis

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -30,6 +32,24 @@ def test_channels_have_these_names() -> None:
     assert keys.audience(hub.of_role("admin")) == "gw:ws:role:admin"
     assert keys.own(NODE) == "gw:ws:node:web-1.f00d"
     assert (keys.control, keys.ready, keys.ingest) == ("gw:ws:control", "gw:websocket:ready", "gw:ws:broadcast")
+
+
+def test_on_a_cluster_a_channel_lies_in_the_slot_of_what_its_step_writes() -> None:
+    keys = Keys("gw:", sharded=True)
+    assert keys.audience(hub.of_topic("contest")) == "gw:ws:topic:{contest}"
+    assert keys.audience(hub.of_user("a:b")) == "gw:ws:user:{a:b}"
+    assert keys.own(NODE) == "gw:ws:node:{web-1.f00d}"
+    channel = keys.audience(hub.of_topic("contest")).encode()
+    assert key_slot(channel) == key_slot(keys.history("contest").encode())
+    assert key_slot(channel) == key_slot(keys.snapshot("contest").encode())
+    assert not any("{" in name for name in (keys.control, keys.ready, keys.ingest, keys.cache_changes))
+
+
+@settings(deadline=None)
+@given(names, st.sampled_from([hub.of_topic, hub.of_user, hub.of_role]), st.booleans(), st.sampled_from(["gw:", ""]))
+def test_a_channel_tells_its_audience(name: str, kind: Callable[[str], str], sharded: bool, namespace: str) -> None:
+    keys = Keys(namespace, sharded)
+    assert keys.audience_of(keys.audience(kind(name))) == kind(name)
 
 
 def test_the_caches_rows_have_these_names() -> None:
@@ -69,9 +89,11 @@ def test_what_one_script_touches_lies_in_one_slot(node_id: str) -> None:
 
 
 @settings(deadline=None)
-@given(names, names, names, node_ids)
-def test_no_name_makes_one_channel_look_like_another(topic: str, user: str, role: str, node_id: str) -> None:
-    keys = Keys("gw:")
+@given(names, names, names, node_ids, st.booleans())
+def test_no_name_makes_one_channel_look_like_another(
+    topic: str, user: str, role: str, node_id: str, sharded: bool
+) -> None:
+    keys = Keys("gw:", sharded)
     channels = [keys.audience(a) for a in (hub.of_topic(topic), hub.of_user(user), hub.of_role(role))]
     channels += [keys.own(node_id), keys.control, keys.ready, keys.ingest, keys.cache_changes]
     assert len(set(channels)) == len(channels)

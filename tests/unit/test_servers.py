@@ -10,7 +10,7 @@ from redis.asyncio.connection import SSLConnection
 from redis.asyncio.sentinel import SentinelConnectionPool
 
 from gateway.cluster import servers
-from gateway.cluster.servers import Servers
+from gateway.cluster.servers import REDIS_PORT, Servers
 from gateway.cluster.shards import ONLY
 
 
@@ -53,6 +53,22 @@ def test_tls_is_spoken_with_the_servers() -> None:
 def test_a_url_that_names_no_sentinels_and_service_is_refused(url: str) -> None:
     with pytest.raises(ValueError):  # noqa: PT011
         pool(url)
+
+
+def test_a_cluster_s_servers_are_connected_with_one_login() -> None:
+    servers = Servers("rediss+cluster://ann:p%40ss@a:1,b,[::1]:3", timeout_seconds=2.0, max_connections=5)
+    assert servers.shards.sharded and servers._seeds == ["a:1", f"b:{REDIS_PORT}", "[::1]:3"]
+    client: Any = servers.at("[::1]:3")
+    told = client.connection_pool.connection_kwargs
+    assert (told["host"], told["port"], told["username"], told["password"]) == ("::1", 3, "ann", "p@ss")
+    assert type(client.connection_pool) is BlockingConnectionPool
+    assert issubclass(client.connection_pool.connection_class, SSLConnection)
+
+
+@pytest.mark.parametrize("url", ["redis+cluster://", "redis+cluster://a/0/1", "redis+cluster://:1"])
+def test_a_url_that_names_no_servers_of_a_cluster_is_refused(url: str) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011
+        Servers(url, timeout_seconds=2.0)
 
 
 @pytest.mark.parametrize(
