@@ -23,6 +23,7 @@ SYSTEM: Final = "system"
 SERVICES: Final = "service"  # the state of all services
 BREAKERS: Final = "circuit-breaker"  # those circuit breakers that are not closed
 FIGURES: Final = "gateway:figures"  # what each node tells of itself every few seconds
+RESERVED: Final = frozenset({SERVICES, BREAKERS, FIGURES})  # what the cluster says there nobody else can have said
 
 Act = Literal["subscribe", "publish", "request", "command"]
 ACTS: Final[tuple[Act, ...]] = ("subscribe", "publish", "request", "command")  # what a rule may say a need for

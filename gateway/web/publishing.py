@@ -10,6 +10,7 @@ from gateway import protocol
 from gateway.auth import ROLES
 from gateway.cluster.outgoing import TooLarge
 from gateway.protocol import ProtocolError
+from gateway.topics import RESERVED
 from gateway.web.answers import ApiError, body_of, key_of, node_of, resource
 from gateway.web.openapi import CLIENT_ID, COUNT, EPOCH, NAME, TOPIC, Schema, answer, array, operation, record, ref
 
@@ -36,6 +37,8 @@ async def publish(request: Request) -> Any:
             raise ApiError(400, "bad_request", where + error.message) from None
     key = key_of(request)
     for publication in publications:
+        if publication.topic in RESERVED:
+            raise ApiError(403, "forbidden", f"{publication.topic} is the cluster's own: nobody else publishes there")
         if not key.may_publish(publication.topic):
             raise ApiError(403, "forbidden", f"The key {key.name} may not publish on {publication.topic}")
     try:

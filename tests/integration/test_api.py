@@ -54,6 +54,15 @@ async def test_without_the_key_nothing_is_told(
     assert answer.json()["error"]["code"] == "unauthorized"
 
 
+@pytest.mark.parametrize("topic", ["service", "circuit-breaker", "gateway:figures"])
+async def test_what_the_cluster_says_of_itself_nobody_else_can_say(back_end: Api, topic: str) -> None:
+    answer = await back_end.http.post(
+        "/api/publish", json={"messages": [{"topic": "t", "data": 1}, {"topic": topic, "data": 1}]}
+    )
+    assert answer.status_code == 403
+    assert "cluster's own" in answer.json()["error"]["message"]
+
+
 async def test_a_node_without_a_key_has_no_api(cluster: Callable[..., Cluster], api: ApiOf) -> None:
     (node,) = cluster(1, api_key="")
     for header in ("Bearer", "Bearer x"):
