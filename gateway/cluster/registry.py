@@ -96,7 +96,7 @@ class Registry:
         # The index first: a node that dies between the two leaves a name that expires, not rows without one.
         (expired, following_ms), alive = await self._link.ask_all([
             self._enroll([self._keys.nodes], [self._node_id, self._lease_ms]),
-            self._beat([self._rows[0]], [self._lease_ms, *fields]),
+            self._beat(self._rows, [self._lease_ms, *fields]),
         ])  # fmt: skip
         self._metrics.round_trip.observe(loop.time() - started)
         if not alive:

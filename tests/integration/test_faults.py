@@ -147,6 +147,32 @@ async def test_a_frozen_node_is_reaped_once_and_heals_when_it_thaws(
     assert reaps(nodes) == 1
 
 
+async def test_who_left_while_the_node_slept_is_not_seen_again_when_it_wakes(
+    cluster: Clusters, connect: Connect, redis: Redis
+) -> None:
+    [node] = cluster(1, lease_seconds=1)
+    gone, here = await connect(node), await connect(node)
+    lease = f"{NAMESPACE}ws:node:{{{gone.id.rpartition('.')[0]}}}"
+
+    def seen() -> set[str]:
+        """Whom anybody finds there: rows, if the lease lives."""
+        both = "if redis.call('EXISTS', KEYS[1]) == 0 then return {} end return redis.call('HKEYS', KEYS[2])"
+        return set(redis.cli("EVAL", both, 2, lease, f"{lease}:clients"))
+
+    await eventually(lambda: seen() == {gone.id, here.id})
+    node.freeze()
+    gone.socket.transport.abort()
+    await eventually(lambda: not seen())
+    node.thaw()
+
+    def is_back() -> bool:
+        found = seen()
+        assert gone.id not in found, "a ghost"
+        return here.id in found
+
+    await eventually(is_back)
+
+
 async def test_a_terminated_node_sends_its_clients_away_and_leaves_nothing(
     cluster: Clusters, connect: Connect, api: ApiOf, redis: Redis
 ) -> None:

@@ -45,7 +45,7 @@ class FakeRows:
     def script(self, name: str) -> Callable[[Args, Args], Args]:
         def command(keys: Args, args: Args) -> Args:
             rows = ["gw:ws:node:{n.b}", "gw:ws:node:{n.b}:clients", "gw:ws:node:{n.b}:topics"]
-            assert keys == {"write": rows, "beat": rows[:1], "enroll": ["gw:ws:nodes"]}[name]
+            assert keys == {"write": rows, "beat": rows, "enroll": ["gw:ws:nodes"]}[name]
             return name, args
 
         return command
@@ -56,6 +56,8 @@ class FakeRows:
                 return self.write(args)
             case "beat":
                 before, self.leased = self.leased, True
+                if not before:
+                    self.rows = ({}, {})
                 return int(before)
             case _:
                 return [[], 0]  # no other node: none whose lease has ended, none that follows
