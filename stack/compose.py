@@ -6,6 +6,9 @@ import subprocess
 from stack import balancer
 from stack.place import ROOT, Place, StackError
 
+# Six servers in the place of one; any of them names the others.
+CLUSTER = {"REDIS_SINGLE": "0", "GATEWAY_REDIS_URL": "redis+cluster://redis-1,redis-2,redis-3"}
+
 
 def answers() -> bool:
     """Whether there is an engine to talk to, and Compose to do it with."""
@@ -19,8 +22,9 @@ def answers() -> bool:
 
 def up(place: Place, count: int) -> None:
     """Starts or scales to `count` nodes and waits until HAProxy sees them all."""
+    profile = ["--profile", "cluster"] if place.redis == "cluster" else []
     try:
-        _compose(place, "up", "--detach", "--build", "--wait", "--wait-timeout", "120", nodes=count)
+        _compose(place, *profile, "up", "--detach", "--build", "--wait", "--wait-timeout", "120", nodes=count)
         balancer.wait_for_all(place, count, seconds=60)
     except StackError:
         _compose(place, "logs", "--tail", "20", nodes=count)
@@ -59,7 +63,7 @@ def logs(place: Place) -> None:
 def _compose(place: Place, *command: str, nodes: int = 0) -> None:
     done = subprocess.run(["docker", "compose", *command], cwd=ROOT, env=_environment(place, nodes), check=False)
     if done.returncode:
-        raise StackError(f"docker compose {command[0]} failed (exit {done.returncode}).")
+        raise StackError(f"docker compose {' '.join(command)} failed (exit {done.returncode}).")
 
 
 def _ask(place: Place, *command: str) -> str:
@@ -80,4 +84,5 @@ def _environment(place: Place, nodes: int = 0) -> dict[str, str]:
         "LB_PORT": str(place.lb_port),
         "LB_ADMIN_PORT": str(place.admin_port),
         **({"NODES": str(nodes)} if nodes else {}),
+        **(CLUSTER if place.redis == "cluster" else {}),
     }

@@ -33,6 +33,8 @@ def running(place: Place) -> bool:
 
 def up(place: Place, count: int) -> None:
     """Starts the stack, or brings a running one to `count` nodes; returns when HAProxy sees all ready."""
+    if place.redis != "single":
+        raise StackError("REDIS=cluster is six containers: it needs Docker Compose.")
     try:
         need("redis-server", "haproxy")
     except MissingError as missing:

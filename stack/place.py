@@ -24,6 +24,7 @@ class Place:
     lb_port: int  # the public side of HAProxy
     admin_port: int  # its internal side: API, stats, metrics
     node_port: int  # of the first node; the others follow. Local stack only
+    redis: str = "single"  # or "cluster": three masters, three replicas. With Compose only
 
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> "Place":
@@ -33,6 +34,9 @@ class Place:
                 raise StackError(f"{name} must be a port number, and is {text!r}.")
             return int(text)
 
+        redis = env.get("REDIS") or "single"
+        if redis not in ("single", "cluster"):
+            raise StackError(f"REDIS is single or cluster, and not {redis!r}.")
         run = Path(env.get("STACK_DIR", ROOT / ".run")).resolve()
         if len(str(run)) > 70:  # sun_path holds 108 bytes, and HAProxy and supervisord append to the names
             raise StackError(f"STACK_DIR is too long a path for Unix sockets: {run}")
@@ -41,6 +45,7 @@ class Place:
             lb_port=port("LB_PORT", 8080),
             admin_port=port("LB_ADMIN_PORT", 8404),
             node_port=port("NODE_PORT", 9001),
+            redis=redis,
         )
 
     @property

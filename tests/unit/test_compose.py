@@ -1,0 +1,49 @@
+"""compose.yaml, and what `make up` tells it."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+import yaml
+
+from stack.compose import CLUSTER
+from stack.place import Place, StackError
+from tests.cluster import ROOT
+
+FILE: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text())
+SERVICES: dict[str, dict[str, Any]] = FILE["services"]
+SERVERS = [name for name in SERVICES if re.fullmatch(r"redis-\d", name)]
+
+
+def test_a_plain_up_starts_neither_a_redis_cluster_nor_monitoring() -> None:
+    plain = {name for name, service in SERVICES.items() if "profiles" not in service}
+    assert plain == {"redis", "gateway", "haproxy"}
+
+
+def test_the_cluster_is_made_of_six_servers_each_with_a_volume_of_its_own() -> None:
+    script = (ROOT / "stack" / "cluster.sh").read_text()
+    assert len(SERVERS) == 6 and f"servers='{' '.join(SERVERS)}'" in script
+    assert SERVICES["redis-cluster"]["depends_on"].keys() == set(SERVERS)
+    assert len({SERVICES[name]["volumes"][0] for name in SERVERS}) == 6
+    assert {SERVICES[name]["volumes"][0].partition(":")[0] for name in SERVERS} <= FILE["volumes"].keys()
+    assert all(SERVICES[name]["command"][2:4] == ["serve", name] for name in SERVERS)
+
+
+def test_nodes_wait_for_the_redis_there_is_and_are_told_of_servers_that_exist() -> None:
+    gateway = SERVICES["gateway"]
+    assert {name: one["required"] for name, one in gateway["depends_on"].items()} == {
+        "redis": False, "redis-cluster": False,
+    }  # fmt: skip
+    hosts = CLUSTER["GATEWAY_REDIS_URL"].removeprefix("redis+cluster://").split(",")
+    assert set(hosts) <= set(SERVERS)
+    for variable in CLUSTER:
+        assert f"${{{variable}:-" in str(FILE), variable
+
+
+def test_redis_is_one_or_a_cluster() -> None:
+    assert Place.from_env({}).redis == "single"
+    assert Place.from_env({"REDIS": "cluster"}).redis == "cluster"
+    with pytest.raises(StackError, match="REDIS is single or cluster"):
+        Place.from_env({"REDIS": "many"})
