@@ -13,7 +13,7 @@ BIN    := .venv/bin
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
 
-up: .venv/stack.done ## start the cluster, or scale it: NODES=3, or NODES=max for one a core
+up: .venv/stack.done ## start the cluster, or scale it: NODES=3, or NODES=max for one a core; REDIS=cluster
 	@$(BIN)/python -m stack up $(NODES)
 
 rolling-restart: .venv/stack.done ## restart the nodes one after the other; nobody is refused meanwhile
@@ -29,15 +29,15 @@ logs: .venv/stack.done ## follow all logs
 	@$(BIN)/python -m stack logs
 
 test: .venv/dev.done ## all tests; ARGS= goes to pytest, e.g. ARGS="-k hub -x"
-	@$(PYTHON) -m stack.need redis-server haproxy chromium nodejs npm
+	@$(PYTHON) -m stack.need redis-server haproxy chromium nodejs npm iproute2 nftables
 	@$(BIN)/pytest $(ARGS)
 
 pictures: .venv/dev.done ## the README's pictures, taken by the browser tests
 	@$(PYTHON) -m stack.need redis-server haproxy chromium
 	@PICTURES=docs/images $(BIN)/pytest -n 0 -m picture tests/browser
 
-chaos: .venv/dev.done ## break a private cluster on purpose; SEED= MINUTES= FAULTS= QUICK=1 CLIENTS= FSYNC= REDIS=sentinel|cluster WAIT=
-	@$(PYTHON) -m stack.need redis-server haproxy
+chaos: .venv/dev.done ## break a private cluster on purpose; SEED= MINUTES= FAULTS= QUICK=1 CLIENTS= FSYNC= REDIS=sentinel|cluster WAIT= HOSTS=1
+	@$(PYTHON) -m stack.need redis-server haproxy iproute2 nftables
 	@$(BIN)/python -m chaos
 
 bench: .venv/dev.done ## beside its peers and the limit: SCENARIOS= ROUNDS= QUICK=1

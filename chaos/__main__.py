@@ -3,7 +3,8 @@
 SEED=7 the same choices again · MINUTES=30 faults by chance for so long · FAULTS="kill flush" only these · QUICK=1
 shorter waits and fewer clients · CLIENTS=100 · FSYNC=always Redis syncs each write ·
 REDIS=sentinel a master, two replicas and three Sentinels · REDIS=cluster three masters and a replica of each ·
-WAIT=1 so many replicas must have a message first
+WAIT=1 so many replicas must have a message first ·
+HOSTS=1 two load balancers, four nodes, six of Redis, each on a host of its own; cut from each other
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from rich.console import Console
 from chaos import plan as plans
 from chaos import report, run, stack
 from chaos.faults import KNOWN
+from chaos.network import NetworkError
 
 
 def main() -> int:
@@ -55,8 +57,8 @@ def main() -> int:
             console.print(line, markup=False, style="yellow")
     except KeyboardInterrupt:
         console.print("interrupted")
-    except TimeoutError as late:
-        console.print(str(late), style="red")
+    except (TimeoutError, NetworkError) as error:
+        console.print(str(error), markup=False, style="red")
     finally:
         if kept:
             shutil.rmtree(folder, ignore_errors=True)

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
 
 from chaos.plan import Plan
-from chaos.stack import HARD_STOP_SECONDS, Stack
+from chaos.stack import BALANCERS, HARD_STOP_SECONDS, SERVICES, Stack
 from tests.redis_cluster import slots_around
 
 Act = Callable[[Stack, Plan, random.Random], Awaitable[None]]
 
 DOWN_SECONDS: Final = 2.0
 MOVED_SLOTS: Final = 1000
+LOST_PERCENT: Final = 20  # of a node's packets, each way
 TAIL_BYTES: Final = 20_000  # of the AOF: about a second of traffic
 
 
@@ -26,6 +28,7 @@ class Fault:
     about: str
     act: Act
     keeps_history: bool = True  # topics with history lose nothing; else: whatever is lost is told
+    forks: bool = False  # for a while there are two histories: what of them is lost can only be told, whatever the plan
     forgets: bool = False  # every client must be told, on every topic with history
 
 
@@ -78,10 +81,10 @@ async def freeze_redis(stack: Stack, plan: Plan, _rng: random.Random) -> None:
 
 async def reload_haproxy(stack: Stack, _plan: Plan, _rng: random.Random) -> None:
     """The old worker keeps its sockets, and at the hard stop cuts them all at once."""
-    stack.balancer.reload()
+    for balancer in stack.balancers:
+        balancer.reload()
     await asyncio.sleep(HARD_STOP_SECONDS + 2)
-    for node in stack.nodes:
-        await asyncio.to_thread(stack.until_up, node)
+    await asyncio.to_thread(stack.until_up, *stack.nodes)
 
 
 async def rolling_restart(stack: Stack, _plan: Plan, _rng: random.Random) -> None:
@@ -136,6 +139,76 @@ async def move_slots(stack: Stack, plan: Plan, _rng: random.Random) -> None:
     await asyncio.to_thread(servers.until_whole)
 
 
+async def kill_balancer(stack: Stack, _plan: Plan, rng: random.Random) -> None:
+    """Its clients find their nodes through the other."""
+    balancer = rng.choice(stack.balancers)
+    await asyncio.to_thread(balancer.kill)
+    await asyncio.sleep(DOWN_SECONDS)
+    await asyncio.to_thread(balancer.start)
+
+
+async def cut_redis(stack: Stack, plan: Plan, rng: random.Random) -> None:
+    """A node keeps its clients and hears nothing; it is unready, and in nobody's list. Then it makes good."""
+    node = await asyncio.to_thread(stack.some_node, rng)
+    async with _cut(stack, [node.name], SERVICES):
+        await asyncio.sleep(plan.cut_seconds)
+        assert await asyncio.to_thread(node.reasons), f"{node.name} is ready without Redis"
+    await asyncio.to_thread(stack.until_up, node)
+
+
+async def cut_balancer(stack: Stack, plan: Plan, rng: random.Random) -> None:
+    """Sockets between the two are dead, and neither end is told."""
+    node, at = await asyncio.to_thread(stack.some_node, rng), rng.randrange(len(BALANCERS))
+    async with _cut(stack, [node.name], [BALANCERS[at]]):
+        await asyncio.sleep(plan.cut_seconds)
+        down = await asyncio.to_thread(stack.balancers[at].down, node)
+        assert down, f"{BALANCERS[at]} gives clients to {node.name}, which it does not reach"
+    await asyncio.to_thread(stack.until_up, node)
+
+
+async def halve(stack: Stack, plan: Plan, _rng: random.Random) -> None:
+    """Half of all is without Redis; the other half goes on, with the master and most Sentinels."""
+    small, large = await asyncio.to_thread(lambda: stack.halves(master=False))
+    await _halve(stack, plan, small, large)
+
+
+async def halve_with_master(stack: Stack, plan: Plan, _rng: random.Random) -> None:
+    """The half with the master has too few Sentinels: the other makes a master of its own."""
+    small, large = await asyncio.to_thread(lambda: stack.halves(master=True))
+    await _halve(stack, plan, small, large)
+    assert await asyncio.to_thread(lambda: stack.halves(master=True)[0]) != small, "the master is who it was"
+
+
+async def _halve(stack: Stack, plan: Plan, small: Sequence[str], large: Sequence[str]) -> None:
+    async with _cut(stack, small, large):
+        await asyncio.sleep(plan.cut_seconds)
+        for node in stack.nodes:
+            reasons = await asyncio.to_thread(node.reasons)
+            assert bool(reasons) is (node.name in small), f"{node.name}: {reasons or 'ready'}"
+    await asyncio.to_thread(stack.sentinels.until_whole)
+    await asyncio.to_thread(stack.until_up, *stack.nodes)
+
+
+async def lose_packets(stack: Stack, plan: Plan, rng: random.Random) -> None:
+    """A bad cable: what is lost is sent again, later and later."""
+    node = await asyncio.to_thread(stack.some_node, rng)
+    try:
+        await asyncio.to_thread(stack.network.lose, node.name, LOST_PERCENT)
+        await asyncio.sleep(plan.cut_seconds)
+    finally:
+        await asyncio.to_thread(stack.network.heal)
+    await asyncio.to_thread(stack.until_up, node)
+
+
+@asynccontextmanager
+async def _cut(stack: Stack, some: Sequence[str], others: Sequence[str]) -> AsyncIterator[None]:
+    try:
+        await asyncio.to_thread(stack.network.cut, some, others)
+        yield
+    finally:
+        await asyncio.to_thread(stack.network.heal)
+
+
 FAULTS: Final = {
     "calm": Fault("nothing at all", nothing),
     "kill": Fault("kill -9 a node", kill_node),
@@ -151,16 +224,25 @@ FAULTS: Final = {
     "failover": Fault("kill -9 the Redis master, 3 times", fail_over, keeps_history=False),
     "shard": Fault("kill -9 a Redis Cluster's master", kill_shard, keeps_history=False),
     "move": Fault("move 1,000 slots, and back", move_slots),
+    "balancer-kill": Fault("kill -9 a load balancer", kill_balancer),
+    "cut-redis": Fault("cut a node from Redis", cut_redis),
+    "cut-balancer": Fault("cut a load balancer from a node", cut_balancer),
+    "halves": Fault("cut one half from the other", halve),
+    "halves-master": Fault("cut off the half with the master", halve_with_master, keeps_history=False, forks=True),
+    "packets": Fault("lose one packet in five of a node", lose_packets),
 }
 
 _OF_A_REDIS: Final = {
     "single": ("deafen", "redis-restart", "redis-freeze", "redis-kill", "tail", "flush"),
     "sentinel": ("failover",),
     "cluster": ("shard", "move"),
+    "hosts": ("balancer-kill", "cut-redis", "cut-balancer", "halves", "halves-master", "packets"),
 }
 
-# Which can happen, by the kind of Redis.
+# Which can happen, by the kind of Redis; and where each has a host of its own.
 KNOWN: Final = {
     kind: [name for name in FAULTS if name in own or not any(name in other for other in _OF_A_REDIS.values())]
     for kind, own in _OF_A_REDIS.items()
 }
+# What others have shown before, and what may be different here.
+KNOWN["hosts"] = ["calm", "kill", "failover", *_OF_A_REDIS["hosts"]]

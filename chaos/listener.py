@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Self
@@ -14,8 +15,9 @@ from gateway.client import Gap, Gateway, Message, Recovered, State, Subscription
 class Listener:
     """Hears all topics and writes down what it had."""
 
-    def __init__(self, url: str, source: str, restless: bool) -> None:
-        self.gateway = Gateway(url, on_state=self._state, local_addr=(source, 0), proxy=None)
+    def __init__(self, urls: Iterable[str], source: str, restless: bool) -> None:
+        turns = itertools.cycle(urls)
+        self.gateway = Gateway(lambda: next(turns), on_state=self._state, local_addr=(source, 0), proxy=None)
         self.source = source
         self.restless = restless  # cuts its own connection now and then
         self.ledgers: dict[str, Ledger] = {}
@@ -26,9 +28,11 @@ class Listener:
 
     @classmethod
     @asynccontextmanager
-    async def listening(cls, url: str, source: str, topics: Iterable[str], *, restless: bool) -> AsyncIterator[Self]:
-        """A connected listener that hears `topics`."""
-        listener = cls(url, source, restless)
+    async def listening(
+        cls, urls: Iterable[str], source: str, topics: Iterable[str], *, restless: bool
+    ) -> AsyncIterator[Self]:
+        """A connected listener that hears `topics`. It tries `urls` in turn, the first one first."""
+        listener = cls(urls, source, restless)
         async with AsyncExitStack() as stack:
             tasks = await stack.enter_async_context(asyncio.TaskGroup())
             await stack.enter_async_context(listener.gateway)

@@ -28,14 +28,17 @@ class Plan:
     restless_seconds: float = 3.0  # so often, on average
     # Or "sentinel": a master, two replicas, three Sentinels; or "cluster": three masters and a replica of each.
     redis: str = "single"
+    hosts: bool = False  # each on a host of its own, and two load balancers
     fsync: str = "everysec"
     wait_replicas: int = 0  # that must have a message of a topic with history before it is acknowledged
     lease_seconds: float = 10.0
     ping_seconds: float = 3.0
+    pong_seconds: float = 3.0
     freeze_node_seconds: float = 15.0
     freeze_redis_seconds: float = 8.0
     calm_seconds: float = 2.0  # of plain traffic before each fault, and after
     drain_seconds: float = 3.0
+    max_lag_seconds: int = 4  # after it a master that no replica hears refuses writes; where there are hosts
     history_topics: int = 4
     plain_topics: int = 2
     history_rate: float = 10.0  # messages a second and topic
@@ -45,23 +48,37 @@ class Plan:
         """Those with history, then the others."""
         return [f"h{at + 1}" for at in range(self.history_topics)] + [f"p{at + 1}" for at in range(self.plain_topics)]
 
+    @property
+    def cut_seconds(self) -> float:
+        """How long a cut lasts: longer than a lease, a fail-over, and the silence that an end of a connection bears."""
+        return max(self.lease_seconds, 4 * self.ping_seconds, 8.0) + 4
+
+    @property
+    def ghost_seconds(self) -> float:
+        """How long a client that is gone may be listed: its node's lease and a beat; or, where only the way to it was
+        lost, until the node misses its pong. And a second to ask in."""
+        return max(1.2 * self.lease_seconds, self.ping_seconds + self.pong_seconds + 1) + 1
+
 
 def from_env(environ: Mapping[str, str], faults: Mapping[str, Collection[str]], seed: int) -> Plan:
-    """The plan that SEED, MINUTES, FAULTS, QUICK, CLIENTS, FSYNC, REDIS and WAIT ask for.
+    """The plan that SEED, MINUTES, FAULTS, QUICK, CLIENTS, FSYNC, REDIS, WAIT and HOSTS ask for.
 
-    `faults`: the names of those there are for each kind of Redis.
+    `faults`: the names of those there are for each kind of Redis, and for "hosts".
 
     Raises:
         PlanError: A value that cannot be.
     """
-    redis = environ.get("REDIS") or "single"
-    if redis not in faults:
-        raise PlanError(f"REDIS must be one of {', '.join(faults)}, not {redis!r}")
-    known = faults[redis]
+    hosts = environ.get("HOSTS", "") not in ("", "0")
+    kinds = ["sentinel"] if hosts else [kind for kind in faults if kind != "hosts"]
+    redis = environ.get("REDIS") or kinds[0]
+    if redis not in kinds:
+        raise PlanError(f"REDIS must be one of {', '.join(kinds)}{' with HOSTS=1' * hosts}, not {redis!r}")
+    known = faults["hosts" if hosts else redis]
     chosen = [name for name in re.split(r"[\s,]+", environ.get("FAULTS", "")) if name]
     unknown = set(chosen) - set(known)
     if unknown:
-        raise PlanError(f"FAULTS names {min(unknown)!r}; with REDIS={redis} there are {', '.join(known)}")
+        given = "HOSTS=1" if hosts else f"REDIS={redis}"
+        raise PlanError(f"FAULTS names {min(unknown)!r}; with {given} there are {', '.join(known)}")
     fsync = environ.get("FSYNC") or "everysec"
     if fsync not in ("everysec", "always", "no"):
         raise PlanError(f"FSYNC must be everysec, always or no, not {fsync!r}")
@@ -70,7 +87,8 @@ def from_env(environ: Mapping[str, str], faults: Mapping[str, Collection[str]], 
     common = Plan(
         seed=int(_number(environ, "SEED", seed, 0, 2**63)), faults=tuple(chosen) or tuple(known), clients=clients,
         minutes=_number(environ, "MINUTES", 0, 0, 7 * 24 * 60), redis=redis, fsync=fsync,
-        wait_replicas=int(_number(environ, "WAIT", 0, 0, REPLICAS[redis])),
+        hosts=hosts, nodes=4 if hosts else 3,
+        wait_replicas=int(_number(environ, "WAIT", 1 if hosts else 0, 0, REPLICAS[redis])),
     )  # fmt: skip
     return hurried(common) if quick else common
 
@@ -79,8 +97,8 @@ def hurried(plan: Plan) -> Plan:
     """The same with shorter waits: every fault still lasts longer than what is to notice it."""
     values = {name: getattr(plan, name) for name in Plan.__dataclass_fields__}
     values |= {
-        "lease_seconds": 2.0, "ping_seconds": 1.0, "freeze_node_seconds": 5.0, "freeze_redis_seconds": 4.0,
-        "calm_seconds": 1.0, "drain_seconds": 1.0,
+        "lease_seconds": 2.0, "ping_seconds": 1.0, "pong_seconds": 2.0, "freeze_node_seconds": 5.0,
+        "freeze_redis_seconds": 4.0, "calm_seconds": 1.0, "drain_seconds": 1.0,
     }  # fmt: skip
     return Plan(**values)
 

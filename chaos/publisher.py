@@ -7,6 +7,7 @@ is not published again. On the others nobody can know: a number whose answer was
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
@@ -22,9 +23,9 @@ RETRY_SECONDS = (0.05, 0.3)
 
 
 class Publisher:
-    """Publishes over HAProxy's internal side, whichever node answers."""
+    """Publishes over HAProxy's internal side, whichever node answers; over another's when one fails."""
 
-    def __init__(self, url: str, plan: Plan, rng: random.Random) -> None:
+    def __init__(self, urls: Iterable[str], plan: Plan, rng: random.Random) -> None:
         self.published: dict[str, int] = dict.fromkeys(plan.topics(), 0)
         self.unsure: dict[str, set[int]] = {topic: set() for topic in self.published}
         self.retries = 0
@@ -33,15 +34,17 @@ class Publisher:
         self._rng = rng
         self._going = asyncio.Event()
         self._busy = {topic: asyncio.Lock() for topic in self.published}  # held while a number is on its way
+        self._turns = itertools.cycle(urls)
+        self._url = next(self._turns)
         self._http = httpx.AsyncClient(
-            base_url=url, headers={"Authorization": f"Bearer {API_KEY}"}, timeout=TRY_SECONDS, trust_env=False
+            headers={"Authorization": f"Bearer {API_KEY}"}, timeout=TRY_SECONDS, trust_env=False
         )
 
     @classmethod
     @asynccontextmanager
-    async def running(cls, url: str, plan: Plan, rng: random.Random) -> AsyncIterator[Self]:
+    async def running(cls, urls: Iterable[str], plan: Plan, rng: random.Random) -> AsyncIterator[Self]:
         """A publisher at work, paused at first."""
-        publisher = cls(url, plan, rng)
+        publisher = cls(urls, plan, rng)
         async with publisher._http, asyncio.TaskGroup() as tasks:
             workers = [tasks.create_task(publisher._speak(topic)) for topic in publisher.published]
             try:
@@ -75,13 +78,10 @@ class Publisher:
 
     async def clients(self) -> dict[str, str] | None:
         """Ids of all clients that the cluster lists, and their addresses; None if it cannot say."""
-        try:
-            answer = await self._http.get("/api/clients", params={"limit": 10_000})
-        except httpx.HTTPError:
+        answer = await self._ask("GET", "/api/clients?limit=10000")
+        if answer is None or answer.status_code != 200:
             return None
-        return (
-            {client["id"]: client["ip"] for client in answer.json()["clients"]} if answer.status_code == 200 else None
-        )
+        return {client["id"]: client["ip"] for client in answer.json()["clients"]}
 
     async def _speak(self, topic: str) -> None:
         rate = self._plan.history_rate if topic.startswith("h") else self._plan.plain_rate
@@ -115,10 +115,20 @@ class Publisher:
         return taken
 
     async def _post(self, message: dict[str, object]) -> bool:
-        try:
-            answer = await self._http.post("/api/publish", json=message)
-        except httpx.HTTPError:
+        answer = await self._ask("POST", "/api/publish", message)
+        if answer is None:
             return False
         if answer.status_code not in (200, 502, 503, 504):
             raise RuntimeError(f"publish was answered {answer.status_code}: {answer.text[:200]}")
         return answer.status_code == 200
+
+    async def _ask(self, method: str, path: str, body: dict[str, object] | None = None) -> httpx.Response | None:
+        """The answer, None if there was none. Unless it is good, the next question goes to the next load balancer."""
+        url = self._url
+        try:
+            answer = await self._http.request(method, url + path, json=body)
+        except httpx.HTTPError:
+            answer = None
+        if (answer is None or answer.status_code != 200) and url == self._url:  # nobody else has turned yet
+            self._url = next(self._turns)
+        return answer

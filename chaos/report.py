@@ -22,7 +22,9 @@ class Phase:
     plain: Account
     untold_clients: int  # clients that had no notice on some topic with history, where each must have one
     reconnects: Sequence[float] = ()  # seconds
-    ghost_seconds: float | None = None  # until the cluster listed exactly the clients there were
+    ghost_seconds: float = 0.0  # the longest that a client was listed which was gone
+    ghost_limit: float = 0.0  # the promise
+    listed: bool = False  # in the end the cluster listed exactly the clients there were
     faults: Sequence[str] = field(default_factory=tuple)  # what else went wrong, in sentences
 
     def broken(self) -> list[str]:
@@ -41,7 +43,9 @@ class Phase:
             found.append(f"{plain.lost_untold} losses untold on topics without history, first {plain.first_untold}")
         if self.untold_clients:
             found.append(f"{self.untold_clients} clients were not told that the history is gone")
-        if self.ghost_seconds is None:
+        if self.ghost_seconds > self.ghost_limit:
+            found.append(f"a client that was gone was listed for {self.ghost_seconds:.1f} s")
+        if not self.listed:
             found.append("the cluster never listed exactly the clients there were")
         return [f"{self.fault}: {sentence}" for sentence in found]
 
@@ -63,7 +67,7 @@ def table(phases: Sequence[Phase]) -> Table:
             f"{phase.plain.lost:,}", f"{phase.plain.lost_told:,}", str(len(phase.reconnects)),
             f"{statistics.median(phase.reconnects):.1f}" if phase.reconnects else "-",
             f"{max(phase.reconnects):.1f}" if phase.reconnects else "-",
-            f"{phase.ghost_seconds:.1f}" if phase.ghost_seconds is not None else "never",
+            f"{phase.ghost_seconds:.1f}",
             "[red]broken[/red]" if phase.broken() else "[green]kept[/green]",
         )  # fmt: skip
     return shown

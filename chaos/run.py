@@ -45,7 +45,7 @@ async def run(plan: Plan, stack: Stack, tell: Callable[[str], None]) -> list[Pha
 
 async def _run(plan: Plan, stack: Stack, tell: Callable[[str], None], rng: random.Random, phases: list[Phase]) -> None:
     async with (
-        Publisher.running(stack.balancer.api_url, plan, rng) as publisher,
+        Publisher.running([balancer.api_url for balancer in stack.balancers], plan, rng) as publisher,
         _audience(plan, stack, publisher) as listeners,
     ):
         tell(f"{len(listeners)} clients on {plan.nodes} nodes")
@@ -86,8 +86,8 @@ async def _audience(plan: Plan, stack: Stack, publisher: Publisher) -> AsyncIter
 
         async def come(at: int) -> Listener:
             async with at_once:
-                source = f"127.0.{1 + at // 250}.{1 + at % 250}"  # HAProxy keeps a source on one node
-                listening = Listener.listening(stack.balancer.ws, source, publisher.topics, restless=at < restless)
+                ways, source = stack.ways(at), stack.source(at)
+                listening = Listener.listening(ways, source, publisher.topics, restless=at < restless)
                 return await exits.enter_async_context(listening)
 
         restless = round(plan.clients * plan.restless)
@@ -107,7 +107,9 @@ class _Conductor:
         self._publisher = publisher
         self._listeners = listeners
         self._rng = rng
-        self._wrong_at = self._equal_since = 0.0  # loop times: of the cluster's list of clients
+        self._wrong_at = 0.0  # loop time at which the cluster's list of clients was last found wrong
+        self._seen: dict[str, float] = {}  # client id -> loop time at which it was last connected
+        self._ghost_seconds = 0.0  # the longest that one was listed which was gone
 
     async def phase(self, fault: Fault) -> Phase:
         """The fault, the calm after it, the books."""
@@ -117,7 +119,7 @@ class _Conductor:
             listener.reconnects.clear()
         before = dict(publisher.published)
         await asyncio.sleep(self._plan.calm_seconds)
-        struck = self._wrong_at = loop.time()
+        self._wrong_at = loop.time()
         watch, churn = asyncio.create_task(self._watch()), asyncio.create_task(self._churn())
         try:
             try:
@@ -136,7 +138,7 @@ class _Conductor:
             watch.cancel()
             churn.cancel()
         wrong += [f"{node.name} ended by itself" for node in self._stack.nodes if not node.process.alive]
-        phase = self._close(fault, before, wrong, self._wrong_at - struck if listed else None)
+        phase = self._close(fault, before, wrong, listed)
         publisher.go()
         return phase
 
@@ -175,7 +177,13 @@ class _Conductor:
         while True:
             truth = self._connected()
             asked = loop.time()
+            self._seen.update((one.gateway.client_id, asked) for one in self._listeners if one.connected)
             listed = await self._publisher.clients()
+            if listed is None:
+                # Nobody can be taken from a list that nobody can write; what is in it then is no older than this.
+                self._seen = dict.fromkeys(self._seen, loop.time())
+            for client_id in listed or ():
+                self._ghost_seconds = max(self._ghost_seconds, asked - self._seen.setdefault(client_id, asked))
             if listed is not None:
                 listed = {client_id: source for client_id, source in listed.items() if source in quiet}
             if listed is None or listed != truth or truth != self._connected() or len(truth) < len(quiet):
@@ -194,7 +202,7 @@ class _Conductor:
             await asyncio.sleep(self._plan.restless_seconds / len(restless))
             self._rng.choice(restless).cut()
 
-    def _close(self, fault: Fault, before: dict[str, int], wrong: list[str], ghosts: float | None) -> Phase:
+    def _close(self, fault: Fault, before: dict[str, int], wrong: list[str], listed: bool) -> Phase:
         publisher = self._publisher
         accounts: dict[str, list[Account]] = {"h": [], "p": []}
         untold = 0
@@ -208,8 +216,9 @@ class _Conductor:
         for unsure in publisher.unsure.values():
             unsure.clear()
         return Phase(
-            fault.about, fault.keeps_history or self._plan.wait_replicas > 0,
+            fault.about, fault.keeps_history or (self._plan.wait_replicas > 0 and not fault.forks),
             sum(number - before[topic] for topic, number in publisher.published.items()),
             reduce(add, accounts["h"], Account()), reduce(add, accounts["p"], Account()), untold,
-            [seconds for one in self._listeners if not one.restless for seconds in one.reconnects], ghosts, wrong,
+            [seconds for one in self._listeners if not one.restless for seconds in one.reconnects],
+            self._ghost_seconds, self._plan.ghost_seconds, listed, wrong,
         )  # fmt: skip

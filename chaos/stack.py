@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
+from chaos.network import Network
 from chaos.plan import Plan
 from tests.cluster import Balancer, Cluster, Node, Redis
 from tests.deadlines import until
@@ -31,13 +33,21 @@ STOP_SECONDS = 30.0
 READY_SECONDS = 40.0
 
 
+CLIENTS = "clients"  # the host of all clients, and ours
+SERVICES = ["r1", "r2", "r3", "s1", "s2", "s3"]  # Redis servers and Sentinels
+BALANCERS = ["lb1", "lb2"]
+PEER_PORT = 10_000
+
+
 @dataclass(frozen=True, slots=True)
 class Stack:
     """What is broken. All its methods block."""
 
     store: Redis | Sentinels | RedisCluster
     nodes: Cluster
-    balancer: Balancer
+    balancers: Sequence[Balancer]
+    cables: Network | None = None
+    crowd: str = "127.0"  # the clients' addresses begin so
 
     @property
     def redis(self) -> Redis:
@@ -57,6 +67,22 @@ class Stack:
         assert isinstance(self.store, RedisCluster)
         return self.store
 
+    @property
+    def network(self) -> Network:
+        """The hosts, where there are any: nodes, and those of `SERVICES` and `BALANCERS`, by their names."""
+        assert self.cables is not None
+        return self.cables
+
+    def source(self, at: int) -> str:
+        """The address of a client: HAProxy keeps a source on one node."""
+        return f"{self.crowd}.{16 + at // 250}.{1 + at % 250}"
+
+    def ways(self, at: int) -> list[str]:
+        """Where a client connects, in the order in which it tries."""
+        urls = [balancer.ws for balancer in self.balancers]
+        first = at % len(urls)
+        return urls[first:] + urls[:first]
+
     def some_node(self, rng: random.Random) -> Node:
         """One of those that have clients."""
         return rng.choice([node for node in self.nodes if node.metric("gateway_connections") >= 1])
@@ -67,9 +93,11 @@ class Stack:
         until(node.ready, READY_SECONDS, f"{node.name} is ready")
         self.until_up(node)
 
-    def until_up(self, node: Node) -> None:
-        """Wait until HAProxy gives it clients."""
-        until(lambda: self.balancer.up(node), READY_SECONDS, f"HAProxy has found {node.name} up")
+    def until_up(self, *nodes: Node) -> None:
+        """Wait until every HAProxy gives them clients."""
+        for balancer in self.balancers:
+            for node in nodes:
+                until(lambda b=balancer, n=node: b.up(n), READY_SECONDS, f"HAProxy has found {node.name} up")  # type: ignore[misc]
 
     def leave(self, node: Node) -> None:
         """Ask a node to drain and end; it must do so in order."""
@@ -77,25 +105,71 @@ class Stack:
         code = node.process.exit_code(STOP_SECONDS)
         assert code == 0, f"{node.name} ended with {code} after SIGTERM"
 
+    def halves(self, *, master: bool) -> tuple[list[str], list[str]]:
+        """All hosts but the clients', in two. The smaller has one Sentinel, and the `master` or a replica."""
+        chosen = self.sentinels.master()
+        if not master:
+            chosen = next(server for server in self.sentinels.servers if server is not chosen)
+        small = ["lb1", "n1", "n2", f"r{self.sentinels.servers.index(chosen) + 1}", "s1"]
+        every = [*BALANCERS, *(node.name for node in self.nodes), *SERVICES]
+        return small, [name for name in every if name not in small]
+
 
 @contextmanager
 def running(plan: Plan, folder: Path) -> Iterator[Stack]:
-    """The stack, all up; its logs are in `folder`. Nothing of it outlives the `with`."""
-    rules = folder / "topics.toml"
-    rules.write_text(RULES)
+    """The stack, all up; its logs are in `folder`. Nothing of it outlives the `with`.
+
+    Raises:
+        NetworkError: There are no hosts of their own to be had here.
+    """
+    with _hosts(plan, folder) if plan.hosts else _here(plan, folder) as stack:
+        yield stack
+
+
+@contextmanager
+def _here(plan: Plan, folder: Path) -> Iterator[Stack]:
     with ExitStack() as stack:
         store = _store(plan, folder)
         stack.enter_context(store)
-        nodes = stack.enter_context(
-            Cluster(
-                plan.nodes, folder, store, topics=rules, lease_seconds=plan.lease_seconds,
-                ping_seconds=plan.ping_seconds, drain_seconds=plan.drain_seconds, wait_replicas=plan.wait_replicas,
-            )
-        )  # fmt: skip
-        balancer = stack.enter_context(
-            Balancer(nodes.nodes, folder, LB_HARDSTOP=f"{HARD_STOP_SECONDS}s", RL_CONN=20_000, RL_REQ=20_000)
-        )
-        yield Stack(store, nodes, balancer)
+        nodes = stack.enter_context(Cluster(plan.nodes, folder, store, **_settings(plan, folder)))
+        balancer = stack.enter_context(Balancer(nodes.nodes, folder, **LIMITS))
+        yield Stack(store, nodes, [balancer])
+
+
+@contextmanager
+def _hosts(plan: Plan, folder: Path) -> Iterator[Stack]:
+    """Each on a host of its own, and we on the clients'."""
+    with ExitStack() as stack:
+        names = [f"n{at}" for at in range(1, plan.nodes + 1)]
+        network = stack.enter_context(Network([CLIENTS, *BALANCERS, *names, *SERVICES]))
+        crowd = network.crowd(CLIENTS)
+        stack.enter_context(network.inside(CLIENTS))
+        hosts = [network.host(name) for name in SERVICES]
+        # A master that no replica hears must not go on taking what will be lost.
+        strict = {"min-replicas-to-write": "1", "min-replicas-max-lag": str(plan.max_lag_seconds)}
+        store = stack.enter_context(Sentinels(folder, hosts=hosts[:3], watcher_hosts=hosts[3:], more=strict))
+        trusted = ",".join(network.host(name).address for name in BALANCERS)
+        told = {**_settings(plan, folder), "trusted_proxies": trusted}
+        nodes = stack.enter_context(Cluster(plan.nodes, folder, store, [network.host(name) for name in names], **told))
+        peers = {f"LB{at}": f"{network.host(name).address}:{PEER_PORT}" for at, name in enumerate(BALANCERS, 1)}
+        balancers = []
+        for name in BALANCERS:
+            (folder / name).mkdir()
+            balancer = Balancer(nodes.nodes, folder / name, network.host(name), LB_NAME=name, **peers, **LIMITS)
+            balancers.append(stack.enter_context(balancer))
+        yield Stack(store, nodes, balancers, network, crowd)
+
+
+LIMITS: Final = {"LB_HARDSTOP": f"{HARD_STOP_SECONDS}s", "RL_CONN": 20_000, "RL_REQ": 20_000}
+
+
+def _settings(plan: Plan, folder: Path) -> dict[str, object]:
+    rules = folder / "topics.toml"
+    rules.write_text(RULES)
+    return {
+        "topics": rules, "lease_seconds": plan.lease_seconds, "ping_seconds": plan.ping_seconds,
+        "pong_seconds": plan.pong_seconds, "drain_seconds": plan.drain_seconds, "wait_replicas": plan.wait_replicas,
+    }  # fmt: skip
 
 
 def _store(plan: Plan, folder: Path) -> Redis | Sentinels | RedisCluster:

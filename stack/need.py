@@ -14,7 +14,7 @@ import sys
 PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/local/sbin", "/usr/sbin", "/sbin"])
 
 # What a package is known by, where it is not its own name.
-_PROGRAMS = {"nodejs": "node"}
+_PROGRAMS = {"nodejs": "node", "iproute2": "ip", "nftables": "nft"}
 
 
 class MissingError(Exception):

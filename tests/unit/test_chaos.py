@@ -12,12 +12,12 @@ from chaos import plan, report
 from chaos.faults import FAULTS, KNOWN
 from chaos.ledger import Account
 
-KEPT = report.Phase("a fault", True, 10, Account(received=10), Account(received=10), 0, (0.5, 1.5), 2.0)
+KEPT = report.Phase("a fault", True, 10, Account(received=10), Account(received=10), 0, (0.5, 1.5), 2.0, 10.0, True)
 
 
 def test_without_a_word_it_does_every_fault_once_with_a_hundred_clients() -> None:
     told = plan.from_env({}, KNOWN, seed=5)
-    assert told.faults == tuple(name for name in FAULTS if name not in ("failover", "shard", "move"))
+    assert told.faults == tuple(KNOWN["single"])
     assert (told.seed, told.clients, told.minutes, told.fsync) == (5, 100, 0, "everysec")
 
 
@@ -43,10 +43,25 @@ def test_with_a_cluster_it_does_what_can_happen_to_one() -> None:
     assert (told.redis, told.wait_replicas) == ("cluster", 1)
 
 
+def test_with_hosts_it_cuts_them_from_each_other_for_longer_than_anybody_bears() -> None:
+    for quick in ("", "1"):
+        told = plan.from_env({"HOSTS": "1", "QUICK": quick}, KNOWN, seed=5)
+        assert {"cut-redis", "cut-balancer", "halves", "halves-master"} <= set(told.faults)
+        assert "cut-redis" not in KNOWN["single"] + KNOWN["sentinel"]
+        assert (told.hosts, told.redis, told.nodes, told.wait_replicas) == (True, "sentinel", 4, 1)
+        assert told.cut_seconds > max(told.lease_seconds, told.ping_seconds + told.pong_seconds, told.max_lag_seconds)
+
+
+def test_every_fault_can_happen_somewhere() -> None:
+    assert set(FAULTS) == {name for names in KNOWN.values() for name in names}
+
+
 @pytest.mark.parametrize(
     "environ",
     [
         {"REDIS": "many"},
+        {"REDIS": "hosts"},
+        {"REDIS": "single", "HOSTS": "1"},
         {"WAIT": "1"},
         {"FAULTS": "failover"},
         {"FAULTS": "earthquake"},
@@ -57,7 +72,7 @@ def test_with_a_cluster_it_does_what_can_happen_to_one() -> None:
     ],
 )
 def test_what_it_does_not_understand_stops_it_with_the_name(environ: dict[str, str]) -> None:
-    [name] = environ
+    name, *_ = environ
     with pytest.raises(plan.PlanError, match=name):
         plan.from_env(environ, KNOWN, seed=5)
 
@@ -74,7 +89,8 @@ def test_a_phase_without_loss_keeps_its_promises() -> None:
         {"history": Account(duplicated=1)},
         {"history": Account(reordered=1)},
         {"plain": Account(lost_untold=1, first_untold=4)},
-        {"ghost_seconds": None},
+        {"ghost_seconds": 10.1},
+        {"listed": False},
         {"faults": ("n1 ended by itself",)},
     ],
 )
