@@ -14,9 +14,9 @@ from typing import Final
 import msgpack  # type: ignore[import-untyped]
 
 from bench.load import HERE, build
-from gateway import hub
 from gateway.cluster.envelope import Envelope
 from gateway.cluster.keys import Keys
+from gateway.core import hub
 from tests.cluster import NAMESPACE
 
 CACHE: Final = HERE / ".cache"

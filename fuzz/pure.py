@@ -10,14 +10,14 @@ from typing import Any, Final
 
 import orjson
 
-from gateway import orders, protocol, topics
-from gateway.auth import ANONYMOUS, AuthError, Grant, Identity
 from gateway.cluster.envelope import Envelope
-from gateway.frames import CLOSE
-from gateway.protocol import ProtocolError
-from gateway.session import Rules, Session
+from gateway.core import orders, protocol, topics
+from gateway.core.frames import CLOSE
+from gateway.core.identity import ANONYMOUS, AuthError, Grant, Identity
+from gateway.core.protocol import ProtocolError
+from gateway.core.session import Rules, Session
+from gateway.core.topics import RulesError
 from gateway.settings import Settings, SettingsError
-from gateway.topics import RulesError
 from tests.unit.test_frames import in_chunks, parse, parse_with_library, raw
 
 WORDS: Final = [

@@ -9,15 +9,15 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
-from gateway import inflow
 from gateway.cluster import slots
 from gateway.cluster.slots import Slots
-from gateway.connection import Connection, Stage
-from gateway.inflow import Inflow
+from gateway.core import inflow
+from gateway.core.inflow import Inflow
+from gateway.core.protocol import Close
+from gateway.core.sources import Sources
 from gateway.metrics import Metrics
 from gateway.outbox import Outbox
-from gateway.protocol import Close
-from gateway.sources import Sources
+from gateway.transport.connection import Connection, Stage
 
 SAYS: Final[dict[inflow.Limit | slots.Limit, str]] = {
     "connections": "this node is full; connect again",

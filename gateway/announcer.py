@@ -16,8 +16,8 @@ from gateway.cluster.link import Unavailable
 from gateway.cluster.services import ServiceManager
 from gateway.cluster.snapshots import Snapshots
 from gateway.cluster.states import States
-from gateway.records import Status, worst
-from gateway.topics import BREAKERS, SERVICES
+from gateway.core.records import Status, worst
+from gateway.core.topics import BREAKERS, SERVICES
 
 NAME: Final = "gateway.announcer"
 SECONDS: Final = 0.5  # between two looks; several changes within make one message

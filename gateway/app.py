@@ -13,15 +13,15 @@ from starlette.responses import JSONResponse
 from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket
 
-from gateway import topics
 from gateway.admission import SAYS
-from gateway.auth import ANONYMOUS, AuthError, Identity
-from gateway.connection import Connection
+from gateway.core import topics
+from gateway.core.identity import ANONYMOUS, AuthError, Identity
+from gateway.core.protocol import Close
+from gateway.core.topics import RulesError, TopicRules
 from gateway.node import Node
-from gateway.protocol import Close
-from gateway.request import Inflow
 from gateway.settings import Settings
-from gateway.topics import RulesError, TopicRules
+from gateway.transport.connection import Connection
+from gateway.transport.request import Inflow
 from gateway.web import answers, api, health, pages
 from gateway.web.door import Door
 

@@ -21,11 +21,11 @@ from typing import Final
 import httpx
 import orjson
 
-from gateway import protocol
-from gateway.breaker import Breaker
+from gateway.core import protocol
+from gateway.core.breaker import Breaker
+from gateway.core.protocol import Json
 from gateway.logs import logger
 from gateway.metrics import Metrics
-from gateway.protocol import Json
 
 SIGNATURE: Final = "gateway-signature"
 OPEN_SECONDS: Final = 2.0  # that the breaker leaves it alone at first: a deploy takes seconds, not minutes

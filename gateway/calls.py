@@ -12,14 +12,14 @@ import hashlib
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final
 
-from gateway import replies
 from gateway.backend import Answer, Backend, BackendAway, BackendError
 from gateway.cluster.cache import MAX_KEY_LENGTH, Cache, Timed
-from gateway.connection import Connection
+from gateway.core import replies
+from gateway.core.protocol import Code, ProtocolError, RequestId
+from gateway.core.session import Fetch, Forward
 from gateway.logs import logger
 from gateway.outbox import Outbox
-from gateway.protocol import Code, ProtocolError, RequestId
-from gateway.session import Fetch, Forward
+from gateway.transport.connection import Connection
 
 MAX_CALLS: Final = 8  # of one client
 COMMANDS: Final = "/commands"  # where the back end takes them

@@ -8,26 +8,27 @@ from typing import Any, Final
 
 import orjson
 
-from gateway import __version__, frames, hub, protocol, replies, session
+from gateway import __version__
 from gateway.admission import Admission
-from gateway.auth import Identity, IsRevoked
 from gateway.calls import Calls
 from gateway.cluster.bus import Bus
-from gateway.connection import Connection, Facts, Stage
+from gateway.core import frames, hub, protocol, replies, session
+from gateway.core.hub import Hub
+from gateway.core.identity import Identity, IsRevoked
+from gateway.core.orders import Disconnect, Unsubscribe, Whom
+from gateway.core.protocol import Close, Code, ProtocolError
+from gateway.core.rates import Outcome
+from gateway.core.roster import Attendee
+from gateway.core.session import Found, Session
 from gateway.errands import Errands
-from gateway.hub import Hub
 from gateway.limits import Limits
 from gateway.logs import logger
 from gateway.memberships import Memberships
 from gateway.metrics import Metrics
-from gateway.orders import Disconnect, Unsubscribe, Whom
 from gateway.outbox import Outbox
-from gateway.protocol import Close, Code, ProtocolError
-from gateway.rates import Outcome
 from gateway.relay import Relay
-from gateway.roster import Attendee
-from gateway.session import Found, Session
 from gateway.settings import Settings
+from gateway.transport.connection import Connection, Facts, Stage
 
 USER_AGENT_CHARACTERS: Final = 256
 WARNING_SECONDS: Final = 30.0  # before its token's end a client is told

@@ -12,13 +12,13 @@ import random
 from contextlib import suppress
 from typing import Final
 
-from gateway import balance, replies
 from gateway.clients import Clients
-from gateway.connection import Connection, Stage
+from gateway.core import balance, replies
+from gateway.core.protocol import Close
+from gateway.core.watchers import Watchers
 from gateway.logs import logger
 from gateway.outbox import Outbox
-from gateway.protocol import Close
-from gateway.watchers import Watchers
+from gateway.transport.connection import Connection, Stage
 
 # How long a drain waits for the load balancer. HAProxy takes 1.5 s; who connects later is refused, and sent elsewhere.
 UNREADY_SECONDS: Final = 4.0

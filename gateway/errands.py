@@ -6,17 +6,17 @@ from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
 from typing import Any
 
-from gateway import protocol, replies
+from gateway.auth.referee import Referee
 from gateway.cluster.link import Unavailable, Unconfirmed
 from gateway.cluster.outgoing import TooLarge
 from gateway.cluster.quota import Quota
-from gateway.connection import Connection
+from gateway.core import protocol, replies
+from gateway.core.protocol import Code, ProtocolError, RequestId
+from gateway.core.session import Ask, Found, Refresh
 from gateway.metrics import Metrics
 from gateway.outbox import Outbox
-from gateway.protocol import Code, ProtocolError, RequestId
-from gateway.referee import Referee
 from gateway.relay import Relay
-from gateway.session import Ask, Found, Refresh
+from gateway.transport.connection import Connection
 
 
 class Errands:

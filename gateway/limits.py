@@ -8,15 +8,15 @@ from typing import Final
 
 import orjson
 
-from gateway import protocol
-from gateway.backlog import Backlog
-from gateway.connection import Connection
+from gateway.core import protocol
+from gateway.core.backlog import Backlog
+from gateway.core.protocol import ClientMessage, Close, Code, ProtocolError, RequestId, Subscribe
+from gateway.core.rates import UNUSED, ClientRates, Outcome, Rate
 from gateway.logs import logger
 from gateway.metrics import Metrics
 from gateway.outbox import Outbox
-from gateway.protocol import ClientMessage, Close, Code, ProtocolError, RequestId, Subscribe
-from gateway.rates import UNUSED, ClientRates, Outcome, Rate
 from gateway.settings import Settings
+from gateway.transport.connection import Connection
 
 LOGGED_LINES: Final = 20  # of one LOGS message
 LOGGED_CHARACTERS: Final = 500

@@ -7,17 +7,17 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final
 
-from gateway import hub, replies
-from gateway.auth import Identity
 from gateway.cluster.link import Unavailable
 from gateway.cluster.registry import Registry
-from gateway.connection import Connection, Stage
-from gateway.hub import Hub
+from gateway.core import hub, replies
+from gateway.core.hub import Hub
+from gateway.core.identity import Identity
+from gateway.core.protocol import Position, RequestId
+from gateway.core.sequence import Entry
+from gateway.core.session import Join
 from gateway.outbox import Outbox
-from gateway.protocol import Position, RequestId
 from gateway.relay import Relay
-from gateway.sequence import Entry
-from gateway.session import Join
+from gateway.transport.connection import Connection, Stage
 
 # SUBSCRIBEs of one client that may wait for Redis in an outage while its other frames go on.
 MAX_JOINING: Final = 8

@@ -13,9 +13,12 @@ from typing import Any, Final
 
 import orjson
 
-from gateway import __version__, announcer, apikeys, figures, hub, orders, protocol
+from gateway import __version__, announcer
 from gateway.admission import Admission
 from gateway.announcer import Announcer
+from gateway.auth import apikeys
+from gateway.auth.referee import Referee
+from gateway.auth.trust import Trust
 from gateway.backend import Backend
 from gateway.calls import Calls
 from gateway.clients import Clients
@@ -31,26 +34,25 @@ from gateway.cluster.quota import Quota
 from gateway.cluster.registry import Beat, Memory, Registry
 from gateway.cluster.services import ServiceManager
 from gateway.cluster.slots import Slots
+from gateway.core import figures, hub, orders, protocol
+from gateway.core.figures import Reading
+from gateway.core.hub import Hub
+from gateway.core.inflow import Inflow
+from gateway.core.orders import Disconnect, Drain, Forget, Move, OrderError, Revoke, Unsubscribe
+from gateway.core.protocol import Position, Publication
+from gateway.core.session import Rules
+from gateway.core.sources import Sources
+from gateway.core.topics import FIGURES, TopicRules
 from gateway.departures import Departures, Phase
 from gateway.errands import Errands
-from gateway.figures import Reading
 from gateway.heartbeat import BEATS_A_LEASE, Heartbeat
-from gateway.hub import Hub
-from gateway.inflow import Inflow
 from gateway.logs import logger
 from gateway.memberships import Memberships
 from gateway.metrics import Metrics
-from gateway.orders import Disconnect, Drain, Forget, Move, OrderError, Revoke, Unsubscribe
 from gateway.outbox import Outbox
 from gateway.presence import Presence
-from gateway.protocol import Position, Publication
-from gateway.referee import Referee
 from gateway.relay import Relay
-from gateway.session import Rules
 from gateway.settings import Settings
-from gateway.sources import Sources
-from gateway.topics import FIGURES, TopicRules
-from gateway.trust import Trust
 
 STRONG_SECRET_BYTES: Final = 32
 ENDLESS_CONNECTIONS: Final = 1_000_000  # where file descriptors have no limit

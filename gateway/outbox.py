@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from gateway import frames, hub, protocol
-from gateway.connection import Connection, Stage
-from gateway.hub import Hub
+from gateway.core import frames, hub, protocol
+from gateway.core.hub import Hub
+from gateway.core.protocol import Close, Code, ProtocolError, RequestId
 from gateway.logs import logger
 from gateway.metrics import Metrics
-from gateway.protocol import Close, Code, ProtocolError, RequestId
+from gateway.transport.connection import Connection, Stage
 
 
 class Outbox:

@@ -13,8 +13,8 @@ from typing import Any, Final, Protocol
 from gateway.cluster.envelope import Envelope
 from gateway.cluster.link import Unavailable
 from gateway.cluster.presence import Attendance, heard
+from gateway.core.roster import Attendee, Roster
 from gateway.logs import logger
-from gateway.roster import Attendee, Roster
 
 BATCH_SECONDS: Final = 0.1
 MAX_LISTED: Final = 1000  # people; where there are more, only their number is told

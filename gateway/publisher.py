@@ -18,12 +18,12 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any, Final, Self
 
-from gateway import protocol
 from gateway.cluster.keys import Keys
 from gateway.cluster.link import Link, Unavailable, Unconfirmed
 from gateway.cluster.outgoing import MAX_MESSAGE_BYTES, Outgoing, TooLarge
+from gateway.core import protocol
+from gateway.core.protocol import Position, ProtocolError
 from gateway.metrics import Metrics
-from gateway.protocol import Position, ProtocolError
 
 TIMEOUT_SECONDS: Final = 2.0
 

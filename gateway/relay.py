@@ -14,7 +14,6 @@ from typing import Any, Final
 
 import orjson
 
-from gateway import frames, hub, protocol, replies
 from gateway.cluster.bus import Bus
 from gateway.cluster.envelope import Envelope
 from gateway.cluster.history import History
@@ -22,14 +21,15 @@ from gateway.cluster.keys import Keys
 from gateway.cluster.link import Link, Unavailable
 from gateway.cluster.outgoing import Outgoing, TooLarge
 from gateway.cluster.snapshots import NO_EPOCH, Snapshots
-from gateway.hub import Hub
+from gateway.core import frames, hub, protocol, replies
+from gateway.core.hub import Hub
+from gateway.core.protocol import Position, ProtocolError, Publication
+from gateway.core.sequence import Entry
+from gateway.core.topics import TopicRules
 from gateway.logs import logger
 from gateway.metrics import Metrics
 from gateway.presence import MAX_LISTED, Presence, listed
-from gateway.protocol import Position, ProtocolError, Publication
-from gateway.sequence import Entry
 from gateway.streams import Streams
-from gateway.topics import TopicRules
 
 # How long a node that hears a message of `ws:broadcast` late still finds that another has passed it on.
 CLAIM_MS: Final = 2000

@@ -11,10 +11,10 @@ import uvicorn
 
 from gateway import logs
 from gateway.app import create_app
-from gateway.connection import Connection
 from gateway.node import Node
-from gateway.request import RequestProtocol
 from gateway.settings import Settings
+from gateway.transport.connection import Connection
+from gateway.transport.request import RequestProtocol
 
 GC_THRESHOLDS = (10_000, 20, 20)
 

@@ -12,10 +12,10 @@ from typing import Any, Final, Protocol
 
 from gateway.cluster.history import MAX_READ, History
 from gateway.cluster.link import Unavailable
+from gateway.core.sequence import Entry, Sequence
+from gateway.core.topics import TopicRules
 from gateway.logs import logger
 from gateway.metrics import Metrics
-from gateway.sequence import Entry, Sequence
-from gateway.topics import TopicRules
 
 RETRY_SECONDS: Final = 0.5
 MAX_CHECKED: Final = 1000  # topics compared with Redis at a time

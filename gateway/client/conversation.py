@@ -15,7 +15,7 @@ from websockets.exceptions import ConnectionClosed
 
 from gateway.client.events import Closed, Disconnected, Refused
 from gateway.client.pace import Heartbeat
-from gateway.protocol import Code
+from gateway.core.protocol import Code
 
 Frame = dict[str, Any]
 

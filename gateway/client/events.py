@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from gateway.protocol import Json
+from gateway.core.protocol import Json
 
 # What a DATA message has a name of its own for; all else the publisher gave travels in `extras`.
 _KNOWN = frozenset({"type", "topic", "data", "timestamp", "offset", "epoch", "initialData"})

@@ -13,7 +13,7 @@ from gateway.client.events import Closed, Disconnected, Event, Message, Presence
 from gateway.client.pace import Backoff
 from gateway.client.place import Place
 from gateway.client.subscription import Subscription
-from gateway.protocol import Code
+from gateway.core.protocol import Code
 
 SUBSCRIBE_TRIES: Final = 3
 

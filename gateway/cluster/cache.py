@@ -20,9 +20,9 @@ from gateway.cluster.entries import Entries
 from gateway.cluster.keys import Keys
 from gateway.cluster.link import Link, Unavailable
 from gateway.cluster.loads import Loaded, Loads, Order
+from gateway.core.protocol import Json
 from gateway.logs import logger
 from gateway.metrics import Metrics
-from gateway.protocol import Json
 
 TTL_SECONDS: Final = 300.0
 MAX_TTL_SECONDS: Final = 30 * 86_400.0

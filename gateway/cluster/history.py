@@ -10,8 +10,8 @@ from gateway.cluster.envelope import Envelope
 from gateway.cluster.keys import Keys
 from gateway.cluster.leader import NO_FENCE, Fence
 from gateway.cluster.link import Command, Link
-from gateway.sequence import Entry, Page
-from gateway.topics import Rule
+from gateway.core.sequence import Entry, Page
+from gateway.core.topics import Rule
 
 IDEMPOTENCY_MS: Final = 300_000
 EMPTY_META_MS: Final = 86_400_000

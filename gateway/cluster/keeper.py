@@ -13,13 +13,13 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
-from gateway import protocol
-from gateway.breaker import Breaker
 from gateway.cluster.leader import Fence, Fenced, Leadership, Lease
 from gateway.cluster.link import Unavailable
+from gateway.core import protocol
+from gateway.core.breaker import Breaker
+from gateway.core.protocol import Position, Publication
+from gateway.core.records import MAX_ERROR_CHARACTERS, Record, Stats, Status
 from gateway.logs import logger
-from gateway.protocol import Position, Publication
-from gateway.records import MAX_ERROR_CHARACTERS, Record, Stats, Status
 
 CHECK_SECONDS: Final = 30.0
 START_SECONDS: Final = 30.0

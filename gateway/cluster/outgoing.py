@@ -11,16 +11,16 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from gateway import hub, protocol, replies, topics
 from gateway.cluster.envelope import Envelope
 from gateway.cluster.history import History
 from gateway.cluster.keys import Keys, node_of
 from gateway.cluster.leader import Fence, Fenced
 from gateway.cluster.link import Command, Link, Unavailable, Unconfirmed
 from gateway.cluster.snapshots import Snapshots
+from gateway.core import hub, protocol, replies, topics
+from gateway.core.protocol import Position, Publication
+from gateway.core.topics import RulesError, TopicRules
 from gateway.metrics import Metrics
-from gateway.protocol import Position, Publication
-from gateway.topics import RulesError, TopicRules
 
 MAX_MESSAGE_BYTES: Final = 1 << 20  # where no node's setting says otherwise
 RULES_SECONDS: Final = 30.0  # so long are rules believed that were read from Redis

@@ -10,7 +10,7 @@ import orjson
 from gateway.cluster.envelope import Envelope
 from gateway.cluster.keys import Keys
 from gateway.cluster.link import Command, Link
-from gateway.roster import Attendee
+from gateway.core.roster import Attendee
 
 ROWS: Final = 500  # in one Lua call
 

@@ -14,7 +14,7 @@ import itertools
 
 from gateway.cluster.keys import Keys
 from gateway.cluster.link import Link
-from gateway.rates import BURST_SECONDS, Purse, Rate
+from gateway.core.rates import BURST_SECONDS, Purse, Rate
 
 
 class Quota:

@@ -14,7 +14,7 @@ import orjson
 
 from gateway.cluster.keys import Keys
 from gateway.cluster.link import Link
-from gateway.revocations import MAX_REVOCATIONS, Kind, Revocation, Revocations
+from gateway.core.revocations import MAX_REVOCATIONS, Kind, Revocation, Revocations
 
 PAGE: Final = 1000  # revocations in one round trip
 

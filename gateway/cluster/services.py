@@ -25,7 +25,6 @@ from typing import Any, Final, TypeVar
 
 import orjson
 
-from gateway import dependencies, records
 from gateway.cluster.bus import Bus
 from gateway.cluster.keeper import CHECK_SECONDS, STOP_SECONDS, Act, Keeper, Publish, Run, Service
 from gateway.cluster.keys import Keys
@@ -33,10 +32,11 @@ from gateway.cluster.leader import Fence, Fenced, Leadership
 from gateway.cluster.link import Link, Unavailable
 from gateway.cluster.outgoing import MAX_MESSAGE_BYTES, Outgoing
 from gateway.cluster.states import Report, States, TooMany
+from gateway.core import dependencies, records
+from gateway.core.protocol import Position, Publication
+from gateway.core.records import Record, RecordError, Status
 from gateway.logs import logger
 from gateway.metrics import Metrics
-from gateway.protocol import Position, Publication
-from gateway.records import Record, RecordError, Status
 
 LEASE_SECONDS: Final = 10.0
 BEATS_A_LEASE: Final = 3

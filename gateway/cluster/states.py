@@ -12,10 +12,10 @@ from typing import Any, Final
 
 import orjson
 
-from gateway import records
 from gateway.cluster.keys import Keys
 from gateway.cluster.link import Command, Link
-from gateway.records import MAX_INSTANCES, MAX_SERVICES, Record
+from gateway.core import records
+from gateway.core.records import MAX_INSTANCES, MAX_SERVICES, Record
 
 # A record outlives its lease by so much: the service is then offline, with its last error.
 KEEP_MS: Final = 3_600_000

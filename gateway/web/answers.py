@@ -12,10 +12,11 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from gateway import apikeys, protocol
-from gateway.apikeys import ApiKey, Scope
-from gateway.auth import AuthError
+from gateway.auth import apikeys
+from gateway.auth.apikeys import ApiKey, Scope
 from gateway.cluster.link import Unavailable, Unconfirmed
+from gateway.core import protocol
+from gateway.core.identity import AuthError
 from gateway.logs import logger
 from gateway.node import Node
 

@@ -7,9 +7,9 @@ from typing import Any, Final
 
 from starlette.requests import Request
 
-from gateway.auth import ROLES
-from gateway.protocol import MAX_NAME_LENGTH
-from gateway.topics import is_topic
+from gateway.core.identity import ROLES
+from gateway.core.protocol import MAX_NAME_LENGTH
+from gateway.core.topics import is_topic
 from gateway.web.answers import DEFAULT_LIMIT, MAX_LIMIT, ApiError, limit_of, node_of, resource
 from gateway.web.openapi import (
     CLIENT_ID,

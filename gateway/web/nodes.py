@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from starlette.requests import Request
 
-from gateway import balance
+from gateway.core import balance
 from gateway.web.answers import SMALL_BYTES, ApiError, body_of, node_of, resource
 from gateway.web.openapi import COUNT, NODE_ID, TIME, Schema, answer, array, in_path, operation, record, ref
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from gateway import topics
-from gateway.protocol import MAX_NAME_LENGTH
+from gateway.core import topics
+from gateway.core.protocol import MAX_NAME_LENGTH
 
 Schema = dict[str, Any]
 

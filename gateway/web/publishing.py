@@ -6,11 +6,11 @@ from typing import Any, Final
 
 from starlette.requests import Request
 
-from gateway import protocol
-from gateway.auth import ROLES
 from gateway.cluster.outgoing import TooLarge
-from gateway.protocol import ProtocolError
-from gateway.topics import RESERVED
+from gateway.core import protocol
+from gateway.core.identity import ROLES
+from gateway.core.protocol import ProtocolError
+from gateway.core.topics import RESERVED
 from gateway.web.answers import ApiError, body_of, key_of, node_of, resource
 from gateway.web.openapi import CLIENT_ID, COUNT, EPOCH, NAME, TOPIC, Schema, answer, array, operation, record, ref
 

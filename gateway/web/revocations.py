@@ -7,9 +7,9 @@ from typing import Any, Final
 
 from starlette.requests import Request
 
-from gateway import protocol, revocations
 from gateway.cluster.revoked import Full
-from gateway.revocations import Revocation
+from gateway.core import protocol, revocations
+from gateway.core.revocations import Revocation
 from gateway.web.answers import SMALL_BYTES, ApiError, audit, body_of, limit_of, node_of, resource
 from gateway.web.openapi import NAME, TIME, Schema, answer, array, in_query, operation, record, ref
 

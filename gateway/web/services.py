@@ -6,9 +6,9 @@ from typing import Any, Final
 
 from starlette.requests import Request
 
-from gateway import dependencies, records
 from gateway.cluster.states import Outdated, Report, TooMany
-from gateway.records import MAX_ERROR_CHARACTERS, MAX_RECORD_BYTES, RecordError, Status
+from gateway.core import dependencies, records
+from gateway.core.records import MAX_ERROR_CHARACTERS, MAX_RECORD_BYTES, RecordError, Status
 from gateway.web.answers import ApiError, body_of, node_of, resource
 from gateway.web.openapi import COUNT, Schema, answer, array, in_path, operation, record, ref
 

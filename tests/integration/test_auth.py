@@ -17,7 +17,7 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from gateway import apikeys, auth
+from gateway.auth import apikeys, authenticator
 from tests.client import Api, Client, Front
 from tests.cluster import API_KEY, JWT_SECRET, ROOT, Cluster, Node, Redis, token
 from tests.conftest import Connect
@@ -58,7 +58,7 @@ def signed(key: Any = JWT_SECRET, algorithm: str = "HS256", kid: str | None = No
 
 
 def topic_token(*topics: str, user: str | None = None, seconds: float = 3600, **claims: Any) -> str:
-    about = {**auth.topic_claims(topics, user, seconds, time.time()), **claims}
+    about = {**authenticator.topic_claims(topics, user, seconds, time.time()), **claims}
     return jwt.encode(about, JWT_SECRET, algorithm="HS256")
 
 

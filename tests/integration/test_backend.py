@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from gateway import protocol
 from gateway.backend import Answer, Backend, BackendAway, BackendError
+from gateway.core import protocol
 from gateway.metrics import Metrics
 from tests.deadlines import eventually
 from tests.web_server import Asked, BreakOff, Says, WebServer

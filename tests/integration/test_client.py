@@ -27,7 +27,7 @@ from gateway.client import (
     Timing,
     TooSlow,
 )
-from gateway.protocol import Code
+from gateway.core.protocol import Code
 from tests.client import Api, Front
 from tests.cluster import Cluster, Redis, token
 from tests.deadlines import eventually

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from gateway.topics import FIGURES
+from gateway.core.topics import FIGURES
 from tests.client import Api, Front
 from tests.cluster import Cluster
 from tests.conftest import Connect

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.lineup import NOWHERE
+from gateway.core.lineup import NOWHERE
 from tests.client import new_source
 from tests.cluster import NAMESPACE, ROOT, Balancer, Cluster, Redis
 from tests.conftest import Connect

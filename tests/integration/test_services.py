@@ -12,11 +12,11 @@ from typing import Any
 import orjson
 import pytest
 
-from gateway import records
 from gateway.cluster.leader import Fenced
 from gateway.cluster.services import Run, Service, ServiceError, ServiceManager
 from gateway.cluster.states import Outdated, Report, TooMany
-from gateway.records import Status
+from gateway.core import records
+from gateway.core.records import Status
 from tests.client import Api
 from tests.cluster import NAMESPACE, Cluster, Node, Redis
 from tests.conftest import Connect

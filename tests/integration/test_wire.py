@@ -13,7 +13,8 @@ import pytest
 import websockets
 from websockets.exceptions import InvalidStatus
 
-from gateway import __version__, auth
+from gateway import __version__
+from gateway.auth import authenticator
 from tests.client import Client, Message
 from tests.cluster import JWT_SECRET, Cluster, Node, token
 from tests.conftest import Connect
@@ -147,8 +148,8 @@ async def test_auth_is_acknowledged(node: Node, connect: Connect) -> None:
     [
         ({"authToken": token("ann", seconds=-10)}, "token_expired"),
         ({"authToken": token("ann") + "x"}, "token_invalid"),
-        ({"authToken": auth.issue(JWT_SECRET[::-1], "ann", "user", 3600, time.time())}, "token_invalid"),
-        ({"authToken": auth.issue(JWT_SECRET, "", "user", 3600, time.time())}, "token_invalid"),
+        ({"authToken": authenticator.issue(JWT_SECRET[::-1], "ann", "user", 3600, time.time())}, "token_invalid"),
+        ({"authToken": authenticator.issue(JWT_SECRET, "", "user", 3600, time.time())}, "token_invalid"),
         ({"authToken": "é"}, "token_invalid"),
         ({"authToken": ""}, "token_required"),
         ({"authToken": 5}, "token_required"),

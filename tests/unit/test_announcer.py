@@ -6,11 +6,12 @@ from typing import Any, cast
 
 import pytest
 
-from gateway import announcer, records
+from gateway import announcer
 from gateway.announcer import Announcer
 from gateway.cluster.keeper import Run
 from gateway.cluster.snapshots import Snapshots
 from gateway.cluster.states import States
+from gateway.core import records
 
 NOW = 1000
 

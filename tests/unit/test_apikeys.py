@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway import apikeys
-from gateway.apikeys import ApiKeys, KeysError
+from gateway.auth import apikeys
+from gateway.auth.apikeys import ApiKeys, KeysError
 from gateway.settings import Settings
 
 DIGEST = hashlib.sha256(b"k").hexdigest()

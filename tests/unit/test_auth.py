@@ -13,9 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway import keyring
-from gateway.auth import ANONYMOUS, MAX_TOKEN_LENGTH, Authenticator, AuthError, Grant, Identity, issue
-from gateway.keyring import Keyring
+from gateway.auth import keyring
+from gateway.auth.authenticator import MAX_TOKEN_LENGTH, Authenticator, issue
+from gateway.auth.keyring import Keyring
+from gateway.core.identity import ANONYMOUS, AuthError, Grant, Identity
 
 SECRET = "a secret of thirty-two bytes, at least"
 OTHER = "another secret, as long as the first one"

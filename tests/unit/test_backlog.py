@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.backlog import SMALL_BYTES, Backlog
+from gateway.core.backlog import SMALL_BYTES, Backlog
 
 KIB = 1 << 10
 MOST = 1 << 20

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway import balance
-from gateway.balance import Move
+from gateway.core import balance
+from gateway.core.balance import Move
 
 COUNTS = st.dictionaries(st.text(min_size=1, max_size=3), st.integers(0, 10_000), max_size=8)
 

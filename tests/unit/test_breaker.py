@@ -8,7 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.breaker import FAILURES, MAX_OPEN_SECONDS, OPEN_SECONDS, RECOVERIES, REST_SECONDS, WINDOW_SECONDS, Breaker
+from gateway.core.breaker import (
+    FAILURES,
+    MAX_OPEN_SECONDS,
+    OPEN_SECONDS,
+    RECOVERIES,
+    REST_SECONDS,
+    WINDOW_SECONDS,
+    Breaker,
+)
 
 
 def opened(recoveries: int | None = RECOVERIES, now: float = 0.0) -> Breaker:

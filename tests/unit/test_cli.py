@@ -16,11 +16,12 @@ import httpx
 import orjson
 import pytest
 
-from gateway import __version__, auth, keyring
-from gateway.cli import cli
-from gateway.keyring import Keyring
-from gateway.remote import DEFAULT_URL, PAGE_CLIENTS
-from gateway.tables import age
+from gateway import __version__
+from gateway.auth import authenticator, keyring
+from gateway.auth.keyring import Keyring
+from gateway.cli.main import cli
+from gateway.cli.remote import DEFAULT_URL, PAGE_CLIENTS
+from gateway.cli.tables import age
 from tests.processes import free_port
 
 SECRET = "a secret that only the tests know, and long enough"
@@ -518,7 +519,7 @@ def test_a_token_proves_its_user_to_a_node(shell: Shell) -> None:
     shell.env["GATEWAY_JWT_SECRET"] = SECRET
     made = shell.run("token", "issue", "ann/b", "--role", "admin", "--seconds", "60")
     assert (made.exit_code, made.stderr, made.stdout.count("\n")) == (0, "", 1)
-    identity = auth.Authenticator(RING, leeway_seconds=0).verify(made.stdout.strip())
+    identity = authenticator.Authenticator(RING, leeway_seconds=0).verify(made.stdout.strip())
     assert (identity.user, identity.role) == ("ann/b", "admin")
     assert identity.expires == pytest.approx(time.time() + 60, abs=5)
     assert shell.asked == []
@@ -528,7 +529,7 @@ def test_a_token_as_json_says_until_when_it_is_valid(shell: Shell) -> None:
     shell.env["GATEWAY_JWT_SECRET"] = SECRET
     made = orjson.loads(shell.run("token", "issue", "ann", "--json").stdout)
     assert made.keys() == {"token", "user", "role", "expires"}
-    identity = auth.Authenticator(RING, leeway_seconds=0).verify(made["token"])
+    identity = authenticator.Authenticator(RING, leeway_seconds=0).verify(made["token"])
     assert age(made["expires"], identity.expires or 0) == "0 s"
 
 
@@ -548,7 +549,7 @@ def test_a_weak_secret_is_told_of_in_one_line_beside_the_token(shell: Shell) -> 
 
 def test_a_valid_token_is_explained(shell: Shell) -> None:
     shell.env["GATEWAY_JWT_SECRET"] = SECRET
-    token = auth.issue(SECRET, "ann", "admin", 60, time.time())
+    token = authenticator.issue(SECRET, "ann", "admin", 60, time.time())
     done = shell.run("token", "explain", token)
     assert done.exit_code == 0
     assert re.search(r"^wallet_address +ann *$", done.stdout, re.MULTILINE)
@@ -572,7 +573,7 @@ def test_a_token_that_proves_nothing_is_explained_and_fails(
     shell: Shell, secret: str, signed_with: str, seconds: int, reason: str, message: str
 ) -> None:
     shell.env["GATEWAY_JWT_SECRET"] = secret
-    token = auth.issue(signed_with, "ann", "user", seconds, time.time())
+    token = authenticator.issue(signed_with, "ann", "user", seconds, time.time())
     done = shell.run("token", "explain", token)
     assert (done.exit_code, done.stderr) == (1, "")
     assert re.search(rf"^verdict +{message} *$", done.stdout, re.MULTILINE)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.dependencies import DependencyError, dependants, lines, order
+from gateway.core.dependencies import DependencyError, dependants, lines, order
 
 GRAPHS = st.dictionaries(st.sampled_from("abcdefgh"), st.sets(st.sampled_from("abcdefgh"), max_size=3), max_size=8)
 

@@ -12,17 +12,17 @@ import structlog
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
-from gateway.auth import Identity
 from gateway.clients import Clients
-from gateway.connection import Connection, Stage
+from gateway.core.hub import Hub
+from gateway.core.identity import Identity
+from gateway.core.session import Rules
+from gateway.core.topics import parse
 from gateway.errands import Errands
-from gateway.hub import Hub
 from gateway.memberships import Memberships
 from gateway.metrics import Metrics
 from gateway.outbox import Outbox
-from gateway.session import Rules
 from gateway.settings import Settings
-from gateway.topics import parse
+from gateway.transport.connection import Connection, Stage
 from tests.raw import frame
 
 RULES = """

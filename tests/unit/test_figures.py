@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway import figures
-from gateway.figures import Reading
+from gateway.core import figures
+from gateway.core.figures import Reading
 from gateway.metrics import Metrics
 
 INF = math.inf

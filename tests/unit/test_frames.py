@@ -16,8 +16,8 @@ from websockets.server import ServerProtocol
 from websockets.speedups import apply_mask
 from websockets.uri import parse_uri
 
-from gateway import frames
-from gateway.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, FrameError, FrameParser
+from gateway.core import frames
+from gateway.core.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, FrameError, FrameParser
 
 MANY = 1 << 30
 Message = tuple[int, bytes]

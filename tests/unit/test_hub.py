@@ -9,8 +9,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from gateway import hub
-from gateway.hub import JOIN_BYTES, Hub, Subscriber
+from gateway.core import hub
+from gateway.core.hub import JOIN_BYTES, Hub, Subscriber
 
 
 @dataclass(eq=False)

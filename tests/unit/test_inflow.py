@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from gateway.inflow import Inflow
-from gateway.rates import BURST_SECONDS
+from gateway.core.inflow import Inflow
+from gateway.core.rates import BURST_SECONDS
 
 NOW = 100.0
 

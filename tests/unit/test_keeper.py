@@ -7,12 +7,12 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-from gateway.breaker import OPEN_SECONDS
 from gateway.cluster.keeper import START_SECONDS, STOP_SECONDS, Act, Keeper, Run, Service
 from gateway.cluster.leader import Fence, Fenced
 from gateway.cluster.link import Unavailable
-from gateway.protocol import Position, Publication
-from gateway.records import Status
+from gateway.core.breaker import OPEN_SECONDS
+from gateway.core.protocol import Position, Publication
+from gateway.core.records import Status
 from tests.unit.virtual_time import in_virtual_time, later, quiet
 
 

@@ -13,9 +13,10 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway import keyring
-from gateway.auth import Authenticator, AuthError, UnknownKey
-from gateway.keyring import KeyFault, Keyring
+from gateway.auth import keyring
+from gateway.auth.authenticator import Authenticator
+from gateway.auth.keyring import KeyFault, Keyring
+from gateway.core.identity import AuthError, UnknownKey
 from gateway.settings import Settings
 
 RSA = rsa.generate_private_key(65537, 2048)

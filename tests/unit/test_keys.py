@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from redis.crc import key_slot
 
-from gateway import hub
 from gateway.cluster.keys import Keys, node_of
+from gateway.core import hub
 
 NODE = "web-1.f00d"
 node_ids = st.from_regex(r"[A-Za-z0-9_.\-]{1,20}\.[0-9a-f]{4}", fullmatch=True)

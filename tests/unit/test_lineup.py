@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.lineup import NOWHERE, Change, Fill, Free, Node, Server, changes
+from gateway.core.lineup import NOWHERE, Change, Fill, Free, Node, Server, changes
 
 PATIENCE = 60.0
 

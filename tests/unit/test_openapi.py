@@ -9,8 +9,9 @@ import pytest
 from openapi_spec_validator import OpenAPIV31SpecValidator
 from starlette.routing import compile_path
 
-from gateway import __version__, protocol
-from gateway.protocol import ProtocolError
+from gateway import __version__
+from gateway.core import protocol
+from gateway.core.protocol import ProtocolError
 from gateway.web import api
 from gateway.web.api import document
 from gateway.web.publishing import MAX_MESSAGES

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway import orders
-from gateway.orders import Disconnect, Drain, Forget, Move, Order, OrderError, Revoke, Unsubscribe, Whom
-from gateway.revocations import Revocation
+from gateway.core import orders
+from gateway.core.orders import Disconnect, Drain, Forget, Move, Order, OrderError, Revoke, Unsubscribe, Whom
+from gateway.core.revocations import Revocation
 
 GONE = Revocation("user", "ann", 10.0, 5.0)
 JSON = st.recursive(

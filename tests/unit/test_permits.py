@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.auth import ANONYMOUS, Identity
-from gateway.permits import REFUSALS, Verdict, weigh
-from gateway.topics import Need, Rule
+from gateway.core.identity import ANONYMOUS, Identity
+from gateway.core.permits import REFUSALS, Verdict, weigh
+from gateway.core.topics import Need, Rule
 
 ANN = Identity("ann", "user")
 ADMIN = Identity("eve", "admin")

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from gateway import protocol, replies, topics
-from gateway.protocol import (
+from gateway.core import protocol, replies, topics
+from gateway.core.protocol import (
     Auth,
     ClientMessage,
     Close,

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.rates import (
+from gateway.core.rates import (
     BURST_SECONDS,
     DEBT_SECONDS,
     MESSAGE_PART_BYTES,

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway import records
-from gateway.records import MAX_RECORD_BYTES, Record, RecordError, Stats, Status
+from gateway.core import records
+from gateway.core.records import MAX_RECORD_BYTES, Record, RecordError, Stats, Status
 
 NOW = 1_795_502_108_477
 SAID = [status for status in Status if status is not Status.OFFLINE]

@@ -7,12 +7,12 @@ from typing import Any, cast
 
 import pytest
 
-from gateway import referee
-from gateway.auth import ANONYMOUS, Identity
+from gateway.auth import referee
+from gateway.auth.referee import Referee
 from gateway.backend import Answer, BackendAway
+from gateway.core.identity import ANONYMOUS, Identity
+from gateway.core.permits import Verdict
 from gateway.metrics import Metrics
-from gateway.permits import Verdict
-from gateway.referee import Referee
 from tests.deadlines import eventually
 
 ANN = Identity("ann", "user")

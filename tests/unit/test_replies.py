@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from gateway import replies
-from gateway.protocol import Position, Publication, Request
+from gateway.core import replies
+from gateway.core.protocol import Position, Publication, Request
 
 NOW = "2026-01-31T12:00:00.000Z"
 

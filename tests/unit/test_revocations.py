@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.revocations import Revocation, Revocations, parse
+from gateway.core.revocations import Revocation, Revocations, parse
 
 ids = st.sampled_from(["a", "b", "c"])
 times = st.floats(1, 100)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.roster import Attendee, News, Roster
+from gateway.core.roster import Attendee, News, Roster
 
 GRACE = 5.0
 ANN = Attendee("a.1.1", "ann")

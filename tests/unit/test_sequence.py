@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.sequence import Entry, Page, Sequence, Settled
+from gateway.core.sequence import Entry, Page, Sequence, Settled
 
 
 def entry(offset: int, body: str = "") -> Entry:

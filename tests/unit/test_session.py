@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway import hub, protocol, replies, session, topics
 from gateway.app import load_rules
-from gateway.auth import ANONYMOUS, AuthError, Grant, Identity, UnknownKey
-from gateway.permits import Verdict
-from gateway.protocol import Close, Code, ProtocolError, Publication
-from gateway.session import (
+from gateway.core import hub, protocol, replies, session, topics
+from gateway.core.identity import ANONYMOUS, AuthError, Grant, Identity, UnknownKey
+from gateway.core.permits import Verdict
+from gateway.core.protocol import Close, Code, ProtocolError, Publication
+from gateway.core.session import (
     NOTHING,
     Ask,
     Fetch,
@@ -33,7 +33,7 @@ from gateway.session import (
     Session,
     Status,
 )
-from gateway.topics import Need
+from gateway.core.topics import Need
 
 DEFAULT = load_rules("")  # the package's own
 NOW = "2026-01-31T12:00:00.000Z"

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.sources import Sources
+from gateway.core.sources import Sources
 
 SOURCES = Sources(["127.0.0.1", "10.1.2.3/8", "2001:db8:ffff::/48"])
 

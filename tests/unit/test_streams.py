@@ -8,10 +8,10 @@ from typing import Any, cast
 
 from gateway.cluster.history import History
 from gateway.cluster.link import Unavailable
+from gateway.core.sequence import Entry, Page
+from gateway.core.topics import Rule, TopicRules
 from gateway.metrics import Metrics
-from gateway.sequence import Entry, Page
 from gateway.streams import Streams
-from gateway.topics import Rule, TopicRules
 from tests.deadlines import eventually
 
 RULES = TopicRules([Rule(pattern="*", history=100)])

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.protocol import Code, ProtocolError, Request
-from gateway.targets import MAX_TARGET_LENGTH, target_of
-from gateway.topics import Rule
+from gateway.core.protocol import Code, ProtocolError, Request
+from gateway.core.targets import MAX_TARGET_LENGTH, target_of
+from gateway.core.topics import Rule
 
 
 def target(

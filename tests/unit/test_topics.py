@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway import topics
 from gateway.app import load_rules
-from gateway.topics import ACTS, Need, matches
+from gateway.core import topics
+from gateway.core.topics import ACTS, Need, matches
 
 DEFAULT = load_rules("")  # the package's own
 PLAIN = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_:.-/"

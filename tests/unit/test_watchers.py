@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gateway.watchers import MAX_WATCHERS, Watchers
+from gateway.core.watchers import MAX_WATCHERS, Watchers
 
 
 def asked(watchers: Watchers, who: str, *answers: bool, at: float, every: float = 1.0) -> float:

@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 
 import click
 
-from gateway.remote import DEFAULT_URL, Remote, RemoteError
-from gateway.tables import print_json, shown
+from gateway.cli.remote import DEFAULT_URL, Remote, RemoteError
+from gateway.cli.tables import print_json, shown
 
 Steps = Iterator[dict[str, Any]]
 Command = Callable[..., Steps]

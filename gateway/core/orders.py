@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
-from gateway import balance, protocol, revocations
-from gateway.revocations import Revocation
+from gateway.core import balance, protocol, revocations
+from gateway.core.revocations import Revocation
 
 MAX_BYTES: Final = 64 << 10
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from gateway.remote import Remote, RemoteError
+from gateway.cli.remote import Remote, RemoteError
 from gateway.settings import Settings, SettingsError
 
 

@@ -10,11 +10,11 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any, Final
 
-from gateway.auth import Identity
 from gateway.backend import Backend, BackendError
+from gateway.core.identity import Identity
+from gateway.core.permits import Verdict
+from gateway.core.topics import Act
 from gateway.metrics import Metrics
-from gateway.permits import Verdict
-from gateway.topics import Act
 
 PATH: Final = "/permissions"
 MAX_REMEMBERED: Final = 50_000  # answers; the one that was not asked for longest goes

@@ -17,13 +17,15 @@ import httpx
 import jwt
 import orjson
 
-from gateway import apikeys, auth, keyring, protocol
-from gateway.commands import Failure, Misuse, Steps, as_json_option, speaking
-from gateway.keyring import KeyFault, Keyring
-from gateway.remote import Remote
+from gateway.auth import apikeys, authenticator, keyring
+from gateway.auth.keyring import KeyFault, Keyring
+from gateway.cli.commands import Failure, Misuse, Steps, as_json_option, speaking
+from gateway.cli.remote import Remote
+from gateway.cli.tables import print_fields, print_json, print_table, print_text
+from gateway.core import protocol
+from gateway.core.identity import ROLES, AuthError
+from gateway.core.topics import is_pattern
 from gateway.settings import Settings, SettingsError
-from gateway.tables import print_fields, print_json, print_table, print_text
-from gateway.topics import is_pattern
 
 MAX_TOKEN_SECONDS: Final = 10 * 365 * 86_400
 FETCH_SECONDS: Final = 5.0
@@ -46,7 +48,7 @@ def token() -> None:
 
 @token.command()
 @click.argument("user", required=False)
-@click.option("--role", type=click.Choice(sorted(auth.ROLES)), default="user", show_default=True)
+@click.option("--role", type=click.Choice(sorted(ROLES)), default="user", show_default=True)
 @click.option(
     "--seconds",
     type=click.IntRange(1, MAX_TOKEN_SECONDS),
@@ -72,14 +74,14 @@ def issue(
         raise click.UsageError("Give USER: a login is somebody's. Only a token with --topic may be anybody's.")
     if user is not None and not 0 < len(user) <= protocol.MAX_NAME_LENGTH:
         raise click.UsageError(f"USER must have 1 to {protocol.MAX_NAME_LENGTH} characters.")
-    if len(topics) > auth.MAX_TOKEN_TOPICS or not all(map(is_pattern, topics)):
-        raise click.UsageError(f"--topic takes a topic or a pattern, {auth.MAX_TOKEN_TOPICS} times at most.")
+    if len(topics) > authenticator.MAX_TOKEN_TOPICS or not all(map(is_pattern, topics)):
+        raise click.UsageError(f"--topic takes a topic or a pattern, {authenticator.MAX_TOKEN_TOPICS} times at most.")
     settings, now = _settings(), time.time()
     if topics:
-        claims = auth.topic_claims(topics, user, seconds, now)
+        claims = authenticator.topic_claims(topics, user, seconds, now)
     else:
         assert user is not None
-        claims = auth.login_claims(user, role, seconds, now)
+        claims = authenticator.login_claims(user, role, seconds, now)
     named = {"jti": token_id, "aud": settings.jwt_audience or None, "iss": settings.jwt_issuer or None}
     claims |= {name: value for name, value in named.items() if value is not None}
     made = _signed(claims, settings.jwt_secret, pem, kid)
@@ -142,15 +144,15 @@ def _verdict(text: str, for_topics: bool, settings: Settings) -> tuple[str, str 
     ring = _ring(settings)
     if not ring:
         return "Not verified: GATEWAY_JWT_SECRET is not set", "token_invalid"
-    authenticator = auth.Authenticator(
+    verifier = authenticator.Authenticator(
         ring, audience=settings.jwt_audience, issuer=settings.jwt_issuer, leeway_seconds=settings.jwt_leeway_seconds
     )
     try:
         if for_topics:
-            grant = authenticator.verify_grant(text)
+            grant = verifier.verify_grant(text)
             return f"Valid: lets {grant.user or 'whoever has it'} hear {', '.join(grant.patterns)}", None
-        identity = authenticator.verify(text)
-    except auth.AuthError as error:
+        identity = verifier.verify(text)
+    except AuthError as error:
         return str(error), error.reason
     return f"Valid: proves {identity.user}, {identity.role}", None
 

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping
 
 import orjson
 
-from gateway import protocol, topics
-from gateway.protocol import Command, Json, Position, Publication, Request, RequestId
+from gateway.core import protocol, topics
+from gateway.core.protocol import Command, Json, Position, Publication, Request, RequestId
 
 
 def data(publication: Publication, topic: str, timestamp: str) -> bytes:

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from gateway.core.topics import is_pattern, matches
 from gateway.settings import Settings
-from gateway.topics import is_pattern, matches
 
 Scope = Literal["read", "publish", "admin"]
 EVERYTHING: Final[tuple[Scope, ...]] = ("read", "publish", "admin")

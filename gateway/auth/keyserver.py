@@ -9,8 +9,8 @@ from typing import Final
 import httpx
 import orjson
 
-from gateway import keyring
-from gateway.keyring import KeyFault, Keyring
+from gateway.auth import keyring
+from gateway.auth.keyring import KeyFault, Keyring
 from gateway.logs import logger
 from gateway.metrics import Metrics
 

@@ -10,12 +10,12 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
-from gateway import protocol, replies, targets, topics
-from gateway.auth import ANONYMOUS, AuthError, Grant, Identity, IsRevoked, UnknownKey
-from gateway.hub import topics_of
-from gateway.permits import REFUSALS, Verdict, weigh
-from gateway.protocol import Close, Code, ProtocolError
-from gateway.topics import TOKEN_ACTS, Act
+from gateway.core import protocol, replies, targets, topics
+from gateway.core.hub import topics_of
+from gateway.core.identity import ANONYMOUS, AuthError, Grant, Identity, IsRevoked, UnknownKey
+from gateway.core.permits import REFUSALS, Verdict, weigh
+from gateway.core.protocol import Close, Code, ProtocolError
+from gateway.core.topics import TOKEN_ACTS, Act
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from gateway import keyring
-from gateway.auth import Authenticator, Identity, UnknownKey
+from gateway.auth import keyring
+from gateway.auth.authenticator import Authenticator
+from gateway.auth.keyserver import KeyServer
 from gateway.cluster.keys import Keys
 from gateway.cluster.link import Link
 from gateway.cluster.revoked import Revoked
-from gateway.keyserver import KeyServer
+from gateway.core.identity import Identity, UnknownKey
 from gateway.metrics import Metrics
 from gateway.settings import Settings
 

@@ -12,8 +12,8 @@ from urllib.parse import quote, urlencode
 
 import orjson
 
-from gateway.protocol import Code, Json, ProtocolError, Request
-from gateway.topics import PLACEHOLDER, Rule
+from gateway.core.protocol import Code, Json, ProtocolError, Request
+from gateway.core.topics import PLACEHOLDER, Rule
 
 MAX_TARGET_LENGTH: Final = 4000  # characters; servers refuse a request line of more than 8,000
 

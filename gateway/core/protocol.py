@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 
 import orjson
 
-from gateway import topics
+from gateway.core import topics
 
 Json: TypeAlias = Any  # what orjson can read and write
 RequestId: TypeAlias = str | int | None

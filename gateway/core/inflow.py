@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final, Literal
 
-from gateway.rates import UNUSED, Rate
+from gateway.core.rates import UNUSED, Rate
 
 Limit = Literal["connections", "connects"]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import enum
 from typing import Final
 
-from gateway.auth import SUPERADMIN, Identity
-from gateway.protocol import Code
-from gateway.topics import Need, Rule
+from gateway.core.identity import SUPERADMIN, Identity
+from gateway.core.protocol import Code
+from gateway.core.topics import Need, Rule
 
 
 class Verdict(enum.Enum):

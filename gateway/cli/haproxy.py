@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from gateway.commands import Failure, Misuse
-from gateway.lineup import NOWHERE, Change, Fill, Node, Server, changes
+from gateway.cli.commands import Failure, Misuse
+from gateway.cli.tables import print_text
+from gateway.core.lineup import NOWHERE, Change, Fill, Node, Server, changes
 from gateway.settings import Settings, SettingsError
-from gateway.tables import print_text
 
 if TYPE_CHECKING:
     from gateway.cluster.registry import Registry

@@ -19,12 +19,12 @@ from typing import Any, Final, NamedTuple, Protocol, cast
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
-from gateway import frames
-from gateway.frames import FrameError, FrameParser
-from gateway.handshake import Handshake
-from gateway.protocol import Close
-from gateway.rates import Meter
-from gateway.session import Session
+from gateway.core import frames
+from gateway.core.frames import FrameError, FrameParser
+from gateway.core.protocol import Close
+from gateway.core.rates import Meter
+from gateway.core.session import Session
+from gateway.transport.handshake import Handshake
 
 CLOSING_BYTES: Final = 1 << 20  # largest message we sit through while we wait for the peer's close
 CLOSE_SECONDS: Final = 5.0  # how long a peer may take to answer our close before its transport is aborted

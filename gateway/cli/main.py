@@ -17,17 +17,18 @@ from typing import Any
 import click
 from rich.text import Text
 
-from gateway import __version__, balance, dependencies, protocol
-from gateway.apikeys import KeysError
-from gateway.checks import checks, state_of
-from gateway.commands import Misuse, Steps, speaking
-from gateway.credentials import COMMANDS
-from gateway.haproxy import haproxy_sync
-from gateway.keyring import KeyFault
-from gateway.remote import Remote
+from gateway import __version__
+from gateway.auth.apikeys import KeysError
+from gateway.auth.keyring import KeyFault
+from gateway.cli.checks import checks, state_of
+from gateway.cli.commands import Misuse, Steps, speaking
+from gateway.cli.credentials import COMMANDS
+from gateway.cli.haproxy import haproxy_sync
+from gateway.cli.remote import Remote
+from gateway.cli.tables import age, print_fields, print_table, print_text
+from gateway.core import balance, dependencies, protocol
+from gateway.core.topics import RulesError
 from gateway.settings import Settings, SettingsError
-from gateway.tables import age, print_fields, print_table, print_text
-from gateway.topics import RulesError
 
 
 def main() -> None:

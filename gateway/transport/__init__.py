@@ -1,0 +1,1 @@
+"""What a client is connected by: octets in, prepared frames out."""
