@@ -13,8 +13,8 @@ from gateway import logs
 from gateway.app import create_app
 from gateway.node import Node
 from gateway.settings import Settings
-from gateway.transport.connection import Connection
 from gateway.transport.request import RequestProtocol
+from gateway.transport.socket import Socket
 
 GC_THRESHOLDS = (10_000, 20, 20)
 
@@ -62,7 +62,7 @@ def serve(settings: Settings) -> int:
     app = create_app(settings)
     node: Node = app.state.node
     config = uvicorn.Config(
-        app, host=settings.host, port=settings.port, loop="uvloop", http=RequestProtocol, ws=Connection,
+        app, host=settings.host, port=settings.port, loop="uvloop", http=RequestProtocol, ws=Socket,
         lifespan="on", log_config=None, access_log=False, server_header=False, backlog=4096,
         proxy_headers=True, forwarded_allow_ips=list(settings.trusted_proxies),
         # Longer than HAProxy keeps its side of a connection, so that it never writes into our close.

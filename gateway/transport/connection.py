@@ -1,40 +1,27 @@
-"""One socket, from the handshake to its end: uvicorn's WebSocket protocol class.
+"""A client as the node knows it, whatever it is connected by: a WebSocket, or HTTP answers where there can be none.
 
-Starlette decides at the handshake who comes in. Once its endpoint has accepted and returned, no coroutine and
-no scope remain: this object alone lives on, hands whole messages to its `Owner` and writes prepared frames.
-
-    HANDSHAKE --accept--> OPEN --close sent or received--> CLOSING --transport gone--> CLOSED
+    HANDSHAKE --accept--> OPEN --close sent or received--> CLOSING --all is gone--> CLOSED
         any, on `abort` or a lost transport: CLOSED
+
+What it says is handled in order: a message that waits for something `hold`s those behind it.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import enum
+from abc import ABC, abstractmethod
 from collections import deque
-from http import HTTPStatus
-from typing import Any, Final, NamedTuple, Protocol, cast
+from typing import ClassVar, Final, NamedTuple, Protocol
 
-from uvicorn.config import Config
-from uvicorn.server import ServerState
-
-from gateway.core import frames
-from gateway.core.frames import FrameError, FrameParser
-from gateway.core.protocol import Close
 from gateway.core.rates import Meter
 from gateway.core.session import Session
-from gateway.transport.handshake import Handshake
 
-CLOSING_BYTES: Final = 1 << 20  # largest message we sit through while we wait for the peer's close
-CLOSE_SECONDS: Final = 5.0  # how long a peer may take to answer our close before its transport is aborted
-MESSAGE_SECONDS: Final = 60.0  # from a message's first octet to its last: 1 MiB at 17 KiB a second
-# Above this the transport tells us, and each further write looks at the budget.
-HIGH_WATER_BYTES: Final = 64 << 10
+CLOSE_SECONDS: Final = 5.0  # how long a client may take to hear that it is closed, before it is cut off
 
 
 class Owner(Protocol):
-    """The node, as far as a connection needs it."""
+    """The node, as far as a client needs it."""
 
     max_message_bytes: int
     client_buffer_bytes: int
@@ -46,14 +33,14 @@ class Owner(Protocol):
         """`size` bytes more are held for it: it does not read as fast as it is sent to, or has sent half a message."""
 
     def counted(self, connection: Connection, size: int) -> bool:
-        """A ping or pong of `size` bytes has come. False: that was one too many, and the connection is closed."""
+        """A ping or pong of `size` bytes has come. False: that was one too many, and it is closed."""
 
     def closed(self, connection: Connection, code: int) -> None:
-        """The connection is no more; `code` says why. Called once for each that was opened."""
+        """It is no more; `code` says why. Called once for each that was opened."""
 
 
 class Facts(NamedTuple):
-    """What the registry tells of a connection besides its session."""
+    """What the registry tells of a client besides its session."""
 
     connected_ms: int
     ip: str
@@ -61,7 +48,7 @@ class Facts(NamedTuple):
 
 
 class Stage(enum.Enum):
-    """Where in its life a connection is."""
+    """Where in its life a client is."""
 
     HANDSHAKE = enum.auto()
     OPEN = enum.auto()
@@ -69,18 +56,15 @@ class Stage(enum.Enum):
     CLOSED = enum.auto()
 
 
-# Looked at for each delivery, and an attribute of an enum costs a tenth of a microsecond.
-_OPEN: Final = Stage.OPEN
-
-
-class Connection(asyncio.Protocol):
-    """Built by uvicorn for each upgrade request; becomes a hub's `Subscriber` by `open`."""
+class Connection(ABC):
+    """One client's. What `Socket` and `EventStream` have in common; becomes a hub's `Subscriber` by `open`."""
 
     __slots__ = (
-        "_begun", "_close_code", "_close_timer", "_handshake", "_held", "_inbox", "_owner", "_parser", "_paused",
-        "_server", "audiences", "client_id", "counted_user", "facts", "joining", "last_heard", "meter", "pinged",
-        "session", "stage", "transport",
+        "_held", "_inbox", "_owner", "audiences", "client_id", "counted_user", "facts", "joining", "last_heard",
+        "meter", "pinged", "session", "stage",
     )  # fmt: skip
+
+    kind: ClassVar[str]  # what it is connected by, as the registry tells it
 
     # What the owner keeps here; set by `open`.
     client_id: str
@@ -91,85 +75,16 @@ class Connection(asyncio.Protocol):
     meter: Meter
     counted_user: str | None  # whose slot it holds
 
-    def __init__(
-        self, config: Config, server_state: ServerState, app_state: dict[str, Any],
-        _loop: asyncio.AbstractEventLoop | None = None,
-    ) -> None:  # fmt: skip
+    def __init__(self) -> None:
         self.stage = Stage.HANDSHAKE
-        self.transport: asyncio.Transport | None = None
-        self._server = server_state
-        self._handshake: Handshake | None = Handshake(self, config, server_state, app_state)
-        self._owner: Owner | None = None
-        self._parser = FrameParser()
-        self._begun = 0.0  # loop time of the first octet of a message that is not whole yet; 0: there is none
-        self._paused = False  # the transport holds more than HIGH_WATER_BYTES
-        self._held = ""  # why messages wait: what the one before is busy with
-        self._inbox: deque[tuple[int, bytes]] | None = None
-        self._close_code = 1006
-        self._close_timer: asyncio.TimerHandle | None = None
         self.last_heard = 0.0  # loop time
         self.pinged = False
-
-    # ---- asyncio.Protocol
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """uvicorn hands over the transport of the upgrade request."""
-        self.transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but its class
-        self.transport.set_write_buffer_limits(high=HIGH_WATER_BYTES)
-        self._server.connections.add(self)  # type: ignore[arg-type]  # uvicorn's union names its own classes
-
-    def data_received(self, data: bytes) -> None:
-        """The upgrade request first, frames afterwards."""
-        if self.stage is Stage.OPEN:
-            owner = self._owner
-            assert owner is not None
-            self.last_heard = asyncio.get_running_loop().time()
-            try:
-                for opcode, payload in self._parser.receive(data, owner.max_message_bytes):
-                    self._frame(opcode, payload)
-                    if opcode <= frames.BINARY:
-                        self._begun = 0.0
-                    if self._owner is None:  # closed by what it said
-                        return
-                if self._parser.held_bytes:
-                    owner.grew(self, len(data))
-                self._begun = (self._begun or self.last_heard) if self._parser.unfinished else 0.0
-            except FrameError as error:
-                self.close(error.code, error.reason)
-        elif self.stage is Stage.HANDSHAKE:
-            assert self._handshake is not None and self.transport is not None
-            self._handshake.receive(data, self.transport)
-        elif self.stage is Stage.CLOSING:
-            self._await_close(data)
-
-    def eof_received(self) -> bool:
-        """The peer is done sending: so are we."""
-        return False
-
-    def pause_writing(self) -> None:
-        """The transport holds more than the high-water mark."""
-        self._paused = True
-
-    def resume_writing(self) -> None:
-        """It has been taken."""
-        self._paused = False
-
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  asyncio's signature
-        """The transport is gone."""
-        self._finish(self._close_code)
-        self.transport = None
-
-    def shutdown(self) -> None:
-        """uvicorn stops. The node has drained by now; whoever is left is told to come back elsewhere."""
-        if self.stage is Stage.OPEN:
-            self.close(Close.RESTART, "restart")
-        elif self._handshake is not None:
-            self._handshake.refuse(HTTPStatus.SERVICE_UNAVAILABLE)
-
-    # ---- what the owner does
+        self._owner: Owner | None = None
+        self._held = ""  # why messages wait: what the one before is busy with
+        self._inbox: deque[tuple[int, bytes]] | None = None
 
     def open(self, owner: Owner, client_id: str, session: Session, facts: Facts) -> None:
-        """From now on messages go to `owner`. The handshake must have been accepted just before."""
+        """From now on messages go to `owner`. It must have been let in just before."""
         assert self.stage is Stage.OPEN
         self._owner = owner
         self.client_id = client_id
@@ -181,36 +96,37 @@ class Connection(asyncio.Protocol):
         self.counted_user = session.identity.user
         self.last_heard = asyncio.get_running_loop().time()
 
+    # ---- each in its own way
+
+    @abstractmethod
     def send(self, data: bytes) -> bool:
         """Queue prepared frames. False, and nothing queued, if the client has not taken its budget's worth."""
-        if self.stage is not _OPEN:
-            return True  # whoever is leaving hears no more, and is not to be thrown out either
-        assert self.transport is not None
-        if self._paused:
-            assert self._owner is not None
-            if self.transport.get_write_buffer_size() > self._owner.client_buffer_bytes:
-                return False
-            self._owner.grew(self, len(data))
-        self.transport.write(data)
-        return True
 
+    @abstractmethod
     def held_bytes(self) -> int:
         """What is held for it: not yet sent, and of a message not wholly received."""
-        unsent = self.transport.get_write_buffer_size() if self.transport is not None else 0
-        return unsent + self._parser.held_bytes
 
+    @abstractmethod
     def is_late(self, now: float) -> bool:
         """Whether a message is under way for longer than it may take; `now` in loop time."""
-        return self._inbox is None and 0 < self._begun < now - MESSAGE_SECONDS
+
+    @abstractmethod
+    def ping(self) -> None:
+        """Ask it for a sign of life."""
+
+    @abstractmethod
+    def close(self, code: int, reason: str) -> None:
+        """Tell it that it is closed, and why; it is cut off if it does not hear that in time."""
+
+    @abstractmethod
+    def abort(self, code: int) -> None:
+        """End it at once, whatever is unsent: a client that does not read would never hear that it is closed."""
+
+    # ---- what it says
 
     def is_silent(self, seconds: float, now: float) -> bool:
         """Whether nothing came of it for so long, though it was listened to; `now` in loop time."""
         return self._inbox is None and self.last_heard < now - seconds
-
-    def ping(self) -> None:
-        """Ask the peer's protocol layer for a sign of life."""
-        self.pinged = True
-        self.send(frames.build(frames.PING, b""))
 
     def hold(self, why: str) -> None:
         """Keep further messages waiting until `release(why)`: this one is not done."""
@@ -221,105 +137,29 @@ class Connection(asyncio.Protocol):
         if self._held != why:
             return
         self._held = ""
-        try:
-            while self._inbox and not self._held and self.stage is Stage.OPEN:
-                self._frame(*self._inbox.popleft())
-        except FrameError as error:
-            self.close(error.code, error.reason)
+        while self._inbox and not self._held and self.stage is Stage.OPEN:
+            self._carry_on(*self._inbox.popleft())
         if not self._inbox and self._inbox is not None:
             self._inbox = None
-            self.last_heard = asyncio.get_running_loop().time()  # what it says is read again from now on
-            if self._begun:  # meanwhile nothing was read: that was our time
-                self._begun = asyncio.get_running_loop().time()
-            if self.transport is not None and not self.transport.is_closing():
-                self.transport.resume_reading()
+            self.last_heard = asyncio.get_running_loop().time()  # what it says is heard again from now on
+            self._listen()
 
-    def close(self, code: int, reason: str) -> None:
-        """Begin the closing handshake; the transport is aborted if the peer does not end it in time."""
-        if self.stage is not Stage.OPEN or self.transport is None:
-            return
-        self._close_code = code
-        self.transport.write(frames.build_close(code, reason))
-        self.stage = Stage.CLOSING
-        self._inbox = None
-        self.transport.resume_reading()
-        self._close_timer = asyncio.get_running_loop().call_later(CLOSE_SECONDS, self.abort, code)
-        self._leave(code)
+    def _wait(self, opcode: int, payload: bytes) -> None:
+        """Keep what it says until it is released."""
+        if self._inbox is None:
+            self._inbox = deque()
+        self._inbox.append((opcode, payload))
 
-    def abort(self, code: int) -> None:
-        """End it at once, whatever is unsent: a client that does not read would never take a close frame."""
-        self._close_code = code
-        if self.transport is not None:
-            self.transport.abort()
-        self._finish(code)
+    @abstractmethod
+    def _carry_on(self, opcode: int, payload: bytes) -> None:
+        """Carry out what waited."""
 
-    # ---- within
-
-    def _frame(self, opcode: int, payload: bytes) -> None:
-        assert self._owner is not None and self.transport is not None
-        self.pinged = False
-        if self._held and opcode <= frames.CLOSE:
-            # In order: what was said before a farewell is still carried out.
-            if self._inbox is None:
-                self._inbox = deque()
-                self.transport.pause_reading()  # what waits is then at most what had arrived
-            self._inbox.append((opcode, payload))
-        elif opcode <= frames.BINARY:
-            self._owner.received(self, opcode, payload)
-        elif opcode == frames.PONG:
-            self._owner.counted(self, len(payload))
-        elif opcode == frames.PING:
-            if self._owner.counted(self, len(payload)) and not self.send(frames.build(frames.PONG, payload)):
-                self.abort(Close.SLOW_CONSUMER)
-        elif opcode == frames.CLOSE:
-            code, _ = frames.read_close(payload)
-            # Echo, as 5.5.1 asks; 1005 is what we read, never what is sent.
-            self.transport.write(frames.build_close(code, "") if code != 1005 else frames.build(frames.CLOSE, b""))
-            self._close_code = code
-            self.stage = Stage.CLOSING
-            self.transport.close()
-            self._close_timer = asyncio.get_running_loop().call_later(CLOSE_SECONDS, self.abort, code)
-            self._leave(code)
-
-    def _await_close(self, data: bytes) -> None:
-        """We have sent a close: only the peer's own still matters."""
-        # What is no frame is thrown away: to end the transport amid what the peer sends would reset it, and take our
-        # close frame away from a peer that has not read it yet.
-        with contextlib.suppress(FrameError):
-            for opcode, _ in self._parser.receive(data, CLOSING_BYTES):
-                if opcode == frames.CLOSE and self.transport is not None:
-                    self.transport.close()
-                    return
+    @abstractmethod
+    def _listen(self) -> None:
+        """All that waited is carried out."""
 
     def _leave(self, code: int) -> None:
         """Tell the owner, once."""
         owner, self._owner = self._owner, None
         if owner is not None:
             owner.closed(self, code)
-
-    def _finish(self, code: int) -> None:
-        if self.stage is Stage.CLOSED:
-            return
-        self.stage = Stage.CLOSED
-        self._server.connections.discard(self)
-        if self._close_timer is not None:
-            self._close_timer.cancel()
-            self._close_timer = None
-        if self._handshake is not None:
-            self._handshake.cancel()
-            self._handshake = None
-        self._inbox = None
-        self._leave(code)
-
-    # ---- what the handshake says
-
-    def accepted(self) -> None:
-        """101 is written: frames from now on."""
-        self._handshake = None
-        self.stage = Stage.OPEN
-
-    def refused(self) -> None:
-        """Another answer is written: nothing follows it."""
-        self.stage = Stage.CLOSING
-        assert self.transport is not None
-        self.transport.close()

@@ -31,7 +31,7 @@ class Inflow(Protocol):
 
 
 class RequestProtocol(HttpToolsProtocol):
-    """Built by uvicorn for each connection; hands over to `Connection` where it becomes a WebSocket."""
+    """Built by uvicorn for each connection; hands over to `Socket` where it becomes a WebSocket."""
 
     _timer: asyncio.TimerHandle | None = None
     _in_head = True
@@ -76,7 +76,7 @@ class RequestProtocol(HttpToolsProtocol):
         super().on_message_complete()
 
     def handle_websocket_upgrade(self) -> None:
-        """From now on it is a `Connection`, with deadlines of its own."""
+        """From now on it is a `Socket`, with deadlines of its own."""
         self._end()
         why = self._inflow.refuses(len(self.connections)) if self._inflow is not None else None
         if why is not None:  # here, where it costs a seventh of what it would cost to let it in

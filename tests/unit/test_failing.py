@@ -22,7 +22,8 @@ from gateway.memberships import Memberships
 from gateway.metrics import Metrics
 from gateway.outbox import Outbox
 from gateway.settings import Settings
-from gateway.transport.connection import Connection, Stage
+from gateway.transport.connection import Stage
+from gateway.transport.socket import Socket
 from tests.raw import frame
 
 RULES = """
@@ -99,7 +100,7 @@ class House:
             metrics=metrics, status=status, now_ms=lambda: 0,
         )  # fmt: skip
         self.wire = Wire()
-        self.connection = Connection(Config(lambda: None, ws="none"), ServerState(), {})
+        self.connection = Socket(Config(lambda: None, ws="none"), ServerState(), {})
         self.connection.connection_made(self.wire)
         assert self.connection._handshake is not None
         self.connection._handshake.cancel()

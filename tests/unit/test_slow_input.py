@@ -9,8 +9,9 @@ import pytest
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
-from gateway.transport.connection import MESSAGE_SECONDS, Stage
+from gateway.transport.connection import Stage
 from gateway.transport.request import REQUEST_SECONDS, RequestProtocol
+from gateway.transport.socket import MESSAGE_SECONDS
 from tests.raw import frame, text
 from tests.unit.test_failing import House, Wire, broken, refuse
 from tests.unit.virtual_time import in_virtual_time, later
