@@ -26,9 +26,10 @@ from gateway.logs import logger
 from gateway.memberships import Memberships
 from gateway.metrics import Metrics
 from gateway.outbox import Outbox
-from gateway.relay import Relay
+from gateway.relay import SAID, Relay
 from gateway.settings import Settings
 from gateway.transport.connection import Connection, Facts, Stage
+from gateway.transport.eventstream import EventStreams
 
 USER_AGENT_CHARACTERS: Final = 256
 WARNING_SECONDS: Final = 30.0  # before its token's end a client is told
@@ -66,6 +67,7 @@ class Clients:
         self._now_ms = now_ms
         self.limits = Limits(settings, outbox, metrics)
         self._log = logger()
+        self.event_streams = EventStreams()
         self._open: dict[str, Connection] = {}
         self._counter = 0
 
@@ -231,11 +233,22 @@ class Clients:
             case session.Quit(code, reason):
                 connection.close(code, reason)
 
+    def hear(self, said: bytes) -> bool:
+        """What is said in an event stream: its name, then a message a line. False: there is no such stream."""
+        name, *texts = said.split(b"\n")
+        stream = self.event_streams.find(name)
+        if stream is not None:
+            stream.say(filter(None, texts))
+        return stream is not None
+
     # ---- what the cluster says to one client, or of some
 
     def on_own(self, _channel: str, payload: bytes) -> None:
-        """A message to one client of this node."""
+        """A message to one client of this node, or what one has said at another."""
         if payload.startswith(Bus.CHECK):  # the bus's own
+            return
+        if payload.startswith(SAID):
+            self.hear(payload.removeprefix(SAID))
             return
         envelope = self._relay.unpack(payload)
         connection = self._open.get(envelope.only or "") if envelope is not None else None
@@ -350,7 +363,7 @@ class Clients:
         topics = sorted(topic for topic in map(hub.topic_of, connection.audiences) if topic is not None)
         return orjson.dumps(
             {"connectedAt": protocol.iso(facts.connected_ms), "ip": facts.ip, "userAgent": facts.user_agent,
-             "user": identity.user, "role": identity.role, "topics": topics}
+             "transport": connection.kind, "user": identity.user, "role": identity.role, "topics": topics}
         )  # fmt: skip
 
     def ids(self) -> list[str]:

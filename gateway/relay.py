@@ -33,6 +33,8 @@ from gateway.streams import Streams
 
 # How long a node that hears a message of `ws:broadcast` late still finds that another has passed it on.
 CLAIM_MS: Final = 2000
+# Before what a client of another node has said, on that node's own channel.
+SAID: Final = b"say "
 
 
 class Relay:
@@ -65,6 +67,16 @@ class Relay:
     async def publish(self, publications: Sequence[Publication], said_ms: int | None = None) -> list[Position | None]:
         """Publish all of them, or none, as `Outgoing.publish`."""
         return await self._outgoing.publish(publications, said_ms)
+
+    async def forward(self, node_id: str, said: bytes) -> bool:
+        """Have another node hear what is said in one of its event streams. False: there is no such node.
+
+        Raises:
+            Unavailable: Redis did not confirm.
+        """
+        channel = self._keys.own(node_id)
+        [hearers] = await self._link.send([(self._link.publish_command(channel), channel, SAID + said)])
+        return bool(hearers)
 
     # ---- asked
 

@@ -6,7 +6,7 @@ import asyncio
 import itertools
 from collections.abc import Iterable, MutableMapping
 from http.cookies import SimpleCookie
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import httpx
 import orjson
@@ -16,6 +16,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.typing import Origin, Subprotocol
 
 from tests.cluster import API_KEY, token
+from tests.events import EventSocket
 
 Message = dict[str, Any]
 
@@ -40,8 +41,8 @@ def new_source() -> str:
 class Client:
     """One socket, with everything it has heard."""
 
-    def __init__(self, socket: ClientConnection) -> None:
-        self.socket = socket
+    def __init__(self, socket: ClientConnection | EventSocket) -> None:
+        self.socket = cast(ClientConnection, socket)  # an EventSocket does as one, as far as all are asked for it
         self.messages: list[Message] = []
         self._ids = itertools.count(1)
         self._news = asyncio.Event()
@@ -52,14 +53,21 @@ class Client:
         cls, front: Front | str, *, user: str | None = None, role: str = "user",
         cookies: MutableMapping[str, str] | None = None, source: str | None = None, origin: str | None = None,
         subprotocols: Iterable[str] = (), headers: dict[str, str] | None = None,
+        over: str = "websocket", says_to: str = "",
     ) -> Client:  # fmt: skip
-        """A client that was welcomed. `user`: by session cookie; `cookies`: a jar, which keeps what is set."""
+        """A client that was welcomed. `user`: by session cookie; `cookies`: a jar, which keeps what is set.
+
+        `over`: websocket, sse or poll; `says_to`: where the latter two speak, if it is not where they hear.
+        """
         sent = dict(cookies or {})
         if user is not None:
             sent["session"] = token(user, role)
         fields = dict(headers or {})
         if sent:
             fields["Cookie"] = "; ".join(f"{name}={value}" for name, value in sent.items())
+        if over != "websocket":
+            base = (front if isinstance(front, str) else front.ws).replace("ws:", "http:").removesuffix("/ws")
+            return await cls._welcomed(EventSocket(base, over, says_to or base, sent, source))
         socket = await open_socket(
             front if isinstance(front, str) else front.ws,
             compression=None, proxy=None, ping_interval=None, max_size=None, max_queue=None, open_timeout=SECONDS,
@@ -71,6 +79,10 @@ class Client:
         if cookies is not None:
             for header in socket.response.headers.get_all("Set-Cookie"):
                 cookies.update({name: morsel.value for name, morsel in SimpleCookie(header).items()})
+        return await cls._welcomed(socket)
+
+    @classmethod
+    async def _welcomed(cls, socket: ClientConnection | EventSocket) -> Client:
         client = cls(socket)
         try:
             await client.hear(type="SYSTEM", action="welcome")

@@ -45,6 +45,19 @@ def build(opcode: int, payload: bytes) -> bytes:
     return bytes((_FIN | opcode, 127)) + size.to_bytes(8, "big") + payload
 
 
+def payloads(data: bytes) -> Iterator[bytes]:
+    """The payloads of frames that `build` has made, one or several in a row."""
+    at, end = 0, len(data)
+    while at < end:
+        size, start = data[at + 1], at + 2
+        if size == 126:
+            size, start = int.from_bytes(data[at + 2 : at + 4], "big"), at + 4
+        elif size == 127:
+            size, start = int.from_bytes(data[at + 2 : at + 10], "big"), at + 10
+        at = start + size
+        yield data[start:at]
+
+
 def build_close(code: int, reason: str) -> bytes:
     """A close frame; `reason` is cut to what a control frame can carry, at a character's edge."""
     text = reason.encode()[:123].decode(errors="ignore")

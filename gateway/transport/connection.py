@@ -12,7 +12,7 @@ import asyncio
 import enum
 from abc import ABC, abstractmethod
 from collections import deque
-from typing import ClassVar, Final, NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from gateway.core.rates import Meter
 from gateway.core.session import Session
@@ -64,7 +64,7 @@ class Connection(ABC):
         "meter", "pinged", "session", "stage",
     )  # fmt: skip
 
-    kind: ClassVar[str]  # what it is connected by, as the registry tells it
+    kind: str  # what it is connected by, as the registry tells it: websocket, sse, poll
 
     # What the owner keeps here; set by `open`.
     client_id: str

@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
+import weakref
 from typing import Any, Final, Protocol
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+EXTENSION: Final = "gateway.request"  # the scope's name for it
 
 REQUEST_SECONDS: Final = 20.0  # from a connection's beginning, or a request's first octet, to the request's last
 HEAD_BYTES: Final = 64 << 10  # of a request's line and headers; what one read brings is looked at as a whole
@@ -62,6 +66,8 @@ class RequestProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """The first octet of a request."""
         super().on_message_begin()
+        # Weak: what a scope holds and is held by would be left to the collector, at each request.
+        self.scope["extensions"] = {EXTENSION: weakref.proxy(self)}
         self._begin()
 
     def on_headers_complete(self) -> None:
@@ -78,12 +84,30 @@ class RequestProtocol(HttpToolsProtocol):
     def handle_websocket_upgrade(self) -> None:
         """From now on it is a `Socket`, with deadlines of its own."""
         self._end()
-        why = self._inflow.refuses(len(self.connections)) if self._inflow is not None else None
+        why = self.refuses()
         if why is not None:  # here, where it costs a seventh of what it would cost to let it in
             body = b'{"error":{"code":503,"message":"' + why.encode() + b'"}}'
             self._refuse(b"503 Service Unavailable", b"retry-after: 5\r\ncontent-type: application/json\r\n", body)
             return
         super().handle_websocket_upgrade()
+
+    # ---- for an answer that lasts
+
+    def refuses(self) -> str | None:
+        """Why no client may be connected by it now; None: it may."""
+        return self._inflow.refuses(len(self.connections)) if self._inflow is not None else None
+
+    def watch(self, seconds: float) -> None:
+        """Have the kernel end the connection when what was sent is not confirmed for so long: nobody is there."""
+        line: socket.socket | None = self.transport.get_extra_info("socket")
+        if line is not None and line.family in (socket.AF_INET, socket.AF_INET6):
+            line.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(seconds * 1000))
+
+    def abort(self) -> None:
+        """End the connection at once, whatever is unsent."""
+        self.transport.abort()
+
+    # ---- within
 
     def _begin(self) -> None:
         if self._timer is None:

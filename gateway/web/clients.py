@@ -158,6 +158,7 @@ SCHEMAS: Final[Schema] = {
         connectedAt=TIME,
         ip={"type": "string", "examples": ["203.0.113.7"]},
         userAgent={"type": "string"},
+        transport={"enum": ["websocket", "sse", "poll"]},
         user={"type": ["string", "null"], "description": "null: nobody, as far as it has proved"},
         role={"enum": [*sorted(ROLES), None]},
         topics={**array(TOPIC), "description": "What it hears, by name"},

@@ -27,6 +27,7 @@ _CLIENT_HEADERS: Final = {
 }
 _CLIENT: Final = {
     "/gateway.js": "text/javascript; charset=utf-8",
+    "/gateway.http.js": "text/javascript; charset=utf-8",
     "/gateway.classic.js": "text/javascript; charset=utf-8",
     "/gateway.d.ts": "text/plain; charset=utf-8",
 }

@@ -317,3 +317,13 @@ def test_a_long_reason_is_cut_between_characters_to_what_a_control_frame_carries
     [(_, payload, _)] = read_by_client(frames.build_close(3001, reason))
     found = frames.read_close(payload)[1]
     assert reason.startswith(found) and 120 <= len(found.encode()) <= 123
+
+
+@given(st.lists(st.binary(max_size=70_000), max_size=4))
+def test_joined_frames_give_back_their_payloads(payloads: list[bytes]) -> None:
+    assert list(frames.payloads(b"".join(frames.build(frames.TEXT, one) for one in payloads))) == payloads
+
+
+@pytest.mark.parametrize("size", [0, 125, 126, 65_535, 65_536])
+def test_each_length_of_a_frame_is_read_as_it_is_built(size: int) -> None:
+    assert list(frames.payloads(frames.build(frames.TEXT, b"x" * size) * 2)) == [b"x" * size] * 2

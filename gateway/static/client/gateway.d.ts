@@ -114,6 +114,8 @@ export interface Options {
   timing?: Partial<Timing>;
   /** The WebSocket class, where there is no global one. */
   WebSocket?: new (url: string) => any;
+  /** Gives a module whose `HttpSocket` is tried where WebSockets do not come through (gateway.http.js); null: nothing is. */
+  fallback?: null | (() => Promise<{ HttpSocket: new (url: string) => any }>);
 }
 
 export interface GatewayEvents {

@@ -64,7 +64,7 @@ export class Closed extends GatewayError {
   name = "Closed";
 
   constructor(code, reason) {
-    super(code ? `closed with ${code}: ${reason}` : `closed: ${reason}`, { code, reason });
+    super(`closed${code ? ` with ${code}` : ""}: ${reason}`, { code, reason });
   }
 }
 
@@ -88,7 +88,7 @@ export class Place {
   /** What to hand on of a message: nothing if it was had before. */
   take(message) {
     const { initial, epoch, offset } = message;
-    if (initial || epoch === null || offset === null) return [message];
+    if (initial || epoch === null) return [message];
     const last = this.#position;
     if (last?.epoch === epoch && offset <= last.offset) return [];
     this.#position = { epoch, offset };
@@ -204,11 +204,12 @@ export class Subscription {
   now(state, error = null) {
     if (this.state === "ended" || this.state === state) return;
     this.state = state;
-    if (state === "subscribed" || state === "recovered") {
+    if (state === "ended") {
+      this.#opened.reject(error ?? new Closed(null, "unsubscribed"));
+    } else if (state !== "pending") {
       this.entered = true;
       this.#opened.resolve();
     }
-    if (state === "ended") this.#opened.reject(error ?? new Closed(null, "unsubscribed"));
     guarded(this.#handlers.onState, state, error);
   }
 }
@@ -226,6 +227,9 @@ export class Gateway extends EventTarget {
   #token = null;
   #timing;
   #WebSocket;
+  #fallback; // loads another kind of socket
+  #Socket; // which of the two is tried
+  #proven = false; // WebSockets come through here
   #backoff;
   #topics = new Map(); // name -> {place, hearers}
   #answers = new Map(); // by request id: {resolve, reject, topics}
@@ -241,12 +245,22 @@ export class Gateway extends EventTarget {
   #end = null;
   #listening = null;
 
-  constructor(url, { token = null, getToken = token && (() => token), timing, WebSocket = globalThis.WebSocket } = {}) {
+  constructor(
+    url,
+    {
+      token,
+      getToken = token && (() => token),
+      timing,
+      WebSocket = globalThis.WebSocket,
+      fallback = () => import("./gateway.http.js"),
+    } = {},
+  ) {
     super();
     this.#url = typeof url === "function" ? url : () => url;
     this.#getToken = getToken;
     this.#timing = { ...TIMING, ...timing };
-    this.#WebSocket = WebSocket;
+    this.#Socket = this.#WebSocket = WebSocket;
+    this.#fallback = fallback;
     this.#backoff = new Backoff(this.#timing.baseMs, this.#timing.capMs);
   }
 
@@ -294,7 +308,7 @@ export class Gateway extends EventTarget {
   /** Say something on a topic; its place if the topic has history. It is never sent twice. */
   async publish(topic, data, extras) {
     const { epoch, offset } = await this.#call({ ...extras, type: "PUBLISH", topic, data });
-    return epoch === undefined ? null : { epoch, offset };
+    return epoch ? { epoch, offset } : null;
   }
 
   async request(topic, action, parameters = {}) {
@@ -362,7 +376,7 @@ export class Gateway extends EventTarget {
       if (socket !== this.#socket) return;
       if (error instanceof Refused) this.#refused(socket, topics, error);
       else if (this.degraded) this.#join(topics); // Redis is away: another node could not either
-      else this.#lost("SUBSCRIBE was not answered"); // this node cannot: perhaps another can
+      else this.#lost("no answer to SUBSCRIBE"); // this node cannot: perhaps another can
     }
   }
 
@@ -430,12 +444,11 @@ export class Gateway extends EventTarget {
       },
     });
     try {
-      while (true) {
-        while (waiting.length) yield waiting.shift();
-        if (end) throw end;
-        if (ended) return;
-        await new Promise((resolve) => (wake = resolve));
+      while (!ended || waiting.length) {
+        if (waiting.length) yield waiting.shift();
+        else await new Promise((resolve) => (wake = resolve));
       }
+      if (end) throw end;
     } finally {
       subscription.close();
     }
@@ -444,15 +457,14 @@ export class Gateway extends EventTarget {
   // ---- the connection
 
   #open() {
-    this.#clearTimers();
     this.#now("connecting");
     this.#heartbeat = new Heartbeat();
     const url = String(new URL(this.#url(), globalThis.location?.href)).replace(/^http/, "ws");
-    const socket = (this.#socket = new this.#WebSocket(url));
+    const socket = (this.#socket = new this.#Socket(url));
     // What a connection that was given up still says is ignored.
     socket.onmessage = ({ data }) => socket === this.#socket && this.#heard(JSON.parse(data));
     socket.onclose = ({ code, reason }) => socket === this.#socket && this.#lost(reason, code);
-    this.#timer("open", () => this.#lost("no welcome in time"), this.#timing.openMs);
+    this.#timer("open", () => this.#lost("no welcome"), this.#timing.openMs);
   }
 
   async #welcomed({ clientId, node, pingMs }) {
@@ -472,7 +484,8 @@ export class Gateway extends EventTarget {
       if (socket !== this.#socket) return;
       this.#now("authenticated");
     }
-    clearTimeout(this.#timers.open);
+    this.#forget("open");
+    this.#proven = this.#Socket === this.#WebSocket;
     this.#backoff.reset();
     this.#ready = true;
     this.#join([...this.#topics.keys()]);
@@ -502,11 +515,11 @@ export class Gateway extends EventTarget {
     this.#listening = new AbortController();
     const { signal } = this.#listening;
     const look = ({ type }) => {
+      if (type === "online") this.#proven = false; // perhaps another network
       if (this.#socket) this.#probe();
       else if (type !== "offline" && !globalThis.document?.hidden) this.connect();
     };
-    for (const type of ["online", "offline", "pageshow"]) globalThis.addEventListener(type, look, { signal });
-    globalThis.document?.addEventListener("visibilitychange", look, { signal });
+    for (const type of ["online", "offline", "pageshow", "visibilitychange"]) addEventListener(type, look, { signal });
   }
 
   async #authenticate(socket) {
@@ -538,6 +551,7 @@ export class Gateway extends EventTarget {
   #lost(reason, code = 1006, toldMs = this.#reconnectMs) {
     if (code >= 3500 && code < 4000) return this.#finish(new Closed(code, reason));
     this.#hangUp();
+    if (!this.#proven) this.#change();
     const waitMs = this.#backoff.ms(toldMs);
     this.#reconnectMs = null;
     this.#timer("open", () => this.#open(), waitMs);
@@ -548,12 +562,22 @@ export class Gateway extends EventTarget {
     this.#now("waiting", { code, reason, waitMs });
   }
 
+  /** There are networks that let no WebSocket through: try the other kind next, in turn. */
+  async #change() {
+    try {
+      const { HttpSocket } = await this.#fallback();
+      this.#Socket = this.#Socket === HttpSocket ? this.#WebSocket : HttpSocket;
+    } catch {
+      // There is none, or it can be had as little as anything else.
+    }
+  }
+
   #hangUp() {
     const socket = this.#socket;
     const lost = new Disconnected("the connection was lost before an answer");
     this.#socket = null;
     socket?.close();
-    this.#clearTimers();
+    for (const name in this.#timers) this.#forget(name);
     if (this.#ready) this.#connected = deferred();
     this.#ready = this.degraded = false;
     this.#authenticated?.reject(lost);
@@ -580,23 +604,23 @@ export class Gateway extends EventTarget {
   }
 
   #timer(name, act, ms) {
-    clearTimeout(this.#timers[name]);
+    this.#forget(name);
     this.#timers[name] = setTimeout(act, Math.min(ms, 2 ** 31 - 1));
   }
 
-  #clearTimers() {
-    Object.values(this.#timers).forEach(clearTimeout);
-    this.#timers = {};
+  #forget(name) {
+    clearTimeout(this.#timers[name]);
+    delete this.#timers[name];
   }
 
   // ---- what the server says
 
   #heard(frame) {
     const { type, topic, requestId = frame.inReplyTo } = frame;
+    const answer = this.#answers.get(requestId);
     this.#heartbeat.heard();
-    clearTimeout(this.#timers.probe);
-    delete this.#timers.probe;
-    if (type === "DATA" && !this.#answers.has(requestId)) {
+    this.#forget("probe");
+    if (type === "DATA" && !answer) {
       const message = toMessage(frame);
       if (!this.#handOn(topic, (place) => place.take(message))) this.#emit("other", message);
     } else if (type === "PRESENCE") {
@@ -608,9 +632,8 @@ export class Gateway extends EventTarget {
     } else if (type === "ERROR") {
       const refusal = new Refused(frame.code, frame.message, frame.temporary, frame.reason);
       if (frame.code === 4401) this.#authenticated?.reject(refusal);
-      else this.#answers.get(requestId)?.reject(refusal);
+      else answer?.reject(refusal);
     } else {
-      const answer = this.#answers.get(requestId);
       if (frame.operation === "subscribe") this.#subscribed(answer?.topics ?? [], frame); // none: it was sent twice
       answer?.resolve(frame);
     }
@@ -622,8 +645,7 @@ export class Gateway extends EventTarget {
       if (action === "unsubscribed") this.#drop(topic, new Refused(4403, about.reason));
     }
     this.#reconnectMs = about.reconnectMs ?? this.#reconnectMs; // shutdown, move
-    if (action === "degraded") this.degraded = true;
-    if (action === "restored") this.degraded = false;
+    this.degraded = action === "degraded" || (this.degraded && action !== "restored");
     if (action === "token_expiring") this.#refresh();
     if (action === "welcome") this.#welcomed(about);
     this.#emit("system", { action, ...about });

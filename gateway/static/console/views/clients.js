@@ -109,6 +109,7 @@ export class Clients {
       ["User", client.user ?? "nobody, as far as it has proved"], ["Role", client.role ?? "–"], ["Node", client.node],
       ["Address", client.ip], ["Connected", `${since(client.connectedAt)} ago, ${new Date(client.connectedAt).toLocaleString()}`],
       ["Program", client.userAgent || "–"],
+      ["Connected by", client.transport],
     ] : []);
     hide($("client-acts"), !client);
     hide($("disconnect-user"), !client?.user);

@@ -1,0 +1,89 @@
+"""gateway.core.places: what a browser's own EventSource says when it comes back is enough to go on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.core import replies
+from gateway.core.places import Places
+from gateway.core.protocol import Position, Publication
+
+NOW = "2026-01-31T12:00:00.000Z"
+TOPICS = st.text("abcXYZ019_:.-/", min_size=1, max_size=200)
+POSITIONS = st.builds(Position, st.text("0123456789abcdef", min_size=1, max_size=16), st.integers(0, 2**53))
+
+
+def data(topic: str, value: Any, place: Position | None = None) -> bytes:
+    """A message as it comes to a client; with its place as append.lua puts it there."""
+    text = replies.data(Publication(topic, value, {}), topic, NOW)
+    return text if place is None else text[:-1] + b',"offset":%d,"epoch":"%s"}' % (place.offset, place.epoch.encode())
+
+
+def fields(event: bytes) -> dict[str, str]:
+    """An event as a browser reads it."""
+    assert event.endswith(b"\n\n")
+    return dict(line.split(": ", 1) for line in event.decode().removesuffix("\n\n").split("\n"))
+
+
+def test_a_message_without_a_place_is_an_event_without_an_id() -> None:
+    text = data("plain", {"a": 1})
+    assert Places(["plain"]).event(text) == b"data: " + text + b"\n\n"
+
+
+def test_the_id_tells_the_places_of_all_topics() -> None:
+    places = Places(["a", "b"])
+    assert fields(places.event(data("a", 1, Position("e1", 7))))["id"] == "a=e1:7"
+    assert fields(places.event(data("b", 1, Position("e2", 1))))["id"] == "a=e1:7,b=e2:1"
+    assert fields(places.event(data("a", 1, Position("e1", 8))))["id"] == "a=e1:8,b=e2:1"
+
+
+def test_an_acknowledgement_tells_the_first_places() -> None:
+    places = Places(["a", "plain"])
+    ack = replies.subscribed(["a", "plain"], None, NOW, {"a": {"epoch": "e1", "offset": 41, "recovered": True}})
+    assert fields(places.event(ack)) == {"id": "a=e1:41", "data": ack.decode()}
+
+
+def test_a_farewell_says_when_to_come_back() -> None:
+    farewell = replies.system("shutdown", {"message": "bye", "reconnectMs": 321}, NOW)
+    assert fields(Places([]).event(farewell)) == {"retry": "321", "data": farewell.decode()}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        data("a", {"topic": "b", "offset": 3, "epoch": "x"}),
+        data("a", '","offset":3,"epoch":"x"}'),
+        replies.initial(data("a", 1, Position("e1", 7))),
+        b'{"type":"PRESENCE","topic":"a","count":1,"offset":3,"epoch":"x"}',
+    ],
+)
+def test_what_only_looks_like_a_place_is_none(text: bytes) -> None:
+    assert "id" not in fields(Places(["a"]).event(text))
+
+
+@given(st.dictionaries(TOPICS, POSITIONS, min_size=1, max_size=20))
+def test_what_is_told_is_understood_when_it_comes_back(told: dict[str, Position]) -> None:
+    places = Places(list(told))
+    for topic, place in told.items():
+        event = places.event(data(topic, "x", place))
+    assert Places(list(told), fields(event)["id"]).recover == told
+
+
+@given(st.text())
+def test_any_other_id_is_no_place(said: str) -> None:
+    recover = Places(["a"], said).recover
+    assert set(recover) <= {"a"}
+    orjson.dumps({topic: place._asdict() for topic, place in recover.items()})
+
+
+def test_only_topics_that_are_asked_for_are_recovered() -> None:
+    assert dict(Places(["a"], "a=e:1,b=e:2,a b=e:3").recover) == {"a": Position("e", 1)}
+
+
+def test_an_id_that_is_too_long_is_none() -> None:
+    assert not Places(["a"], "a=e:1," + "b=e:2," * 2000).recover
