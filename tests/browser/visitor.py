@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Page, ViewportSize
 
-from tests.cluster import Balancer
+
+class Place(Protocol):
+    """Where a page is: a load balancer, or a proxy before one."""
+
+    url: str
+
 
 MS = 20_000  # the longest a test waits for a page, in playwright's unit
 WIDE: ViewportSize = {"width": 1280, "height": 800}
@@ -24,7 +29,7 @@ class Visitor:
 
     @classmethod
     async def open(
-        cls, browser: Browser, front: Balancer, path: str = "/", *, html: str = "", **context: Any
+        cls, browser: Browser, front: Place, path: str = "/", *, html: str = "", **context: Any
     ) -> Visitor:  # fmt: skip
         """A new visitor at `path`; `html` is what they find there, where the cluster has no page of its own."""
         profile = await browser.new_context(**{"viewport": WIDE, **context})

@@ -496,3 +496,60 @@ test("a loop over a refused topic throws the refusal", async () => {
   socket().refuse(4012, { requestId: socket().last("SUBSCRIBE").requestId });
   await assert.rejects(first, Refused);
 });
+
+/** The other kind of socket, as gateway.http.js gives it. */
+function withFallback(options) {
+  class Other extends Socket {
+    other = true;
+  }
+  const loads = mock.fn(async () => ({ HttpSocket: Other }));
+  return { ...make({ fallback: loads, ...options }), loads };
+}
+
+/** Cut the connection, and wait for the next attempt. */
+async function cutAndBack() {
+  const count = Socket.all.length;
+  socket().cut();
+  while (Socket.all.length === count) await pass(100);
+}
+
+test("where no WebSocket comes through the other kind is tried, and then each in turn", async () => {
+  const { gateway, loads } = withFallback();
+  gateway.subscribe("t");
+  gateway.connect();
+  const kinds = [];
+  for (let at = 0; at < 4; at++) {
+    kinds.push(!!socket().other);
+    await cutAndBack();
+  }
+  assert.deepEqual(kinds, [false, true, false, true]);
+  await cutAndBack(); // a WebSocket's turn, in vain: now the other is let in
+  socket().welcome();
+  await turns();
+  assert.ok(socket().other);
+  assert.deepEqual(socket().last("SUBSCRIBE").topics, ["t"]);
+  assert.ok(loads.mock.callCount() > 0);
+  await cutAndBack(); // the network may be a better one by now
+  assert.ok(!socket().other);
+});
+
+test("where a WebSocket has worked it is not given up", async () => {
+  const { gateway, loads } = withFallback();
+  gateway.connect();
+  socket().welcome();
+  await turns();
+  for (let at = 0; at < 3; at++) {
+    await cutAndBack();
+    assert.ok(!socket().other);
+  }
+  assert.equal(loads.mock.callCount(), 0);
+});
+
+test("what cannot be loaded is done without", async () => {
+  const { gateway } = withFallback({ fallback: async () => { throw new TypeError("no network"); } });
+  gateway.connect();
+  await cutAndBack();
+  socket().welcome();
+  await turns();
+  assert.equal(gateway.state, "connected");
+});

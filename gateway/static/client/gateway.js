@@ -229,7 +229,7 @@ export class Gateway extends EventTarget {
   #WebSocket;
   #fallback; // loads another kind of socket
   #Socket; // which of the two is tried
-  #proven = false; // WebSockets come through here
+  #chances = 1; // that it still has; without end for a WebSocket where one has come through
   #backoff;
   #topics = new Map(); // name -> {place, hearers}
   #answers = new Map(); // by request id: {resolve, reject, topics}
@@ -485,7 +485,7 @@ export class Gateway extends EventTarget {
       this.#now("authenticated");
     }
     this.#forget("open");
-    this.#proven = this.#Socket === this.#WebSocket;
+    this.#chances = this.#Socket === this.#WebSocket ? Infinity : 1;
     this.#backoff.reset();
     this.#ready = true;
     this.#join([...this.#topics.keys()]);
@@ -515,7 +515,7 @@ export class Gateway extends EventTarget {
     this.#listening = new AbortController();
     const { signal } = this.#listening;
     const look = ({ type }) => {
-      if (type === "online") this.#proven = false; // perhaps another network
+      if (type === "online") this.#chances = 2; // perhaps another network: this connection may be lost, and one attempt
       if (this.#socket) this.#probe();
       else if (type !== "offline" && !globalThis.document?.hidden) this.connect();
     };
@@ -551,7 +551,7 @@ export class Gateway extends EventTarget {
   #lost(reason, code = 1006, toldMs = this.#reconnectMs) {
     if (code >= 3500 && code < 4000) return this.#finish(new Closed(code, reason));
     this.#hangUp();
-    if (!this.#proven) this.#change();
+    if (!--this.#chances) this.#change();
     const waitMs = this.#backoff.ms(toldMs);
     this.#reconnectMs = null;
     this.#timer("open", () => this.#open(), waitMs);
@@ -564,6 +564,7 @@ export class Gateway extends EventTarget {
 
   /** There are networks that let no WebSocket through: try the other kind next, in turn. */
   async #change() {
+    this.#chances = 1;
     try {
       const { HttpSocket } = await this.#fallback();
       this.#Socket = this.#Socket === HttpSocket ? this.#WebSocket : HttpSocket;

@@ -1,0 +1,164 @@
+import assert from "node:assert/strict";
+import { afterEach, beforeEach, mock, test } from "node:test";
+import { pass, turns } from "./cluster.mjs";
+
+/** An EventSource that the test is the other end of. */
+class Source {
+  static all = [];
+  closed = false;
+
+  constructor(url, options) {
+    Object.assign(this, { url: String(url), options });
+    Source.all.push(this);
+  }
+
+  close() {
+    this.closed = true;
+  }
+
+  say(frame) {
+    this.onmessage({ data: JSON.stringify(frame) });
+  }
+}
+
+/** Requests that the test answers. */
+const posts = [];
+
+function post(url, { body, signal, ...rest }) {
+  return new Promise((resolve, reject) => {
+    const answer = (status, text = "") => resolve({ status, ok: status < 300, text: async () => text });
+    posts.push({ url: String(url), body, answer, fail: () => reject(new TypeError("no network")), signal, ...rest });
+    signal.addEventListener("abort", () => reject(signal.reason));
+  });
+}
+
+let made = 0;
+
+/** A module of its own for each test: it remembers what comes through. */
+async function open(url = "wss://gateway/ws?avoid=n1") {
+  const { HttpSocket } = await import(`../../gateway/static/client/gateway.http.js?${made++}`);
+  const heard = [];
+  const make = () => {
+    const socket = new HttpSocket(url);
+    socket.onmessage = ({ data }) => heard.push(JSON.parse(data));
+    socket.onclose = (about) => heard.push(about);
+    return socket;
+  };
+  return { socket: make(), heard, make };
+}
+
+const source = () => Source.all.at(-1);
+const OPEN = { type: "OPEN", stream: "n1.b.1.key" };
+
+beforeEach(() => {
+  mock.timers.enable({ apis: ["setTimeout"] });
+  globalThis.EventSource = Source;
+  globalThis.fetch = post;
+  Source.all.length = posts.length = 0;
+});
+
+afterEach(() => mock.reset() || mock.timers.reset());
+
+test("it hears an event stream, and leaves out what a socket has no need of", async () => {
+  const { socket, heard } = await open();
+  assert.equal(source().url, "https://gateway/sse?avoid=n1");
+  assert.deepEqual(source().options, { withCredentials: true });
+  assert.equal(socket.readyState, 0);
+  source().say(OPEN);
+  source().say({ type: "SYSTEM", action: "welcome" });
+  assert.equal(socket.readyState, 1);
+  assert.deepEqual(heard, [{ type: "SYSTEM", action: "welcome" }]);
+});
+
+test("it speaks in order, one request at a time, with all that waits", async () => {
+  const { socket } = await open();
+  source().say(OPEN);
+  socket.send("a");
+  socket.send("b");
+  socket.send("c");
+  assert.deepEqual(posts.map(({ url, body }) => [url, body]), [["https://gateway/say?avoid=n1", "n1.b.1.key\na"]]);
+  posts[0].answer(204);
+  await turns();
+  assert.equal(posts[1].body, "n1.b.1.key\nb\nc");
+  posts[1].answer(204);
+  await turns();
+  socket.send("d");
+  assert.equal(posts[2].body, "n1.b.1.key\nd");
+});
+
+for (const [how, end] of [["refused", (sent) => sent.answer(410)], ["lost", (sent) => sent.fail()]]) {
+  test(`a message that is ${how} is the end: nobody knows what was heard`, async () => {
+    const { socket, heard } = await open();
+    source().say(OPEN);
+    socket.send("a");
+    end(posts[0]);
+    await turns();
+    assert.equal(heard.at(-1).code, 1006);
+    assert.ok(source().closed);
+    assert.equal(socket.readyState, 3);
+  });
+}
+
+test("it ends with the server's code, or when the stream breaks off, and does not come back by itself", async () => {
+  const { heard } = await open();
+  source().say(OPEN);
+  source().say({ type: "CLOSE", code: 3001, reason: "shutdown" });
+  source().onerror();
+  assert.deepEqual(heard, [{ code: 3001, reason: "shutdown" }]);
+  assert.ok(source().closed);
+
+  const other = await open();
+  source().say(OPEN);
+  source().onerror();
+  assert.equal(other.heard[0].code, 1006);
+  assert.ok(source().closed);
+});
+
+test("where event streams are refused it polls", async () => {
+  const { socket, heard } = await open();
+  source().onerror();
+  assert.deepEqual([posts[0].url, posts[0].body], ["https://gateway/poll?avoid=n1", ""]);
+  posts[0].answer(200, `${JSON.stringify(OPEN)}\n{"type":"SYSTEM"}`);
+  await turns();
+  assert.equal(posts[1].body, "n1.b.1.key");
+  posts[1].answer(200); // nothing has come: a sign of life was asked for
+  await turns();
+  posts[2].answer(200, '{"type":"DATA"}\n{"type":"CLOSE","code":3503,"reason":"by the operator"}');
+  await turns();
+  assert.deepEqual(heard, [{ type: "SYSTEM" }, { type: "DATA" }, { code: 3503, reason: "by the operator" }]);
+  assert.equal(posts.length, 3);
+  assert.equal(socket.readyState, 3);
+});
+
+test("where event streams are held back it polls, from then on at once", async () => {
+  const { make } = await open();
+  await pass(2_900);
+  assert.equal(posts.length, 0);
+  await pass(200);
+  assert.ok(source().closed);
+  assert.equal(posts.length, 1);
+  make();
+  assert.equal(Source.all.length, 1);
+  assert.equal(posts.length, 2);
+});
+
+test("a poll that fails is the end", async () => {
+  const { heard } = await open();
+  source().onerror();
+  posts[0].answer(200, JSON.stringify(OPEN));
+  await turns();
+  posts[1].answer(410);
+  await turns();
+  assert.equal(heard.at(-1).code, 1006);
+});
+
+test("whoever closes it hears no more, and what is under way is given up", async () => {
+  const { socket, heard } = await open();
+  source().onerror();
+  posts[0].answer(200, JSON.stringify(OPEN));
+  await turns();
+  socket.close();
+  await turns();
+  assert.ok(posts[1].signal.aborted);
+  assert.deepEqual(heard, []);
+});
