@@ -12,7 +12,8 @@ import orjson
 
 from gateway.cluster.envelope import Envelope
 from gateway.core import orders, protocol, topics
-from gateway.core.frames import CLOSE
+from gateway.core.deflate import deflate, inflate
+from gateway.core.frames import CLOSE, RSV1, TEXT, FrameError, build, split
 from gateway.core.identity import ANONYMOUS, AuthError, Grant, Identity
 from gateway.core.protocol import ProtocolError
 from gateway.core.session import Rules, Session
@@ -46,6 +47,22 @@ def frames(random: Random) -> int:
     assert code in (None, 1002, 1009)
     assert all(len(payload) <= 1000 for _, payload in found)
     return len(stream) + len(noise)
+
+
+def compression(random: Random) -> int:
+    """Joined frames: compressed, they are what they were. And no octets inflate beyond the limit, or fail otherwise."""
+    items = [(TEXT, dumps([message(random) for _ in range(random.randrange(20))])) for _ in range(random.randrange(5))]
+    joined = b"".join(build(opcode, payload) for opcode, payload in items)
+    small, found = deflate(joined), []
+    at = 0
+    for opcode, payload in split(small):
+        found.append((opcode, inflate(payload, 1 << 20) if small[at] & RSV1 else payload))
+        at += len(build(opcode, payload))
+    assert found == items
+    tried = mutate(random, small) if random.random() < 0.8 else random.randbytes(random.randrange(2000))
+    with contextlib.suppress(FrameError):
+        assert len(inflate(tried, 1000)) <= 1000
+    return len(joined) + len(tried)
 
 
 def value(random: Random, depth: int = 0) -> Any:
@@ -205,5 +222,6 @@ def _packaged() -> topics.TopicRules:
 
 
 TARGETS: Final = {
-    "frames": frames, "messages": messages, "cluster": cluster, "settings": settings, "rules": rules,
+    "frames": frames, "compression": compression, "messages": messages, "cluster": cluster, "settings": settings,
+    "rules": rules,
 }  # fmt: skip

@@ -23,9 +23,9 @@ def create_app(settings: Settings) -> Starlette:
     node = Node(settings, load_rules(settings.topics))
 
     @asynccontextmanager
-    async def lifespan(_app: Starlette) -> AsyncIterator[dict[str, Inflow]]:
+    async def lifespan(_app: Starlette) -> AsyncIterator[dict[str, Inflow | bool]]:
         async with node.life():
-            yield {"inflow": node.admission}
+            yield {"inflow": node.admission, "compression": settings.compression}
 
     routes = [
         *sockets.ROUTES,

@@ -52,6 +52,7 @@ class Clients:
         self.max_message_bytes = settings.max_message_bytes
         self.client_buffer_bytes = settings.client_buffer_bytes
         self.received_bytes = 0
+        self.deflate_in_bytes = self.deflate_out_bytes = 0
         self._settings = settings
         self._node_id = node_id
         self._rules = rules

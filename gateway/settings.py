@@ -200,6 +200,9 @@ class Settings:
         256 << 20, "what may be held for all clients of the node; then the largest are closed (3008)",
         _integer(64 << 10, 1 << 40),
     )  # fmt: skip
+    compression: bool = _setting(
+        False, "1: messages are compressed for clients that offer permessage-deflate, once for all of them", _flag
+    )
     max_connections: int = _setting(
         0, "connections of the node, then 503; 0: nine for each ten file descriptors it may open",
         _integer(0, 1_000_000),

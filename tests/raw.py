@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
+import zlib
 from typing import Any, Self
 from urllib.parse import urlsplit
 
@@ -68,14 +69,17 @@ class RawSocket:
         self._reader = reader
 
     @classmethod
-    async def open(cls, front: Front, *, target: bytes = b"/ws", read_bytes: int = 1 << 16) -> Self:
+    async def open(
+        cls, front: Front, *, target: bytes = b"/ws", read_bytes: int = 1 << 16, extensions: bytes = b""
+    ) -> Self:  # fmt: skip
         """Connect and ask for the upgrade of `target`; at most about `read_bytes` are read ahead."""
         host = urlsplit(front.ws).netloc
         reader, writer = await asyncio.open_connection(*host.split(":"), limit=read_bytes)
         writer.write(
             b"GET " + target + b" HTTP/1.1\r\nHost: " + host.encode() + b"\r\nUpgrade: websocket\r\n"
             b"Connection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
-            b"Sec-WebSocket-Version: 13\r\n\r\n"
+            b"Sec-WebSocket-Version: 13\r\n"
+            + (b"Sec-WebSocket-Extensions: " + extensions + b"\r\n" if extensions else b"") + b"\r\n"
         )  # fmt: skip
         async with asyncio.timeout(SECONDS):
             return cls(reader, writer, await reader.readuntil(b"\r\n\r\n"))
@@ -90,7 +94,7 @@ class RawSocket:
         self.writer.write(b"".join(frames))
 
     async def frame(self) -> tuple[int, bytes]:
-        """The next frame: opcode and payload.
+        """The next frame: opcode and payload, inflated if it was compressed.
 
         Raises:
             asyncio.IncompleteReadError: The other side has closed the connection.
@@ -100,7 +104,10 @@ class RawSocket:
             size = head[1] & 0x7F
             if size >= 126:
                 size = int.from_bytes(await self._reader.readexactly(2 if size == 126 else 8), "big")
-            return head[0] & 0x0F, await self._reader.readexactly(size)
+            payload = await self._reader.readexactly(size)
+            if head[0] & 0x40:
+                payload = zlib.decompress(payload + b"\x00\x00\xff\xff\x03\x00", wbits=-15)
+            return head[0] & 0x0F, payload
 
     async def message(self) -> Any:
         """The next message, as JSON."""

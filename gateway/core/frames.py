@@ -1,10 +1,10 @@
 """RFC 6455 frames, the server's side: bytes in, whole messages out; a payload in, a frame out.  (pure)
 
-The law (section 5): a client's frames are masked, a server's are not; no extension is agreed, so the
-RSV bits are zero; control frames are whole and carry at most 125 bytes; a message is one data frame
-or a first frame with continuations, and control frames may stand between them.
+The law (section 5): a client's frames are masked, a server's are not; the RSV bits are zero, but for the
+first of them where compression was agreed; control frames are whole and carry at most 125 bytes; a message
+is one data frame or a first frame with continuations, and control frames may stand between them.
 
-An idle parser holds four small attributes, because a node holds one for each of its connections.
+An idle parser holds five small attributes, because a node holds one for each of its connections.
 """
 
 from __future__ import annotations
@@ -20,6 +20,10 @@ BINARY: Final = 0x2
 CLOSE: Final = 0x8
 PING: Final = 0x9
 PONG: Final = 0xA
+
+RSV1: Final = 0x40  # on a message's first frame: it is compressed (RFC 7692, 6)
+# What the parser adds to the opcode of a compressed message; on the wire 5 and 6 are nobody's.
+DEFLATED: Final = 0x4
 
 _FIN: Final = 0x80
 _RSV: Final = 0x70
@@ -45,17 +49,21 @@ def build(opcode: int, payload: bytes) -> bytes:
     return bytes((_FIN | opcode, 127)) + size.to_bytes(8, "big") + payload
 
 
-def payloads(data: bytes) -> Iterator[bytes]:
-    """The payloads of frames that `build` has made, one or several in a row."""
+def split(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Opcode and payload of each of the frames that `build` has made, one or several in a row."""
     at, end = 0, len(data)
     while at < end:
-        size, start = data[at + 1], at + 2
-        if size == 126:
-            size, start = int.from_bytes(data[at + 2 : at + 4], "big"), at + 4
-        elif size == 127:
-            size, start = int.from_bytes(data[at + 2 : at + 10], "big"), at + 10
+        opcode, size, start = data[at] & 0x0F, data[at + 1], at + 2
+        if size > 125:
+            start += 2 if size == 126 else 8
+            size = int.from_bytes(data[at + 2 : start], "big")
         at = start + size
-        yield data[start:at]
+        yield opcode, data[start:at]
+
+
+def payloads(data: bytes) -> Iterator[bytes]:
+    """Their payloads alone."""
+    return (payload for _, payload in split(data))
 
 
 def build_close(code: int, reason: str) -> bytes:
@@ -83,11 +91,15 @@ def read_close(payload: bytes) -> tuple[int, str]:
 
 
 class FrameParser:
-    """Turns what arrives on a socket into `(opcode, payload)` of whole messages and control frames."""
+    """Turns what arrives on a socket into `(opcode, payload)` of whole messages and control frames.
 
-    __slots__ = ("_message", "_need", "_opcode", "_rest")
+    Where `deflate` was agreed, messages may be compressed: they come as they were sent, and `DEFLATED` is added.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_message", "_need", "_opcode", "_reserved", "_rest")
+
+    def __init__(self, *, deflate: bool = False) -> None:
+        self._reserved = _RSV ^ RSV1 if deflate else _RSV  # what may not be set on a message's first frame
         self._rest: bytearray | None = None  # the beginning of a frame that has not wholly arrived
         self._need = 0  # how long it must grow before another look: a frame sent byte by byte costs no more
         self._opcode = 0  # of the fragmented message under way; 0: none
@@ -104,7 +116,7 @@ class FrameParser:
         return self._rest is not None or self._message is not None
 
     def receive(self, data: bytes, max_bytes: int) -> Iterator[tuple[int, bytes]]:
-        """Yield each whole message that `data` completes, a message being at most `max_bytes` long.
+        """Yield each whole message that `data` completes, a message being at most `max_bytes` long as it was sent.
 
         Raises:
             FrameError: At the first octet that breaks the rules; what stood before it was yielded.
@@ -141,6 +153,8 @@ class FrameParser:
                 break
             payload = apply_mask(data[start:stop], data[start - 4 : start])
             at = stop
+            if head & RSV1:
+                opcode |= DEFLATED
             if opcode >= CLOSE or (head & _FIN and self._message is None):
                 yield opcode, payload
             else:
@@ -151,8 +165,8 @@ class FrameParser:
             self._rest = bytearray(data[at:])
 
     def _check_head(self, head: int, opcode: int, length: int) -> None:
-        if head & _RSV:
-            raise FrameError(1002, "a reserved bit is set, and no extension was agreed")
+        if head & _RSV and (head & self._reserved or not TEXT <= opcode <= BINARY):
+            raise FrameError(1002, "a reserved bit is set, and no extension was agreed that gives it a meaning here")
         if not length & _MASKED:
             raise FrameError(1002, "a client's frame must be masked")
         if opcode >= CLOSE:

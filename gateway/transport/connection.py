@@ -25,6 +25,8 @@ class Owner(Protocol):
 
     max_message_bytes: int
     client_buffer_bytes: int
+    deflate_in_bytes: int  # sent to clients with whom compression is agreed: before it,
+    deflate_out_bytes: int  # and after it
 
     def received(self, connection: Connection, opcode: int, payload: bytes) -> None:
         """A whole text or binary message has come; `connection` is not held."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any, Final, Protocol
 from urllib.parse import unquote
@@ -16,20 +17,48 @@ from uvicorn.config import Config
 from uvicorn.protocols.utils import get_remote_addr, is_ssl
 from uvicorn.server import ServerState
 from websockets.datastructures import Headers
+from websockets.exceptions import NegotiationError
+from websockets.extensions.base import Extension
+from websockets.extensions.permessage_deflate import PerMessageDeflate, ServerPerMessageDeflateFactory
 from websockets.http11 import Request, Response
 from websockets.server import ServerProtocol
+from websockets.typing import ExtensionParameter
 
+from gateway.core import deflate
 from gateway.logs import logger
 
 HANDSHAKE_SECONDS: Final = 10.0  # the endpoint's time to decide
 _LOGGER: Final = logging.getLogger("websockets.server")  # as the library names it; looked up for each, it would cost
 
 
+class SharedDeflate(ServerPerMessageDeflateFactory):
+    """Agrees to permessage-deflate as it can be shared: without context, and within our window (RFC 7692, 7.1)."""
+
+    def __init__(self) -> None:
+        super().__init__(server_no_context_takeover=True, client_no_context_takeover=True)
+
+    def process_request_params(
+        self, params: Sequence[ExtensionParameter], accepted_extensions: Sequence[Extension]
+    ) -> tuple[list[ExtensionParameter], PerMessageDeflate]:
+        """The answer to one offer.
+
+        Raises:
+            NegotiationError: The client cannot read a window as large as ours; its next offer may be better.
+        """
+        answer, extension = super().process_request_params(params, accepted_extensions)
+        if extension.local_max_window_bits < deflate.WINDOW_BITS:
+            raise NegotiationError("unsupported server_max_window_bits")
+        return answer, extension
+
+
+_EXTENSIONS: Final = (SharedDeflate(),)
+
+
 class Opener(Protocol):
     """The connection, as far as its handshake needs it."""
 
-    def accepted(self) -> None:
-        """101 is written: frames from now on."""
+    def accepted(self, *, deflates: bool) -> None:
+        """101 is written: frames from now on; `deflates`: both sides may compress messages."""
 
     def refused(self) -> None:
         """Another answer is written: nothing follows it."""
@@ -43,7 +72,9 @@ class Handshake:
         self._config = config
         self._server = server_state
         self._app_state = app_state
-        self._protocol = ServerProtocol(logger=_LOGGER)
+        self._protocol = ServerProtocol(
+            extensions=_EXTENSIONS if app_state.get("compression") else None, logger=_LOGGER
+        )
         self._transport: asyncio.Transport | None = None
         self._response: Response | None = None  # the 101 that may be sent
         self._refusal: tuple[int, list[tuple[bytes, bytes]], bytes] | None = None  # under way from the endpoint
@@ -104,7 +135,7 @@ class Handshake:
         # Not by way of the library's protocol, which has ended itself over a request that it could not read.
         self._transport.write(response.serialize())
         if response.status_code == HTTPStatus.SWITCHING_PROTOCOLS:
-            self._opener.accepted()
+            self._opener.accepted(deflates=bool(self._protocol.extensions))
         else:
             self._opener.refused()
 

@@ -15,6 +15,7 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from gateway.core import frames
+from gateway.core.deflate import deflate, inflate
 from gateway.core.frames import FrameError, FrameParser
 from gateway.core.protocol import Close
 from gateway.transport.connection import CLOSE_SECONDS, Connection, Stage
@@ -33,7 +34,10 @@ _OPEN: Final = Stage.OPEN
 class Socket(Connection, asyncio.Protocol):
     """Built by uvicorn for each upgrade request."""
 
-    __slots__ = ("_begun", "_close_code", "_close_timer", "_handshake", "_parser", "_paused", "_server", "transport")
+    __slots__ = (
+        "_begun", "_close_code", "_close_timer", "_deflates", "_handshake", "_parser", "_paused", "_server",
+        "transport",
+    )  # fmt: skip
 
     kind = "websocket"
 
@@ -46,6 +50,7 @@ class Socket(Connection, asyncio.Protocol):
         self._server = server_state
         self._handshake: Handshake | None = Handshake(self, config, server_state, app_state)
         self._parser = FrameParser()
+        self._deflates = False  # permessage-deflate was agreed
         self._begun = 0.0  # loop time of the first octet of a message that is not whole yet; 0: there is none
         self._paused = False  # the transport holds more than HIGH_WATER_BYTES
         self._close_code = 1006
@@ -68,7 +73,7 @@ class Socket(Connection, asyncio.Protocol):
             try:
                 for opcode, payload in self._parser.receive(data, owner.max_message_bytes):
                     self._frame(opcode, payload)
-                    if opcode <= frames.BINARY:
+                    if opcode < frames.CLOSE:
                         self._begun = 0.0
                     if self._owner is None:  # closed by what it said
                         return
@@ -114,6 +119,8 @@ class Socket(Connection, asyncio.Protocol):
         if self.stage is not _OPEN:
             return True  # whoever is leaving hears no more, and is not to be thrown out either
         assert self.transport is not None
+        if self._deflates:
+            data = self._deflate(data)
         if self._paused:
             assert self._owner is not None
             if self.transport.get_write_buffer_size() > self._owner.client_buffer_bytes:
@@ -179,6 +186,9 @@ class Socket(Connection, asyncio.Protocol):
             self._wait(opcode, payload)
         elif opcode <= frames.BINARY:
             self._owner.received(self, opcode, payload)
+        elif opcode < frames.CLOSE:  # inflated only now: while it waited it was as small as it came
+            message = inflate(payload, self._owner.max_message_bytes)
+            self._owner.received(self, opcode ^ frames.DEFLATED, message)
         elif opcode == frames.PONG:
             self._owner.counted(self, len(payload))
         elif opcode == frames.PING:
@@ -193,6 +203,13 @@ class Socket(Connection, asyncio.Protocol):
             self.transport.close()
             self._close_timer = asyncio.get_running_loop().call_later(CLOSE_SECONDS, self.abort, code)
             self._leave(code)
+
+    def _deflate(self, data: bytes) -> bytes:
+        assert self._owner is not None
+        small = deflate(data)
+        self._owner.deflate_in_bytes += len(data)
+        self._owner.deflate_out_bytes += len(small)
+        return small
 
     def _await_close(self, data: bytes) -> None:
         """We have sent a close: only the peer's own still matters."""
@@ -220,9 +237,12 @@ class Socket(Connection, asyncio.Protocol):
 
     # ---- what the handshake says
 
-    def accepted(self) -> None:
-        """101 is written: frames from now on."""
+    def accepted(self, *, deflates: bool) -> None:
+        """101 is written: frames from now on; `deflates`: both sides may compress messages."""
         self._handshake = None
+        if deflates:
+            self._deflates = True
+            self._parser = FrameParser(deflate=True)
         self.stage = Stage.OPEN
 
     def refused(self) -> None:

@@ -80,7 +80,9 @@ class Broken:
 class House:
     """One client of a node that fails at whatever it says."""
 
-    def __init__(self, relay: Broken, verify: Callable[[str | None], Identity]) -> None:
+    def __init__(
+        self, relay: Broken, verify: Callable[[str | None], Identity], *, deflates: bool = False
+    ) -> None:  # fmt: skip
         settings = Settings(open=True)
         metrics = Metrics()
         hub = Hub(lambda: None, lambda _: None)
@@ -104,7 +106,7 @@ class House:
         self.connection.connection_made(self.wire)
         assert self.connection._handshake is not None
         self.connection._handshake.cancel()
-        self.connection.accepted()
+        self.connection.accepted(deflates=deflates)
         self.clients.admit(self.connection, Identity(None, None, None), "", "")
 
     def spawn(self, work: Any, name: str) -> object:

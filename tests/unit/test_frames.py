@@ -17,7 +17,7 @@ from websockets.speedups import apply_mask
 from websockets.uri import parse_uri
 
 from gateway.core import frames
-from gateway.core.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, FrameError, FrameParser
+from gateway.core.frames import BINARY, CLOSE, CONTINUATION, DEFLATED, PING, PONG, TEXT, FrameError, FrameParser
 
 MANY = 1 << 30
 Message = tuple[int, bytes]
@@ -43,9 +43,11 @@ def in_chunks(stream: bytes, cuts: list[int]) -> list[bytes]:
     return [stream[a:b] for a, b in itertools.pairwise(edges)]
 
 
-def parse(chunks: list[bytes], max_bytes: int = MANY) -> tuple[list[Message], int | None]:
+def parse(
+    chunks: list[bytes], max_bytes: int = MANY, *, deflate: bool = False
+) -> tuple[list[Message], int | None]:  # fmt: skip
     """What the parser made of them: messages, and the code it failed with."""
-    parser = FrameParser()
+    parser = FrameParser(deflate=deflate)
     messages: list[Message] = []
     try:
         for chunk in chunks:
@@ -157,7 +159,7 @@ def test_an_idle_parser_holds_nothing_of_what_it_has_parsed() -> None:
     list(parser.receive(from_client(TEXT, b"a", fin=False) + from_client(CONTINUATION, b"b") + b"\x81", MANY))
     list(parser.receive(from_client(TEXT, b"c")[1:], MANY))
     assert {name: getattr(parser, name) for name in FrameParser.__slots__} == {
-        "_message": None, "_need": 0, "_opcode": 0, "_rest": None,
+        "_message": None, "_need": 0, "_opcode": 0, "_reserved": 0x70, "_rest": None,
     }  # fmt: skip
 
 
@@ -172,6 +174,23 @@ def test_an_unmasked_frame_is_refused(opcode: int) -> None:
 @pytest.mark.parametrize("bit", [0x40, 0x20, 0x10])
 def test_a_reserved_bit_is_refused(bit: int) -> None:
     assert parse([raw(0x80 | bit | TEXT, b"x")]) == ([], 1002)
+
+
+def test_where_compression_was_agreed_the_first_one_marks_a_compressed_message() -> None:
+    pieces = [raw(0x41, b"a"), raw(0x89, b"ping"), raw(0x80, b"b"), raw(0xC2, b"c"), raw(0x81, b"d")]
+    assert parse(pieces, deflate=True) == (
+        [(PING, b"ping"), (DEFLATED | TEXT, b"ab"), (DEFLATED | BINARY, b"c"), (TEXT, b"d")], None,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("head", [0xA1, 0x91, 0xE1, 0xC0 | CLOSE, 0xC0 | PING, 0xC0 | PONG, 0xC3])
+def test_no_other_is_allowed_nor_that_one_elsewhere(head: int) -> None:
+    assert parse([raw(head, b"x")], deflate=True) == ([], 1002)
+
+
+@pytest.mark.parametrize("first", [0x01, 0x41])
+def test_a_continuation_is_never_marked(first: int) -> None:
+    assert parse([raw(first, b"x"), raw(0xC0, b"x")], deflate=True) == ([], 1002)
 
 
 @pytest.mark.parametrize("opcode", [3, 4, 5, 6, 7, 11, 12, 13, 14, 15])
@@ -299,6 +318,12 @@ def test_a_built_frame_has_the_shortest_header_there_is(size: int) -> None:
 def test_joined_frames_are_read_one_by_one(items: list[Message]) -> None:
     joined = b"".join(frames.build(opcode, payload) for opcode, payload in items)
     assert read_by_client(joined) == [(opcode, payload, True) for opcode, payload in items]
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.sampled_from([TEXT, BINARY, PING]), payloads), max_size=8))
+def test_joined_frames_are_split_into_what_they_were_built_of(items: list[Message]) -> None:
+    assert list(frames.split(b"".join(frames.build(opcode, payload) for opcode, payload in items))) == items
 
 
 @settings(deadline=None)
