@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -67,8 +68,42 @@ def data(topic: str, size: int) -> bytes:
     return json.dumps(message, separators=(",", ":")).encode()
 
 
+def prices(topic: str, size: int) -> bytes:
+    """A DATA message of some `size` bytes with the time and as many tokens' prices as fill it."""
+    chance = random.Random(size)
+    tokens: list[dict[str, object]] = []
+    while len(text := _prices(topic, tokens)) < size:
+        tokens.append(
+            {
+                "symbol": "".join(chance.choices("ABCDEFGHIJKLMNOPQRSTUVWXYZ", k=4)),
+                "price": round(chance.uniform(0.0001, 200), 6),
+                "change24h": round(chance.uniform(-30, 30), 2),
+                "volume24h": round(chance.uniform(1e3, 1e7), 2),
+            }
+        )
+    return text
+
+
+def _prices(topic: str, tokens: list[dict[str, object]]) -> bytes:
+    message = {
+        "type": "DATA",
+        "topic": topic,
+        "data": {"at": STAMP, "tokens": tokens},
+        "timestamp": "2026-01-01T00:00:00.000Z",
+    }
+    return json.dumps(message, separators=(",", ":")).encode()
+
+
 def _ours(topic: str, size: int) -> tuple[str, bytes]:
-    return Keys(NAMESPACE).audience(hub.of_topic(topic)), Envelope(1_767_225_600_000, data(topic, size)).pack()
+    return _envelope(topic, data(topic, size))
+
+
+def _ours_of_prices(topic: str, size: int) -> tuple[str, bytes]:
+    return _envelope(topic, prices(topic, size))
+
+
+def _envelope(topic: str, text: bytes) -> tuple[str, bytes]:
+    return Keys(NAMESPACE).audience(hub.of_topic(topic)), Envelope(1_767_225_600_000, text).pack()
 
 
 def _plain(topic: str, size: int) -> tuple[str, bytes]:
@@ -147,6 +182,7 @@ def versions() -> dict[str, str]:
 
 
 GATEWAY: Final = Contender("gateway", "this gateway", "/ws", _JSON, _ours)
+PRICED: Final = replace(GATEWAY, message=_ours_of_prices)
 STARLETTE: Final = Contender(
     "starlette", "plain Starlette", "/ws", _JSON, _plain,
     lambda: [sys.executable, str(HERE / "peers" / "starlette_server.py")],

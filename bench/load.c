@@ -3,6 +3,7 @@
  * One command a line on standard input, `name key=value ...`; one JSON object a line is the answer:
  *
  *   connect  ports=port,port path= script= count= topics= parallel= seconds= [sources=] [place=] [spread=] [stall=]
+ *            [deflate=1: offer compression; what comes compressed is counted, not read]
  *   publish  via=redis|http|ws port= template= topics= fan= rate= (0: as fast as it goes) window= publishers=
  *            warm= seconds= drain= servers=pid,pid beside=pid,pid [path= script=]
  *   idle     seconds= servers= beside=
@@ -61,7 +62,7 @@ static struct socket *clients;
 static int client_count, ready_count, failed_count, closed_count, parallel_now;
 static struct script client_script, publisher_script;
 static char client_path[256];
-static int client_ports[16], client_port_count, client_topics = 1, sources = 1, stall;
+static int client_ports[16], client_port_count, client_topics = 1, sources = 1, stall, deflate;
 static long place, spread;
 
 static struct socket *publishers;
@@ -70,7 +71,7 @@ static enum { REDIS, HTTP, WS } via;
 static char publisher_path[256];
 static char *template;
 static size_t template_size;
-static long published, answered, refused, received;
+static long published, answered, refused, received, received_bytes;
 static bool measuring;
 static long delays[BUCKETS];
 static char *buffer;
@@ -291,7 +292,8 @@ static size_t take_frames(struct socket *s, const char *data, size_t size) {
     }
     if (size - at < head + length) break;
     int opcode = p[0] & 15;
-    if (opcode == 1 || opcode == 2) on_text(s, data + at + head, length);
+    if (p[0] & 0x40) received++;
+    else if (opcode == 1 || opcode == 2) on_text(s, data + at + head, length);
     else if (opcode == 9) put_frame(s, 10, data + at + head, length);
     else if (opcode == 8) { end(s); break; }
     at += head + length;
@@ -339,6 +341,7 @@ static void on_readable(struct socket *s) {
   if (more < 0 && errno == EAGAIN) return;
   if (more <= 0) return end(s);
   read_at = now_ns();
+  if (s->kind == CLIENT) received_bytes += more;
   size += more;
   buffer[size] = 0;
   size_t taken = 0;
@@ -368,8 +371,9 @@ static void on_writable(struct socket *s) {
   snprintf(request, sizeof request,
            "GET %s HTTP/1.1\r\nHost: 127.0.0.1\r\nUser-Agent: Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 "
            "(KHTML, like Gecko) Chrome/140.0.0.0 Safari/537.36\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-           "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n",
-           s->kind == CLIENT ? client_path : publisher_path);
+           "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n%s\r\n",
+           s->kind == CLIENT ? client_path : publisher_path,
+           s->kind == CLIENT && deflate ? "Sec-WebSocket-Extensions: permessage-deflate\r\n" : "");
   s->state = UPGRADING;
   put(s, request, strlen(request));
   if (s->state != DEAD) put_rest(s);
@@ -430,6 +434,7 @@ static void read_script(struct script *script, const char *path) {
 static void do_connect(const char *line) {
   int count = number(line, "count", 1), parallel = number(line, "parallel", 100);
   stall = number(line, "stall", 0);
+  deflate = number(line, "deflate", 0);
   snprintf(client_path, sizeof client_path, "%s", word(line, "path", "/ws"));
   read_script(&client_script, word(line, "script", ""));
   client_port_count = 0;
@@ -521,13 +526,13 @@ static void do_publish(const char *line) {
   open_publishers(line);
   int64_t begin = now_ns(), from = begin + number(line, "warm", 0.5) * 1e9, next = begin, late = 0;
   int64_t until = from + number(line, "seconds", 2) * 1e9;
-  long received_before = 0, answered_before = 0;
+  long received_before = 0, answered_before = 0, bytes_before = 0;
   double server_cpu = 0, beside_cpu = 0, load_cpu = 0, others_cpu = 0;
   for (int64_t now = begin; now < until; now = now_ns()) {
     if (!measuring && now >= from) {
       measuring = true;
       from = now;
-      received_before = received, answered_before = answered;
+      received_before = received, answered_before = answered, bytes_before = received_bytes;
       server_cpu = cpu_of(servers), beside_cpu = cpu_of(beside), load_cpu = own_cpu();
       others_cpu = busy_cpu();
     }
@@ -552,13 +557,14 @@ static void do_publish(const char *line) {
   server_cpu = cpu_of(servers) - server_cpu, beside_cpu = cpu_of(beside) - beside_cpu, load_cpu = own_cpu() - load_cpu;
   others_cpu = busy_cpu() - others_cpu - server_cpu - beside_cpu - load_cpu;
   long in_time = received - received_before, answers = answered - answered_before;
+  long bytes_in_time = received_bytes - bytes_before;
   measuring = false;
   for (int64_t deadline = now_ns() + number(line, "drain", 2) * 1e9; received < published * fan && now_ns() < deadline;)
     serve(now_ns() + 20000000);
-  printf("{\"published\": %ld, \"answered\": %ld, \"refused\": %ld, \"received\": %ld, \"lost\": %ld, \"closed\": %d, "
-         "\"seconds\": %.6f, \"late_ms\": %.3f, \"server_cpu\": %.3f, \"beside_cpu\": %.3f, \"load_cpu\": %.3f, "
+  printf("{\"published\": %ld, \"answered\": %ld, \"refused\": %ld, \"received\": %ld, \"received_bytes\": %ld, "
+         "\"lost\": %ld, \"closed\": %d, \"seconds\": %.6f, \"late_ms\": %.3f, \"server_cpu\": %.3f, \"beside_cpu\": %.3f, \"load_cpu\": %.3f, "
          "\"others_cpu\": %.3f, \"delays_us\": [",
-         published, answers, refused, in_time, (long)(published * fan) - received, closed_count, seconds, late / 1e6,
+         published, answers, refused, in_time, bytes_in_time, (long)(published * fan) - received, closed_count, seconds, late / 1e6,
          server_cpu, beside_cpu, load_cpu, others_cpu > 0 ? others_cpu : 0);
   const char *comma = "";
   for (int at = 0; at < BUCKETS; at++)

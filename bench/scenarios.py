@@ -9,7 +9,19 @@ from typing import Any, Final
 import httpx
 import orjson
 
-from bench.contenders import ALL, GATEWAY, LIMIT, PYTHON_SOCKETIO, SOCKETIO, STAMP, STARLETTE, WS, Contender, data
+from bench.contenders import (
+    ALL,
+    GATEWAY,
+    LIMIT,
+    PRICED,
+    PYTHON_SOCKETIO,
+    SOCKETIO,
+    STAMP,
+    STARLETTE,
+    WS,
+    Contender,
+    data,
+)
 from bench.figures import Round
 from bench.lab import Lab, Server, delivery
 from bench.machine import cpu_seconds, memory_kb
@@ -215,6 +227,23 @@ def stalled(lab: Lab, contender: Contender, share: float) -> Round:
     return {"delivered of what was published": figures["deliveries/s"] / expected, **figures}
 
 
+def compression(lab: Lab, contender: Contender, share: float) -> Round:
+    """Prices to clients who do not offer compression, and to clients who do, of one node that has it."""
+    clients = int(1000 * share)
+    server = replace(lab.start(contender, compression=1), contender=PRICED)
+    figures: dict[str, float] = {}
+    for size in (1000, 2000, 4000):
+        for deflate, how in ((0, "plain"), (1, "compressed")):
+            lab.connect(server, clients, deflate=deflate)
+            answer = lab.publish(server, fan=clients, rate=50, size=size)
+            assert not answer["lost"], f"{answer['lost']} deliveries were lost"
+            received = max(1, answer["received"])
+            figures[f"CPU us a delivery, {size // 1000} KB {how}"] = 1e6 * answer["server_cpu"] / received
+            figures[f"bytes a delivery, {size // 1000} KB {how}"] = answer["received_bytes"] / received
+            lab.load.ask("close", 5)
+    return figures
+
+
 def _sized(clients: int, rate: float, *, many: int = 1, nodes: int = 1) -> Callable[[Lab, Contender, float], Round]:
     def measure(lab: Lab, contender: Contender, share: float) -> Round:
         here = max(many if many < 1000 else 1, int(clients * share))
@@ -251,6 +280,7 @@ SCENARIOS: Final = (
     Scenario(
         "stalled", "one of 1,000 clients stops reading, 100 messages of 4 KB a second", (GATEWAY, STARLETTE), stalled
     ),
+    Scenario("compression", "1,000 subscribers, 50 messages of prices a second", OURS, compression),
     Scenario("subscribers-100", "100 subscribers, 50,000 deliveries a second", BOUNDED, _sized(100, 500)),
     Scenario("subscribers-1000", "1,000 subscribers, 50,000 deliveries a second", BOUNDED, _sized(1000, 50)),
     Scenario("subscribers-10000", "10,000 subscribers, 50,000 deliveries a second", BOUNDED, _sized(10_000, 5)),

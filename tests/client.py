@@ -52,12 +52,13 @@ class Client:
     async def connect(
         cls, front: Front | str, *, user: str | None = None, role: str = "user",
         cookies: MutableMapping[str, str] | None = None, source: str | None = None, origin: str | None = None,
-        subprotocols: Iterable[str] = (), headers: dict[str, str] | None = None,
+        subprotocols: Iterable[str] = (), headers: dict[str, str] | None = None, compression: str | None = None,
         over: str = "websocket", says_to: str = "",
     ) -> Client:  # fmt: skip
         """A client that was welcomed. `user`: by session cookie; `cookies`: a jar, which keeps what is set.
 
         `over`: websocket, sse or poll; `says_to`: where the latter two speak, if it is not where they hear.
+        `compression`: what a WebSocket offers, "deflate" or nothing.
         """
         sent = dict(cookies or {})
         if user is not None:
@@ -70,8 +71,8 @@ class Client:
             return await cls._welcomed(EventSocket(base, over, says_to or base, sent, source))
         socket = await open_socket(
             front if isinstance(front, str) else front.ws,
-            compression=None, proxy=None, ping_interval=None, max_size=None, max_queue=None, open_timeout=SECONDS,
-            local_addr=(source, 0) if source is not None else None, additional_headers=fields,
+            compression=compression, proxy=None, ping_interval=None, max_size=None, max_queue=None,
+            open_timeout=SECONDS, local_addr=(source, 0) if source is not None else None, additional_headers=fields,
             origin=Origin(origin) if origin is not None else None,
             subprotocols=[Subprotocol(name) for name in subprotocols] or None,
         )  # fmt: skip

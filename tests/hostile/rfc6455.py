@@ -1,13 +1,14 @@
 """What a WebSocket server must do, case by case, under the numbers that the Autobahn test suite gives them.
 
-Its own program needs Python 2. These are its cases of sections 1 to 7, 9 and 10, written for a gateway, which echoes
-the timestamp of a ping instead of whole messages, and answers what it does not understand with an ERROR. Sections 12
-and 13 are about compression, which is never agreed here; a compressed frame is case 3.4.
+Its own program needs Python 2. These are its cases, written for a gateway, which echoes the timestamp of a ping
+instead of whole messages, and answers what it does not understand with an ERROR. Of sections 12 and 13, which send the
+same message a thousand times, each is sent a few times. Sections 8 and 11 it has none of.
 """
 
 from __future__ import annotations
 
 import random
+import zlib
 from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
@@ -27,6 +28,8 @@ class Case(NamedTuple):
     closed: Sequence[int] = (1000,)
     chop: int = 0  # write so many octets at a time; 0: all at once, -1: a frame at a time
     rounds: int = 1  # send and hear so often
+    offer: bytes = b""  # of extensions, in the handshake
+    agreed: bool = False  # whether compression is
 
 
 def echo(text: bytes) -> bytes:
@@ -49,10 +52,17 @@ def close(code: int, reason: bytes = b"") -> bytes:
     return frame(CLOSE, code.to_bytes(2, "big") + reason)
 
 
-def fragments(opcode: int, payload: bytes, size: int) -> list[bytes]:
-    """A message in frames of `size` octets."""
+def fragments(opcode: int, payload: bytes, size: int, *, reserved: int = 0) -> list[bytes]:
+    """A message in frames of `size` octets, the first with these reserved bits."""
     parts = [payload[at : at + size] for at in range(0, len(payload), size)] or [b""]
-    return [frame(opcode if at == 0 else 0, part, final=at == len(parts) - 1) for at, part in enumerate(parts)]
+    first = frame(opcode, parts[0], final=len(parts) == 1, reserved=reserved)
+    return [first, *(frame(0, part, final=at == len(parts) - 1) for at, part in enumerate(parts[1:], 1))]
+
+
+def deflated(payload: bytes) -> bytes:
+    """The payload of a compressed message."""
+    stream = zlib.compressobj(wbits=-15)
+    return (stream.compress(payload) + stream.flush(zlib.Z_SYNC_FLUSH))[:-4]
 
 
 def framing() -> Iterator[Case]:
@@ -260,7 +270,53 @@ def automatic() -> Iterator[Case]:
     yield Case("10.1.1", fragments(TEXT, echo(text), 1300), [text])
 
 
+DEFLATE: Final = b"permessage-deflate"
+# Octets of a message, and of its fragments; 0: it has none.
+SIZES: Final = [
+    *((size, 0) for size in (16, 64, 256, 1024, 4096, 8192, 16384, 32768, 65536, 131072)),
+    *((size, 256) for size in (8192, 16384, 32768, 65536, 131072)),
+    *((131072, piece) for piece in (1024, 4096, 32768)),
+]
+
+
+def compression() -> Iterator[Case]:
+    """12: compressed messages of all sizes: words, binary, not ASCII, noise; and plain ones, which are good too."""
+    chance = random.Random(12)
+    words = " ".join(chance.choices(["price", "volume", "contest", "0.25", "1795502108"], k=30_000)).encode()
+    umlauts = "Fünf Jäger überquerten ölige Straßen. ".encode() * 4000
+    noise = bytes(chance.choices(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789+-", k=1 << 17))
+    for kind, source in enumerate([words, b"\xfe\x00\x01" * 50_000, umlauts, noise, words], 1):
+        for at, (size, piece) in enumerate(SIZES, 1):
+            text = source[:size].decode(errors="ignore").encode() if kind == 3 else source[:size]
+            opcode, message, heard = (BINARY, text, 4000) if kind == 2 else (TEXT, echo(text), text)
+            payload, mark = (message, 0) if kind == 5 else (deflated(message), 0x40)
+            sent = fragments(opcode, payload, piece or len(payload), reserved=mark)
+            yield Case(f"12.{kind}.{at}", sent, [heard], rounds=5, offer=DEFLATE, agreed=True)
+
+
+def parameters() -> Iterator[Case]:
+    """13: what a client may ask of the server's compression. A window smaller than all others' is not agreed."""
+    plain, small, large = b"server_no_context_takeover", b"server_max_window_bits=9", b"server_max_window_bits=15"
+    offers: list[list[tuple[bytes, ...]]] = [
+        [()],
+        [(plain,)],
+        [(small,)],
+        [(large,)],
+        [(plain, small)],
+        [(plain, large)],
+        [(plain, small), (plain,), ()],
+    ]
+    for at, alternatives in enumerate(offers, 1):
+        offer = b", ".join(b"; ".join([DEFLATE, *wanted]) for wanted in alternatives)
+        agreed = any(small not in wanted for wanted in alternatives)
+        for number, (size, piece) in enumerate(SIZES, 1):
+            message = echo(b"*" * size)
+            payload = deflated(message) if agreed else message
+            sent = fragments(TEXT, payload, piece or len(payload), reserved=0x40 if agreed else 0)
+            yield Case(f"13.{at}.{number}", sent, [b"*" * size], offer=offer, agreed=agreed)
+
+
 SECTIONS: Final = {
     "1": framing, "2": pings, "3": reserved, "4": opcodes, "5": fragmentation, "6": utf8, "7": closing, "9": volume,
-    "10": automatic,
+    "10": automatic, "12": compression, "13": parameters,
 }  # fmt: skip

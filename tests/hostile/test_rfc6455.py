@@ -12,7 +12,7 @@ from tests.cluster import Cluster, Node
 from tests.hostile.rfc6455 import MIB, SECTIONS, Case, close
 from tests.raw import RawSocket
 
-CASES = {"1": 16, "2": 11, "3": 7, "4": 10, "5": 20, "6": 145, "7": 37, "9": 54, "10": 1}
+CASES = {"1": 16, "2": 11, "3": 7, "4": 10, "5": 20, "6": 145, "7": 37, "9": 54, "10": 1, "12": 90, "13": 126}
 
 
 async def write(socket: RawSocket, case: Case) -> None:
@@ -46,8 +46,9 @@ async def heard(socket: RawSocket) -> bytes | int:
 
 async def play(node: Node, case: Case) -> None:
     """Fail unless the node does what the case wants."""
-    socket = await RawSocket.open(node)
+    socket = await RawSocket.open(node, extensions=case.offer)
     try:
+        assert (b"permessage-deflate" in socket.answer) == case.agreed
         assert (await socket.message())["action"] == "welcome"
         for _ in range(case.rounds):
             writing = asyncio.create_task(write(socket, case))
@@ -68,7 +69,9 @@ async def play(node: Node, case: Case) -> None:
 
 @pytest.mark.parametrize("section", SECTIONS)
 async def test_the_node_speaks_rfc_6455(cluster: Callable[..., Cluster], section: str) -> None:
-    (node,) = cluster(1, max_message_bytes=16 * MIB, client_buffer_bytes=64 * MIB, client_messages_per_second=1_000_000)
+    (node,) = cluster(
+        1, max_message_bytes=16 * MIB, client_buffer_bytes=64 * MIB, client_messages_per_second=1_000_000, compression=1
+    )
     cases = list(SECTIONS[section]())
     assert len({case.number for case in cases}) == len(cases) == CASES[section]
     failed = []

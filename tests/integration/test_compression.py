@@ -1,0 +1,90 @@
+"""Shared compression, at a real node: who offers it gets it, and nobody else notices."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+
+from tests.client import Api, Client
+from tests.cluster import Balancer, Cluster, Node
+from tests.conftest import Connect
+from tests.hostile.rfc6455 import DEFLATE, deflated
+from tests.raw import RawSocket, frame
+
+PRICES = [{"symbol": f"TOKEN{at}", "price": at * 1.07, "change24h": at / 7} for at in range(40)]
+HELLO = b'{"type":"ping","timestamp":1}'
+
+
+@pytest.fixture
+def node(cluster: Callable[..., Cluster]) -> Node:
+    """One that compresses."""
+    return cluster(1, compression=1, max_message_bytes=100_000)[0]
+
+
+def offered(client: Client) -> str | None:
+    """What was agreed with it."""
+    assert client.socket.response is not None
+    return client.socket.response.headers.get("Sec-WebSocket-Extensions")
+
+
+async def test_who_offers_it_and_who_does_not_hear_the_same(
+    node: Node, haproxy: Callable[..., Balancer], connect: Connect, api: Callable[[Node], Api]
+) -> None:
+    front = haproxy([node])
+    clients = [await connect(front, compression="deflate") for _ in range(5)] + [await connect(front)]
+    assert [offered(client) for client in clients] == [
+        *["permessage-deflate; server_no_context_takeover; client_no_context_takeover"] * 5, None,
+    ]  # fmt: skip
+    await asyncio.gather(*(client.subscribe("prices") for client in clients))
+    before, after = sent(node)
+    wanted = [PRICES, "small", PRICES[::-1], *range(50), PRICES]
+    await api(node).publish_all([{"topic": "prices", "data": data} for data in wanted])
+    for client in clients:
+        await client.hear(type="DATA", data=49)
+        await client.hear(start=len(client.messages) - 1, type="DATA", data=PRICES)
+        assert client.data("prices") == wanted
+    plain, small = sent(node)
+    assert plain - before > 5 * 3 * 2000, "three lists of prices to five clients"
+    assert 2 * (small - after) < plain - before
+
+
+def sent(node: Node) -> tuple[float, float]:
+    """Bytes sent to those who agreed: before and after compression."""
+    return node.metric("gateway_deflate_in_bytes_total"), node.metric("gateway_deflate_out_bytes_total")
+
+
+async def test_what_a_client_compresses_is_handled_as_if_it_had_not(node: Node, connect: Connect) -> None:
+    ann, ben = await connect(node, user="ann", compression="deflate"), await connect(node)
+    await ben.subscribe("prices")
+    assert (await ann.publish("prices", PRICES))["operation"] == "publish"
+    assert (await ben.hear(type="DATA"))["data"] == PRICES
+
+
+@pytest.mark.parametrize(
+    ("sent", "code"),
+    [
+        ([frame(1, deflated(HELLO), reserved=0x40), frame(9, b"", reserved=0x40)], 1002),
+        ([frame(1, deflated(HELLO)[:4], final=False, reserved=0x40), frame(0, b"", reserved=0x40)], 1002),
+        ([frame(1, deflated(HELLO), reserved=0x60)], 1002),
+        ([frame(1, HELLO, reserved=0x40)], 1007),
+        ([frame(1, deflated(HELLO)[:-1], reserved=0x40)], 1007),
+        ([frame(1, deflated(b'{"type":"ping","timestamp":"\xff"}'), reserved=0x40)], 1007),
+        ([frame(1, deflated(bytes(100_001)), reserved=0x40)], 1009),
+        ([frame(1, deflated(bytes(50 << 20)), reserved=0x40)], 1009),
+    ],
+    ids=["control", "continuation", "two bits", "plain", "cut short", "not UTF-8", "too large", "a bomb"],
+)
+async def test_what_breaks_the_rules_closes_its_own_socket(
+    node: Node, connect: Connect, sent: list[bytes], code: int
+) -> None:
+    other = await connect(node, compression="deflate")
+    socket = await RawSocket.open(node, extensions=DEFLATE)
+    try:
+        assert (await socket.message())["action"] == "welcome"
+        socket.write(*sent)
+        assert await socket.close_code() == code
+    finally:
+        await socket.close()
+    assert await other.ask(type="ping", timestamp=2) == {"type": "pong", "timestamp": 2}
