@@ -13,6 +13,7 @@ from gateway.admission import Admission
 from gateway.calls import Calls
 from gateway.cluster.bus import Bus
 from gateway.core import frames, hub, protocol, replies, session
+from gateway.core.deflate import Deflater
 from gateway.core.hub import Hub
 from gateway.core.identity import Identity, IsRevoked
 from gateway.core.orders import Disconnect, Unsubscribe, Whom
@@ -52,7 +53,8 @@ class Clients:
         self.max_message_bytes = settings.max_message_bytes
         self.client_buffer_bytes = settings.client_buffer_bytes
         self.received_bytes = 0
-        self.deflate_in_bytes = self.deflate_out_bytes = 0
+        self.deflater = Deflater()
+        self.deflate = self.deflater.deflate
         self._settings = settings
         self._node_id = node_id
         self._rules = rules

@@ -164,8 +164,8 @@ class Node:
                 "gateway_deliveries": lambda: self._hub.deliveries,
                 "gateway_sent_bytes": lambda: self._hub.sent_bytes,
                 "gateway_received_bytes": lambda: self.clients.received_bytes,
-                "gateway_deflate_in_bytes": lambda: self.clients.deflate_in_bytes,
-                "gateway_deflate_out_bytes": lambda: self.clients.deflate_out_bytes,
+                "gateway_deflate_in_bytes": lambda: self.clients.deflater.in_bytes,
+                "gateway_deflate_out_bytes": lambda: self.clients.deflater.out_bytes,
             },
         )
 

@@ -7,6 +7,7 @@ same octets are right for every client, and nothing is kept for any of them from
 from __future__ import annotations
 
 import zlib
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Final
 
@@ -27,8 +28,22 @@ _TAIL: Final = b"\x00\x00\xff\xff"
 _LAST: Final = b"\x03\x00"  # an empty block that ends the stream: what is read to here was whole
 
 
-# All clients of a broadcast are handed the same object, one after the other: a few answers are all that is asked for.
-@lru_cache(maxsize=4)
+class Deflater:
+    """A node's `deflate`: what was asked for just now is not made again."""
+
+    def __init__(self) -> None:
+        self.in_bytes = 0  # given to be compressed: what many are sent, once
+        self.out_bytes = 0  # what became of it
+        # The members of an audience are handed the same object, one after the other.
+        self.deflate: Callable[[bytes], bytes] = lru_cache(maxsize=4)(self._deflate)
+
+    def _deflate(self, data: bytes) -> bytes:
+        small = deflate(data)
+        self.in_bytes += len(data)
+        self.out_bytes += len(small)
+        return small
+
+
 def deflate(data: bytes) -> bytes:
     """Whole, joined server frames with their messages compressed, where that makes them smaller; else as they were."""
     made = []

@@ -25,8 +25,9 @@ class Owner(Protocol):
 
     max_message_bytes: int
     client_buffer_bytes: int
-    deflate_in_bytes: int  # sent to clients with whom compression is agreed: before it,
-    deflate_out_bytes: int  # and after it
+
+    def deflate(self, data: bytes) -> bytes:
+        """Prepared frames in the form that all have in common who agreed to compression."""
 
     def received(self, connection: Connection, opcode: int, payload: bytes) -> None:
         """A whole text or binary message has come; `connection` is not held."""

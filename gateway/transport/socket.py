@@ -15,7 +15,7 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from gateway.core import frames
-from gateway.core.deflate import deflate, inflate
+from gateway.core.deflate import inflate
 from gateway.core.frames import FrameError, FrameParser
 from gateway.core.protocol import Close
 from gateway.transport.connection import CLOSE_SECONDS, Connection, Stage
@@ -120,7 +120,8 @@ class Socket(Connection, asyncio.Protocol):
             return True  # whoever is leaving hears no more, and is not to be thrown out either
         assert self.transport is not None
         if self._deflates:
-            data = self._deflate(data)
+            assert self._owner is not None
+            data = self._owner.deflate(data)
         if self._paused:
             assert self._owner is not None
             if self.transport.get_write_buffer_size() > self._owner.client_buffer_bytes:
@@ -203,13 +204,6 @@ class Socket(Connection, asyncio.Protocol):
             self.transport.close()
             self._close_timer = asyncio.get_running_loop().call_later(CLOSE_SECONDS, self.abort, code)
             self._leave(code)
-
-    def _deflate(self, data: bytes) -> bytes:
-        assert self._owner is not None
-        small = deflate(data)
-        self._owner.deflate_in_bytes += len(data)
-        self._owner.deflate_out_bytes += len(small)
-        return small
 
     def _await_close(self, data: bytes) -> None:
         """We have sent a close: only the peer's own still matters."""
