@@ -37,6 +37,9 @@ class House:
     def counted(self, _connection: Connection, _size: int) -> bool:
         raise AssertionError("there are no pings in a stream")
 
+    def deflate(self, data: bytes) -> bytes:
+        raise AssertionError("a stream is sent as it is")
+
     def closed(self, _connection: Connection, code: int) -> None:
         self.ended.append(code)
 
