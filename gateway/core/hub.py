@@ -4,14 +4,16 @@ An *audience* is a set of clients that one Redis channel addresses: ``topic:{nam
 ``role:{name}``. The hub knows them only as keys.
 
 What a delivery costs is the kernel's ``send``, so the hub's one trick is fewer and larger writes: a frame is
-built once, and the frames that arrive before the loop comes round again are joined, once for all members,
-into one write each. An idle hub joins nothing and adds no delay. Order is arrival order, for each client
-and over all its audiences.
+built once, and the frames that arrive before the loop comes round again are joined, once for all who hear the
+same of them, into one write each. An idle hub joins nothing and adds no delay. Order is arrival order, for each
+client and over all its audiences.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator
+from itertools import chain
 from typing import Final, Protocol
 
 # A joined write stays below this many bytes: beyond it, larger is not cheaper, and a slow client's
@@ -96,7 +98,7 @@ class Hub:
             return
         if exclude is not None:
             self._hand_out()
-            self._send({member for member in members if member.client_id != exclude}, [frame])
+            self._send([member for member in members if member.client_id != exclude], [frame])
             self.flush()
             return
         if not self._runs:
@@ -114,18 +116,45 @@ class Hub:
 
     def _hand_out(self) -> None:
         runs, self._runs = self._runs, []
-        for audience, frames in runs:
-            self._send(self._members[audience], frames)
+        if self._are_apart([audience for audience, _ in runs]):
+            for audience, frames in runs:
+                self._send(self._members[audience], frames)
+        else:
+            for members, frames in self._shares(runs):
+                self._send(members, frames)
 
-    def _send(self, members: set[Subscriber], frames: list[bytes]) -> None:
+    def _are_apart(self, audiences: list[str]) -> bool:
+        """Whether nobody hears two of them, so that there is nothing to join."""
+        if len(audiences) == 1:
+            return True
+        members = [self._members[audience] for audience in audiences]
+        return len(set(audiences)) == len(audiences) and len(set().union(*members)) == sum(map(len, members))
+
+    def _shares(self, runs: list[tuple[str, list[bytes]]]) -> Iterator[tuple[list[Subscriber], list[bytes]]]:
+        """Those who hear the same of `runs`, and what that is."""
+        places: defaultdict[str, list[int]] = defaultdict(list)
+        for place, (audience, _) in enumerate(runs):
+            places[audience].append(place)
+        heard: defaultdict[Subscriber, list[str]] = defaultdict(list)
+        for audience in places:
+            for member in self._members[audience]:
+                heard[member].append(audience)
+        shares: defaultdict[tuple[str, ...], list[Subscriber]] = defaultdict(list)
+        for member, audiences in heard.items():
+            shares[tuple(audiences)].append(member)
+        for key, members in shares.items():
+            own = sorted(chain.from_iterable(places[audience] for audience in key))
+            yield members, [frame for place in own for frame in runs[place][1]]
+
+    def _send(self, members: Collection[Subscriber], frames: list[bytes]) -> None:
         if self._refused:
-            members = members - self._refused
+            members = [member for member in members if member not in self._refused]
         for data in _joined(frames):
             self.sent_bytes += len(data) * len(members)
             refused = [member for member in members if not member.send(data)]
             if refused:
                 self._refused.update(refused)
-                members = members - self._refused
+                members = [member for member in members if member not in self._refused]
         self.deliveries += len(frames) * len(members)
 
 

@@ -246,6 +246,28 @@ def test_order_is_arrival_order_over_all_of_a_clients_audiences() -> None:
     assert ann.heard == b"1234"
 
 
+def test_frames_of_several_audiences_reach_a_client_in_one_write_too() -> None:
+    node, ann, bob, cat, dan = Node(), Client("ann"), Client("bob"), Client("cat"), Client("dan")
+    members(node, "topic:a", ann, bob, cat)
+    members(node, "topic:b", dan, ann, bob)
+    members(node, "user:ann", ann)
+    for audience, frame in [("topic:a", b"1"), ("topic:b", b"2"), ("user:ann", b"3"), ("topic:a", b"4")]:
+        node.hub.deliver(audience, frame)
+    node.hub.flush()
+    assert [client.writes for client in (ann, bob, cat, dan)] == [[b"1234"], [b"124"], [b"14"], [b"2"]]
+    assert (node.hub.deliveries, node.hub.sent_bytes) == (10, 10)
+
+
+def test_who_hears_the_same_of_several_audiences_shares_what_is_joined() -> None:
+    node, ann, bob = Node(), Client("ann"), Client("bob")
+    members(node, "topic:a", ann, bob)
+    members(node, "topic:b", bob, ann)
+    for audience in ("topic:a", "topic:b", "topic:a"):
+        node.hub.deliver(audience, b"x")
+    node.hub.flush()
+    assert ann.writes == [b"xxx"] and ann.writes[0] is bob.writes[0]
+
+
 def test_what_came_before_a_join_is_not_for_the_newcomer() -> None:
     node, ann, bob = Node(), Client("ann"), Client("bob")
     members(node, "topic:a", ann)
