@@ -58,6 +58,14 @@ def saturation(lab: Lab, contender: Contender, share: float) -> Round:
     return {**delivery(answer), "deliveries a CPU second": answer["received"] / max(0.001, answer["server_cpu"])}
 
 
+def several(lab: Lab, contender: Contender, share: float) -> Round:
+    """Each client hears all of five topics, as fast as it goes: what comes on them is joined into one write, too."""
+    clients, many = int(500 * share), 5
+    server = lab.start(contender)
+    lab.connect(server, clients, script=contender.say('","'.join(f"t{number:05}" for number in range(many))))
+    return delivery(lab.publish(server, fan=clients, topics=many, drain=0))
+
+
 def topics(lab: Lab, contender: Contender, share: float) -> Round:
     """Each message goes to one client: what a message costs, not a delivery. First calmly, then as fast as it goes."""
     clients = int(10_000 * share)
@@ -261,6 +269,7 @@ BOUNDED: Final = (GATEWAY, LIMIT)  # where it is the kernel that sets the figure
 SCENARIOS: Final = (
     Scenario("paced", "1,000 subscribers, 100 messages of 200 bytes a second", ALL, paced),
     Scenario("saturation", "1,000 subscribers, as fast as it goes", ALL, saturation),
+    Scenario("several", "500 clients that hear five topics each, as fast as it goes", OURS, several),
     Scenario("topics", "10,000 topics with one subscriber each", (GATEWAY, STARLETTE, WS, SOCKETIO), topics),
     Scenario(
         "storm",
