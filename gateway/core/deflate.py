@@ -28,6 +28,17 @@ _TAIL: Final = b"\x00\x00\xff\xff"
 _LAST: Final = b"\x03\x00"  # an empty block that ends the stream: what is read to here was whole
 
 
+def _compress(payload: bytes) -> bytes:
+    stream = zlib.compressobj(_LEVEL, zlib.DEFLATED, -WINDOW_BITS, _MEMORY_LEVEL)
+    return (stream.compress(payload) + stream.flush(zlib.Z_SYNC_FLUSH))[: -len(_TAIL)]
+
+
+# Clients that hear different topics are handed different joins of the same messages. So small messages are kept each:
+# those of a turn, 8 MiB with what became of them at the very most.
+_KEPT_MESSAGES: Final = 256
+_KEPT_BYTES: Final = 16 << 10  # what is larger is never joined
+
+
 class Deflater:
     """A node's `deflate`: what was asked for just now is not made again."""
 
@@ -36,19 +47,20 @@ class Deflater:
         self.out_bytes = 0  # what became of it
         # The members of an audience are handed the same object, one after the other.
         self.deflate: Callable[[bytes], bytes] = lru_cache(maxsize=4)(self._deflate)
+        self._compress: Callable[[bytes], bytes] = lru_cache(maxsize=_KEPT_MESSAGES)(_compress)
 
     def _deflate(self, data: bytes) -> bytes:
-        small = deflate(data)
+        small = deflate(data, self._compress if len(data) <= _KEPT_BYTES else _compress)
         self.in_bytes += len(data)
         self.out_bytes += len(small)
         return small
 
 
-def deflate(data: bytes) -> bytes:
+def deflate(data: bytes, compress: Callable[[bytes], bytes] = _compress) -> bytes:
     """Whole, joined server frames with their messages compressed, where that makes them smaller; else as they were."""
     made = []
     for opcode, payload in frames.split(data):
-        small = _compress(payload) if len(payload) >= MIN_BYTES else payload  # a control frame never is as large
+        small = compress(payload) if len(payload) >= MIN_BYTES else payload  # a control frame never is as large
         made.append(frames.build(opcode, payload) if len(small) >= len(payload) else frames.build(RSV1 | opcode, small))
     joined = b"".join(made)
     return joined if len(joined) < len(data) else data
@@ -71,8 +83,3 @@ def inflate(payload: bytes, max_bytes: int) -> bytes:
     if not stream.eof or stream.unused_data not in (b"", b"\x00" + _TAIL + _LAST):
         raise FrameError(1007, "a compressed message does not end where its frame does")
     return message
-
-
-def _compress(payload: bytes) -> bytes:
-    stream = zlib.compressobj(_LEVEL, zlib.DEFLATED, -WINDOW_BITS, _MEMORY_LEVEL)
-    return (stream.compress(payload) + stream.flush(zlib.Z_SYNC_FLUSH))[: -len(_TAIL)]

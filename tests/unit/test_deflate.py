@@ -126,6 +126,9 @@ def test_all_who_are_handed_the_same_octets_share_one_compression(monkeypatch: p
     assert {deflater.deflate(plain) for _ in range(1000)} == {deflate(plain)}
     assert len(started) == 1 + 1, "for the thousand, and for what they are compared with"
     assert (deflater.in_bytes, deflater.out_bytes) == (len(plain), len(deflate(plain)))
+    for number in range(10):  # and each beside something else, as to clients that hear other topics too
+        deflater.deflate(plain + frames.build(TEXT, b"%d" % number))
+    assert len(started) == 1 + 1 + 1, "for the sizes, and none for these"
 
 
 # ---- what comes
