@@ -171,13 +171,14 @@ async def test_flushed_history_is_told_to_who_listens_and_to_who_comes_back(
     nodes = cluster(1, topics=rules(folder))
     client = await connect(nodes[0])
     before = await place(client, "kept")
-    await api(nodes[0]).publish("kept", "lost")
-    await client.hear(type="DATA", data="lost")
+    await api(nodes[0]).publish_all([{"topic": "kept", "data": at} for at in range(9)])
+    await client.hear(type="DATA", data=8)
     redis.flush()
-    await api(nodes[0]).publish("kept", "new")
-    after = await client.hear(type="DATA", data="new")
+    await api(nodes[0]).publish_all([{"topic": "kept", "data": f"new {at}"} for at in range(3)])
+    after = await client.hear(type="DATA", data="new 2")
     assert after["epoch"] != before["epoch"]
     assert client.heard(action="gap")[0]["data"]["topics"] == ["kept"]
+    assert client.data("kept")[9:] == ["new 0", "new 1", "new 2"], "what Redis has since is no loss"
     back = await connect(nodes[0])
     assert (await place(back, "kept", recover={"kept": {"epoch": before["epoch"], "offset": 1}}))["recovered"] is False
 
