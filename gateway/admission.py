@@ -17,6 +17,7 @@ from gateway.core.protocol import Close
 from gateway.core.sources import Sources
 from gateway.metrics import Metrics
 from gateway.outbox import Outbox
+from gateway.transport import request
 from gateway.transport.connection import Connection, Stage
 
 SAYS: Final[dict[inflow.Limit | slots.Limit, str]] = {
@@ -56,6 +57,10 @@ class Admission:
         if crammed:
             self._metrics.limited.labels("connections").inc()
         return crammed
+
+    def cut_off(self, limit: request.Limit) -> None:
+        """A request was ended for this limit."""
+        self._metrics.limited.labels(limit).inc()
 
     async def enter(self, user: str | None, ip: str) -> slots.Limit | None:
         """Take the slots for a handshake. The limit that has no room for it; then nothing was taken."""

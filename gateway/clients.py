@@ -124,6 +124,7 @@ class Clients:
                 connection.ping()
             self._watch_tokens(connection, seconds)
             if connection.is_late(now):
+                self._metrics.limited.labels("message_seconds").inc()
                 connection.close(Close.BAD_USE, "a message that does not end")
 
     def _watch_tokens(self, connection: Connection, now: float) -> None:

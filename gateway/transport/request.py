@@ -10,7 +10,7 @@ import asyncio
 import logging
 import socket
 import weakref
-from typing import Any, Final, Protocol
+from typing import Any, Final, Literal, Protocol
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
@@ -24,6 +24,9 @@ _log = logging.getLogger("gateway.request")
 _log.setLevel(logging.ERROR)
 
 
+Limit = Literal["request_seconds", "head_bytes"]
+
+
 class Inflow(Protocol):
     """The node, as far as it says who may connect; the application's lifespan gives it as its state's ``inflow``."""
 
@@ -32,6 +35,9 @@ class Inflow(Protocol):
 
     def is_crammed(self, connections: int) -> bool:
         """Whether there are so many that nothing can be done for the newest, not even to listen to it."""
+
+    def cut_off(self, limit: Limit) -> None:
+        """A request was ended for this limit."""
 
 
 class RequestProtocol(HttpToolsProtocol):
@@ -61,7 +67,7 @@ class RequestProtocol(HttpToolsProtocol):
         self._head_bytes += len(data)  # 0 again when the request is whole
         super().data_received(data)
         if self._in_head and self._head_bytes > HEAD_BYTES:
-            self._refuse(b"431 Request Header Fields Too Large")
+            self._cut_off("head_bytes", b"431 Request Header Fields Too Large")
 
     def on_message_begin(self) -> None:
         """The first octet of a request."""
@@ -111,12 +117,19 @@ class RequestProtocol(HttpToolsProtocol):
 
     def _begin(self) -> None:
         if self._timer is None:
-            self._timer = self.loop.call_later(REQUEST_SECONDS, self._refuse, b"408 Request Timeout")
+            self._timer = self.loop.call_later(
+                REQUEST_SECONDS, self._cut_off, "request_seconds", b"408 Request Timeout"
+            )
 
     def _end(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+    def _cut_off(self, limit: Limit, status: bytes) -> None:
+        if self._inflow is not None and not self.transport.is_closing():
+            self._inflow.cut_off(limit)
+        self._refuse(status)
 
     def _refuse(self, status: bytes, headers: bytes = b"", body: bytes = b"") -> None:
         self._end()

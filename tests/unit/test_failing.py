@@ -87,7 +87,7 @@ class House:
         self, relay: Broken, verify: Callable[[str | None], Identity], *, deflates: bool = False
     ) -> None:  # fmt: skip
         settings = Settings(open=True)
-        metrics = Metrics()
+        self.metrics = metrics = Metrics()
         hub = Hub(lambda: None, lambda _: None)
         outbox = Outbox(hub, metrics, lambda: 0)
         self.tasks: list[asyncio.Task[None]] = []

@@ -39,11 +39,27 @@ class Line(Wire):
         return default
 
 
-def connected() -> tuple[RequestProtocol, Line]:
+class Door:
+    """A node that lets everybody in, and what it was told of those it did not bear with."""
+
+    def __init__(self) -> None:
+        self.cut: list[str] = []
+
+    def refuses(self, _connections: int) -> None:
+        pass
+
+    def is_crammed(self, _connections: int) -> bool:
+        return False
+
+    def cut_off(self, limit: str) -> None:
+        self.cut.append(limit)
+
+
+def connected(door: Door | None = None) -> tuple[RequestProtocol, Line]:
     """An HTTP connection to a server that answers 200 to everything."""
     config = Config(answer, ws="none", lifespan="off", timeout_keep_alive=1000)
     config.load()
-    protocol, line = RequestProtocol(config, ServerState(), {}), Line()
+    protocol, line = RequestProtocol(config, ServerState(), {"inflow": door or Door()}), Line()
     protocol.connection_made(line)
     return protocol, line
 
@@ -53,7 +69,8 @@ def connected() -> tuple[RequestProtocol, Line]:
 )
 @in_virtual_time
 async def test_a_request_that_does_not_end_is_ended(sent: bytes) -> None:
-    protocol, line = connected()
+    door = Door()
+    protocol, line = connected(door)
     for octet in sent:
         protocol.data_received(bytes((octet,)))
         await later(0.1)
@@ -62,6 +79,7 @@ async def test_a_request_that_does_not_end_is_ended(sent: bytes) -> None:
     await later(1.1)
     assert line.is_closing()
     assert line.written.startswith(b"HTTP/1.1 408 ")
+    assert door.cut == ["request_seconds"]
     protocol.connection_lost(None)
 
 
@@ -94,7 +112,8 @@ async def test_a_body_that_nobody_reads_does_not_keep_the_connection() -> None:
 
 @in_virtual_time
 async def test_headers_without_end_are_refused() -> None:
-    protocol, line = connected()
+    door = Door()
+    protocol, line = connected(door)
     protocol.data_received(HEAD)
     sent = 0
     while not line.is_closing():
@@ -102,6 +121,7 @@ async def test_headers_without_end_are_refused() -> None:
         sent += 1
     assert sent <= 66
     assert line.written.startswith(b"HTTP/1.1 431 ")
+    assert door.cut == ["head_bytes"]
     protocol.connection_lost(None)
 
 
@@ -155,6 +175,7 @@ async def test_a_message_that_does_not_end_closes_its_socket(begin: bytes, drops
             break
     assert client.stage is Stage.CLOSING
     assert MESSAGE_SECONDS < client.last_heard < MESSAGE_SECONDS + 3
+    assert house.metrics.totals()[0]["gateway_limited_total:message_seconds"] == 1
     client.abort(1006)
 
 
