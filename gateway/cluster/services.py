@@ -270,7 +270,7 @@ class ServiceManager:
         True if Redis has it; False if Redis is away: it is kept, and written after the return.
 
         Raises:
-            ServiceError: There can be no such service.
+            ServiceError: There can be no such service, or no more of them.
             RecordError: There can be no such state.
         """
         more = {"lastOperation": operation, "stats": dict(stats) if stats is not None else None}
@@ -281,9 +281,11 @@ class ServiceManager:
         running = status in (Status.ACTIVE, Status.DEGRADED)
         self._keepers[service].say(Status(status), error, running=running, loud=True, **given)
         try:
-            await self._write([service])
+            refused = await self._write([service])
         except Unavailable:
             return False
+        if service in refused:
+            raise ServiceError(refused[service])
         return True
 
     async def get_service_state(self, service: str) -> dict[str, Any] | None:
@@ -325,15 +327,15 @@ class ServiceManager:
             self._dirty.add(service)
             self._wake.set()
 
-    async def _write(self, names: Iterable[str]) -> None:
-        """Write these records.
+    async def _write(self, names: Iterable[str]) -> dict[str, str]:
+        """Write these records; of which there may be no more, and why.
 
         Raises:
             Unavailable: Redis did not confirm; what was to be told will be.
         """
         told = [name for name in names if self._keepers[name].version]
         if not told:
-            return
+            return {}
         dirty = self._dirty.intersection(told)
         self._dirty -= dirty
         reports = [
@@ -348,9 +350,12 @@ class ServiceManager:
         except BaseException:
             self._dirty |= dirty
             raise
-        for report, verdict in zip(reports, verdicts, strict=True):
-            if isinstance(verdict, TooMany):  # an outdated one was overtaken by our own next: that is what it is for
-                self._log.warning("service not told", service=report.service, reason=str(verdict))
+        # An outdated one was overtaken by our own next: that is what versions are for.
+        answered = zip(reports, verdicts, strict=True)
+        refused = {report.service: str(verdict) for report, verdict in answered if isinstance(verdict, TooMany)}
+        for service, reason in refused.items():
+            self._log.warning("service not told", service=service, reason=reason)
+        return refused
 
     def _on_update(self, _channel: str, payload: bytes) -> None:
         try:
