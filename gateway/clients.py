@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Collection, Iterator
+from dataclasses import replace
 from typing import Any, Final
 
 import orjson
@@ -20,7 +21,7 @@ from gateway.core.orders import Disconnect, Unsubscribe, Whom
 from gateway.core.protocol import Close, Code, ProtocolError
 from gateway.core.rates import Outcome
 from gateway.core.roster import Attendee
-from gateway.core.session import Found, Session
+from gateway.core.session import Found, Session, Verify
 from gateway.errands import Errands
 from gateway.limits import Limits
 from gateway.logs import logger
@@ -82,13 +83,19 @@ class Clients:
 
     # ---- coming and going
 
-    def admit(self, connection: Connection, identity: Identity, ip: str, user_agent: str) -> None:
-        """Take in a connection whose handshake was just accepted, and welcome it once it can be reached."""
+    def admit(
+        self, connection: Connection, identity: Identity, ip: str, user_agent: str, verify: Verify | None = None
+    ) -> None:
+        """Take in a connection whose handshake was just accepted, and welcome it once it can be reached.
+
+        `verify`: what proves who it is, if not what does everywhere.
+        """
         self._counter += 1
         client_id = f"{self._node_id}.{self._counter}"
         # A thousand visitors share one browser's name, and here one string.
         facts = Facts(self._now_ms(), sys.intern(ip), sys.intern(user_agent[:USER_AGENT_CHARACTERS]))
-        connection.open(self, client_id, Session(self._rules, identity), facts)
+        rules = self._rules if verify is None else replace(self._rules, verify=verify)
+        connection.open(self, client_id, Session(rules, identity), facts)
         self._open[client_id] = connection
         self._metrics.opens.inc()
         self._log.debug("client opened", client=client_id, ip=ip, user=identity.user)

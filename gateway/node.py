@@ -37,6 +37,7 @@ from gateway.cluster.slots import Slots
 from gateway.core import figures, hub, orders, protocol
 from gateway.core.figures import Reading
 from gateway.core.hub import Hub
+from gateway.core.identity import Identity
 from gateway.core.inflow import Inflow
 from gateway.core.orders import Disconnect, Drain, Forget, Move, OrderError, Revoke, Unsubscribe
 from gateway.core.protocol import Position, Publication
@@ -395,6 +396,15 @@ class Node:
                 self._spawn(self.departures.move(keep, seconds, after), "move")
             case Drain() | Move():
                 pass  # another's
+
+    def verify_operator(self, token: str | None) -> Identity:
+        """Who somebody at the operators' socket is; there an API key proves something, too.
+
+        Raises:
+            AuthError: It proves nothing.
+        """
+        who = self.api_keys.identify(token) if token else None
+        return who if who is not None else self.trust.authenticator.verify(token)
 
     # ---- what it tells
 

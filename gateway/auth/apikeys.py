@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from gateway.core.identity import AuthError, Identity
 from gateway.core.topics import is_pattern, matches
 from gateway.settings import Settings
 
@@ -68,6 +69,19 @@ class ApiKeys:
             if hmac.compare_digest(key.digest, digest):
                 found = key
         return found
+
+    def identify(self, given: str) -> Identity | None:
+        """Who opens a socket with the key `given`: nobody in particular, who hears all; None, if it is no key.
+
+        Raises:
+            AuthError: The key is not good for reading.
+        """
+        key = self.find(given.encode(errors="replace"))
+        if key is None:
+            return None
+        if not key.may("read"):
+            raise AuthError("token_invalid", f"The key {key.name} has not the scope read")
+        return Identity(hears_all=True)
 
 
 def of_administrator(user: str) -> ApiKey:

@@ -36,6 +36,7 @@ class Identity:
     expires: float | None = None  # seconds since 1970 at which it holds no more; None: never
     token_id: str | None = None  # its claim jti
     issued: float | None = None  # its claim iat, seconds since 1970
+    hears_all: bool = False  # an API key with the scope read: what any client may hear, and no more than that
 
     @property
     def is_admin(self) -> bool:
@@ -44,7 +45,7 @@ class Identity:
 
     def is_same_person(self, other: Identity) -> bool:
         """Whether the two may do the same: only the tokens differ."""
-        return (self.user, self.role) == (other.user, other.role)
+        return (self.user, self.role, self.hears_all) == (other.user, other.role, other.hears_all)
 
 
 ANONYMOUS: Final = Identity()

@@ -135,13 +135,14 @@ class Found:
 
 
 NOTHING: Final = Found()
+Verify: TypeAlias = Callable[[str | None], Identity]
 
 
 @dataclass(frozen=True, slots=True)
 class Rules:
     """What holds for every session of a node; both verifiers raise `AuthError` for a bad token."""
 
-    verify: Callable[[str | None], Identity]
+    verify: Verify
     verify_grant: Callable[[str], Grant]
     topics: topics.TopicRules
     max_client_topics: int
@@ -355,7 +356,7 @@ class Session:
             return verdict
         if self._rules.open:
             return Verdict.ALLOWED
-        if act in TOKEN_ACTS and any(grant.covers(topic, identity) for grant in grants):
+        if act in TOKEN_ACTS and (identity.hears_all or any(grant.covers(topic, identity) for grant in grants)):
             return Verdict.ALLOWED
         return found.said.get(topic, verdict) if verdict is Verdict.ASK else verdict
 

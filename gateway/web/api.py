@@ -14,7 +14,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from gateway import __version__
-from gateway.web import cache, clients, nodes, publishing, revocations, services, topics
+from gateway.web import cache, clients, keys, nodes, publishing, revocations, services, topics
 from gateway.web.answers import json
 from gateway.web.openapi import ERROR, RESPONSES, Schema, answer, operation
 
@@ -25,7 +25,7 @@ The internal port of the load balancer leads here; the public one never does.
 Names in paths are percent-encoded: the topic `a/b` is at `/api/topics/a%2Fb`. \
 A query parameter that is unknown, or given twice, is refused. GET implies HEAD."""
 
-_RESOURCES: Final = (publishing, topics, clients, revocations, nodes, services, cache)
+_RESOURCES: Final = (publishing, topics, clients, revocations, nodes, services, cache, keys)
 
 
 def document() -> Schema:

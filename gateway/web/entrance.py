@@ -11,6 +11,7 @@ from starlette.responses import JSONResponse
 from gateway.admission import SAYS
 from gateway.core.identity import ANONYMOUS, AuthError, Identity
 from gateway.core.protocol import Close
+from gateway.core.session import Verify
 from gateway.node import Node
 from gateway.transport.connection import Connection
 
@@ -62,9 +63,9 @@ async def receive(asking: HTTPConnection, node: Node) -> Guest:
     return Guest(identity, ip, asking.headers.get("user-agent", ""))
 
 
-def let_in(guest: Guest, connection: Connection, node: Node) -> None:
-    """From now on it is a client of the node."""
-    node.clients.admit(connection, guest.identity, guest.ip, guest.user_agent)
+def let_in(guest: Guest, connection: Connection, node: Node, verify: Verify | None = None) -> None:
+    """From now on it is a client of the node. `verify`: what proves who it is, if not what does everywhere."""
+    node.clients.admit(connection, guest.identity, guest.ip, guest.user_agent, verify)
     node.departures.admitted(connection)
     if not node.trust.holds(guest.identity):  # since it was verified
         connection.close(Close.BAD_TOKEN, "token revoked")

@@ -29,7 +29,8 @@ async def socket(websocket: WebSocket) -> None:
     except BaseException:
         node.admission.forget(guest.identity.user, guest.ip)
         raise
-    entrance.let_in(guest, connection, node)
+    entrance.let_in(guest, connection, node, node.verify_operator if websocket.scope["path"] == OPERATORS else None)
 
 
-ROUTES: Final = [WebSocketRoute(path, socket) for path in ("/ws", "/api/v69/ws")]
+OPERATORS: Final = "/api/ws"  # the load balancer's internal side has it alone: there AUTH takes keys of the API as well
+ROUTES: Final = [WebSocketRoute(path, socket) for path in ("/ws", "/api/v69/ws", OPERATORS)]

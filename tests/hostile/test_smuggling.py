@@ -40,6 +40,7 @@ def discloses(answer: bytes) -> list[bytes]:
         "/gateway.js/../metrics", "/healthz/../metrics", "/console/../api/nodes", "/console/%2e%2e/metrics",
         "/console", "/console/", "/%63onsole", "//console", "/console?/gateway.js", "/console%3f", "/api",
         "/api/", "/api/nodes", "//api/nodes", "/%61pi/nodes", "/api%2fnodes", "/API/nodes", "/api/v69/../nodes",
+        "/api/ws", "/%61pi/ws", "/api/v69/../ws", "/ws/../api/ws",
         "/api/v69/ws/../../nodes", "/api/v69/ws%2f..%2f..%2fnodes", "/api/openapi.json", "/readyz", "/%72eadyz",
         "/stats", "/stats;csv", "/%73tats", "/haproxy?stats", "/?/../metrics", "/#/../metrics", "*", "metrics",
         "http://localhost/metrics", "http://localhost//metrics", "http://127.0.0.1:9000/metrics",

@@ -381,6 +381,37 @@ async def test_each_key_is_good_for_its_scopes_and_every_administrative_act_is_l
     assert API_KEY not in log
 
 
+async def test_a_key_for_reading_hears_all_at_the_operators_socket_and_says_nothing(
+    cluster: Start, connect: Connect, api: Of, folder: Path
+) -> None:
+    made = {name: apikeys.new(name, [scope]) for name, scope in (("eye", "read"), ("feed", "publish"))}
+    file = folder / "keys.toml"
+    file.write_text("".join(table for _, table in made.values()))
+    [node] = cluster(1, api_keys=file)
+    eye, feed = made["eye"][0], made["feed"][0]
+    door = node.ws.removesuffix("/ws") + "/api/ws"
+    client = await connect(door)
+    assert (await client.subscribe("admin"))["code"] == 4010, "the door alone opens nothing"
+    assert (await client.ask(type="AUTH", authToken=feed))["reason"] == "token_invalid"
+    assert (await client.ask(type="AUTH", authToken=eye))["operation"] == "authenticate"
+    assert (await client.subscribe("admin", "gateway:figures"))["status"] == "success"
+    await api(node).publish("admin", {"incident": 7})
+    await client.hear(type="DATA", topic="admin", data={"incident": 7})
+    answer = await client.ask(type="REQUEST", topic="gateway:figures", action="history", requestId="q")
+    assert "messages" in answer["data"]
+    assert (await client.ask(type="PUBLISH", topic="contest-chat", data=1, requestId="p"))["code"] == 4010
+    assert (await client.ask(type="COMMAND", topic="contest-chat", action="SAY", requestId="c"))["code"] == 4013
+    taken = await client.ask(type="AUTH", authToken=token("ann"))
+    assert sorted(taken["data"]["topics"]) == ["admin", "gateway:figures"], "who is ann now hears what ann may"
+
+    stranger = await connect(node)
+    assert (await stranger.ask(type="AUTH", authToken=eye))["reason"] == "token_invalid"
+    async with httpx.AsyncClient(base_url=node.url, trust_env=False) as http:
+        answers = [await http.get("/api/key", headers={"Authorization": f"Bearer {key}"}) for key in (eye, feed)]
+    assert answers[0].json() == {"name": "eye", "scopes": ["read"]}
+    assert answers[1].status_code == 403
+
+
 async def test_an_administrators_token_is_good_for_the_api_and_named_in_the_log(
     plain: Cluster, connect: Connect
 ) -> None:

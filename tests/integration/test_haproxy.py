@@ -152,10 +152,11 @@ async def test_the_console_is_on_the_internal_side_alone_and_so_is_its_socket(
     assert ask(front.url, "/console").status == 404
     assert ask(front.admin, "/static/icon.svg").status == 200
     assert ask(front.admin, "/static/../metrics").status == 404
-    assert ask(front.admin, "/ws").status == 426
-    await connect(front.admin.replace("http", "ws") + "/ws", origin=front.admin)
+    assert ask(front.url, "/api/ws").status == 404
+    assert ask(front.admin, "/api/ws").status == 426
+    await connect(front.admin.replace("http", "ws") + "/api/ws", origin=front.admin)
     with pytest.raises(InvalidStatus) as refusal:
-        await connect(front.admin.replace("http", "ws") + "/ws", origin=front.url)
+        await connect(front.admin.replace("http", "ws") + "/api/ws", origin=front.url)
     assert refusal.value.response.status_code == 403
 
 

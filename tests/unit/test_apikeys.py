@@ -9,6 +9,7 @@ import pytest
 
 from gateway.auth import apikeys
 from gateway.auth.apikeys import ApiKeys, KeysError
+from gateway.core.identity import AuthError, Identity
 from gateway.settings import Settings
 
 DIGEST = hashlib.sha256(b"k").hexdigest()
@@ -40,6 +41,14 @@ def test_a_key_is_good_for_what_it_says_alone() -> None:
     assert [chief.may(scope) for scope in apikeys.EVERYTHING] == [False, True, True]
     assert feed.may_publish("token:x") and feed.may_publish("news") and not feed.may_publish("newsroom")
     assert chief.may_publish("anything") and not reader.may_publish("news")
+
+
+def test_a_key_for_reading_hears_all_and_another_opens_no_socket() -> None:
+    keys = ApiKeys(apikeys.parse(table() + table("feed-2", hashlib.sha256(b"f").hexdigest(), '"publish"'), "keys.toml"))
+    assert keys.identify("k") == Identity(hears_all=True)
+    assert keys.identify("nobody's") is None
+    with pytest.raises(AuthError, match="feed-2 has not the scope read"):
+        keys.identify("f")
 
 
 def test_the_key_of_the_setting_is_good_for_everything(tmp_path: Path) -> None:

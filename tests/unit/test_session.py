@@ -463,6 +463,14 @@ def test_no_token_opens_what_is_nobodys() -> None:
     assert error_of(strict(), with_tokens("dead", "dead")).code is Code.NOT_ALLOWED
 
 
+def test_a_key_for_reading_hears_all_but_nobodys_and_says_nothing() -> None:
+    client = strict(Identity(hears_all=True))
+    assert isinstance(handle(client, subscribe("told:1", "wallet:ann", "admin", "asked")), Join)
+    assert error_of(client, subscribe("dead")).code is Code.NOT_ALLOWED
+    for name in ("open", "wallet:ann", "admin"):
+        assert not isinstance(_try(client, publish(name)), Say)
+
+
 def test_a_bad_subscription_token_refuses_the_whole() -> None:
     error = error_of(strict(), with_tokens("open", "open", "told:1!"))
     assert (error.code, error.reason) == (Code.BAD_TOKEN_IN_SUBSCRIBE, "token_expired")

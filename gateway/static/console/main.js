@@ -74,12 +74,19 @@ session.addEventListener("state", ({ detail }) => showLink(detail));
 function showWho(why) {
   write($("who"), { token: "Admin token · Sign out", key: "API key · Sign out" }[session.kind] ?? "Sign in");
   hide($("public"), session.signedIn);
-  for (const button of document.querySelectorAll("[data-acts], [data-reads]")) {
-    button.disabled = !session.signedIn;
-    button.title = session.signedIn ? "" : "Sign in first";
-  }
+  showMay();
   if (why) operator.tell(why, "bad");
   showLink(null);
+}
+
+/** Switch off what the credential is not good for, and say so: a button that cannot be pressed says why by its title. */
+function showMay() {
+  for (const button of document.querySelectorAll("[data-scope]")) {
+    button.title = session.forbids(button.dataset.scope);
+    button.disabled = Boolean(button.title);
+  }
+  write($("limits"), session.limits);
+  hide($("limits"), !session.limits);
 }
 
 function askWho() {
@@ -89,6 +96,7 @@ function askWho() {
 }
 
 session.addEventListener("who", ({ detail }) => showWho(detail));
+session.addEventListener("may", showMay);
 $("who").addEventListener("click", () => (session.signedIn ? session.signOut() : askWho()));
 $("public-sign-in").addEventListener("click", askWho);
 onSubmit($("sign-in").querySelector("form"), async ({ submitter }) => {

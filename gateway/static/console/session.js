@@ -1,11 +1,12 @@
 // Who the operator is, and the two ways to the cluster: the socket, over which the console lives, and the HTTP API,
-// by which it acts. A credential is an admin's token, good for both, or an API key, good for the second.
+// by which it acts. A credential, an admin's token or an API key, is good for both; a key for what its scopes allow.
 
 import { Gateway } from "/gateway.js";
 import { Figures, TOPIC, WINDOW_MS } from "./figures.js";
+import { listed } from "./format.js";
 
 const KEPT_AS = "gateway-console-credential"; // of this tab alone, and gone with it
-const POLL_MS = 5_000;
+const NOT_TAKEN = "You are signed out: the gateway no longer takes what you signed in with.";
 const PAGE = 1000; // messages of a topic's history in one answer
 const API_MS = 10_000;
 
@@ -47,15 +48,15 @@ async function ask(credential, method, path, body) {
 }
 
 /**
- * The session. Events: `state` (the socket's), `who` (signed in or out; detail: why, if not asked for), `figures`.
+ * The session. Events: `state` (the socket's), `who` (signed in or out; detail: why, if not asked for), `may` (what
+ * the credential is good for is known now), `figures`.
  */
 export class Session extends EventTarget {
   figures = new Figures();
-  hears = "waiting"; // how the figures come: waiting, socket, api, refused
+  hears = "waiting"; // how the figures come: waiting, socket, refused
   gateway = null;
   #credential = null;
-  #poll = null;
-  #newest = null; // offset of the last message that the API gave
+  #key = null; // {name, scopes}: what the API says of the credential; null: not yet
 
   get signedIn() {
     return this.#credential !== null;
@@ -66,6 +67,25 @@ export class Session extends EventTarget {
     return this.#credential && (isToken(this.#credential) ? "token" : "key");
   }
 
+  /** Why what takes this scope is not to be done here; "": it may be. Where the API has not said, it will when asked. */
+  forbids(scope) {
+    if (!this.signedIn) return "Sign in first";
+    const has = !this.#key || this.#key.scopes.some((one) => one === scope || one.startsWith(`${scope}:`));
+    return has ? "" : `The key ${this.#key.name} has not the scope ${scope}`;
+  }
+
+  /** What a key cannot do, in a sentence; "": there is nothing, or nothing is known yet. */
+  get limits() {
+    if (!this.#key) return "";
+    const { name, scopes } = this.#key;
+    const patterns = scopes.filter((scope) => scope.startsWith("publish:")).map((scope) => scope.slice("publish:".length));
+    const lacks = ["publish", "admin"].filter((scope) => this.forbids(scope));
+    const said = [];
+    if (patterns.length && !scopes.includes("publish")) said.push(`publishes on ${listed(patterns)} alone`);
+    if (lacks.length) said.push(`has not the ${lacks.length === 1 ? "scope" : "scopes"} ${listed(lacks)}: what takes more is switched off`);
+    return said.length ? `The key ${name} ${said.join(", and ")}.` : "";
+  }
+
   /** Begin, with the credential that this tab has, if any. */
   start() {
     this.#enter(sessionStorage.getItem(KEPT_AS));
@@ -74,9 +94,9 @@ export class Session extends EventTarget {
   /** Take a credential, once the API has accepted it; raises ApiError. */
   async signIn(credential) {
     if (!/^[\x20-\x7e]+$/.test(credential)) throw new ApiError(0, "bad_credential", "That is neither a token nor a key: a header could not carry it.");
-    await ask(credential, "GET", "/api/nodes");
+    const key = await ask(credential, "GET", "/api/key");
     sessionStorage.setItem(KEPT_AS, credential);
-    this.#enter(credential);
+    this.#enter(credential, null, key);
   }
 
   signOut(why = null) {
@@ -91,73 +111,66 @@ export class Session extends EventTarget {
     try {
       return await ask(credential, method, path, body);
     } catch (error) {
-      if (error.status === 401 && credential === this.#credential) this.signOut("You are signed out: the gateway no longer takes what you signed in with.");
+      if (error.status === 401 && credential === this.#credential) this.signOut(NOT_TAKEN);
       throw error;
     }
   }
 
-  #enter(credential, why = null) {
+  #enter(credential, why = null, key = null) {
     this.#credential = credential;
+    this.#key = key;
     this.gateway?.close();
-    clearInterval(this.#poll);
     this.figures.clear();
     this.hears = "waiting";
-    const gateway = (this.gateway = new Gateway("/ws", this.kind === "token" ? { token: credential } : {}));
+    const gateway = (this.gateway = new Gateway("/api/ws", credential ? { token: credential } : {}));
     gateway.addEventListener("state", ({ detail }) => gateway === this.gateway && this.#onState(detail));
     gateway.addEventListener("system", () => gateway === this.gateway && this.#tell("state"));
     gateway.subscribe(TOPIC, {
       onData: (message) => this.#add([message], Date.now()),
-      onState: (state, error) => gateway === this.gateway && this.#onFigures(gateway, state, error),
+      onState: (state) => gateway === this.gateway && this.#onFigures(gateway, state),
     });
     gateway.connect().catch(() => {}); // its state says so
     this.#tell("who", why);
   }
 
   #onState(detail) {
-    const badToken = detail.state === "closed" && detail.code === 4401;
-    if (badToken) this.signOut(`You are signed out: ${detail.reason === "token_expired" ? "the token has expired" : "the token is not valid here"}.`);
-    else this.#tell("state", detail);
+    if (detail.state === "closed" && detail.code === 4401) {
+      this.signOut(detail.reason === "token_expired" ? "You are signed out: the token has expired." : NOT_TAKEN);
+      return;
+    }
+    if (detail.state === "authenticated" && !this.#key) this.#learn();
+    this.#tell("state", detail);
   }
 
-  async #onFigures(gateway, state, error) {
+  /** Ask what the credential that this tab had is good for. */
+  async #learn() {
+    const credential = this.#credential;
+    const key = await this.api("GET", "/api/key").catch(() => null);
+    if (credential !== this.#credential || !key) return;
+    this.#key = key;
+    this.#tell("may");
+  }
+
+  async #onFigures(gateway, state) {
     if (state === "subscribed" || state === "recovered") {
       this.hears = "socket";
-      await this.#past((range) => gateway.history(TOPIC, range));
+      await this.#past(gateway);
     } else if (state === "ended" && gateway.state !== "closed") {
-      this.refusal = error;
-      this.hears = this.signedIn ? "api" : "refused";
-      if (this.signedIn) {
-        const read = (range) => this.api("GET", `/api/topics/${TOPIC}/history?${new URLSearchParams(range)}`);
-        this.#poll = setInterval(() => this.#news(read), POLL_MS);
-        await this.#past(read);
-      }
+      this.hears = "refused";
     }
     this.#tell("figures");
   }
 
   /** Read the topic back to the beginning of the window, or to what is known: the newest page first. */
-  async #past(read) {
+  async #past(gateway) {
     try {
-      let page = await read({ limit: PAGE });
+      let page = await gateway.history(TOPIC, { limit: PAGE });
       const from = Date.now() - WINDOW_MS;
-      this.#newest = page.offset;
       while (this.#add(page.messages) && page.messages.length === PAGE && Date.parse(page.messages[0].timestamp) > from) {
-        page = await read({ limit: PAGE, since: Math.max(0, page.messages[0].offset - PAGE - 1) });
+        page = await gateway.history(TOPIC, { limit: PAGE, since: Math.max(0, page.messages[0].offset - PAGE - 1) });
       }
     } catch {
-      this.#newest = null; // it is read with the next connection, or the next poll
-    }
-  }
-
-  /** Read what came since the last time. */
-  async #news(read) {
-    if (this.#newest === null) return this.#past(read);
-    try {
-      const page = await read({ limit: PAGE, since: this.#newest });
-      this.#newest = page.offset < this.#newest ? null : (page.messages.at(-1)?.offset ?? this.#newest); // null: numbered anew
-      this.#add(page.messages, Date.now());
-    } catch {
-      // The next poll reads on from here.
+      // It is read with the next connection.
     }
   }
 

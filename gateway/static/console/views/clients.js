@@ -115,8 +115,12 @@ export class Clients {
     hide($("disconnect-user"), !client?.user);
     hide($("client-topics-title"), !client);
     write($("client-topics-title"), client ? `Hears ${some(client.topics.length, "topic")}` : "");
-    const make = (topic) => h("li", {}, h("a", { href: `#topics/${topic}`, className: "code", textContent: topic }),
-      h("button", { type: "button", className: "quiet", textContent: "Take away…", onclick: () => this.#takeAway(topic) }));
+    const why = this.#session.forbids("admin");
+    const make = (topic) => {
+      const button = h("button", { type: "button", className: "quiet", textContent: "Take away…", onclick: () => this.#takeAway(topic) });
+      Object.assign(button, { title: why, disabled: Boolean(why) }).dataset.scope = "admin";
+      return h("li", {}, h("a", { href: `#topics/${topic}`, className: "code", textContent: topic }), button);
+    };
     each($("client-topics"), client?.topics ?? [], (topic) => topic, make, () => {});
     for (const row of $("client-list").tBodies[0].rows) row.dataset.chosen = row.dataset.key === client?.id;
   }

@@ -28,7 +28,7 @@ export class Overview {
       this.draw();
       if (session.hears === "refused") this.#status();
     });
-    session.addEventListener("who", () => this.draw());
+    for (const type of ["who", "may"]) session.addEventListener(type, () => this.draw());
     $("rebalance").addEventListener("click", () => this.#rebalance());
     $("nodes").addEventListener("click", ({ target }) => target.dataset.drain && this.#drain(target.dataset));
   }
@@ -109,10 +109,11 @@ export class Overview {
       ["Up", "", unless((node) => duration((node.at - Date.parse(node.started)) / 1000))],
       ["", "act", (node, cell) => {
         const button = cell.firstElementChild ?? cell.appendChild(h("button", { type: "button", textContent: "Drain…" }));
-        Object.assign(button.dataset, { drain: node.id, name: node.name, clients: node.clients, acts: "" });
+        Object.assign(button.dataset, { drain: node.id, name: node.name, clients: node.clients });
         button.setAttribute("aria-label", `Drain ${node.name}`);
         hide(button, gone(node));
-        button.disabled = !this.#session.signedIn || node.draining;
+        button.title = this.#session.forbids("admin");
+        button.disabled = Boolean(button.title) || node.draining;
       }],
     ]);
   }
