@@ -85,6 +85,26 @@ async def test_without_redis_it_says_so(cluster: Callable[..., Cluster], redis: 
     redis.start()
 
 
+async def test_what_it_does_is_counted(cluster: Callable[..., Cluster], api: Of) -> None:
+    [node] = cluster(1)
+    http = api(node).http
+    for _ in range(2):
+        assert (await http.get("/api/cache/counted")).status_code == 404
+    assert (await http.put("/api/cache/counted", json={"value": "four"})).status_code == 200
+    for _ in range(3):
+        assert (await http.get("/api/cache/counted")).status_code == 200
+    text = len('"four"')
+
+    def count(name: str, **labels: str) -> float:
+        return node.metric(f"gateway_cache_{name}", **labels)
+
+    assert [count("reads_total", found=how) for how in ("miss", "redis", "near")] == [2, 1, 2]
+    assert count("writes_total", result="ok") == 1
+    assert [count("bytes_total", direction=way) for way in ("written", "read")] == [text, text]
+    assert count("near_values") == 1
+    assert count("near_bytes") >= text
+
+
 async def test_nodes_and_other_programs_share_it(plain: Cluster, front: Balancer, api: Of) -> None:
     async with connect(plain.redis.url) as cache:
         await cache.set("shared", [1], strict=True)

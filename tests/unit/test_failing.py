@@ -87,6 +87,7 @@ class House:
         self, relay: Broken, verify: Callable[[str | None], Identity], *, deflates: bool = False
     ) -> None:  # fmt: skip
         settings = Settings(open=True)
+        self.now_ms = 0
         self.metrics = metrics = Metrics()
         hub = Hub(lambda: None, lambda _: None)
         outbox = Outbox(hub, metrics, lambda: 0)
@@ -102,7 +103,7 @@ class House:
                 self.spawn,
             ),
             calls=None, admission=cast(Any, admission),
-            metrics=metrics, status=status, now_ms=lambda: 0,
+            metrics=metrics, status=status, now_ms=lambda: self.now_ms,
         )  # fmt: skip
         self.wire = Wire()
         self.connection = Socket(Config(lambda: None, ws="none"), ServerState(), {})

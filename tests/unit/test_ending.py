@@ -1,0 +1,34 @@
+"""The end of a token on an open socket: told half a minute before, and enforced after the leeway."""
+
+from __future__ import annotations
+
+from gateway.clients import WARNING_SECONDS
+from gateway.core.identity import Identity
+from tests.unit.test_failing import House, broken, refuse
+from tests.unit.virtual_time import in_virtual_time
+
+LEEWAY_SECONDS = 5  # the default of GATEWAY_JWT_LEEWAY_SECONDS
+ENDS = 1000
+
+
+@in_virtual_time
+async def test_it_is_told_thirty_seconds_before_once_and_closed_after_the_leeway() -> None:
+    house = House(broken(), refuse)
+    client = house.connection
+    client.session.identity = Identity("ann", "user", expires=ENDS + LEEWAY_SECONDS)
+
+    def said_by(seconds: float) -> bytes:
+        """What it is sent when its token is looked at then."""
+        before = len(house.wire.written)
+        house.now_ms = int(seconds * 1000)
+        house.clients.sweep(client.last_heard)
+        return house.wire.written[before:]
+
+    assert WARNING_SECONDS == 30
+    assert said_by(ENDS - 31) == b""
+    warning = said_by(ENDS - 30)
+    assert b'"action":"token_expiring"' in warning
+    assert b'"expires":"1970-01-01T00:16:40.000Z"' in warning
+    assert said_by(ENDS - 29) == said_by(ENDS) == said_by(ENDS + LEEWAY_SECONDS - 1) == b""
+    assert (3005).to_bytes(2, "big") + b"token expired" in said_by(ENDS + LEEWAY_SECONDS)
+    client.abort(1006)
