@@ -32,6 +32,8 @@ class Trust:
     @property
     def reason(self) -> str | None:
         """Why tokens cannot be verified now; None: they can."""
+        if not self.revoked.known:
+            return "what is revoked has not been read yet"
         return self._server.reason if self._server is not None else None
 
     async def run(self) -> None:

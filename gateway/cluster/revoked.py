@@ -28,6 +28,7 @@ class Revoked:
 
     def __init__(self, link: Link, keys: Keys, now: Callable[[], float]) -> None:
         self.book = Revocations()
+        self.known = False  # Redis' was read at least once
         self._link = link
         self._keys = keys
         self._now = now
@@ -59,6 +60,7 @@ class Revoked:
         self.book.expire(self._now())
         version = await self._link.ask("GET", self._keys.revoked_version)
         if version == self._version and not self._heard:
+            self.known = True
             return False
         self._heard = False
         found = await self._read()
@@ -67,6 +69,7 @@ class Revoked:
         for at in range(0, len(lost), PAGE):
             await self._write(lost[at : at + PAGE], b"")
         self._version = version
+        self.known = True
         return news
 
     async def _write(self, revocations: Sequence[Revocation], order: bytes) -> None:

@@ -1,0 +1,38 @@
+"""A node takes nobody's word before it knows what is revoked."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import pytest
+
+from gateway.auth.trust import Trust
+from gateway.cluster.keys import Keys
+from gateway.cluster.link import Unavailable
+from gateway.metrics import Metrics
+from gateway.settings import Settings
+
+
+class Link:
+    """A Redis that is away, or holds nothing."""
+
+    away = True
+
+    def script(self, _name: str) -> None:
+        """Nothing is written here."""
+
+    async def ask(self, *_command: Any) -> None:
+        if self.away:
+            raise Unavailable("gone")
+
+
+async def test_tokens_are_not_judged_before_it_was_read_what_is_revoked() -> None:
+    link = Link()
+    trust = Trust(Settings(jwt_secret="s" * 32), cast(Any, link), Keys("gw:"), Metrics(), lambda: 0.0)
+    assert trust.reason == "what is revoked has not been read yet"
+    with pytest.raises(Unavailable):
+        await trust.revoked.check()
+    assert trust.reason is not None
+    link.away = False
+    assert not await trust.revoked.check()
+    assert trust.reason is None
