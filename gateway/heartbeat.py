@@ -15,11 +15,12 @@ from gateway.logs import logger
 from gateway.metrics import Metrics
 
 BEATS_A_LEASE: Final = 5
+RETRY_SECONDS: Final = 0.3  # without a lease the node is unready, and need not stay so until the next beat is due
 REAP_AFTER_SECONDS: Final = 0.05
 
 
 class Heartbeat:
-    """Beats `BEATS_A_LEASE` times a lease, and at once when `wake` says so.
+    """Beats `BEATS_A_LEASE` times a lease, at once when `wake` says so, and soon again when the lease was not renewed.
 
     At each beat `renewed` is called with what the registry found, and does what hangs on it; an `Unavailable` of it
     counts as the beat's own. Then, however the beat went, `beaten` is called.
@@ -49,9 +50,10 @@ class Heartbeat:
         loop = asyncio.get_running_loop()
         while True:
             self._wanted.clear()
-            due = loop.time() + self._interval
+            began = loop.time()
             await asyncio.gather(self._renew(), self._check())
             await self._beaten()
+            due = began + (self._interval if self.reason is None else min(RETRY_SECONDS, self._interval))
             # A dead node is buried when its lease ends, not at the beat after.
             with suppress(TimeoutError):
                 async with asyncio.timeout_at(min(due, self._lease_ends + REAP_AFTER_SECONDS)):

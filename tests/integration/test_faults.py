@@ -222,6 +222,16 @@ async def test_a_node_that_starts_without_redis_is_alive_and_ready_once_redis_is
         assert (await client.hear(requestId="s"))["topics"] == ["prices"]
 
 
+async def test_after_an_outage_a_node_is_ready_long_before_its_next_beat(cluster: Clusters, redis: Redis) -> None:
+    [node] = cluster(1, lease_seconds=50)  # it beats every ten seconds
+    redis.freeze()
+    try:
+        await eventually(lambda: unready_for(node, "lease not renewed"), 20)
+    finally:
+        redis.thaw()
+    await eventually(node.ready, 5)
+
+
 async def test_an_authentication_amid_an_outage_forgets_no_subscription_that_waits(
     cluster: Clusters, connect: Connect, redis: Redis
 ) -> None:
