@@ -51,6 +51,7 @@ class Bus:
         self._channels: dict[str, Channel] = {}
         self._ears: dict[str, Ear] = {}  # by server
         self._tasks: dict[asyncio.Task[None], Ear | None] = {}  # what runs, and for which of them
+        self._checks: dict[Ear, asyncio.Task[float]] = {}  # of the last self-check
         self._failure: asyncio.Future[None] | None = None  # what a task of ours died of; None: none runs
         self._version = -1  # of the map that they were chosen by
         self._changed = asyncio.Event()  # the ears, or some channel has none
@@ -155,13 +156,19 @@ class Bus:
         with suppress(Unavailable):  # what the ears say is more to the point
             await self._link.learn(anew=True)
         self._follow()
+        spawn = asyncio.get_running_loop().create_task
+        self._checks = {ear: spawn(ear.check()) for ear in self._ears.values()}
+        found = await asyncio.gather(*self._checks.values(), return_exceptions=True)
         if not self._ears:
             raise Unavailable(f"self-check failed: {self._unknown}")
-        found = await asyncio.gather(*(ear.check() for ear in self._ears.values()), return_exceptions=True)
+        slowest = 0.0
         for seconds in found:
+            if isinstance(seconds, asyncio.CancelledError):
+                continue  # its ear was dismissed
             if isinstance(seconds, BaseException):
                 raise seconds
-        return max(seconds for seconds in found if not isinstance(seconds, BaseException))
+            slowest = max(slowest, seconds)
+        return slowest
 
     # ---- life
 
@@ -309,6 +316,8 @@ class Bus:
     def _dismiss(self, ear: Ear) -> None:
         """Its server has no slots any more."""
         self.ignore([ear.check_channel], ear.on_check)
+        if ear in self._checks:
+            self._checks[ear].cancel()  # a beat that waits for it would come late
         ear.disconnected("it is no master of the cluster any more")
         for channel in list(self._channels.values()):
             if channel.ear is ear:

@@ -18,6 +18,7 @@ from gateway.cluster.bus import LINGER_SECONDS, Bus
 from gateway.cluster.channel import Callback
 from gateway.cluster.ear import COMMAND_CHANNELS, RETRY_BASE_SECONDS, RETRY_CAP_SECONDS
 from gateway.cluster.link import Unavailable
+from gateway.cluster.shards import Shards
 from gateway.metrics import Metrics
 from tests.unit.fake_redis import FakeRedis
 from tests.unit.virtual_time import in_virtual_time, later, quiet
@@ -707,6 +708,29 @@ async def test_a_frozen_redis_is_noticed_in_time() -> None:
         assert asyncio.get_running_loop().time() - started == pytest.approx(redis.timeout_seconds)
         await quiet()
         assert redis.connections[0].disconnected
+
+
+@in_virtual_time
+async def test_a_check_does_not_wait_for_a_server_that_has_no_slots_any_more() -> None:
+    redis = FakeRedis()
+    redis.sharded, redis.shards = True, Shards(sharded=True)
+    redis.shards.learn([(0, 8191, (b"dead", 1)), (8192, 16383, (b"alive", 1))], "")
+    answered = redis.publish
+
+    async def publish(channel: str, payload: bytes) -> None:
+        if redis.shards.server(channel) == "dead:1":
+            await asyncio.Event().wait()
+        await answered(channel, payload)
+
+    redis.publish = publish  # type: ignore[method-assign]
+    async with running(redis) as ear:
+        checking = asyncio.create_task(ear.bus.check())
+        await quiet()
+        assert not checking.done()
+        redis.shards.learn([(0, 16383, (b"alive", 1))], "")
+        assert await ear.bus.check() < 0.001
+        await quiet()
+        assert checking.done() and checking.result() < 0.001
 
 
 @in_virtual_time
