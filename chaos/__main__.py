@@ -49,6 +49,9 @@ def main() -> int:
             phases = asyncio.run(run.run(plan, running, tell))
             complaints = running.nodes.complaints()
         console.print(report.table(phases))
+        for phase in phases:
+            for line in phase.notes():
+                console.print(line, markup=False)
         broken = [sentence for phase in phases for sentence in phase.broken()]
         kept = not broken
         for line in broken:

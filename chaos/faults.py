@@ -13,7 +13,8 @@ from chaos.plan import Plan
 from chaos.stack import BALANCERS, HARD_STOP_SECONDS, SERVICES, Stack
 from tests.redis_cluster import slots_around
 
-Act = Callable[[Stack, Plan, random.Random], Awaitable[None]]
+Outage = tuple[float, float]  # loop time at which a master was killed, and at which another had taken over
+Act = Callable[[Stack, Plan, random.Random], Awaitable[list[Outage] | None]]
 
 DOWN_SECONDS: Final = 2.0
 MOVED_SLOTS: Final = 1000
@@ -113,21 +114,29 @@ async def flush(stack: Stack, _plan: Plan, _rng: random.Random) -> None:
     await asyncio.to_thread(stack.redis.flush)
 
 
-async def fail_over(stack: Stack, _plan: Plan, _rng: random.Random) -> None:
+async def fail_over(stack: Stack, plan: Plan, _rng: random.Random) -> list[Outage]:
     """kill -9 the master, three times; each time a replica takes over, which may not have had the last messages."""
+    loop, outages = asyncio.get_running_loop(), []
     for _ in range(3):
+        began = loop.time()
         killed = await asyncio.to_thread(stack.sentinels.fail_over)
+        outages.append((began, loop.time()))
         await asyncio.to_thread(killed.start)
         await asyncio.to_thread(stack.sentinels.until_whole)
+        await asyncio.sleep(plan.calm_seconds)  # else one outage could run into the next
+    return outages
 
 
-async def kill_shard(stack: Stack, _plan: Plan, rng: random.Random) -> None:
+async def kill_shard(stack: Stack, _plan: Plan, rng: random.Random) -> list[Outage]:
     """kill -9 a master of the cluster; its replica takes over, and may not have had the last messages."""
     servers = stack.redis_cluster
     killed = rng.choice(await asyncio.to_thread(servers.masters))
+    began = asyncio.get_running_loop().time()
     await asyncio.to_thread(servers.fail_over, killed)
+    ended = asyncio.get_running_loop().time()
     await asyncio.to_thread(killed.start)
     await asyncio.to_thread(servers.until_whole)
+    return [(began, ended)]
 
 
 async def move_slots(stack: Stack, plan: Plan, _rng: random.Random) -> None:

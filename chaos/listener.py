@@ -9,7 +9,10 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Self
 
 from chaos.ledger import Ledger
+from chaos.plan import keeps
 from gateway.client import Gap, Gateway, Message, Recovered, State, Subscription
+
+SILENCE_SECONDS = 1.0  # on one topic; with the plan's rates a shorter one says nothing
 
 
 class Listener:
@@ -24,6 +27,8 @@ class Listener:
         self._subscriptions: list[Subscription] = []
         self.reconnects: list[float] = []  # seconds each took
         self.recovered = 0  # topics
+        self.silences: list[tuple[float, float]] = []  # begin and end, loop time, of those on topics with history
+        self._heard: dict[str, float] = {}  # loop time of a topic's last message
         self._lost_at: float | None = None
 
     @classmethod
@@ -58,12 +63,20 @@ class Listener:
             match event:
                 case Message(initial=False, data=number):
                     ledger.number(number)
+                    self._break_silence(subscription.topic)
                 case Gap():
                     ledger.notice()
                     self._heard_again()
                 case Recovered():
                     self.recovered += 1
                     self._heard_again()
+
+    def _break_silence(self, topic: str) -> None:
+        if keeps(topic):
+            now = asyncio.get_running_loop().time()
+            if now - self._heard.get(topic, now) > SILENCE_SECONDS:
+                self.silences.append((self._heard[topic], now))
+            self._heard[topic] = now
 
     def _state(self, state: State) -> None:
         if state is State.WAITING and self._lost_at is None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 FULL_CLIENTS = 100
 REPLICAS = {"single": 0, "sentinel": 2, "cluster": 1}  # of a master
 QUICK_CLIENTS = 30
+MANY_TOPICS = {"history_topics": 24, "plain_topics": 12}  # so that each master of a cluster has some of them
 
 
 class PlanError(ValueError):
@@ -41,12 +42,16 @@ class Plan:
     max_lag_seconds: int = 4  # after it a master that no replica hears refuses writes; where there are hosts
     history_topics: int = 4
     plain_topics: int = 2
-    history_rate: float = 10.0  # messages a second and topic
-    plain_rate: float = 5.0
+    history_rate: float = 40.0  # messages a second, on all topics of the kind together
+    plain_rate: float = 10.0
 
     def topics(self) -> list[str]:
         """Those with history, then the others."""
         return [f"h{at + 1}" for at in range(self.history_topics)] + [f"p{at + 1}" for at in range(self.plain_topics)]
+
+    def rate(self, topic: str) -> float:
+        """Messages a second on one of them."""
+        return self.history_rate / self.history_topics if keeps(topic) else self.plain_rate / self.plain_topics
 
     @property
     def cut_seconds(self) -> float:
@@ -58,6 +63,11 @@ class Plan:
         """How long a client that is gone may be listed: its node's lease and a beat; or, where only the way to it was
         lost, until the node misses its pong. And a second to ask in."""
         return max(1.2 * self.lease_seconds, self.ping_seconds + self.pong_seconds + 1) + 1
+
+
+def keeps(topic: str) -> bool:
+    """Whether a topic keeps history."""
+    return topic.startswith("h")
 
 
 def from_env(environ: Mapping[str, str], faults: Mapping[str, Collection[str]], seed: int) -> Plan:
@@ -87,7 +97,7 @@ def from_env(environ: Mapping[str, str], faults: Mapping[str, Collection[str]], 
     common = Plan(
         seed=int(_number(environ, "SEED", seed, 0, 2**63)), faults=tuple(chosen) or tuple(known), clients=clients,
         minutes=_number(environ, "MINUTES", 0, 0, 7 * 24 * 60), redis=redis, fsync=fsync,
-        hosts=hosts, nodes=4 if hosts else 3,
+        hosts=hosts, nodes=4 if hosts else 3, **(MANY_TOPICS if redis == "cluster" else {}),
         wait_replicas=int(_number(environ, "WAIT", 1 if hosts else 0, 0, REPLICAS[redis])),
     )  # fmt: skip
     return hurried(common) if quick else common

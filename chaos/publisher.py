@@ -15,7 +15,7 @@ from typing import Self
 
 import httpx
 
-from chaos.plan import Plan
+from chaos.plan import Plan, keeps
 from tests.cluster import API_KEY
 
 TRY_SECONDS = 3.0  # longer than a node waits for Redis
@@ -84,7 +84,7 @@ class Publisher:
         return {client["id"]: client["ip"] for client in answer.json()["clients"]}
 
     async def _speak(self, topic: str) -> None:
-        rate = self._plan.history_rate if topic.startswith("h") else self._plan.plain_rate
+        rate = self._plan.rate(topic)
         loop = asyncio.get_running_loop()
         due = loop.time() + self._rng.uniform(0, 1 / rate)  # not all topics at the same moment
         while True:
@@ -101,7 +101,7 @@ class Publisher:
         """Publish the topic's next number. False: nobody knows whether it was."""
         number = self.published[topic] + 1
         message = {"topic": topic, "data": number}
-        if topic.startswith("h"):
+        if keeps(topic):
             message["idempotencyKey"] = f"{self._run}:{topic}:{number}"
             while not await self._post(message):
                 self.retries += 1

@@ -10,6 +10,17 @@ from rich.table import Table
 
 from chaos.ledger import Account
 
+RESUME_SECONDS = 2.0  # after another server has taken over
+SPREAD = 0.2  # that the publishes of a cluster's master may be off the mean of all
+
+
+@dataclass(frozen=True, slots=True)
+class Failover:
+    """A master was killed."""
+
+    took: float  # seconds until another had taken over: the store's own time
+    resumed: float  # seconds from then on until the last client heard the last topic again
+
 
 @dataclass(frozen=True, slots=True)
 class Phase:
@@ -26,6 +37,28 @@ class Phase:
     ghost_limit: float = 0.0  # the promise
     listed: bool = False  # in the end the cluster listed exactly the clients there were
     faults: Sequence[str] = field(default_factory=tuple)  # what else went wrong, in sentences
+    failovers: Sequence[Failover] = ()
+    publishes: Sequence[int] = ()  # of each master of a cluster, if all were masters all the time
+
+    @property
+    def spread(self) -> float:
+        """How far the publishes of one master were off the mean of all, at most: a share of that."""
+        mean = statistics.mean(self.publishes)
+        return max(abs(count - mean) for count in self.publishes) / mean
+
+    def notes(self) -> list[str]:
+        """What the table has no column for, in sentences."""
+        found = []
+        if self.failovers:
+            took = ", ".join(f"{one.took:.1f}" for one in self.failovers)
+            resumed = ", ".join(f"{one.resumed:.1f}" for one in self.failovers)
+            found.append(
+                f"another server had taken over after {took} s; all was delivered again {resumed} s after that"
+            )
+        if self.publishes:
+            counts = ", ".join(f"{count:,}" for count in self.publishes)
+            found.append(f"publishes of each master: {counts}; at most {self.spread:.0%} off their mean")
+        return [f"{self.fault}: {sentence}" for sentence in found]
 
     def broken(self) -> list[str]:
         """Every promise it broke, as a sentence."""
@@ -45,6 +78,11 @@ class Phase:
             found.append(f"{self.untold_clients} clients were not told that the history is gone")
         if self.ghost_seconds > self.ghost_limit:
             found.append(f"a client that was gone was listed for {self.ghost_seconds:.1f} s")
+        late = max((one.resumed for one in self.failovers), default=0.0)
+        if late > RESUME_SECONDS:
+            found.append(f"delivery resumed {late:.1f} s after another server had taken over")
+        if self.publishes and self.spread > SPREAD:
+            found.append(f"the publishes of a master were {self.spread:.0%} off the mean")
         if not self.listed:
             found.append("the cluster never listed exactly the clients there were")
         return [f"{self.fault}: {sentence}" for sentence in found]

@@ -7,15 +7,16 @@ import random
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from functools import reduce
 from operator import add
 
-from chaos.faults import FAULTS, Fault
+from chaos.faults import FAULTS, Fault, Outage
 from chaos.ledger import Account
 from chaos.listener import Listener
-from chaos.plan import Plan
+from chaos.plan import Plan, keeps
 from chaos.publisher import Publisher
-from chaos.report import Phase
+from chaos.report import Failover, Phase
 from chaos.stack import Stack
 
 PHASE_SECONDS = 180.0  # for a fault and all that follows from it
@@ -117,14 +118,16 @@ class _Conductor:
         publisher, wrong = self._publisher, []
         for listener in self._listeners:
             listener.reconnects.clear()
+            listener.silences.clear()
         before = dict(publisher.published)
+        at_masters, outages = await asyncio.to_thread(self._stack.publishes), None
         await asyncio.sleep(self._plan.calm_seconds)
         self._wrong_at = loop.time()
         watch, churn = asyncio.create_task(self._watch()), asyncio.create_task(self._churn())
         try:
             try:
                 async with asyncio.timeout(PHASE_SECONDS):
-                    await fault.act(self._stack, self._plan, self._rng)
+                    outages = await fault.act(self._stack, self._plan, self._rng)
                 await asyncio.sleep(self._plan.calm_seconds)
                 churn.cancel()
                 async with asyncio.timeout(SETTLE_SECONDS):
@@ -138,7 +141,11 @@ class _Conductor:
             watch.cancel()
             churn.cancel()
         wrong += [f"{node.name} ended by itself" for node in self._stack.nodes if not node.process.alive]
-        phase = self._close(fault, before, wrong, listed)
+        phase = replace(
+            self._close(fault, before, wrong, listed),
+            failovers=[self._failover(outage) for outage in outages or ()],
+            publishes=_grown(at_masters, await asyncio.to_thread(self._stack.publishes)),
+        )
         publisher.go()
         return phase
 
@@ -157,6 +164,11 @@ class _Conductor:
             except TimeoutError:
                 pass  # the books will show it
         return True
+
+    def _failover(self, outage: Outage) -> Failover:
+        began, ended = outage
+        silences = [silence for one in self._listeners if not one.restless for silence in one.silences]
+        return Failover(ended - began, max((end - ended for begin, end in silences if begin < ended < end), default=0))
 
     def _all_had_all(self) -> bool:
         return all(
@@ -211,7 +223,7 @@ class _Conductor:
             for topic, ledger in listener.ledgers.items():
                 account = ledger.close(publisher.published[topic], publisher.unsure[topic])
                 accounts[topic[0]].append(account)
-                told &= account.notices > 0 or not topic.startswith("h")
+                told &= account.notices > 0 or not keeps(topic)
             untold += fault.forgets and not told
         for unsure in publisher.unsure.values():
             unsure.clear()
@@ -222,3 +234,10 @@ class _Conductor:
             [seconds for one in self._listeners if not one.restless for seconds in one.reconnects],
             self._ghost_seconds, self._plan.ghost_seconds, listed, wrong,
         )  # fmt: skip
+
+
+def _grown(before: dict[int, int], after: dict[int, int]) -> list[int]:
+    """How much each has grown; nothing if they are not the same ones, or one began anew."""
+    if before.keys() != after.keys() or any(after[name] < count for name, count in before.items()):
+        return []
+    return [after[name] - count for name, count in before.items()]

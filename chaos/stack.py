@@ -73,6 +73,10 @@ class Stack:
         assert self.cables is not None
         return self.cables
 
+    def publishes(self) -> dict[int, int]:
+        """How many messages each master of a cluster has published, by its port; empty: it is none."""
+        return self.store.published() if isinstance(self.store, RedisCluster) else {}
+
     def source(self, at: int) -> str:
         """The address of a client: HAProxy keeps a source on one node."""
         return f"{self.crowd}.{16 + at // 250}.{1 + at % 250}"
