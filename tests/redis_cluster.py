@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import subprocess
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,10 +60,12 @@ class RedisCluster(Closing):
         killed.kill()
         until(lambda: self._covered_without(killed.port), CHANGE_SECONDS, "a replica has taken over")
 
-    def move(self, slots: Iterable[int], by: int = 1) -> None:
+    def move(self, slots: Iterable[int], by: int = 1, amid: Callable[[int], object] = lambda _slot: None) -> None:
         """Move each of `slots`, live, from its master to the one that is so many behind it in `masters`.
 
-        It is what redis-cli --cluster reshard does; that one cannot be told which slots.
+        `amid` is called when a slot's keys are with the new master and the slot itself is not: whoever asks the old
+        one is sent on, for this once (ASK). It is what redis-cli --cluster reshard does; that one cannot be told which
+        slots.
         """
         masters = self.masters()
         rows = self._rows()
@@ -78,6 +80,7 @@ class RedisCluster(Closing):
                 talk[source].execute_command("CLUSTER SETSLOT", slot, "MIGRATING", ids[target])
                 while keys := talk[source].execute_command("CLUSTER GETKEYSINSLOT", slot, 100):
                     talk[source].execute_command("MIGRATE", "127.0.0.1", target, "", 0, 5000, "KEYS", *keys)
+                amid(slot)
                 for port in dict.fromkeys((target, source, *talk)):
                     talk[port].execute_command("CLUSTER SETSLOT", slot, "NODE", ids[target])
 

@@ -1,0 +1,268 @@
+"""On a Redis Cluster: each topic is one server's matter, every step takes one slot, and slots may go elsewhere."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from gateway.cluster import cache as caches
+from gateway.cluster.history import History
+from gateway.cluster.keys import Keys
+from gateway.cluster.link import Link
+from gateway.cluster.services import Run, ServiceManager
+from gateway.cluster.shards import slot_of
+from gateway.metrics import Metrics
+from tests.client import Api, Client, Front
+from tests.cluster import NAMESPACE, ROOT, Cluster, Redis
+from tests.conftest import Connect
+from tests.deadlines import eventually, until
+from tests.redis_cluster import RedisCluster
+
+LEASE_SECONDS = 2.0
+SPREAD = 0.2
+KEYS = Keys(NAMESPACE, sharded=True)
+STEPS = sorted((ROOT / "gateway" / "cluster" / "lua").glob("*.lua"))
+
+RULES = """
+[[topic]]
+pattern = "kept*"
+history = 5000
+presence = true
+
+[[topic]]
+pattern = "last*"
+snapshot = true
+"""
+
+
+@pytest.fixture
+def servers(folder: Path) -> Iterator[RedisCluster]:
+    """Three masters, a replica each."""
+    with RedisCluster(folder) as running:
+        yield running
+
+
+@pytest.fixture
+def nodes(servers: RedisCluster, folder: Path) -> Iterator[Cluster]:
+    """Two."""
+    (folder / "topics.toml").write_text(RULES)
+    with Cluster(2, folder, servers, topics=folder / "topics.toml", lease_seconds=LEASE_SECONDS) as running:
+        yield running
+        assert running.complaints() == []
+
+
+@pytest.fixture
+async def link(servers: RedisCluster) -> AsyncIterator[Link]:
+    """A way to it that is nobody else's; its publishers run."""
+    made = Link(servers.url, timeout_seconds=5.0, name="test", metrics=Metrics())
+    running = asyncio.create_task(made.run())
+    yield made
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    await made.close()
+
+
+def channel(topic: str) -> str:
+    """Where a topic's messages are said."""
+    return KEYS.audience(f"topic:{topic}")
+
+
+def heard_at(servers: RedisCluster, topic: str) -> dict[int, tuple[bool, bool]]:
+    """Of each master, by its port: whether the topic is heard there by its slot, and whether, wrongly, by all."""
+    name = channel(topic)
+    return {
+        server.port: (name in server.cli("PUBSUB", "SHARDCHANNELS"), name in server.cli("PUBSUB", "CHANNELS"))
+        for server in servers.masters()
+    }
+
+
+def topic_of(servers: RedisCluster, master: Redis) -> str:
+    """One with history that lies there."""
+    return next(name for name in map("kept{}".format, range(1000)) if servers.owner(slot_of(name)) is master)
+
+
+async def say(api: Api, topic: str, first: int, last: int) -> None:
+    """Publish these numbers, each once; tried until it is taken."""
+    for number in range(first, last + 1):
+        message = {"topic": topic, "data": number, "idempotencyKey": f"{topic}:{number}"}
+
+        async def taken(message: dict[str, object] = message) -> bool:
+            return (await api.http.post("/api/publish", json=message)).status_code == 200
+
+        await eventually(taken, 30)
+
+
+async def had_all(client: Client, topic: str, last: int) -> None:
+    """It has heard each number from 1 to `last` once, in order."""
+    await eventually(lambda: last in client.data(topic), 30)
+    assert client.data(topic) == list(range(1, last + 1))
+
+
+async def test_topics_are_heard_and_said_at_the_master_of_their_slot_alone_and_spread_over_all(
+    servers: RedisCluster, nodes: Cluster, connect: Connect, api: Callable[[Front], Api]
+) -> None:
+    names = [f"topic-{at}" for at in range(60)]
+    hearer = await connect(nodes[0])
+    for at in range(0, len(names), 20):
+        await hearer.subscribe(*names[at : at + 20])
+    for name in names[:6]:
+        owner = servers.owner(slot_of(name)).port
+        assert heard_at(servers, name) == {server.port: (server.port == owner, False) for server in servers.masters()}
+    before = servers.published()
+    many = [{"topic": f"topic-{at}", "data": at} for at in range(3000)]
+    for at in range(0, len(many), 100):
+        await api(nodes[1]).publish_all(many[at : at + 100])
+    counts = [count - before[port] for port, count in servers.published().items()]
+    assert sum(counts) >= len(many), "each is one SPUBLISH"
+    mean = sum(counts) / len(counts)
+    assert max(abs(count - mean) for count in counts) < SPREAD * mean, counts
+    for name in names:
+        await hearer.hear(type="DATA", topic=name, data=int(name.removeprefix("topic-")))
+
+
+async def test_every_lua_step_takes_one_slot(
+    servers: RedisCluster, nodes: Cluster, connect: Connect, link: Link
+) -> None:
+    assert len(STEPS) > 20
+    api = Api(nodes[0])
+    first, second = await connect(nodes[0], user="ann"), await connect(nodes[1], user="bob")
+    for client in (first, second):
+        await client.subscribe("kept", "last")
+    # append, keep; attend, living; read, recall; slots, quota
+    await first.publish("kept", 1)
+    await first.publish("last", 2)
+    await second.hear(type="DATA", topic="kept", data=1)
+    await second.hear(type="DATA", topic="last", data=2)
+    await (await connect(nodes[0])).subscribe("kept", "last")
+    # write, enlist
+    answer = await api.http.put("/api/services/feed", json={"status": "active", "leaseSeconds": 30})
+    assert answer.status_code == 200, answer.text
+    # revoke
+    answer = await api.http.post("/api/revocations", json={"user": "mallory"})
+    assert answer.status_code == 200, answer.text
+    # renew
+    page = await History(link, KEYS).read("kept", None)
+    assert await History(link, KEYS).renew("kept", page.epoch) != page.epoch
+    # lead, resign
+    said = asyncio.Event()
+    async with ServiceManager.connect(servers.url, lease_seconds=LEASE_SECONDS) as services:
+
+        @services.every(0.05, singleton=True)
+        async def counter(run: Run) -> None:
+            await run.publish("kept", "fenced")
+            said.set()
+
+        await services.start()
+        await asyncio.wait_for(said.wait(), 20)
+    # put, take, yield, drop
+    async with caches.connect(servers.url, timeout_seconds=5) as cache:
+        await cache.set("a", 1, strict=True)
+        assert await cache.get_or_set("b", load_b) == 2
+        with pytest.raises(ZeroDivisionError):
+            await cache.get_or_set("c", load_nothing)
+        assert await cache.delete("a", strict=True)
+    # beat, enroll, tell, forget, reap: nodes come, and one is buried by the other
+    nodes[1].kill()
+
+    def taken() -> set[str]:
+        return {
+            step.stem
+            for step in STEPS
+            if any(server.cli("SCRIPT", "EXISTS", digest(link, step))[0] for server in servers.masters())
+        }
+
+    await eventually(lambda: {step.stem for step in STEPS} == taken(), 20, "every step was taken")
+    await api.close()
+
+
+async def load_b() -> int:
+    """A value for the cache."""
+    return 2
+
+
+async def load_nothing() -> int:
+    """No value."""
+    raise ZeroDivisionError
+
+
+def digest(link: Link, step: Path) -> str:
+    """By which Redis knows it."""
+    return link.script(step.stem).digest
+
+
+async def test_a_slot_that_moves_takes_its_topics_along(
+    servers: RedisCluster, nodes: Cluster, connect: Connect
+) -> None:
+    topic, plain = "kept1", "plain"
+    hearer, api = await connect(nodes[0]), Api(nodes[1])
+    await hearer.subscribe(topic, plain)
+    await say(api, topic, 1, 20)
+    before = servers.owner(slot_of(topic))
+    numbers = asyncio.create_task(say(api, topic, 21, 200))
+    await asyncio.to_thread(servers.move, [slot_of(topic), slot_of(plain)])
+    assert servers.owner(slot_of(topic)) is not before
+    await numbers
+    await had_all(hearer, topic, 200)
+    # On the one without history it is said that something may be missing, and what comes next is heard where it is now.
+    await hearer.hear(type="SYSTEM", action="gap", data={"topics": [plain]})
+    await api.publish(plain, "after")
+    await hearer.hear(type="DATA", topic=plain, data="after")
+    owner = servers.owner(slot_of(topic)).port
+    assert heard_at(servers, topic) == {server.port: (server.port == owner, False) for server in servers.masters()}
+    await api.close()
+
+
+async def test_amid_a_move_commands_follow_the_keys_and_publishes_wait_for_the_end(
+    servers: RedisCluster, link: Link
+) -> None:
+    key, slot = KEYS.history_meta("kept"), slot_of("kept")
+    await link.ask("HSET", key, "top", 7)
+    between, enough = threading.Event(), threading.Event()
+
+    def amid(_slot: int) -> None:
+        between.set()
+        assert enough.wait(20)
+
+    moving = asyncio.create_task(asyncio.to_thread(servers.move, [slot], 1, amid))
+    assert await asyncio.to_thread(between.wait, 20)
+    said = asyncio.create_task(link.send([("HINCRBY", key, "top", 1)]))
+    assert await link.ask("HGET", key, "top") == b"7", "the old master says ASK, the new one has it"
+    await asyncio.wait([said], timeout=0.3)
+    assert not said.done(), "what would be said there nobody hears yet"
+    enough.set()
+    await moving
+    assert await said == [8]
+    assert await link.ask("HGET", key, "top") == b"8"
+
+
+async def test_while_a_master_is_dead_the_others_topics_go_on_and_its_own_come_back(
+    servers: RedisCluster, nodes: Cluster, connect: Connect
+) -> None:
+    dying, living, *_ = servers.masters()
+    lost, kept = topic_of(servers, dying), topic_of(servers, living)
+    hearer, api = await connect(nodes[0]), Api(nodes[1])
+    await hearer.subscribe(lost, kept)
+    await say(api, lost, 1, 10)
+    await say(api, kept, 1, 10)
+    await eventually(lambda: hearer.data(lost) == hearer.data(kept) == list(range(1, 11)))
+    await asyncio.to_thread(lambda: until(lambda: dying.cli("WAIT", 1, 100) == 1))  # nothing is lost with it
+    dying.kill()
+    taking_over = asyncio.create_task(asyncio.to_thread(servers.fail_over, dying))
+    number = 10
+    while not taking_over.done():
+        number += 1
+        assert (await api.http.post("/api/publish", json={"topic": kept, "data": number})).status_code == 200
+        await asyncio.sleep(0.05)
+    await taking_over
+    assert number > 15, "it took a while"
+    await say(api, lost, 11, 20)
+    await had_all(hearer, lost, 20)
+    await had_all(hearer, kept, number)
+    await asyncio.to_thread(until, lambda: all(node.ready() for node in nodes), 20, "the nodes are ready")
+    await asyncio.to_thread(dying.start)
+    await asyncio.to_thread(servers.until_whole)
+    await api.close()
