@@ -55,22 +55,34 @@ class Need:
     back_seconds: float  # until the clients of a dead node are connected again, on the others
 
 
-def costs(results: Results) -> Costs | None:
-    """From the medians; None if some were not measured."""
-    one, four = (results.median("beside", "gateway", f"Redis CPU us a message, {n} nodes") for n in (1, 4))
-    found = (
-        results.median("subscribers-10000", "gateway", "CPU us a delivery"),
-        results.median("storm", "gateway", "KB a connection"),
-        results.median("storm", "gateway", "connects a CPU second"),
-        results.median("beside", "gateway", "HAProxy CPU us a delivery"),
-        results.median("beside", "gateway", "HAProxy KB a connection"),
-        results.median("beside", "gateway", "Redis bytes a client"),
+class Unmeasured(LookupError):
+    """A figure that the sums begin with is not among the results; the message names it."""
+
+
+def costs(results: Results) -> Costs:
+    """From the medians.
+
+    Raises:
+        Unmeasured: One of them was never taken, or under another name.
+    """
+
+    def of(scenario: str, metric: str) -> float:
+        found = results.median(scenario, "gateway", metric)
+        if not found:
+            raise Unmeasured(f'"{metric}" of the scenario {scenario}: make bench SCENARIOS={scenario}')
+        return found
+
+    one, four = (of("beside", f"Redis CPU us a message, {n} nodes") for n in (1, 4))
+    return Costs(
+        delivery_us=of("subscribers-10000", "CPU us a delivery"),
+        connection_kb=of("storm", "KB a connection"),
+        connects=of("storm", "connects a CPU second"),
+        balancer_us=of("beside", "HAProxy CPU us a delivery"),
+        balancer_kb=of("beside", "HAProxy KB a connection"),
+        row_bytes=of("beside", "Redis bytes a client"),
+        publish_us=one,
+        node_us=max(0.0, four - one) / 3,
     )
-    known = [value for value in (*found, one, four) if value]
-    if len(known) < len(found) + 2:
-        return None
-    *figures, one, four = known
-    return Costs(*[*figures, one, max(0.0, four - one) / 3])
 
 
 def need(clients: int, cost: Costs) -> Need:
@@ -96,11 +108,13 @@ def need(clients: int, cost: Costs) -> Need:
 
 
 def rows(results: Results) -> list[Sequence[str]]:
-    """The table, a column for each of `SIZES`; only its head if it cannot be reckoned."""
+    """The table, a column for each of `SIZES`.
+
+    Raises:
+        Unmeasured: as `costs`.
+    """
     head = ("", *(f"{size:,} clients" for size in SIZES))
     cost = costs(results)
-    if cost is None:
-        return [head]
     needs = [need(size, cost) for size in SIZES]
     return [
         head,

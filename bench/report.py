@@ -114,8 +114,12 @@ def section(results: Results) -> str:
 
 
 def scaling(results: Results) -> str:
-    """The section of docs/scaling.md, between its marks."""
-    return "\n\n".join((BEGIN, table(capacity.rows(results)), END))
+    """The section of docs/scaling.md, between its marks; what it lacks, if it cannot be reckoned."""
+    try:
+        found = table(capacity.rows(results))
+    except capacity.Unmeasured as error:
+        found = f"Not reckoned, for want of {error}"
+    return "\n\n".join((BEGIN, found, END))
 
 
 PAGES: Final = {README: section, SCALING: scaling}

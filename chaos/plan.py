@@ -9,7 +9,7 @@ from dataclasses import dataclass
 FULL_CLIENTS = 100
 REPLICAS = {"single": 0, "sentinel": 2, "cluster": 1}  # of a master
 QUICK_CLIENTS = 30
-MANY_TOPICS = {"history_topics": 24, "plain_topics": 12}  # so that each master of a cluster has some of them
+MANY_TOPICS = {"history_topics": 12, "plain_topics": 6}  # so that each master of a cluster has some of them
 
 
 class PlanError(ValueError):

@@ -143,6 +143,13 @@ def test_the_clients_of_a_dead_node_share_the_others() -> None:
     assert slow.back_seconds == pytest.approx(10 * calm.back_seconds)
 
 
-def test_nothing_is_reckoned_from_what_was_not_measured() -> None:
-    assert capacity.costs(results(s={})) is None
-    assert len(capacity.rows(results(s={}))) == 1
+def test_nothing_is_reckoned_from_what_was_not_measured_and_it_says_what_that_is() -> None:
+    with pytest.raises(capacity.Unmeasured, match="make bench SCENARIOS=beside"):
+        capacity.rows(results(s={}))
+    assert "Not reckoned, for want of" in report.scaling(results(s={}))
+
+
+def test_what_was_measured_is_enough_to_reckon_every_cell() -> None:
+    head, *others = capacity.rows(report.load(report.HERE / "results.json"))
+    assert len(head) == 5 and len(others) == 8
+    assert all(cell.strip("0., ") for row in others for cell in row)

@@ -41,6 +41,9 @@ def test_with_a_cluster_it_does_what_can_happen_to_one() -> None:
     assert {"kill", "reload", "shard", "move"} <= set(told.faults)
     assert not {"failover", "flush"} & set(told.faults)
     assert (told.redis, told.wait_replicas) == ("cluster", 1)
+    single = plan.from_env({}, KNOWN, seed=5)
+    assert len(told.topics()) > len(single.topics()), "each master has some of them"
+    assert [sum(map(one.rate, one.topics())) for one in (told, single)] == pytest.approx([50, 50])
 
 
 def test_with_hosts_it_cuts_them_from_each_other_for_longer_than_anybody_bears() -> None:
@@ -92,11 +95,23 @@ def test_a_phase_without_loss_keeps_its_promises() -> None:
         {"ghost_seconds": 10.1},
         {"listed": False},
         {"faults": ("n1 ended by itself",)},
+        {"failovers": (report.Failover(4.0, 1.0), report.Failover(4.0, 2.1))},
+        {"publishes": (100, 100, 161)},
     ],
 )
 def test_each_of_these_breaks_a_promise(worse: dict[str, object]) -> None:
     [sentence] = replace(KEPT, **worse).broken()  # type: ignore[arg-type]
     assert sentence.startswith("a fault: ")
+
+
+def test_a_failover_is_told_with_both_its_times_and_publishes_with_their_spread() -> None:
+    assert KEPT.notes() == []
+    phase = replace(KEPT, failovers=[report.Failover(4.26, 0.94)], publishes=[90, 100, 110])
+    assert phase.broken() == []
+    assert phase.notes() == [
+        "a fault: another server had taken over after 4.3 s; all was delivered again 0.9 s after that",
+        "a fault: publishes of each master: 90, 100, 110; at most 10% off their mean",
+    ]
 
 
 def test_where_redis_loses_its_data_only_silence_breaks_it() -> None:
