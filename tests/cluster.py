@@ -164,9 +164,11 @@ class Redis(Closing):
 class Node(Closing):
     """A gateway process."""
 
-    def __init__(self, name: str, folder: Path, redis: Store, host: Host = HERE, /, **settings: object) -> None:
+    def __init__(
+        self, name: str, folder: Path, redis: Store, host: Host = HERE, port: int | None = None, /, **settings: object
+    ) -> None:
         self.name = name
-        self.port = free_port()
+        self.port = port or free_port()
         self.address = f"{host.address}:{self.port}"
         self.url = self.api_url = f"http://{self.address}"
         self.ws = f"ws://{self.address}/ws"

@@ -10,9 +10,10 @@ import pytest
 from websockets.exceptions import WebSocketException
 
 from tests.client import new_source
-from tests.cluster import Balancer, Cluster
+from tests.cluster import Balancer, Cluster, Host, Node, Redis
 from tests.conftest import Connect
-from tests.deadlines import eventually
+from tests.deadlines import eventually, until
+from tests.nameserver import NameServer
 from tests.processes import free_port
 
 Pair = tuple[Balancer, Balancer]
@@ -103,3 +104,24 @@ async def test_each_counts_for_itself_what_a_source_does(pair: Pair, connect: Co
     await eventually(lambda: source in second.stuck())
     assert source in first.ask("show table rl_req")
     assert source not in second.ask("show table rl_req")
+
+
+async def test_nodes_are_found_by_a_name_as_they_come_and_go(folder: Path, redis: Redis, connect: Connect) -> None:
+    port = free_port()
+    with ExitStack() as stack:
+        nodes = [stack.enter_context(Node(f"n{at}", folder, redis, Host(f"127.0.2.{at}"), port)) for at in range(1, 4)]
+        names = stack.enter_context(NameServer(["127.0.2.1", "127.0.2.2"]))
+        told = {"GW_DNS": "gateway.example", "GW_PORT": port, "GW_MAX": 4, "LB_NS": names.address}
+        balancer = stack.enter_context(Balancer([], folder, **told))
+        until(lambda: balancer.up(nodes[0]) and balancer.up(nodes[1]), 20)
+        jar: dict[str, str] = {}
+        first = await connect(balancer, cookies=jar, source=new_source())
+        reached = {(await connect(balancer, source=new_source())).node for _ in range(8)}
+        assert reached == {"n1", "n2"}
+        names.addresses.append("127.0.2.3")
+        until(lambda: balancer.up(nodes[2]), 20)
+        names.addresses.remove("127.0.2.1" if first.node == "n2" else "127.0.2.2")
+        gone = nodes[0] if first.node == "n2" else nodes[1]
+        until(lambda: not balancer.up(gone), 20)
+        assert (await connect(balancer, cookies=jar, source=new_source())).node == first.node
+        assert first.open
