@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable
 from typing import Any, Final, TypeVar
 
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
 # What Redis or the way to it can fail with. `TimeoutError` is an `OSError`.
@@ -33,11 +34,22 @@ async def heeding(work: Awaitable[T]) -> T:
 
     It writes under `asyncio.wait_for`, which in Python 3.11 loses a cancellation that comes in the turn in which the
     write is done. Who is to end would go on for ever.
+
+    And it does not know how uvloop says that a connection is gone which one writes on: no `OSError`, as asyncio's own
+    loop has it by then, but a `RuntimeError`, which nobody takes for a loss of Redis.
+
+    Raises:
+        RedisError, OSError: `REDIS_ERRORS`, and nothing else.
     """
     task = asyncio.current_task()
     assert task is not None
     cancelled = task.cancelling()
-    answer = await work
+    try:
+        answer = await work
+    except RuntimeError as error:
+        if "handler is closed" not in str(error):
+            raise
+        raise RedisConnectionError("the connection is closed") from error
     if task.cancelling() > cancelled:
         raise asyncio.CancelledError
     return answer

@@ -22,7 +22,7 @@ from typing import Any, Final, Protocol
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import AskError, ClusterDownError, MovedError, TryAgainError
 
-from gateway.cluster.answers import REDIS_ERRORS, Unavailable, explain
+from gateway.cluster.answers import REDIS_ERRORS, Unavailable, explain, heeding
 from gateway.cluster.channel import Channel, State
 from gateway.cluster.link import Link
 from gateway.cluster.shards import slot_of
@@ -214,9 +214,7 @@ class Ear:
         raise Unavailable(await kick)
 
     async def _write(self, connection: AbstractConnection) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        while not task.cancelling():  # redis-py's write may lose a cancellation, as `heeding` says
+        while True:
             await self._wake.wait()
             self._wake.clear()
             changed, self._changed = self._changed, {}
@@ -237,7 +235,7 @@ class Ear:
                 self._orders.append(_Order(False, some))
                 packed += [*connection.pack_command(command, *some), *connection.pack_command("PING")]
             if packed:
-                await connection.send_packed_command(packed, check_health=False)
+                await heeding(connection.send_packed_command(packed, check_health=False))
 
     def _commands(self, word: str, channels: Iterable[Channel]) -> Iterator[tuple[str, dict[bytes, Channel]]]:
         """The commands for `channels`. On a cluster those of several slots cannot stand in one."""

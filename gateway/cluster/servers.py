@@ -19,7 +19,6 @@ from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import SentinelConnectionPool, SentinelManagedConnection
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError
 
 from gateway.cluster.answers import REDIS_ERRORS, Unavailable, explain, heeding
 from gateway.cluster.shards import Shards, address
@@ -89,8 +88,8 @@ class Servers:
             return False
         assert isinstance(connection, _MasterConnection)
         try:
-            host, port = await connections.get_master_address()  # type: ignore[no-untyped-call]
-        except (RedisError, OSError):
+            host, port = await heeding(connections.get_master_address())  # type: ignore[no-untyped-call]
+        except REDIS_ERRORS:
             return False
         return (connection.host, connection.port) != (host, port)
 

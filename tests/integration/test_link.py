@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
+import pytest
+import uvloop
+
+from gateway.cluster.answers import REDIS_ERRORS, heeding
 from gateway.cluster.link import Link
 from gateway.cluster.shards import ONLY
 from gateway.metrics import Metrics
@@ -43,3 +48,22 @@ async def test_a_subscriber_that_is_ended_as_it_connects_ends(redis: Redis) -> N
         cancelled += 1
     assert cancelled
     await link.close()
+
+
+def test_a_write_on_a_connection_that_is_gone_is_a_loss_of_redis_on_uvloop_too(redis: Redis) -> None:
+    """uvloop says it otherwise than asyncio: a node took it for a fault of its own, and ended."""
+
+    async def write() -> None:
+        link = Link(redis.url, timeout_seconds=2, name="test", metrics=Metrics())
+        connection = await link.subscriber(ONLY)
+        writer: Any = connection._writer
+        writer.transport.abort()
+        await asyncio.sleep(0)
+        with pytest.raises(RuntimeError, match="handler is closed"):
+            writer.writelines([b"PING"])
+        with pytest.raises(REDIS_ERRORS):
+            await heeding(connection.send_packed_command([b"PING"], check_health=False))
+        await link.close()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(write())
