@@ -11,6 +11,9 @@ from dataclasses import replace
 from functools import reduce
 from operator import add
 
+import httpx
+from redis.exceptions import RedisError
+
 from chaos.faults import FAULTS, Fault, Outage
 from chaos.ledger import Account
 from chaos.listener import Listener
@@ -136,6 +139,8 @@ class _Conductor:
                     await publisher.close_phase()
             except (TimeoutError, AssertionError) as error:
                 wrong.append(str(error).partition("\n")[0] or "it did not settle in time")
+            except (httpx.HTTPError, RedisError) as error:  # a server that the fault asked was not there, or silent
+                wrong.append(f"{type(error).__name__}: {error}")
             listed = await self._settled()
         finally:
             watch.cancel()
