@@ -16,9 +16,10 @@ from urllib.parse import unquote, urlsplit
 from redis.asyncio import BlockingConnectionPool, Redis, Sentinel
 from redis.asyncio.connection import AbstractConnection, Connection, ConnectionPool, SSLConnection
 from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import SentinelConnectionPool, SentinelManagedConnection
+from redis.asyncio.sentinel import MasterNotFoundError, SentinelConnectionPool, SentinelManagedConnection
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from gateway.cluster.answers import REDIS_ERRORS, Unavailable, explain, heeding
 from gateway.cluster.shards import Shards, address
@@ -162,7 +163,7 @@ def pool(url: str, **options: Any) -> ConnectionPool:
     scheme, login, hosts, service, database = match.groups()
     user, password = _login(login)
     # They are asked one after the other: half the time for the first, so that one which is frozen hides no other.
-    sentinels = Sentinel(  # type: ignore[no-untyped-call]
+    sentinels = _Sentinels(  # type: ignore[no-untyped-call]
         [_host(host, SENTINEL_PORT) for host in hosts.split(",")],
         sentinel_kwargs={
             "socket_timeout": options["timeout"] / 2, "socket_connect_timeout": options["timeout"] / 2,
@@ -196,6 +197,29 @@ def _host(text: str, default_port: int) -> tuple[str, int]:
 async def _close(client: Redis) -> None:
     await client.aclose()
     await client.connection_pool.aclose()
+
+
+class _Sentinels(Sentinel):
+    """redis-py's, but for the list of them, which all that connects at once shares.
+
+    Whoever answers is asked first the next time. redis-py exchanges two places for that, by a number from before it
+    waited; when two do so side by side, one Sentinel is in the list twice and another no more. A node that knew but one
+    in the end was lost when that one was cut off.
+    """
+
+    async def discover_master(self, service_name: str) -> tuple[str, int]:
+        """Where the master is, by the first Sentinel that knows one which is well."""
+        for sentinel in tuple(self.sentinels):
+            try:
+                masters: Any = await sentinel.sentinel_masters()
+            except (RedisConnectionError, RedisTimeoutError):
+                continue
+            state = masters.get(service_name)
+            if state and self.check_master_state(state, service_name):
+                self.sentinels.remove(sentinel)
+                self.sentinels.insert(0, sentinel)
+                return state["ip"], state["port"]
+        raise MasterNotFoundError(f"No master found for {service_name!r}")
 
 
 class _MasterPool(SentinelConnectionPool, BlockingConnectionPool):

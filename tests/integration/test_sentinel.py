@@ -102,6 +102,23 @@ async def test_a_frozen_sentinel_hides_no_master(sentinels: Sentinels) -> None:
         await link.close()
 
 
+async def test_connections_made_side_by_side_forget_no_sentinel(sentinels: Sentinels) -> None:
+    link = Link(sentinels.url, timeout_seconds=5.0, name="test", metrics=Metrics())
+    pool: Any = link._servers.at(ONLY).connection_pool
+    known = set(pool.sentinel_manager.sentinels)
+    assert len(known) == 3
+    try:
+        for watcher in sentinels.watchers[:2]:
+            watcher.freeze()
+            for connection in await asyncio.gather(*(link.subscriber(ONLY) for _ in range(8))):
+                await connection.disconnect()
+            watcher.thaw()
+        assert len(pool.sentinel_manager.sentinels) == 3
+        assert set(pool.sentinel_manager.sentinels) == known
+    finally:
+        await link.close()
+
+
 async def test_when_no_sentinel_answers_the_reason_says_so(sentinels: Sentinels) -> None:
     for watcher in sentinels.watchers:
         watcher.kill()
