@@ -11,6 +11,7 @@ from rich.table import Table
 from chaos.ledger import Account
 
 RESUME_SECONDS = 2.0  # after another server has taken over
+LATE_SECONDS = 0.3  # of a machine that does too much at once
 SPREAD = 0.2  # that the publishes of a cluster's master may be off the mean of all
 
 
@@ -20,6 +21,7 @@ class Failover:
 
     took: float  # seconds until another had taken over: the store's own time
     resumed: float  # seconds from then on until the last client heard the last topic again
+    late: float = 0.0  # so late was, at worst meanwhile, the trial itself: what is measured in it is no better
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +54,10 @@ class Phase:
         if self.failovers:
             took = ", ".join(f"{one.took:.1f}" for one in self.failovers)
             resumed = ", ".join(f"{one.resumed:.1f}" for one in self.failovers)
+            late = max(one.late for one in self.failovers)
             found.append(
                 f"another server had taken over after {took} s; all was delivered again {resumed} s after that"
+                + (f" (the trial itself was up to {late:.1f} s late)" if late >= LATE_SECONDS else "")
             )
         if self.publishes:
             counts = ", ".join(f"{count:,}" for count in self.publishes)
@@ -78,9 +82,9 @@ class Phase:
             found.append(f"{self.untold_clients} clients were not told that the history is gone")
         if self.ghost_seconds > self.ghost_limit:
             found.append(f"a client that was gone was listed for {self.ghost_seconds:.1f} s")
-        late = max((one.resumed for one in self.failovers), default=0.0)
-        if late > RESUME_SECONDS:
-            found.append(f"delivery resumed {late:.1f} s after another server had taken over")
+        slowest = max((one.resumed - one.late for one in self.failovers), default=0.0)
+        if slowest > RESUME_SECONDS:
+            found.append(f"delivery resumed {slowest:.1f} s after another server had taken over")
         if self.publishes and self.spread > SPREAD:
             found.append(f"the publishes of a master were {self.spread:.0%} off the mean")
         if not self.listed:

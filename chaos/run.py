@@ -113,6 +113,7 @@ class _Conductor:
         self._rng = rng
         self._wrong_at = 0.0  # loop time at which the cluster's list of clients was last found wrong
         self._seen: dict[str, float] = {}  # client id -> loop time at which it was last connected
+        self._late: list[tuple[float, float]] = []  # loop time, and by how much we were late
         self._ghost_seconds = 0.0  # the longest that one was listed which was gone
 
     async def phase(self, fault: Fault) -> Phase:
@@ -126,7 +127,8 @@ class _Conductor:
         at_masters, outages = await asyncio.to_thread(self._stack.publishes), None
         await asyncio.sleep(self._plan.calm_seconds)
         self._wrong_at = loop.time()
-        watch, churn = asyncio.create_task(self._watch()), asyncio.create_task(self._churn())
+        churn = asyncio.create_task(self._churn())
+        watches = [asyncio.create_task(self._watch()), asyncio.create_task(self._watch_ourselves())]
         try:
             try:
                 async with asyncio.timeout(PHASE_SECONDS):
@@ -143,8 +145,8 @@ class _Conductor:
                 wrong.append(f"{type(error).__name__}: {error}")
             listed = await self._settled()
         finally:
-            watch.cancel()
-            churn.cancel()
+            for task in (*watches, churn):
+                task.cancel()
         wrong += [f"{node.name} ended by itself" for node in self._stack.nodes if not node.process.alive]
         phase = replace(
             self._close(fault, before, wrong, listed),
@@ -173,7 +175,17 @@ class _Conductor:
     def _failover(self, outage: Outage) -> Failover:
         began, ended = outage
         silences = [silence for one in self._listeners if not one.restless for silence in one.silences]
-        return Failover(ended - began, max((end - ended for begin, end in silences if begin < ended < end), default=0))
+        resumed = max((end for begin, end in silences if begin < ended < end), default=ended)
+        late = max((seconds for at, seconds in self._late if ended < at < resumed), default=0.0)
+        return Failover(ended - began, resumed - ended, late)
+
+    async def _watch_ourselves(self) -> None:
+        """Note how late we are ourselves: a busy machine does with us what a fault does with the cluster."""
+        loop = asyncio.get_running_loop()
+        while True:
+            due = loop.time() + POLL_SECONDS
+            await asyncio.sleep(POLL_SECONDS)
+            self._late.append((loop.time(), loop.time() - due))
 
     def _all_had_all(self) -> bool:
         return all(
