@@ -35,7 +35,10 @@ def main() -> int:
     except plans.PlanError as error:
         console.print(str(error), markup=False)
         return 2
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # either way it ends what it has started
+    # Either way it ends what it has started. asyncio ends its task at Ctrl-C, where an exception out of nowhere could be
+    # raised in a callback that swallows it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # it may have been started with it ignored
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     folder = Path(tempfile.mkdtemp(prefix="gateway-chaos-"))
     started = time.monotonic()
 

@@ -46,7 +46,7 @@ class Beat(NamedTuple):
 
     expired: list[str]  # nodes whose lease has ended
     following: float  # seconds until the next lease ends, unless it is renewed
-    kept: bool  # our own lease had not ended
+    kept: bool  # our own lease had not ended, nor can have ended unnoticed
 
 
 class Registry:
@@ -66,6 +66,7 @@ class Registry:
         self._clients: set[str] = set()  # changed since the last write
         self._topics: set[str] = set()
         self._everything = True
+        self._unsure = False  # of what the last beat has done
         self._wake = asyncio.Event()
         self._beat, self._enroll, self._living = link.script("beat"), link.script("enroll"), link.script("living")
         self._write, self._reap, self._forget = link.script("write"), link.script("reap"), link.script("forget")
@@ -94,16 +95,23 @@ class Registry:
         loop = asyncio.get_running_loop()
         started = loop.time()
         # The index first: a node that dies between the two leaves a name that expires, not rows without one.
-        (expired, following_ms), alive = await self._link.ask_all([
-            self._enroll([self._keys.nodes], [self._node_id, self._lease_ms]),
-            self._beat(self._rows, [self._lease_ms, *fields]),
-        ])  # fmt: skip
+        try:
+            (expired, following_ms), alive = await self._link.ask_all([
+                self._enroll([self._keys.nodes], [self._node_id, self._lease_ms]),
+                self._beat(self._rows, [self._lease_ms, *fields]),
+            ])  # fmt: skip
+        except Unavailable:
+            # A Redis that was frozen does it when it wakes. If the lease had ended by then it takes it and drops the
+            # rows, and the next beat finds a lease.
+            self._unsure = True
+            raise
         self._metrics.round_trip.observe(loop.time() - started)
-        if not alive:
+        kept, self._unsure = bool(alive) and not self._unsure, False
+        if not kept:
             self._log.info("lease taken, writing all rows", clients=len(list(self._memory.clients())))
             self._everything = True
             self._wake.set()
-        return Beat([node_id.decode() for node_id in expired], following_ms / 1000, bool(alive))
+        return Beat([node_id.decode() for node_id in expired], following_ms / 1000, kept)
 
     async def leave(self) -> None:
         """Remove all this node's rows and its lease.

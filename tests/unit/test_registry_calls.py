@@ -26,6 +26,8 @@ class FakeRows:
     def __init__(self) -> None:
         self.leased = True
         self.trips_until_loss = -1  # never
+        self.mute = False  # what is asked is done, and the answer is lost
+        self.unheard = False  # so was the last beat's
         self.rows: tuple[dict[str, Any], dict[str, Any]] = ({}, {})  # clients, topics
         self.largest = self.calls = 0
 
@@ -34,7 +36,10 @@ class FakeRows:
 
     async def ask_all(self, commands: Sequence[Args]) -> list[Any]:
         self.travel()
-        return [self.answer(name, args) for name, args in commands]
+        answers = [self.answer(name, args) for name, args in commands]
+        if self.mute:
+            raise Unavailable("no answer in time")
+        return answers
 
     def travel(self) -> None:
         """A round trip, if the way to Redis is open."""
@@ -56,6 +61,7 @@ class FakeRows:
                 return self.write(args)
             case "beat":
                 before, self.leased = self.leased, True
+                self.unheard = self.mute
                 if not before:
                     self.rows = ({}, {})
                 return int(before)
@@ -118,7 +124,9 @@ class Node:
 
 
 changes = st.lists(st.tuples(st.integers(0, 30), st.integers(0, 30), st.booleans()), max_size=40)
-acts = st.one_of(changes, st.sampled_from(["flush", "flush", "lose", "lose at once", "lease ends", "beat"]))
+acts = st.one_of(
+    changes, st.sampled_from(["flush", "flush", "lose", "lose at once", "lease ends", "beat", "beat unheard"])
+)
 
 
 @settings(deadline=None, max_examples=200)
@@ -140,14 +148,17 @@ def test_once_all_is_written_redis_holds_what_memory_holds(sequence: list[Any]) 
                     case "lease ends":  # and its rows with it
                         node.redis.leased = False
                         node.redis.rows = ({}, {})
-                    case "beat" | "flush":
+                    case "beat" | "beat unheard" | "flush":
+                        node.redis.mute = act == "beat unheard"
                         try:
-                            if act == "beat":
+                            if act != "flush":
                                 await node.registry.beat()
                             elif await node.registry.flush():
-                                assert node.is_projected or not node.redis.leased  # which only a beat finds out
+                                # Only a beat finds out what else can be.
+                                assert node.is_projected or not node.redis.leased or node.redis.unheard
                         except Unavailable:
                             node.redis.trips_until_loss = -1
+                        node.redis.mute = False
             node.redis.trips_until_loss = -1
             await node.registry.beat()
             assert await node.registry.flush()
@@ -155,6 +166,22 @@ def test_once_all_is_written_redis_holds_what_memory_holds(sequence: list[Any]) 
             assert node.redis.largest <= 4
 
     scenario()
+
+
+@in_virtual_time
+async def test_a_beat_that_redis_takes_late_and_that_nobody_hears_of_loses_no_rows() -> None:
+    node = Node()
+    node.change(1, 1, there=True)
+    await node.registry.beat()
+    await node.registry.flush()
+    node.redis.leased, node.redis.mute = False, True  # Redis was frozen for longer than the lease
+    with pytest.raises(Unavailable):
+        await node.registry.beat()
+    node.redis.mute = False
+    assert not (await node.registry.beat()).kept
+    await node.registry.flush()
+    assert node.is_projected
+    assert (await node.registry.beat()).kept
 
 
 @in_virtual_time
