@@ -35,8 +35,8 @@ def main() -> int:
     except plans.PlanError as error:
         console.print(str(error), markup=False)
         return 2
-    # Either way it ends what it has started. asyncio ends its task at Ctrl-C, where an exception out of nowhere could be
-    # raised in a callback that swallows it.
+    # Either way it ends what it has started: asyncio cancels its task at Ctrl-C. An exception raised wherever we happen
+    # to be could be swallowed there, and the run would go on.
     signal.signal(signal.SIGINT, signal.default_int_handler)  # it may have been started with it ignored
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     folder = Path(tempfile.mkdtemp(prefix="gateway-chaos-"))
