@@ -52,7 +52,7 @@ class Need:
     redis_shards: int
     redis_gb: float
     gigabits: float  # a second, to the clients
-    back_seconds: float  # until the clients of a dead node are connected again, on the others
+    back_seconds: float  # of the others, to connect the clients of a dead node, if these came at once
 
 
 class Unmeasured(LookupError):
@@ -119,11 +119,15 @@ def rows(results: Results) -> list[Sequence[str]]:
     return [
         head,
         ("nodes, a core each, one to spare", *(f"{one.nodes:,}" for one in needs)),
-        ("GB of all nodes, sockets included", *(f"{one.node_gb:,.2g}" for one in needs)),
+        ("GB of all nodes, sockets included", *(_figure(one.node_gb) for one in needs)),
         ("HAProxy cores", *(f"{one.balancer_cores:,.1f}" for one in needs)),
-        ("GB of HAProxy, sockets included", *(f"{one.balancer_gb:,.2g}" for one in needs)),
+        ("GB of HAProxy, sockets included", *(_figure(one.balancer_gb) for one in needs)),
         ("Redis masters", *(f"{one.redis_shards:,}" for one in needs)),
-        ("GB of rows in Redis", *(f"{one.redis_gb:,.2g}" for one in needs)),
-        ("Gbit/s to the clients", *(f"{one.gigabits:,.2g}" for one in needs)),
-        ("s until a dead node's clients are back", *(f"{one.back_seconds:,.2g}" for one in needs)),
+        ("GB of rows in Redis", *(_figure(one.redis_gb) for one in needs)),
+        ("Gbit/s to the clients", *(_figure(one.gigabits) for one in needs)),
+        ("s that the others need to take a dead node's clients", *(_figure(one.back_seconds) for one in needs)),
     ]
+
+
+def _figure(value: float) -> str:
+    return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
