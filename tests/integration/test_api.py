@@ -78,7 +78,7 @@ async def test_a_client_is_listed_with_what_is_known_of_it(plain: Cluster, back_
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", row.pop("connectedAt"))
     assert row == {
         "id": client.id, "node": client.id.rpartition(".")[0], "ip": "127.0.9.9", "userAgent": row["userAgent"],
-        "user": "ann", "role": "admin", "topics": ["a", "b"],
+        "transport": "websocket", "user": "ann", "role": "admin", "topics": ["a", "b"],
     }  # fmt: skip
     assert "Tests/1" in row["userAgent"]
     assert (await back_end.clients(user="ann"))[0]["id"] == client.id
