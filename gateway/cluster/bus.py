@@ -14,7 +14,7 @@ from contextlib import suppress
 from typing import Any, Final, Protocol
 
 from gateway.cluster.answers import Unavailable, explain
-from gateway.cluster.channel import Callback, Channel, State, Waiter
+from gateway.cluster.channel import Callback, Channel, Hearer, State, Waiter
 from gateway.cluster.ear import CHECK, RETRY_BASE_SECONDS, Ear
 from gateway.cluster.link import Link
 from gateway.logs import logger
@@ -326,7 +326,7 @@ class Bus:
             if its is ear:
                 task.cancel()
 
-    def _give_check(self, ear: Ear) -> None:
+    def _give_check(self, ear: Hearer) -> None:
         try:
             ear.check_channel = self._link.shards.name_at(ear.server, self._own)
         except LookupError:  # and so it is about to be dismissed

@@ -13,10 +13,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from gateway.cluster.ear import Ear
+from typing import Protocol
 
 Callback = Callable[[str, bytes], None]  # channel, payload
 
@@ -28,6 +25,29 @@ class State(enum.Enum):
     JOINING = enum.auto()
     IN = enum.auto()
     LEAVING = enum.auto()
+
+
+class Hearer(Protocol):
+    """Who hears it: an `Ear`, at the server that has its slot."""
+
+    server: str
+    check_channel: str  # on which it sends itself a sign
+
+    @property
+    def hears(self) -> bool:
+        """Whether it has a connection that is not given up."""
+
+    def reconcile(self, channel: Channel) -> None:
+        """Bring the channel to what is wanted of it."""
+
+    def excuse(self, channel: Channel) -> None:
+        """Nobody is owed what was missed on it."""
+
+    def drop(self, channel: Channel) -> None:
+        """Have it no more."""
+
+    def on_check(self, channel: str, payload: bytes) -> None:
+        """What is heard on its check channel."""
 
 
 class Waiter:
@@ -49,7 +69,7 @@ class Channel:
         self.name = name
         self.key = name.encode()
         self.state = State.OUT
-        self.ear: Ear | None = None  # None: nobody is known to have its slot
+        self.ear: Hearer | None = None  # None: nobody is known to have its slot
         self.missed = False  # it was IN, and is not confirmed again: messages may have been missed
         self.since = 0  # the number of its last confirmation, of all there were
         self.callbacks: tuple[Callback, ...] = ()
