@@ -7,6 +7,7 @@ app          settings -> Starlette application: the composition root
 web/         what is served beside the socket: API, health, pages
 node         one gateway process: its place in the cluster, its life
 departures   clients sent away: all when the node leaves, some when others have room
+reporter     how the node is, measured and told to administrators
 clients      the node's connections: what a client says is carried out here
 memberships  clients let into audiences and out of them
 errands      what a client asked for that takes its time

@@ -6,6 +6,7 @@ Who comes in takes a slot of its user and of its address, and gives both back wh
 from __future__ import annotations
 
 import asyncio
+import resource
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
@@ -20,12 +21,22 @@ from gateway.outbox import Outbox
 from gateway.transport import request
 from gateway.transport.connection import Connection, Stage
 
+ENDLESS: Final = 1_000_000  # connections, where file descriptors have no limit
+
 SAYS: Final[dict[inflow.Limit | slots.Limit, str]] = {
     "connections": "this node is full; connect again",
     "connects": "too many connect to this node at once; connect again",
     "user_connections": "too many connections of this user",
     "address_connections": "too many connections of this address",
 }
+
+
+def most_connections(told: int) -> int:
+    """As many as it was `told`; if that is 0, what leaves a tenth of the file descriptors to all that is no client."""
+    if told:
+        return told
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return ENDLESS if files == resource.RLIM_INFINITY else files * 9 // 10
 
 
 class Admission:

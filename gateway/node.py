@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import resource
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from datetime import datetime
-from typing import Any, Final
+from typing import Any
 
 import orjson
 
 from gateway import __version__, announcer
-from gateway.admission import Admission
+from gateway.admission import Admission, most_connections
 from gateway.announcer import Announcer
 from gateway.auth import apikeys
 from gateway.auth.referee import Referee
@@ -34,8 +33,7 @@ from gateway.cluster.quota import Quota
 from gateway.cluster.registry import Beat, Memory, Registry
 from gateway.cluster.services import ServiceManager
 from gateway.cluster.slots import Slots
-from gateway.core import figures, hub, orders, protocol
-from gateway.core.figures import Reading
+from gateway.core import hub, orders, protocol
 from gateway.core.hub import Hub
 from gateway.core.identity import Identity
 from gateway.core.inflow import Inflow
@@ -43,7 +41,7 @@ from gateway.core.orders import Disconnect, Drain, Forget, Move, OrderError, Rev
 from gateway.core.protocol import Position, Publication
 from gateway.core.session import Rules
 from gateway.core.sources import Sources
-from gateway.core.topics import FIGURES, TopicRules
+from gateway.core.topics import TopicRules
 from gateway.departures import Departures, Phase
 from gateway.errands import Errands
 from gateway.heartbeat import BEATS_A_LEASE, Heartbeat
@@ -53,10 +51,8 @@ from gateway.metrics import Metrics
 from gateway.outbox import Outbox
 from gateway.presence import Presence
 from gateway.relay import Relay
+from gateway.reporter import Reporter
 from gateway.settings import Settings
-
-STRONG_SECRET_BYTES: Final = 32
-ENDLESS_CONNECTIONS: Final = 1_000_000  # where file descriptors have no limit
 
 
 class Node:
@@ -118,7 +114,7 @@ class Node:
         )  # fmt: skip
         outbox = Outbox(self._hub, metrics, self._ms)
         self.admission = Admission(
-            Inflow(_most_connections(settings), settings.connects_per_second), self._slots,
+            Inflow(most_connections(settings.max_connections), settings.connects_per_second), self._slots,
             Sources(settings.trusted_proxies), outbox, metrics, self._spawn,
         )  # fmt: skip
         calls = None
@@ -146,7 +142,7 @@ class Node:
             self.registry, self._bus, metrics, lease_seconds=settings.lease_seconds,
             renewed=self._renewed, beaten=self._beaten,
         )  # fmt: skip
-        self._tell_now = asyncio.Event()
+        self._reporter = Reporter(self.relay, metrics, self._condition)
         self._channels_confirmed = False
         self._announced = False
         self._services_status: str | None = None  # of all services, as was told last
@@ -184,11 +180,12 @@ class Node:
         self._spawn(self.trust.run(), "keys")
         self._spawn(self._heartbeat.run(), "beat")
         self._spawn(self._sweep(), "sweep")
-        self._spawn(self._measure_lag(), "lag")
-        self._spawn(self._tell_figures(), "figures")
+        self._spawn(self._reporter.measure_lag(), "lag")
+        self._spawn(self._reporter.run(), "figures")
         self._spawn(self.services.run(), "services")
         await self.services.start()
-        self._warn()
+        for warning in self.settings.warnings():
+            self._log.warning(warning)
         self._log.info("node started", id=self.id, version=__version__, redis=servers.describe(self.settings.redis_url))
         try:
             yield
@@ -223,21 +220,6 @@ class Node:
             {"gateway_backend_waiting": lambda: backend.waiting, "gateway_backend_open": lambda: backend.open}, {}
         )
         return backend
-
-    def _warn(self) -> None:
-        settings = self.settings
-        if settings.backend_url and not settings.backend_secret:
-            self._log.warning("no GATEWAY_BACKEND_SECRET: the back end cannot know that it is the gateway that asks")
-        if settings.open:
-            self._log.warning("GATEWAY_OPEN=1: everybody may hear and say everything; this is for a demo alone")
-        # RFC 7518, 3.2: a key as long as the hash's output; a shorter one can be guessed from one token.
-        secrets = {
-            "JWT_SECRET": settings.jwt_secret, "JWT_SECRET_PREVIOUS": settings.jwt_secret_previous,
-            "API_KEY": settings.api_key, "BACKEND_SECRET": settings.backend_secret,
-        }  # fmt: skip
-        for name, secret in secrets.items():
-            if 0 < len(secret.encode()) < STRONG_SECRET_BYTES:
-                self._log.warning("weak secret", variable=f"GATEWAY_{name}", bytes_advised=STRONG_SECRET_BYTES)
 
     def _listen(self) -> None:
         listeners = {
@@ -309,33 +291,6 @@ class Node:
             await asyncio.sleep(1)
             self.clients.sweep(loop.time())
 
-    async def _measure_lag(self) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            due = loop.time() + 0.25
-            await asyncio.sleep(0.25)
-            self.metrics.loop_lag.observe(max(0.0, loop.time() - due))
-
-    async def _tell_figures(self) -> None:
-        before = self._reading()
-        while True:
-            with suppress(TimeoutError):  # a drain is told at once, else all would be over before it is seen
-                async with asyncio.timeout(figures.SECONDS):
-                    await self._tell_now.wait()
-            self._tell_now.clear()
-            after = self._reading()
-            told: dict[str, Any] = {
-                "id": self.id, **self._about(), "ready": not self.reasons(), "reasons": self.reasons(),
-                "draining": self.departures.draining, "moving": self.departures.phase is Phase.SHEDDING,
-                "subscriptions": self._hub.memberships, **figures.between(before, after),
-            }  # fmt: skip
-            with suppress(Unavailable):  # `reasons` and the log say so; the next telling says it again
-                await self.relay.publish([Publication(FIGURES, told)])
-            before = after
-
-    def _reading(self) -> Reading:
-        return Reading(asyncio.get_running_loop().time(), *self.metrics.totals())
-
     # ---- ready, drain
 
     def reasons(self) -> list[str]:
@@ -362,7 +317,7 @@ class Node:
     async def drain(self) -> None:
         """Become unready, wait until the load balancers have seen it, then send the clients away over the window."""
         self._heartbeat.wake()  # the row says so too, and at once; it is written while the load balancer looks
-        self._tell_now.set()
+        self._reporter.hurry()
         await self.departures.drain()
 
     async def check_revocations(self) -> None:
@@ -429,6 +384,15 @@ class Node:
             "services": self._services_status,
         }  # fmt: skip
 
+    def _condition(self) -> dict[str, Any]:
+        """The node as administrators are told of it, beside what its instruments say."""
+        reasons = self.reasons()
+        return {
+            "id": self.id, **self._about(), "ready": not reasons, "reasons": reasons,
+            "draining": self.departures.draining, "moving": self.departures.phase is Phase.SHEDDING,
+            "subscriptions": self._hub.memberships,
+        }  # fmt: skip
+
     def _memory(self) -> Memory:
         return Memory(
             about=self._about,
@@ -454,11 +418,3 @@ class Node:
 
     def _ms(self) -> int:
         return int(self._now() * 1000)
-
-
-def _most_connections(settings: Settings) -> int:
-    """As many as it was told; else what leaves a tenth of the file descriptors to everything that is no client."""
-    if settings.max_connections:
-        return settings.max_connections
-    files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    return ENDLESS_CONNECTIONS if files == resource.RLIM_INFINITY else files * 9 // 10

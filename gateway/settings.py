@@ -23,6 +23,9 @@ CLIENT_VARIABLES = frozenset({"GATEWAY_URL"})
 # Hosts to listen on that are nobody's to connect to.
 EVERY_ADDRESS = frozenset({"0.0.0.0", "::"})  # noqa: S104
 
+# RFC 7518, 3.2: a key as long as the hash's output; a shorter one can be guessed from one token.
+STRONG_SECRET_BYTES = 32
+
 # Their values are never shown.
 SECRETS = frozenset({"jwt_secret", "jwt_secret_previous", "api_key", "redis_url", "backend_url", "backend_secret"})
 
@@ -285,3 +288,16 @@ class Settings:
                 f"({settings.redis_timeout_seconds:g}), or a slow replica would look like a lost Redis"
             )
         return settings
+
+    def warnings(self) -> list[str]:
+        """What is set as it may be, and unwise, a sentence each; no secret stands in one."""
+        found = []
+        if self.backend_url and not self.backend_secret:
+            found.append("no GATEWAY_BACKEND_SECRET: the back end cannot know that it is the gateway that asks")
+        if self.open:
+            found.append("GATEWAY_OPEN=1: everybody may hear and say everything; this is for a demo alone")
+        secrets = ("jwt_secret", "jwt_secret_previous", "api_key", "backend_secret")
+        weak = [name for name in secrets if 0 < len(getattr(self, name).encode()) < STRONG_SECRET_BYTES]
+        return found + [
+            f"{PREFIX}{name.upper()} is weak: it should have {STRONG_SECRET_BYTES} bytes or more" for name in weak
+        ]

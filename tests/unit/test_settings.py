@@ -327,3 +327,12 @@ def test_the_readme_says_each_default_and_what_the_setting_is(field: dataclasses
     assert about == field.metadata["about"]
     # What is written there, set, is what there is when nothing is.
     assert read(**{field.name.upper(): default.strip("`")}) == read() or (default, field.name) == ("", "namespace")
+
+
+def test_what_is_unwise_is_said_and_no_secret_with_it() -> None:
+    assert Settings().warnings() == []
+    strong = "x" * 32
+    assert Settings(jwt_secret=strong, api_key=strong, backend_url="http://b", backend_secret=strong).warnings() == []
+    said = Settings(jwt_secret="hush", open=True, backend_url="http://b").warnings()
+    assert [sentence.split()[0] for sentence in said] == ["no", "GATEWAY_OPEN=1:", "GATEWAY_JWT_SECRET"]
+    assert "hush" not in "".join(said)
