@@ -2,10 +2,13 @@
 
 SCENARIOS="paced storm" only these, the others stay as they were · ROUNDS=5 · QUICK=1 one short round of a fifth of the
 clients, to see that all works: its figures are printed and kept out of the way · ROUNDS=0 write the report again
+
+A round goes over all scenarios, and after fourteen minutes no further one is begun: a slow machine makes fewer rounds.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import signal
@@ -23,6 +26,7 @@ from bench.scenarios import BY_NAME, SCENARIOS
 from bench.scenarios import Scenario as Asked
 
 MAX_ROUNDS = 20
+MAX_SECONDS = 14 * 60.0  # after which only the first round goes on
 
 
 class PlanError(ValueError):
@@ -65,23 +69,20 @@ def plan(environ: Mapping[str, str]) -> Plan:
     return Plan(tuple(BY_NAME[name] for name in names) or SCENARIOS, int(rounds), quick)
 
 
-def measure(asked: Asked, told: Plan) -> Scenario:
-    """Its contenders in turn, round after round; one that fails is noted, and the others go on."""
-    found = Scenario(f"{datetime.now(UTC):%Y-%m-%d}")
-    for at in range(1, told.rounds + 1):
-        for contender in asked.contenders:
-            started = time.monotonic()
-            try:
-                figures = one(asked, contender, told)
-            except Exception as error:  # whatever it was: the others are measured
-                found.failures[contender.name] = f"{type(error).__name__}: {error}".splitlines()[0][:200]
-                said = f"failed: {str(error)[:2000]}"
-            else:
-                found.rounds.setdefault(contender.name, []).append(figures)
-                said = "  ".join(f"{name} {report.number(value)}" for name, value in list(figures.items())[:4])
-            took = time.monotonic() - started
-            print(f"{asked.name:<18}{at}/{told.rounds}  {contender.title:<18}{took:5.1f} s  {said}", flush=True)
-    return found
+def measure(asked: Asked, told: Plan, at: int, found: Scenario) -> None:
+    """Its contenders in turn, for the round `at`; one that fails is noted, and the others go on."""
+    for contender in asked.contenders:
+        started = time.monotonic()
+        try:
+            figures = one(asked, contender, told)
+        except Exception as error:  # whatever it was: the others are measured
+            found.failures[contender.name] = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+            said = f"failed: {str(error)[:2000]}"
+        else:
+            found.rounds.setdefault(contender.name, []).append(figures)
+            said = "  ".join(f"{name} {report.number(value)}" for name, value in list(figures.items())[:4])
+        took = time.monotonic() - started
+        print(f"{asked.name:<18}{at}/{told.rounds}  {contender.title:<18}{took:5.1f} s  {said}", flush=True)
 
 
 def one(asked: Asked, contender: Contender, told: Plan) -> Round:
@@ -105,8 +106,12 @@ def main() -> int:
     results = Results() if fresh else report.load(folder / "results.json")
     started = time.monotonic()
     try:
-        for asked in told.scenarios if told.rounds else ():
-            results.scenarios[asked.name] = measure(asked, told)
+        for at, asked in itertools.product(range(1, told.rounds + 1), told.scenarios):
+            if at == 1:
+                results.scenarios[asked.name] = Scenario(f"{datetime.now(UTC):%Y-%m-%d}")
+            elif time.monotonic() > started + MAX_SECONDS:
+                break
+            measure(asked, told, at, results.scenarios[asked.name])
             results.machine = machine.describe() | contenders.versions()
             report.write(results, folder)  # after each, so that nothing is lost if the next is interrupted
         report.write(results, folder)
