@@ -90,8 +90,9 @@ class RawSocket:
         return int(self.answer.split(b" ", 2)[1])
 
     def write(self, *frames: bytes) -> None:
-        """Send them in one write."""
-        self.writer.write(b"".join(frames))
+        """Send them in one write; to who is gone nothing can be sent, and asyncio would say so each time."""
+        if not self.writer.is_closing():
+            self.writer.write(b"".join(frames))
 
     async def frame(self) -> tuple[int, bytes]:
         """The next frame: opcode and payload, inflated if it was compressed.
