@@ -15,7 +15,7 @@ from gateway.cluster.registry import FLUSH_SECONDS
 from tests.client import Api, Client, Front, new_source
 from tests.cluster import NAMESPACE, Balancer, Cluster, Node, Redis, token
 from tests.conftest import Connect
-from tests.deadlines import eventually
+from tests.deadlines import eventually, until
 from tests.raw import RawSocket
 
 ApiOf = Callable[[Front], Api]
@@ -403,9 +403,9 @@ async def test_an_acknowledged_subscription_hears_everything_or_is_told_while_th
             assert client.data().count(data) <= 1
 
     async def cut() -> None:
-        while True:
-            await eventually(lambda: all(node.ready() for node in nodes))
-            redis.kill_pubsub()
+        while True:  # in a thread: questions that block would keep the clients from listening
+            await asyncio.to_thread(until, lambda: all(node.ready() for node in nodes), 30)
+            await asyncio.to_thread(redis.kill_pubsub)
 
     cutting = asyncio.create_task(cut())
     try:
