@@ -235,7 +235,7 @@ async def test_a_token_is_replaced_before_it_ends_and_a_bad_one_ends_it(
     given: list[str] = []
 
     def fresh() -> str:
-        given.append(token("ann", seconds=3) if len(given) < 4 else "rubbish")
+        given.append(token("ann", seconds=6) if len(given) < 4 else "rubbish")
         return given[-1]
 
     context = await browser.new_context()
