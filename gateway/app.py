@@ -14,8 +14,9 @@ from gateway.core.topics import RulesError, TopicRules
 from gateway.node import Node
 from gateway.settings import Settings
 from gateway.transport.request import Inflow
-from gateway.web import answers, api, events, health, pages, sockets
+from gateway.web import answers, api, events, health, pages
 from gateway.web.door import Door
+from gateway.web.sockets import Sockets
 
 
 def create_app(settings: Settings) -> Starlette:
@@ -28,7 +29,6 @@ def create_app(settings: Settings) -> Starlette:
             yield {"inflow": node.admission, "compression": settings.compression}
 
     routes = [
-        *sockets.ROUTES,
         *events.ROUTES,
         *health.ROUTES,
         *api.ROUTES,
@@ -37,7 +37,7 @@ def create_app(settings: Settings) -> Starlette:
     app = Starlette(routes=routes, lifespan=lifespan, exception_handlers=answers.EXCEPTION_HANDLERS)
     app.state.node = node
     # Outermost, so that also what Starlette's own error handling answers passes it.
-    app.middleware_stack = Door(app.build_middleware_stack(), settings.hosts)
+    app.middleware_stack = Door(app.build_middleware_stack(), Sockets(node), settings.hosts)
     return app
 
 

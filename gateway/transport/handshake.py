@@ -13,11 +13,11 @@ from http import HTTPStatus
 from typing import Any, Final, Protocol
 from urllib.parse import unquote
 
+from uvicorn._types import HTTPScope
 from uvicorn.config import Config
-from uvicorn.protocols.utils import get_remote_addr, is_ssl
 from uvicorn.server import ServerState
 from websockets.datastructures import Headers
-from websockets.exceptions import NegotiationError
+from websockets.exceptions import InvalidHandshake, NegotiationError
 from websockets.extensions.base import Extension
 from websockets.extensions.permessage_deflate import PerMessageDeflate, ServerPerMessageDeflateFactory
 from websockets.http11 import Request, Response
@@ -51,7 +51,13 @@ class SharedDeflate(ServerPerMessageDeflateFactory):
         return answer, extension
 
 
-_EXTENSIONS: Final = (SharedDeflate(),)
+# The judges keep nothing of a request that the next could see: what they find is what `process_request` gives.
+_PLAIN: Final = ServerProtocol(logger=_LOGGER)
+_COMPRESSING: Final = ServerProtocol(extensions=(SharedDeflate(),), logger=_LOGGER)
+_JUDGED: Final = frozenset({
+    b"connection", b"upgrade", b"origin", b"sec-websocket-key", b"sec-websocket-version", b"sec-websocket-extensions",
+    b"sec-websocket-protocol",
+})  # fmt: skip
 
 
 class Opener(Protocol):
@@ -67,16 +73,13 @@ class Opener(Protocol):
 class Handshake:
     """Takes one upgrade request to its answer; `opener` is told which it was."""
 
-    def __init__(self, opener: Opener, config: Config, server_state: ServerState, app_state: dict[str, Any]) -> None:
+    def __init__(self, opener: Opener, config: Config, server_state: ServerState) -> None:
         self._opener = opener
         self._config = config
         self._server = server_state
-        self._app_state = app_state
-        self._protocol = ServerProtocol(
-            extensions=_EXTENSIONS if app_state.get("compression") else None, logger=_LOGGER
-        )
         self._transport: asyncio.Transport | None = None
-        self._response: Response | None = None  # the 101 that may be sent
+        self._head: list[str] = []  # of the 101 that may be sent
+        self._deflates = False
         self._refusal: tuple[int, list[tuple[bytes, bytes]], bytes] | None = None  # under way from the endpoint
         self._connect_received = False
         self._answered = False
@@ -85,24 +88,28 @@ class Handshake:
             HANDSHAKE_SECONDS, self.refuse, HTTPStatus.SERVICE_UNAVAILABLE
         )
 
-    def receive(self, data: bytes, transport: asyncio.Transport) -> None:
-        """The upgrade request, as uvicorn has put it together again."""
+    def receive(self, asked: HTTPScope, target: bytes, transport: asyncio.Transport) -> None:
+        """The request that asks for a WebSocket: its scope as HTTP has it, and its target as it was sent."""
         self._transport = transport
-        if self._task is not None:
-            # RFC 6455, 4.1: a client sends nothing before the server's answer.
+        if not target.isascii() or _has_body(asked):
             self.refuse(HTTPStatus.BAD_REQUEST)
             return
-        self._protocol.receive_data(data)
-        request = next(iter(self._protocol.events_received()), None)
-        if not isinstance(request, Request):
-            self.refuse(HTTPStatus.BAD_REQUEST)
+        request = Request(
+            target.decode("ascii"),
+            Headers((name.decode(), value.decode("latin-1")) for name, value in asked["headers"] if name in _JUDGED),
+            asked["method"], f"HTTP/{asked['http_version']}",
+        )  # fmt: skip
+        judge = _COMPRESSING if asked["state"].get("compression") else _PLAIN
+        try:
+            key, extensions, _ = judge.process_request(request)
+        except InvalidHandshake:
+            self._answer(judge.accept(request).serialize())  # the same judgement, in words
             return
-        response = self._protocol.accept(request)
-        if response.status_code != HTTPStatus.SWITCHING_PROTOCOLS:
-            self._answer(response)
-            return
-        self._response = response
-        self._task = asyncio.get_running_loop().create_task(self._decide(request))
+        self._head = ["Upgrade: websocket", "Connection: Upgrade", f"Sec-WebSocket-Accept: {key}"]
+        if extensions is not None:
+            self._head.append(f"Sec-WebSocket-Extensions: {extensions}")
+            self._deflates = True
+        self._task = asyncio.get_running_loop().create_task(self._decide(_scope(asked, target, self._opener)))
         self._server.tasks.add(self._task)  # uvicorn waits for these when it stops
         self._task.add_done_callback(self._server.tasks.discard)
 
@@ -119,7 +126,7 @@ class Handshake:
                 fields[name.decode("latin-1")] = value.decode("latin-1")
         fields["Content-Length"] = str(len(content))
         fields["Connection"] = "close"
-        self._answer(Response(status, status.phrase, fields, content))
+        self._answer(Response(status, status.phrase, fields, content).serialize())
 
     def cancel(self) -> None:
         """The peer went away before it was answered."""
@@ -128,45 +135,23 @@ class Handshake:
         if self._task is not None:
             self._task.cancel()
 
-    def _answer(self, response: Response) -> None:
+    def _answer(self, answer: bytes, *, accepted: bool = False) -> None:
         assert self._transport is not None
         self._answered = True
         self._timer.cancel()
-        # Not by way of the library's protocol, which has ended itself over a request that it could not read.
-        self._transport.write(response.serialize())
-        if response.status_code == HTTPStatus.SWITCHING_PROTOCOLS:
-            self._opener.accepted(deflates=bool(self._protocol.extensions))
+        self._transport.write(answer)
+        if accepted:
+            self._opener.accepted(deflates=self._deflates)
         else:
             self._opener.refused()
 
     # ---- ASGI
 
-    def _scope(self, request: Request) -> dict[str, Any]:
-        assert self._transport is not None
-        path, _, query = request.path.partition("?")
-        offered = ",".join(request.headers.get_all("Sec-WebSocket-Protocol"))
-        return {
-            "type": "websocket",
-            "asgi": {"version": self._config.asgi_version, "spec_version": "2.4"},
-            "http_version": "1.1",
-            "scheme": "wss" if is_ssl(self._transport) else "ws",
-            "server": None,  # who asks names a host; see Door
-            "client": get_remote_addr(self._transport),
-            "root_path": self._config.root_path,
-            "path": self._config.root_path + unquote(path),
-            "raw_path": (self._config.root_path + path).encode("ascii"),
-            "query_string": query.encode("ascii"),
-            "headers": [(n.lower().encode("ascii"), v.encode("latin-1")) for n, v in request.headers.raw_items()],
-            "subprotocols": [token.strip() for token in offered.split(",") if token.strip()],
-            "state": self._app_state.copy(),
-            "extensions": {"websocket.http.response": {}, "gateway.connection": self._opener},
-        }
-
-    async def _decide(self, request: Request) -> None:
+    async def _decide(self, scope: dict[str, Any]) -> None:
         try:
-            await self._config.loaded_app(self._scope(request), self._receive, self._send)
+            await self._config.loaded_app(scope, self._receive, self._send)
         except Exception:
-            logger().exception("the endpoint failed in the handshake", path=request.path)
+            logger().exception("the endpoint failed in the handshake", path=scope["path"])
         # A no-op if the endpoint has answered.
         self.refuse(HTTPStatus.INTERNAL_SERVER_ERROR)
 
@@ -181,12 +166,10 @@ class Handshake:
             raise RuntimeError(f"{message['type']} after the handshake's answer: use the connection itself")
         match message["type"]:
             case "websocket.accept":
-                assert self._response is not None
                 if message.get("subprotocol"):
-                    self._response.headers["Sec-WebSocket-Protocol"] = message["subprotocol"]
-                for name, value in message.get("headers", []):
-                    self._response.headers[name.decode("latin-1")] = value.decode("latin-1")
-                self._answer(self._response)
+                    self._head.append(f"Sec-WebSocket-Protocol: {message['subprotocol']}")
+                head = "\r\n".join(("HTTP/1.1 101 Switching Protocols", *self._head, "\r\n"))
+                self._answer(head.encode("latin-1"), accepted=True)
             case "websocket.close":
                 self.refuse(HTTPStatus.FORBIDDEN)
             case "websocket.http.response.start":
@@ -199,3 +182,33 @@ class Handshake:
                     self.refuse(HTTPStatus(status), body, headers)
             case kind:
                 raise RuntimeError(f"a handshake cannot be answered with {kind}")
+
+
+def _has_body(asked: HTTPScope) -> bool:
+    """Whether something follows the head that is no frame. RFC 9112, 6: these two say so."""
+    return any(
+        name == b"transfer-encoding" or (name == b"content-length" and value != b"0")
+        for name, value in asked["headers"]
+    )
+
+
+def _scope(asked: HTTPScope, target: bytes, opener: Opener) -> dict[str, Any]:
+    """What the endpoint is asked, by ASGI."""
+    path, _, query = target.partition(b"?")
+    offered = b",".join(value for name, value in asked["headers"] if name == b"sec-websocket-protocol")
+    return {
+        "type": "websocket",
+        "asgi": {"version": asked["asgi"]["version"], "spec_version": "2.4"},
+        "http_version": asked["http_version"],
+        "scheme": "wss" if asked["scheme"] == "https" else "ws",
+        "server": None,  # who asks names a host; see Door
+        "client": asked["client"],
+        "root_path": asked["root_path"],
+        "path": asked["root_path"] + unquote(path.decode("ascii")),
+        "raw_path": asked["root_path"].encode("ascii") + path,
+        "query_string": query,
+        "headers": asked["headers"],
+        "subprotocols": [token for one in offered.decode("latin-1").split(",") if (token := one.strip())],
+        "state": asked["state"],
+        "extensions": {"websocket.http.response": {}, "gateway.connection": opener},
+    }

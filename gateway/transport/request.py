@@ -10,8 +10,9 @@ import asyncio
 import logging
 import socket
 import weakref
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Final, Literal, Protocol, cast
 
+from uvicorn._types import HTTPScope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 EXTENSION: Final = "gateway.request"  # the scope's name for it
@@ -38,6 +39,13 @@ class Inflow(Protocol):
 
     def cut_off(self, limit: Limit) -> None:
         """A request was ended for this limit."""
+
+
+class Upgraded(Protocol):
+    """What a connection is once it has asked to be a WebSocket."""
+
+    def upgrade(self, asked: HTTPScope, target: bytes) -> None:
+        """The request that asks, whole: its scope, and its target as it stands in its first line."""
 
 
 class RequestProtocol(HttpToolsProtocol):
@@ -95,7 +103,13 @@ class RequestProtocol(HttpToolsProtocol):
             body = b'{"error":{"code":503,"message":"' + why.encode() + b'"}}'
             self._refuse(b"503 Service Unavailable", b"retry-after: 5\r\ncontent-type: application/json\r\n", body)
             return
-        super().handle_websocket_upgrade()
+        # uvicorn's own way writes the request out again, for another parser to read.
+        self.connections.discard(self)
+        socket = self.ws_protocol_class(self.config, self.server_state, self.app_state)  # type: ignore[misc, call-arg]
+        socket.connection_made(self.transport)
+        self.transport.set_protocol(socket)
+        cast(Upgraded, socket).upgrade(self.scope, self.url)
+        self.parser = None  # type: ignore[assignment]  # it holds this object, and would have to be searched for
 
     # ---- for an answer that lasts
 

@@ -12,6 +12,7 @@ import os
 from http import HTTPStatus
 from typing import Any, Final, cast
 
+from uvicorn._types import HTTPScope
 from uvicorn.config import Config
 from uvicorn.protocols.utils import is_ssl
 from uvicorn.server import ServerState
@@ -45,13 +46,13 @@ class Socket(Connection, asyncio.Protocol):
     kind = "websocket"
 
     def __init__(
-        self, config: Config, server_state: ServerState, app_state: dict[str, Any],
+        self, config: Config, server_state: ServerState, _app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
         self.transport: asyncio.Transport | None = None
         self._server = server_state
-        self._handshake: Handshake | None = Handshake(self, config, server_state, app_state)
+        self._handshake: Handshake | None = Handshake(self, config, server_state)
         self._parser = FrameParser()
         self._deflates = False  # permessage-deflate was agreed
         self._begun = 0.0  # loop time of the first octet of a message that is not whole yet; 0: there is none
@@ -71,8 +72,13 @@ class Socket(Connection, asyncio.Protocol):
         self._descriptor = -1 if plain is None else plain.fileno()
         self._server.connections.add(self)  # type: ignore[arg-type]  # uvicorn's union names its own classes
 
+    def upgrade(self, asked: HTTPScope, target: bytes) -> None:
+        """The request that asks for a WebSocket, as uvicorn has read it."""
+        assert self._handshake is not None and self.transport is not None
+        self._handshake.receive(asked, target, self.transport)
+
     def data_received(self, data: bytes) -> None:
-        """The upgrade request first, frames afterwards."""
+        """Frames, once the handshake is over."""
         if self.stage is Stage.OPEN:
             owner = self._owner
             assert owner is not None
@@ -90,8 +96,9 @@ class Socket(Connection, asyncio.Protocol):
             except FrameError as error:
                 self.close(error.code, error.reason)
         elif self.stage is Stage.HANDSHAKE:
-            assert self._handshake is not None and self.transport is not None
-            self._handshake.receive(data, self.transport)
+            # RFC 6455, 4.1: a client sends nothing before the server's answer.
+            assert self._handshake is not None
+            self._handshake.refuse(HTTPStatus.BAD_REQUEST)
         elif self.stage is Stage.CLOSING:
             self._await_close(data)
 

@@ -28,18 +28,20 @@ HEADERS: Final = {
 class Door:
     """Turns away requests for a host that is not ours, and gives every answer the headers that it does not set itself.
 
+    `http`, `websocket`: what answers those who come in.
     `hosts`: the names served, each exact or ``*.name``; addresses and names without a dot are served besides, since
     no stranger's DNS has those.
     """
 
-    def __init__(self, app: ASGIApp, hosts: Sequence[str]) -> None:
-        self._app = app
+    def __init__(self, http: ASGIApp, websocket: ASGIApp, hosts: Sequence[str]) -> None:
+        self._http = http
+        self._websocket = websocket
         self._is_served = lru_cache(maxsize=256)(lambda host: is_served(host, hosts))  # all ask for the same few
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request or handshake."""
         if scope["type"] == "lifespan":
-            await self._app(scope, receive, send)
+            await self._http(scope, receive, send)
             return
 
         async def say(message: Message) -> None:
@@ -56,7 +58,7 @@ class Door:
             about = f"The host {named[0][:200]} is not served here; GATEWAY_HOSTS lists those that are"
             await _refuse(scope, say, 421, "wrong_host", about)
         else:
-            await self._app(scope, receive, say)
+            await (self._websocket if scope["type"] == "websocket" else self._http)(scope, receive, say)
 
 
 def is_served(host: str, names: Sequence[str]) -> bool:

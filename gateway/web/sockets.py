@@ -1,36 +1,47 @@
-"""The WebSockets' endpoint."""
+"""The WebSockets' endpoint, an ASGI application of its own.
+
+Three paths need no router; and what Starlette keeps ready around a route, to turn exceptions into pages, is a tenth of
+a connect.
+"""
 
 from __future__ import annotations
 
 from typing import Final
 
-from starlette.routing import WebSocketRoute
-from starlette.websockets import WebSocket
+from starlette.requests import HTTPConnection
+from starlette.types import Receive, Scope, Send
 
 from gateway.node import Node
 from gateway.transport.connection import Connection
 from gateway.web import entrance
 from gateway.web.entrance import Refusal
 
-
-async def socket(websocket: WebSocket) -> None:
-    """Decide who comes in. After `accept` the connection is the node's, and this coroutine ends."""
-    node: Node = websocket.app.state.node
-    connection: Connection = websocket.scope["extensions"]["gateway.connection"]
-    try:
-        guest = await entrance.receive(websocket, node)
-    except Refusal as refusal:
-        await websocket.send_denial_response(refusal.answer(node))
-        return
-    offered = websocket.scope["subprotocols"]
-    try:
-        # A client that offered subprotocols and is given none fails the connection.
-        await websocket.accept(subprotocol=offered[0] if offered else None)
-    except BaseException:
-        node.admission.forget(guest.identity.user, guest.ip)
-        raise
-    entrance.let_in(guest, connection, node, node.verify_operator if websocket.scope["path"] == OPERATORS else None)
-
-
 OPERATORS: Final = "/api/ws"  # the load balancer's internal side has it alone: there AUTH takes keys of the API as well
-ROUTES: Final = [WebSocketRoute(path, socket) for path in ("/ws", "/api/v69/ws", OPERATORS)]
+PATHS: Final = frozenset({"/ws", "/api/v69/ws", OPERATORS})
+
+
+class Sockets:
+    """Decides who comes in to `node`."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One handshake. After the answer the connection is the node's, and this coroutine ends."""
+        node, path = self._node, scope["path"]
+        connection: Connection = scope["extensions"]["gateway.connection"]
+        try:
+            if path not in PATHS:
+                raise Refusal(404, f"there is no WebSocket at {path[:200]}")
+            guest = await entrance.receive(HTTPConnection(scope), node)
+        except Refusal as refusal:
+            await refusal.answer(node)(scope, receive, send)
+            return
+        offered = scope["subprotocols"]
+        try:
+            # A client that offered subprotocols and is given none fails the connection.
+            await send({"type": "websocket.accept", "subprotocol": offered[0] if offered else None})
+        except BaseException:
+            node.admission.forget(guest.identity.user, guest.ip)
+            raise
+        entrance.let_in(guest, connection, node, node.verify_operator if path == OPERATORS else None)

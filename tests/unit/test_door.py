@@ -51,7 +51,7 @@ async def answer(*hosts: str, kind: str = "http", path: str = "/") -> tuple[int,
     async def fine(_request: Any) -> PlainTextResponse:
         return PlainTextResponse("fine", headers={"cache-control": "max-age=5"})
 
-    app = Door(Starlette(routes=[Route("/", fine)]), OURS)
+    app = Door(Starlette(routes=[Route("/", fine)]), Starlette(), OURS)
     sent: list[Message] = []
 
     async def send(message: Message) -> None:
