@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -90,11 +91,13 @@ def storm(lab: Lab, contender: Contender, share: float) -> Round:
     clients = int(10_000 * share)
     server = lab.start(contender)
     empty = _idle(lab, server) if contender is GATEWAY else {}
-    memory, cpu, stats = server.memory_kb(), cpu_seconds(server.pids), lab.redis_stats()
+    memory, cpu, stats, began = server.memory_kb(), cpu_seconds(server.pids), lab.redis_stats(), time.monotonic()
     answer = lab.connect(server, clients, parallel=1000)
     if contender is GATEWAY:
         until(lambda: _registered(lab) == clients, 20, "Redis lists all clients")
-    used, after = cpu_seconds(server.pids) - cpu, lab.redis_stats()
+    used, after, seconds = cpu_seconds(server.pids) - cpu, lab.redis_stats(), time.monotonic() - began
+    # What a node does whoever comes is no cost of who comes; it is larger the slower they come.
+    trips = after["round trips"] - stats["round trips"] - empty.get("idle Redis round trips/s", 0) * seconds
     full = _idle(lab, server) if contender is GATEWAY else {}
     lab.idle(server, 1)  # what the storm left behind is let go
     return {
@@ -103,7 +106,7 @@ def storm(lab: Lab, contender: Contender, share: float) -> Round:
         "load core": answer["load_cpu"] / answer["seconds"],
         "KB a connection": (server.memory_kb() - memory) / clients,
         "Redis commands a client": (after["commands"] - stats["commands"]) / clients,
-        "Redis round trips per 100": 100 * (after["round trips"] - stats["round trips"]) / clients,
+        "Redis round trips per 100": 100 * trips / clients,
         **{f"{metric}, empty": value for metric, value in empty.items()},
         **{f"{metric}, full": value for metric, value in full.items()},
     }
@@ -113,8 +116,12 @@ def _idle(lab: Lab, server: Server) -> Round:
     seconds = 3 * lab.seconds  # several beats
     before = lab.redis_stats()
     answer = lab.idle(server, seconds)
-    commands = lab.redis_stats()["commands"] - before["commands"]
-    return {"idle Redis commands/s": commands / seconds, "idle CPU ms/s": 1000 * answer["server_cpu"] / seconds}
+    after = lab.redis_stats()
+    return {
+        "idle Redis commands/s": (after["commands"] - before["commands"]) / seconds,
+        "idle Redis round trips/s": (after["round trips"] - before["round trips"]) / seconds,
+        "idle CPU ms/s": 1000 * answer["server_cpu"] / seconds,
+    }
 
 
 def _registered(lab: Lab) -> int:

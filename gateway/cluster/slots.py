@@ -25,11 +25,11 @@ Limit = Literal["user_connections", "address_connections"]
 
 STEPS_A_LEASE: Final = 5  # at least
 # Between two steps, for each newcomer of the last: who comes meanwhile shares the next. A storm (from 200 a second on)
-# waits longer and in larger groups, and costs Redis ten steps a second.
+# waits longer and in larger groups, and costs Redis five steps a second.
 STEP_SECONDS: Final = 0.005
-STORM_SECONDS: Final = 0.1
+STORM_SECONDS: Final = 0.2
 RETRY_SECONDS: Final = 1.0
-STEP_ROWS: Final = 500  # counts or newcomers in one step: Redis' patience is finite
+STEP_ROWS: Final = 500  # counts or newcomers in one step: Redis' patience is finite. A full step waits for nobody.
 _Whos = tuple[str, str]  # a user and an address as they are counted; "" if not
 # Answers of the script that nothing was done upon.
 _LEASE_GONE, _UNKNOWN_NODES = 1, 2
@@ -100,7 +100,8 @@ class Slots:
             try:
                 await self._step(newcomers)
                 self._alone = False
-                await asyncio.sleep(min(STORM_SECONDS, STEP_SECONDS * max(1, len(newcomers))))
+                if len(self._newcomers) < STEP_ROWS:
+                    await asyncio.sleep(min(STORM_SECONDS, STEP_SECONDS * max(1, len(newcomers))))
             except Unavailable as error:
                 if not self._alone:
                     self._log.warning("slots are counted by this node alone", reason=str(error))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
@@ -194,6 +195,25 @@ async def test_a_storm_of_clients_costs_calls_not_rows() -> None:
     assert await node.registry.flush()
     assert node.is_projected
     assert node.redis.calls == -(-(10_000 + 50) // SCRIPT_ROWS)
+
+
+@in_virtual_time
+async def test_who_comes_alone_is_written_soon_and_a_storm_twice_a_second() -> None:
+    node = Node()
+    writer = asyncio.create_task(node.registry.run(lambda: None))
+    await asyncio.sleep(1)
+    for number in range(5):
+        node.change(number, number, there=True)
+        await asyncio.sleep(0.21)
+        assert node.is_projected
+    node.redis.calls = 0
+    for number in range(10_000):  # a thousand a second
+        node.change(number, 1, there=True)
+        await asyncio.sleep(0.001)
+    assert 15 <= node.redis.calls <= 22
+    await asyncio.sleep(0.51)
+    assert node.is_projected
+    writer.cancel()
 
 
 @in_virtual_time
