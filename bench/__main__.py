@@ -1,7 +1,7 @@
 """`python -m bench`: measure, print the targets, write results.json, results.md, the picture and the pages' sections.
 
 SCENARIOS="paced storm" only these, the others stay as they were · ROUNDS=5 · QUICK=1 one short round of a fifth of the
-clients, to see that all works: its figures are printed and kept out of the way · ROUNDS=0 write the report again
+clients, of what the targets speak of: its figures are printed and kept out of the way · ROUNDS=0 write the report again
 
 A round goes over all scenarios, and after fourteen minutes no further one is begun: a slow machine makes fewer rounds.
 """
@@ -14,11 +14,11 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
-from bench import contenders, machine, report
+from bench import contenders, machine, report, targets
 from bench.contenders import CACHE, Contender
 from bench.figures import Results, Round, Scenario
 from bench.lab import lab
@@ -66,7 +66,17 @@ def plan(environ: Mapping[str, str]) -> Plan:
     rounds = environ.get("ROUNDS", "") or ("1" if quick else "3")
     if not (rounds.isascii() and rounds.isdigit() and int(rounds) <= MAX_ROUNDS):
         raise PlanError(f"ROUNDS must be a whole number from 0 to {MAX_ROUNDS}")
-    return Plan(tuple(BY_NAME[name] for name in names) or SCENARIOS, int(rounds), quick)
+    asked = tuple(BY_NAME[name] for name in names) or (tuple(_targeted()) if quick else SCENARIOS)
+    return Plan(asked, int(rounds), quick)
+
+
+def _targeted() -> Iterator[Asked]:
+    """The scenarios without what no target asks for."""
+    wanted = targets.asked()
+    for scenario in SCENARIOS:
+        those = [contender for contender in scenario.contenders if (scenario.name, contender.name) in wanted]
+        if those:
+            yield replace(scenario, contenders=those)
 
 
 def measure(asked: Asked, told: Plan, at: int, found: Scenario) -> None:
@@ -102,7 +112,7 @@ def main() -> int:
     folder = CACHE / "quick" if told.quick else report.HERE
     if told.quick:
         shutil.rmtree(folder, ignore_errors=True)
-    fresh = told.rounds and len(told.scenarios) == len(SCENARIOS)
+    fresh = told.rounds and told.scenarios is SCENARIOS
     results = Results() if fresh else report.load(folder / "results.json")
     started = time.monotonic()
     try:

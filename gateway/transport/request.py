@@ -15,6 +15,8 @@ from typing import Any, Final, Literal, Protocol, cast
 from uvicorn._types import HTTPScope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from gateway.transport.line import Line
+
 EXTENSION: Final = "gateway.request"  # the scope's name for it
 
 REQUEST_SECONDS: Final = 20.0  # from a connection's beginning, or a request's first octet, to the request's last
@@ -58,7 +60,8 @@ class RequestProtocol(HttpToolsProtocol):
     def connection_made(self, transport: Any) -> None:
         """A peer may not just hold a connection: it asks for something, soon."""
         self.logger = _log
-        super().connection_made(transport)
+        self._line = Line(transport, self.loop)
+        super().connection_made(self._line)  # type: ignore[arg-type]  # it is all that uvicorn asks for
         self._inflow: Inflow | None = self.app_state.get("inflow")
         if self._inflow is not None and self._inflow.is_crammed(len(self.connections)):
             transport.abort()
@@ -106,8 +109,9 @@ class RequestProtocol(HttpToolsProtocol):
         # uvicorn's own way writes the request out again, for another parser to read.
         self.connections.discard(self)
         socket = self.ws_protocol_class(self.config, self.server_state, self.app_state)  # type: ignore[misc, call-arg]
-        socket.connection_made(self.transport)
-        self.transport.set_protocol(socket)
+        transport = self._line.release()
+        socket.connection_made(transport)
+        transport.set_protocol(socket)
         cast(Upgraded, socket).upgrade(self.scope, self.url)
         self.parser = None  # type: ignore[assignment]  # it holds this object, and would have to be searched for
 

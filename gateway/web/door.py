@@ -12,7 +12,6 @@ from functools import lru_cache
 from typing import Final
 
 import orjson
-from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 # For answers that are no page: nothing in them is to run, to be framed or to be guessed at.
@@ -23,6 +22,7 @@ HEADERS: Final = {
     "cross-origin-opener-policy": "same-origin",
     "cache-control": "no-store",
 }
+_RAW: Final = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
 
 
 class Door:
@@ -46,9 +46,11 @@ class Door:
 
         async def say(message: Message) -> None:
             if message["type"] in ("http.response.start", "websocket.http.response.start"):
-                headers = MutableHeaders(scope=message)
-                for name, value in HEADERS.items():
-                    headers.setdefault(name, value)
+                given = {name.lower() for name, _ in message.get("headers", ())}
+                message["headers"] = [
+                    *message.get("headers", ()),
+                    *((name, value) for name, value in _RAW if name not in given),
+                ]
             await send(message)
 
         named = [value.decode("latin-1") for name, value in scope["headers"] if name == b"host"]
