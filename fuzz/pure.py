@@ -11,11 +11,13 @@ from typing import Any, Final
 import orjson
 
 from gateway.cluster.envelope import Envelope
-from gateway.core import orders, protocol, topics
+from gateway.core import orders, topics
 from gateway.core.deflate import deflate, inflate
 from gateway.core.frames import CLOSE, RSV1, TEXT, FrameError, build, split
 from gateway.core.identity import ANONYMOUS, AuthError, Grant, Identity
+from gateway.core.messages import decode
 from gateway.core.protocol import ProtocolError
+from gateway.core.publication import Publication
 from gateway.core.session import Rules, Session
 from gateway.core.topics import RulesError
 from gateway.settings import Settings, SettingsError
@@ -146,11 +148,11 @@ def messages(random: Random) -> int:
             text = mutate(random, text)
         tried += len(text)
         try:
-            session.handle(protocol.decode(text), {"topic:contest"}, "now")
+            session.handle(decode(text), {"topic:contest"}, "now")
         except ProtocolError as error:
             orjson.loads(error.encode("now"))
         with contextlib.suppress(ProtocolError):
-            protocol.publication(value(random))
+            Publication.of_item(value(random))
     return tried
 
 

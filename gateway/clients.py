@@ -13,7 +13,7 @@ from gateway import __version__
 from gateway.admission import Admission
 from gateway.calls import Calls
 from gateway.cluster.bus import Bus
-from gateway.core import frames, hub, protocol, replies, session
+from gateway.core import frames, hub, messages, protocol, replies, session
 from gateway.core.deflate import Deflater
 from gateway.core.hub import Hub
 from gateway.core.identity import Identity, IsRevoked
@@ -172,7 +172,7 @@ class Clients:
                 raise ProtocolError(Code.NOT_JSON, "Messages are text frames, not binary ones")
             if not payload.isascii():
                 payload.decode()
-            message = protocol.decode(payload)
+            message = messages.decode(payload)
             kind = type(message).__name__.lower()
             if self.limits.allows(connection, message, verdict):
                 self._handle(connection, message, session.NOTHING)
@@ -193,7 +193,7 @@ class Clients:
         """A ping or pong counts as a message does; it is no question, so it is answered until it is enough."""
         return self.limits.count(connection, size) is not Outcome.ENOUGH
 
-    def _handle(self, connection: Connection, message: protocol.ClientMessage, found: Found) -> None:
+    def _handle(self, connection: Connection, message: messages.ClientMessage, found: Found) -> None:
         effect = connection.session.handle(message, connection.audiences, self._outbox.time(), found)
         match effect:
             case session.Ask() | session.Refresh():
@@ -201,7 +201,7 @@ class Clients:
             case _:
                 self._carry_out(connection, effect)
 
-    def _again(self, connection: Connection, message: protocol.ClientMessage, found: Found) -> None:
+    def _again(self, connection: Connection, message: messages.ClientMessage, found: Found) -> None:
         """Handle a message once more, now that this was found out for it."""
         if connection.stage is Stage.OPEN:
             try:

@@ -10,8 +10,9 @@ from gateway.auth.referee import Referee
 from gateway.cluster.link import Unavailable, Unconfirmed
 from gateway.cluster.outgoing import TooLarge
 from gateway.cluster.quota import Quota
-from gateway.core import protocol, replies
+from gateway.core import messages, replies
 from gateway.core.protocol import Code, ProtocolError, RequestId
+from gateway.core.publication import Publication
 from gateway.core.session import Ask, Found, Refresh
 from gateway.metrics import Metrics
 from gateway.outbox import Outbox
@@ -34,12 +35,12 @@ class Errands:
         self._referee = referee
         self._refresh_keys = refresh_keys
 
-    def publish(self, connection: Connection, publication: protocol.Publication, request_id: RequestId) -> None:
+    def publish(self, connection: Connection, publication: Publication, request_id: RequestId) -> None:
         """Publish it, and acknowledge once Redis has it."""
         connection.hold("publish")
         self._spawn(self._publish(connection, publication, request_id), "client's publish")
 
-    def look_up(self, connection: Connection, request: protocol.Request) -> None:
+    def look_up(self, connection: Connection, request: messages.Request) -> None:
         """Answer with the topic's history, or with who is on it."""
         connection.hold("request")
         self._spawn(self._look_up(connection, request), "client's request")
@@ -70,7 +71,7 @@ class Errands:
             again(more)
         connection.release("found")
 
-    async def _publish(self, connection: Connection, publication: protocol.Publication, request_id: RequestId) -> None:
+    async def _publish(self, connection: Connection, publication: Publication, request_id: RequestId) -> None:
         user = connection.session.identity.user  # who is nobody has a limit as a client alone
         try:
             if user is not None and not await self._quota.take(user):
@@ -96,10 +97,10 @@ class Errands:
         finally:
             connection.release("publish")
 
-    async def _look_up(self, connection: Connection, request: protocol.Request) -> None:
+    async def _look_up(self, connection: Connection, request: messages.Request) -> None:
         try:
             if request.action == "history":
-                about = await self._relay.read_history(request.topic, **protocol.history_range(request))
+                about = await self._relay.read_history(request.topic, **messages.history_range(request))
             else:
                 about = await self._relay.read_presence(request.topic)
             self._outbox.reply(connection, replies.answer(request, about, self._outbox.time()))

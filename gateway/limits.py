@@ -10,7 +10,8 @@ import orjson
 
 from gateway.core import protocol
 from gateway.core.backlog import Backlog
-from gateway.core.protocol import ClientMessage, Close, Code, ProtocolError, RequestId, Subscribe
+from gateway.core.messages import ClientMessage, Subscribe
+from gateway.core.protocol import Close, Code, ProtocolError, RequestId
 from gateway.core.rates import UNUSED, ClientRates, Outcome, Rate
 from gateway.logs import logger
 from gateway.metrics import Metrics

@@ -12,7 +12,8 @@ from gateway.cluster.registry import Registry
 from gateway.core import hub, replies
 from gateway.core.hub import Hub
 from gateway.core.identity import Identity
-from gateway.core.protocol import Position, RequestId
+from gateway.core.protocol import RequestId
+from gateway.core.publication import Position
 from gateway.core.sequence import Entry
 from gateway.core.session import Join
 from gateway.outbox import Outbox

@@ -38,7 +38,7 @@ from gateway.core.hub import Hub
 from gateway.core.identity import Identity
 from gateway.core.inflow import Inflow
 from gateway.core.orders import Disconnect, Drain, Forget, Move, OrderError, Revoke, Unsubscribe
-from gateway.core.protocol import Position, Publication
+from gateway.core.publication import Position, Publication
 from gateway.core.session import Rules
 from gateway.core.sources import Sources
 from gateway.core.topics import TopicRules

@@ -21,8 +21,8 @@ from typing import Any, Final, Self
 from gateway.cluster.keys import Keys
 from gateway.cluster.link import Link, Unavailable, Unconfirmed
 from gateway.cluster.outgoing import MAX_MESSAGE_BYTES, Outgoing, TooLarge
-from gateway.core import protocol
-from gateway.core.protocol import Position, ProtocolError
+from gateway.core.protocol import ProtocolError
+from gateway.core.publication import Position, Publication
 from gateway.metrics import Metrics
 
 TIMEOUT_SECONDS: Final = 2.0
@@ -60,7 +60,7 @@ class Publisher:
                 known. With the same `idempotencyKey`, on a topic with history, it is safe to try again.
         """
         assert self._sender is not None, "enter it first: async with Publisher(…) as publisher"
-        return await self._outgoing.publish([protocol.publication(dict(message)) for message in messages])
+        return await self._outgoing.publish([Publication.of_item(dict(message)) for message in messages])
 
     async def __aenter__(self) -> Self:
         self._sender = asyncio.get_running_loop().create_task(self._link.run(), name="publisher")

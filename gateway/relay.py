@@ -23,7 +23,8 @@ from gateway.cluster.outgoing import Outgoing, TooLarge
 from gateway.cluster.snapshots import NO_EPOCH, Snapshots
 from gateway.core import frames, hub, protocol, replies
 from gateway.core.hub import Hub
-from gateway.core.protocol import Position, ProtocolError, Publication
+from gateway.core.protocol import ProtocolError
+from gateway.core.publication import Position, Publication
 from gateway.core.sequence import Entry
 from gateway.core.topics import TopicRules
 from gateway.logs import logger
@@ -285,7 +286,7 @@ class Relay:
             if len(payload) > self._max_bytes:
                 raise TooLarge("larger than a message may be")
             said = protocol.loads(payload)
-            publication = protocol.publication({"topic": said["topic"], "data": said["data"]})
+            publication = Publication.of_item({"topic": said["topic"], "data": said["data"]})
             stamp = said.get("timestamp")
             at = int(stamp) if isinstance(stamp, int | float) and 0 < stamp < 2 * now else now
         except (ValueError, TypeError, KeyError, AttributeError, ProtocolError):

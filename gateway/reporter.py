@@ -10,7 +10,7 @@ from typing import Any, Final
 from gateway.cluster.link import Unavailable
 from gateway.core import figures
 from gateway.core.figures import Reading
-from gateway.core.protocol import Publication
+from gateway.core.publication import Publication
 from gateway.core.topics import FIGURES
 from gateway.metrics import Metrics
 from gateway.relay import Relay

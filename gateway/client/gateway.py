@@ -21,7 +21,8 @@ from gateway.client.events import Closed, Disconnected, Message, NoAnswer, Refus
 from gateway.client.pace import Backoff, refresh_seconds
 from gateway.client.subscription import Subscription
 from gateway.client.topics import Topics
-from gateway.core.protocol import Json, Position
+from gateway.core.protocol import Json
+from gateway.core.publication import Position
 
 BUFFER_EVENTS: Final = 10_000
 REFRESH_AGAIN_SECONDS: Final = 5.0  # after a token could not be replaced

@@ -17,7 +17,7 @@ from gateway.cluster.leader import Fence, Fenced, Leadership, Lease
 from gateway.cluster.link import Unavailable
 from gateway.core import protocol
 from gateway.core.breaker import Breaker
-from gateway.core.protocol import Position, Publication
+from gateway.core.publication import Position, Publication
 from gateway.core.records import MAX_ERROR_CHARACTERS, Record, Stats, Status
 from gateway.logs import logger
 
@@ -73,7 +73,7 @@ class Run:
             ProtocolError: There can be no such message.
             TooLarge, Unconfirmed, Unavailable: as `Outgoing.publish`.
         """
-        publication = protocol.publication({"topic": topic, "data": data, **more})
+        publication = Publication.of_item({"topic": topic, "data": data, **more})
         return await self._publish(publication, self._lease.fence() if self._lease is not None else None)
 
     @asynccontextmanager

@@ -18,7 +18,7 @@ from gateway.cluster.leader import Fence, Fenced
 from gateway.cluster.link import Command, Link, Unavailable, Unconfirmed
 from gateway.cluster.snapshots import Snapshots
 from gateway.core import hub, protocol, replies, topics
-from gateway.core.protocol import Position, Publication
+from gateway.core.publication import Position, Publication
 from gateway.core.topics import RulesError, TopicRules
 from gateway.metrics import Metrics
 

@@ -13,7 +13,7 @@ from typing import Final
 
 import orjson
 
-from gateway.core.protocol import Position
+from gateway.core.publication import Position
 
 MAX_ID_LENGTH: Final = 8 << 10  # of what comes back: a header
 # A message of a topic with history ends with its place: the step that numbers it puts it there.

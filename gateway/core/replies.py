@@ -10,7 +10,9 @@ from collections.abc import Iterable, Mapping
 import orjson
 
 from gateway.core import protocol, topics
-from gateway.core.protocol import Command, Json, Position, Publication, Request, RequestId
+from gateway.core.messages import Command, Request
+from gateway.core.protocol import Json, RequestId
+from gateway.core.publication import Position, Publication
 
 
 def data(publication: Publication, topic: str, timestamp: str) -> bytes:

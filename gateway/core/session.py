@@ -10,11 +10,12 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
-from gateway.core import protocol, replies, targets, topics
+from gateway.core import messages, replies, targets, topics
 from gateway.core.hub import topics_of
 from gateway.core.identity import ANONYMOUS, AuthError, Grant, Identity, IsRevoked, UnknownKey
 from gateway.core.permits import REFUSALS, Verdict, weigh
-from gateway.core.protocol import Close, Code, ProtocolError
+from gateway.core.protocol import Close, Code, Json, ProtocolError, RequestId
+from gateway.core.publication import Position, Publication
 from gateway.core.topics import TOKEN_ACTS, Act
 
 
@@ -38,9 +39,9 @@ class Join:
     """Let it hear these topics and acknowledge once the cluster has confirmed."""
 
     topics: tuple[str, ...]
-    request_id: protocol.RequestId
+    request_id: RequestId
     login: bool  # the frame carried a token: `Session.identity` has changed too
-    recover: Mapping[str, protocol.Position] = field(default_factory=dict)
+    recover: Mapping[str, Position] = field(default_factory=dict)
     taken: tuple[str, ...] = ()  # as of `Login`
 
 
@@ -49,36 +50,36 @@ class Leave:
     """Let it hear these no more, and acknowledge."""
 
     topics: tuple[str, ...]
-    request_id: protocol.RequestId
+    request_id: RequestId
 
 
 @dataclass(frozen=True, slots=True)
 class Say:
     """Publish this and acknowledge once Redis has it."""
 
-    publication: protocol.Publication
-    request_id: protocol.RequestId
+    publication: Publication
+    request_id: RequestId
 
 
 @dataclass(frozen=True, slots=True)
 class Status:
     """Answer with the node's status."""
 
-    request: protocol.Request
+    request: messages.Request
 
 
 @dataclass(frozen=True, slots=True)
 class Lookup:
     """Answer with the topic's history or the people on it, as `request.action` says."""
 
-    request: protocol.Request
+    request: messages.Request
 
 
 @dataclass(frozen=True, slots=True)
 class Fetch:
     """Answer with what the back end has at `target`; an answer serves for so long, unless it says something else."""
 
-    request: protocol.Request
+    request: messages.Request
     target: str
     seconds: float
     stale_seconds: float
@@ -88,7 +89,7 @@ class Fetch:
 class Forward:
     """Have the back end carry it out for `identity`, and acknowledge with its answer."""
 
-    command: protocol.Command
+    command: messages.Command
     identity: Identity
 
 
@@ -96,7 +97,7 @@ class Forward:
 class Report:
     """Write the browser's log lines to our log, then reply."""
 
-    entries: tuple[Mapping[str, protocol.Json], ...]
+    entries: tuple[Mapping[str, Json], ...]
     data: bytes
 
 
@@ -162,7 +163,7 @@ class Session:
         self.warned = False  # it was told that its token ends soon
 
     def handle(
-        self, message: protocol.ClientMessage, heard: Collection[str], now: str, found: Found = NOTHING
+        self, message: messages.ClientMessage, heard: Collection[str], now: str, found: Found = NOTHING
     ) -> Effect:
         """What `message` is to cause. `heard`: the audiences it is in already; `now`: ISO 8601.
 
@@ -199,25 +200,25 @@ class Session:
             for name in names:
                 self._grants.pop(name, None)
 
-    def _handle(self, message: protocol.ClientMessage, heard: Collection[str], now: str, found: Found) -> Effect:
+    def _handle(self, message: messages.ClientMessage, heard: Collection[str], now: str, found: Found) -> Effect:
         match message:
-            case protocol.Ping(timestamp):
+            case messages.Ping(timestamp):
                 return Reply(replies.pong(timestamp))
-            case protocol.Subscribe():
+            case messages.Subscribe():
                 return self._subscribe(message, heard, found)
-            case protocol.Unsubscribe(names, request_id):
+            case messages.Unsubscribe(names, request_id):
                 self._forget(names)
                 return Leave(names, request_id)
-            case protocol.Publish(publication, request_id):
+            case messages.Publish(publication, request_id):
                 self._demand("publish", publication.topic, request_id, found)
                 return Say(publication, request_id)
-            case protocol.Auth(token):
+            case messages.Auth(token):
                 return self._authenticate(token, heard, now, found)
-            case protocol.Request():
+            case messages.Request():
                 return self._request(message, now, found)
-            case protocol.Logs(entries):
+            case messages.Logs(entries):
                 return Report(entries, replies.logged(len(entries), now))
-            case protocol.Command():
+            case messages.Command():
                 return self._command(message, found)
 
     # ---- who it is
@@ -247,14 +248,14 @@ class Session:
         return tuple(name for name, verdict in verdicts.items() if verdict is not Verdict.ALLOWED)
 
     @staticmethod
-    def _unproved(error: AuthError, code: Code, request_id: protocol.RequestId, found: Found) -> Exception:
+    def _unproved(error: AuthError, code: Code, request_id: RequestId, found: Found) -> Exception:
         if isinstance(error, UnknownKey) and not found.refreshed:
             return _Needed(Refresh())
         return ProtocolError(code, str(error), request_id, error.reason)
 
     # ---- what it may
 
-    def _subscribe(self, message: protocol.Subscribe, heard: Collection[str], found: Found) -> Effect:
+    def _subscribe(self, message: messages.Subscribe, heard: Collection[str], found: Found) -> Effect:
         identity, request_id = self.identity, message.request_id
         try:
             if message.token is not None:
@@ -275,7 +276,7 @@ class Session:
         return Join(message.topics, request_id, message.token is not None, message.recover, taken)
 
     def _demand_all(
-        self, names: Iterable[str], request_id: protocol.RequestId, identity: Identity, grants: Sequence[Grant],
+        self, names: Iterable[str], request_id: RequestId, identity: Identity, grants: Sequence[Grant],
         found: Found,
     ) -> dict[str, Grant]:  # fmt: skip
         """See that it may hear them all; the new grants by which it may hear some."""
@@ -300,7 +301,7 @@ class Session:
         grant = (self._grants or {}).get(name)
         return () if grant is None else (grant,)
 
-    def _request(self, message: protocol.Request, now: str, found: Found) -> Effect:
+    def _request(self, message: messages.Request, now: str, found: Found) -> Effect:
         rule = self._rules.topics.of(message.topic)
         if (message.action == "history" and rule.history) or (message.action == "presence" and rule.presence):
             self._demand("request", message.topic, message.request_id, found)
@@ -324,7 +325,7 @@ class Session:
             return Status(message)
         raise ProtocolError(Code.UNKNOWN_ACTION, f"Unknown action {message.action}", message.request_id)
 
-    def _command(self, message: protocol.Command, found: Found) -> Effect:
+    def _command(self, message: messages.Command, found: Found) -> Effect:
         anonymous = self.identity.user is None and not self._rules.open
         if message.topic is None or message.action is None:
             code = Code.COMMAND_WITHOUT_AUTHENTICATION if anonymous else Code.COMMAND_WITHOUT_TOPIC_OR_ACTION
@@ -335,7 +336,7 @@ class Session:
             raise ProtocolError(Code.NOT_IMPLEMENTED, f"No back end carries out {message.action}", message.request_id)
         return Forward(message, self.identity)
 
-    def _demand(self, act: Act, topic: str, request_id: protocol.RequestId, found: Found) -> None:
+    def _demand(self, act: Act, topic: str, request_id: RequestId, found: Found) -> None:
         """See that it may `act` on `topic`, as who it is.
 
         Raises:
@@ -369,6 +370,6 @@ class _Needed(Exception):
         self.effect = effect
 
 
-def _refused(verdict: Verdict, topic: str, request_id: protocol.RequestId) -> ProtocolError:
+def _refused(verdict: Verdict, topic: str, request_id: RequestId) -> ProtocolError:
     code, message = REFUSALS[verdict]
     return ProtocolError(code, message.format(topic=topic), request_id)

@@ -12,7 +12,8 @@ from urllib.parse import quote, urlencode
 
 import orjson
 
-from gateway.core.protocol import Code, Json, ProtocolError, Request
+from gateway.core.messages import Request
+from gateway.core.protocol import Code, Json, ProtocolError
 from gateway.core.topics import PLACEHOLDER, Rule
 
 MAX_TARGET_LENGTH: Final = 4000  # characters; servers refuse a request line of more than 8,000

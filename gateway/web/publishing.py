@@ -7,9 +7,9 @@ from typing import Any, Final
 from starlette.requests import Request
 
 from gateway.cluster.outgoing import TooLarge
-from gateway.core import protocol
 from gateway.core.identity import ROLES
 from gateway.core.protocol import ProtocolError
+from gateway.core.publication import Publication
 from gateway.core.topics import RESERVED
 from gateway.web.answers import ApiError, body_of, key_of, node_of, resource
 from gateway.web.openapi import CLIENT_ID, COUNT, EPOCH, NAME, TOPIC, Schema, answer, array, operation, record, ref
@@ -31,7 +31,7 @@ async def publish(request: Request) -> Any:
     publications = []
     for at, item in enumerate(items):
         try:
-            publications.append(protocol.publication(item))
+            publications.append(Publication.of_item(item))
         except ProtocolError as error:
             where = f"messages[{at}]: " if "messages" in body else ""
             raise ApiError(400, "bad_request", where + error.message) from None

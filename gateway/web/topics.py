@@ -7,7 +7,7 @@ from typing import Any, Final
 from starlette.requests import Request
 
 from gateway.core import topics
-from gateway.core.protocol import DEFAULT_HISTORY_LIMIT, MAX_HISTORY_LIMIT
+from gateway.core.messages import DEFAULT_HISTORY_LIMIT, MAX_HISTORY_LIMIT
 from gateway.web.answers import ApiError, limit_of, node_of, resource
 from gateway.web.openapi import (
     CLIENT_ID,

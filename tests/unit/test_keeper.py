@@ -11,7 +11,7 @@ from gateway.cluster.keeper import START_SECONDS, STOP_SECONDS, Act, Keeper, Run
 from gateway.cluster.leader import Fence, Fenced
 from gateway.cluster.link import Unavailable
 from gateway.core.breaker import OPEN_SECONDS
-from gateway.core.protocol import Position, Publication
+from gateway.core.publication import Position, Publication
 from gateway.core.records import Status
 from tests.unit.virtual_time import in_virtual_time, later, quiet
 

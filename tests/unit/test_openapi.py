@@ -10,8 +10,8 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 from starlette.routing import compile_path
 
 from gateway import __version__
-from gateway.core import protocol
 from gateway.core.protocol import ProtocolError
+from gateway.core.publication import Publication
 from gateway.web import api
 from gateway.web.api import document
 from gateway.web.publishing import MAX_MESSAGES
@@ -104,14 +104,14 @@ BAD = [None, 1, "a", [], {}, {"topic": "a"}, {"data": 1}, *with_topic_and_data(
 
 @pytest.mark.parametrize("item", GOOD, ids=repr)
 def test_what_the_node_takes_fits_the_described_message(contract: Contract, item: Any) -> None:
-    protocol.publication(item)
+    Publication.of_item(item)
     assert contract.faults(MESSAGE, item) == []
 
 
 @pytest.mark.parametrize("item", BAD, ids=repr)
 def test_what_the_node_refuses_does_not_fit_the_described_message(contract: Contract, item: Any) -> None:
     with pytest.raises(ProtocolError):
-        protocol.publication(item)
+        Publication.of_item(item)
     assert contract.faults(MESSAGE, item)
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from gateway.core import replies
 from gateway.core.places import Places
-from gateway.core.protocol import Position, Publication
+from gateway.core.publication import Position, Publication
 
 NOW = "2026-01-31T12:00:00.000Z"
 TOPICS = st.text("abcXYZ019_:.-/", min_size=1, max_size=200)

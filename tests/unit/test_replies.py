@@ -7,7 +7,8 @@ import json
 import pytest
 
 from gateway.core import replies
-from gateway.core.protocol import Position, Publication, Request
+from gateway.core.messages import Request
+from gateway.core.publication import Position, Publication
 
 NOW = "2026-01-31T12:00:00.000Z"
 

@@ -10,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.app import load_rules
-from gateway.core import hub, protocol, replies, session, topics
+from gateway.core import hub, messages, replies, session, topics
 from gateway.core.identity import ANONYMOUS, AuthError, Grant, Identity, UnknownKey
 from gateway.core.permits import Verdict
-from gateway.core.protocol import Close, Code, ProtocolError, Publication
+from gateway.core.protocol import Close, Code, ProtocolError
+from gateway.core.publication import Publication
 from gateway.core.session import (
     NOTHING,
     Ask,
@@ -83,11 +84,11 @@ def session_of(identity: Identity = ANONYMOUS, *, limit: int = 100, everything: 
     return Session(Rules(verify, verify_grant, DEFAULT, limit, everything), identity)
 
 
-def handle(client: Session, message: protocol.ClientMessage, *heard: str) -> session.Effect:
+def handle(client: Session, message: messages.ClientMessage, *heard: str) -> session.Effect:
     return client.handle(message, set(heard), NOW)
 
 
-def refusal(client: Session, message: protocol.ClientMessage, *heard: str) -> ProtocolError:
+def refusal(client: Session, message: messages.ClientMessage, *heard: str) -> ProtocolError:
     """The error this message is answered with; who the client is must stay."""
     before = client.identity
     with pytest.raises(ProtocolError) as refused:
@@ -96,12 +97,12 @@ def refusal(client: Session, message: protocol.ClientMessage, *heard: str) -> Pr
     return refused.value
 
 
-def subscribe(*names: str, token: str | None = None) -> protocol.Subscribe:
-    return protocol.Subscribe(names, "r", token)
+def subscribe(*names: str, token: str | None = None) -> messages.Subscribe:
+    return messages.Subscribe(names, "r", token)
 
 
-def publish(topic: str) -> protocol.Publish:
-    return protocol.Publish(Publication(topic, {"text": "hello"}), "r")
+def publish(topic: str) -> messages.Publish:
+    return messages.Publish(Publication(topic, {"text": "hello"}), "r")
 
 
 # ---- permission
@@ -153,7 +154,7 @@ def test_subscribe_is_all_or_nothing() -> None:
 
 
 def test_anybody_may_stop_to_hear_anything() -> None:
-    assert handle(session_of(), protocol.Unsubscribe(("admin", "never heard"), "r")) == Leave(
+    assert handle(session_of(), messages.Unsubscribe(("admin", "never heard"), "r")) == Leave(
         ("admin", "never heard"), "r"
     )
 
@@ -163,13 +164,13 @@ def test_anybody_may_stop_to_hear_anything() -> None:
 
 def test_a_good_token_logs_in() -> None:
     client = session_of()
-    assert handle(client, protocol.Auth("ann")) == Login(replies.authenticated(NOW))
+    assert handle(client, messages.Auth("ann")) == Login(replies.authenticated(NOW))
     assert client.identity is ANN
 
 
 def test_another_good_token_makes_it_another() -> None:
     client = session_of(ADMIN)
-    handle(client, protocol.Auth("ann"))
+    handle(client, messages.Auth("ann"))
     assert client.identity is ANN
     assert refusal(client, subscribe("admin")).code is Code.ROLE_NEEDED
 
@@ -182,7 +183,7 @@ def test_another_good_token_makes_it_another() -> None:
 def test_a_bad_token_is_answered_with_its_reason_and_logs_nobody_out(
     identity: Identity, token: str | None, reason: str
 ) -> None:
-    error = refusal(session_of(identity), protocol.Auth(token))
+    error = refusal(session_of(identity), messages.Auth(token))
     assert (error.code, error.reason, error.request_id) == (Code.TOKEN, reason, None)
     assert json.loads(error.encode(NOW))["reason"] == reason
 
@@ -238,16 +239,16 @@ def test_a_users_and_roles_own_audiences_are_not_topics_it_hears() -> None:
 
 
 def test_ping_is_answered_with_its_own_timestamp() -> None:
-    assert handle(session_of(), protocol.Ping(5)) == Reply(b'{"type":"pong","timestamp":5}')
+    assert handle(session_of(), messages.Ping(5)) == Reply(b'{"type":"pong","timestamp":5}')
 
 
 def test_request_system_ping_is_answered() -> None:
-    request = protocol.Request("system", "ping", {}, "r")
+    request = messages.Request("system", "ping", {}, "r")
     assert handle(session_of(), request) == Reply(replies.request_pong(request, NOW))
 
 
 def test_request_status_is_the_nodes_to_answer() -> None:
-    request = protocol.Request("system", "getStatus", {}, "r")
+    request = messages.Request("system", "getStatus", {}, "r")
     assert handle(session_of(), request) == Status(request)
 
 
@@ -261,18 +262,18 @@ def test_request_status_is_the_nodes_to_answer() -> None:
     ],
 )
 def test_other_requests_are_refused(topic: str, action: str, code: Code) -> None:
-    assert refusal(session_of(ADMIN), protocol.Request(topic, action, {}, "r")).code is code
+    assert refusal(session_of(ADMIN), messages.Request(topic, action, {}, "r")).code is code
 
 
 def test_logs_are_reported_and_counted() -> None:
     entries = ({"level": "error"}, {"level": "info"})
-    assert handle(session_of(), protocol.Logs(entries)) == Report(entries, replies.logged(2, NOW))
+    assert handle(session_of(), messages.Logs(entries)) == Report(entries, replies.logged(2, NOW))
 
 
 @pytest.mark.parametrize("topic", [None, "chat"])
 @pytest.mark.parametrize("action", [None, "SEND"])
 def test_a_command_from_nobody_is_told_so_first(topic: str | None, action: str | None) -> None:
-    error = refusal(session_of(), protocol.Command(topic, action, None, "r"))
+    error = refusal(session_of(), messages.Command(topic, action, None, "r"))
     assert error.code is Code.COMMAND_WITHOUT_AUTHENTICATION
 
 
@@ -288,7 +289,7 @@ def test_a_command_from_nobody_is_told_so_first(topic: str | None, action: str |
 def test_a_command_from_somebody_is_told_what_it_lacks(
     client: Session, topic: str | None, action: str | None, code: Code
 ) -> None:
-    assert refusal(client, protocol.Command(topic, action, None, "r")).code is code
+    assert refusal(client, messages.Command(topic, action, None, "r")).code is code
 
 
 # ---- of all sequences
@@ -328,7 +329,7 @@ def test_only_a_good_token_changes_who_a_client_is_and_a_refusal_changes_nothing
         token = text.get("authToken")
         effect: session.Effect | None
         try:
-            effect = client.handle(protocol.decode(json.dumps(text).encode()), audiences, NOW)
+            effect = client.handle(messages.decode(json.dumps(text).encode()), audiences, NOW)
         except ProtocolError:
             effect = None
         assert audiences == heard_before  # the hub's, and nobody else writes it
@@ -387,7 +388,7 @@ def said(**verdicts: Verdict) -> Found:
     return Found(said=verdicts)
 
 
-def error_of(client: Session, message: protocol.ClientMessage, found: Found = NOTHING, *names: str) -> ProtocolError:
+def error_of(client: Session, message: messages.ClientMessage, found: Found = NOTHING, *names: str) -> ProtocolError:
     with pytest.raises(ProtocolError) as refused:
         client.handle(message, heard(*names), NOW, found)
     return refused.value
@@ -402,10 +403,10 @@ def test_the_back_end_is_asked_about_all_topics_that_need_it_at_once() -> None:
 
 @pytest.mark.parametrize(("verdict", "code"), [(V.REFUSED, Code.NOT_ALLOWED), (V.UNKNOWN, Code.UNAVAILABLE)])
 @pytest.mark.parametrize(
-    "message", [subscribe("asked", "open"), publish("asked"), protocol.Command("asked", "X", None, "r")]
+    "message", [subscribe("asked", "open"), publish("asked"), messages.Command("asked", "X", None, "r")]
 )
 def test_what_the_back_end_does_not_allow_is_refused(
-    message: protocol.ClientMessage, verdict: Verdict, code: Code
+    message: messages.ClientMessage, verdict: Verdict, code: Code
 ) -> None:
     assert isinstance(handle(strict(ANN), message), Ask)
     assert error_of(strict(ANN), message, said(asked=verdict)).code is code
@@ -421,8 +422,8 @@ def test_on_an_open_gateway_nobody_is_asked() -> None:
     assert error_of(strict(everything=True), subscribe("dead")).code is Code.NOT_ALLOWED
 
 
-@pytest.mark.parametrize("message", [protocol.Auth("ann?"), subscribe("open", token="ann?")])
-def test_a_key_that_may_be_new_is_asked_for_once(message: protocol.ClientMessage) -> None:
+@pytest.mark.parametrize("message", [messages.Auth("ann?"), subscribe("open", token="ann?")])
+def test_a_key_that_may_be_new_is_asked_for_once(message: messages.ClientMessage) -> None:
     client = strict()
     assert handle(client, message) == Refresh()
     code = error_of(client, message, Found(refreshed=True)).code
@@ -439,8 +440,8 @@ def test_only_its_owner_hears_and_speaks_on_a_topic() -> None:
         assert error_of(strict(who), subscribe("wallet:ann")).code is code
 
 
-def with_tokens(name: str, *tokens: str, token: str | None = None) -> protocol.Subscribe:
-    return protocol.Subscribe((name,), "r", token, {}, tokens)
+def with_tokens(name: str, *tokens: str, token: str | None = None) -> messages.Subscribe:
+    return messages.Subscribe((name,), "r", token, {}, tokens)
 
 
 @pytest.mark.parametrize("name", ["told:1", "wallet:bob", "admin", "asked"])
@@ -448,11 +449,11 @@ def test_a_subscription_token_lets_hear_what_the_rule_would_not(name: str) -> No
     client = strict(ANN)
     assert isinstance(handle(client, with_tokens(name, "other", f"{name[:3]}*")), Join)
     assert isinstance(handle(client, subscribe(name), *heard(name)), Join), "said again, it is the same"
-    assert isinstance(handle(client, protocol.Unsubscribe((name,), "r")), Leave)
+    assert isinstance(handle(client, messages.Unsubscribe((name,), "r")), Leave)
     assert not isinstance(_try(client, subscribe(name)), Join), "what was given up is given up"
 
 
-def _try(client: Session, message: protocol.ClientMessage) -> session.Effect | None:
+def _try(client: Session, message: messages.ClientMessage) -> session.Effect | None:
     try:
         return handle(client, message)
     except ProtocolError:
@@ -497,7 +498,7 @@ def test_what_was_heard_by_a_token_ends_with_it() -> None:
 
 def test_who_it_is_no_more_loses_what_only_that_one_may() -> None:
     client = strict(ADMIN)
-    message = protocol.Auth("ann")
+    message = messages.Auth("ann")
     for name in ("admin", "wallet:eve", "open"):
         handle(client, subscribe(name))
     effect = handle(client, message, *heard("admin", "wallet:eve", "wallet:ann", "open"))
@@ -505,7 +506,7 @@ def test_who_it_is_no_more_loses_what_only_that_one_may() -> None:
 
 
 def test_what_is_waited_for_counts_as_heard() -> None:
-    assert handle(strict(ADMIN), protocol.Auth("ann"), hub.joining("admin")) == Login(
+    assert handle(strict(ADMIN), messages.Auth("ann"), hub.joining("admin")) == Login(
         replies.authenticated(NOW), ("admin",)
     )
 
@@ -513,24 +514,24 @@ def test_what_is_waited_for_counts_as_heard() -> None:
 def test_a_renewed_token_costs_nothing_and_asks_nobody() -> None:
     client = strict(ANN)
     client.warned = True
-    assert handle(client, protocol.Auth("ann"), *heard("asked", "told:1")) == Login(replies.authenticated(NOW))
+    assert handle(client, messages.Auth("ann"), *heard("asked", "told:1")) == Login(replies.authenticated(NOW))
     assert not client.warned
 
 
 def test_of_another_user_the_back_end_is_asked_again_and_silence_is_a_no() -> None:
     client = strict(ANN)
     names = heard("asked1", "asked2", "asked3")
-    assert handle(client, protocol.Auth("bob"), *names) == Ask("subscribe", ("asked1", "asked2", "asked3"), BOB)
+    assert handle(client, messages.Auth("bob"), *names) == Ask("subscribe", ("asked1", "asked2", "asked3"), BOB)
     assert client.identity is ANN
     found = said(asked1=V.ALLOWED, asked2=V.REFUSED, asked3=V.UNKNOWN)
-    effect = client.handle(protocol.Auth("bob"), names, NOW, found)
+    effect = client.handle(messages.Auth("bob"), names, NOW, found)
     assert effect == Login(replies.authenticated(NOW), ("asked2", "asked3"))
 
 
 def test_a_token_for_anybody_survives_another_user_and_one_for_a_user_does_not() -> None:
     client = strict(ANN)
-    handle(client, protocol.Subscribe(("told:1", "told:2"), "r", None, {}, ("told:1", "told:2@ann")))
-    effect = handle(client, protocol.Auth("bob"), *heard("told:1", "told:2"))
+    handle(client, messages.Subscribe(("told:1", "told:2"), "r", None, {}, ("told:1", "told:2@ann")))
+    effect = handle(client, messages.Auth("bob"), *heard("told:1", "told:2"))
     assert effect == Login(replies.authenticated(NOW), ("told:2",))
 
 
@@ -574,27 +575,27 @@ def served(identity: Identity = ANONYMOUS, *, backend: bool = True) -> Session:
 
 
 def test_a_request_on_a_topic_with_a_source_is_fetched() -> None:
-    request = protocol.Request("contest:5", "show", {"page": 2}, "r")
+    request = messages.Request("contest:5", "show", {"page": 2}, "r")
     assert handle(served(), request) == Fetch(request, "/contests/5?action=show&page=2", 5, 60)
-    request = protocol.Request("mine", "show", {}, "r")
+    request = messages.Request("mine", "show", {}, "r")
     assert handle(served(ANN), request) == Fetch(request, "/users/ann?action=show", 10, 0)
 
 
 def test_what_the_gateway_has_itself_is_not_fetched() -> None:
-    request = protocol.Request("contest:5", "history", {}, "r")
+    request = messages.Request("contest:5", "history", {}, "r")
     assert handle(served(), request) == Lookup(request)
 
 
 def test_fetching_needs_what_hearing_needs() -> None:
-    assert refusal(served(), protocol.Request("mine", "show", {}, "r")).code is Code.AUTHENTICATION_NEEDED
+    assert refusal(served(), messages.Request("mine", "show", {}, "r")).code is Code.AUTHENTICATION_NEEDED
 
 
 def test_a_command_is_forwarded_for_who_the_client_is() -> None:
-    command = protocol.Command("chat", "SEND", {"text": "hi"}, "r")
+    command = messages.Command("chat", "SEND", {"text": "hi"}, "r")
     assert handle(served(ANN), command) == Forward(command, ANN)
     assert refusal(served(), command).code is Code.COMMAND_WITHOUT_AUTHENTICATION
 
 
 def test_without_a_back_end_nothing_is_fetched_or_forwarded() -> None:
-    for message in (protocol.Request("mine", "show", {}, "r"), protocol.Command("chat", "SEND", None, "r")):
+    for message in (messages.Request("mine", "show", {}, "r"), messages.Command("chat", "SEND", None, "r")):
         assert refusal(served(ANN, backend=False), message).code is Code.NOT_IMPLEMENTED

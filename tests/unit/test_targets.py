@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.core.protocol import Code, ProtocolError, Request
+from gateway.core.messages import Request
+from gateway.core.protocol import Code, ProtocolError
 from gateway.core.targets import MAX_TARGET_LENGTH, target_of
 from gateway.core.topics import Rule
 

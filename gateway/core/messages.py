@@ -1,0 +1,242 @@
+"""What a client may send.  (pure)
+
+One JSON object a text frame; `decode` turns any text at all into a `ClientMessage` or a `ProtocolError`
+and nothing else. docs/protocol.md is the public description; `replies` has the other direction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeAlias
+
+from gateway.core import topics
+from gateway.core.protocol import MAX_NAME_LENGTH, Code, Json, ProtocolError, RequestId, is_name, loads, shown
+from gateway.core.publication import Position, Publication
+
+MAX_TOKENS: Final = 20  # subscription tokens in one SUBSCRIBE
+MAX_HISTORY_LIMIT: Final = 1000  # messages in one answer
+DEFAULT_HISTORY_LIMIT: Final = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Auth:
+    """Who I am."""
+
+    token: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Subscribe:
+    """Send me these topics: valid names, each once, in the order given."""
+
+    topics: tuple[str, ...]
+    request_id: RequestId
+    token: str | None = None
+    recover: Mapping[str, Position] = field(default_factory=dict)  # where the client was, by topic
+    tokens: tuple[str, ...] = ()  # subscription tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Unsubscribe:
+    """Send me these no more; names that are no topics are kept out."""
+
+    topics: tuple[str, ...]
+    request_id: RequestId
+
+
+@dataclass(frozen=True, slots=True)
+class Publish:
+    """Say this to all who hear the topic."""
+
+    publication: Publication
+    request_id: RequestId
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Answer me this."""
+
+    topic: str
+    action: str
+    parameters: Mapping[str, Json]
+    request_id: RequestId
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """Do this for me. Topic and action may be missing: who is not authenticated is told that first."""
+
+    topic: str | None
+    action: str | None
+    data: Json
+    request_id: RequestId
+
+
+@dataclass(frozen=True, slots=True)
+class Logs:
+    """What went wrong in the browser."""
+
+    entries: tuple[Mapping[str, Json], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Ping:
+    """Are you there? `timestamp` is echoed."""
+
+    timestamp: Json
+
+
+ClientMessage: TypeAlias = Auth | Subscribe | Unsubscribe | Publish | Request | Command | Logs | Ping
+
+
+def decode(text: bytes) -> ClientMessage:
+    """The message that `text` (the payload of one frame, UTF-8) is.
+
+    Raises:
+        ProtocolError: It is none; the error says why.
+    """
+    try:
+        message = loads(text)
+    except ValueError:
+        raise ProtocolError(Code.NOT_JSON, "Message is not valid JSON, or nested too deeply") from None
+    if not isinstance(message, dict) or "type" not in message:
+        raise ProtocolError(Code.NO_TYPE, "Message must be a JSON object with a type")
+    kind = message["type"]
+    reader = _READERS.get(kind) if isinstance(kind, str) else None
+    if reader is None:
+        raise ProtocolError(Code.UNKNOWN_TYPE, f"Unknown message type {shown(kind)}")
+    return reader(message)
+
+
+def _auth(message: dict[str, Json]) -> Auth:
+    token = message.get("authToken")
+    return Auth(token if isinstance(token, str) and token else None)
+
+
+def _subscribe(message: dict[str, Json]) -> Subscribe:
+    names, request_id = message.get("topics"), _request_id(message)
+    if not isinstance(names, list) or not names:
+        raise ProtocolError(Code.SUBSCRIBE_WITHOUT_TOPICS, "SUBSCRIBE needs topics, a list of names", request_id)
+    known = _valid_topics(names)
+    if not known:
+        raise ProtocolError(
+            Code.NO_VALID_TOPIC,
+            f"No valid topic: a name has 1 to {topics.MAX_TOPIC_LENGTH} of A-Z a-z 0-9 _ : . - /",
+            request_id,
+        )
+    token = message.get("authToken")
+    token = token if isinstance(token, str) and token else None
+    return Subscribe(known, request_id, token, _recover(message.get("recover")), _tokens(message, request_id))
+
+
+def _tokens(message: dict[str, Json], request_id: RequestId) -> tuple[str, ...]:
+    given = message.get("tokens") or []
+    good = isinstance(given, list) and len(given) <= MAX_TOKENS and all(isinstance(one, str) for one in given)
+    if not good:
+        raise ProtocolError(
+            Code.BAD_TOKEN_IN_SUBSCRIBE,
+            f"tokens must be a list of at most {MAX_TOKENS} subscription tokens",
+            request_id,
+            "token_invalid",
+        )
+    return tuple(given)
+
+
+def _recover(asked: Json) -> dict[str, Position]:
+    """Where the client says it was. What cannot be a place is one that cannot be recovered from, and told as such."""
+    if not isinstance(asked, dict):
+        return {}
+    places = {}
+    for topic, place in asked.items():
+        match place:
+            case {"epoch": str(epoch), "offset": int(offset)} if not isinstance(offset, bool) and offset >= 0:
+                places[topic] = Position(epoch, offset)
+            case _:
+                places[topic] = Position("", 0)
+    return places
+
+
+def _unsubscribe(message: dict[str, Json]) -> Unsubscribe:
+    names, request_id = message.get("topics"), _request_id(message)
+    if not isinstance(names, list) or not names:
+        raise ProtocolError(Code.UNSUBSCRIBE_WITHOUT_TOPICS, "UNSUBSCRIBE needs topics, a list of names", request_id)
+    return Unsubscribe(_valid_topics(names), request_id)
+
+
+def _publish(message: dict[str, Json]) -> Publish:
+    request_id = _request_id(message)
+    return Publish(Publication.of_client(message, request_id), request_id)
+
+
+def _request(message: dict[str, Json]) -> Request:
+    request_id = _request_id(message)
+    topic, action = _name(message, "topic"), _name(message, "action")
+    if topic is None or action is None:
+        raise ProtocolError(Code.MISSING_PARAMETER, "REQUEST needs a topic and an action", request_id)
+    # Parameters stand under "data" or at the top level; under "data" they win.
+    parameters = {k: v for k, v in message.items() if k not in ("type", "topic", "action", "requestId", "data")}
+    if isinstance(message.get("data"), dict):
+        parameters |= message["data"]
+    return Request(topic, action, parameters, request_id)
+
+
+def _command(message: dict[str, Json]) -> Command:
+    return Command(_name(message, "topic"), _name(message, "action"), message.get("data"), _request_id(message))
+
+
+def _logs(message: dict[str, Json]) -> Logs:
+    entries = message.get("logs")
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise ProtocolError(Code.BAD_LOGS, "LOGS needs logs, a list of objects")
+    return Logs(tuple(entries))
+
+
+def _ping(message: dict[str, Json]) -> Ping:
+    return Ping(message.get("timestamp"))
+
+
+_READERS: Final[dict[str, Callable[[dict[str, Json]], ClientMessage]]] = {
+    "AUTH": _auth, "SUBSCRIBE": _subscribe, "UNSUBSCRIBE": _unsubscribe, "PUBLISH": _publish,
+    "REQUEST": _request, "COMMAND": _command, "LOGS": _logs, "ping": _ping,
+}  # fmt: skip
+
+
+def history_range(request: Request) -> dict[str, Any]:
+    """What part of a topic's history a REQUEST wants: `limit`, `since`, `reverse` for `Relay.read_history`.
+
+    Raises:
+        ProtocolError: A parameter is of the wrong form.
+    """
+    limit, since = request.parameters.get("limit", DEFAULT_HISTORY_LIMIT), request.parameters.get("since")
+    reverse = request.parameters.get("reverse", False)
+    good = isinstance(limit, int) and not isinstance(limit, bool) and 1 <= limit <= MAX_HISTORY_LIMIT
+    if not good or not isinstance(reverse, bool):
+        raise ProtocolError(
+            Code.DATA_REFUSED,
+            f"limit must be a whole number from 1 to {MAX_HISTORY_LIMIT}, reverse true or false",
+            request.request_id,
+        )
+    if since is not None and (not isinstance(since, int) or isinstance(since, bool) or since < 0):
+        raise ProtocolError(Code.DATA_REFUSED, "since must be an offset", request.request_id)
+    return {"limit": limit, "since": since, "reverse": reverse}
+
+
+def _request_id(message: dict[str, Json]) -> RequestId:
+    value = message.get("requestId")
+    if value is None or (isinstance(value, str) and len(value) <= MAX_NAME_LENGTH):
+        return value
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    raise ProtocolError(
+        Code.DATA_REFUSED, f"requestId must be a string of at most {MAX_NAME_LENGTH} characters or an integer"
+    )
+
+
+def _valid_topics(names: list[Json]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name for name in names if topics.is_topic(name)))
+
+
+def _name(message: dict[str, Json], key: str) -> str | None:
+    value = message.get(key)
+    return value if is_name(value) else None

@@ -1,0 +1,110 @@
+"""What is said on a topic, and its place among all that was said there.  (pure)
+
+A client says it by PUBLISH; everybody else - back ends, services, the original plan's ingest - as an item of
+``POST /api/publish``, which can do more: address somebody, leave somebody out, be repeated safely.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+from gateway.core import topics
+from gateway.core.protocol import MAX_NAME_LENGTH, Code, Json, ProtocolError, RequestId, is_name, shown
+
+_FIELDS: Final = frozenset({"topic", "data", "action", "subtype", "priority", "to", "except", "idempotencyKey"})
+
+_IDEMPOTENCY_KEY: Final = re.compile(r"[A-Za-z0-9_.:\-]+")
+_CLIENT_ID: Final = re.compile(r"[A-Za-z0-9_.\-]+")  # it stands in a header line on the bus
+
+
+class Position(NamedTuple):
+    """A place in a topic with history: the last message that was had."""
+
+    epoch: str
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """Something to say on a topic. `to`, `except_client` and `key` stand only in an item."""
+
+    topic: str
+    data: Json
+    extras: Mapping[str, Json] = field(default_factory=dict)  # action, subtype, priority
+    to: tuple[str, str] | None = None  # ("user" | "role" | "client", who)
+    except_client: str | None = None
+    key: str | None = None  # idempotency key: the same again within five minutes is the same message
+
+    @classmethod
+    def of_client(cls, message: Mapping[str, Json], request_id: RequestId) -> Publication:
+        """What a client's PUBLISH says; what only an item may have is not read.
+
+        Raises:
+            ProtocolError: A field is missing or of the wrong form.
+        """
+        return cls(*_said(message, request_id))
+
+    @classmethod
+    def of_item(cls, item: Json) -> Publication:
+        """What one item of ``POST /api/publish`` says.
+
+        Raises:
+            ProtocolError: A field is missing, unknown or of the wrong form.
+        """
+        if not isinstance(item, dict):
+            raise ProtocolError(Code.DATA_REFUSED, "a message must be an object with topic and data")
+        unknown = item.keys() - _FIELDS
+        if unknown:
+            raise ProtocolError(Code.DATA_REFUSED, f"unknown field {shown(min(unknown))}")
+        topic, data, extras = _said(item, None)
+        to = _to(item)
+        except_client = item.get("except")
+        if except_client is not None and (to is not None or not _is_client_id(except_client)):
+            raise ProtocolError(Code.DATA_REFUSED, "except must be a client id, and stands without to")
+        key = item.get("idempotencyKey")
+        if key is not None and not (is_name(key) and _IDEMPOTENCY_KEY.fullmatch(key)):
+            raise ProtocolError(Code.DATA_REFUSED, "idempotencyKey must be 1 to 200 of A-Z a-z 0-9 _ . : -")
+        return cls(topic, data, extras, to, except_client, key)
+
+
+def _said(message: Mapping[str, Json], request_id: RequestId) -> tuple[str, Json, dict[str, Json]]:
+    if "topic" not in message or "data" not in message:
+        raise ProtocolError(Code.MISSING_PARAMETER, "a publication needs a topic and data", request_id)
+    topic = message["topic"]
+    if not topics.is_topic(topic):
+        raise ProtocolError(
+            Code.NO_VALID_TOPIC,
+            f"topic must be 1 to {topics.MAX_TOPIC_LENGTH} of A-Z a-z 0-9 _ : . - /, not {shown(topic)}",
+            request_id,
+        )
+    extras: dict[str, Json] = {}
+    for name in ("action", "subtype", "priority"):
+        value = message.get(name)
+        if value is None:
+            continue
+        number = name == "priority" and isinstance(value, int | float) and not isinstance(value, bool)
+        if not is_name(value) and not number:
+            also = " or a number" if name == "priority" else ""
+            raise ProtocolError(
+                Code.DATA_REFUSED, f"{name} must be a string of 1 to {MAX_NAME_LENGTH} characters{also}", request_id
+            )
+        extras[name] = value
+    return topic, message["data"], extras
+
+
+def _to(item: Mapping[str, Json]) -> tuple[str, str] | None:
+    to = item.get("to")
+    if to is None:
+        return None
+    if isinstance(to, dict) and len(to) == 1:
+        [(kind, who)] = to.items()
+        if kind in ("user", "role", "client") and (_is_client_id(who) if kind == "client" else is_name(who)):
+            return kind, who
+    raise ProtocolError(Code.DATA_REFUSED, 'to must be one of {"user":…}, {"role":…}, {"client":…}')
+
+
+def _is_client_id(value: Json) -> bool:
+    return is_name(value) and _CLIENT_ID.fullmatch(value) is not None
