@@ -33,16 +33,17 @@ from gateway.cluster.quota import Quota
 from gateway.cluster.registry import Beat, Memory, Registry
 from gateway.cluster.services import ServiceManager
 from gateway.cluster.slots import Slots
-from gateway.core import hub, orders, protocol
+from gateway.condition import Condition
+from gateway.control import Control
+from gateway.core import hub
 from gateway.core.hub import Hub
 from gateway.core.identity import Identity
 from gateway.core.inflow import Inflow
-from gateway.core.orders import Disconnect, Drain, Forget, Move, OrderError, Revoke, Unsubscribe
 from gateway.core.publication import Position, Publication
 from gateway.core.session import Rules
 from gateway.core.sources import Sources
 from gateway.core.topics import TopicRules
-from gateway.departures import Departures, Phase
+from gateway.departures import Departures
 from gateway.errands import Errands
 from gateway.heartbeat import BEATS_A_LEASE, Heartbeat
 from gateway.logs import logger
@@ -56,7 +57,7 @@ from gateway.settings import Settings
 
 
 class Node:
-    """Composes hub, bus, registry and clients, and answers for them to whoever asks.
+    """Composes hub, bus, registry and clients, and keeps them running.
 
     `now` gives seconds since 1970.
     """
@@ -70,7 +71,6 @@ class Node:
         self.metrics = metrics = Metrics()
         self._now = now
         self._log = logger()
-        self._started_ms = self._ms()
         self._hub = Hub(wake=lambda: self.relay.wake(), evict=lambda subscriber: outbox.evict(subscriber))
         self._link = Link(
             settings.redis_url, timeout_seconds=settings.redis_timeout_seconds, name=f"gateway-{self.id}",
@@ -133,7 +133,7 @@ class Node:
                 Referee(self.backend, metrics), self.trust.refresh_keys, metrics, self._spawn,
             ),
             calls=calls, admission=self.admission,
-            metrics=metrics, status=self.status, now_ms=self._ms,
+            metrics=metrics, status=lambda: self.condition.status(), now_ms=self._ms,
         )  # fmt: skip
         self.departures = Departures(self.clients, outbox, drain_seconds=settings.drain_seconds)
         self.relay.on_gap = self.clients.gap
@@ -142,28 +142,19 @@ class Node:
             self.registry, self._bus, metrics, lease_seconds=settings.lease_seconds,
             renewed=self._renewed, beaten=self._beaten,
         )  # fmt: skip
-        self._reporter = Reporter(self.relay, metrics, self._condition)
-        self._channels_confirmed = False
+        self.condition = Condition(
+            settings, self.id, clients=self.clients, hub=self._hub, bus=self._bus, trust=self.trust,
+            heartbeat=self._heartbeat, departures=self.departures, metrics=metrics, now_ms=self._ms,
+        )  # fmt: skip
+        self.control = Control(
+            self.id, link=self._link, keys=keys, clients=self.clients, streams=self.relay.streams, trust=self.trust,
+            departures=self.departures, metrics=metrics, leave=lambda: self.leave(), spawn=self._spawn,
+        )  # fmt: skip
+        self._reporter = Reporter(self.relay, metrics, self.condition.report)
         self._announced = False
-        self._services_status: str | None = None  # of all services, as was told last
         metrics.read_services(
             lambda: ((k.service.name, k.stats.operations, k.stats.failures) for k in self.services.local()),
             lambda: self._announcer.counts,
-        )
-        metrics.read(
-            {
-                "gateway_connections": lambda: len(self.clients),
-                "gateway_subscriptions": lambda: self._hub.memberships,
-                "gateway_buffered_bytes": self.clients.limits.buffered_bytes,
-                "gateway_topics": lambda: len(self._topics()),
-            },
-            {
-                "gateway_deliveries": lambda: self._hub.deliveries,
-                "gateway_sent_bytes": lambda: self._hub.sent_bytes,
-                "gateway_received_bytes": lambda: self.clients.received_bytes,
-                "gateway_deflate_in_bytes": lambda: self.clients.deflater.in_bytes,
-                "gateway_deflate_out_bytes": lambda: self.clients.deflater.out_bytes,
-            },
         )
 
     # ---- life
@@ -207,6 +198,15 @@ class Node:
                 await self.backend.close()
             self._log.info("node left", id=self.id)
 
+    def _memory(self) -> Memory:
+        return Memory(
+            about=lambda: self.condition.row(),
+            client=lambda client_id: self.clients.row(client_id),
+            clients=lambda: self.clients.ids(),
+            topic=lambda topic: self._hub.count(hub.of_topic(topic)),
+            topics=self._hub.topics,
+        )
+
     def _make_backend(self) -> Backend | None:
         settings = self.settings
         if not settings.backend_url:
@@ -224,7 +224,7 @@ class Node:
     def _listen(self) -> None:
         listeners = {
             self._keys.own(self.id): self.clients.on_own,
-            self._keys.control: self._on_control,
+            self._keys.control: self.control.on_order,
             self._keys.ingest: self.relay.on_ingest,
         }
         waiting = len(listeners)
@@ -233,7 +233,7 @@ class Node:
             nonlocal waiting
             waiting -= 1
             if not waiting:
-                self._channels_confirmed = True
+                self.condition.listening = True
                 self._heartbeat.wake()
 
         for channel, callback in listeners.items():
@@ -267,12 +267,12 @@ class Node:
             for topic, clients in (await self.registry.reap(node_id, self.relay.has_presence)).items():
                 await self._attendance.tell_dead(self.relay.channel(topic), clients, self._ms())
         await self.relay.streams.check()
-        await self.check_revocations()
-        self._services_status = await announcer.last_status(self.relay.snapshots)
+        await self.control.check_revocations()
+        self.condition.services = await announcer.last_status(self.relay.snapshots)
 
     async def _beaten(self) -> None:
         """What is done at each beat, however it went."""
-        ready = not self.reasons()
+        ready = not self.condition.reasons()
         if ready and not self._announced:
             await self._announce()
         self.metrics.ready.set(ready)
@@ -291,26 +291,11 @@ class Node:
             await asyncio.sleep(1)
             self.clients.sweep(loop.time())
 
-    # ---- ready, drain
-
-    def reasons(self) -> list[str]:
-        """Why no new client should come here; empty: the node is ready."""
-        found = self._reasons_but_lease()
-        return found if self._heartbeat.reason is None else [*found, self._heartbeat.reason]
-
-    def _reasons_but_lease(self) -> list[str]:
-        found = ["draining"] if self.departures.draining else []
-        if self.trust.reason is not None:
-            found.append(self.trust.reason)
-        if self._bus.reason is not None:
-            found.append(f"bus: {self._bus.reason}")
-        elif not self._channels_confirmed:
-            found.append("bus: channels not yet confirmed")
-        return found
+    # ---- what it is asked
 
     def asked_ready(self, who: str) -> list[str]:
-        """`reasons`, asked by `who`: a drain waits until load balancers have been told."""
-        reasons = self.reasons()
+        """Why it is not ready, asked by `who`: a drain waits until load balancers have been told."""
+        reasons = self.condition.reasons()
         self.departures.asked_ready(who, bool(reasons))
         return reasons
 
@@ -319,38 +304,6 @@ class Node:
         self._heartbeat.wake()  # the row says so too, and at once; it is written while the load balancer looks
         self._reporter.hurry()
         await self.departures.drain()
-
-    async def check_revocations(self) -> None:
-        """Know all that is revoked, and act on it.
-
-        Raises:
-            Unavailable: Redis did not answer in time.
-        """
-        if await self.trust.revoked.check():
-            self.clients.enforce(self.trust.revoked.book.refuses)
-
-    def _on_control(self, _channel: str, payload: bytes) -> None:
-        try:
-            order = orders.parse(payload)
-        except OrderError:
-            self.metrics.relayed.labels("malformed").inc()
-            return
-        self.metrics.relayed.labels("control").inc()
-        match order:
-            case Disconnect() | Unsubscribe():
-                self.clients.obey(order)
-            case Forget(topics):
-                for topic in topics:
-                    self.relay.streams.forget(topic)
-            case Revoke(revocations):
-                if self.trust.revoked.hear(revocations):
-                    self.clients.enforce(self.trust.revoked.book.refuses)
-            case Drain(self.id):
-                self.leave()
-            case Move(self.id, keep, seconds, after):
-                self._spawn(self.departures.move(keep, seconds, after), "move")
-            case Drain() | Move():
-                pass  # another's
 
     def verify_operator(self, token: str | None) -> Identity:
         """Who somebody at the operators' socket is; there an API key proves something, too.
@@ -361,60 +314,9 @@ class Node:
         who = self.api_keys.identify(token) if token else None
         return who if who is not None else self.trust.authenticator.verify(token)
 
-    # ---- what it tells
-
-    async def order(self, op: str, **about: Any) -> None:
-        """Have every node do `op` ("disconnect" or "unsubscribe") to those of its clients that `about` names.
-
-        Raises:
-            Unavailable: Redis did not confirm.
-        """
-        await self._link.publish(self._keys.control, orjson.dumps({"op": op, **about}))
-
     def seconds_since(self, timestamp: str) -> float:
         """How long ago that was; `timestamp` as the registry's rows have it."""
         return self._now() - datetime.fromisoformat(timestamp).timestamp()
-
-    def status(self) -> dict[str, Any]:
-        """The node as REQUEST system/getStatus shows it to anyone."""
-        return {
-            "status": "degraded" if self.reasons() else "ok", "node": self.settings.node, "version": __version__,
-            "uptimeSeconds": (self._ms() - self._started_ms) // 1000, "clients": len(self.clients),
-            "topics": len(self._topics()), "draining": self.departures.draining,
-            "services": self._services_status,
-        }  # fmt: skip
-
-    def _condition(self) -> dict[str, Any]:
-        """The node as administrators are told of it, beside what its instruments say."""
-        reasons = self.reasons()
-        return {
-            "id": self.id, **self._about(), "ready": not reasons, "reasons": reasons,
-            "draining": self.departures.draining, "moving": self.departures.phase is Phase.SHEDDING,
-            "subscriptions": self._hub.memberships,
-        }  # fmt: skip
-
-    def _memory(self) -> Memory:
-        return Memory(
-            about=self._about,
-            client=lambda client_id: self.clients.row(client_id),
-            clients=lambda: self.clients.ids(),
-            topic=lambda topic: self._hub.count(hub.of_topic(topic)),
-            topics=self._topics,
-        )
-
-    def _about(self) -> dict[str, str | int]:
-        settings = self.settings
-        return {
-            "name": settings.node, "address": settings.advertise, "path": "/ws",
-            "version": __version__, "started": protocol.iso(self._started_ms), "clients": len(self.clients),
-            # Whoever reads this reads it under the lease.
-            "topics": len(self._topics()), "ready": int(not self._reasons_but_lease()),
-            "draining": int(self.departures.draining),
-            "moving": int(self.departures.phase is Phase.SHEDDING),
-        }  # fmt: skip
-
-    def _topics(self) -> list[str]:
-        return [topic for topic in map(hub.topic_of, self._hub) if topic is not None]
 
     def _ms(self) -> int:
         return int(self._now() * 1000)

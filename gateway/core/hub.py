@@ -62,6 +62,10 @@ class Hub:
         """Its subscribers, as they are now."""
         return tuple(self._members.get(audience, ()))
 
+    def topics(self) -> list[str]:
+        """The topics that anybody hears."""
+        return [topic for topic in map(topic_of, self) if topic is not None]
+
     def join(self, subscriber: Subscriber, audience: str) -> None:
         """Make `subscriber` a member; once a member, again changes nothing."""
         if audience in subscriber.audiences:

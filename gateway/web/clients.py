@@ -56,7 +56,7 @@ async def show_client(request: Request) -> Any:
 async def disconnect_client(request: Request) -> Any:
     """Close one client's socket, on whichever node it is (3503)."""
     client = await _client(request)
-    await node_of(request).order("disconnect", client=client["id"])
+    await node_of(request).control.order("disconnect", client=client["id"])
     return {"disconnected": [client["id"]]}
 
 
@@ -65,7 +65,7 @@ async def unsubscribe_client(request: Request) -> Any:
     client, topic = await _client(request), request.path_params["topic"]
     if topic not in client["topics"]:
         raise ApiError(404, "not_found", f"{client['id']} does not hear {topic}")
-    await node_of(request).order("unsubscribe", client=client["id"], topics=[topic])
+    await node_of(request).control.order("unsubscribe", client=client["id"], topics=[topic])
     return {"unsubscribed": [topic]}
 
 
@@ -77,7 +77,7 @@ async def disconnect_user(request: Request) -> Any:
     _check_user(user)
     found = [client["id"] async for client in node.registry.clients(user=user)]
     # Even if none is listed: one may be connecting this very moment.
-    await node.order("disconnect", user=user)
+    await node.control.order("disconnect", user=user)
     return {"disconnected": found}
 
 

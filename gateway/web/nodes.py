@@ -27,7 +27,7 @@ async def drain_node(request: Request) -> Any:
         raise ApiError(404, "not_found", f"No node {named[:200]!r} lives")
     if len(found) > 1:
         raise ApiError(409, "ambiguous", f"Several nodes are called so; name one by its id: {', '.join(found)}")
-    await node.order("drain", node=found[0])
+    await node.control.order("drain", node=found[0])
     return {"draining": found}
 
 
@@ -47,7 +47,7 @@ async def rebalance(request: Request) -> Any:
     youngest = min((node.seconds_since(row["started"]) for row in ready), default=0.0)
     after = max(0.0, balance.WARM_SECONDS - youngest) if moves else 0.0
     for node_id, move in moves.items():
-        await node.order("move", node=node_id, keep=move.keep, seconds=seconds, after=after)
+        await node.control.order("move", node=node_id, keep=move.keep, seconds=seconds, after=after)
     return {
         "moves": [{"node": node_id, "clients": move.clients} for node_id, move in moves.items()],
         "seconds": seconds,

@@ -49,7 +49,7 @@ async def revoke(request: Request) -> Any:
 async def list_revocations(request: Request) -> Any:
     """What is revoked."""
     node = node_of(request)
-    await node.check_revocations()
+    await node.control.check_revocations()
     found = sorted(node.trust.revoked.book, key=lambda one: (one.until, one.kind, one.name))
     limit = limit_of(request.query_params.get("limit"))
     return {"revocations": [_shown(one) for one in found[:limit]], "count": len(found)}

@@ -57,7 +57,7 @@ async def delete_history(request: Request) -> Any:
     """Drop a topic's messages, in Redis and in the nodes; the numbering goes on."""
     node, topic = node_of(request), _ruled(request, "history")
     deleted = await node.relay.delete_history(topic)
-    await node.order("forget", topics=[topic])
+    await node.control.order("forget", topics=[topic])
     return {"deleted": deleted}
 
 

@@ -387,6 +387,15 @@ def test_deliveries_and_bytes_are_counted_for_each_hearer() -> None:
     assert (node.hub.deliveries, node.hub.sent_bytes) == (6, 24)
 
 
+def test_topics_are_told_while_somebody_hears_them() -> None:
+    node, ann = Node(), Client("ann")
+    for audience in AUDIENCES:
+        members(node, audience, ann)
+    assert sorted(node.hub.topics()) == ["a", "b"]
+    node.hub.leave(ann, "topic:a")
+    assert node.hub.topics() == ["b"]
+
+
 def test_audiences_have_names() -> None:
     assert (hub.of_topic("a:b"), hub.of_user("ann"), hub.of_role("admin")) == ("topic:a:b", "user:ann", "role:admin")
     assert hub.topic_of("topic:a:b") == "a:b"

@@ -1,0 +1,105 @@
+"""How the node is, as each who asks is told: load balancers, Prometheus, administrators, clients, and its row in Redis.
+
+It is ready when a client who comes now would be served: it knows whose word to take, it hears the bus and its own
+channels, it holds a lease, and it is not about to leave.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from gateway import __version__
+from gateway.auth.trust import Trust
+from gateway.clients import Clients
+from gateway.cluster.bus import Bus
+from gateway.core import protocol
+from gateway.core.hub import Hub
+from gateway.departures import Departures, Phase
+from gateway.heartbeat import Heartbeat
+from gateway.metrics import Metrics
+from gateway.settings import Settings
+
+
+class Condition:
+    """Asks the node's parts at that moment. `now_ms` gives the time in ms since 1970."""
+
+    def __init__(
+        self, settings: Settings, node_id: str, *, clients: Clients, hub: Hub, bus: Bus, trust: Trust,
+        heartbeat: Heartbeat, departures: Departures, metrics: Metrics, now_ms: Callable[[], int],
+    ) -> None:  # fmt: skip
+        self.listening = False  # Redis has confirmed the node's own channels
+        self.services: str | None = None  # the status of all services, as was told last
+        self._settings = settings
+        self._node_id = node_id
+        self._clients = clients
+        self._hub = hub
+        self._bus = bus
+        self._trust = trust
+        self._heartbeat = heartbeat
+        self._departures = departures
+        self._now_ms = now_ms
+        self._started_ms = now_ms()
+        metrics.read(
+            {
+                "gateway_connections": lambda: len(clients),
+                "gateway_subscriptions": lambda: hub.memberships,
+                "gateway_buffered_bytes": clients.limits.buffered_bytes,
+                "gateway_topics": lambda: len(hub.topics()),
+            },
+            {
+                "gateway_deliveries": lambda: hub.deliveries,
+                "gateway_sent_bytes": lambda: hub.sent_bytes,
+                "gateway_received_bytes": lambda: clients.received_bytes,
+                "gateway_deflate_in_bytes": lambda: clients.deflater.in_bytes,
+                "gateway_deflate_out_bytes": lambda: clients.deflater.out_bytes,
+            },
+        )
+
+    # ---- ready
+
+    def reasons(self) -> list[str]:
+        """Why no new client should come here; empty: the node is ready."""
+        found = self._reasons_but_lease()
+        return found if self._heartbeat.reason is None else [*found, self._heartbeat.reason]
+
+    def _reasons_but_lease(self) -> list[str]:
+        found = ["draining"] if self._departures.draining else []
+        if self._trust.reason is not None:
+            found.append(self._trust.reason)
+        if self._bus.reason is not None:
+            found.append(f"bus: {self._bus.reason}")
+        elif not self.listening:
+            found.append("bus: channels not yet confirmed")
+        return found
+
+    # ---- what it tells
+
+    def row(self) -> dict[str, str | int]:
+        """The node's own row in the registry."""
+        settings = self._settings
+        return {
+            "name": settings.node, "address": settings.advertise, "path": "/ws",
+            "version": __version__, "started": protocol.iso(self._started_ms), "clients": len(self._clients),
+            # Whoever reads this reads it under the lease.
+            "topics": len(self._hub.topics()), "ready": int(not self._reasons_but_lease()),
+            "draining": int(self._departures.draining),
+            "moving": int(self._departures.phase is Phase.SHEDDING),
+        }  # fmt: skip
+
+    def report(self) -> dict[str, Any]:
+        """The node as administrators are told of it, beside what its instruments say."""
+        reasons = self.reasons()
+        return {
+            "id": self._node_id, **self.row(), "ready": not reasons, "reasons": reasons,
+            "draining": self._departures.draining, "moving": self._departures.phase is Phase.SHEDDING,
+            "subscriptions": self._hub.memberships,
+        }  # fmt: skip
+
+    def status(self) -> dict[str, Any]:
+        """The node as REQUEST system/getStatus shows it to anyone."""
+        return {
+            "status": "degraded" if self.reasons() else "ok", "node": self._settings.node, "version": __version__,
+            "uptimeSeconds": (self._now_ms() - self._started_ms) // 1000, "clients": len(self._clients),
+            "topics": len(self._hub.topics()), "draining": self._departures.draining, "services": self.services,
+        }  # fmt: skip

@@ -1,0 +1,85 @@
+"""The control channel: what one node has all of them do. Each carries out what is about its own clients, or itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import orjson
+
+from gateway.auth.trust import Trust
+from gateway.clients import Clients
+from gateway.cluster.keys import Keys
+from gateway.cluster.link import Link
+from gateway.core import orders
+from gateway.core.orders import Disconnect, Drain, Forget, Move, OrderError, Revoke, Unsubscribe
+from gateway.departures import Departures
+from gateway.metrics import Metrics
+from gateway.streams import Streams
+
+
+class Control:
+    """Gives orders, and carries out those it hears.
+
+    `leave` has the process drain and end; `spawn` runs a coroutine under the node's eye.
+    """
+
+    def __init__(
+        self, node_id: str, *, link: Link, keys: Keys, clients: Clients, streams: Streams, trust: Trust,
+        departures: Departures, metrics: Metrics, leave: Callable[[], None],
+        spawn: Callable[[Coroutine[Any, Any, None], str], object],
+    ) -> None:  # fmt: skip
+        self._node_id = node_id
+        self._link = link
+        self._keys = keys
+        self._clients = clients
+        self._streams = streams
+        self._trust = trust
+        self._departures = departures
+        self._metrics = metrics
+        self._leave = leave
+        self._spawn = spawn
+
+    async def order(self, op: str, **about: Any) -> None:
+        """Have every node do `op` to what `about` names: both together are an order as `orders.parse` reads it.
+
+        Raises:
+            Unavailable: Redis did not confirm.
+        """
+        await self._link.publish(self._keys.control, orjson.dumps({"op": op, **about}))
+
+    def on_order(self, _channel: str, payload: bytes) -> None:
+        """An order from a node, this one among them, or from whoever else speaks on the channel."""
+        try:
+            order = orders.parse(payload)
+        except OrderError:
+            self._metrics.relayed.labels("malformed").inc()
+            return
+        self._metrics.relayed.labels("control").inc()
+        match order:
+            case Disconnect() | Unsubscribe():
+                self._clients.obey(order)
+            case Forget(topics):
+                for topic in topics:
+                    self._streams.forget(topic)
+            case Revoke(revocations):
+                if self._trust.revoked.hear(revocations):
+                    self._enforce()
+            case Drain(self._node_id):
+                self._leave()
+            case Move(self._node_id, keep, seconds, after):
+                self._spawn(self._departures.move(keep, seconds, after), "move")
+            case Drain() | Move():
+                pass  # another's
+
+    async def check_revocations(self) -> None:
+        """Know all that is revoked, also by orders that were not heard, and act on it.
+
+        Raises:
+            Unavailable: Redis did not answer in time.
+        """
+        if await self._trust.revoked.check():
+            self._enforce()
+
+    def _enforce(self) -> None:
+        self._clients.enforce(self._trust.revoked.book.refuses)

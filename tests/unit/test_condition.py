@@ -1,0 +1,101 @@
+"""How a node is: everybody is told the same, and each what is for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from gateway.condition import Condition
+from gateway.core.hub import Hub
+from gateway.departures import Phase
+from gateway.metrics import Metrics
+from gateway.settings import Settings
+
+
+class Clients:
+    """Two of them."""
+
+    limits = SimpleNamespace(buffered_bytes=lambda: 7)
+    received_bytes = 11
+    deflater = SimpleNamespace(in_bytes=13, out_bytes=5)
+
+    def __len__(self) -> int:
+        return 2
+
+
+class Node:
+    """A node that is well, and may be made unwell."""
+
+    def __init__(self) -> None:
+        self.now_ms = 1000
+        self.metrics = Metrics()
+        self.bus, self.trust, self.heartbeat = (SimpleNamespace(reason=None) for _ in range(3))
+        self.departures = SimpleNamespace(draining=False, phase=Phase.STAYING)
+        self.condition = Condition(
+            Settings(node="n1", advertise="10.0.0.1:9000"), "n1.a", clients=cast(Any, Clients()),
+            hub=Hub(lambda: None, lambda _: None), bus=cast(Any, self.bus), trust=cast(Any, self.trust),
+            heartbeat=cast(Any, self.heartbeat), departures=cast(Any, self.departures), metrics=self.metrics,
+            now_ms=lambda: self.now_ms,
+        )  # fmt: skip
+        self.condition.listening = True
+
+    def drain(self) -> None:
+        self.departures.draining, self.departures.phase = True, Phase.UNREADY
+
+
+def tell(part: str, reason: str) -> Callable[[Node], None]:
+    """Has a part of the node say why it is not well."""
+    return lambda node: setattr(getattr(node, part), "reason", reason)
+
+
+def test_a_node_that_is_well_says_so_to_everybody() -> None:
+    node = Node()
+    node.condition.services = "active"
+    node.now_ms += 2500
+    assert node.condition.reasons() == []
+    assert node.condition.row() == {
+        "name": "n1", "address": "10.0.0.1:9000", "path": "/ws", "version": node.condition.row()["version"],
+        "started": "1970-01-01T00:00:01.000Z", "clients": 2, "topics": 0, "ready": 1, "draining": 0, "moving": 0,
+    }  # fmt: skip
+    report = node.condition.report()
+    assert (report["id"], report["ready"], report["reasons"], report["subscriptions"]) == ("n1.a", True, [], 0)
+    status = node.condition.status()
+    assert (status["status"], status["uptimeSeconds"], status["services"]) == ("ok", 2, "active")
+
+
+@pytest.mark.parametrize(
+    ("unwell", "reason"),
+    [
+        (Node.drain, "draining"),
+        (tell("trust", "no keys"), "no keys"),
+        (tell("bus", "away"), "bus: away"),
+        (lambda node: setattr(node.condition, "listening", False), "bus: channels not yet confirmed"),
+        (tell("heartbeat", "lease not renewed"), "lease not renewed"),
+    ],
+)
+def test_what_is_not_well_is_named_and_nobody_is_told_otherwise(unwell: Callable[[Node], None], reason: str) -> None:
+    node = Node()
+    unwell(node)
+    assert node.condition.reasons() == [reason]
+    assert (node.condition.report()["ready"], node.condition.report()["reasons"]) == (False, [reason])
+    assert node.condition.status()["status"] == "degraded"
+    # Who reads the row reads it under the lease, so the lease is no reason there.
+    assert node.condition.row()["ready"] == int(reason == "lease not renewed")
+
+
+def test_all_reasons_are_told_but_a_bus_that_is_away_hears_no_channel_either() -> None:
+    node = Node()
+    node.drain()
+    for part in ("trust", "bus", "heartbeat"):
+        tell(part, f"{part} fails")(node)
+    node.condition.listening = False
+    assert node.condition.reasons() == ["draining", "trust fails", "bus: bus fails", "heartbeat fails"]
+
+
+def test_prometheus_reads_it_at_each_scrape() -> None:
+    values, _ = Node().metrics.totals()
+    assert (values["gateway_connections"], values["gateway_buffered_bytes"]) == (2, 7)
+    assert (values["gateway_received_bytes_total"], values["gateway_deflate_out_bytes_total"]) == (11, 5)

@@ -1,0 +1,91 @@
+"""Orders on the control channel: each is carried out by whom it is about, and by nobody else."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+import orjson
+import pytest
+
+from gateway.cluster.keys import Keys
+from gateway.control import Control
+from gateway.core.orders import Disconnect, Unsubscribe, Whom
+from gateway.core.revocations import Revocation, Revocations
+from gateway.metrics import Metrics
+
+GONE = Revocation("user", "ann", 10.0, 5.0)
+
+
+class Node:
+    """The parts of the node n1.a that can be told something; keeps what they were told."""
+
+    def __init__(self) -> None:
+        self.told: list[Any] = []
+        self.metrics = Metrics()
+        self.keys = Keys("gw:")
+        self.missed = False  # an order to revoke
+        book = Revocations()
+        revoked = SimpleNamespace(book=book, hear=book.add, check=self._check)
+        self.control = Control(
+            "n1.a", link=cast(Any, self), keys=self.keys,
+            clients=cast(Any, SimpleNamespace(obey=self.told.append, enforce=self._enforce)),
+            streams=cast(Any, SimpleNamespace(forget=self.told.append)),
+            trust=cast(Any, SimpleNamespace(revoked=revoked)),
+            departures=cast(Any, SimpleNamespace(move=lambda *words: words)), metrics=self.metrics,
+            leave=lambda: self.told.append("leave"), spawn=lambda work, name: self.told.append((name, work)),
+        )  # fmt: skip
+
+    async def _check(self) -> bool:
+        return self.missed
+
+    def _enforce(self, revoked: Any) -> None:
+        self.told.append(revoked(None, "ann", 5.0))
+
+    async def publish(self, channel: str, payload: bytes) -> None:
+        """What was said is heard by all, and so by this node."""
+        assert channel == self.keys.control
+        self.control.on_order(channel, payload)
+
+    def heard(self, kind: str) -> float:
+        """How many it counted so."""
+        return self.metrics.registry.get_sample_value("gateway_messages_relayed_total", {"kind": kind}) or 0
+
+
+@pytest.mark.parametrize(
+    ("op", "about", "told"),
+    [
+        ("disconnect", {"user": "ann", "reason": "spam"}, [Disconnect(Whom(None, "ann"), "spam")]),
+        ("unsubscribe", {"client": "c", "topics": ["t"]}, [Unsubscribe(Whom("c", None), ["t"], "by the operator")]),
+        ("forget", {"topics": ["t", "u"]}, ["t", "u"]),
+        ("revoke", {"revocations": [GONE.about()]}, [True]),
+        ("drain", {"node": "n1.a"}, ["leave"]),
+        ("drain", {"node": "n1.b"}, []),
+        ("move", {"node": "n1.a", "keep": 3, "seconds": 60, "after": 1}, [("move", (3, 60.0, 1.0))]),
+        ("move", {"node": "n1.b", "keep": 3, "seconds": 60, "after": 1}, []),
+    ],
+)
+async def test_an_order_is_carried_out_by_whom_it_is_about(op: str, about: dict[str, Any], told: list[Any]) -> None:
+    node = Node()
+    await node.control.order(op, **about)
+    assert node.told == told
+    assert (node.heard("control"), node.heard("malformed")) == (1, 0)
+
+
+@pytest.mark.parametrize("payload", [b"", b"[]", orjson.dumps({"op": "dance"}), b"\xff"])
+def test_what_is_no_order_is_counted_and_dropped(payload: bytes) -> None:
+    node = Node()
+    node.control.on_order(node.keys.control, payload)
+    assert (node.told, node.heard("control"), node.heard("malformed")) == ([], 0, 1)
+
+
+async def test_what_is_revoked_is_enforced_once_it_is_news() -> None:
+    node = Node()
+    for _ in range(2):
+        await node.control.order("revoke", revocations=[GONE.about()])
+    assert node.told == [True]
+    await node.control.check_revocations()
+    assert node.told == [True]
+    node.missed = True
+    await node.control.check_revocations()
+    assert node.told == [True, True]
