@@ -122,7 +122,7 @@ class Lab:
     def _balanced(
         self, contender: Contender, ports: tuple[int, ...], pids: tuple[int, ...], nodes: list[Node] | None
     ) -> Server:
-        with on(LOAD_CORE):
+        with on(LOAD_CORE, SERVER_CORE):
             if nodes is not None:
                 # The project's own HAProxy, which looks for ready nodes; its limits are for one source of many.
                 balancer = self._stack.enter_context(Balancer(nodes, self.folder, **UNLIMITED))

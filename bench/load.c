@@ -103,24 +103,19 @@ static int64_t bucket_us(int at) {
   return at < 64 ? at : (int64_t)(64 + at % 64) << (at / 64 - 1);
 }
 
-/* Seconds of user and system time of the processes `pids`, all their threads. */
+/* Seconds of user and system time of the processes `pids`, all their threads. By their own clocks: /proc counts in
+ * hundredths of a second, of which a short look at a cheap server sees but a few. */
 static double cpu_of(const char *pids) {
-  double ticks = 0;
+  double seconds = 0;
   while (pids && *pids) {
-    char path[64], line[1024];
-    snprintf(path, sizeof path, "/proc/%ld/stat", strtol(pids, (char **)&pids, 10));
+    clockid_t clock;
+    struct timespec used;
+    long pid = strtol(pids, (char **)&pids, 10);
     if (*pids == ',') pids++;
-    FILE *file = fopen(path, "r");
-    if (!file) continue;
-    unsigned long user = 0, system = 0;
-    if (fgets(line, sizeof line, file)) {
-      char *after = strrchr(line, ')'); /* a name may hold anything */
-      if (after) sscanf(after + 2, "%*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu", &user, &system);
-    }
-    fclose(file);
-    ticks += user + system;
+    if (clock_getcpuclockid(pid, &clock) || clock_gettime(clock, &used)) continue; /* it has ended */
+    seconds += used.tv_sec + used.tv_nsec / 1e9;
   }
-  return ticks / sysconf(_SC_CLK_TCK);
+  return seconds;
 }
 
 /* Seconds that all cores have been busy with anything at all. */

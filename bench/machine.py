@@ -11,15 +11,16 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
-# The servers have one core for themselves; the load, Redis and HAProxy share the other.
+# The servers have one core for themselves, the load and Redis the other; HAProxy runs on both, a thread each, as it does
+# wherever nobody tells it otherwise.
 SERVER_CORE, LOAD_CORE = max(os.sched_getaffinity(0)), min(os.sched_getaffinity(0))
 
 
 @contextmanager
-def on(core: int) -> Iterator[None]:
-    """What is started in the `with` runs on that core alone, for all its life."""
+def on(*cores: int) -> Iterator[None]:
+    """What is started in the `with` runs on these cores alone, for all its life."""
     before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {core})
+    os.sched_setaffinity(0, cores)
     try:
         yield
     finally:
