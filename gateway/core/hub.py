@@ -119,6 +119,8 @@ class Hub:
             self._evict(self._refused.pop())
 
     def _hand_out(self) -> None:
+        if not self._runs:
+            return
         runs, self._runs = self._runs, []
         if self._are_apart([audience for audience, _ in runs]):
             for audience, frames in runs:

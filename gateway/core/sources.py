@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Final
 
 # Whoever has one IPv6 address has all of its network (RFC 6177): counted one by one they would have no limit.
@@ -15,8 +16,9 @@ class Sources:
 
     def __init__(self, trusted: Iterable[str]) -> None:
         self._trusted = [ipaddress.ip_network(network, strict=False) for network in trusted]
+        self.of = lru_cache(maxsize=4096)(self._of)  # asked when a client comes, and again when it goes
 
-    def of(self, ip: str) -> str | None:
+    def _of(self, ip: str) -> str | None:
         """The IPv4 address, or the /64 of the IPv6 address, that `ip` is.
 
         None for what is no address, and for a trusted proxy: it has not said for whom it asks, or asks for itself.
