@@ -152,7 +152,7 @@ class Lab:
 
     def connect(
         self, server: Server, count: int, *, topic: str = "t#####", topics: int = 1, ports: Sequence[int] = (),
-        script: bytes | None = None, seconds: float = 60, parallel: int = 64, **words: object,
+        script: bytes | None = None, seconds: float = 60, parallel: int = 256, **words: object,
     ) -> dict[str, Any]:  # fmt: skip
         """Connect `count` clients and have each hear a topic.
 

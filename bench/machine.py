@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
-# The servers have one core for themselves, the load and Redis the other; HAProxy runs on both, a thread each, as it does
-# wherever nobody tells it otherwise.
+# The servers have one core for themselves, the load and Redis the other; HAProxy runs on both, a thread each, as it
+# does wherever nobody tells it otherwise.
 SERVER_CORE, LOAD_CORE = max(os.sched_getaffinity(0)), min(os.sched_getaffinity(0))
 
 

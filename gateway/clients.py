@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
+from functools import cache
 from typing import Any, Final
 
 import orjson
@@ -67,6 +68,7 @@ class Clients:
         self._calls = calls  # None: there is no back end
         self._admission = admission
         self._metrics = metrics
+        self._received = cache(metrics.received.labels)  # by type: a dozen
         self._status = status
         self._now_ms = now_ms
         self.limits = Limits(settings, outbox, metrics)
@@ -183,7 +185,7 @@ class Clients:
         except Exception:
             self._outbox.fail(connection)
         finally:
-            self._metrics.received.labels(kind).inc()
+            self._received(kind).inc()
 
     def grew(self, connection: Connection, size: int) -> None:
         """`size` bytes more are held for it."""

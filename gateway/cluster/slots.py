@@ -25,9 +25,9 @@ Limit = Literal["user_connections", "address_connections"]
 
 STEPS_A_LEASE: Final = 5  # at least
 # Between two steps, for each newcomer of the last: who comes meanwhile shares the next. A storm (from 200 a second on)
-# waits longer and in larger groups, and costs Redis five steps a second.
+# waits longer and in larger groups, and costs Redis seven steps a second.
 STEP_SECONDS: Final = 0.005
-STORM_SECONDS: Final = 0.2
+STORM_SECONDS: Final = 0.15
 RETRY_SECONDS: Final = 1.0
 STEP_ROWS: Final = 500  # counts or newcomers in one step: Redis' patience is finite. A full step waits for nobody.
 _Whos = tuple[str, str]  # a user and an address as they are counted; "" if not
