@@ -72,6 +72,14 @@ def test_every_target_speaks_of_what_is_measured() -> None:
         assert contender in {one.name for one in BY_NAME[scenario].contenders}
 
 
+def test_every_round_measures_what_is_compared_and_the_first_all() -> None:
+    first, second, third = ([s.name for at, s in bench.schedule(bench.plan({})) if at == n] for n in (1, 2, 3))
+    assert first == list(BY_NAME)
+    assert second == third == [name for name in first if name in second]
+    assert set(second) >= {name for name, _ in targets.asked()}
+    assert "nodes-8" not in second
+
+
 def test_the_quick_bench_measures_what_the_targets_speak_of_and_no_more() -> None:
     told = bench.plan({"QUICK": "1"}).scenarios
     assert {(scenario.name, one.name) for scenario in told for one in scenario.contenders} == targets.asked()
