@@ -3,8 +3,8 @@
 SCENARIOS="paced storm" only these, the others stay as they were · ROUNDS=5 · QUICK=1 one short round of a fifth of the
 clients, of what the targets speak of: its figures are printed and kept out of the way · ROUNDS=0 write the report again
 
-The first round goes over all scenarios; the others leave out what has neither a target nor a peer. After fourteen minutes
-no further scenario is begun: a slow machine makes fewer rounds.
+The first round goes over all scenarios, the others leave out what has neither a target nor a peer. After fourteen
+minutes none is begun but in the first round: a slow machine makes fewer of them.
 """
 
 from __future__ import annotations
