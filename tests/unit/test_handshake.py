@@ -1,12 +1,19 @@
-"""What is agreed about compression, from what a client offers."""
+"""A request for a WebSocket, to its answer; and what is agreed about compression."""
 
 from __future__ import annotations
 
+import asyncio
+from http import HTTPStatus
+from typing import Any, cast
+
 import pytest
+from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.config import Config
+from uvicorn.server import ServerState
 from websockets.datastructures import Headers
 from websockets.server import ServerProtocol
 
-from gateway.transport.handshake import SharedDeflate
+from gateway.transport.handshake import Handshake, SharedDeflate
 
 OURS = "server_no_context_takeover; client_no_context_takeover"
 
@@ -56,3 +63,172 @@ def agreed(offer: str) -> str | None:
     )
     assert bool(extensions) == (answer is not None)
     return answer
+
+
+KEY = (b"sec-websocket-key", b"dGhlIHNhbXBsZSBub25jZQ==")
+GOOD = [
+    (b"host", b"a"),
+    (b"connection", b"Upgrade"),
+    (b"upgrade", b"websocket"),
+    KEY,
+    (b"sec-websocket-version", b"13"),
+]
+
+
+class Asking:
+    """An opener and its transport: somebody asks for a WebSocket, and `app` decides."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.said = b""
+        self.told: list[object] = []  # whether it was accepted, and with what
+        self.decided = asyncio.Event()
+        config = Config(app, ws="none", proxy_headers=False)
+        config.load()
+        self.handshake = Handshake(self, config, ServerState())
+
+    def write(self, data: bytes) -> None:
+        self.said += data
+
+    def accepted(self, *, deflates: bool) -> None:
+        self.told.append(("accepted", deflates))
+        self.decided.set()
+
+    def refused(self) -> None:
+        self.told.append("refused")
+        self.decided.set()
+
+    def ask(
+        self, headers: list[tuple[bytes, bytes]], target: bytes = b"/ws", method: str = "GET", version: str = "1.1",
+        compression: bool = False,
+    ) -> None:  # fmt: skip
+        asked = {
+            "type": "http", "asgi": {"version": "3.0"}, "http_version": version, "scheme": "https", "method": method,
+            "client": ("192.0.2.7", 1), "root_path": "", "headers": headers, "state": {"compression": compression},
+        }  # fmt: skip
+        self.handshake.receive(cast(Any, asked), target, cast(Any, self))
+
+    @property
+    def status(self) -> int:
+        return int(self.said.split(b" ")[1])
+
+
+async def accept(scope: Scope, receive: Receive, send: Send) -> None:
+    """An endpoint that lets in whoever asks."""
+    assert (await receive())["type"] == "websocket.connect"
+    await send({"type": "websocket.accept", "subprotocol": (scope["subprotocols"] or [None])[0]})
+
+
+async def decided(asking: Asking) -> None:
+    async with asyncio.timeout(5):
+        await asking.decided.wait()
+
+
+async def test_whoever_asks_well_is_let_in() -> None:
+    asking = Asking(accept)
+    asking.ask([*GOOD, (b"sec-websocket-protocol", b"one, two")])
+    await decided(asking)
+    assert asking.told == [("accepted", False)]
+    head, _, rest = asking.said.partition(b"\r\n\r\n")
+    assert head.split(b"\r\n") == [
+        b"HTTP/1.1 101 Switching Protocols", b"Upgrade: websocket", b"Connection: Upgrade",
+        b"Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=", b"Sec-WebSocket-Protocol: one",
+    ]  # fmt: skip
+    assert not rest
+
+
+async def test_what_the_endpoint_is_asked() -> None:
+    asked: list[Scope] = []
+
+    async def look(scope: Scope, receive: Receive, send: Send) -> None:
+        asked.append(scope)
+        await accept(scope, receive, send)
+
+    asking = Asking(look)
+    asking.ask(GOOD, b"/a%20b?c=%20d")
+    await decided(asking)
+    (scope,) = asked
+    assert {name: scope[name] for name in ("type", "scheme", "path", "raw_path", "query_string", "client")} == {
+        "type": "websocket", "scheme": "wss", "path": "/a b", "raw_path": b"/a%20b", "query_string": b"c=%20d",
+        "client": ("192.0.2.7", 1),
+    }  # fmt: skip
+    assert scope["headers"] == GOOD and scope["state"] == {"compression": False}
+    assert scope["extensions"]["gateway.connection"] is asking
+
+
+async def test_compression_is_agreed_where_it_is_on_and_one_handshake_says_nothing_of_the_next() -> None:
+    offer = (b"sec-websocket-extensions", b"permessage-deflate; client_max_window_bits")
+    for headers, compression, deflates in (
+        ([*GOOD, offer], True, True),
+        (GOOD, True, False),
+        ([*GOOD, offer], False, False),
+    ):
+        asking = Asking(accept)
+        asking.ask(headers, compression=compression)
+        await decided(asking)
+        assert asking.told == [("accepted", deflates)]
+        assert (b"Sec-WebSocket-Extensions: permessage-deflate" in asking.said) == deflates
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "how"),
+    [
+        (400, [one for one in GOOD if one is not KEY], {}),
+        (400, [*GOOD, KEY], {}),
+        (400, [(KEY[0], b"short") if one is KEY else one for one in GOOD], {}),
+        (400, [(name, b"12" if name.endswith(b"version") else value) for name, value in GOOD], {}),
+        (400, [*GOOD, (b"origin", b"http://a"), (b"origin", b"http://b")], {}),
+        (400, [*GOOD, (b"sec-websocket-protocol", b"no token")], {}),
+        (400, [*GOOD, (b"content-length", b"5")], {}),
+        (400, [*GOOD, (b"transfer-encoding", b"chunked")], {}),
+        (400, GOOD, {"target": b"/\xc3\xa9"}),
+        (405, GOOD, {"method": "POST"}),
+        (426, [(name, b"close" if name == b"connection" else value) for name, value in GOOD], {}),
+        (505, GOOD, {"version": "1.0"}),
+    ],
+)
+async def test_whoever_asks_badly_is_refused_and_the_endpoint_not_asked(
+    status: int, headers: list[tuple[bytes, bytes]], how: dict[str, Any]
+) -> None:
+    async def never(scope: Scope, receive: Receive, send: Send) -> None:
+        raise AssertionError("asked")
+
+    asking = Asking(never)
+    asking.ask(headers, **how)
+    assert asking.told == ["refused"]
+    assert asking.status == status
+
+
+async def test_a_body_of_nothing_is_none() -> None:
+    asking = Asking(accept)
+    asking.ask([*GOOD, (b"content-length", b"0")])
+    await decided(asking)
+    assert asking.status == 101
+
+
+async def test_an_endpoint_that_fails_or_says_nothing_is_our_fault() -> None:
+    async def fail(scope: Scope, receive: Receive, send: Send) -> None:
+        raise RuntimeError("broken")
+
+    async def silent(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+
+    for app in (fail, silent):
+        asking = Asking(app)
+        asking.ask(GOOD)
+        await decided(asking)
+        assert asking.told == ["refused"] and asking.status == 500
+
+
+async def test_what_comes_before_the_answer_is_refused_and_the_answer_with_it() -> None:
+    reached = asyncio.Event()
+
+    async def slow(scope: Scope, receive: Receive, send: Send) -> None:
+        reached.set()
+        await asyncio.Event().wait()
+
+    asking = Asking(slow)
+    asking.ask(GOOD)
+    await reached.wait()
+    asking.handshake.refuse(HTTPStatus.BAD_REQUEST)
+    asking.handshake.cancel()
+    assert asking.told == ["refused"] and asking.status == 400
