@@ -1,6 +1,6 @@
 """The opening handshake: the one part of a connection's life that speaks ASGI.
 
-websockets' `ServerProtocol` judges the request (RFC 6455, 4.2), Starlette's endpoint decides who comes in, and
+websockets' `ServerProtocol` judges the request (RFC 6455, 4.2), an endpoint decides who comes in, and
 the answer is written here. Nothing of it outlives the answer: not the scope, not the task, not this object.
 """
 

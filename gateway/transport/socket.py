@@ -1,6 +1,6 @@
 """One socket, from the handshake to its end: uvicorn's WebSocket protocol class.
 
-Starlette decides at the handshake who comes in. Once its endpoint has accepted and returned, no coroutine and
+At the handshake an endpoint decides who comes in (`web.sockets`). Once it has accepted and returned, no coroutine and
 no scope remain: this object alone lives on, hands whole messages to its `Owner` and writes prepared frames.
 """
 
