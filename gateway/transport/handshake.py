@@ -168,6 +168,7 @@ class Handshake:
             case "websocket.accept":
                 if message.get("subprotocol"):
                     self._head.append(f"Sec-WebSocket-Protocol: {message['subprotocol']}")
+                self._head += [f"{n.decode('latin-1')}: {v.decode('latin-1')}" for n, v in message.get("headers", ())]
                 head = "\r\n".join(("HTTP/1.1 101 Switching Protocols", *self._head, "\r\n"))
                 self._answer(head.encode("latin-1"), accepted=True)
             case "websocket.close":

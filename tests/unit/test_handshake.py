@@ -84,7 +84,8 @@ class Asking:
         self.decided = asyncio.Event()
         config = Config(app, ws="none", proxy_headers=False)
         config.load()
-        self.handshake = Handshake(self, config, ServerState())
+        self.server = ServerState()
+        self.handshake = Handshake(self, config, self.server)
 
     def write(self, data: bytes) -> None:
         self.said += data
@@ -219,16 +220,35 @@ async def test_an_endpoint_that_fails_or_says_nothing_is_our_fault() -> None:
         assert asking.told == ["refused"] and asking.status == 500
 
 
-async def test_what_comes_before_the_answer_is_refused_and_the_answer_with_it() -> None:
-    reached = asyncio.Event()
+async def test_a_refusal_stands_whatever_the_endpoint_says_later() -> None:
+    reached, go_on = asyncio.Event(), asyncio.Event()
+    failed: list[BaseException] = []
 
     async def slow(scope: Scope, receive: Receive, send: Send) -> None:
         reached.set()
-        await asyncio.Event().wait()
+        await go_on.wait()
+        try:
+            await accept(scope, receive, send)
+        except RuntimeError as error:
+            failed.append(error)
 
     asking = Asking(slow)
     asking.ask(GOOD)
     await reached.wait()
     asking.handshake.refuse(HTTPStatus.BAD_REQUEST)
-    asking.handshake.cancel()
+    go_on.set()
+    async with asyncio.timeout(5):
+        await asyncio.gather(*asking.server.tasks)
     assert asking.told == ["refused"] and asking.status == 400
+    assert len(failed) == 1
+
+
+async def test_what_the_endpoint_adds_to_the_answer_is_in_it() -> None:
+    async def adds(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await send({"type": "websocket.accept", "headers": [(b"x-more", b"1")]})
+
+    asking = Asking(adds)
+    asking.ask(GOOD)
+    await decided(asking)
+    assert b"\r\nx-more: 1\r\n" in asking.said
