@@ -12,7 +12,7 @@ import uvloop
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
-from gateway.transport.connection import Owner
+from gateway.transport.connection import Owner, Stage
 from gateway.transport.socket import Socket
 from tests.unit.test_failing import Wire
 
@@ -142,6 +142,16 @@ def test_a_broken_line_is_left_to_the_transport(line: Line) -> None:
     assert line.socket.send(b"lost")
     assert line.pipe.written == b"lost"  # which meets the error, and says `connection_lost`
     assert line.owner.ended == []
+
+
+async def test_what_comes_before_the_handshakes_answer_is_refused() -> None:
+    """RFC 6455, 4.1."""
+    wire = Wire()
+    asked = Socket(Config(lambda: None, ws="none"), ServerState(), {})
+    asked.connection_made(wire)
+    asked.data_received(b"\x81\x80early")
+    assert wire.written.startswith(b"HTTP/1.1 400 ")
+    assert asked.stage is Stage.CLOSING
 
 
 @pytest.mark.parametrize("how", ["lost", "aborted"])
