@@ -66,6 +66,9 @@ class Wire(asyncio.Transport):
     def abort(self) -> None:
         """Nothing is held."""
 
+    def close(self) -> None:
+        """The same."""
+
 
 class Broken:
     """Does nothing it is asked for but to fail, save for what is named."""

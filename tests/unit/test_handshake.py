@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import pytest
 from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn._types import HTTPScope
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 from websockets.datastructures import Headers
@@ -75,6 +76,16 @@ GOOD = [
 ]
 
 
+def request(
+    headers: list[tuple[bytes, bytes]], method: str = "GET", version: str = "1.1", *, compression: bool = False
+) -> HTTPScope:
+    """What uvicorn has read."""
+    return cast(HTTPScope, {
+        "type": "http", "asgi": {"version": "3.0"}, "http_version": version, "scheme": "https", "method": method,
+        "client": ("192.0.2.7", 1), "root_path": "", "headers": headers, "state": {"compression": compression},
+    })  # fmt: skip
+
+
 class Asking:
     """An opener and its transport: somebody asks for a WebSocket, and `app` decides."""
 
@@ -102,11 +113,7 @@ class Asking:
         self, headers: list[tuple[bytes, bytes]], target: bytes = b"/ws", method: str = "GET", version: str = "1.1",
         compression: bool = False,
     ) -> None:  # fmt: skip
-        asked = {
-            "type": "http", "asgi": {"version": "3.0"}, "http_version": version, "scheme": "https", "method": method,
-            "client": ("192.0.2.7", 1), "root_path": "", "headers": headers, "state": {"compression": compression},
-        }  # fmt: skip
-        self.handshake.receive(cast(Any, asked), target, cast(Any, self))
+        self.handshake.receive(request(headers, method, version, compression=compression), target, cast(Any, self))
 
     @property
     def status(self) -> int:

@@ -9,12 +9,14 @@ from typing import Any, cast
 
 import pytest
 import uvloop
+from starlette.types import Receive, Scope, Send
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from gateway.transport.connection import Owner, Stage
 from gateway.transport.socket import Socket
 from tests.unit.test_failing import Wire
+from tests.unit.test_handshake import GOOD, request
 
 BUDGET = 1000
 
@@ -146,12 +148,20 @@ def test_a_broken_line_is_left_to_the_transport(line: Line) -> None:
 
 async def test_what_comes_before_the_handshakes_answer_is_refused() -> None:
     """RFC 6455, 4.1."""
-    wire = Wire()
-    asked = Socket(Config(lambda: None, ws="none"), ServerState(), {})
+
+    async def undecided(_scope: Scope, _receive: Receive, _send: Send) -> None:
+        await asyncio.Event().wait()
+
+    config, wire = Config(undecided, ws="none", proxy_headers=False), Wire()
+    config.load()
+    asked = Socket(config, ServerState(), {})
     asked.connection_made(wire)
+    asked.upgrade(request(GOOD), b"/ws")
+    assert wire.written == b""
     asked.data_received(b"\x81\x80early")
     assert wire.written.startswith(b"HTTP/1.1 400 ")
     assert asked.stage is Stage.CLOSING
+    asked.connection_lost(None)
 
 
 @pytest.mark.parametrize("how", ["lost", "aborted"])
