@@ -117,13 +117,6 @@ async def console(browser: Browser) -> AsyncIterator[Open]:
     assert [operator.faults for operator in opened] == [[] for _ in opened]
 
 
-def failed_loads(operator: Operator, status: int) -> int:
-    """Take the browser's own lines on answers of this status from the faults; how many there were."""
-    mine = [fault for fault in operator.faults if f"a status of {status}" in fault]
-    operator.faults[:] = [fault for fault in operator.faults if fault not in mine]
-    return len(mine)
-
-
 # ---- who one is
 
 
@@ -158,7 +151,7 @@ async def test_a_wrong_key_is_refused_in_words_and_a_good_one_is_kept_for_the_ta
     operator = await console(front)
     await operator.try_to_sign_in("wrong")
     await operator.reads("The gateway knows no such key.")
-    assert failed_loads(operator, 401) == 1
+    assert operator.failed_loads(401) == 1
     await operator.page.get_by_label("Admin token or API key").fill("käse")
     await operator.page.keyboard.press("Enter")
     await operator.reads("neither a token nor a key")
@@ -189,7 +182,7 @@ async def test_a_key_that_is_no_longer_taken_signs_out_and_says_so(
     await operator.page.reload()
     await operator.is_told("You are signed out: the gateway no longer takes what you signed in with.")
     await expect(operator.page.locator("#public")).to_be_visible()
-    failed_loads(operator, 401)  # none, if the socket was told first
+    operator.failed_loads(401)  # none, if the socket was told first
     await operator.press("Dismiss")
     await expect(operator.page.locator("#notice")).to_be_hidden()
 
@@ -215,7 +208,7 @@ async def test_the_token_of_a_user_is_refused_in_words(plain: Cluster, front: Ba
     await operator.page.get_by_label("Admin token or API key").fill(token("root", "admin", seconds=-60))
     await operator.page.keyboard.press("Enter")
     await operator.reads("The token has expired")
-    assert (failed_loads(operator, 403), failed_loads(operator, 401)) == (1, 1)
+    assert (operator.failed_loads(403), operator.failed_loads(401)) == (1, 1)
 
 
 async def test_what_a_key_is_not_good_for_is_switched_off_and_said(
@@ -483,7 +476,7 @@ async def test_clients_are_found_by_user_address_topic_node_and_id(
     await operator.reads("Nobody is connected that fits.")
     await operator.find("id", "n1.00000000.9")
     await operator.reads("No client 'n1.00000000.9' is connected")
-    assert failed_loads(operator, 404) == 1
+    assert operator.failed_loads(404) == 1
     await operator.page.go_back()
     await operator.reads("Nobody is connected that fits.")
 
@@ -606,7 +599,7 @@ async def test_the_cache_shows_what_it_does_and_an_entry_is_looked_up_and_delete
     await operator.is_told("shown:1 is deleted.")
     await operator.press("Look up")
     await operator.reads("The cache has no value of 'shown:1'")
-    assert failed_loads(operator, 404) == 1
+    assert operator.failed_loads(404) == 1
 
     await operator.page.get_by_label("Key or what several begin with").fill("shown:")
     await operator.press("Delete all that begin so…")

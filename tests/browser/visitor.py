@@ -42,6 +42,12 @@ class Visitor:
         assert answer.ok
         return visitor
 
+    def failed_loads(self, status: int) -> int:
+        """Take the browser's own lines on answers of this status from the faults; how many there were."""
+        mine = [fault for fault in self.faults if f"a status of {status}" in fault]
+        self.faults[:] = [fault for fault in self.faults if fault not in mine]
+        return len(mine)
+
     def _on_console(self, message: ConsoleMessage) -> None:
         # Chromium itself complains of a socket that could not be opened: that is no fault of the page.
         if message.type in ("error", "warning") and "WebSocket connection to" not in message.text:
