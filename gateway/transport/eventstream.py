@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import math
 import secrets
 from collections.abc import Callable, Iterable
 from typing import Final
@@ -138,10 +139,11 @@ class EventStream(Connection):
         self._wake()
         self._leave(code)
 
-    async def take(self, gather_seconds: float = 0.0) -> list[bytes] | None:
+    async def take(self, gather_seconds: float = 0.0, quiet_seconds: float = math.inf) -> list[bytes] | None:
         """The frames that have come, once there are any; they may be joined. None: that was all, it is over.
 
-        An empty list asks for a sign of life: to take again is one. With `gather_seconds` it waits for more so long.
+        An empty list asks for a sign of life: to take again is one. After `quiet_seconds` without a frame there is one
+        in any case. With `gather_seconds` it waits for more so long.
 
         Raises:
             Taken: It is being taken from.
@@ -150,14 +152,19 @@ class EventStream(Connection):
             raise Taken
         loop = asyncio.get_running_loop()
         self._taken, self.pinged, self.last_heard = True, False, loop.time()
+        quiet: asyncio.TimerHandle | None = None
         try:
             if not self._waiting and self.stage is Stage.OPEN:
                 self._waiter = loop.create_future()
+                if quiet_seconds < math.inf:
+                    quiet = loop.call_later(quiet_seconds, self._wake)
                 await self._waiter
                 if self._waiting and self.stage is Stage.OPEN:
                     await asyncio.sleep(gather_seconds)
         finally:
             self._taken, self._waiter = False, None
+            if quiet is not None:
+                quiet.cancel()
         if not self._waiting and self.stage is not Stage.OPEN:
             self.end()
             return None

@@ -32,6 +32,9 @@ from gateway.web.entrance import Refusal
 
 MAX_TOPICS: Final = 20  # of the URL; whoever wants more says SUBSCRIBE
 MAX_NAME_BYTES: Final = 512
+# A proxy does not tell us that whom it serves is gone until we write: the first time the kernel answers it with a
+# reset, the second time it fails. So nobody stays listed for longer than twice this.
+QUIET_SECONDS: Final = 5.0
 _NAME: Final = re.compile(rb"[A-Za-z0-9_.\-]{3,400}\.[0-9a-f]{32}")
 
 # Some proxies collect an answer before they pass it on: this is how nginx is told not to.
@@ -111,7 +114,7 @@ async def _open(request: Request, node: Node, kind: str) -> EventStream:
 
 async def _events(stream: EventStream, places: Places) -> AsyncIterator[bytes]:
     try:
-        while (taken := await stream.take()) is not None:
+        while (taken := await stream.take(quiet_seconds=QUIET_SECONDS)) is not None:
             # A comment is what may be sent when there is nothing to send.
             yield b"".join(places.event(text) for data in taken for text in frames.payloads(data)) or b":\n\n"
     finally:

@@ -282,6 +282,20 @@ async def test_through_the_load_balancer_it_stays_on_its_node(
     await nameless[0].subscribe(f"{over}:sticky")
 
 
+async def test_whose_tab_is_shut_behind_the_load_balancer_is_gone_long_before_a_ping_would_tell(
+    cluster: Start, haproxy: Callable[..., Balancer], connect: Connect, api: ApiOf, rules: Path
+) -> None:
+    # HAProxy watches a client only while it has something to write: what is tested is that it soon has.
+    [node] = nodes = cluster(1, topics=rules, ping_seconds=3600, presence_grace_seconds=0.1)
+    goes, stays = await connect(haproxy(nodes.nodes), over="sse"), await connect(node)
+    await stays.subscribe("shown")
+    await goes.subscribe("shown")
+    await stays.hear(type="PRESENCE", count=2)
+    await goes.leave()
+    await stays.hear(within=30, start=len(stays.messages), type="PRESENCE", count=1)
+    assert [row["id"] for row in await api(node).clients()] == [stays.id]
+
+
 async def test_the_load_balancer_lets_bodies_through_to_these_alone(
     front: Balancer,
 ) -> None:

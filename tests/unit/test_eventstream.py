@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from typing import Any, cast
 
 import orjson
@@ -173,6 +174,23 @@ async def test_a_ping_is_answered_by_taking_again() -> None:
     await quiet()
     assert [*states, at.stream.pinged] == [True, False]
     assert not at.stream.is_silent(25, asyncio.get_running_loop().time())
+    taker.cancel()
+
+
+@in_virtual_time
+async def test_whoever_wants_a_sign_of_life_waits_no_longer_than_he_says() -> None:
+    at = Streamed()
+    await at.opened()
+    began = asyncio.get_running_loop().time()
+    assert await at.stream.take(quiet_seconds=5) == []
+    assert asyncio.get_running_loop().time() == pytest.approx(began + 5)
+    taker = asyncio.create_task(at.stream.take(quiet_seconds=5))
+    await later(4)
+    at.stream.send(text("in time"))
+    assert await taker == [text("in time")]
+    taker = asyncio.create_task(at.stream.take(quiet_seconds=math.inf))
+    await later(4)  # what the one before would still have waited for is nobody's any more
+    assert not taker.done()
     taker.cancel()
 
 
