@@ -23,6 +23,7 @@ class EventSocket:
         self._http = httpx.AsyncClient(
             timeout=60, cookies=cookies, transport=httpx.AsyncHTTPTransport(local_address=source), trust_env=False
         )
+        self._cut = False
         self._texts = self._events() if over == "sse" else self._polled()
         self.response: httpx.Response | None = None
 
@@ -54,6 +55,7 @@ class EventSocket:
 
     def abort(self) -> None:
         """Cut it."""
+        self._cut = True
         self._ending = asyncio.ensure_future(self._http.aclose())
 
     async def wait_closed(self) -> None:
@@ -74,7 +76,7 @@ class EventSocket:
                     yield value.encode()
 
     async def _polled(self) -> AsyncIterator[bytes]:
-        while True:
+        while not self._cut:
             self.response = await self._http.post(f"{self._base}/poll", content=self.name.encode())
             if self.response.status_code != 200:
                 return
