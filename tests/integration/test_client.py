@@ -137,7 +137,7 @@ async def test_a_killed_node_costs_it_nothing(
         await api(other).post("/api/publish", {"topic": "kept", "data": 2})
         await eventually(lambda: kept.data == [1, 2], 30)
         assert client.node == other.name
-        assert kept.notices == [Recovered]
+        await eventually(lambda: kept.notices == [Recovered])  # behind what was missed: that was all
 
 
 async def test_a_flushed_redis_is_told_as_a_gap(cluster: Start, rules: Path, redis: Redis, api: Of) -> None:
