@@ -175,17 +175,28 @@ class Topics:
                 continue
             for subscription in known.subscriptions:
                 subscription.live = True
-            self._hand_on(topic, known, known.place.acknowledged(positions.get(topic)))
-            for subscription in known.subscriptions:
-                if not subscription.entered.done():
-                    subscription.entered.set_result(None)
+            position = positions.get(topic)
+            news = known.place.acknowledged(position)
+            self._hand_on(
+                topic, known, news, lambda subscription: subscription.entered.done()
+            )  # newcomers missed nothing
+            newcomers = [subscription for subscription in known.subscriptions if not subscription.entered.done()]
+            if newcomers and self._talk is not None and position is not None and position.get("recovered") is True:
+                # The server sends what was missed instead of the last value: ask again, for the newcomers' last value.
+                self._again(self._talk, (topic,))
+                continue
+            for subscription in newcomers:
+                subscription.entered.set_result(None)
 
-    def _hand_on(self, topic: str, known: _Topic, events: Iterable[Event]) -> None:
+    def _hand_on(
+        self, topic: str, known: _Topic, events: Iterable[Event],
+        concerns: Callable[[Subscription], bool] = lambda _: True,
+    ) -> None:  # fmt: skip
         for event in events:
             initial = isinstance(event, Message) and event.initial
             for subscription in known.subscriptions:
                 # A snapshot comes again with every SUBSCRIBE: it is for who has just come, or comes back.
-                if not (initial and subscription.entered.done() and not known.place.away):
+                if concerns(subscription) and not (initial and subscription.entered.done() and not known.place.away):
                     subscription.offer(event)
         for subscription in [s for s in known.subscriptions if s.ended]:
             known.subscriptions.remove(subscription)

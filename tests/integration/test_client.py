@@ -48,6 +48,11 @@ pattern = "last"
 snapshot = true
 
 [[topic]]
+pattern = "both"
+history = 100
+snapshot = true
+
+[[topic]]
 pattern = "secret"
 subscribe = "user"
 """
@@ -163,6 +168,21 @@ async def test_a_snapshot_comes_to_each_who_subscribes_and_to_nobody_else(cluste
         event = second.events[0]
         assert isinstance(event, Message)
         assert event.initial
+
+
+async def test_a_subscription_added_while_offline_gets_the_last_value(cluster: Start, rules: Path, api: Of) -> None:
+    [node] = cluster(1, topics=rules)
+    await api(node).publish("both", "value")
+    async with gateway(node) as client:
+        first = Reader(await client.subscribe("both"))
+        client.reconnect()
+        await eventually(lambda: client.state is State.WAITING)
+        async with asyncio.timeout(10):
+            second = Reader(await client.subscribe("both"))
+        await api(node).publish("both", "newer")
+        await eventually(lambda: first.data == second.data == ["value", "newer"])
+        assert first.notices == [Recovered]
+        assert second.notices == []
 
 
 async def test_two_subscriptions_share_one_on_the_wire_until_both_have_ended(

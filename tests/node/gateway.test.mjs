@@ -102,6 +102,29 @@ test("a last value that comes back with the connection is for everybody", async 
   assert.deepEqual(note.heard, ["subscribed", "pending", "now", "gap: reconnected: a topic without history", "subscribed"]);
 });
 
+test("a hearer added while offline gets the last value though the others recovered", async () => {
+  const { gateway } = await connected();
+  const [first, second] = [notebook(), notebook()];
+  gateway.subscribe("t", first.handlers);
+  socket().subscribed({ t: at(1) });
+  socket().cut();
+  gateway.subscribe("t", second.handlers);
+  await pass(1_000);
+  socket().welcome();
+  await turns();
+  socket().subscribed({ t: at(1, { recovered: true }) });
+  assert.deepEqual(second.heard, [], "it has no last value yet, and missed nothing");
+  await turns();
+  assert.equal(socket().frames("SUBSCRIBE").length, 2);
+  assert.equal(socket().last("SUBSCRIBE").recover, undefined);
+  socket().data("t", "last value", { initialData: true, ...at(1) });
+  socket().subscribed({ t: at(1) });
+  await turns();
+  assert.equal(socket().frames("SUBSCRIBE").length, 2);
+  assert.deepEqual(first.heard, ["subscribed", "pending", "recovered"]);
+  assert.deepEqual(second.heard, ["last value", "subscribed"]);
+});
+
 test("gaps and presence come where they belong", async () => {
   const { gateway } = await connected();
   const note = notebook();

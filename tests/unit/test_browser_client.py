@@ -14,7 +14,7 @@ from gateway.web.pages import STATIC
 
 TESTS = Path(__file__).parent.parent / "node"
 CLIENT = STATIC / "client"
-MOST_BYTES = 10_000  # of the classic build, minified
+MOST_BYTES = 10_500  # of the classic build, minified
 
 
 def run(*words: str | Path, at: Path = CLIENT) -> str:

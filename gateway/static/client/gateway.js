@@ -407,14 +407,14 @@ export class Gateway extends EventTarget {
     if (this.#ready) this.#send({ type: "UNSUBSCRIBE", topics: [topic] });
   }
 
-  #handOn(topic, makeEvents) {
+  #handOn(topic, makeEvents, concerns = () => true) {
     const known = this.#topics.get(topic);
     if (!known) return false;
     const { away } = known.place;
     for (const event of makeEvents(known.place)) {
       for (const subscription of known.hearers) {
         // A snapshot comes again with every SUBSCRIBE: it is for who has just come, or comes back.
-        if (!(event.initial && subscription.entered && !away)) subscription.offer(event);
+        if (concerns(subscription) && !(event.initial && subscription.entered && !away)) subscription.offer(event);
       }
     }
     return true;
@@ -656,9 +656,13 @@ export class Gateway extends EventTarget {
     const heard = new Set(topics);
     for (const topic of asked) {
       if (!heard.has(topic)) this.#drop(topic, new Refused(4004, `no such topic: ${topic}`));
-      this.#handOn(topic, (place) => place.acknowledged(positions[topic]));
-      for (const subscription of this.#topics.get(topic)?.hearers ?? []) {
-        if (subscription.state === "pending") subscription.now("subscribed");
+      this.#handOn(topic, (place) => place.acknowledged(positions[topic]), (subscription) => subscription.entered); // newcomers missed nothing
+      // After a recovery the server sends no last value: ask again, for the newcomers'.
+      const recovered = positions[topic]?.recovered;
+      const hearers = [...(this.#topics.get(topic)?.hearers ?? [])];
+      if (recovered && hearers.some(({ entered }) => !entered)) this.#join([topic]);
+      for (const subscription of hearers) {
+        if (subscription.state === "pending" && (subscription.entered || !recovered)) subscription.now("subscribed");
       }
     }
   }
