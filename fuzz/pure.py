@@ -14,6 +14,7 @@ from gateway.cluster.envelope import Envelope
 from gateway.core import orders, topics
 from gateway.core.deflate import deflate, inflate
 from gateway.core.frames import CLOSE, RSV1, TEXT, FrameError, build, split
+from gateway.core.hub import Audiences
 from gateway.core.identity import ANONYMOUS, AuthError, Grant, Identity
 from gateway.core.messages import decode
 from gateway.core.protocol import ProtocolError
@@ -148,7 +149,7 @@ def messages(random: Random) -> int:
             text = mutate(random, text)
         tried += len(text)
         try:
-            session.handle(decode(text), {"topic:contest"}, "now")
+            session.handle(decode(text), Audiences(["topic:contest"]), "now")
         except ProtocolError as error:
             orjson.loads(error.encode("now"))
         with contextlib.suppress(ProtocolError):

@@ -288,8 +288,7 @@ class Clients:
     def _unsubscribe(self, connection: Connection, topics: Collection[str], reason: str) -> None:
         if not topics:
             return
-        hears = hub.topics_of(connection.audiences)
-        heard = [topic for topic in topics if topic in hears]
+        heard = [topic for topic in topics if connection.audiences.has_topic(topic)]
         if heard:
             self._memberships.unsubscribe(connection, heard)
             self._outbox.send(

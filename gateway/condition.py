@@ -45,7 +45,7 @@ class Condition:
                 "gateway_connections": lambda: len(clients),
                 "gateway_subscriptions": lambda: hub.memberships,
                 "gateway_buffered_bytes": clients.limits.buffered_bytes,
-                "gateway_topics": lambda: len(hub.topics()),
+                "gateway_topics": lambda: hub.topic_count,
             },
             {
                 "gateway_deliveries": lambda: hub.deliveries,
@@ -82,7 +82,7 @@ class Condition:
             "name": settings.node, "address": settings.advertise, "path": "/ws",
             "version": __version__, "started": protocol.iso(self._started_ms), "clients": len(self._clients),
             # Whoever reads this reads it under the lease.
-            "topics": len(self._hub.topics()), "ready": int(not self._reasons_but_lease()),
+            "topics": self._hub.topic_count, "ready": int(not self._reasons_but_lease()),
             "draining": int(self._departures.draining),
             "moving": int(self._departures.phase is Phase.SHEDDING),
         }  # fmt: skip
@@ -101,5 +101,5 @@ class Condition:
         return {
             "status": "degraded" if self.reasons() else "ok", "node": self._settings.node, "version": __version__,
             "uptimeSeconds": (self._now_ms() - self._started_ms) // 1000, "clients": len(self._clients),
-            "topics": len(self._hub.topics()), "draining": self._departures.draining, "services": self.services,
+            "topics": self._hub.topic_count, "draining": self._departures.draining, "services": self.services,
         }  # fmt: skip

@@ -21,11 +21,45 @@ from typing import Final, Protocol
 JOIN_BYTES: Final = 16 << 10
 
 
+class Audiences(set[str]):
+    """The audiences that one client is in. It counts the topics among them, since a client may be in thousands."""
+
+    __slots__ = ("topics",)
+
+    def __init__(self, audiences: Iterable[str] = ()) -> None:
+        super().__init__()
+        self.topics = 0  # different topics that the client is subscribed to, or waits to be subscribed to
+        for audience in audiences:
+            self.add(audience)
+
+    def add(self, audience: str) -> None:
+        """Add one; once in, again changes nothing."""
+        if audience not in self:
+            self.topics += self._is_new_topic(audience)
+            super().add(audience)
+
+    def discard(self, audience: object) -> None:
+        """Remove one, if it is in."""
+        if isinstance(audience, str) and audience in self:
+            super().discard(audience)
+            self.topics -= self._is_new_topic(audience)
+
+    def has_topic(self, topic: str) -> bool:
+        """Whether the client is subscribed to `topic`, or waits to be."""
+        return of_topic(topic) in self or joining(topic) in self
+
+    def _is_new_topic(self, audience: str) -> bool:
+        """Whether `audience` is a topic's, and no other here is of the same topic."""
+        if audience.startswith("topic:"):
+            return joining(audience[6:]) not in self
+        return audience.startswith("joining:") and of_topic(audience[8:]) not in self
+
+
 class Subscriber(Protocol):
     """One client, as far as the fan-out needs it."""
 
     client_id: str
-    audiences: set[str]  # the hub's, and nobody else writes it
+    audiences: Audiences  # the hub's, and nobody else writes it
 
     def send(self, data: bytes) -> bool:
         """Queue prepared frames; False if this client has not taken what it was sent before and must go."""
@@ -45,6 +79,7 @@ class Hub:
         self._runs: list[tuple[str, list[bytes]]] = []  # waiting frames; neighbours of one audience share a run
         self._refused: set[Subscriber] = set()  # to be evicted; they are handed nothing more
         self.memberships = 0
+        self.topic_count = 0  # topics that have a member
         self.deliveries = 0  # frames handed to a subscriber, since the start
         self.sent_bytes = 0
 
@@ -72,7 +107,11 @@ class Hub:
             return
         self._hand_out()  # what came before the join is not for the newcomer
         subscriber.audiences.add(audience)
-        self._members.setdefault(audience, set()).add(subscriber)
+        members = self._members.get(audience)
+        if members is None:
+            members = self._members[audience] = set()
+            self.topic_count += topic_of(audience) is not None
+        members.add(subscriber)
         self.memberships += 1
 
     def leave(self, subscriber: Subscriber, audience: str) -> bool:
@@ -87,6 +126,7 @@ class Hub:
         if members:
             return False
         del self._members[audience]
+        self.topic_count -= topic_of(audience) is not None
         return True
 
     def remove(self, subscriber: Subscriber) -> list[str]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
 from gateway.core import messages, replies, targets, topics
-from gateway.core.hub import topics_of
+from gateway.core.hub import Audiences, topics_of
 from gateway.core.identity import ANONYMOUS, AuthError, Grant, Identity, IsRevoked, UnknownKey
 from gateway.core.permits import REFUSALS, Verdict, weigh
 from gateway.core.protocol import Close, Code, Json, ProtocolError, RequestId
@@ -162,9 +162,7 @@ class Session:
         self.identity = identity
         self.warned = False  # it was told that its token ends soon
 
-    def handle(
-        self, message: messages.ClientMessage, heard: Collection[str], now: str, found: Found = NOTHING
-    ) -> Effect:
+    def handle(self, message: messages.ClientMessage, heard: Audiences, now: str, found: Found = NOTHING) -> Effect:
         """What `message` is to cause. `heard`: the audiences it is in already; `now`: ISO 8601.
 
         After `Ask` and `Refresh`, and only then, nothing has changed yet: the same message is to be handled again, with
@@ -202,7 +200,7 @@ class Session:
             for name in names:
                 self._grants.pop(name, None)
 
-    def _handle(self, message: messages.ClientMessage, heard: Collection[str], now: str, found: Found) -> Effect:
+    def _handle(self, message: messages.ClientMessage, heard: Audiences, now: str, found: Found) -> Effect:
         match message:
             case messages.Ping(timestamp):
                 return Reply(replies.pong(timestamp))
@@ -225,12 +223,12 @@ class Session:
 
     # ---- who it is
 
-    def _authenticate(self, token: str | None, heard: Collection[str], now: str, found: Found) -> Effect:
+    def _authenticate(self, token: str | None, heard: Audiences, now: str, found: Found) -> Effect:
         try:
             identity = self._rules.verify(token)
         except AuthError as error:
             raise self._unproved(error, Code.TOKEN, None, found) from None
-        taken = self._beyond(identity, topics_of(heard), found)
+        taken = self._beyond(identity, heard, (), found)
         self._become(identity, taken)
         return Login(replies.authenticated(now), taken)
 
@@ -239,10 +237,13 @@ class Session:
         self.warned = False
         self._forget(taken)
 
-    def _beyond(self, identity: Identity, names: Iterable[str], found: Found) -> tuple[str, ...]:
-        """Which of the topics it hears `identity` may not. Whoever it was, and is, may what it could."""
+    def _beyond(
+        self, identity: Identity, heard: Audiences, but: Collection[str], found: Found
+    ) -> tuple[str, ...]:  # fmt: skip
+        """Which of the topics it hears, `but` these, `identity` may not. Whoever it was, and is, may what it could."""
         if identity.is_same_person(self.identity):
             return ()
+        names = topics_of(heard).difference(but)
         verdicts = {name: self._weigh("subscribe", name, identity, self._held(name), found) for name in sorted(names)}
         asked = tuple(name for name, verdict in verdicts.items() if verdict is Verdict.ASK)
         if asked:
@@ -257,7 +258,7 @@ class Session:
 
     # ---- what it may
 
-    def _subscribe(self, message: messages.Subscribe, heard: Collection[str], found: Found) -> Effect:
+    def _subscribe(self, message: messages.Subscribe, heard: Audiences, found: Found) -> Effect:
         identity, request_id = self.identity, message.request_id
         try:
             if message.token is not None:
@@ -266,10 +267,9 @@ class Session:
         except AuthError as error:
             raise self._unproved(error, Code.BAD_TOKEN_IN_SUBSCRIBE, request_id, found) from None
         used = self._demand_all(message.topics, request_id, identity, grants, found)  # all or nothing
-        already = topics_of(heard)
-        taken = self._beyond(identity, already.difference(message.topics), found)
+        taken = self._beyond(identity, heard, message.topics, found)
         limit = self._rules.max_client_topics
-        if len(already.union(message.topics)) > limit:
+        if heard.topics + sum(not heard.has_topic(topic) for topic in message.topics) > limit:
             return Quit(Close.TOO_MANY_TOPICS, f"more than {limit} topics")
         if message.token is not None:
             self._become(identity, taken)

@@ -14,6 +14,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from typing import Final, NamedTuple, Protocol
 
+from gateway.core.hub import Audiences
 from gateway.core.rates import Meter
 from gateway.core.session import Session
 
@@ -73,7 +74,7 @@ class Connection(ABC):
     client_id: str
     session: Session
     facts: Facts
-    audiences: set[str]
+    audiences: Audiences
     joining: int  # subscribes that wait for Redis
     meter: Meter
     counted_user: str | None  # whose slot it holds
@@ -93,7 +94,7 @@ class Connection(ABC):
         self.client_id = client_id
         self.session = session
         self.facts = facts
-        self.audiences = set()
+        self.audiences = Audiences()
         self.joining = 0
         self.meter = Meter()
         self.counted_user = session.identity.user

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
 from gateway.condition import Condition
-from gateway.core.hub import Hub
+from gateway.core.hub import Audiences, Hub
 from gateway.departures import Phase
 from gateway.metrics import Metrics
 from gateway.settings import Settings
@@ -26,6 +26,26 @@ class Clients:
         return 2
 
 
+class Member:
+    """A subscriber that is sent nothing."""
+
+    client_id = "n1.a.1"
+
+    def __init__(self) -> None:
+        self.audiences = Audiences()
+
+
+class CountingHub(Hub):
+    """A hub with a topic whose topics may be counted, and not listed: there may be a hundred thousand."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda: None, lambda _: None)
+        self.join(cast(Any, Member()), "topic:a")
+
+    def __iter__(self) -> Iterator[str]:
+        raise AssertionError("the cost of this grows with all topics")
+
+
 class Node:
     """A node that is well, and may be made unwell."""
 
@@ -36,7 +56,7 @@ class Node:
         self.departures = SimpleNamespace(draining=False, phase=Phase.STAYING)
         self.condition = Condition(
             Settings(node="n1", advertise="10.0.0.1:9000"), "n1.a", clients=cast(Any, Clients()),
-            hub=Hub(lambda: None, lambda _: None), bus=cast(Any, self.bus), trust=cast(Any, self.trust),
+            hub=CountingHub(), bus=cast(Any, self.bus), trust=cast(Any, self.trust),
             heartbeat=cast(Any, self.heartbeat), departures=cast(Any, self.departures), metrics=self.metrics,
             now_ms=lambda: self.now_ms,
         )  # fmt: skip
@@ -58,10 +78,10 @@ def test_a_node_that_is_well_says_so_to_everybody() -> None:
     assert node.condition.reasons() == []
     assert node.condition.row() == {
         "name": "n1", "address": "10.0.0.1:9000", "path": "/ws", "version": node.condition.row()["version"],
-        "started": "1970-01-01T00:00:01.000Z", "clients": 2, "topics": 0, "ready": 1, "draining": 0, "moving": 0,
+        "started": "1970-01-01T00:00:01.000Z", "clients": 2, "topics": 1, "ready": 1, "draining": 0, "moving": 0,
     }  # fmt: skip
     report = node.condition.report()
-    assert (report["id"], report["ready"], report["reasons"], report["subscriptions"]) == ("n1.a", True, [], 0)
+    assert (report["id"], report["ready"], report["reasons"], report["subscriptions"]) == ("n1.a", True, [], 1)
     status = node.condition.status()
     assert (status["status"], status["uptimeSeconds"], status["services"]) == ("ok", 2, "active")
 
@@ -93,6 +113,12 @@ def test_all_reasons_are_told_but_a_bus_that_is_away_hears_no_channel_either() -
         tell(part, f"{part} fails")(node)
     node.condition.listening = False
     assert node.condition.reasons() == ["draining", "trust fails", "bus: bus fails", "heartbeat fails"]
+
+
+def test_topics_are_counted_and_never_listed_whoever_asks() -> None:
+    node = Node()
+    assert (node.condition.status()["topics"], node.condition.row()["topics"]) == (1, 1)
+    assert node.metrics.totals()[0]["gateway_topics"] == 1
 
 
 def test_prometheus_reads_it_at_each_scrape() -> None:

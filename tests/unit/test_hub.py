@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from gateway.core import hub
-from gateway.core.hub import JOIN_BYTES, Hub, Subscriber
+from gateway.core.hub import JOIN_BYTES, Audiences, Hub, Subscriber
 
 
 @dataclass(eq=False)
@@ -18,7 +18,7 @@ class Client:
     """A subscriber that keeps what it was handed."""
 
     client_id: str
-    audiences: set[str] = field(default_factory=set)
+    audiences: Audiences = field(default_factory=Audiences)
     writes: list[bytes] = field(default_factory=list)
     blocked: bool = False  # it does not read: whatever is sent is refused
 
@@ -57,7 +57,7 @@ def members(node: Node, audience: str, *clients: Client) -> None:
 
 # ---- all sequences of acts
 
-AUDIENCES = ["topic:a", "topic:b", "user:ann", "role:user"]
+AUDIENCES = ["topic:a", "topic:b", "joining:b", "user:ann", "role:user"]
 SIZES = [12, 40, 500, JOIN_BYTES // 3, JOIN_BYTES // 2, JOIN_BYTES - 12, JOIN_BYTES, JOIN_BYTES + 1, 3 * JOIN_BYTES]
 
 
@@ -173,12 +173,14 @@ class HubAgainstAModel(RuleBasedStateMachine):
         audiences = {audience for _, audience in self.pairs}
         assert set(node) == audiences
         assert node.memberships == len(self.pairs)
+        assert node.topic_count == len(node.topics())
         for audience in AUDIENCES:
             assert (audience in node) == (audience in audiences)
             assert set(node.members(audience)) == self.model_members(audience)
             assert node.count(audience) == len(self.model_members(audience))
         for client in self.clients:
             assert client.audiences == {audience for member, audience in self.pairs if member is client}
+            assert client.audiences.topics == len(hub.topics_of(client.audiences))
 
     @invariant()
     def each_was_handed_each_frame_once_and_in_order(self) -> None:
@@ -391,9 +393,19 @@ def test_topics_are_told_while_somebody_hears_them() -> None:
     node, ann = Node(), Client("ann")
     for audience in AUDIENCES:
         members(node, audience, ann)
-    assert sorted(node.hub.topics()) == ["a", "b"]
+    assert (sorted(node.hub.topics()), ann.audiences.topics) == (["a", "b"], 2)
     node.hub.leave(ann, "topic:a")
     assert node.hub.topics() == ["b"]
+
+
+def test_a_topic_counts_once_for_a_client_that_is_in_it_and_waits_for_it_again() -> None:
+    audiences = hub.Audiences(["topic:a", "user:topic:a", "joining:a", "joining:b"])
+    assert (audiences.topics, audiences.has_topic("a"), audiences.has_topic("b")) == (2, True, True)
+    audiences.discard("topic:a")
+    audiences.discard("topic:a")
+    assert (audiences.topics, audiences.has_topic("a")) == (2, True)
+    audiences.discard("joining:a")
+    assert (audiences.topics, audiences.has_topic("a")) == (1, False)
 
 
 def test_audiences_have_names() -> None:

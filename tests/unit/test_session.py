@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from gateway.app import load_rules
 from gateway.core import hub, messages, replies, session, topics
+from gateway.core.hub import Audiences
 from gateway.core.identity import ANONYMOUS, AuthError, Grant, Identity, UnknownKey
 from gateway.core.permits import Verdict
 from gateway.core.protocol import Close, Code, ProtocolError
@@ -85,7 +87,7 @@ def session_of(identity: Identity = ANONYMOUS, *, limit: int = 100, everything: 
 
 
 def handle(client: Session, message: messages.ClientMessage, *heard: str) -> session.Effect:
-    return client.handle(message, set(heard), NOW)
+    return client.handle(message, Audiences(heard), NOW)
 
 
 def refusal(client: Session, message: messages.ClientMessage, *heard: str) -> ProtocolError:
@@ -295,6 +297,23 @@ def test_a_command_from_somebody_is_told_what_it_lacks(
 # ---- of all sequences
 
 tokens = st.sampled_from([None, "", "ann", "bob", "eve", "max", "ann!", "nobody"])
+
+
+class Counted(Audiences):
+    """Audiences that may be looked up and counted, and not gone through: there may be thousands."""
+
+    def __iter__(self) -> Iterator[str]:
+        raise AssertionError("the cost of this grows with all that the client holds")
+
+
+def test_a_subscribe_costs_as_much_as_it_names_however_many_topics_the_client_holds() -> None:
+    client, held = session_of(limit=3), Counted(heard("a", "b"))
+    assert client.handle(subscribe("a", "c"), held, NOW) == Join(("a", "c"), "r", login=False)
+    assert isinstance(client.handle(subscribe("a", "c", "d"), held, NOW), Quit)
+    held.add(hub.joining("a"))  # said again while it holds it
+    assert isinstance(client.handle(subscribe("a", "c"), held, NOW), Join)
+
+
 topic_names = st.sampled_from([*TOPICS, "no topic", ""])
 texts: st.SearchStrategy[dict[str, Any]] = st.one_of(
     st.fixed_dictionaries({"type": st.just("AUTH"), "authToken": tokens}),
@@ -323,7 +342,7 @@ def test_only_a_good_token_changes_who_a_client_is_and_a_refusal_changes_nothing
     sequence: list[dict[str, Any]], limit: int, everything: bool
 ) -> None:
     client = session_of(limit=limit, everything=everything)
-    audiences: set[str] = set()
+    audiences = Audiences()
     for text in sequence:
         before, heard_before = client.identity, set(audiences)
         token = text.get("authToken")
@@ -339,14 +358,16 @@ def test_only_a_good_token_changes_who_a_client_is_and_a_refusal_changes_nothing
             case Join(joined, _, login):
                 assert client.identity is (TOKENS[str(token)] if login else before)
                 assert everything or all(client.identity in MEETS[DEFAULT.of(topic).subscribe] for topic in joined)
-                audiences |= set(heard(*joined))
+                for audience in heard(*joined):
+                    audiences.add(audience)
                 assert len(audiences) <= limit
             case Say(publication, _):
                 need = DEFAULT.of(publication.topic).publish
                 assert need is not Need.NOBODY and (everything or before in MEETS[need])
                 assert client.identity is before
             case Leave(left, _):
-                audiences -= set(heard(*left))
+                for audience in heard(*left):
+                    audiences.discard(audience)
                 assert client.identity is before
             case _:
                 assert client.identity is before
@@ -390,14 +411,15 @@ def said(**verdicts: Verdict) -> Found:
 
 def error_of(client: Session, message: messages.ClientMessage, found: Found = NOTHING, *names: str) -> ProtocolError:
     with pytest.raises(ProtocolError) as refused:
-        client.handle(message, heard(*names), NOW, found)
+        client.handle(message, Audiences(heard(*names)), NOW, found)
     return refused.value
 
 
 def test_the_back_end_is_asked_about_all_topics_that_need_it_at_once() -> None:
     client = strict(ANN)
     assert handle(client, subscribe("asked1", "open", "asked2")) == Ask("subscribe", ("asked1", "asked2"), ANN)
-    joined = client.handle(subscribe("asked1", "open", "asked2"), [], NOW, said(asked1=V.ALLOWED, asked2=V.ALLOWED))
+    found = said(asked1=V.ALLOWED, asked2=V.ALLOWED)
+    joined = client.handle(subscribe("asked1", "open", "asked2"), Audiences(), NOW, found)
     assert joined == Join(("asked1", "open", "asked2"), "r", login=False)
 
 
@@ -524,7 +546,7 @@ def test_of_another_user_the_back_end_is_asked_again_and_silence_is_a_no() -> No
     assert handle(client, messages.Auth("bob"), *names) == Ask("subscribe", ("asked1", "asked2", "asked3"), BOB)
     assert client.identity is ANN
     found = said(asked1=V.ALLOWED, asked2=V.REFUSED, asked3=V.UNKNOWN)
-    effect = client.handle(messages.Auth("bob"), names, NOW, found)
+    effect = client.handle(messages.Auth("bob"), Audiences(names), NOW, found)
     assert effect == Login(replies.authenticated(NOW), ("asked2", "asked3"))
 
 
@@ -544,9 +566,9 @@ def test_a_subscribe_of_another_user_asks_of_the_new_and_of_the_old_topics() -> 
     client, names, message = strict(ANN), heard("asked1"), subscribe("asked2", token="bob")
     assert handle(client, message, *names) == Ask("subscribe", ("asked2",), BOB)
     found = said(asked2=V.ALLOWED)
-    assert client.handle(message, names, NOW, found) == Ask("subscribe", ("asked1",), BOB)
+    assert client.handle(message, Audiences(names), NOW, found) == Ask("subscribe", ("asked1",), BOB)
     found = said(asked2=V.ALLOWED, asked1=V.REFUSED)
-    assert client.handle(message, names, NOW, found) == Join(("asked2",), "r", login=True, taken=("asked1",))
+    assert client.handle(message, Audiences(names), NOW, found) == Join(("asked2",), "r", login=True, taken=("asked1",))
 
 
 # ---- the back end
