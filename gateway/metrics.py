@@ -33,6 +33,10 @@ class Metrics:
         self.relayed = Counter(
             "gateway_messages_relayed", "messages heard from the cluster", ["kind"], registry=registry
         )
+        self.malformed = Counter(
+            "gateway_malformed", "values read from Redis that were not valid and were skipped", ["kind"],
+            registry=registry,
+        )  # fmt: skip
         self.fanout = Histogram(
             "gateway_fanout_seconds", "time to hand what waits to all its hearers", buckets=_FAST, registry=registry
         )

@@ -7,7 +7,7 @@ from collections.abc import Awaitable
 from typing import Any, Final, TypeVar
 
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 # What Redis or the way to it can fail with. `TimeoutError` is an `OSError`.
 REDIS_ERRORS: Final = (RedisError, OSError)
@@ -22,6 +22,21 @@ class Unavailable(Exception):
 
 class Unconfirmed(Unavailable):
     """Redis did it, but too few replicas have confirmed it: it is lost if this Redis is, now."""
+
+
+class Refused(Unavailable):
+    """Redis answered with an error: this command was not done. Others on the same connection were."""
+
+
+class WrongType(Refused):
+    """A key holds another type than the command works on: some other program has written it."""
+
+
+def failure(error: BaseException) -> Unavailable:
+    """What an error of the way to Redis, or an error that Redis answered with, is raised as."""
+    if not isinstance(error, ResponseError):
+        return Unavailable(explain(error))
+    return (WrongType if "WRONGTYPE" in str(error) else Refused)(explain(error))
 
 
 def explain(error: BaseException) -> str:

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from redis.exceptions import AskError, MovedError, TryAgainError
 
-from gateway.cluster.answers import REDIS_ERRORS, Command, Unavailable, Unconfirmed, explain, heeding
+from gateway.cluster.answers import REDIS_ERRORS, Command, Unavailable, Unconfirmed, explain, failure, heeding
 from gateway.cluster.servers import Servers
 from gateway.cluster.shards import named
 from gateway.metrics import Metrics
@@ -158,7 +158,7 @@ class Lanes:
         if isinstance(answers, Exception):
             self._servers.doubt()
             for call in calls:
-                _fail(call, Unavailable(explain(answers)))
+                _fail(call, failure(answers))
             return
         at = 0
         for call in calls:
@@ -166,7 +166,7 @@ class Lanes:
             # One caller's refused command is not the others' failure.
             refused = next((answer for answer in own if isinstance(answer, Exception)), None)
             if refused is not None:
-                _fail(call, Unavailable(explain(refused)))
+                _fail(call, failure(refused))
             elif confirmed < self._durability.replicas:
                 wanted = self._durability.replicas
                 _fail(call, Unconfirmed(f"published, but confirmed by {confirmed} of {wanted} replicas"))

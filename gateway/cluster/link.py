@@ -19,10 +19,21 @@ from importlib import resources
 from typing import Any, Final
 
 from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import AskError, MovedError, NoScriptError, TryAgainError
+from redis.exceptions import AskError, ClusterDownError, MovedError, NoScriptError, ResponseError, TryAgainError
 
-from gateway.cluster.answers import REDIS_ERRORS, Command, Unavailable, Unconfirmed, explain, heeding
+from gateway.cluster.answers import (
+    REDIS_ERRORS,
+    Command,
+    Refused,
+    Unavailable,
+    Unconfirmed,
+    WrongType,
+    explain,
+    failure,
+    heeding,
+)  # fmt: skip
 from gateway.cluster.lane import MOVE_SECONDS, Durability, Lanes
+from gateway.cluster.rows import Rows
 from gateway.cluster.servers import Servers
 from gateway.cluster.shards import named
 from gateway.metrics import Metrics
@@ -54,6 +65,7 @@ class Link:
         self, url: str, *, timeout_seconds: float, name: str, metrics: Metrics, durability: Durability | None = None
     ) -> None:
         self.timeout_seconds = timeout_seconds
+        self.rows = Rows(metrics)
         # RESP2: its pub/sub costs a third less than RESP3's, and we need nothing of the newer protocol.
         self._servers = Servers(
             url, timeout_seconds=timeout_seconds, max_connections=POOL_CONNECTIONS, protocol=2, client_name=name
@@ -86,7 +98,20 @@ class Link:
         """The answers to several, in one round trip to each server concerned. On one server they are done in order.
 
         Raises:
+            WrongType: A key of one of them holds another type; the other commands are done.
             Unavailable: as `ask`; some may be done.
+        """
+        answers = await self.ask_each(commands)
+        for answer in answers:
+            if isinstance(answer, Refused):
+                raise answer
+        return answers
+
+    async def ask_each(self, commands: Sequence[Command]) -> list[Any]:
+        """As `ask_all`, but for a command that Redis refused the answer is a `Refused`: it does not affect the others.
+
+        Raises:
+            Unavailable: Redis is away or slow; some may be done.
         """
         try:
             async with asyncio.timeout(self.timeout_seconds):
@@ -94,7 +119,7 @@ class Link:
                 return await self._follow(list(commands))
         except REDIS_ERRORS as error:
             self._servers.doubt()
-            raise Unavailable(explain(error)) from error
+            raise failure(error) from error
 
     async def ask_at(self, server: str, *command: Any) -> Any:
         """The answer of one server.
@@ -106,9 +131,9 @@ class Link:
             async with asyncio.timeout(self.timeout_seconds):
                 [answer] = await self._pipe(server, [command])
         except REDIS_ERRORS as error:
-            raise Unavailable(explain(error)) from error
+            raise failure(error) from error
         if isinstance(answer, Exception):
-            raise Unavailable(explain(answer)) from answer
+            raise failure(answer) from answer
         return answer
 
     async def _follow(self, commands: list[Command]) -> list[Any]:
@@ -139,6 +164,10 @@ class Link:
                             again[at] = named(answer.host, answer.port, server), True
                         case TryAgainError():
                             again[at] = self._owner(commands[at]), False
+                        case ResponseError() if not isinstance(answer, ClusterDownError):
+                            answers[at] = refused = failure(answer)
+                            if not isinstance(refused, WrongType):  # which says nothing about the server
+                                self._servers.doubt()
                         case Exception():
                             raise answer
                         case _:
@@ -271,4 +300,6 @@ async def _all(work: Sequence[Coroutine[Any, Any, list[Any]]]) -> list[list[Any]
     return [one for one in found if not isinstance(one, BaseException)]
 
 
-__all__ = ["Command", "Durability", "Link", "Script", "Unavailable", "Unconfirmed", "explain"]
+__all__ = [
+    "Command", "Durability", "Link", "Refused", "Script", "Unavailable", "Unconfirmed", "WrongType", "explain",
+]  # fmt: skip

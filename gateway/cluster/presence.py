@@ -7,12 +7,16 @@ from typing import Any, Final
 
 import orjson
 
+from gateway.cluster import rows
 from gateway.cluster.envelope import Envelope
+from gateway.cluster.hashes import Hashes
 from gateway.cluster.keys import Keys
 from gateway.cluster.link import Command, Link
+from gateway.cluster.registry import living
 from gateway.core.roster import Attendee
 
 ROWS: Final = 500  # in one Lua call
+MAX_INFO_BYTES: Final = 4000  # of what is written of a client
 
 
 class Attendance:
@@ -24,6 +28,7 @@ class Attendance:
         self._node_id = node_id
         self._attend = link.script("attend")
         self._living = link.script("living")
+        self._people = Hashes(link, "presence", MAX_INFO_BYTES)
 
     async def write(
         self,
@@ -66,15 +71,28 @@ class Attendance:
         Raises:
             Unavailable: Redis did not answer in time.
         """
-        living = await self._link.ask(*self._living([self._keys.nodes], []))
-        found: list[dict[bytes, bytes]] = await self._link.ask_all(
-            [("HGETALL", self._keys.people(node_id.decode(), topic)) for node_id in living]
-        )
+        nodes = await living(self._link, self._keys, self._living)
+        keys = [self._keys.people(node_id, topic) for node_id in nodes]
         return [
-            Attendee(client_id.decode(), orjson.loads(info)["user"])
-            for people in found
-            for client_id, info in people.items()
+            attendee
+            for key, people in zip(keys, await self._people.read(keys), strict=True)
+            for attendee in self._link.rows.each("presence", key, people.items(), _attendee)
         ]
+
+
+def _attendee(field: tuple[bytes, bytes]) -> Attendee:
+    return attendee(rows.client_id(field[0]), rows.json_object(field[1], MAX_INFO_BYTES)["user"])
+
+
+def attendee(client_id: object, user: object) -> Attendee:
+    """A client on a topic, of what another node has written.
+
+    Raises:
+        ValueError: It cannot be one.
+    """
+    if not isinstance(client_id, str) or not isinstance(user, str | None):
+        raise ValueError("a client on a topic is named by its id, and by its user or null")  # noqa: TRY004
+    return Attendee(client_id, user)
 
 
 def told(joined: Iterable[Attendee], left: Iterable[str], now_ms: int, *, dead: bool = False) -> Envelope:
@@ -91,6 +109,7 @@ def heard(envelope: Envelope) -> tuple[list[Attendee], list[str], bool]:
     """
     try:
         about = orjson.loads(envelope.text)
-        return [Attendee(str(c), u) for c, u in about["joined"]], [str(c) for c in about["left"]], bool(about["dead"])
+        joined = [attendee(client_id, user) for client_id, user in about["joined"]]
+        return joined, [str(client_id) for client_id in about["left"]], bool(about["dead"])
     except (KeyError, TypeError) as error:
         raise ValueError("not word of presence") from error

@@ -15,12 +15,14 @@ import asyncio
 import itertools
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
 from typing import Any, Final, NamedTuple
 
-import orjson
-
+from gateway.cluster import rows
+from gateway.cluster.hashes import Hashes
 from gateway.cluster.keys import Keys, node_of
-from gateway.cluster.link import Command, Link, Unavailable
+from gateway.cluster.link import Link, Script, Unavailable, WrongType
 from gateway.logs import logger
 from gateway.metrics import Metrics
 
@@ -29,6 +31,10 @@ FLUSH_SECONDS: Final = 0.2
 ROW_SECONDS: Final = 0.001
 STORM_SECONDS: Final = 0.3
 SCRIPT_ROWS: Final = 1000  # rows in one Lua call: Lua's `unpack` and Redis' patience are finite
+MAX_NODES: Final = 1000  # that a query reads
+MAX_CLIENT_BYTES: Final = 4 << 20  # of a client's row: its names and up to 5,000 topics make 1 MB
+MAX_FIELD_BYTES: Final = 1000  # of a field of a node's own row, and of a topic's count
+_TEXTS: Final = ("name", "address", "path", "version", "started")
 # More changes than this are cheaper to write as everything there is.
 MAX_DIRTY: Final = 50_000
 
@@ -72,6 +78,8 @@ class Registry:
         self._unsure = False  # of what the last beat has done
         self._wake = asyncio.Event()
         self._beat, self._enroll, self._living = link.script("beat"), link.script("enroll"), link.script("living")
+        self._node_rows = Hashes(link, "node", MAX_FIELD_BYTES)
+        self._topic_rows = Hashes(link, "topic", MAX_FIELD_BYTES)
         self._write, self._reap, self._forget = link.script("write"), link.script("reap"), link.script("forget")
 
     # ---- what the node says
@@ -212,71 +220,101 @@ class Registry:
     # ---- what anybody may ask
 
     async def living(self) -> list[str]:
-        """Ids of the nodes whose lease lives, sorted."""
-        return sorted(node_id.decode() for node_id in await self._link.ask(*self._living([self._keys.nodes], [])))
+        """Ids of the nodes whose lease lives, sorted; of more than `MAX_NODES`, those whose lease ends last.
+
+        Raises:
+            Unavailable: Redis did not answer in time.
+        """
+        return await living(self._link, self._keys, self._living)
 
     async def nodes(self) -> list[dict[str, Any]]:
-        """A row for each living node, with its number of clients and topics as they are now."""
+        """A row for each living node, with its number of clients and topics as they are now.
+
+        Raises:
+            Unavailable: Redis did not answer in time.
+        """
         ids = await self.living()
-        commands: list[Command] = []
-        for node_id in ids:
-            commands.append(("HGETALL", self._keys.node(node_id)))
-            commands += (("HLEN", self._keys.clients(node_id)), ("HLEN", self._keys.topics(node_id)))
-        answers = await self._link.ask_all(commands)
-        found = []
-        for at, node_id in enumerate(ids):
-            fields, clients, topics = answers[3 * at : 3 * at + 3]
-            if fields:
-                row = {name.decode(): value.decode() for name, value in fields.items()}
-                row |= {flag: row.get(flag) == "1" for flag in ("ready", "draining", "moving")}
-                found.append({"id": node_id, **row, "clients": clients, "topics": topics})
-        return found
+        found = await self._node_rows.read([self._keys.node(node_id) for node_id in ids])
+        counts = await self._link.ask_each(
+            [("HLEN", key(node_id)) for node_id in ids for key in (self._keys.clients, self._keys.topics)]
+        )
+        listed = []
+        for at, (node_id, fields) in enumerate(zip(ids, found, strict=True)):
+            row = self._link.rows.take("node", self._keys.node(node_id), partial(_node_row, fields))
+            if row:
+                clients, topics = (count if isinstance(count, int) else 0 for count in counts[2 * at : 2 * at + 2])
+                listed.append({"id": node_id, **row, "clients": clients, "topics": topics})
+        return listed
 
     async def topics(self) -> list[dict[str, Any]]:
-        """Each topic somebody hears, with its subscribers in all and on each node; by name."""
+        """Each topic somebody hears, with its subscribers in all and on each node; by name.
+
+        Raises:
+            Unavailable: Redis did not answer in time.
+        """
         by_topic: dict[str, dict[str, int]] = {}
         ids = await self.living()
-        found = await self._link.ask_all([("HGETALL", self._keys.topics(node_id)) for node_id in ids])
-        for node_id, counts in zip(ids, found, strict=True):
-            for topic, count in counts.items():
-                by_topic.setdefault(topic.decode(), {})[node_id] = int(count)
+        keys = [self._keys.topics(node_id) for node_id in ids]
+        for node_id, key, counts in zip(ids, keys, await self._topic_rows.read(keys), strict=True):
+            for topic, count in self._link.rows.each("topic", key, counts.items(), _count):
+                by_topic.setdefault(topic, {})[node_id] = count
         return [_topic_row(topic, counts) for topic, counts in sorted(by_topic.items())]
 
     async def topic(self, topic: str) -> dict[str, Any]:
-        """One topic's subscribers, in all and on each node; zero if nobody hears it."""
+        """One topic's subscribers, in all and on each node; zero if nobody hears it.
+
+        Raises:
+            Unavailable: Redis did not answer in time.
+        """
         ids = await self.living()
-        found = await self._link.ask_all([("HGET", self._keys.topics(node_id), topic) for node_id in ids])
-        counts = zip(ids, found, strict=True)
-        return _topic_row(topic, {node_id: int(count) for node_id, count in counts if count})
+        found = await self._link.ask_each([("HGET", self._keys.topics(node_id), topic) for node_id in ids])
+        counts = {
+            node_id: self._link.rows.take("topic", self._keys.topics(node_id), partial(rows.integer, count))
+            for node_id, count in zip(ids, found, strict=True)
+            if count is not None
+        }
+        return _topic_row(topic, {node_id: count for node_id, count in counts.items() if count})
 
     async def client(self, client_id: str) -> dict[str, Any] | None:
-        """One client's row; None if it is not connected."""
+        """One client's row; None if it is not connected.
+
+        Raises:
+            Unavailable: Redis did not answer in time.
+        """
         node_id = node_of(client_id)
-        alive, row = await self._link.ask_all(
+        alive, row = await self._link.ask_each(
             [("EXISTS", self._keys.node(node_id)), ("HGET", self._keys.clients(node_id), client_id)]
         )
-        return _client_row(client_id, row) if alive and row is not None else None
+        return self._client(client_id, row) if alive == 1 and row is not None else None
 
     async def clients(
         self, *, user: str | None = None, ip: str | None = None, topic: str | None = None, node: str | None = None,
         after: str | None = None,
     ) -> AsyncIterator[dict[str, Any]]:  # fmt: skip
-        """The clients that match, by node and then in the order they came; `after` a client id, the rest."""
+        """The clients that match, by node and then in the order they came; `after` a client id, the rest.
+
+        Raises:
+            Unavailable: Redis did not answer in time.
+        """
         ids = [i for i in await self.living() if node is None or node in (i, i.rpartition(".")[0])]
         after_node = node_of(after) if after else ""
         for node_id in ids:
             if after and node_id < after_node:
                 continue
-            members = [key.decode() for key in await self._link.ask("HKEYS", self._keys.clients(node_id))]
+            key = self._keys.clients(node_id)
+            try:
+                names = await self._link.ask("HKEYS", key)
+            except WrongType as error:
+                self._link.rows.skip("client", key, error)
+                continue
+            members = list(self._link.rows.each("client", key, names, rows.client_id))
             members.sort(key=_order)
             if after and node_id == after_node:
                 members = [member for member in members if _order(member) > _order(after)]
             for at in range(0, len(members), SCRIPT_ROWS):
                 page = members[at : at + SCRIPT_ROWS]
-                for client_id, row in zip(
-                    page, await self._link.ask("HMGET", self._keys.clients(node_id), *page), strict=True
-                ):
-                    client = _client_row(client_id, row) if row is not None else None
+                for client_id, row in zip(page, await self._link.ask("HMGET", key, *page), strict=True):
+                    client = self._client(client_id, row) if row is not None else None
                     if client is None or (user is not None and client["user"] != user):
                         continue
                     if ip is not None and client["ip"] != ip:
@@ -284,14 +322,51 @@ class Registry:
                     if topic is None or topic in client["topics"]:
                         yield client
 
+    def _client(self, client_id: str, row: object) -> dict[str, Any] | None:
+        key = self._keys.clients(node_of(client_id))
+        return self._link.rows.take("client", key, lambda: _client_row(client_id, row))
+
+
+async def living(link: Link, keys: Keys, script: Script) -> list[str]:
+    """Ids of the nodes whose lease lives, sorted, by the script `living`; of more than `MAX_NODES`, the newest leases'.
+
+    Raises:
+        Unavailable: Redis did not answer in time.
+    """
+    try:
+        found = await link.ask(*script([keys.nodes], [MAX_NODES]))
+    except WrongType as error:
+        link.rows.skip("node", keys.nodes, error)
+        return []
+    return sorted(link.rows.each("node", keys.nodes, found, rows.node_id))
+
 
 def _order(client_id: str) -> int:
-    counter = client_id.rpartition(".")[2]
-    return int(counter) if counter.isdecimal() else 0
+    return int(client_id.rpartition(".")[2])
 
 
-def _client_row(client_id: str, row: bytes) -> dict[str, Any]:
-    return {"id": client_id, "node": node_of(client_id), **orjson.loads(row)}
+def _node_row(fields: dict[bytes, bytes]) -> dict[str, Any]:
+    """A node's own row; empty if there is none."""
+    if not fields:
+        return {}
+    row: dict[str, Any] = {name: rows.text(fields[name.encode()]) for name in _TEXTS}
+    datetime.fromisoformat(row["started"])  # raises ValueError
+    return row | {flag: fields.get(flag.encode()) == b"1" for flag in ("ready", "draining", "moving")}
+
+
+def _count(field: tuple[bytes, bytes]) -> tuple[str, int]:
+    topic, count = field
+    return rows.text(topic), rows.integer(count)
+
+
+def _client_row(client_id: str, row: object) -> dict[str, Any]:
+    found = rows.json_object(row, MAX_CLIENT_BYTES)
+    for name in ("connectedAt", "ip", "userAgent", "user", "role"):
+        if not isinstance(found[name], str | None):
+            raise ValueError(f"{name} is no text")  # noqa: TRY004  the type of input
+    if not isinstance(found["topics"], list) or not all(isinstance(topic, str) for topic in found["topics"]):
+        raise ValueError("topics is no list of names")
+    return {"id": client_id, "node": node_of(client_id), **found}
 
 
 def _topic_row(topic: str, counts: dict[str, int]) -> dict[str, Any]:

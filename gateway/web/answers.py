@@ -14,7 +14,7 @@ from starlette.routing import Route
 
 from gateway.auth import apikeys
 from gateway.auth.apikeys import ApiKey, Scope
-from gateway.cluster.link import Unavailable, Unconfirmed
+from gateway.cluster.link import Unavailable, Unconfirmed, WrongType
 from gateway.core import protocol
 from gateway.core.identity import AuthError
 from gateway.logs import logger
@@ -89,6 +89,8 @@ async def _answer(request: Request, scope: Scope, handler: Handler, query: tuple
         return _error(error.status, error.code, error.message, error.headers)
     except Unconfirmed as error:
         return _error(503, "unconfirmed", f"{error}; with the same idempotencyKey it is safe to ask again")
+    except WrongType as error:
+        return _error(502, "malformed", f"Redis holds a value of another type for this: {error}. Delete its key")
     except Unavailable as error:
         return _error(503, "unavailable", f"Redis is not available: {error}", {"retry-after": "1"})
     except ClientDisconnect:  # amid its body: nobody's fault here, and nobody reads the answer

@@ -1,0 +1,59 @@
+"""Reads whole hashes of Redis in pages, so that neither a long hash nor a large value holds up Redis or the node."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from gateway.cluster.link import Link, Refused, WrongType
+from gateway.cluster.rows import MAX_TEXT_BYTES, Kind
+
+PAGE_FIELDS: Final = 1000
+MAX_PAGES: Final = 200  # of one hash: 200,000 fields, twice what a full node has; the rest is left out
+
+
+class Hashes:
+    """Hashes of one kind. A value is at most `most_bytes` long, or left out: the script does not send it."""
+
+    def __init__(self, link: Link, kind: Kind, most_bytes: int) -> None:
+        self._link = link
+        self._kind: Kind = kind
+        self._most_bytes = most_bytes
+        self._page = link.script("page")
+
+    async def read(self, keys: Sequence[str]) -> list[dict[bytes, bytes]]:
+        """Fields and values of each hash; the first pages of all are one round trip. A key of another type has none.
+
+        What is changed meanwhile may be in it or not; what is not changed is.
+
+        Raises:
+            Unavailable: Redis did not answer in time, or refused for another reason than the type of a key.
+        """
+        found: list[dict[bytes, bytes]] = [{} for _ in keys]
+        cursors: dict[int, bytes | int] = dict.fromkeys(range(len(keys)), 0)
+        for _ in range(MAX_PAGES):
+            if not cursors:
+                break
+            answers = await self._link.ask_each(
+                [
+                    self._page([keys[at]], [cursor, PAGE_FIELDS, MAX_TEXT_BYTES, self._most_bytes])
+                    for at, cursor in cursors.items()
+                ]
+            )
+            following: dict[int, bytes | int] = {}
+            for at, answer in zip(cursors, answers, strict=True):
+                if isinstance(answer, WrongType):
+                    self._link.rows.skip(self._kind, keys[at], answer)
+                    continue
+                if isinstance(answer, Refused):
+                    raise answer
+                cursor, left_out, flat = answer
+                found[at].update(zip(flat[::2], flat[1::2], strict=True))
+                if left_out:
+                    self._link.rows.skip(self._kind, keys[at], "a field or a value is too long", left_out)
+                if cursor != b"0":
+                    following[at] = cursor
+            cursors = following
+        for at in cursors:
+            self._link.rows.skip(self._kind, keys[at], f"more than {MAX_PAGES * PAGE_FIELDS} fields")
+        return found
