@@ -15,6 +15,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+from gateway.core.urls import check_http, parse_redis
+
 PREFIX = "GATEWAY_"
 
 # Read by the command line client, not by a node; known here so that exporting them does no harm.
@@ -77,6 +79,11 @@ def _secret(text: str) -> str:
     return text
 
 
+def _redis_url(text: str) -> str:
+    parse_redis(text)
+    return text
+
+
 def _origins(text: str) -> tuple[str, ...]:
     origins = tuple(part.strip() for part in text.split(",") if part.strip())
     for origin in origins:
@@ -132,12 +139,7 @@ class Settings:
         "redis://127.0.0.1:6379/0",
         "where Redis is: redis://, rediss:// (TLS) or unix://; behind Sentinels redis+sentinel://host,host/service; "
         "a Redis Cluster redis+cluster://host,host",
-        _matching(
-            r"(redis|rediss|unix)://\S*|rediss?\+sentinel://([^@/\s]*@)?[^@/?#\s]+/[^/?#\s]+(/\d{1,3})?"
-            r"|rediss?\+cluster://([^@/\s]*@)?[^@/?#\s]+/?",
-            "a URL that begins with redis://, rediss:// or unix://, redis+sentinel://host:port,host:port/service, or "
-            "redis+cluster://host:port,host:port",
-        ),
+        _redis_url,
     )
     namespace: str = _setting(
         "gw:",
@@ -149,7 +151,7 @@ class Settings:
     jwt_pem: str = _setting("", "PEM file of public keys for tokens signed with RS, PS, ES or EdDSA", str)
     jwks_url: str = _setting(
         "", "where such keys are served as JWKS, in place of a file or beside it",
-        _matching(r"https?://\S+", "a URL that begins with https:// or http://"),
+        lambda text: check_http(text, what="https://id.example/jwks.json", query=True),
     )  # fmt: skip
     jwks_seconds: float = _setting(300.0, "age at which served keys are asked for anew", _seconds(10, 86_400))
     jwt_audience: str = _setting("", "what tokens must name as aud; none: tokens that name any are refused", str)
@@ -176,7 +178,7 @@ class Settings:
     backend_url: str = _setting(
         "",
         "HTTP back end that answers COMMAND, and REQUEST on topics with a `source`; none: they are answered 5001",
-        _matching(r"https?://[A-Za-z0-9.\-\[\]:]+(/[A-Za-z0-9._~%/\-]*)?", "a URL such as http://api:3000, no query"),
+        lambda text: check_http(text, what="http://api:3000", query=False),
     )
     backend_secret: str = _setting("", "signs what the back end is asked; none: it cannot know who asks", _secret)
     backend_timeout_seconds: float = _setting(
@@ -268,7 +270,7 @@ class Settings:
                 try:
                     values[setting.name] = setting.metadata["read"](text)
                 except ValueError as error:
-                    secret = setting.name in SECRETS
+                    secret = setting.name in SECRETS or "@" in text  # a URL with a password
                     got = "" if secret else f", not {text!r}"
                     raise SettingsError(f"{variable} must be {error}{got}") from None
         if not values.get("node"):

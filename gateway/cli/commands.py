@@ -84,7 +84,8 @@ def _url(_context: click.Context, _option: click.Parameter, url: str) -> str:
         parts = urlsplit(url)
         if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and url.isprintable():
             return url
-    raise click.BadParameter(f"{url!r} is none such as {DEFAULT_URL}")
+    given = "a URL with an @" if "@" in url else repr(url)  # it may hold a password
+    raise click.BadParameter(f"{given} is none such as {DEFAULT_URL}")
 
 
 def _key(_context: click.Context, _option: click.Parameter, key: str) -> str:

@@ -65,7 +65,7 @@ def serve(context: click.Context) -> None:
 
     try:
         code = run(settings)
-    except (RulesError, KeyFault, KeysError) as error:  # a file that a setting names
+    except (RulesError, KeyFault, KeysError, SettingsError) as error:  # a file that a setting names
         raise Misuse(str(error)) from None
     context.exit(code)
 

@@ -1,20 +1,23 @@
 """Where Redis is: the one at a URL, whichever server Sentinels call the master now, or the masters of a cluster.
 
-redis://host:port/db, rediss:// (TLS), unix://path
-redis+sentinel://user:password@host:port,host:port/service/db, rediss+sentinel:// (TLS to the servers)
-redis+cluster://user:password@host:port,host:port, rediss+cluster:// (TLS): any servers of it, to ask for the others
+`gateway.core.urls` describes the URLs.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
-import re
 from typing import Any, Final
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 from redis.asyncio import BlockingConnectionPool, Redis, Sentinel
-from redis.asyncio.connection import AbstractConnection, Connection, ConnectionPool, SSLConnection
+from redis.asyncio.connection import (
+    AbstractConnection,
+    Connection,
+    ConnectionPool,
+    SSLConnection,
+    UnixDomainSocketConnection,
+)
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import MasterNotFoundError, SentinelConnectionPool, SentinelManagedConnection
 from redis.backoff import NoBackoff
@@ -23,13 +26,10 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from gateway.cluster.answers import REDIS_ERRORS, Unavailable, explain, heeding
 from gateway.cluster.shards import Shards, address
+from gateway.core.urls import REDIS_PORT, RedisUrl, parse_redis
+from gateway.settings import SettingsError
 
-REDIS_PORT: Final = 6379
-SENTINEL_PORT: Final = 26379
 LEARN_SECONDS: Final = 0.1  # no sooner is a cluster asked again who has what, however many ask for it
-
-_SENTINELS: Final = re.compile(r"(rediss?)\+sentinel://(?:([^@/]*)@)?([^@/?#]+)/([^/?#]+)(?:/(\d+))?")
-_CLUSTER: Final = re.compile(r"(rediss?)\+cluster://(?:([^@/]*)@)?([^@/?#]+)/?")
 
 
 class Servers:
@@ -38,31 +38,29 @@ class Servers:
     `options` as redis-py's pools and connections have.
 
     Raises:
-        ValueError: `url` is none of those above.
+        UrlError: `url` is not a URL of Redis.
+        SettingsError: A file that its TLS options name cannot be used.
     """
 
     def __init__(self, url: str, *, timeout_seconds: float, **options: Any) -> None:
+        place = parse_redis(url)
         self._timeout = timeout_seconds
         self._options = options | {f"{wait}timeout": timeout_seconds for wait in ("", "socket_", "socket_connect_")}
-        self._options["retry"] = Retry(NoBackoff(), 0)  # whoever asks decides what becomes of a failure
+        self._options["retry"] = Retry(NoBackoff(), 0)  # the caller decides what a failure leads to
+        self._options |= {"username": place.user, "password": place.password, **place.tls_options}
+        if place.tls:
+            _check_tls(place)
         self._clients: dict[str, Redis] = {}
         self._seeds: list[str] = []
-        match = _CLUSTER.fullmatch(url) if "+cluster:" in url else None
-        self.shards = Shards(sharded=match is not None)
-        self._url = url
+        self.shards = Shards(sharded=place.kind == "cluster")
         self._learning = asyncio.Lock()
         self._learned = -1.0  # loop time
-        self._doubted = match is not None  # what is known of the cluster may be old
-        if match is not None:
-            scheme, login, hosts = match.groups()
-            user, password = _login(login)
-            self._options |= {"username": user, "password": password}
-            self._options["connection_class"] = Connection if scheme == "redis" else SSLConnection
-            self._seeds = [address(*_host(host, REDIS_PORT)) for host in hosts.split(",")]
-        elif "+cluster:" in url:
-            raise ValueError("must be redis+cluster://host:port,host:port")
+        self._doubted = self.shards.sharded  # what is known of the cluster may be old
+        if self.shards.sharded:
+            self._options["connection_class"] = SSLConnection if place.tls else Connection
+            self._seeds = [address(*host) for host in place.hosts]
         else:
-            self._clients[self.shards.servers[0]] = Redis(connection_pool=pool(url, **self._options))
+            self._clients[self.shards.servers[0]] = Redis(connection_pool=_pool(place, **self._options))
 
     def at(self, server: str) -> Redis:
         """The client for one server."""
@@ -149,42 +147,49 @@ class Servers:
             await _close(client)
 
 
-def pool(url: str, **options: Any) -> ConnectionPool:
-    """Connections to the one server at `url`, or to the master that its Sentinels name.
-
-    Raises:
-        ValueError: `url` names none.
-    """
-    if "+sentinel:" not in url:
-        return BlockingConnectionPool.from_url(url, **options)
-    match = _SENTINELS.fullmatch(url)
-    if match is None:
-        raise ValueError("must be redis+sentinel://host:port,host:port/service/db")
-    scheme, login, hosts, service, database = match.groups()
-    user, password = _login(login)
+def _pool(place: RedisUrl, **options: Any) -> ConnectionPool:
+    """Connections to the one server at `place`, or to the master that its Sentinels name."""
+    if place.kind == "unix":
+        options |= {"connection_class": UnixDomainSocketConnection, "path": place.path}
+        del options["socket_connect_timeout"]
+        return BlockingConnectionPool(db=place.database, **options)
+    if place.kind == "single":
+        [(host, port)] = place.hosts
+        options["connection_class"] = SSLConnection if place.tls else Connection
+        return BlockingConnectionPool(host=host, port=port, db=place.database, **options)
     # They are asked one after the other: half the time for the first, so that one which is frozen hides no other.
     sentinels = _Sentinels(  # type: ignore[no-untyped-call]
-        [_host(host, SENTINEL_PORT) for host in hosts.split(",")],
+        place.hosts,
         sentinel_kwargs={
             "socket_timeout": options["timeout"] / 2, "socket_connect_timeout": options["timeout"] / 2,
             "retry": options["retry"],
         },
     )  # fmt: skip
     return _MasterPool(  # type: ignore[no-untyped-call]
-        unquote(service), sentinels, connection_class=_MasterConnection if scheme == "redis" else _MasterSSLConnection,
-        db=int(database or 0), username=user, password=password, **options,
+        place.service, sentinels, connection_class=_MasterSSLConnection if place.tls else _MasterConnection,
+        db=place.database, **options,
     )  # fmt: skip
 
 
+def _check_tls(place: RedisUrl) -> None:
+    """Read the files that the TLS options name: a missing one stops the start, instead of every connection.
+
+    Raises:
+        SettingsError: One cannot be used.
+    """
+    options: dict[str, Any] = dict(place.tls_options)
+    try:
+        SSLConnection(**options).ssl_context.get()
+    except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+        names = ", ".join(sorted(name for name in place.tls_options if name != "ssl_password"))
+        reason = getattr(error, "strerror", None) or type(error).__name__
+        raise SettingsError(f"The Redis URL's TLS files ({names}) cannot be used: {reason}") from None
+
+
 def describe(url: str) -> str:
-    """`url` without its password, for people."""
+    """`url`, which `Servers` takes, without user, password and options, for people."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
-
-
-def _login(text: str | None) -> tuple[str | None, str | None]:
-    user, _, password = (text or "").rpartition(":")
-    return unquote(user) or None, unquote(password) or None
 
 
 def _host(text: str, default_port: int) -> tuple[str, int]:

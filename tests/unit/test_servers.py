@@ -10,8 +10,9 @@ from redis.asyncio.connection import SSLConnection
 from redis.asyncio.sentinel import SentinelConnectionPool
 
 from gateway.cluster import servers
-from gateway.cluster.servers import REDIS_PORT, Servers
+from gateway.cluster.servers import Servers
 from gateway.cluster.shards import ONLY
+from gateway.core.urls import REDIS_PORT, SENTINEL_PORT
 
 
 def pool(url: str) -> Any:
@@ -29,7 +30,7 @@ def test_sentinels_are_asked_for_the_master() -> None:
     found = pool("redis+sentinel://ann:p%40ss@a:1,b,[::1]:3/live/7")
     assert isinstance(found, SentinelConnectionPool) and isinstance(found, BlockingConnectionPool)
     asked = [sentinel.connection_pool.connection_kwargs for sentinel in found.sentinel_manager.sentinels]
-    assert [(one["host"], one["port"]) for one in asked] == [("a", 1), ("b", servers.SENTINEL_PORT), ("::1", 3)]
+    assert [(one["host"], one["port"]) for one in asked] == [("a", 1), ("b", SENTINEL_PORT), ("::1", 3)]
     assert found.service_name == "live"
     told = found.connection_kwargs
     assert (told["username"], told["password"], told["db"]) == ("ann", "p@ss", 7)
