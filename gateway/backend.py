@@ -23,6 +23,7 @@ import orjson
 
 from gateway.core import protocol
 from gateway.core.breaker import Breaker
+from gateway.core.numbers import InfiniteError, NumberError
 from gateway.core.protocol import Json
 from gateway.logs import logger
 from gateway.metrics import Metrics
@@ -54,6 +55,12 @@ class Answer:
     status: int
     body: Json  # None if there was none
     max_age: float | None  # seconds for which it holds, as its Cache-Control says; 0: it is not to be kept
+    exact: str | None = None  # the body's JSON as it stands, if it has integers beyond 64 bits; then `body` is None
+
+    @property
+    def content(self) -> Json:
+        """What is written for a client: no integer in it is rounded."""
+        return self.body if self.exact is None else orjson.Fragment(self.exact)
 
     @property
     def good(self) -> bool:
@@ -197,18 +204,7 @@ class Backend:
                     raise BackendError(f"the back end's answer has more than {self._max_answer_bytes} bytes")
         finally:
             await response.aclose()
-        return Answer(response.status_code, self._body(response.status_code, bytes(received)), _max_age(response))
-
-    @staticmethod
-    def _body(status: int, text: bytes) -> Json:
-        if not text:
-            return None
-        try:
-            return protocol.loads(text, ENVELOPE_LEVELS)
-        except ValueError as error:
-            if 200 <= status < 300:
-                raise BackendError(f"the back end's answer is not JSON: {error}") from None
-            return None  # a proxy's page; the status says enough
+        return _answer(response.status_code, bytes(received), _max_age(response))
 
     # The breaker counts failures within minutes. Of the thousands of calls of some minutes a few may fail; that several
     # in a row do is what says that it is ill.
@@ -236,6 +232,19 @@ def sign(secret: bytes, seconds: int, method: str, target: bytes, content: bytes
     """
     signed = b"%d.%b.%b.%b" % (seconds, method.encode(), target, content)
     return hmac.new(secret, signed, hashlib.sha256).hexdigest()
+
+
+def _answer(status: int, text: bytes, max_age: float | None) -> Answer:
+    try:
+        return Answer(status, protocol.loads(text, ENVELOPE_LEVELS) if text else None, max_age)
+    except InfiniteError as error:
+        raise BackendError(f"the back end's answer cannot be read: {error}") from None
+    except NumberError:
+        return Answer(status, None, max_age, text.decode())
+    except ValueError as error:
+        if 200 <= status < 300:
+            raise BackendError(f"the back end's answer is not JSON: {error}") from None
+        return Answer(status, None, max_age)  # a proxy's page; the status says enough
 
 
 def _max_age(response: httpx.Response) -> float | None:

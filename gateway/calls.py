@@ -120,7 +120,7 @@ class Calls:
         answer = await self._backend.post(COMMANDS, document)
         if not answer.good:
             raise self._refusal(answer, command.request_id, f"No back end carries out {command.action}")
-        return replies.commanded(command, answer.body, self._outbox.time())
+        return replies.commanded(command, answer.content, self._outbox.time())
 
     async def _answer(self, effect: Fetch) -> bytes:
         request = effect.request
@@ -129,7 +129,9 @@ class Calls:
             answer = await self._backend.get(effect.target)
             held = effect.seconds if answer.good else 0  # a refusal holds only if the back end says so
             seconds = held if answer.max_age is None else answer.max_age
-            return Timed({"status": answer.status, "body": answer.body}, seconds)
+            # The cache gives values back as Python objects: JSON that those cannot hold is kept as a string.
+            exact = {} if answer.exact is None else {"exact": answer.exact}
+            return Timed({"status": answer.status, "body": answer.body, **exact}, seconds)
 
         try:
             found = await self._cache.get_or_set(
@@ -138,10 +140,10 @@ class Calls:
             )  # fmt: skip
         except TimeoutError:
             raise BackendError("the answer could not be loaded in time") from None
-        answer = Answer(found["status"], found["body"], None)
+        answer = Answer(found["status"], found["body"], None, found.get("exact"))
         if not answer.good:
             raise self._refusal(answer, request.request_id, f"No back end answers {request.action}")
-        return replies.answer(request, answer.body, self._outbox.time())
+        return replies.answer(request, answer.content, self._outbox.time())
 
     def _refusal(self, answer: Answer, request_id: RequestId, unknown: str) -> ProtocolError:
         if 400 <= answer.status < 500 and answer.status != 401:

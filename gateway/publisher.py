@@ -60,7 +60,7 @@ class Publisher:
                 known. With the same `idempotencyKey`, on a topic with history, it is safe to try again.
         """
         assert self._sender is not None, "enter it first: async with Publisher(…) as publisher"
-        return await self._outgoing.publish([Publication.of_item(dict(message)) for message in messages])
+        return await self._outgoing.publish([Publication.of_python(message) for message in messages])
 
     async def __aenter__(self) -> Self:
         self._sender = asyncio.get_running_loop().create_task(self._link.run(), name="publisher")

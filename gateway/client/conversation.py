@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import orjson
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
 from gateway.client.events import Closed, Disconnected, Refused
 from gateway.client.pace import Heartbeat
+from gateway.core import protocol
+from gateway.core.numbers import NumberError
 from gateway.core.protocol import Code
 
 Frame = dict[str, Any]
@@ -77,10 +79,11 @@ class Conversation:
         """Send what has no answer, or one that nobody waits for.
 
         Raises:
+            ValueError: JSON cannot hold the frame unchanged.
             Disconnected: The socket is lost.
         """
         try:
-            await self._socket.send(orjson.dumps(frame).decode())
+            await self._socket.send(protocol.dumps(frame).decode())
         except ConnectionClosed:
             raise Disconnected("the connection is lost") from None
 
@@ -126,7 +129,7 @@ class Conversation:
             while True:
                 text = await self._socket.recv()
                 self._heartbeat.heard()
-                self._take(orjson.loads(text))
+                self._take(_read(text))
         except ConnectionClosed as closed:
             code, reason = (closed.rcvd.code, closed.rcvd.reason) if closed.rcvd is not None else (1006, "")
             if 3500 <= code < 4000:
@@ -166,6 +169,14 @@ class Conversation:
                 self.expiring.set()
             case "degraded" | "restored":
                 self.degraded = action == "degraded"
+
+
+def _read(text: str | bytes) -> Any:
+    """A frame as Python has it; answers of a back end may hold integers of any length."""
+    try:
+        return protocol.loads(text if isinstance(text, bytes) else text.encode())
+    except NumberError:
+        return json.loads(text)
 
 
 def _settle(future: asyncio.Future[Any] | None, result: Any) -> None:

@@ -157,6 +157,7 @@ class Gateway:
         """Say something on `topic`; its place if the topic has history. It is never sent twice.
 
         Raises:
+            ValueError: JSON cannot hold `data` unchanged; nothing was sent.
             Refused: The server did not publish it.
             NoAnswer, Disconnected: Nobody knows whether it did.
         """

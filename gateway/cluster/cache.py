@@ -13,13 +13,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Itera
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Final, NamedTuple
 
-import orjson
-
 from gateway.cluster.bus import Bus
 from gateway.cluster.entries import Entries
 from gateway.cluster.keys import Keys
 from gateway.cluster.link import Link, Unavailable
 from gateway.cluster.loads import Loaded, Loads, Order
+from gateway.core import protocol
 from gateway.core.protocol import Json
 from gateway.logs import logger
 from gateway.metrics import Metrics
@@ -63,8 +62,8 @@ class Timed(NamedTuple):
 class Cache:
     """The cache, as one process uses it; `spawn` runs a coroutine and holds it.
 
-    Keys have 1 to 500 characters, none of them a space or a brace; ValueError otherwise. Values are what orjson can
-    write; TypeError otherwise. What is read is what JSON made of it: of a tuple a list.
+    Keys have 1 to 500 characters, none of them a space or a brace; ValueError otherwise. Values are what JSON can
+    hold unchanged (`protocol.dumps`); TypeError otherwise. What is read is what JSON made of it: of a tuple a list.
     """
 
     def __init__(
@@ -95,8 +94,8 @@ class Cache:
         texts = await self._entries.read(list(dict.fromkeys(map(check_key, keys))), strict=strict)
         values = {}
         for key, text in texts.items():
-            with suppress(ValueError):  # somebody else wrote what is no JSON: none of ours
-                values[key] = orjson.loads(text)
+            with suppress(ValueError):  # another program wrote what is no JSON, or is beyond 64 bits
+                values[key] = protocol.loads(text)
         return values
 
     async def ttl(self, key: str, *, strict: bool = False) -> float | None:
@@ -174,7 +173,7 @@ class Cache:
             return Loaded(text, min(timed.ttl_seconds, MAX_TTL_SECONDS), len(text) <= MAX_VALUE_BYTES)
 
         order = Order(check_key(key), loaded, stale_seconds, load_seconds)
-        return orjson.loads(await self.loads.text_of(order))
+        return protocol.loads(await self.loads.text_of(order))
 
 
 @asynccontextmanager
@@ -236,10 +235,13 @@ def pack(value: Json) -> bytes:
     """The text that is kept for `value`.
 
     Raises:
-        TypeError: orjson cannot write it.
+        TypeError: JSON cannot hold it unchanged.
     """
     # In a list: what is kept can be written as a part of something else, too, and orjson limits the depth.
-    return orjson.dumps([value])[1:-1]
+    try:
+        return protocol.dumps([value])[1:-1]
+    except ValueError as error:
+        raise TypeError(str(error)) from None
 
 
 def check_key(key: str) -> str:

@@ -73,7 +73,7 @@ class Run:
             ProtocolError: There can be no such message.
             TooLarge, Unconfirmed, Unavailable: as `Outgoing.publish`.
         """
-        publication = Publication.of_item({"topic": topic, "data": data, **more})
+        publication = Publication.of_python({"topic": topic, "data": data, **more})
         return await self._publish(publication, self._lease.fence() if self._lease is not None else None)
 
     @asynccontextmanager

@@ -10,7 +10,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
+import orjson
+
 from gateway.core import topics
+from gateway.core.numbers import NumberError
 from gateway.core.protocol import MAX_NAME_LENGTH, Code, Json, ProtocolError, RequestId, is_name, loads, shown
 from gateway.core.publication import Position, Publication
 
@@ -98,6 +101,8 @@ def decode(text: bytes) -> ClientMessage:
     """
     try:
         message = loads(text)
+    except NumberError as error:
+        raise ProtocolError(Code.DATA_REFUSED, f"Message refused: {error}", _request_id_in(text)) from None
     except ValueError:
         raise ProtocolError(Code.NOT_JSON, "Message is not valid JSON, or nested too deeply") from None
     if not isinstance(message, dict) or "type" not in message:
@@ -231,6 +236,15 @@ def _request_id(message: dict[str, Json]) -> RequestId:
     raise ProtocolError(
         Code.DATA_REFUSED, f"requestId must be a string of at most {MAX_NAME_LENGTH} characters or an integer"
     )
+
+
+def _request_id_in(text: bytes) -> RequestId:
+    """The request id of a message whose numbers were refused; None if it has none that can be read."""
+    try:
+        message = orjson.loads(text)
+        return _request_id(message) if isinstance(message, dict) else None
+    except (ValueError, ProtocolError):
+        return None
 
 
 def _valid_topics(names: list[Json]) -> tuple[str, ...]:

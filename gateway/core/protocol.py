@@ -5,12 +5,16 @@ docs/protocol.md is the public description. `messages` has what a client may sen
 
 from __future__ import annotations
 
+import dataclasses
 import enum
+import math
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any, Final, TypeAlias
 
 import orjson
+
+from gateway.core import numbers
 
 Json: TypeAlias = Any  # what orjson can read and write
 RequestId: TypeAlias = str | int | None
@@ -105,9 +109,15 @@ def loads(text: bytes, beneath: int = 0) -> Json:
     """The value that `text` is; it can be written again, also `beneath` so many levels of others.
 
     Raises:
+        numbers.NumberError: It holds an integer beyond 64 bits, or a number beyond all floats.
         ValueError: It is not JSON, or nested deeper than `MAX_NESTING` with these.
     """
-    value = orjson.loads(text)
+    try:
+        value = orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        if "infinity" in error.msg:
+            raise numbers.InfiniteError from None
+        raise
     # orjson reads four times as deep as it writes. Nothing is deeper than it has brackets, so few messages are tried.
     if text.count(b"[") + text.count(b"{") > MAX_NESTING - beneath:
         wrapped = value
@@ -117,7 +127,43 @@ def loads(text: bytes, beneath: int = 0) -> Json:
             orjson.dumps(wrapped)
         except TypeError:
             raise ValueError(f"nested deeper than {MAX_NESTING - beneath}") from None
+    numbers.check(text)
     return value
+
+
+def dumps(value: Json) -> bytes:
+    """The JSON text of a Python program's `value`.
+
+    Raises:
+        ValueError: JSON cannot hold it unchanged: an integer beyond 64 bits, NaN, an infinity, a lone surrogate, a key
+            that is no string, an object of a type that JSON does not know, or more than `MAX_NESTING` levels.
+    """
+    try:
+        text = orjson.dumps(value)
+    except TypeError as error:
+        raise ValueError(f"the value cannot be written as JSON: {error}") from None
+    # orjson writes NaN and infinities as null.
+    if b"null" in text and _has_no_number(value):
+        raise ValueError(
+            "the value cannot be written as JSON: NaN and infinities are no JSON numbers; send null or text"
+        )
+    return text
+
+
+def _has_no_number(value: Json) -> bool:
+    """Whether a float in `value`, which orjson has written, is NaN or infinite."""
+    match value:
+        case float():
+            return not math.isfinite(value)
+        case dict():
+            return any(map(_has_no_number, value.values()))
+        case list() | tuple():
+            return any(map(_has_no_number, value))
+        case enum.Enum():
+            return _has_no_number(value.value)
+    if dataclasses.is_dataclass(value):
+        return any(_has_no_number(getattr(value, each.name)) for each in dataclasses.fields(value))
+    return False
 
 
 def is_name(value: Json) -> bool:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from gateway.core import topics
-from gateway.core.protocol import MAX_NAME_LENGTH, Code, Json, ProtocolError, RequestId, is_name, shown
+from gateway.core.protocol import MAX_NAME_LENGTH, Code, Json, ProtocolError, RequestId, dumps, is_name, shown
 
 _FIELDS: Final = frozenset({"topic", "data", "action", "subtype", "priority", "to", "except", "idempotencyKey"})
 
@@ -68,6 +68,19 @@ class Publication:
         if key is not None and not (is_name(key) and _IDEMPOTENCY_KEY.fullmatch(key)):
             raise ProtocolError(Code.DATA_REFUSED, "idempotencyKey must be 1 to 200 of A-Z a-z 0-9 _ . : -")
         return cls(topic, data, extras, to, except_client, key)
+
+    @classmethod
+    def of_python(cls, item: Mapping[str, Any]) -> Publication:
+        """What an item says that a Python program made; JSON must be able to hold it unchanged.
+
+        Raises:
+            ProtocolError: It cannot; or as `of_item`.
+        """
+        try:
+            dumps([item])  # as deep as in the message that it becomes a part of
+        except ValueError as error:
+            raise ProtocolError(Code.DATA_REFUSED, str(error)) from None
+        return cls.of_item(dict(item))
 
 
 def _said(message: Mapping[str, Json], request_id: RequestId) -> tuple[str, Json, dict[str, Json]]:

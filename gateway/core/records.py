@@ -16,6 +16,8 @@ from typing import Any, Final
 
 import orjson
 
+from gateway.core import protocol
+
 MAX_SERVICES: Final = 200  # what the cluster lists: names come from other programs, and metrics carry them
 MAX_INSTANCES: Final = 200  # records of one service
 MAX_RECORD_BYTES: Final = 16 << 10
@@ -125,9 +127,9 @@ def encode(record: Mapping[str, Any]) -> bytes:
         RecordError: It is larger than a record may be, or no JSON.
     """
     try:
-        text = orjson.dumps(record)
-    except TypeError as error:
-        raise RecordError(f"stats must be JSON: {error}") from None
+        text = protocol.dumps(record)
+    except ValueError as error:
+        raise RecordError(f"stats: {error}") from None
     if len(text) > MAX_RECORD_BYTES:
         raise RecordError(f"A record has at most {MAX_RECORD_BYTES} bytes, not {len(text)}")
     return text

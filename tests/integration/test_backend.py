@@ -8,6 +8,7 @@ import hmac
 from collections.abc import AsyncIterator
 from typing import Any
 
+import orjson
 import pytest
 
 from gateway.backend import Answer, Backend, BackendAway, BackendError
@@ -305,3 +306,27 @@ async def test_no_cookie_passes_from_one_client_to_the_next(server: WebServer, c
     await caller.backend.post("/", {})
     await caller.backend.post("/", {})
     assert "cookie" not in server.asked[1].headers
+
+
+@pytest.mark.parametrize("status", [200, 404])
+async def test_integers_of_any_length_are_passed_on_as_they_stand(
+    server: WebServer, caller: Caller, status: int
+) -> None:
+    text = b'{"wei":100000000000000000001,"id":[-9223372036854775809]}'
+
+    async def saying(_asked: Asked) -> Says:
+        return Says(status, text=text)
+
+    server.behave = saying
+    answer = await caller.backend.get("/")
+    assert orjson.dumps({"data": answer.content}) == b'{"data":%s}' % text
+    assert (answer.status, caller.count("answered")) == (status, 1)
+
+
+async def test_an_answer_with_a_number_beyond_all_floats_is_none(server: WebServer, caller: Caller) -> None:
+    async def saying(_asked: Asked) -> Says:
+        return Says(text=b"[1e400]")
+
+    server.behave = saying
+    with pytest.raises(BackendError, match="beyond the range"):
+        await caller.backend.get("/")

@@ -15,6 +15,7 @@ from tests.client import Api, Client, Front, Message
 from tests.cluster import BackEnd, Cluster, Redis
 from tests.conftest import Connect
 from tests.deadlines import eventually
+from tests.raw import RawSocket, text
 from tests.web_server import Asked, BreakOff, Says, WebServer
 
 RULES = """
@@ -393,3 +394,20 @@ async def test_the_answers_can_be_cleared_by_where_they_came_from(
         assert answer.json() == {"cleared": 1}
         await request(client, "contest:1")
         assert len(server.asked) == 2
+
+
+async def test_large_integers_of_an_answer_reach_clients_unchanged_fresh_and_cached(behind: Start) -> None:
+    async def saying(_asked: Asked) -> Says:
+        return Says(text=b'{"wei":100000000000000000001}')
+
+    async with WebServer(saying) as server:
+        [node] = behind(server, open=1)
+        socket = await RawSocket.open(node)
+        await socket.message()
+        asking = {"topic": "contest:7", "action": "show"}
+        for asked in (asking | {"type": "REQUEST"}, asking | {"type": "REQUEST"}, asking | {"type": "COMMAND"}):
+            socket.write(text(asked))
+            _, answer = await socket.frame()
+            assert b'"data":{"wei":100000000000000000001}' in answer
+        await socket.close()
+        assert len(server.asked) == 2, "the second request is answered from the cache"

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.core import protocol, replies
+from gateway.core.numbers import NumberError
 from gateway.core.protocol import ProtocolError
 from gateway.core.publication import Publication
 from tests.unit.test_messages import names, to_text, values
@@ -92,7 +93,10 @@ publish_items = st.fixed_dictionaries(
 @settings(deadline=None, max_examples=400)
 @given(st.one_of(values, publish_items))
 def test_any_item_is_a_publication_that_can_be_sent_or_a_protocol_error(item: Any) -> None:
-    item = protocol.loads(to_text(item))
+    try:
+        item = protocol.loads(to_text(item))
+    except NumberError:
+        return
     with suppress(ProtocolError):
         publication = Publication.of_item(item)
         sent = orjson.loads(replies.data(publication, publication.topic, NOW))
