@@ -6,6 +6,7 @@ A message holds everything, so that whoever comes has the whole picture with it,
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
@@ -20,6 +21,8 @@ from gateway.core.records import Status, worst
 from gateway.core.topics import BREAKERS, SERVICES
 
 NAME: Final = "gateway.announcer"
+LOOK_SECONDS: Final = 0.05  # between two looks at a part that is not yet well
+START_LOOKS: Final = 400  # so many: 20 s, less than a service's start may take
 SECONDS: Final = 0.5  # between two looks; several changes within make one message
 
 
@@ -65,12 +68,27 @@ def register(
     """
     needs: list[str] = []
     for name, reason in parts.items():
-        services.register(name, check=_well(reason), check_seconds=check_seconds, depends_on=needs)
+        services.register(
+            name, start=_until_well(reason), check=_well(reason), check_seconds=check_seconds, depends_on=needs
+        )
         needs = [name]
     services.register(
         NAME, start=announcer.start, stop=announcer.stop, tick=announcer.tick, tick_seconds=SECONDS,
         depends_on=needs, singleton=True,
     )  # fmt: skip
+
+
+def _until_well(reason: Callable[[], str | None]) -> Act:
+    """A start that ends when the part is well for the first time: until then the part is `starting`, not at fault."""
+
+    async def start(_run: Run) -> None:
+        for _ in range(START_LOOKS):
+            if reason() is None:
+                return
+            await asyncio.sleep(LOOK_SECONDS)
+        raise Unavailable(reason() or "it became well too late")
+
+    return start
 
 
 def _well(reason: Callable[[], str | None]) -> Act:

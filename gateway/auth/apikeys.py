@@ -20,8 +20,9 @@ from gateway.core.identity import AuthError, Identity
 from gateway.core.topics import is_pattern, matches
 from gateway.settings import Settings
 
-Scope = Literal["read", "publish", "admin"]
-EVERYTHING: Final[tuple[Scope, ...]] = ("read", "publish", "admin")
+Scope = Literal["read", "publish", "services", "admin"]
+EVERYTHING: Final[tuple[Scope, ...]] = ("read", "publish", "services", "admin")
+PATTERNED: Final = ("publish", "services")  # of these a key may have a part: ``publish:token:*``, ``services:price-*``
 
 PREFIX: Final = "gwk_"  # so that a scanner for leaked secrets knows one
 SINGLE: Final = "GATEWAY_API_KEY"  # what the key of that setting is called
@@ -35,20 +36,29 @@ class KeysError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
-    """One key; `scopes` as they are written: ``read``, ``admin``, ``publish`` or ``publish:<pattern>``."""
+    """One key; `scopes` as they are written: ``read``, ``admin``, and ``publish`` or ``services`` with or without
+    ``:<pattern>``, of topics or of services."""
 
     name: str
     digest: bytes = field(repr=False)  # SHA-256 of it
     scopes: tuple[str, ...]
 
     def may(self, scope: Scope) -> bool:
-        """Whether it is good for `scope`; for publishing, if there is any topic that it may publish on."""
-        return scope in self.scopes or (scope == "publish" and any(s.startswith("publish:") for s in self.scopes))
+        """Whether the key is good for `scope`; of `PATTERNED` scopes, for any part of it."""
+        return scope in self.scopes or (scope in PATTERNED and any(s.startswith(f"{scope}:") for s in self.scopes))
 
     def may_publish(self, topic: str) -> bool:
-        """Whether it may publish on `topic`."""
-        patterns = (scope.removeprefix("publish:") for scope in self.scopes if scope.startswith("publish:"))
-        return "publish" in self.scopes or any(matches(pattern, topic) for pattern in patterns)
+        """Whether the key may publish on `topic`."""
+        return self._covers("publish", topic)
+
+    def may_report(self, service: str) -> bool:
+        """Whether the key may report the state of `service`."""
+        return self._covers("services", service)
+
+    def _covers(self, scope: Scope, name: str) -> bool:
+        prefix = f"{scope}:"
+        patterns = (text.removeprefix(prefix) for text in self.scopes if text.startswith(prefix))
+        return scope in self.scopes or any(matches(pattern, name) for pattern in patterns)
 
 
 class ApiKeys:
@@ -156,7 +166,8 @@ def _key(table: dict[str, Any], where: str) -> ApiKey:
         raise KeysError(f"{where} ({name}): sha256 must be 64 of 0-9 a-f; `gateway key new` prints it")
     if not isinstance(scopes, list) or not scopes or not all(map(_is_scope, scopes)):
         raise KeysError(
-            f'{where} ({name}): scopes must list "read", "admin", "publish" or "publish:<pattern of topics>"'
+            f'{where} ({name}): scopes must list "read", "admin", "publish", "publish:<pattern of topics>", "services" '
+            'or "services:<pattern of services>"'
         )
     return ApiKey(name, bytes.fromhex(digest), tuple(scopes))
 
@@ -164,4 +175,5 @@ def _key(table: dict[str, Any], where: str) -> ApiKey:
 def _is_scope(text: object) -> bool:
     if not isinstance(text, str):
         return False
-    return text in EVERYTHING or (text.startswith("publish:") and is_pattern(text.removeprefix("publish:")))
+    scope, _, pattern = text.partition(":")
+    return text in EVERYTHING or (scope in PATTERNED and is_pattern(pattern))

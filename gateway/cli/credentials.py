@@ -238,7 +238,8 @@ def key() -> None:
 @click.argument("name")
 @click.option(
     "--scope", "scopes", multiple=True, required=True,
-    help="read, admin, publish, or publish:PATTERN for some topics; repeatable.",
+    help="read, admin, publish, publish:PATTERN for some topics, services or services:PATTERN to report the states of "
+    "services; repeatable.",
 )  # fmt: skip
 def new_key(name: str, scopes: tuple[str, ...]) -> None:
     """Make a key called NAME.

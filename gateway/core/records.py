@@ -58,6 +58,12 @@ def is_service(name: object) -> bool:
     return isinstance(name, str) and _NAME.fullmatch(name) is not None
 
 
+def is_reserved(service: str) -> bool:
+    """Whether only nodes may report the state of `service`: ``gateway``, and what begins with ``gateway.`` or
+    ``gateway:``, in any case."""
+    return service.lower().replace(":", ".").partition(".")[0] == "gateway"
+
+
 def is_instance(name: object) -> bool:
     """Whether `name` is a string that can be an instance's."""
     return isinstance(name, str) and _INSTANCE.fullmatch(name) is not None

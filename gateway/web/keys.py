@@ -24,8 +24,8 @@ PATHS: Final[Schema] = {
                 record(
                     name={"type": "string", "examples": ["price-feed", "admin:ann"]},
                     scopes={
-                        **array({"type": "string", "pattern": "^(read|admin|publish(:.+)?)$"}),
-                        "description": "`publish:` and a pattern: on topics that match",
+                        **array({"type": "string", "pattern": "^(read|admin|(publish|services)(:.+)?)$"}),
+                        "description": "`publish:` or `services:` and a pattern: topics or services that match",
                     },
                 ),
                 "An administrator's token is named `admin:` and the user, and good for everything",

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from gateway.cluster.states import Outdated, Report, TooMany
 from gateway.core import dependencies, records
 from gateway.core.records import MAX_ERROR_CHARACTERS, MAX_RECORD_BYTES, RecordError, Status
-from gateway.web.answers import ApiError, body_of, node_of, resource
+from gateway.web.answers import ApiError, body_of, key_of, node_of, resource
 from gateway.web.openapi import COUNT, Schema, answer, array, in_path, operation, record, ref
 
 MAX_LEASE_SECONDS: Final = 86_400
@@ -36,7 +36,12 @@ async def show_service(request: Request) -> Any:
 
 async def report_service(request: Request) -> Any:
     """``{"status", "leaseSeconds", …}``: how one instance of a service is, believed until the lease ends."""
-    name, body = _name(request), await body_of(request, MAX_RECORD_BYTES)
+    name, key = _name(request), key_of(request)
+    if records.is_reserved(name):
+        raise ApiError(403, "forbidden", f"Only nodes report the state of {name}: choose a name outside gateway.*")
+    if not key.may_report(name):
+        raise ApiError(403, "forbidden", f"The key {key.name} may not report the state of {name}")
+    body = await body_of(request, MAX_RECORD_BYTES)
     if not isinstance(body, dict):
         raise ApiError(400, "bad_request", 'Send {"status", "leaseSeconds", …}')
     told = dict(body)
@@ -165,7 +170,9 @@ PATHS: Final[Schema] = {
                 record(service=_SERVICE, instance=_INSTANCE, version=_WHOLE), "Redis has it, and it is told to all"
             ),
             "NotFound", "Conflict", "TooLarge", parameters=[in_path("service", _SERVICE)], body=_report_body(),
-            description="For any program. `version`, if it is given, must grow; else Redis gives one.",
+            description="For any program whose key has the scope `services`, or `services:` and a pattern of the name. "
+            "Names that begin with `gateway.` are reserved for nodes: 403. `version`, if it is given, must grow; "
+            "else Redis gives one.",
         ),
         "delete": operation(
             "forgetService", "Remove all that is told of a service",
@@ -198,6 +205,6 @@ ROUTES: Final = [
     resource("/api/services", GET=("read", list_services)),
     resource(
         "/api/services/{service}",
-        GET=("read", show_service), PUT=("publish", report_service), DELETE=("admin", forget_service),
+        GET=("read", show_service), PUT=("services", report_service), DELETE=("admin", forget_service),
     ),
 ]  # fmt: skip

@@ -381,6 +381,37 @@ async def test_each_key_is_good_for_its_scopes_and_every_administrative_act_is_l
     assert API_KEY not in log
 
 
+async def test_states_of_services_take_a_scope_of_their_own_and_those_of_nodes_are_nobodys(
+    cluster: Start, folder: Path
+) -> None:
+    scopes = {"feed": ["publish", "publish:*"], "part": ["services:price-*"], "whole": ["services"]}
+    made = {name: apikeys.new(name, its) for name, its in scopes.items()}
+    file = folder / "keys.toml"
+    file.write_text("".join(table for _, table in made.values()))
+    [node] = cluster(1, api_keys=file)
+    async with httpx.AsyncClient(base_url=node.url, trust_env=False) as http:
+
+        async def report(name: str, service: str) -> int:
+            key = made[name][0] if name in made else name
+            body = {"status": "error", "leaseSeconds": 60, "lastError": "forged"}
+            headers = {"Authorization": f"Bearer {key}"}
+            return (await http.put(f"/api/services/{service}", json=body, headers=headers)).status_code
+
+        assert [await report(name, "price-feed") for name in ("feed", "part", "whole", API_KEY)] == [403, 200, 200, 200]
+        assert [await report(name, "chain") for name in ("feed", "part", "whole")] == [403, 403, 200]
+        for service in ("gateway.bus", "gateway.registry", "gateway.announcer", "gateway.other", "Gateway.bus"):
+            assert [await report(name, service) for name in ("feed", "whole", API_KEY)] == [403, 403, 403]
+
+        async def healthy() -> bool:
+            found = (await http.get("/api/services", headers={"Authorization": f"Bearer {API_KEY}"})).json()["services"]
+            own = {service["service"]: service for service in found if service["service"].startswith("gateway.")}
+            well = [service["status"] == "active" for service in own.values()]
+            assert not any(service["lastError"] for service in own.values()), own
+            return len(well) == 3 and all(well)
+
+        await eventually(healthy, 20)
+
+
 async def test_a_key_for_reading_hears_all_at_the_operators_socket_and_says_nothing(
     cluster: Start, connect: Connect, api: Of, folder: Path
 ) -> None:

@@ -9,6 +9,7 @@ import pytest
 from gateway import announcer
 from gateway.announcer import Announcer
 from gateway.cluster.keeper import Run
+from gateway.cluster.link import Unavailable
 from gateway.cluster.snapshots import Snapshots
 from gateway.cluster.states import States
 from gateway.core import records
@@ -126,3 +127,13 @@ async def test_the_status_that_was_told_last(text: bytes | None, status: str | N
             return text
 
     assert await announcer.last_status(cast(Snapshots, Kept())) == status
+
+
+async def test_a_part_that_is_not_yet_well_is_starting_and_has_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(announcer, "LOOK_SECONDS", 0)
+    reasons = iter(["not yet connected", "not yet connected"])
+    start = announcer._until_well(lambda: next(reasons, None))
+    await start(cast(Run, None))
+    monkeypatch.setattr(announcer, "START_LOOKS", 3)
+    with pytest.raises(Unavailable, match="connection refused"):
+        await announcer._until_well(lambda: "connection refused")(cast(Run, None))

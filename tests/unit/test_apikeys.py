@@ -36,11 +36,25 @@ def test_a_key_is_good_for_what_it_says_alone() -> None:
         + table("c", "2" * 64, '"publish", "admin"'),
         "keys.toml",
     )
-    assert [reader.may(scope) for scope in apikeys.EVERYTHING] == [True, False, False]
-    assert [feed.may(scope) for scope in apikeys.EVERYTHING] == [False, True, False]
-    assert [chief.may(scope) for scope in apikeys.EVERYTHING] == [False, True, True]
+    assert apikeys.EVERYTHING == ("read", "publish", "services", "admin")
+    assert [reader.may(scope) for scope in apikeys.EVERYTHING] == [True, False, False, False]
+    assert [feed.may(scope) for scope in apikeys.EVERYTHING] == [False, True, False, False]
+    assert [chief.may(scope) for scope in apikeys.EVERYTHING] == [False, True, False, True]
     assert feed.may_publish("token:x") and feed.may_publish("news") and not feed.may_publish("newsroom")
     assert chief.may_publish("anything") and not reader.may_publish("news")
+
+
+def test_reporting_services_takes_a_scope_of_its_own() -> None:
+    [part, whole, other] = apikeys.parse(
+        table("p", "1" * 64, '"services:price-*"')
+        + table("w", "2" * 64, '"services"')
+        + table("o", "3" * 64, '"publish", "publish:price-feed", "read", "admin"'),
+        "keys.toml",
+    )
+    assert [key.may("services") for key in (part, whole, other)] == [True, True, False]
+    assert [key.may("publish") for key in (part, whole)] == [False, False]
+    assert part.may_report("price-feed") and not part.may_report("prices") and not part.may_publish("price-feed")
+    assert whole.may_report("anything") and not other.may_report("price-feed")
 
 
 def test_a_key_for_reading_hears_all_and_another_opens_no_socket() -> None:
@@ -76,6 +90,8 @@ def test_the_key_of_the_setting_is_good_for_everything(tmp_path: Path) -> None:
         (table(scopes=""), "scopes must list"),
         (table(scopes='"root"'), "scopes must list"),
         (table(scopes='"publish:no topic"'), "scopes must list"),
+        (table(scopes='"services:"'), "scopes must list"),
+        (table(scopes='"admin:x"'), "scopes must list"),
         (table() + "extra = 1\n", "'extra' is not known"),
     ],
 )

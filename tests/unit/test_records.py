@@ -167,3 +167,12 @@ def test_mean_and_p99_are_of_the_last_256() -> None:
     told = stats.told("open")
     assert (told["operations"], told["failures"], told["p99Ms"], told["breaker"]) == (1256, 1000, 1000.0, "open")
     assert told["meanMs"] == pytest.approx(110.547, abs=0.001)
+
+
+@pytest.mark.parametrize(
+    ("name", "reserved"),
+    [("gateway", True), ("gateway.bus", True), ("Gateway.BUS", True), ("gateway:bus", True), ("gateway.", True),
+     ("gateways", False), ("api-gateway", False), ("gateway-api", False), ("feed.gateway", False)],
+)  # fmt: skip
+def test_the_names_of_the_nodes_own_services_are_reserved(name: str, reserved: bool) -> None:
+    assert records.is_reserved(name) is reserved
