@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import posixpath
 import re
+import time
+import unicodedata
 from importlib import resources
 from random import Random
 from typing import Any, Final
+from urllib.parse import unquote
 
 import orjson
 
@@ -16,10 +21,11 @@ from gateway.core.deflate import deflate, inflate
 from gateway.core.frames import CLOSE, RSV1, TEXT, FrameError, build, split
 from gateway.core.hub import Audiences
 from gateway.core.identity import ANONYMOUS, AuthError, Grant, Identity
-from gateway.core.messages import decode
+from gateway.core.messages import Command, Publish, Request, Subscribe, Unsubscribe, decode
 from gateway.core.protocol import ProtocolError
 from gateway.core.publication import Publication
 from gateway.core.session import Rules, Session
+from gateway.core.targets import target_of
 from gateway.core.topics import RulesError
 from gateway.settings import Settings, SettingsError
 from tests.unit.test_frames import in_chunks, parse, parse_with_library, raw
@@ -217,6 +223,75 @@ def rules(random: Random) -> int:
     return len(text)
 
 
+HOSTILE: Final = [
+    "a", "b", ":", "/", "..", ".", "", "\n", "\0", "\\", "%2e", "%2F", "%", ";", " ", "é", "\uff0f", "\u2215", "\u2025",
+    "{", "}", "*", "x" * 50, "contest", "gateway:", "system",
+]  # fmt: skip
+CLEAN: Final = ["a", "b", ":", "/", ".", "-", "_", "ab", "contest", "gateway:", "a" * 40]
+PATTERN_SECONDS: Final = 0.1  # a comparison takes some millionths of one; on a busy machine not this long
+
+
+def names(random: Random, parts: list[str], most: int) -> str:
+    """A name of some of `parts`."""
+    return "".join(random.choice(parts) for _ in range(random.randrange(most)))[:220]
+
+
+def topic_names(random: Random) -> int:
+    """Names, patterns and paths: what is no topic gets nowhere, no pattern takes long, no path leads elsewhere."""
+    tried = 0
+    for _ in range(20):
+        name = names(random, HOSTILE if random.random() < 0.6 else CLEAN, 12)
+        pattern = names(random, [*CLEAN, "*", "*"], random.choice([6, 40]))
+        tried += len(name) + len(pattern)
+        started = time.perf_counter()
+        found = topics.captures(pattern, name)
+        if time.perf_counter() - started > PATTERN_SECONDS:
+            raise AssertionError(f"{pattern!r} took long on {name!r}")
+        if found is not None:
+            literals = pattern.split("*")
+            assert "".join(a + b for a, b in zip(literals, (*found, ""), strict=True)) == name
+        _only_topics(random, name)
+        _stays_below(random, name, names(random, HOSTILE, 4), names(random, HOSTILE, 4))
+    return tried
+
+
+def _only_topics(random: Random, name: str) -> None:
+    """Whatever carries a name gives back one that is a topic, or refuses it."""
+    kind = random.choice(["SUBSCRIBE", "UNSUBSCRIBE", "PUBLISH", "REQUEST", "COMMAND"])
+    said = {"type": kind, "topic": name, "topics": [name], "action": "a", "data": 1, "recover": {name: 1}}
+    with contextlib.suppress(ProtocolError):
+        match decode(json.dumps(said, ensure_ascii=False).encode()):
+            case Subscribe(found) | Unsubscribe(found):
+                assert all(map(topics.is_topic, found))
+            case Publish(publication):
+                assert topics.is_topic(publication.topic)
+            case Request(topic):
+                assert topics.is_topic(topic)
+            case Command(topic):
+                assert topic is None or topics.is_topic(topic)
+    with contextlib.suppress(ProtocolError):
+        assert topics.is_topic(Publication.of_item({"topic": name, "data": 1}).topic)
+    with contextlib.suppress(orders.OrderError):
+        order = orders.parse(json.dumps({"op": "forget", "topics": [name]}, ensure_ascii=False).encode())
+        assert isinstance(order, orders.Forget)
+        assert all(map(topics.is_topic, order.topics))
+
+
+def _stays_below(random: Random, topic: str, action: str, user: str) -> None:
+    """Wherever values are put into a path, even a careless server finds as many segments in it as the rule has."""
+    source = random.choice(
+        ["/in/{1}", "/in/{topic}/{action}", "/in/{user}", "/in/x{1}y/{user}.json", "/in/{1}{action}"]
+    )
+    rule = topics.Rule(pattern=random.choice(["*", "a*", "contest:*", "*:*"]), source=source)
+    if "{1}" in source and topics.captures(rule.pattern, topic) is None:
+        return
+    with contextlib.suppress(ProtocolError):
+        path = target_of(rule, Request(topic, action, {}, None), user).partition("?")[0]
+        careless = unicodedata.normalize("NFKC", unquote(unquote(path))).replace("\\", "/")
+        assert posixpath.normpath(careless).count("/") == source.count("/")
+        assert careless.startswith("/in/")
+
+
 PACKAGED: Final = resources.files("gateway").joinpath("topics.toml").read_text()
 
 
@@ -226,5 +301,5 @@ def _packaged() -> topics.TopicRules:
 
 TARGETS: Final = {
     "frames": frames, "compression": compression, "messages": messages, "cluster": cluster, "settings": settings,
-    "rules": rules,
+    "rules": rules, "topics": topic_names,
 }  # fmt: skip

@@ -10,7 +10,8 @@ from pathlib import Path
 from starlette.applications import Starlette
 
 from gateway.core import topics
-from gateway.core.topics import RulesError, TopicRules
+from gateway.core.topics import Need, Rule, RulesError, TopicRules
+from gateway.logs import logger
 from gateway.node import Node
 from gateway.settings import Settings
 from gateway.transport.request import Inflow
@@ -21,10 +22,14 @@ from gateway.web.sockets import Sockets
 
 def create_app(settings: Settings) -> Starlette:
     """The application of one node; the node is `app.state.node`, and lives while the lifespan does."""
-    node = Node(settings, load_rules(settings.topics))
+    default = Rule(pattern="*", subscribe=Need(settings.default_subscribe), publish=Need(settings.default_publish))
+    rules = load_rules(settings.topics, default)
+    node = Node(settings, rules)
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[dict[str, Inflow | bool]]:
+        for warning in topics.left_open(rules, load_rules("")):
+            logger().warning(warning)
         async with node.life():
             yield {"inflow": node.admission, "compression": settings.compression}
 
@@ -41,15 +46,15 @@ def create_app(settings: Settings) -> Starlette:
     return app
 
 
-def load_rules(file: str) -> TopicRules:
-    """The topic rules in `file`, or the package's own if it is empty.
+def load_rules(file: str, default: Rule = topics.ANY_OTHER) -> TopicRules:
+    """The topic rules in `file`, or the package's own if it is empty; `default` where none of them matches.
 
     Raises:
         RulesError: It cannot be read, or says something that cannot be.
     """
     if not file:
-        return topics.parse(resources.files("gateway").joinpath("topics.toml").read_text(), "topics.toml")
+        return topics.parse(resources.files("gateway").joinpath("topics.toml").read_text(), "topics.toml", default)
     try:
-        return topics.parse(Path(file).read_text(), file)
+        return topics.parse(Path(file).read_text(), file, default)
     except (OSError, UnicodeDecodeError) as error:
         raise RulesError(f"GATEWAY_TOPICS: {file} cannot be read: {error}") from None

@@ -22,7 +22,7 @@ from gateway.cluster.keys import Keys
 from gateway.cluster.link import Link, Unavailable, Unconfirmed
 from gateway.cluster.outgoing import MAX_MESSAGE_BYTES, Outgoing, TooLarge
 from gateway.core.protocol import ProtocolError
-from gateway.core.publication import Position, Publication
+from gateway.core.publication import Position, Publication, refuse_reserved
 from gateway.metrics import Metrics
 
 TIMEOUT_SECONDS: Final = 2.0
@@ -54,13 +54,16 @@ class Publisher:
         """Publish all of them, or none, in one round trip.
 
         Raises:
-            ProtocolError: One cannot be a message; nothing was published.
+            ProtocolError: One cannot be a message, or is for a topic of the gateway's own; nothing was published.
             TooLarge: One is larger than 1 MiB; nothing was published.
             Unavailable: Redis did not confirm in time, or no node has told its rules; whether it is published is not
                 known. With the same `idempotencyKey`, on a topic with history, it is safe to try again.
         """
         assert self._sender is not None, "enter it first: async with Publisher(…) as publisher"
-        return await self._outgoing.publish([Publication.of_python(message) for message in messages])
+        publications = [Publication.of_python(message) for message in messages]
+        for publication in publications:
+            refuse_reserved(publication.topic)
+        return await self._outgoing.publish(publications)
 
     async def __aenter__(self) -> Self:
         self._sender = asyncio.get_running_loop().create_task(self._link.run(), name="publisher")

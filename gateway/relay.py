@@ -26,7 +26,7 @@ from gateway.core.hub import Hub
 from gateway.core.protocol import ProtocolError
 from gateway.core.publication import Position, Publication
 from gateway.core.sequence import Entry
-from gateway.core.topics import TopicRules
+from gateway.core.topics import TopicRules, is_reserved
 from gateway.logs import logger
 from gateway.metrics import Metrics
 from gateway.presence import MAX_LISTED, Presence, listed
@@ -293,8 +293,11 @@ class Relay:
         except (ValueError, TypeError, KeyError, AttributeError, ProtocolError):
             self._metrics.relayed.labels("malformed").inc()
             return
-        self._metrics.relayed.labels("ingest").inc()
         topic = publication.topic
+        if is_reserved(topic):
+            self._metrics.relayed.labels("refused").inc()
+            return
+        self._metrics.relayed.labels("ingest").inc()
         rule = self._rules.of(topic)
         if rule.history or rule.snapshot or len(self._rules.names(topic)) > 1:
             # It must be numbered, kept, or go out under several names: once, so it is published as all else is.

@@ -186,6 +186,16 @@ class Settings:
     )
     backend_connections: int = _setting(32, "calls of the back end at once; the next wait", _integer(1, 1000))
     topics: str = _setting("", "TOML file of topic rules; default: the one that the package brings", str)
+    default_subscribe: str = _setting(
+        "anyone", "what a client needs to subscribe to a topic that no rule matches",
+        _matching("anyone|user|role:admin|role:superadmin|ask|token|nobody",
+                  "anyone, user, role:admin, role:superadmin, ask, token or nobody"),
+    )  # fmt: skip
+    default_publish: str = _setting(
+        "user", "what a client needs to publish on such a topic",
+        _matching("anyone|user|role:admin|role:superadmin|ask|nobody",
+                  "anyone, user, role:admin, role:superadmin, ask or nobody"),
+    )  # fmt: skip
     trusted_proxies: tuple[str, ...] = _setting(
         ("127.0.0.1",), "peers whose X-Forwarded-For names the client", _networks
     )

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from gateway.core.identity import AuthError, Identity
-from gateway.core.topics import is_pattern, matches
+from gateway.core.topics import PATTERN_FORM, is_pattern, matches
 from gateway.settings import Settings
 
 Scope = Literal["read", "publish", "services", "admin"]
@@ -27,6 +27,7 @@ PATTERNED: Final = ("publish", "services")  # of these a key may have a part: ``
 PREFIX: Final = "gwk_"  # so that a scanner for leaked secrets knows one
 SINGLE: Final = "GATEWAY_API_KEY"  # what the key of that setting is called
 
+MAX_SCOPES: Final = 100  # of one key: each publish is compared with all of them
 _NAME: Final = re.compile(r"[A-Za-z0-9_.\-]{1,64}")
 
 
@@ -164,10 +165,11 @@ def _key(table: dict[str, Any], where: str) -> ApiKey:
         raise KeysError(f"{where}: name must be 1 to 64 of A-Z a-z 0-9 _ . -")
     if not isinstance(digest, str) or not re.fullmatch(r"[0-9a-f]{64}", digest):
         raise KeysError(f"{where} ({name}): sha256 must be 64 of 0-9 a-f; `gateway key new` prints it")
-    if not isinstance(scopes, list) or not scopes or not all(map(_is_scope, scopes)):
+    if not isinstance(scopes, list) or not 0 < len(scopes) <= MAX_SCOPES or not all(map(_is_scope, scopes)):
         raise KeysError(
-            f'{where} ({name}): scopes must list "read", "admin", "publish", "publish:<pattern of topics>", "services" '
-            'or "services:<pattern of services>"'
+            f'{where} ({name}): scopes must list 1 to {MAX_SCOPES} of "read", "admin", "publish", '
+            '"publish:<pattern of topics>", "services" and "services:<pattern of services>", where a pattern has '
+            f"{PATTERN_FORM}"
         )
     return ApiKey(name, bytes.fromhex(digest), tuple(scopes))
 

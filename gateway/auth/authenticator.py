@@ -12,7 +12,7 @@ import jwt
 from gateway.auth.keyring import Keyring
 from gateway.core.identity import ROLES, AuthError, Grant, Identity, IsRevoked, UnknownKey, nothing_revoked
 from gateway.core.protocol import MAX_NAME_LENGTH
-from gateway.core.topics import is_pattern
+from gateway.core.topics import PATTERN_FORM, is_pattern
 
 MAX_TOKEN_LENGTH: Final = 16 << 10
 LATEST: Final = 1e12  # seconds since 1970: a later moment is never
@@ -81,7 +81,8 @@ class Authenticator:
             or not all(map(is_pattern, patterns))
         ):
             raise AuthError(
-                "token_invalid", f"A subscription token has topics: 1 to {MAX_TOKEN_TOPICS} names or patterns"
+                "token_invalid",
+                f"A subscription token has topics: 1 to {MAX_TOKEN_TOPICS} names or patterns of {PATTERN_FORM}",
             )
         ends = _number(claims, "exp")
         if ends is None:

@@ -24,7 +24,7 @@ from gateway.cli.remote import Remote
 from gateway.cli.tables import print_fields, print_json, print_table, print_text
 from gateway.core import protocol
 from gateway.core.identity import ROLES, AuthError
-from gateway.core.topics import is_pattern
+from gateway.core.topics import PATTERN_FORM, is_pattern
 from gateway.settings import Settings, SettingsError
 
 MAX_TOKEN_SECONDS: Final = 10 * 365 * 86_400
@@ -75,7 +75,9 @@ def issue(
     if user is not None and not 0 < len(user) <= protocol.MAX_NAME_LENGTH:
         raise click.UsageError(f"USER must have 1 to {protocol.MAX_NAME_LENGTH} characters.")
     if len(topics) > authenticator.MAX_TOKEN_TOPICS or not all(map(is_pattern, topics)):
-        raise click.UsageError(f"--topic takes a topic or a pattern, {authenticator.MAX_TOKEN_TOPICS} times at most.")
+        raise click.UsageError(
+            f"--topic takes a topic or a pattern of {PATTERN_FORM}, {authenticator.MAX_TOKEN_TOPICS} times at most."
+        )
     settings, now = _settings(), time.time()
     if topics:
         claims = authenticator.topic_claims(topics, user, seconds, now)

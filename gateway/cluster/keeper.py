@@ -15,9 +15,9 @@ from typing import Any, Final
 
 from gateway.cluster.leader import Fence, Fenced, Leadership, Lease
 from gateway.cluster.link import Unavailable
-from gateway.core import protocol
+from gateway.core import protocol, records
 from gateway.core.breaker import Breaker
-from gateway.core.publication import Position, Publication
+from gateway.core.publication import Position, Publication, refuse_reserved
 from gateway.core.records import MAX_ERROR_CHARACTERS, Record, Stats, Status
 from gateway.logs import logger
 
@@ -70,10 +70,12 @@ class Run:
 
         Raises:
             Fenced: Another may lead; the run is about to be stopped.
-            ProtocolError: There can be no such message.
+            ProtocolError: There can be no such message, or the topic is the gateway's own.
             TooLarge, Unconfirmed, Unavailable: as `Outgoing.publish`.
         """
         publication = Publication.of_python({"topic": topic, "data": data, **more})
+        if not records.is_reserved(self.name):
+            refuse_reserved(publication.topic)
         return await self._publish(publication, self._lease.fence() if self._lease is not None else None)
 
     @asynccontextmanager

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Literal
 
-from gateway.core.topics import matches
+from gateway.core.topics import is_reserved, matches
 
 Reason = Literal["token_expired", "token_invalid", "token_required"]
 
@@ -60,11 +60,27 @@ class Grant:
     expires: float  # seconds since 1970
     token_id: str | None = None
     issued: float | None = None
+    _names: frozenset[str] = field(init=False, repr=False, compare=False)
+    _wildcards: tuple[str, ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_names", frozenset(pattern for pattern in self.patterns if "*" not in pattern))
+        object.__setattr__(self, "_wildcards", tuple(pattern for pattern in self.patterns if "*" in pattern))
+
+    @property
+    def wildcards(self) -> int:
+        """How many of its patterns a topic is compared with one by one; names cost one look-up together."""
+        return len(self._wildcards)
+
+    def is_for(self, identity: Identity) -> bool:
+        """Whether `identity` may use it."""
+        return self.user is None or self.user == identity.user
 
     def covers(self, topic: str, identity: Identity) -> bool:
         """Whether `identity` may hear `topic` by it."""
-        bearer = self.user is None or self.user == identity.user
-        return bearer and any(matches(pattern, topic) for pattern in self.patterns)
+        if not self.is_for(identity) or is_reserved(topic):
+            return False
+        return topic in self._names or any(matches(pattern, topic) for pattern in self._wildcards)
 
 
 # Whether the token with this id, of this user, issued then, holds no more.

@@ -68,7 +68,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """Do this for me. Topic and action may be missing: who is not authenticated is told that first."""
+    """Do this for me. A missing or invalid topic or action is None: the session asks for authentication first."""
 
     topic: str | None
     action: str | None
@@ -127,12 +127,12 @@ def _subscribe(message: dict[str, Json]) -> Subscribe:
     if not known:
         raise ProtocolError(
             Code.NO_VALID_TOPIC,
-            f"No valid topic: a name has 1 to {topics.MAX_TOPIC_LENGTH} of A-Z a-z 0-9 _ : . - /",
+            f"No valid topic: a name has {topics.NAME_FORM}",
             request_id,
         )
     token = message.get("authToken")
     token = token if isinstance(token, str) and token else None
-    return Subscribe(known, request_id, token, _recover(message.get("recover")), _tokens(message, request_id))
+    return Subscribe(known, request_id, token, _recover(message.get("recover"), known), _tokens(message, request_id))
 
 
 def _tokens(message: dict[str, Json], request_id: RequestId) -> tuple[str, ...]:
@@ -148,13 +148,18 @@ def _tokens(message: dict[str, Json], request_id: RequestId) -> tuple[str, ...]:
     return tuple(given)
 
 
-def _recover(asked: Json) -> dict[str, Position]:
-    """Where the client says it was. What cannot be a place is one that cannot be recovered from, and told as such."""
+def _recover(asked: Json, known: tuple[str, ...]) -> dict[str, Position]:
+    """Where the client says it was, of the topics it names.
+
+    What cannot be a place is one that cannot be recovered from, and told as such.
+    """
     if not isinstance(asked, dict):
         return {}
     places = {}
-    for topic, place in asked.items():
-        match place:
+    for topic in known:
+        if topic not in asked:
+            continue
+        match asked[topic]:
             case {"epoch": str(epoch), "offset": int(offset)} if not isinstance(offset, bool) and offset >= 0:
                 places[topic] = Position(epoch, offset)
             case _:
@@ -176,9 +181,13 @@ def _publish(message: dict[str, Json]) -> Publish:
 
 def _request(message: dict[str, Json]) -> Request:
     request_id = _request_id(message)
-    topic, action = _name(message, "topic"), _name(message, "action")
-    if topic is None or action is None:
+    topic, action = message.get("topic"), _name(message, "action")
+    if not isinstance(topic, str) or not topic or action is None:
         raise ProtocolError(Code.MISSING_PARAMETER, "REQUEST needs a topic and an action", request_id)
+    if not topics.is_topic(topic):
+        raise ProtocolError(
+            Code.UNKNOWN_TOPIC, f"{shown(topic)} is not a topic: a name has {topics.NAME_FORM}", request_id
+        )
     # Parameters stand under "data" or at the top level; under "data" they win.
     parameters = {k: v for k, v in message.items() if k not in ("type", "topic", "action", "requestId", "data")}
     if isinstance(message.get("data"), dict):
@@ -187,7 +196,10 @@ def _request(message: dict[str, Json]) -> Request:
 
 
 def _command(message: dict[str, Json]) -> Command:
-    return Command(_name(message, "topic"), _name(message, "action"), message.get("data"), _request_id(message))
+    topic = message.get("topic")
+    return Command(
+        topic if topics.is_topic(topic) else None, _name(message, "action"), message.get("data"), _request_id(message)
+    )
 
 
 def _logs(message: dict[str, Json]) -> Logs:

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from gateway.core import balance, protocol, revocations
+from gateway.core.protocol import is_name
 from gateway.core.revocations import Revocation
+from gateway.core.topics import is_topic
 
 MAX_BYTES: Final = 64 << 10
 
@@ -90,12 +92,12 @@ def parse(payload: bytes) -> Order:
             case "forget":
                 return Forget(_topics(said))
             case "drain":
-                return Drain(str(said["node"]))
+                return Drain(_name(said, "node"))
             case "move":
                 keep, seconds, after = int(said["keep"]), float(said["seconds"]), float(said.get("after", 0))
                 if keep < 0 or not 0 <= seconds <= balance.MAX_SECONDS or not 0 <= after <= balance.MAX_SECONDS:
                     raise ValueError("out of range")
-                return Move(str(said["node"]), keep, seconds, after)
+                return Move(_name(said, "node"), keep, seconds, after)
             case "revoke":
                 return Revoke([revocations.parse(one) for one in said["revocations"]])
             case op:
@@ -106,13 +108,28 @@ def parse(payload: bytes) -> Order:
 
 def _whom(said: dict[str, Any]) -> Whom:
     if "client" in said:
-        return Whom(str(said["client"]), None)
-    return Whom(None, str(said["user"]))
+        return Whom(_name(said, "client"), None)
+    return Whom(None, _name(said, "user"))
 
 
 def _topics(said: dict[str, Any]) -> list[str]:
-    return [str(topic) for topic in said.get("topics", [])]
+    names = said.get("topics", [])
+    if not isinstance(names, list) or not all(map(is_topic, names)):
+        raise ValueError("topics must be a list of topic names")
+    return names
+
+
+def _name(said: dict[str, Any], key: str) -> str:
+    name = said[key]
+    if not is_name(name):
+        raise ValueError(f"{key} must be a name")
+    assert isinstance(name, str)
+    return name
 
 
 def _reason(said: dict[str, Any]) -> str:
-    return str(said.get("reason") or "by the operator")
+    reason = said.get("reason") or "by the operator"
+    if not is_name(reason):
+        raise ValueError("reason must be a sentence of at most 200 characters")
+    assert isinstance(reason, str)
+    return reason

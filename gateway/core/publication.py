@@ -83,6 +83,16 @@ class Publication:
         return cls.of_item(dict(item))
 
 
+def refuse_reserved(topic: str) -> None:
+    """See that `topic` is not one of the gateway's own, on which nothing else publishes: neither program nor API key.
+
+    Raises:
+        ProtocolError: It is one.
+    """
+    if topics.is_reserved(topic):
+        raise ProtocolError(Code.NOT_ALLOWED, f"{topic} is the cluster's own: only the gateway publishes there")
+
+
 def _said(message: Mapping[str, Json], request_id: RequestId) -> tuple[str, Json, dict[str, Json]]:
     if "topic" not in message or "data" not in message:
         raise ProtocolError(Code.MISSING_PARAMETER, "a publication needs a topic and data", request_id)
@@ -90,7 +100,7 @@ def _said(message: Mapping[str, Json], request_id: RequestId) -> tuple[str, Json
     if not topics.is_topic(topic):
         raise ProtocolError(
             Code.NO_VALID_TOPIC,
-            f"topic must be 1 to {topics.MAX_TOPIC_LENGTH} of A-Z a-z 0-9 _ : . - /, not {shown(topic)}",
+            f"topic must be {topics.NAME_FORM}, not {shown(topic)}",
             request_id,
         )
     extras: dict[str, Json] = {}

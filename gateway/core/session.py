@@ -18,6 +18,8 @@ from gateway.core.protocol import Close, Code, Json, ProtocolError, RequestId
 from gateway.core.publication import Position, Publication
 from gateway.core.topics import TOKEN_ACTS, Act
 
+MAX_COMPARISONS: Final = 20_000  # of topics with the patterns of tokens, in one SUBSCRIBE: 5 ms
+
 
 @dataclass(frozen=True, slots=True)
 class Reply:
@@ -266,6 +268,13 @@ class Session:
             grants = [self._rules.verify_grant(token) for token in message.tokens]
         except AuthError as error:
             raise self._unproved(error, Code.BAD_TOKEN_IN_SUBSCRIBE, request_id, found) from None
+        if len(message.topics) * sum(grant.wildcards for grant in grants) > MAX_COMPARISONS:
+            raise ProtocolError(
+                Code.DATA_REFUSED,
+                f"SUBSCRIBE has too many topics for the patterns of its tokens: each is compared with each, "
+                f"{MAX_COMPARISONS} times at most; send it in parts",
+                request_id,
+            )
         used = self._demand_all(message.topics, request_id, identity, grants, found)  # all or nothing
         taken = self._beyond(identity, heard, message.topics, found)
         limit = self._rules.max_client_topics
@@ -331,7 +340,7 @@ class Session:
         anonymous = self.identity.user is None and not self._rules.open
         if message.topic is None or message.action is None:
             code = Code.COMMAND_WITHOUT_AUTHENTICATION if anonymous else Code.COMMAND_WITHOUT_TOPIC_OR_ACTION
-            what = "authentication" if anonymous else "a topic and an action"
+            what = "authentication" if anonymous else f"a topic of {topics.NAME_FORM}, and an action"
             raise ProtocolError(code, f"COMMAND needs {what}", message.request_id)
         self._demand("command", message.topic, message.request_id, found)
         if not self._rules.backend:
@@ -353,13 +362,14 @@ class Session:
             raise _refused(verdict, topic, request_id)
 
     def _weigh(self, act: Act, topic: str, identity: Identity, grants: Sequence[Grant], found: Found) -> Verdict:
+        """Whether `identity` may `act` on `topic`; `grants`: those by which this client hears it already."""
         rule = self._rules.topics.of(topic)
         verdict = weigh(rule.need(act), rule, topic, identity)
         if verdict in (Verdict.ALLOWED, Verdict.NOBODY):
             return verdict
         if self._rules.open:
             return Verdict.ALLOWED
-        if act in TOKEN_ACTS and (identity.hears_all or any(grant.covers(topic, identity) for grant in grants)):
+        if act in TOKEN_ACTS and (identity.hears_all or any(grant.is_for(identity) for grant in grants)):
             return Verdict.ALLOWED
         return found.said.get(topic, verdict) if verdict is Verdict.ASK else verdict
 

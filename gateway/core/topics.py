@@ -14,16 +14,23 @@ from functools import lru_cache
 from typing import Any, Final, Literal
 
 MAX_TOPIC_LENGTH: Final = 200
+MAX_STARS: Final = 9  # in a pattern, whoever wrote it: a source can name nine
+MAX_RULES: Final = 1000  # in a file: each topic seen for the first time is compared with all of them
 
 # Exact, case-sensitive names. No braces and no spaces: a topic stands inside Redis keys and hash tags.
 _NAME = re.compile(r"[A-Za-z0-9_:.\-/]{1,200}")
 _PATTERN = re.compile(r"[A-Za-z0-9_:.\-/*]{1,200}")
 
+# What the two allow, for the errors that refuse something else.
+NAME_FORM: Final = f"1 to {MAX_TOPIC_LENGTH} characters of A-Z a-z 0-9 _ : . - /"
+PATTERN_FORM: Final = f"1 to {MAX_TOPIC_LENGTH} characters of A-Z a-z 0-9 _ : . - / and at most {MAX_STARS} *"
+
 SYSTEM: Final = "system"
 SERVICES: Final = "service"  # the state of all services
 BREAKERS: Final = "circuit-breaker"  # those circuit breakers that are not closed
 FIGURES: Final = "gateway:figures"  # what each node tells of itself every few seconds
-RESERVED: Final = frozenset({SERVICES, BREAKERS, FIGURES})  # what the cluster says there nobody else can have said
+OWN_PREFIX: Final = "gateway:"  # of all other topics that the gateway may ever use
+RESERVED: Final = frozenset({SYSTEM, SERVICES, BREAKERS})
 
 Act = Literal["subscribe", "publish", "request", "command"]
 ACTS: Final[tuple[Act, ...]] = ("subscribe", "publish", "request", "command")  # what a rule may say a need for
@@ -88,21 +95,27 @@ class Rule:
                 return self.command
 
 
-# The gateway's own topics are the same under any file of rules: one that forgot them must not open them.
+# The gateway's own topics are the same under any file of rules, whose own rules for them count for nothing.
 # The figures of 160 nodes for ten minutes.
 OWN: Final = (
+    Rule(pattern=SYSTEM, publish=Need.NOBODY),
     Rule(pattern=FIGURES, history=20_000, history_seconds=600, subscribe=Need.ADMIN, publish=Need.NOBODY),
     Rule(pattern=SERVICES, snapshot=True, subscribe=Need.ADMIN, publish=Need.NOBODY),
     Rule(pattern=BREAKERS, snapshot=True, subscribe=Need.ADMIN, publish=Need.NOBODY),
+    Rule(pattern=f"{OWN_PREFIX}*", subscribe=Need.ADMIN, publish=Need.NOBODY),
 )
 
 
-class TopicRules:
-    """All rules of a node, in order: the gateway's own, `rules`, and one that matches everything."""
+ANY_OTHER: Final = Rule(pattern="*")  # for the topics that no rule matches, unless a setting says otherwise
 
-    def __init__(self, rules: Sequence[Rule], text: str = "") -> None:
+
+class TopicRules:
+    """All rules of a node, in order: the gateway's own, the file's `rules`, and `default`, which matches everything."""
+
+    def __init__(self, rules: Sequence[Rule], text: str = "", default: Rule = ANY_OTHER) -> None:
         self.text = text  # what they were read from
-        self._rules = (*OWN, *rules, Rule(pattern="*"))
+        self.rules = tuple(rules)
+        self._rules = (*OWN, *rules, default)
         names = [{rule.pattern, *rule.aliases} for rule in rules if rule.aliases]
         self._names = {name: tuple(sorted(group)) for group in names for name in group}
         self.of = lru_cache(maxsize=65_536)(self._of)
@@ -117,37 +130,80 @@ class TopicRules:
 
 
 def is_topic(name: object) -> bool:
-    """Whether `name` is a string that can be a topic."""
+    """Whether `name` is a string that can be a topic. Every name that enters the gateway passes this check."""
     return isinstance(name, str) and _NAME.fullmatch(name) is not None
 
 
+def is_reserved(topic: str) -> bool:
+    """Whether `topic` is the gateway's own: what is said there, the gateway itself has said."""
+    return topic in RESERVED or topic.startswith(OWN_PREFIX)
+
+
 def is_pattern(text: object) -> bool:
-    """Whether `text` is a string that can be a topic or a pattern."""
-    return isinstance(text, str) and _PATTERN.fullmatch(text) is not None
+    """Whether `text` is a string that can be a topic or a pattern: of bounded length, with few ``*``."""
+    return isinstance(text, str) and text.count("*") <= MAX_STARS and _PATTERN.fullmatch(text) is not None
 
 
 def matches(pattern: str, topic: str) -> bool:
-    """Whether `topic` is what `pattern` describes, in which each ``*`` stands for any run of characters.
+    """Whether `topic` is what `pattern` describes, in which each ``*`` stands for any run of characters."""
+    return captures(pattern, topic) is not None
 
-    The first place that fits is taken for each part, so even a hostile pattern costs no more than a few passes.
+
+def captures(pattern: str, topic: str) -> tuple[str, ...] | None:
+    """What each ``*`` of `pattern` stands for in `topic`, an earlier one for as much as it can; None: no match.
+
+    There is no backtracking. From the right, each part between two ``*`` takes the last place that fits, which leaves
+    the most to the parts before it; so the whole is one search of `topic` for each part.
     """
     first, *rest = pattern.split("*")
     if not rest:
-        return pattern == topic
+        return () if pattern == topic else None
     *middle, last = rest
-    if not topic.startswith(first):
-        return False
-    at = len(first)
-    for part in middle:
-        at = topic.find(part, at)
+    begin, end = len(first), len(topic) - len(last)
+    if begin > end or not topic.startswith(first) or not topic.endswith(last):
+        return None
+    found = []
+    for part in reversed(middle):
+        at = topic.rfind(part, begin, end)
         if at < 0:
-            return False
-        at += len(part)
-    return topic.endswith(last) and at <= len(topic) - len(last)
+            return None
+        found.append(topic[at + len(part) : end])
+        end = at
+    found.append(topic[begin:end])
+    return tuple(reversed(found))
 
 
-def parse(text: str, file: str) -> TopicRules:
+def left_open(rules: TopicRules, shipped: TopicRules) -> list[str]:
+    """What is open under `rules` and protected by `shipped`, and rules that have no effect; a sentence each."""
+    found = []
+    deeds: tuple[tuple[Act, str], ...] = (("subscribe", "subscribe to"), ("publish", "publish on"))
+    for act, deed in deeds:
+        names = [
+            name
+            for rule in shipped.rules
+            for name in (rule.pattern, *rule.aliases)
+            if _openness(rule, act) < _openness(ANY_OTHER, act)
+            and _openness(rule, act) < _openness(rules.of(name.replace("*", "x")), act)
+        ]
+        if names:
+            found.append(
+                f"more clients may {deed} {', '.join(names)} than under the topic rules that the gateway brings: "
+                f"give each of them a rule in the file of GATEWAY_TOPICS, or set GATEWAY_DEFAULT_{act.upper()}"
+            )
+    idle = [rule.pattern for rule in rules.rules if is_reserved(rule.pattern)]
+    if idle:
+        found.append(f"the topic rules for {', '.join(idle)} have no effect: these topics are the gateway's own")
+    return found
+
+
+def _openness(rule: Rule, act: Act) -> int:
+    return {Need.ANYONE: 2, Need.USER: 1}.get(rule.need(act), 0)
+
+
+def parse(text: str, file: str, default: Rule = ANY_OTHER) -> TopicRules:
     """The rules in `text`, TOML with a ``[[topic]]`` table a rule; `file` is its name for messages.
+
+    `default` holds for the topics that none of them matches.
 
     Raises:
         RulesError: It is not TOML, or a rule says something that cannot be.
@@ -165,6 +221,8 @@ def parse(text: str, file: str) -> TopicRules:
     tables = document.get("topic", [])
     if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
         raise RulesError(f"{file}: write [[topic]], in two brackets, for each rule")
+    if len(tables) > MAX_RULES:
+        raise RulesError(f"{file}: {len(tables)} rules are more than the {MAX_RULES} that a file may have")
     rules = []
     for at, table in enumerate(tables):
         try:
@@ -173,7 +231,7 @@ def parse(text: str, file: str) -> TopicRules:
             where = f"{file}, line {lines[at]}" if at < len(lines) else file
             raise RulesError(f"{where}: {error}") from None
     _check_aliases(rules, lines, file)
-    return TopicRules(rules, text)
+    return TopicRules(rules, text, default)
 
 
 def _rule(table: dict[str, Any]) -> Rule:
@@ -181,8 +239,8 @@ def _rule(table: dict[str, Any]) -> Rule:
     if unknown:
         raise ValueError(f"{min(unknown)!r} is not a field of a topic rule")
     pattern = table.get("pattern")
-    if not isinstance(pattern, str) or not _PATTERN.fullmatch(pattern):
-        raise ValueError("pattern must be 1 to 200 of A-Z a-z 0-9 _ : . - / and *")
+    if not isinstance(pattern, str) or not is_pattern(pattern):
+        raise ValueError(f"pattern must be {PATTERN_FORM}")
     for name, low, high in (
         ("history", 0, MAX_HISTORY), ("history_seconds", 1, MAX_HISTORY_SECONDS), ("conflate_ms", 0, MAX_CONFLATE_MS),
         ("source_seconds", 1, MAX_SOURCE_SECONDS), ("source_stale_seconds", 0, MAX_SOURCE_SECONDS),
@@ -203,6 +261,9 @@ def _rule(table: dict[str, Any]) -> Rule:
         raise ValueError("aliases must be a list of topic names")
     if aliases and "*" in pattern:
         raise ValueError("aliases go with one topic, not with a pattern")
+    own = next((name for name in (pattern, *aliases) if aliases and is_reserved(name)), None)
+    if own is not None:
+        raise ValueError(f"{own} is the gateway's own topic: it has no aliases, and is none")
     if table.get("conflate_ms") and table.get("history"):
         raise ValueError("conflate_ms leaves messages out, and history promises all of them: choose one")
     return Rule(**{**values, "aliases": tuple(aliases)})

@@ -9,8 +9,7 @@ from starlette.requests import Request
 from gateway.cluster.outgoing import TooLarge
 from gateway.core.identity import ROLES
 from gateway.core.protocol import ProtocolError
-from gateway.core.publication import Publication
-from gateway.core.topics import RESERVED
+from gateway.core.publication import Publication, refuse_reserved
 from gateway.web.answers import ApiError, body_of, key_of, node_of, resource
 from gateway.web.openapi import CLIENT_ID, COUNT, EPOCH, NAME, TOPIC, Schema, answer, array, operation, record, ref
 
@@ -37,8 +36,10 @@ async def publish(request: Request) -> Any:
             raise ApiError(400, "bad_request", where + error.message) from None
     key = key_of(request)
     for publication in publications:
-        if publication.topic in RESERVED:
-            raise ApiError(403, "forbidden", f"{publication.topic} is the cluster's own: nobody else publishes there")
+        try:
+            refuse_reserved(publication.topic)
+        except ProtocolError as error:
+            raise ApiError(403, "forbidden", error.message) from None
         if not key.may_publish(publication.topic):
             raise ApiError(403, "forbidden", f"The key {key.name} may not publish on {publication.topic}")
     try:

@@ -54,7 +54,7 @@ async def test_without_the_key_nothing_is_told(
     assert answer.json()["error"]["code"] == "unauthorized"
 
 
-@pytest.mark.parametrize("topic", ["service", "circuit-breaker", "gateway:figures"])
+@pytest.mark.parametrize("topic", ["system", "service", "circuit-breaker", "gateway:figures", "gateway:x"])
 async def test_what_the_cluster_says_of_itself_nobody_else_can_say(back_end: Api, topic: str) -> None:
     answer = await back_end.http.post(
         "/api/publish", json={"messages": [{"topic": "t", "data": 1}, {"topic": topic, "data": 1}]}

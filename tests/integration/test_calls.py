@@ -106,6 +106,30 @@ async def echo(asked: Asked) -> Says:
     return Says(body={"target": asked.target, "said": orjson.loads(asked.body) if asked.body else None})
 
 
+async def test_no_value_leads_the_gateway_elsewhere_in_the_back_end(behind: Start, connect: Connect) -> None:
+    async with WebServer(echo) as server:
+        (node,) = behind(server)
+        ann = await connect(node, user="ann")
+        for topic in ("contest:../internal/keys", "contest:a/b", "contest:", "contest:.."):
+            refused = await request(ann, topic)
+            assert (refused["type"], refused["code"]) == ("ERROR", 4007)
+            assert "cannot be empty, . or .." in refused["message"]
+        for user in ("../admin", "a/../b", "..%2Fadmin", "a\\b", "..", "\uff0e\uff0e"):
+            assert (await request(await connect(node, user=user), "mine"))["code"] == 4007
+        assert not server.asked
+
+
+async def test_what_is_no_topic_is_asked_nowhere(behind: Start, connect: Connect) -> None:
+    async with WebServer(echo) as server:
+        (node,) = behind(server)
+        client = await connect(node, user="ann")
+        for topic in ("contest:\n", "multi:" + ":" * 190 + "\n", "a b", "contest:a%2Fb", "x" * 201):
+            assert (await request(client, topic))["code"] == 4007
+            assert (await client.call(type="COMMAND", topic=topic, action="a"))["code"] == 4014
+        assert not server.asked
+        assert not node.complaints()
+
+
 # ---- with the example back end
 
 
@@ -214,10 +238,10 @@ async def test_the_back_end_is_told_who_it_is_and_the_client_cannot_say_it(behin
 async def test_an_answer_is_kept_for_each_user_where_the_rule_names_the_user(behind: Start, connect: Connect) -> None:
     async with WebServer(echo) as server:
         node = behind(server)[0]
-        ann, bob = await connect(node, user="ann"), await connect(node, user="a/../b")
+        ann, bob = await connect(node, user="ann"), await connect(node, user="bob@example.com")
         for _ in range(2):
             assert (await request(ann, "mine"))["data"]["target"] == "/users/ann?action=show"
-            assert (await request(bob, "mine"))["data"]["target"] == "/users/a%2F..%2Fb?action=show"
+            assert (await request(bob, "mine"))["data"]["target"] == "/users/bob%40example.com?action=show"
         assert len(server.asked) == 2
 
 

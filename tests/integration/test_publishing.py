@@ -10,8 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import orjson
+import pytest
+
+from gateway.publisher import ProtocolError, Publisher
 from tests.client import Client
-from tests.cluster import API_KEY, ROOT, Cluster, Redis
+from tests.cluster import API_KEY, NAMESPACE, ROOT, Cluster, Redis
 from tests.conftest import Connect
 from tests.deadlines import eventually
 from tests.processes import clean_environment
@@ -101,3 +105,31 @@ def test_the_original_plans_publish_is_unchanged() -> None:
         "sourceId: process.pid",
     ):
         assert part in code
+
+
+async def test_no_way_in_publishes_on_the_gateways_own_topics(
+    cluster: Callable[..., Cluster], connect: Connect, redis: Redis, folder: Path
+) -> None:
+    rules = folder / "open.toml"
+    rules.write_text('[[topic]]\npattern = "*"\npublish = "anyone"\nsubscribe = "anyone"\n')
+    (node,) = cluster(1, topics=rules)
+    hearer, admin = await connect(node), await connect(node, user="root", role="admin")
+    await hearer.subscribe("system", "chat")
+    assert (await hearer.call(type="SUBSCRIBE", topics=["gateway:figures"]))["code"] == 4010
+    await admin.subscribe("service", "circuit-breaker", "gateway:x")
+    forged = {"data": {"forged": True}, "action": "shutdown"}
+    own = ["system", "service", "circuit-breaker", "gateway:figures", "gateway:x"]
+    for topic in own:
+        assert (await admin.call(type="PUBLISH", topic=topic, **forged))["code"] == 4403
+        redis.cli("PUBLISH", f"{NAMESPACE}ws:broadcast", orjson.dumps({"topic": topic, **forged}).decode())
+    async with Publisher(redis.url, namespace=NAMESPACE) as publisher:
+        for topic in own:
+            for more in ({}, {"to": {"user": "root"}}):
+                with pytest.raises(ProtocolError, match="cluster's own"):
+                    await publisher.publish(topic, **forged, **more)
+        await publisher.publish("chat", "last")
+    await hearer.hear(type="DATA", topic="chat")
+    await hearer.ask(type="REQUEST", topic="system", action="getStatus", requestId="after")
+    for client in (hearer, admin):
+        assert not [said for said in client.messages if said.get("data") == {"forged": True}]
+    assert node.metric("gateway_messages_relayed_total", kind="refused") == len(own)

@@ -89,6 +89,8 @@ def test_the_key_of_the_setting_is_good_for_everything(tmp_path: Path) -> None:
         (table(digest=DIGEST.upper()), "sha256 must be"),
         (table(scopes=""), "scopes must list"),
         (table(scopes='"root"'), "scopes must list"),
+        (table(scopes='"publish:' + "*" * 10 + '"'), "scopes must list"),
+        (table(scopes=", ".join(f'"publish:t{at}"' for at in range(101))), "scopes must list"),
         (table(scopes='"publish:no topic"'), "scopes must list"),
         (table(scopes='"services:"'), "scopes must list"),
         (table(scopes='"admin:x"'), "scopes must list"),

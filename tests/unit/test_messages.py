@@ -252,6 +252,25 @@ def test_a_message_is_read(text: dict[str, Any], message: ClientMessage) -> None
         (b'{"type":"REQUEST","topic":"system"}', Code.MISSING_PARAMETER),
         (b'{"type":"REQUEST","action":"ping"}', Code.MISSING_PARAMETER),
         (b'{"type":"REQUEST","topic":"system","action":5}', Code.MISSING_PARAMETER),
+        (b'{"type":"REQUEST","topic":5,"action":"history"}', Code.MISSING_PARAMETER),
+        (b'{"type":"REQUEST","topic":"","action":"history"}', Code.MISSING_PARAMETER),
+        *(
+            (to_text({"type": "REQUEST", "topic": topic, "action": action}), Code.UNKNOWN_TOPIC)
+            for topic in (
+                "contests:\n",
+                "\n",
+                "a b",
+                "a\0",
+                "{a}",
+                "é",
+                "a*",
+                "x" * 201,
+                "multi:" + ":" * 190 + "\n",
+                "..\\x",
+                "a%2Fb",
+            )
+            for action in ("history", "presence", "show", "getStatus")
+        ),
         (b'{"type":"LOGS"}', Code.BAD_LOGS),
         (b'{"type":"LOGS","logs":{}}', Code.BAD_LOGS),
         (b'{"type":"LOGS","logs":["line"]}', Code.BAD_LOGS),
@@ -285,3 +304,17 @@ def test_a_refusal_shows_no_more_of_what_was_sent_than_helps() -> None:
 
 def test_every_message_that_a_client_may_send_is_tried_here() -> None:
     assert len(get_args(ClientMessage)) == len(KINDS)
+
+
+@pytest.mark.parametrize("topic", ["contests:\n", "a b", "a\0", "{a}", "é", "x" * 201, "", 5, None, ["a"]])
+def test_a_command_on_what_is_no_topic_is_one_without_a_topic(topic: Any) -> None:
+    assert messages.decode(to_text({"type": "COMMAND", "topic": topic, "action": "a"})) == Command(
+        None, "a", None, None
+    )
+
+
+@pytest.mark.parametrize("named", [{"b": {"epoch": "e", "offset": 1}}, {"a\n": 1}, {str(at): at for at in range(99)}])
+def test_places_of_topics_that_are_not_subscribed_to_are_not_read(named: dict[str, Any]) -> None:
+    message = messages.decode(to_text({"type": "SUBSCRIBE", "topics": ["a"], "recover": named}))
+    assert isinstance(message, Subscribe)
+    assert not message.recover

@@ -44,6 +44,11 @@ def test_an_order_is_read(said: dict[str, object], order: Order) -> None:
     "said",
     [
         {}, [], 5, {"op": "dance"}, {"op": "disconnect"}, {"op": "drain"}, {"op": "move", "node": "n"},
+        {"op": "disconnect", "client": 5}, {"op": "disconnect", "user": ""}, {"op": "disconnect", "user": "x" * 201},
+        {"op": "disconnect", "user": "a", "reason": "x" * 201}, {"op": "disconnect", "user": "a", "reason": {"a": 1}},
+        {"op": "unsubscribe", "user": "a", "topics": ["a\n"]}, {"op": "unsubscribe", "user": "a", "topics": "a"},
+        {"op": "forget", "topics": [5]}, {"op": "forget", "topics": {"a": 1}}, {"op": "forget", "topics": ["x" * 201]},
+        {"op": "drain", "node": None}, {"op": "move", "node": [], "keep": 1, "seconds": 1},
         {"op": "move", "node": "n", "keep": -1, "seconds": 1}, {"op": "move", "node": "n", "keep": 1, "seconds": 1e9},
     ],
 )  # fmt: skip

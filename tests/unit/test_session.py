@@ -621,3 +621,31 @@ def test_a_command_is_forwarded_for_who_the_client_is() -> None:
 def test_without_a_back_end_nothing_is_fetched_or_forwarded() -> None:
     for message in (messages.Request("mine", "show", {}, "r"), messages.Command("chat", "SEND", None, "r")):
         assert refusal(served(ANN, backend=False), message).code is Code.NOT_IMPLEMENTED
+
+
+# ---- the gateway's own topics, and many patterns
+
+
+@pytest.mark.parametrize("topic", ["gateway:figures", "gateway:x", "service", "circuit-breaker"])
+@pytest.mark.parametrize("granted", ["*", "gateway:*", "gateway:figures", "service", "circuit-*"])
+def test_no_subscription_token_opens_a_topic_of_the_gateways_own(topic: str, granted: str) -> None:
+    message = messages.Subscribe((topic,), "r", tokens=(granted,))
+    assert refusal(session_of(), message).code is Code.AUTHENTICATION_NEEDED
+    assert refusal(session_of(ANN), message).code is Code.ROLE_NEEDED
+    assert isinstance(handle(session_of(ADMIN), message), session.Join)
+
+
+def test_topics_are_compared_with_a_bounded_number_of_patterns() -> None:
+    def grant_of(token: str) -> Grant:
+        return Grant((*(f"{token}{at}*" for at in range(100)), *(f"name{at}" for at in range(100))), None, 2e9)
+
+    client = Session(Rules(verify, grant_of, topics.parse(CLOSED, "t"), 5000))
+    many = tuple(f"a{at}" for at in range(1000))
+    refused = refusal(client, messages.Subscribe(many, "r", tokens=("a", "b")))
+    assert refused.code is Code.DATA_REFUSED and "send it in parts" in refused.message
+    assert isinstance(handle(client, messages.Subscribe(many[:100], "r", tokens=("a", "b"))), session.Join)
+    named = Session(Rules(verify, lambda _: Grant(("a1",) * 100, None, 2e9), DEFAULT, 5000))
+    assert isinstance(handle(named, messages.Subscribe(many, "r", tokens=("a",) * 20)), session.Join)
+
+
+CLOSED = '[[topic]]\npattern = "*"\nsubscribe = "token"'

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from contextlib import suppress
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from gateway.app import load_rules
 from gateway.core import topics
-from gateway.core.topics import ACTS, Need, matches
+from gateway.core.topics import ACTS, Need, captures, matches
 
 DEFAULT = load_rules("")  # the package's own
 PLAIN = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_:.-/"
@@ -168,8 +169,107 @@ def test_what_a_pattern_matches(pattern: str, topic: str, does: bool) -> None:
 
 @given(st.text("ab*", max_size=8), st.text("ab", max_size=10))
 def test_a_pattern_matches_as_a_regular_expression_would(pattern: str, topic: str) -> None:
-    wanted = re.fullmatch(".*".join(map(re.escape, pattern.split("*"))), topic)
+    wanted = re.fullmatch("(.*)".join(map(re.escape, pattern.split("*"))), topic)
     assert matches(pattern, topic) is (wanted is not None)
+    assert captures(pattern, topic) == (wanted.groups() if wanted is not None else None)
+
+
+class Counted(str):
+    """A topic that counts how often it is searched."""
+
+    searches = 0
+
+    def rfind(self, *args: Any) -> int:
+        self.searches += 1
+        return super().rfind(*args)
+
+    find = index = rindex = count = None  # type: ignore[assignment]  # by no other way
+
+
+@settings(deadline=None)
+@given(st.text("ab:*", max_size=200), st.text("ab:", max_size=200))
+def test_a_topic_is_searched_once_for_each_star_at_most(pattern: str, topic: str) -> None:
+    counted = Counted(topic)
+    captures(pattern, counted)
+    assert counted.searches <= max(0, pattern.count("*") - 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "is_one"),
+    [
+        ("*" * 9, True), ("*" * 10, False), ("a*" * 9, True), ("a*" * 10, False), ("a" * 200, True), ("a" * 201, False),
+        ("a b*", False), ("a*\n", False), ("", False), (None, False), (["*"], False), ("é*", False),
+    ],
+)  # fmt: skip
+def test_a_pattern_is_bounded_in_length_and_stars(text: object, is_one: bool) -> None:
+    assert topics.is_pattern(text) is is_one
+
+
+# ---- the gateway's own topics
+
+OWN = ["system", "service", "circuit-breaker", "gateway:figures", "gateway:", "gateway:x", "gateway:x:y"]
+LAX = '[[topic]]\npattern = "*"\nsubscribe = "anyone"\npublish = "anyone"\nhistory = 5'
+
+
+@pytest.mark.parametrize("topic", OWN)
+@pytest.mark.parametrize("text", ["", LAX, LAX.replace("*", "TOPIC")], ids=["no rules", "all open", "named"])
+def test_the_gateways_own_topics_are_reserved_under_any_file(text: str, topic: str) -> None:
+    rule = topics.parse(text.replace("TOPIC", topic), "t").of(topic)
+    assert rule.publish is Need.NOBODY
+    assert rule.subscribe is (Need.ANYONE if topic == "system" else Need.ADMIN)
+    assert topics.is_reserved(topic)
+    assert bool(rule.history) is (topic == "gateway:figures")
+
+
+@pytest.mark.parametrize("topic", ["gateway", "System", "services", "circuit_breaker", "my:gateway:x", "system:x"])
+def test_other_names_are_not(topic: str) -> None:
+    assert not topics.is_reserved(topic)
+
+
+@pytest.mark.parametrize("topic", OWN)
+def test_no_alias_leads_to_the_gateways_own_topics(topic: str) -> None:
+    with pytest.raises(topics.RulesError, match="is the gateway's own topic"):
+        topics.parse(f'[[topic]]\npattern = "a"\naliases = ["b", "{topic}"]', "t")
+    with pytest.raises(topics.RulesError, match="is the gateway's own topic"):
+        topics.parse(f'[[topic]]\npattern = "{topic}"\naliases = ["b"]', "t")
+
+
+def test_topics_without_a_rule_are_as_the_default_says() -> None:
+    default = topics.Rule(pattern="*", subscribe=Need.USER, publish=Need.NOBODY)
+    rules = topics.parse('[[topic]]\npattern = "a"', "t", default)
+    assert [(rules.of(topic).subscribe, rules.of(topic).publish) for topic in ("a", "b")] == [
+        (Need.ANYONE, Need.USER), (Need.USER, Need.NOBODY),
+    ]  # fmt: skip
+    assert rules.of("system").subscribe is Need.ANYONE
+
+
+def test_what_a_file_leaves_open_is_told() -> None:
+    told = topics.left_open(parse('[[topic]]\npattern = "chat"'), DEFAULT)
+    assert len(told) == 2
+    assert "subscribe to admin, portfolio, user, wallet, skyduel than" in told[0] and "DEFAULT_SUBSCRIBE" in told[0]
+    assert "publish on admin, market-data, market_data, token:price:* than" in told[1] and "DEFAULT_PUBLISH" in told[1]
+    one = topics.left_open(
+        parse('[[topic]]\npattern = "portfolio"\nsubscribe = "owner"'.replace("owner", "token")), DEFAULT
+    )
+    assert "portfolio" not in one[0]
+    assert not topics.left_open(DEFAULT, DEFAULT)
+    closed = topics.parse("", "t", topics.Rule(pattern="*", subscribe=Need.USER, publish=Need.NOBODY))
+    assert "admin than" in topics.left_open(closed, DEFAULT)[0]
+    assert not topics.left_open(
+        topics.parse("", "t", topics.Rule(pattern="*", subscribe=Need.ASK, publish=Need.ASK)), DEFAULT
+    )
+
+
+def test_a_rule_for_a_topic_of_the_gateways_own_is_told_to_have_no_effect() -> None:
+    told = topics.left_open(topics.parse('[[topic]]\npattern = "system"\npublish = "user"', "t"), DEFAULT)
+    assert "topic rules for system have no effect" in told[-1]
+
+
+def test_a_file_has_a_bounded_number_of_rules() -> None:
+    text = "".join(f'[[topic]]\npattern = "t{at}"\n' for at in range(topics.MAX_RULES))
+    assert topics.parse(text, "t").of("t7").pattern == "t7"
+    with pytest.raises(topics.RulesError, match="1001 rules are more than the 1000"):
+        topics.parse(text + '[[topic]]\npattern = "x"\n', "t")
 
 
 def test_a_hostile_pattern_costs_little() -> None:
