@@ -23,29 +23,40 @@ from gateway.core.topics import BREAKERS, SERVICES
 NAME: Final = "gateway.announcer"
 LOOK_SECONDS: Final = 0.05  # between two looks at a part that is not yet well
 START_LOOKS: Final = 400  # so many: 20 s, less than a service's start may take
-SECONDS: Final = 0.5  # between two looks; several changes within make one message
+SECONDS: Final = 0.5  # between two looks at what was heard; several changes within make one message
+READ_SECONDS: Final = 10.0  # at least so often Redis is read: other programs may change a state without a notice
 
 
 class Announcer:
-    """Compares what Redis holds with what was told last. `start` and `tick` are its service's."""
+    """Compares what Redis holds with what was told last. `start` and `tick` are its service's.
 
-    def __init__(self, states: States) -> None:
+    `heard` gives another value after each notice of a change, and None while notices may be missed.
+    """
+
+    def __init__(self, states: States, heard: Callable[[], object]) -> None:
         self.counts: dict[tuple[str, str], int] = {}  # service and status -> instances; empty where it does not lead
         self._states = states
+        self._heard = heard
+        self._read_at: object = None  # what was heard when Redis was last read
+        self._read_due = 0.0  # loop time to read it again, if nothing is heard until then
         self._services: dict[str, Any] | None = None  # told last, by name; None: nothing, in this run
         self._breakers: dict[str, Any] | None = None
 
     async def start(self, _run: Run) -> None:
-        """Whoever led before may have told something else."""
-        self._services = self._breakers = None
+        """Forget what was told: the last leader may have told something else."""
+        self._services = self._breakers = self._read_at = None
 
     async def stop(self, _run: Run) -> None:
         """Another leads, and counts."""
         self.counts = {}
 
     async def tick(self, run: Run) -> None:
-        """Look once, and tell what has changed."""
-        found = await self._states.read_all()
+        """Read all services if something may have changed, and tell what has."""
+        heard, now = self._heard(), asyncio.get_running_loop().time()
+        if heard is not None and heard == self._read_at and now < self._read_due:
+            return
+        self._read_at = None  # until what is read now has been told
+        found, following = await self._states.survey()
         self.counts = count(found)
         services = {service["service"]: summary(service) for service in found}
         if services != self._services:
@@ -57,6 +68,7 @@ class Announcer:
             names = sorted({name.partition(" ")[0] for name in changed(self._breakers, breakers)})
             await run.publish(BREAKERS, {"breakers": list(breakers.values()), "changed": names})
             self._breakers = breakers
+        self._read_at, self._read_due = heard, now + min(READ_SECONDS, following)
 
 
 def register(

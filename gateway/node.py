@@ -107,7 +107,7 @@ class Node:
         self.services = ServiceManager(
             self._link, keys, self._bus, self._publish, self.id, lease_seconds=settings.lease_seconds
         )
-        self._announcer = Announcer(self.services.states)
+        self._announcer = Announcer(self.services.states, self.services.heard)
         announcer.register(
             self.services, self._announcer, settings.lease_seconds / BEATS_A_LEASE,
             {"gateway.bus": lambda: self._bus.reason, "gateway.registry": lambda: self._heartbeat.reason},
@@ -261,6 +261,7 @@ class Node:
         """What is done at each beat whose lease was renewed."""
         if not beat.kept:
             self.presence.rewrite()
+            self._slots.rewrite()
             self.services.tell_all()
             await self._outgoing.tell_rules()
         for node_id in beat.expired:

@@ -39,7 +39,7 @@ from gateway.logs import logger
 from gateway.metrics import Metrics
 
 LEASE_SECONDS: Final = 10.0
-BEATS_A_LEASE: Final = 3
+BEATS_A_LEASE: Final = 2  # a failed one is tried again every half second, until the lease ends
 RETRY_SECONDS: Final = 0.5
 
 Watcher = Callable[[str, dict[str, Any]], None]  # service, its changed record with the `instance` it is of
@@ -73,6 +73,8 @@ class ServiceManager:
         # What Redis said last of a service: records, Redis' time then, and ours.
         self._known: dict[str, tuple[dict[str, Record], int, float]] = {}
         self._watchers: list[Watcher] = []
+        self._bus = bus
+        self._changes = 0  # notices of other programs' and our own changes
         bus.listen([keys.service_updates], self._on_update, lambda: None)
 
     # ---- for a program of its own
@@ -312,6 +314,14 @@ class ServiceManager:
         self._watchers.append(callback)
         return lambda: self._watchers.remove(callback)
 
+    def heard(self) -> tuple[int, int] | None:
+        """What this process has heard of changes; None if it hears none now.
+
+        While the value stays the same no service's state has changed, except by the end of a lease.
+        """
+        hearing = self._bus.hearing(self._keys.service_updates)
+        return None if hearing is None else (hearing, self._changes)
+
     def _stale(self, service: str) -> dict[str, Any] | None:
         rows, now_ms, read = self._known.get(service, ({}, 0, None))
         keeper = self._keepers.get(service)
@@ -358,6 +368,7 @@ class ServiceManager:
         return refused
 
     def _on_update(self, _channel: str, payload: bytes) -> None:
+        self._changes += 1
         try:
             notice = orjson.loads(payload)
             service, state = notice["serviceName"], {"instance": notice.get("instance"), **notice["state"]}

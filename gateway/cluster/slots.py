@@ -23,7 +23,7 @@ from gateway.logs import logger
 
 Limit = Literal["user_connections", "address_connections"]
 
-STEPS_A_LEASE: Final = 5  # at least
+STEPS_A_LEASE: Final = 3  # at least; a failed one is tried again every second
 # Between two steps, for each newcomer of the last: who comes meanwhile shares the next. A storm (from 200 a second on)
 # waits longer and in larger groups, and costs Redis seven steps a second.
 STEP_SECONDS: Final = 0.005
@@ -84,6 +84,10 @@ class Slots:
     def release(self, user: str | None, address: str | None) -> None:
         """Give back what `take` took."""
         self._count(self._whos(user, address), -1)
+
+    def rewrite(self) -> None:
+        """Take a step now: Redis may have lost the counts."""
+        self._wake.set()
 
     async def run(self) -> None:
         """Take steps, for ever."""

@@ -6,6 +6,7 @@ replaces what came after it. Whoever reads compares leases with Redis' own time,
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -19,6 +20,7 @@ from gateway.core.records import MAX_INSTANCES, MAX_SERVICES, Record
 
 # A record outlives its lease by so much: the service is then offline, with its last error.
 KEEP_MS: Final = 3_600_000
+MAX_LEASE_MS: Final = 86_400_000  # the longest lease of a record
 
 
 class TooMany(Exception):
@@ -57,10 +59,11 @@ class States:
             Unavailable: Redis did not confirm.
         """
         texts = [records.encode(report.record) for report in reports]
-        commands: list[Command] = []
+        leases = [part for report in reports for part in (report.service, report.lease_ms)]
+        commands: list[Command] = [
+            self._enlist([self._keys.services], [KEEP_MS, MAX_SERVICES, KEEP_MS + MAX_LEASE_MS, *leases])
+        ]
         for report, text in zip(reports, texts, strict=True):
-            about = [report.service, report.lease_ms, KEEP_MS, MAX_SERVICES]
-            commands.append(self._enlist([self._keys.services], about))
             channel = self._keys.service_updates if report.tell else ""
             notice = orjson.dumps({"serviceName": report.service, "instance": report.instance})
             arguments = [
@@ -68,8 +71,8 @@ class States:
                 notice[:-1] + b',"state":',
             ]  # fmt: skip
             commands.append(self._tell([self._keys.service(report.service)], arguments))
-        answers = await self._link.ask_all(commands)
-        return [_verdict(answers[2 * at], answers[2 * at + 1]) for at in range(len(reports))]
+        listed, *answers = await self._link.ask_all(commands)
+        return list(map(_verdict, listed, answers))
 
     async def records(self, service: str) -> tuple[dict[str, Record], int]:
         """A service's records by instance, and Redis' time in ms; none if nobody told of it in the last hour.
@@ -95,12 +98,24 @@ class States:
         Raises:
             Unavailable: Redis did not answer in time.
         """
+        return (await self.survey())[0]
+
+    async def survey(self) -> tuple[list[dict[str, Any]], float]:
+        """All services, by name; and in how many seconds the next lease of an instance ends, unless it is renewed.
+
+        Raises:
+            Unavailable: Redis did not answer in time.
+        """
         # Other programs may have listed more than there may be: the newest are shown.
         newest = await self._link.ask("ZREVRANGE", self._keys.services, 0, MAX_SERVICES - 1)
         names = sorted(name.decode(errors="replace") for name in newest)
         names = [name for name in names if records.is_service(name)]
-        found = zip(names, await self._read(names), strict=True)
-        return [records.aggregate(name, rows, now_ms) for name, (rows, now_ms) in found if rows]
+        found = [
+            (name, rows, now_ms) for name, (rows, now_ms) in zip(names, await self._read(names), strict=True) if rows
+        ]
+        left_ms = [int(record.get("leaseEnds", 0)) - now_ms for _, rows, now_ms in found for record in rows.values()]
+        following = min((left for left in left_ms if left > 0), default=math.inf)
+        return [records.aggregate(*each) for each in found], following / 1000
 
     async def forget(self, service: str) -> bool:
         """Remove all that is told of a service; False if nothing was. Who still lives tells it again.
@@ -108,8 +123,12 @@ class States:
         Raises:
             Unavailable: Redis did not answer in time.
         """
-        commands = [("ZREM", self._keys.services, service), ("UNLINK", self._keys.service(service))]
-        return any(await self._link.ask_all(commands))
+        notice = orjson.dumps({"serviceName": service, "instance": None, "state": None})
+        commands = [
+            ("ZREM", self._keys.services, service), ("UNLINK", self._keys.service(service)),
+            ("PUBLISH", self._keys.service_updates, notice),
+        ]  # fmt: skip
+        return any((await self._link.ask_all(commands))[:2])
 
     async def _read(self, names: Sequence[str]) -> list[tuple[dict[str, Record], int]]:
         answers = await self._link.ask_all([self._recall([self._keys.service(name)], []) for name in names])

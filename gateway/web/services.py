@@ -6,13 +6,13 @@ from typing import Any, Final
 
 from starlette.requests import Request
 
-from gateway.cluster.states import Outdated, Report, TooMany
+from gateway.cluster.states import MAX_LEASE_MS, Outdated, Report, TooMany
 from gateway.core import dependencies, records
 from gateway.core.records import MAX_ERROR_CHARACTERS, MAX_RECORD_BYTES, RecordError, Status
 from gateway.web.answers import ApiError, body_of, key_of, node_of, resource
 from gateway.web.openapi import COUNT, Schema, answer, array, in_path, operation, record, ref
 
-MAX_LEASE_SECONDS: Final = 86_400
+MAX_LEASE_SECONDS: Final = MAX_LEASE_MS // 1000
 _NOT_TOLD: Final = ("leaseEnds", "token", "standby", "singleton", "updateCount")  # of a report: ours to say
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, cast
 
 import pytest
@@ -22,10 +23,14 @@ class FakeStates:
 
     def __init__(self) -> None:
         self.rows: dict[str, dict[str, records.Record]] = {}
+        self.reads = 0
+        self.following = math.inf  # seconds until the next lease ends
+        self.heard: tuple[int, int] | None = None
 
-    async def read_all(self) -> list[dict[str, Any]]:
-        """All services."""
-        return [records.aggregate(name, rows, NOW) for name, rows in sorted(self.rows.items())]
+    async def survey(self) -> tuple[list[dict[str, Any]], float]:
+        """All services, and when the next lease ends."""
+        self.reads += 1
+        return [records.aggregate(name, rows, NOW) for name, rows in sorted(self.rows.items())], self.following
 
 
 class FakeRun:
@@ -33,9 +38,12 @@ class FakeRun:
 
     def __init__(self) -> None:
         self.published: list[tuple[str, Any]] = []
+        self.failing = False
 
     async def publish(self, topic: str, data: Any) -> None:
         """One message."""
+        if self.failing:
+            raise Unavailable("Redis is away")
         self.published.append((topic, data))
 
     def take(self) -> dict[str, Any]:
@@ -56,7 +64,7 @@ def run() -> FakeRun:
 
 @pytest.fixture
 async def tick(states: FakeStates, run: FakeRun) -> Any:
-    one = Announcer(cast(States, states))
+    one = Announcer(cast(States, states), lambda: states.heard)
     await one.start(cast(Run, run))
 
     async def look() -> dict[str, Any]:
@@ -137,3 +145,34 @@ async def test_a_part_that_is_not_yet_well_is_starting_and_has_no_error(monkeypa
     monkeypatch.setattr(announcer, "START_LOOKS", 3)
     with pytest.raises(Unavailable, match="connection refused"):
         await announcer._until_well(lambda: "connection refused")(cast(Run, None))
+
+
+async def test_redis_is_read_again_only_after_a_notice_or_the_end_of_a_lease(tick: Any, states: FakeStates) -> None:
+    states.heard = (1, 0)
+    states.rows = {"feed": {"a": record("active")}}
+    assert (await tick())["service"]["status"] == "active"
+    states.rows = {"feed": {"a": record("error")}}
+    assert (await tick(), states.reads) == ({}, 1), "nothing was heard"
+    states.heard = (1, 1)
+    assert (await tick())["service"]["status"] == "error"
+    states.following = 0.0  # a lease ends at once
+    states.heard = (2, 1)
+    assert (await tick(), states.reads) == ({}, 3), "notices may have been missed between two connections"
+    states.rows = {"feed": {"a": record("active")}}
+    assert (await tick())["service"]["status"] == "active"
+
+
+async def test_redis_is_read_at_each_look_while_no_notice_can_be_heard(tick: Any, states: FakeStates) -> None:
+    await tick()
+    await tick()
+    assert states.reads == 2
+
+
+async def test_what_could_not_be_told_is_read_and_told_again(tick: Any, states: FakeStates, run: FakeRun) -> None:
+    states.heard = (1, 0)
+    states.rows = {"feed": {"a": record("active")}}
+    run.failing = True
+    with pytest.raises(Unavailable):
+        await tick()
+    run.failing = False
+    assert (await tick())["service"]["status"] == "active"

@@ -1,9 +1,31 @@
--- Put a service into the index until its record may be forgotten; the index has a bound.
--- KEYS[1] the index. ARGV: 1 service, 2 lease in ms, 3 ms that a record is kept beyond its lease, 4 services at most.
--- Returns 0 if there are too many.
+-- Put services into the index until their records may be forgotten; the index has a bound.
+-- KEYS[1] the index. ARGV: 1 ms that a record is kept beyond its lease, 2 services at most, 3 ms that the index lives after
+-- this call, then for each service its name and the lease in ms.
+-- Returns for each service 1, or 0 if there are too many.
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - ARGV[3])
-if not redis.call('ZSCORE', KEYS[1], ARGV[1]) and redis.call('ZCARD', KEYS[1]) >= tonumber(ARGV[4]) then return 0 end
-redis.call('ZADD', KEYS[1], 'GT', now + ARGV[2], ARGV[1])
-return 1
+local names = {}
+for at = 4, #ARGV, 2 do names[#names + 1] = ARGV[at] end
+local known = redis.call('ZMSCORE', KEYS[1], unpack(names))
+local number -- in the index; counted, and the forgotten removed, only when a service is new
+local listed, scores = {}, {}
+for at, name in ipairs(names) do
+  listed[at] = 1
+  if not known[at] then
+    if not number then
+      redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - ARGV[1])
+      number = redis.call('ZCARD', KEYS[1])
+    end
+    number = number + 1
+    if number > tonumber(ARGV[2]) then listed[at] = 0 end
+  end
+  if listed[at] == 1 then
+    scores[#scores + 1] = now + ARGV[3 + 2 * at]
+    scores[#scores + 1] = name
+  end
+end
+if #scores > 0 then
+  redis.call('ZADD', KEYS[1], 'GT', unpack(scores))
+  redis.call('PEXPIRE', KEYS[1], ARGV[3])
+end
+return listed

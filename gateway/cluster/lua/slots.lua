@@ -10,7 +10,7 @@
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local fresh = ARGV[3] == '1'
-if not fresh and redis.call('EXISTS', KEYS[2]) == 0 then return { 1 } end
+if not fresh and redis.call('PEXPIRE', KEYS[2], ARGV[2]) == 0 then return { 1 } end
 
 local at = 8
 local known = { [ARGV[1]] = true }
@@ -18,14 +18,22 @@ for _ = 1, tonumber(ARGV[6]) do
   known[ARGV[at]] = true
   at = at + 1
 end
-redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
-local living = redis.call('ZRANGE', KEYS[1], 0, -1)
-for _, id in ipairs(living) do
-  if not known[id] then return { 2, unpack(living) } end
+local rows = redis.call('ZRANGE', KEYS[1], 0, -1, 'WITHSCORES')
+local living, unknown = {}, false
+for row = 1, #rows, 2 do
+  if tonumber(rows[row + 1]) > now then
+    living[#living + 1] = rows[row]
+    unknown = unknown or not known[rows[row]]
+  end
 end
+if 2 * #living < #rows then redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now) end
+if unknown then return { 2, unpack(living) } end
 
-if fresh then redis.call('UNLINK', KEYS[2]) end
-redis.call('HSET', KEYS[2], '', 0) -- so that a node without clients has a lease too
+if fresh then
+  redis.call('UNLINK', KEYS[2])
+  redis.call('HSET', KEYS[2], '', 0) -- so that a node without clients has a lease too
+  redis.call('PEXPIRE', KEYS[2], ARGV[2])
+end
 for _ = 1, tonumber(ARGV[7]) do
   if ARGV[at + 1] == '0' then
     redis.call('HDEL', KEYS[2], ARGV[at])
@@ -34,8 +42,8 @@ for _ = 1, tonumber(ARGV[7]) do
   end
   at = at + 2
 end
-redis.call('PEXPIRE', KEYS[2], ARGV[2])
 redis.call('ZADD', KEYS[1], now + ARGV[2], ARGV[1])
+redis.call('PEXPIRE', KEYS[1], 86400000) -- a day: the index outlives all leases in it, and not the cluster
 
 -- What a dead node held is not there: its key has gone with its lease.
 local function full(who, limit)

@@ -33,7 +33,8 @@ version = string.format('%.0f', version)
 local ends = string.format('%.0f', now + ARGV[4])
 local text = string.sub(ARGV[3], 1, -2) .. ',"version":' .. version .. ',"leaseEnds":' .. ends .. '}'
 redis.call('HSET', KEYS[1], ARGV[1], text)
+-- Half an hour or so longer than it must: so a renewal seldom has to write the TTL.
 local kept = ARGV[4] + ARGV[5]
-if redis.call('PTTL', KEYS[1]) < kept then redis.call('PEXPIRE', KEYS[1], string.format('%.0f', kept)) end
+if redis.call('PTTL', KEYS[1]) < kept then redis.call('PEXPIRE', KEYS[1], string.format('%.0f', kept + ARGV[5] / 2)) end
 if ARGV[7] ~= '' then redis.call('PUBLISH', ARGV[7], ARGV[8] .. text .. '}') end
 return { 1, version }
