@@ -64,7 +64,7 @@ class Control:
                     self._streams.forget(topic)
             case Revoke(revocations):
                 if self._trust.revoked.hear(revocations):
-                    self._enforce()
+                    self._clients.enforce(self._trust.revoked.ends(revocations))
             case Drain(self._node_id):
                 self._leave()
             case Move(self._node_id, keep, seconds, after):
@@ -79,7 +79,4 @@ class Control:
             Unavailable: Redis did not answer in time.
         """
         if await self._trust.revoked.check():
-            self._enforce()
-
-    def _enforce(self) -> None:
-        self._clients.enforce(self._trust.revoked.book.refuses)
+            self._clients.enforce(self._trust.revoked.refuses)

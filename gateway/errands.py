@@ -24,8 +24,9 @@ class Errands:
     """Runs errands for clients; `spawn` runs a coroutine under the node's eye."""
 
     def __init__(
-        self, relay: Relay, outbox: Outbox, quota: Quota, referee: Referee, refresh_keys: Callable[[], Awaitable[None]],
-        metrics: Metrics, spawn: Callable[[Coroutine[Any, Any, None], str], object],
+        self, relay: Relay, outbox: Outbox, quota: Quota, referee: Referee,
+        refresh_keys: Callable[[str], Awaitable[bool]], metrics: Metrics,
+        spawn: Callable[[Coroutine[Any, Any, None], str], object],
     ) -> None:  # fmt: skip
         self._relay = relay
         self._outbox = outbox
@@ -58,8 +59,8 @@ class Errands:
         more = None
         try:
             if isinstance(needed, Refresh):
-                await self._refresh_keys()
-                more = replace(found, refreshed=True)
+                asked = await self._refresh_keys(needed.kid)
+                more = replace(found, refreshed=True, keys_away=not asked)
             else:
                 said = await self._referee.judge(needed.act, needed.topics, needed.who)
                 more = replace(found, said={**found.said, **said})

@@ -12,6 +12,7 @@ import jwt
 from gateway.auth.keyring import Keyring
 from gateway.core.identity import ROLES, AuthError, Grant, Identity, IsRevoked, UnknownKey, nothing_revoked
 from gateway.core.protocol import MAX_NAME_LENGTH
+from gateway.core.revocations import name_of
 from gateway.core.topics import PATTERN_FORM, is_pattern
 
 MAX_TOKEN_LENGTH: Final = 16 << 10
@@ -61,7 +62,7 @@ class Authenticator:
             user,
             role if isinstance(role, str) and role in ROLES else "user",
             None if ends is None else ends + self._leeway,
-            claims.get("jti"),
+            _token_id(claims),
             _number(claims, "iat"),
         )
 
@@ -87,7 +88,7 @@ class Authenticator:
         ends = _number(claims, "exp")
         if ends is None:
             raise AuthError("token_invalid", "A subscription token needs an end, exp")
-        return Grant(tuple(patterns), _user(claims), ends + self._leeway, claims.get("jti"), _number(claims, "iat"))
+        return Grant(tuple(patterns), _user(claims), ends + self._leeway, _token_id(claims), _number(claims, "iat"))
 
     def _claims(self, token: str | None) -> dict[str, Any]:
         if not token:
@@ -103,7 +104,7 @@ class Authenticator:
             raise AuthError("token_expired", "The token has expired")
         if begins is not None and not begins - self._leeway <= self._now():
             raise AuthError("token_invalid", "The token does not hold yet (nbf)")
-        if self._revoked(claims.get("jti"), _user(claims), _number(claims, "iat")):
+        if self._revoked(_token_id(claims), _user(claims), _number(claims, "iat")):
             raise AuthError("token_invalid", "The token has been revoked")
         return claims
 
@@ -120,7 +121,7 @@ class Authenticator:
                     claims: dict[str, Any] = jwt.decode(
                         token, key.material, algorithms=[algorithm], audience=self._audience or None,
                         issuer=self._issuer or None,
-                        options={"verify_exp": False, "verify_nbf": False, "verify_iat": False},
+                        options={"verify_exp": False, "verify_nbf": False, "verify_iat": False, "verify_jti": False},
                     )  # fmt: skip
                 except jwt.InvalidSignatureError:
                     continue
@@ -130,7 +131,7 @@ class Authenticator:
         except (jwt.PyJWTError, ValueError):  # ValueError: a signature that its curve cannot have
             raise AuthError("token_invalid", "The token is not valid") from None
         if self._keyring.may_be_new(algorithm, kid):
-            raise UnknownKey("token_invalid", "The token names a key that is not known")
+            raise UnknownKey("token_invalid", "The token names a key that is not known", kid or "")
         raise AuthError("token_invalid", "The token is not valid")
 
 
@@ -146,6 +147,20 @@ def _user(claims: dict[str, Any]) -> str | None:
     if not isinstance(user, str) or len(user) > MAX_NAME_LENGTH or _SURROGATE.search(user):
         raise AuthError("token_invalid", "The token names no user in wallet_address or sub")
     return user
+
+
+def _token_id(claims: dict[str, Any]) -> str | None:
+    """The name that the token can be revoked by; None: it has none, so only its user's tokens can be revoked together.
+
+    Raises:
+        AuthError: It is not text, so no revocation could name it.
+    """
+    token_id = claims.get("jti")
+    if token_id is None or token_id == "":
+        return None
+    if not isinstance(token_id, str) or _SURROGATE.search(token_id):
+        raise AuthError("token_invalid", "The token's jti is not a string, so the token could not be revoked")
+    return name_of(token_id)
 
 
 def _number(claims: dict[str, Any], name: str) -> float | None:

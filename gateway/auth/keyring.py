@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_pem_public_key
 from jwt.algorithms import HMACAlgorithm
 
+from gateway.core.revocations import name_of
 from gateway.settings import Settings
 
 PublicKey: TypeAlias = RSAPublicKey | EllipticCurvePublicKey | Ed25519PublicKey | Ed448PublicKey
@@ -64,6 +65,10 @@ class Keyring:
     def serve(self, keys: Iterable[Key]) -> None:
         """These are the key server's keys now; what it had before counts no more."""
         self._served = tuple(keys)
+
+    def names(self) -> frozenset[str]:
+        """The names of the key server's keys, as `revocations.name_of` gives them."""
+        return frozenset(name_of(key.kid) for key in self._served if key.kid is not None)
 
     def candidates(self, algorithm: str, kid: str | None) -> list[Key]:
         """The keys that may have signed a token with such a header; a key without a name fits each."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from contextlib import suppress
 from typing import Final
 
 import httpx
@@ -11,11 +12,13 @@ import orjson
 
 from gateway.auth import keyring
 from gateway.auth.keyring import KeyFault, Keyring
+from gateway.core import revocations
 from gateway.logs import logger
 from gateway.metrics import Metrics
 
 FETCH_SECONDS: Final = 5.0  # deadline of one fetch
-FLOOR_SECONDS: Final = 10.0  # between two: tokens with made-up key names must not drive us at the server
+FLOOR_SECONDS: Final = 5.0  # at least, between two fetches: tokens with made-up key names must not cost more
+MAX_WAITERS: Final = 1000  # tokens that wait for the next fetch; further ones get a temporary error
 FIRST_RETRY_SECONDS: Final = 1.0  # after a failure, doubled with each up to RETRY_CAP_SECONDS
 RETRY_CAP_SECONDS: Final = 60.0
 MAX_BYTES: Final = 1 << 20
@@ -29,45 +32,71 @@ class KeyServer:
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:  # fmt: skip
         self._url = url
+        self._shown = url.partition("?")[0]  # a query may hold a secret
         self._ring = ring
         self._metrics = metrics
         self._refresh_seconds = refresh_seconds
         self._transport = transport
         self._log = logger()
         self._wanted = asyncio.Event()
-        self._waiters: list[asyncio.Future[None]] = []
-        self._asked = -FLOOR_SECONDS  # loop time of the last fetch
+        self._waiters: list[tuple[str, asyncio.Future[bool]]] = []
+        self._absent: frozenset[str] = frozenset()  # names that the last fetch was made for, and that it did not bring
+        self._asked = -FLOOR_SECONDS  # loop time at which the last fetch began
         self._failures = 0
         self.reason: str | None = "keys: not yet fetched"  # why no token can be verified with them; None: it can
 
-    async def refresh(self) -> None:
-        """Have the keys asked for again, and wait for that; at once, if it was done just now."""
-        if asyncio.get_running_loop().time() - self._asked < FLOOR_SECONDS and not self._waiters:
-            return
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiters.append(waiter)
+    async def refresh(self, kid: str) -> bool:
+        """Wait until the keys were fetched once more, for the sake of the key `kid`.
+
+        Returns at once if the last fetch was made for it and is younger than `FLOOR_SECONDS`. False: they could not be
+        fetched, or too many tokens wait already. The caller must not conclude that there is no such key.
+        """
+        loop, name = asyncio.get_running_loop(), revocations.name_of(kid)
+        if name in self._absent and loop.time() < self._asked + FLOOR_SECONDS:
+            return True
+        if len(self._waiters) >= MAX_WAITERS:
+            return False
+        waiter: asyncio.Future[bool] = loop.create_future()
+        self._waiters.append((name, waiter))
         self._wanted.set()
-        await waiter
+        try:
+            async with asyncio.timeout(FLOOR_SECONDS + 2 * FETCH_SECONDS):
+                return await waiter
+        except TimeoutError:
+            return False
 
     async def run(self) -> None:
-        """Ask in time, for ever."""
+        """Fetch the keys in time, for ever."""
         loop = asyncio.get_running_loop()
         # Given explicitly, it is not overruled by HTTP_PROXY; a redirect would lead to keys of somebody else.
         transport = self._transport or httpx.AsyncHTTPTransport()
         async with httpx.AsyncClient(transport=transport, timeout=FETCH_SECONDS) as http:
             while True:
                 self._asked = loop.time()
-                await self._fetch(http)
-                waiters, self._waiters = self._waiters, []
                 self._wanted.clear()
-                for waiter in waiters:
-                    if not waiter.done():
-                        waiter.set_result(None)
-                try:
+                before, self._waiters = self._waiters, []
+                fetched = await self._fetch(http)
+                self._answer(before, fetched)
+                # Until the next regular fetch, or the first permitted one if a token waits.
+                with suppress(TimeoutError):
                     async with asyncio.timeout(self._pause()):
                         await self._wanted.wait()
-                except TimeoutError:
-                    pass
+                        await asyncio.sleep(self._asked + FLOOR_SECONDS - loop.time())
+
+    def _answer(self, before: list[tuple[str, asyncio.Future[bool]]], fetched: bool) -> None:
+        """Tell the tokens that waited. One that came amid the fetch may have a younger key: it waits for the next."""
+        known = self._ring.names()
+        if fetched:
+            self._absent = frozenset(name for name, _ in before) - known
+        amid, self._waiters = self._waiters, []
+        for name, waiter in amid:
+            if fetched and name not in known:
+                self._waiters.append((name, waiter))
+            elif not waiter.done():
+                waiter.set_result(fetched)
+        for _, waiter in before:
+            if not waiter.done():
+                waiter.set_result(fetched)
 
     def _pause(self) -> float:
         if not self._failures:
@@ -76,7 +105,7 @@ class KeyServer:
             0.5, 1
         )
 
-    async def _fetch(self, http: httpx.AsyncClient) -> None:
+    async def _fetch(self, http: httpx.AsyncClient) -> bool:
         try:
             async with asyncio.timeout(FETCH_SECONDS):
                 keys = keyring.from_jwks(await self._read(http))
@@ -84,16 +113,17 @@ class KeyServer:
             self._failures += 1
             self._metrics.key_fetches.labels("failed").inc()
             if self._failures == 1:
-                self._log.warning("key server failed, its last keys stay", url=self._url, reason=_reason(error))
+                self._log.warning("key server failed, its last keys stay", url=self._shown, reason=_reason(error))
             if self.reason is not None:
                 self.reason = f"keys: {_reason(error)}"
-            return
+            return False
         self._failures = 0
         self._metrics.key_fetches.labels("ok").inc()
         self._ring.serve(keys)
         if self.reason is not None:
-            self._log.info("keys fetched", url=self._url, keys=len(keys))
+            self._log.info("keys fetched", url=self._shown, keys=len(keys))
             self.reason = None
+        return True
 
     async def _read(self, http: httpx.AsyncClient) -> object:
         received = bytearray()

@@ -10,7 +10,7 @@ from gateway.auth.keyserver import KeyServer
 from gateway.cluster.keys import Keys
 from gateway.cluster.link import Link
 from gateway.cluster.revoked import Revoked
-from gateway.core.identity import Identity, UnknownKey
+from gateway.core.identity import Identity, KeysAway, UnknownKey
 from gateway.metrics import Metrics
 from gateway.settings import Settings
 
@@ -19,14 +19,14 @@ class Trust:
     """The authenticator with all that it goes by. `now` gives seconds since 1970."""
 
     def __init__(self, settings: Settings, link: Link, keys: Keys, metrics: Metrics, now: Callable[[], float]) -> None:
-        self.revoked = Revoked(link, keys, now)
+        self.revoked = Revoked(link, keys, now, settings.jwt_leeway_seconds)
         ring = keyring.load(settings)
         self._server: KeyServer | None = None
         if settings.jwks_url:
             self._server = KeyServer(settings.jwks_url, ring, metrics, refresh_seconds=settings.jwks_seconds)
         self.authenticator = Authenticator(
             ring, audience=settings.jwt_audience, issuer=settings.jwt_issuer,
-            leeway_seconds=settings.jwt_leeway_seconds, revoked=self.revoked.book.refuses, now=now,
+            leeway_seconds=settings.jwt_leeway_seconds, revoked=self.revoked.refuses, now=now,
         )  # fmt: skip
 
     @property
@@ -41,23 +41,28 @@ class Trust:
         if self._server is not None:
             await self._server.run()
 
-    async def refresh_keys(self) -> None:
-        """Have the key server asked for its keys, if there is one and it was not asked just now."""
-        if self._server is not None:
-            await self._server.refresh()
+    async def refresh_keys(self, kid: str) -> bool:
+        """Have the key server asked for the key `kid`; False: it could not be asked (`KeyServer.refresh`)."""
+        return self._server is None or await self._server.refresh(kid)
 
     async def identify(self, token: str) -> Identity:
         """Who `token` proves, the key server being asked if it names a key that is not known yet.
 
         Raises:
+            KeysAway: The key server could not be asked.
             AuthError: It proves nothing.
         """
         try:
             return self.authenticator.verify(token)
-        except UnknownKey:
-            await self.refresh_keys()
+        except UnknownKey as unknown:
+            asked = await self.refresh_keys(unknown.kid)
+        try:
             return self.authenticator.verify(token)
+        except UnknownKey:
+            if asked:
+                raise
+            raise KeysAway("token_invalid", "The key server cannot be asked for the token's key; try again") from None
 
     def holds(self, who: Identity) -> bool:
         """Whether the token that `who` was taken from has not been revoked since."""
-        return not self.revoked.book.refuses(who.token_id, who.user, who.issued)
+        return not self.revoked.refuses(who.token_id, who.user, who.issued)

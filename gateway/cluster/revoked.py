@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Final
 
 import orjson
 
 from gateway.cluster.keys import Keys
 from gateway.cluster.link import Link
-from gateway.core.revocations import MAX_REVOCATIONS, Kind, Revocation, Revocations
+from gateway.core.identity import IsRevoked
+from gateway.core.revocations import AHEAD_SECONDS, MAX_REVOCATIONS, Kind, Revocation, Revocations, parse
 
 PAGE: Final = 1000  # revocations in one round trip
 
@@ -24,27 +26,62 @@ class Full(Exception):
 
 
 class Revoked:
-    """This node's book of them, and Redis'. `now` gives seconds since 1970."""
+    """This node's book of them, and Redis'. `now` gives seconds since 1970.
 
-    def __init__(self, link: Link, keys: Keys, now: Callable[[], float]) -> None:
+    All nodes compare with Redis' time. `leeway_seconds`: by how much an issuer's clock may be ahead of it.
+    """
+
+    def __init__(self, link: Link, keys: Keys, now: Callable[[], float], leeway_seconds: float = 0.0) -> None:
         self.book = Revocations()
         self.known = False  # Redis' was read at least once
         self._link = link
         self._keys = keys
         self._now = now
+        self._ahead = 0.0  # seconds by which Redis' clock is ahead of ours, as of the last check
+        self._leeway = leeway_seconds
         self._script = link.script("revoke")
         self._version: bytes | None = None  # of Redis', when its whole was last read
         self._heard = False  # of more since then: what Redis has of it is to be seen
 
-    async def revoke(self, revocation: Revocation) -> None:
-        """Write it, and tell every node, ours among them.
+    def clock(self) -> float:
+        """Redis' time, in seconds since 1970, as far as it is known."""
+        return self._now() + self._ahead
+
+    def refuses(self, token_id: str | None, user: str | None, issued: float | None) -> bool:
+        """Whether the token with this id, of this user, issued then, is revoked."""
+        return self._judge(token_id, user, issued, self.clock() + self._leeway)
+
+    def ends(self, revocations: Iterable[Revocation]) -> IsRevoked:
+        """What says whether a token in use when `revocations` came has been revoked.
+
+        A token in use was issued before that, even if it says that it will be issued in a moment.
+        """
+        users = {one.name for one in revocations if one.kind == "user"}
+        return lambda token_id, user, issued: self._judge(
+            token_id, user, issued, self.clock() + (0.0 if user in users else self._leeway)
+        )
+
+    def _judge(self, token_id: str | None, user: str | None, issued: float | None, latest: float) -> bool:
+        if not self.book.refuses(token_id, user, issued, latest):
+            return False
+        # It must not become good when the time that it names has come.
+        if user is not None and issued is not None and latest < issued <= latest + AHEAD_SECONDS:
+            self._heard |= self.book.extend(user, issued)
+        return True
+
+    async def revoke(self, kind: Kind, name: str, until: float) -> Revocation:
+        """Revoke a token, or all that a user was given up to now in Redis' time; tell every node, ours among them.
 
         Raises:
+            ValueError: There is no such name.
             Full: Too many are kept already.
             Unavailable: Redis did not confirm.
         """
-        order = orjson.dumps({"op": "revoke", "revocations": [revocation.about()]})
-        await self._write([revocation], order)
+        revocation = parse({"kind": kind, "name": name, "until": until, "before": 0})
+        # The script writes the moment between these two: `about` ends with it.
+        head, tail = orjson.dumps({"op": "revoke", "revocations": [revocation.about()]}).rsplit(b"0.0", 1)
+        rows = [f"{kind}:{name}", repr(until), "now" if kind == "user" else "0"]
+        return replace(revocation, before=await self._write(rows, head, tail))
 
     def hear(self, revocations: Iterable[Revocation]) -> bool:
         """Take in what an order tells; True if that revokes anything here."""
@@ -57,8 +94,9 @@ class Revoked:
         Raises:
             Unavailable: Redis did not answer in time.
         """
-        self.book.expire(self._now())
-        version = await self._link.ask("GET", self._keys.revoked_version)
+        version, (seconds, microseconds) = await self._link.ask_all([("GET", self._keys.revoked_version), ("TIME",)])
+        self._ahead = int(seconds) + int(microseconds) / 1e6 - self._now()
+        self.book.expire(self.clock())
         if version == self._version and not self._heard:
             self.known = True
             return False
@@ -67,20 +105,21 @@ class Revoked:
         news = self.book.add(found.values())
         lost = [one for one in self.book if one != found.get((one.kind, one.name))]
         for at in range(0, len(lost), PAGE):
-            await self._write(lost[at : at + PAGE], b"")
+            await self._write([part for one in lost[at : at + PAGE] for part in _row(one)])
         self._version = version
         self.known = True
         return news
 
-    async def _write(self, revocations: Sequence[Revocation], order: bytes) -> None:
+    async def _write(self, rows: Sequence[str], head: bytes = b"", tail: bytes = b"") -> float:
+        """Write `rows`; the moment that the script put between `head` and `tail`, seconds since 1970."""
         keys = [self._keys.revoked, self._keys.revoked_users, self._keys.revoked_version]
-        rows = [part for one in revocations for part in (f"{one.kind}:{one.name}", repr(one.until), _score(one.before))]
         version = secrets.token_hex(8)
         written = await self._link.ask(
-            *self._script(keys, [version, MAX_REVOCATIONS, self._keys.control, order, *rows])
+            *self._script(keys, [version, MAX_REVOCATIONS, self._keys.control, head, tail, *rows])
         )
         if not written:
             raise Full(f"{MAX_REVOCATIONS} revocations are kept, and no more can be")
+        return float(written)
 
     async def _read(self) -> dict[tuple[Kind, str], Revocation]:
         found: dict[tuple[Kind, str], Revocation] = {}
@@ -97,5 +136,5 @@ class Revoked:
                 found[kind, name] = Revocation(kind, name, until, float(before or 0))
 
 
-def _score(before: float) -> str:
-    return repr(before) if before else "0"
+def _row(one: Revocation) -> tuple[str, str, str]:
+    return f"{one.kind}:{one.name}", repr(one.until), repr(one.before) if one.before else "0"

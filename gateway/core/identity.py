@@ -24,7 +24,15 @@ class AuthError(Exception):
 
 
 class UnknownKey(AuthError):
-    """The key server may have the key by now: once it was asked, the token may be tried again."""
+    """The key server may have the key `kid` by now: once it was asked, the token may be tried again."""
+
+    def __init__(self, reason: Reason, message: str, kid: str = "") -> None:
+        super().__init__(reason, message)
+        self.kid = kid
+
+
+class KeysAway(AuthError):
+    """The key server could not be asked for the token's key: the token may be tried again in some seconds."""
 
 
 @dataclass(frozen=True, slots=True)

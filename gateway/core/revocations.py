@@ -6,14 +6,18 @@ and however often, they know the same. So nothing is lost if all that is known i
 
 from __future__ import annotations
 
+import hashlib
+import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 from gateway.core.protocol import MAX_NAME_LENGTH
 
 MAX_REVOCATIONS: Final = 100_000  # at a time, in Redis and on each node
 MAX_SECONDS: Final = 10 * 365 * 86_400  # the longest that one is kept
+
+AHEAD_SECONDS: Final = 3600.0  # a token issued further ahead than that moves no revocation
 
 Kind = Literal["token", "user"]
 
@@ -30,6 +34,13 @@ class Revocation:
     def about(self) -> dict[str, Any]:
         """As `parse` reads it."""
         return {"kind": self.kind, "name": self.name, "until": self.until, "before": self.before}
+
+
+def name_of(token_id: str) -> str:
+    """The name that the token with the claim `jti` is revoked by: the claim itself, or the digest of a long one."""
+    if len(token_id) <= MAX_NAME_LENGTH:
+        return token_id
+    return f"sha256:{hashlib.sha256(token_id.encode()).hexdigest()}"
 
 
 def parse(about: Any) -> Revocation:
@@ -73,12 +84,21 @@ class Revocations:
             self._known[key] = one
         return news
 
-    def refuses(self, token_id: str | None, user: str | None, issued: float | None) -> bool:
-        """Whether the token with this id, of this user, issued then, is revoked. Without `issued` it is an old one."""
+    def refuses(self, token_id: str | None, user: str | None, issued: float | None, latest: float = math.inf) -> bool:
+        """Whether the token of this name, of this user, issued then, is revoked. Without `issued` it is an old one.
+
+        One issued after `latest`, which is now, comes from a clock that is ahead. It may be older than the revocation
+        of its user, so it counts as that.
+        """
         if token_id is not None and ("token", token_id) in self._known:
             return True
         of_user = self._known.get(("user", user)) if user is not None else None
-        return of_user is not None and (issued is None or not issued > of_user.before)
+        return of_user is not None and (issued is None or not of_user.before < issued <= latest)
+
+    def extend(self, user: str, issued: float) -> bool:
+        """Revoke the tokens of a revoked `user` up to `issued`; True if that revokes more."""
+        known = self._known.get(("user", user))
+        return known is not None and self.add([replace(known, before=issued)])
 
     def expire(self, now: float) -> None:
         """Forget those that are about nothing any more."""

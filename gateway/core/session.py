@@ -114,7 +114,9 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Refresh:
-    """Have the key server say which keys it has now; then handle the message again."""
+    """Have the key server asked for the key `kid`; then handle the message again."""
+
+    kid: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +135,8 @@ Effect: TypeAlias = Settled | Ask | Refresh
 class Found:
     """What was found out since a message came, for handling it again."""
 
-    refreshed: bool = False  # the key server was asked
+    refreshed: bool = False  # the key server was asked, or could not be
+    keys_away: bool = False  # it could not be
     said: Mapping[str, Verdict] = field(default_factory=dict)  # by the back end, of each topic it was asked about
 
 
@@ -255,7 +258,10 @@ class Session:
     @staticmethod
     def _unproved(error: AuthError, code: Code, request_id: RequestId, found: Found) -> Exception:
         if isinstance(error, UnknownKey) and not found.refreshed:
-            return _Needed(Refresh())
+            return _Needed(Refresh(error.kid))
+        if isinstance(error, UnknownKey) and found.keys_away:
+            message = "The key server cannot be asked for the token's key; try again"
+            return ProtocolError(Code.UNAVAILABLE, message, request_id)
         return ProtocolError(code, str(error), request_id, error.reason)
 
     # ---- what it may

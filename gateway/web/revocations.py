@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any, Final
 
 from starlette.requests import Request
 
+from gateway.auth.authenticator import MAX_TOKEN_LENGTH
 from gateway.cluster.revoked import Full
 from gateway.core import protocol, revocations
 from gateway.core.revocations import Revocation
-from gateway.web.answers import SMALL_BYTES, ApiError, audit, body_of, limit_of, node_of, resource
+from gateway.web.answers import ApiError, audit, body_of, limit_of, node_of, resource
 from gateway.web.openapi import NAME, TIME, Schema, answer, array, in_query, operation, record, ref
+
+MAX_BODY_BYTES: Final = 8 * MAX_TOKEN_LENGTH  # the id of any token, each character of it escaped
 
 
 async def revoke(request: Request) -> Any:
     """``{"jti"}`` or ``{"user"}``, and perhaps ``expires``: refused on every node from now on; sockets are closed."""
-    node, now = node_of(request), time.time()
-    body = await body_of(request, SMALL_BYTES)
+    node = node_of(request)
+    revoked, now = node.trust.revoked, node.trust.revoked.clock()
+    body = await body_of(request, MAX_BODY_BYTES)
     if (
         not isinstance(body, dict)
         or body.keys() - {"jti", "user", "expires"}
@@ -31,15 +34,14 @@ async def revoke(request: Request) -> Any:
     if not now < expires <= now + revocations.MAX_SECONDS:
         raise ApiError(400, "bad_request", "expires must lie ahead, and within ten years: seconds since 1970")
     # A token still counts for the leeway past its end.
-    until, by_id = expires + node.settings.jwt_leeway_seconds, "jti" in body
+    until = expires + node.settings.jwt_leeway_seconds
     try:
-        revocation = revocations.parse(
-            {"kind": "token" if by_id else "user", "name": body["jti" if by_id else "user"], "until": until,
-             "before": 0 if by_id else now}
-        )  # fmt: skip
-        await node.trust.revoked.revoke(revocation)
+        if isinstance(body.get("jti"), str):
+            revocation = await revoked.revoke("token", revocations.name_of(body["jti"]), until)
+        else:
+            revocation = await revoked.revoke("user", body.get("user", ""), until)
     except ValueError:
-        message = f"jti and user are strings of 1 to {protocol.MAX_NAME_LENGTH} characters"
+        message = f"jti is a string that is not empty, user one of 1 to {protocol.MAX_NAME_LENGTH} characters"
         raise ApiError(400, "bad_request", message) from None
     except Full as error:
         raise ApiError(409, "full", str(error)) from None
@@ -67,7 +69,8 @@ def _shown(one: Revocation) -> dict[str, Any]:
 
 def _body() -> Schema:
     end = {"type": "number", "description": "When the tokens would have ended, seconds since 1970"}
-    one = {"properties": {"jti": NAME, "user": NAME, "expires": end}, "additionalProperties": False}
+    token_id = {"type": "string", "minLength": 1, "description": "One of over 200 characters is listed by its SHA-256"}
+    one = {"properties": {"jti": token_id, "user": NAME, "expires": end}, "additionalProperties": False}
     schema = {"type": "object", **one, "oneOf": [{"required": ["jti"]}, {"required": ["user"]}]}
     examples = {"a token": {"value": {"jti": "4f1c"}}, "all of a user": {"value": {"user": "ann"}}}
     return {"required": True, "content": {"application/json": {"schema": schema, "examples": examples}}}
@@ -84,7 +87,7 @@ PATHS: Final[Schema] = {
             "revoke", "Refuse a token, or all of a user issued until now, on every node",
             answer(ref("Revocation"), "Every node has been told; sockets that they opened are closed with 3500"),
             "Conflict", "TooLarge", body=_body(),
-            description="Without `expires` it is kept for GATEWAY_REVOCATION_SECONDS.",
+            description="Without `expires` it is kept for GATEWAY_REVOCATION_SECONDS. Until now means Redis' time.",
         ),
     },
 }  # fmt: skip

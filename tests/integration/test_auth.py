@@ -282,6 +282,20 @@ async def test_a_revoked_token_is_refused_on_every_node_and_its_sockets_are_clos
     assert spared.open
 
 
+@pytest.mark.parametrize("jti", ["j" * 201, "j" * 9000, "ü" * 300, 'a"b\n'])
+async def test_every_id_that_logs_in_can_be_revoked(plain: Cluster, connect: Connect, api: Of, jti: str) -> None:
+    text = signed(jti=jti)
+    client, other = await connect(plain[1]), await connect(plain[1])
+    assert (await client.ask(type="AUTH", authToken=text))["operation"] == "authenticate"
+    assert (await other.ask(type="AUTH", authToken=signed(jti=jti + "x")))["operation"] == "authenticate"
+    done = await api(plain[0]).post("/api/revocations", {"jti": jti, "expires": time.time() + 60})
+    assert len(done["jti"]) <= 200
+    assert await client.closed() == 3500
+    again = await connect(plain[2])
+    assert (await again.ask(type="AUTH", authToken=text))["reason"] == "token_invalid"
+    assert other.open
+
+
 async def test_all_tokens_of_a_user_until_now_are_refused_and_new_ones_are_not(
     cluster: Start, connect: Connect, api: Of
 ) -> None:

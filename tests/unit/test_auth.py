@@ -17,6 +17,7 @@ from gateway.auth import keyring
 from gateway.auth.authenticator import MAX_TOKEN_LENGTH, Authenticator, issue
 from gateway.auth.keyring import Keyring
 from gateway.core.identity import ANONYMOUS, AuthError, Grant, Identity
+from gateway.core.revocations import name_of
 
 SECRET = "a secret of thirty-two bytes, at least"
 OTHER = "another secret, as long as the first one"
@@ -333,3 +334,26 @@ def test_neither_kind_of_token_serves_as_the_other() -> None:
         authenticator().verify(encoded(topics=["a"], exp=NOW + 9))
     with pytest.raises(AuthError, match="has topics"):
         authenticator().verify_grant(encoded(exp=NOW + 9))
+
+
+# ---- the id that a token can be revoked by
+
+
+@pytest.mark.parametrize("jti", [5, 5.0, True, [], {}, ["a"]])
+def test_a_token_whose_id_no_revocation_could_name_is_refused(jti: Any) -> None:
+    with pytest.raises(AuthError, match="jti is not a string"):
+        Authenticator(ring(), now=lambda: NOW).verify(encoded(jti=jti))
+
+
+def test_any_text_is_an_id_that_can_be_revoked() -> None:
+    asked: list[str | None] = []
+
+    def revoked(token_id: str | None, _user: str | None, _issued: float | None) -> bool:
+        asked.append(token_id)
+        return False
+
+    verifier = Authenticator(ring(), revoked=revoked, now=lambda: NOW)
+    for jti in ("j" * 200, "j" * 201, "j" * 9000, "\n", "ü"):
+        assert verifier.verify(encoded(jti=jti)).token_id == asked[-1] == name_of(jti)
+    assert verifier.verify(encoded(jti="")).token_id is None, "no id: its user's tokens can be revoked together"
+    assert verifier.verify(encoded(jti=None)).token_id is None

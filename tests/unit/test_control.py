@@ -26,7 +26,9 @@ class Node:
         self.keys = Keys("gw:")
         self.missed = False  # an order to revoke
         book = Revocations()
-        revoked = SimpleNamespace(book=book, hear=book.add, check=self._check)
+        revoked = SimpleNamespace(
+            hear=book.add, check=self._check, refuses=book.refuses, ends=lambda _revocations: book.refuses
+        )
         self.control = Control(
             "n1.a", link=cast(Any, self), keys=self.keys,
             clients=cast(Any, SimpleNamespace(obey=self.told.append, enforce=self._enforce)),

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.core.revocations import Revocation, Revocations, parse
+from gateway.core.revocations import Revocation, Revocations, name_of, parse
 
 ids = st.sampled_from(["a", "b", "c"])
 times = st.floats(1, 100)
@@ -34,6 +34,25 @@ def test_of_a_user_the_tokens_up_to_a_moment_are_refused() -> None:
     assert not book.refuses(None, "ann", 50.1)
     assert not book.refuses(None, "bob", 1)
     assert not book.refuses("ann", None, None)
+
+
+def test_a_token_of_a_clock_that_is_ahead_counts_as_older_than_the_revocation_of_its_user() -> None:
+    book = Revocations()
+    book.add([Revocation("user", "ann", 100, 50)])
+    assert book.refuses(None, "ann", 60.1, latest=60), "it may have been issued before 50"
+    assert not book.refuses(None, "ann", 60, latest=60)
+    assert not book.refuses(None, "bob", 99, latest=60), "of users that are not revoked nobody asks"
+    assert book.extend("ann", 60.1) and not book.extend("ann", 60.1) and not book.extend("bob", 1)
+    assert book.refuses(None, "ann", 60.1, latest=90) and not book.refuses(None, "ann", 60.2, latest=90)
+    assert list(book) == [Revocation("user", "ann", 100, 60.1)]
+
+
+@pytest.mark.parametrize("length", [201, 5000])
+def test_a_long_id_is_revoked_by_its_digest(length: int) -> None:
+    assert name_of("j" * 200) == "j" * 200
+    name = name_of("j" * length)
+    assert name.startswith("sha256:") and len(name) == 71 and name != name_of("k" * length)
+    assert name_of(name) == name, "as it is listed, it can be given back"
 
 
 def test_what_would_have_expired_is_forgotten() -> None:

@@ -450,6 +450,8 @@ def test_a_key_that_may_be_new_is_asked_for_once(message: messages.ClientMessage
     assert handle(client, message) == Refresh()
     code = error_of(client, message, Found(refreshed=True)).code
     assert code in (Code.TOKEN, Code.BAD_TOKEN_IN_SUBSCRIBE) and client.identity is ANONYMOUS
+    error = error_of(client, message, Found(refreshed=True, keys_away=True))
+    assert error.code is Code.UNAVAILABLE and b'"temporary":true' in error.encode("")
 
 
 # ---- owners and subscription tokens

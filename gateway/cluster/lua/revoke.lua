@@ -1,26 +1,31 @@
 -- Write revocations, forget those that are about nothing any more, and tell the nodes, in one step.
 -- KEYS: 1 sorted set: what is revoked -> until when; 2 sorted set: users -> tokens issued up to then; 3 the version.
--- ARGV: 1 the new version, 2 how many there may be, 3 the channel, 4 the order or '', then name, until, before (0: a
--- token's) of each. Times in seconds since 1970.
--- Returns 1, or 0 if there would be too many: then nothing is written.
+-- ARGV: 1 the new version, 2 how many there may be, 3 the channel, 4 and 5 the order around its moment, or '', then name,
+-- until, before of each (0: a token's; now: up to this moment, in Redis' own time). Times in seconds since 1970.
+-- Returns 0 if there would be too many: then nothing is written. Else the moment of the last row, as text.
 local time = redis.call('TIME')
+local now = string.format('%d.%06d', time[1], time[2])
+local moment = '0.0'
 local void = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', time[1], 'LIMIT', 0, 1000)
 if #void > 0 then
   redis.call('ZREM', KEYS[1], unpack(void))
   redis.call('ZREM', KEYS[2], unpack(void))
 end
 local new = 0
-for at = 5, #ARGV, 3 do
+for at = 6, #ARGV, 3 do
   if not redis.call('ZSCORE', KEYS[1], ARGV[at]) then new = new + 1 end
 end
 if redis.call('ZCARD', KEYS[1]) + new > tonumber(ARGV[2]) then return 0 end
-for at = 5, #ARGV, 3 do
+for at = 6, #ARGV, 3 do
   -- GT: whoever comes late with less changes nothing.
   redis.call('ZADD', KEYS[1], 'GT', ARGV[at + 1], ARGV[at])
-  if ARGV[at + 2] ~= '0' then redis.call('ZADD', KEYS[2], 'GT', ARGV[at + 2], ARGV[at]) end
+  if ARGV[at + 2] ~= '0' then
+    moment = ARGV[at + 2] == 'now' and now or ARGV[at + 2]
+    redis.call('ZADD', KEYS[2], 'GT', moment, ARGV[at])
+  end
 end
 redis.call('SET', KEYS[3], ARGV[1])
 local last = redis.call('ZREVRANGE', KEYS[1], 0, 0, 'WITHSCORES')
 for _, key in ipairs(KEYS) do redis.call('EXPIREAT', key, math.ceil(tonumber(last[2])) + 1) end
-if ARGV[4] ~= '' then redis.call('PUBLISH', ARGV[3], ARGV[4]) end
-return 1
+if ARGV[4] ~= '' then redis.call('PUBLISH', ARGV[3], ARGV[4] .. moment .. ARGV[5]) end
+return moment
