@@ -195,6 +195,10 @@ class Clients:
         """A ping or pong counts as a message does; it is no question, so it is answered until it is enough."""
         return self.limits.count(connection, size) is not Outcome.ENOUGH
 
+    def counted_part(self, connection: Connection) -> None:
+        """A part of a message counts as a fraction of one."""
+        self.limits.count_part(connection)
+
     def _handle(self, connection: Connection, message: messages.ClientMessage, found: Found) -> None:
         effect = connection.session.handle(message, connection.audiences, self._outbox.time(), found)
         match effect:
@@ -248,10 +252,10 @@ class Clients:
 
     def hear(self, said: bytes) -> bool:
         """What is said in an event stream: its name, then a message a line. False: there is no such stream."""
-        name, *texts = said.split(b"\n")
+        name, _, texts = said.partition(b"\n")
         stream = self.event_streams.find(name)
         if stream is not None:
-            stream.say(filter(None, texts))
+            stream.say(texts)
         return stream is not None
 
     # ---- what the cluster says to one client, or of some

@@ -51,6 +51,11 @@ class Limits:
             self._turn_out(connection, "messages")
         return verdict
 
+    def count_part(self, connection: Connection) -> None:
+        """Count a fragment, or a read that ends within a frame; upon `ENOUGH` the connection is closed."""
+        if connection.meter.part(self._rates, connection.last_heard) is Outcome.ENOUGH:
+            self._turn_out(connection, "messages")
+
     def allows(self, connection: Connection, message: ClientMessage, verdict: Outcome) -> bool:
         """Whether a message, upon which `count` said `verdict`, is carried out; if not the connection is closed.
 

@@ -93,7 +93,9 @@ def read_close(payload: bytes) -> tuple[int, str]:
 class FrameParser:
     """Turns what arrives on a socket into `(opcode, payload)` of whole messages and control frames.
 
-    Where `deflate` was agreed, messages may be compressed: they come as they were sent, and `DEFLATED` is added.
+    A fragment that does not end its message is `(CONTINUATION, b"")`: each frame costs time, so each is reported, and
+    can be counted. Where `deflate` was agreed, messages may be compressed: they come as they were sent, and `DEFLATED`
+    is added.
     """
 
     __slots__ = ("_message", "_need", "_opcode", "_reserved", "_rest")
@@ -116,7 +118,9 @@ class FrameParser:
         return self._rest is not None or self._message is not None
 
     def receive(self, data: bytes, max_bytes: int) -> Iterator[tuple[int, bytes]]:
-        """Yield each whole message that `data` completes, a message being at most `max_bytes` long as it was sent.
+        """Yield something for each frame that `data` completes; a message is at most `max_bytes` long as it was sent.
+
+        The caller may stop between two frames and go on later, with nothing else received meanwhile.
 
         Raises:
             FrameError: At the first octet that breaks the rules; what stood before it was yielded.
@@ -158,9 +162,7 @@ class FrameParser:
             if opcode >= CLOSE or (head & _FIN and self._message is None):
                 yield opcode, payload
             else:
-                whole = self._collect(opcode, payload, bool(head & _FIN))
-                if whole is not None:
-                    yield whole
+                yield self._collect(opcode, payload, bool(head & _FIN))
         if at < end:
             self._rest = bytearray(data[at:])
 
@@ -179,12 +181,12 @@ class FrameParser:
         elif (opcode == CONTINUATION) != (self._message is not None):
             raise FrameError(1002, "continuation out of place")
 
-    def _collect(self, opcode: int, payload: bytes, final: bool) -> tuple[int, bytes] | None:
+    def _collect(self, opcode: int, payload: bytes, final: bool) -> tuple[int, bytes]:
         if self._message is None:
             self._opcode, self._message = opcode, bytearray()
         self._message += payload
         if not final:
-            return None
+            return CONTINUATION, b""
         whole = self._opcode, bytes(self._message)
         self._opcode, self._message = 0, None
         return whole

@@ -19,6 +19,8 @@ DEBT_SECONDS: Final = 10.0  # behind which it is enough
 UNUSED: Final = -math.inf  # the state of a bucket that nobody has taken from
 # A message counts once more for each such part: parsing costs by the byte.
 MESSAGE_PART_BYTES: Final = 64 << 10
+# So many parts of messages count as a message: fragments, and reads that end within a frame.
+PARTS_A_MESSAGE: Final = 16
 
 _LOST: Final = 1e-6  # seconds that floating point may have lost on the way
 
@@ -74,6 +76,11 @@ class Meter:
     def message(self, rates: ClientRates, size: int, now: float) -> Outcome:
         """Count a message of `size` bytes."""
         self._messages = rates.messages.take(self._messages, now, 1 + size // MESSAGE_PART_BYTES)
+        return verdict(self._messages, now)
+
+    def part(self, rates: ClientRates, now: float) -> Outcome:
+        """Count a part of a message, which is counted itself when it is whole."""
+        self._messages = rates.messages.take(self._messages, now, 1 / PARTS_A_MESSAGE)
         return verdict(self._messages, now)
 
     def subscribe(self, rates: ClientRates, topics: int, now: float) -> Outcome:

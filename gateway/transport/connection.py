@@ -3,7 +3,9 @@
     HANDSHAKE --accept--> OPEN --close sent or received--> CLOSING --all is gone--> CLOSED
         any, on `abort` or a lost transport: CLOSED
 
-What it says is handled in order: a message that waits for something `hold`s those behind it.
+What it says is handled in order: a message that waits for something `hold`s those behind it. No client's input takes
+more than `TURN_SECONDS` of a turn of the loop: what has come beyond that is handled in the next turns, and until it is
+done nothing more is read.
 """
 
 from __future__ import annotations
@@ -12,11 +14,14 @@ import asyncio
 import enum
 from abc import ABC, abstractmethod
 from collections import deque
+from collections.abc import Iterator
+from time import perf_counter
 from typing import Final, NamedTuple, Protocol
 
 from gateway.core.hub import Audiences
 from gateway.core.rates import Meter
 from gateway.core.session import Session
+from gateway.transport.line import TURN_SECONDS
 
 CLOSE_SECONDS: Final = 5.0  # how long a client may take to hear that it is closed, before it is cut off
 
@@ -39,6 +44,9 @@ class Owner(Protocol):
     def counted(self, connection: Connection, size: int) -> bool:
         """A ping or pong of `size` bytes has come. False: that was one too many, and it is closed."""
 
+    def counted_part(self, connection: Connection) -> None:
+        """A fragment has come, or a read has ended within a frame. It may be closed: that was one too many."""
+
     def closed(self, connection: Connection, code: int) -> None:
         """It is no more; `code` says why. Called once for each that was opened."""
 
@@ -60,12 +68,20 @@ class Stage(enum.Enum):
     CLOSED = enum.auto()
 
 
+class _Work(enum.Enum):
+    """What becomes of what has come."""
+
+    IDLE = enum.auto()  # all is carried out, or the next message is held
+    BUSY = enum.auto()  # it is carried out in this moment
+    DUE = enum.auto()  # it goes on in the next turn
+
+
 class Connection(ABC):
     """One client's. What `Socket` and `EventStream` have in common; becomes a hub's `Subscriber` by `open`."""
 
     __slots__ = (
-        "_held", "_inbox", "_owner", "audiences", "client_id", "counted_user", "facts", "joining", "last_heard",
-        "meter", "pinged", "session", "stage",
+        "_behind", "_held", "_next", "_owner", "_source", "_work", "audiences", "client_id", "counted_user", "facts",
+        "joining", "last_heard", "meter", "pinged", "session", "stage",
     )  # fmt: skip
 
     kind: str  # what it is connected by, as the registry tells it: websocket, sse, poll
@@ -85,7 +101,10 @@ class Connection(ABC):
         self.pinged = False
         self._owner: Owner | None = None
         self._held = ""  # why messages wait: what the one before is busy with
-        self._inbox: deque[tuple[int, bytes]] | None = None
+        self._work = _Work.IDLE
+        self._source: Iterator[tuple[int, bytes]] | None = None  # what has come and is not carried out; None: all is
+        self._next: tuple[int, bytes] | None = None  # taken from it, and held
+        self._behind: deque[bytes] | None = None  # what has come since
 
     def open(self, owner: Owner, client_id: str, session: Session, facts: Facts) -> None:
         """From now on messages go to `owner`. It must have been let in just before."""
@@ -130,7 +149,7 @@ class Connection(ABC):
 
     def is_silent(self, seconds: float, now: float) -> bool:
         """Whether nothing came of it for so long, though it was listened to; `now` in loop time."""
-        return self._inbox is None and self.last_heard < now - seconds
+        return self._source is None and self.last_heard < now - seconds
 
     def hold(self, why: str) -> None:
         """Keep further messages waiting until `release(why)`: this one is not done."""
@@ -141,26 +160,61 @@ class Connection(ABC):
         if self._held != why:
             return
         self._held = ""
-        while self._inbox and not self._held and self.stage is Stage.OPEN:
-            self._carry_on(*self._inbox.popleft())
-        if not self._inbox and self._inbox is not None:
-            self._inbox = None
-            self.last_heard = asyncio.get_running_loop().time()  # what it says is heard again from now on
-            self._listen()
+        if self._source is not None and self._work is _Work.IDLE:
+            self._proceed()
 
-    def _wait(self, opcode: int, payload: bytes) -> None:
-        """Keep what it says until it is released."""
-        if self._inbox is None:
-            self._inbox = deque()
-        self._inbox.append((opcode, payload))
+    def _receive(self, data: bytes) -> None:
+        """Carry out what `data` says, behind what has come before."""
+        if self._source is None:
+            self._source = self._read(data)
+            self._proceed()
+        elif self._behind is None:
+            self._behind = deque((data,))
+        else:
+            self._behind.append(data)
+
+    def _proceed(self) -> None:
+        """Carry out what has come, until a message must wait, the turn is over, or all is done."""
+        self._work, work = _Work.BUSY, _Work.IDLE
+        self.last_heard = asyncio.get_running_loop().time()
+        turn_ends = perf_counter() + TURN_SECONDS
+        try:
+            while self._source is not None and self.stage is Stage.OPEN:
+                item, self._next = self._next or next(self._source, None), None
+                if item is None:
+                    self._source = self._read(self._behind.popleft()) if self._behind else None
+                elif self._held and self._waits(item[0]):
+                    self._next = item
+                    break
+                else:
+                    self._carry_out(*item)
+                    if perf_counter() > turn_ends:
+                        work = _Work.DUE
+                        asyncio.get_running_loop().call_soon(self._proceed)
+                        break
+        finally:
+            self._work = work
+        self._pause(self._source is not None)
+
+    def _drop(self) -> None:
+        """Forget what has come and is not carried out: it is about to end."""
+        self._source = self._next = self._behind = None
 
     @abstractmethod
-    def _carry_on(self, opcode: int, payload: bytes) -> None:
-        """Carry out what waited."""
+    def _read(self, data: bytes) -> Iterator[tuple[int, bytes]]:
+        """Opcode and payload of each message in `data`."""
 
     @abstractmethod
-    def _listen(self) -> None:
-        """All that waited is carried out."""
+    def _waits(self, opcode: int) -> bool:
+        """Whether such a message waits while those before it are held."""
+
+    @abstractmethod
+    def _carry_out(self, opcode: int, payload: bytes) -> None:
+        """Carry out a message."""
+
+    @abstractmethod
+    def _pause(self, paused: bool) -> None:
+        """Have no more come while this is `paused`: what is here comes first."""
 
     def _leave(self, code: int) -> None:
         """Tell the owner, once."""

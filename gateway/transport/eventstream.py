@@ -11,7 +11,7 @@ import asyncio
 import hmac
 import math
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from typing import Final
 
 import orjson
@@ -24,6 +24,9 @@ from gateway.transport.connection import CLOSE_SECONDS, Connection, Facts, Owner
 KEY_BYTES: Final = 16
 # A poll that has something goes on listening for a moment: each answer costs a request.
 GATHER_SECONDS: Final = 0.05
+
+# A line with nothing in it is no message, but it costs time.
+_EMPTY: Final = (frames.CONTINUATION, b"")
 
 
 class Taken(Exception):
@@ -115,7 +118,7 @@ class EventStream(Connection):
         if self.stage is not Stage.OPEN:
             return
         self.stage = Stage.CLOSING
-        self._inbox = None
+        self._drop()
         self._put(frames.build(frames.TEXT, orjson.dumps({"type": "CLOSE", "code": int(code), "reason": reason})))
         self._close_timer = asyncio.get_running_loop().call_later(CLOSE_SECONDS, self.abort, code)
         self._leave(code)
@@ -134,7 +137,8 @@ class EventStream(Connection):
         self.stage = Stage.CLOSED
         if self._close_timer is not None:
             self._close_timer.cancel()
-        self._waiting, self._size, self._inbox = [], 0, None
+        self._waiting, self._size = [], 0
+        self._drop()
         self._home.discard(self)
         self._wake()
         self._leave(code)
@@ -172,30 +176,41 @@ class EventStream(Connection):
         self.last_heard = loop.time()
         return taken
 
-    def say(self, texts: Iterable[bytes]) -> None:
-        """What its client says, a message each. What waits for the one before it has a limit, as all else."""
-        self.last_heard = asyncio.get_running_loop().time()
-        for text in texts:
-            if self.stage is not Stage.OPEN:
-                return
-            if not self._held:
-                self._carry_on(frames.TEXT, text)
-                continue
-            assert self._owner is not None
-            self._said += len(text)
-            if self._said > self._owner.max_message_bytes:
-                self.close(Close.TOO_MANY_REQUESTS, "too much said at once")
-                return
-            self._wait(frames.TEXT, text)
+    def say(self, texts: bytes) -> None:
+        """What its client says, a message a line. What waits for the one before it has a limit, as all else."""
+        if self.stage is not Stage.OPEN:
+            return
+        assert self._owner is not None
+        waits = self._source is not None
+        self._said += len(texts)
+        if waits and self._said > self._owner.max_message_bytes:
+            self.close(Close.TOO_MANY_REQUESTS, "too much said at once")
+            return
+        self._receive(texts)
 
     # ---- within
 
-    def _carry_on(self, opcode: int, payload: bytes) -> None:
-        if self._owner is not None:
-            self._owner.received(self, opcode, payload)
+    def _read(self, data: bytes) -> Iterator[tuple[int, bytes]]:
+        at = 0
+        while at < len(data):
+            end = data.find(b"\n", at)
+            end = len(data) if end < 0 else end
+            yield (frames.TEXT, data[at:end]) if end > at else _EMPTY
+            at = end + 1
 
-    def _listen(self) -> None:
-        self._said = 0
+    def _waits(self, opcode: int) -> bool:
+        return opcode == frames.TEXT
+
+    def _carry_out(self, opcode: int, payload: bytes) -> None:
+        assert self._owner is not None
+        if opcode == frames.TEXT:
+            self._owner.received(self, opcode, payload)
+        else:
+            self._owner.counted_part(self)
+
+    def _pause(self, paused: bool) -> None:
+        if not paused:
+            self._said = 0
 
     def _put(self, data: bytes) -> None:
         self._waiting.append(data)

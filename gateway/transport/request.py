@@ -2,6 +2,9 @@
 
 Without them whoever sends a request drop by drop, or headers without end, holds a connection and memory for as long
 as he likes. HAProxy has limits of its own; these are for those who reach a node by another way.
+
+A read may bring thousands of pipelined requests, or chunks of a body. They are parsed `SLICE_BYTES` at a time, for at
+most `TURN_SECONDS` of a turn of the loop, and not beyond a request that waits for the one before it.
 """
 
 from __future__ import annotations
@@ -10,22 +13,26 @@ import asyncio
 import logging
 import socket
 import weakref
+from time import perf_counter
 from typing import Any, Final, Literal, Protocol, cast
 
 from uvicorn._types import HTTPScope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from gateway.transport.line import Line
+from gateway.transport.line import TURN_SECONDS, Line
 
 EXTENSION: Final = "gateway.request"  # the scope's name for it
 
 REQUEST_SECONDS: Final = 20.0  # from a connection's beginning, or a request's first octet, to the request's last
+SLICE_BYTES: Final = 2 << 10  # parsed at once: forty requests at most
 HEAD_BYTES: Final = 64 << 10  # of a request's line and headers; what one read brings is looked at as a whole
 
 # uvicorn warns of each request that is none: whoever sends those would write our log. Failures are still told.
 _log = logging.getLogger("gateway.request")
 _log.setLevel(logging.ERROR)
 
+
+_NOTHING: Final = memoryview(b"")
 
 Limit = Literal["request_seconds", "head_bytes"]
 
@@ -56,6 +63,8 @@ class RequestProtocol(HttpToolsProtocol):
     _timer: asyncio.TimerHandle | None = None
     _in_head = True
     _head_bytes = 0
+    _unread = _NOTHING  # has come, and is not parsed yet
+    _due = False  # it is parsed on in the next turn
 
     def connection_made(self, transport: Any) -> None:
         """A peer may not just hold a connection: it asks for something, soon."""
@@ -71,10 +80,39 @@ class RequestProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The transport is gone."""
         self._end()
+        self._unread = _NOTHING
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Octets of a request, or of several."""
+        if not self._unread and len(data) <= SLICE_BYTES:
+            self._parse(data)
+            return
+        self._unread = memoryview(bytes(self._unread) + data)
+        if not self._due and not self.pipeline:
+            self._parse_on()
+
+    def on_response_complete(self) -> None:
+        """Its answer is sent: what has come behind it is next."""
+        super().on_response_complete()
+        if self._unread and not self._due:
+            self._parse_on()
+
+    def _parse_on(self) -> None:
+        """Parse what has come, until a request waits for another, the turn is over, or all is parsed."""
+        self._due = False
+        turn_ends = perf_counter() + TURN_SECONDS
+        while self._unread and not self.pipeline and not self._due:
+            piece, self._unread = self._unread[:SLICE_BYTES], self._unread[SLICE_BYTES:]
+            self._parse(bytes(piece))
+            if self.transport.is_closing():
+                self._unread = _NOTHING
+            elif self._unread and perf_counter() > turn_ends:
+                self._due = True
+                self.loop.call_soon(self._parse_on)
+        self._line.hold(bool(self._unread))
+
+    def _parse(self, data: bytes) -> None:
         self._head_bytes += len(data)  # 0 again when the request is whole
         super().data_received(data)
         if self._in_head and self._head_bytes > HEAD_BYTES:
@@ -108,6 +146,7 @@ class RequestProtocol(HttpToolsProtocol):
             return
         # uvicorn's own way writes the request out again, for another parser to read.
         self.connections.discard(self)
+        self._unread = _NOTHING
         socket = self.ws_protocol_class(self.config, self.server_state, self.app_state)  # type: ignore[misc, call-arg]
         transport = self._line.release()
         socket.connection_made(transport)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+from collections.abc import Iterator
 from http import HTTPStatus
 from typing import Any, Final, cast
 
@@ -24,7 +25,8 @@ from gateway.core.protocol import Close
 from gateway.transport.connection import CLOSE_SECONDS, Connection, Stage
 from gateway.transport.handshake import Handshake
 
-CLOSING_BYTES: Final = 1 << 20  # largest message we sit through while we wait for the peer's close
+CLOSING_BYTES: Final = 1 << 20  # read at most while we wait for the peer's close
+CLOSING_FRAME_BYTES: Final = 1 << 10  # what a frame counts for among them, beside its own
 MESSAGE_SECONDS: Final = 60.0  # from a message's first octet to its last: 1 MiB at 17 KiB a second
 # Above this the transport tells us, and each further write looks at the budget.
 HIGH_WATER_BYTES: Final = 64 << 10
@@ -39,8 +41,8 @@ class Socket(Connection, asyncio.Protocol):
     """Built by uvicorn for each upgrade request."""
 
     __slots__ = (
-        "_begun", "_close_code", "_close_timer", "_deflates", "_descriptor", "_handshake", "_parser", "_paused",
-        "_queued", "_server", "transport",
+        "_begun", "_close_code", "_close_timer", "_deaf", "_deflates", "_descriptor", "_handshake", "_parser",
+        "_paused", "_queued", "_room", "_server", "transport",
     )  # fmt: skip
 
     kind = "websocket"
@@ -56,6 +58,8 @@ class Socket(Connection, asyncio.Protocol):
         self._parser = FrameParser()
         self._deflates = False  # permessage-deflate was agreed
         self._begun = 0.0  # loop time of the first octet of a message that is not whole yet; 0: there is none
+        self._deaf = False  # nothing is read: what has come is not carried out yet
+        self._room = CLOSING_BYTES  # that are still read once we have sent a close
         self._descriptor = -1  # the transport's; -1: nothing may be written to it but by the transport
         self._queued = True  # the transport may hold something unsent, which goes first
         self._paused = False  # the transport holds more than HIGH_WATER_BYTES
@@ -80,21 +84,7 @@ class Socket(Connection, asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Frames, once the handshake is over."""
         if self.stage is Stage.OPEN:
-            owner = self._owner
-            assert owner is not None
-            self.last_heard = asyncio.get_running_loop().time()
-            try:
-                for opcode, payload in self._parser.receive(data, owner.max_message_bytes):
-                    self._frame(opcode, payload)
-                    if opcode < frames.CLOSE:
-                        self._begun = 0.0
-                    if self._owner is None:  # closed by what it said
-                        return
-                if self._parser.held_bytes:
-                    owner.grew(self, len(data))
-                self._begun = (self._begun or self.last_heard) if self._parser.unfinished else 0.0
-            except FrameError as error:
-                self.close(error.code, error.reason)
+            self._receive(data)
         elif self.stage is Stage.HANDSHAKE:
             # RFC 6455, 4.1: a client sends nothing before the server's answer.
             assert self._handshake is not None
@@ -165,7 +155,7 @@ class Socket(Connection, asyncio.Protocol):
 
     def is_late(self, now: float) -> bool:
         """Whether a message is under way for longer than it may take; `now` in loop time."""
-        return self._inbox is None and 0 < self._begun < now - MESSAGE_SECONDS
+        return self._source is None and 0 < self._begun < now - MESSAGE_SECONDS
 
     def ping(self) -> None:
         """Ask the peer's protocol layer for a sign of life."""
@@ -179,8 +169,8 @@ class Socket(Connection, asyncio.Protocol):
         self._close_code = code
         self.transport.write(frames.build_close(code, reason))
         self.stage = Stage.CLOSING
-        self._inbox = None
-        self.transport.resume_reading()
+        self._drop()
+        self._pause(False)
         self._close_timer = asyncio.get_running_loop().call_later(CLOSE_SECONDS, self.abort, code)
         self._leave(code)
 
@@ -193,26 +183,41 @@ class Socket(Connection, asyncio.Protocol):
 
     # ---- within
 
-    def _carry_on(self, opcode: int, payload: bytes) -> None:
+    def _proceed(self) -> None:
         try:
-            self._frame(opcode, payload)
+            super()._proceed()
         except FrameError as error:
             self.close(error.code, error.reason)
 
-    def _listen(self) -> None:
-        if self._begun:  # meanwhile nothing was read: that was our time
-            self._begun = self.last_heard
-        if self.transport is not None and not self.transport.is_closing():
-            self.transport.resume_reading()
+    def _read(self, data: bytes) -> Iterator[tuple[int, bytes]]:
+        owner = self._owner
+        assert owner is not None
+        for frame in self._parser.receive(data, owner.max_message_bytes):
+            if frames.CONTINUATION < frame[0] < frames.CLOSE:
+                self._begun = 0.0
+            yield frame
+        if self._parser.unfinished:
+            owner.grew(self, len(data))
+            self._begun = self._begun or self.last_heard
+            yield frames.CONTINUATION, b""  # a frame that comes in many reads costs as much as many frames
 
-    def _frame(self, opcode: int, payload: bytes) -> None:
+    def _waits(self, opcode: int) -> bool:
+        # In order: what was said before a farewell is still carried out.
+        return frames.CONTINUATION < opcode <= frames.CLOSE
+
+    def _pause(self, paused: bool) -> None:
+        if paused is not self._deaf and self.transport is not None and not self.transport.is_closing():
+            self._deaf = paused
+            if paused:
+                self.transport.pause_reading()
+            else:
+                self.transport.resume_reading()
+
+    def _carry_out(self, opcode: int, payload: bytes) -> None:
         assert self._owner is not None and self.transport is not None
         self.pinged = False
-        if self._held and opcode <= frames.CLOSE:
-            # In order: what was said before a farewell is still carried out.
-            if self._inbox is None:
-                self.transport.pause_reading()  # what waits is then at most what had arrived
-            self._wait(opcode, payload)
+        if opcode == frames.CONTINUATION:
+            self._owner.counted_part(self)
         elif opcode <= frames.BINARY:
             self._owner.received(self, opcode, payload)
         elif opcode < frames.CLOSE:  # inflated only now: while it waited it was as small as it came
@@ -237,11 +242,17 @@ class Socket(Connection, asyncio.Protocol):
         """We have sent a close: only the peer's own still matters."""
         # What is no frame is thrown away: to end the transport amid what the peer sends would reset it, and take our
         # close frame away from a peer that has not read it yet.
+        self._room -= len(data)
         with contextlib.suppress(FrameError):
             for opcode, _ in self._parser.receive(data, CLOSING_BYTES):
                 if opcode == frames.CLOSE and self.transport is not None:
                     self.transport.close()
                     return
+                self._room -= CLOSING_FRAME_BYTES
+                if self._room <= 0:
+                    break
+        if self._room <= 0:
+            self._pause(True)  # it goes on as if it had not been told: its time ends soon
 
     def _finish(self, code: int) -> None:
         if self.stage is Stage.CLOSED:
@@ -254,7 +265,7 @@ class Socket(Connection, asyncio.Protocol):
         if self._handshake is not None:
             self._handshake.cancel()
             self._handshake = None
-        self._inbox = None
+        self._drop()
         self._leave(code)
 
     # ---- what the handshake says

@@ -54,7 +54,7 @@ async def sse(request: Request) -> Response:
     places = Places(asked, request.headers.get("last-event-id", ""))
     if asked:
         recover = {topic: place._asdict() for topic, place in places.recover.items()}
-        stream.say([orjson.dumps({"type": "SUBSCRIBE", "topics": asked, "recover": recover})])
+        stream.say(orjson.dumps({"type": "SUBSCRIBE", "topics": asked, "recover": recover}))
     answer = StreamingResponse(_events(stream, places), media_type="text/event-stream", headers=_HEADERS)
     return _shared(request, answer)
 

@@ -27,6 +27,7 @@ class House:
         self.heard: list[bytes] = []
         self.ended: list[int] = []
         self.grown = 0
+        self.parts = 0  # here, lines with nothing in them
 
     def received(self, _connection: Connection, opcode: int, payload: bytes) -> None:
         assert opcode == frames.TEXT
@@ -37,6 +38,9 @@ class House:
 
     def counted(self, _connection: Connection, _size: int) -> bool:
         raise AssertionError("there are no pings in a stream")
+
+    def counted_part(self, _connection: Connection) -> None:
+        self.parts += 1
 
     def deflate(self, data: bytes) -> bytes:
         raise AssertionError("a stream is sent as it is")
@@ -197,17 +201,17 @@ async def test_whoever_wants_a_sign_of_life_waits_no_longer_than_he_says() -> No
 @in_virtual_time
 async def test_what_it_says_waits_while_it_is_held_and_no_more_than_a_messages_worth() -> None:
     at = Streamed()
-    at.stream.say([b"1", b"2"])
+    at.stream.say(b"1\n2")
     at.stream.hold("test")
-    at.stream.say([b"3", b"4"])
+    at.stream.say(b"3\n\n4\n")
     assert at.house.heard == [b"1", b"2"]
     assert not at.stream.is_silent(0.5, 1)  # it is we who do not listen
     at.stream.release("test")
     assert at.house.heard == [b"1", b"2", b"3", b"4"]
     at.stream.hold("test")
-    at.stream.say([b"x" * 60])
+    at.stream.say(b"x" * 60)
     assert at.house.ended == []
-    at.stream.say([b"x" * 60, b"5"])
+    at.stream.say(b"x" * 60 + b"\n5")
     assert at.house.ended == [3013]
     at.stream.release("test")
     assert at.house.heard[-1] == b"4"
@@ -219,7 +223,7 @@ async def test_when_whoever_serves_it_goes_it_is_over() -> None:
     at = Streamed()
     at.stream.end()
     at.stream.end()
-    at.stream.say([b"1"])
+    at.stream.say(b"1")
     at.stream.close(3001, "too late")
     assert at.stream.send(text(1))
     assert (at.house.ended, at.house.heard, at.cuts) == ([1006], [], 0)

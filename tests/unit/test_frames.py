@@ -21,6 +21,7 @@ from gateway.core.frames import BINARY, CLOSE, CONTINUATION, DEFLATED, PING, PON
 
 MANY = 1 << 30
 Message = tuple[int, bytes]
+FRAGMENT: Message = (CONTINUATION, b"")  # what is told of one that does not end its message
 
 
 def from_client(opcode: int, payload: bytes, *, fin: bool = True) -> bytes:
@@ -51,7 +52,7 @@ def parse(
     messages: list[Message] = []
     try:
         for chunk in chunks:
-            messages.extend(parser.receive(chunk, max_bytes))
+            messages.extend(item for item in parser.receive(chunk, max_bytes) if item != FRAGMENT)
     except FrameError as error:
         return messages, error.code
     return messages, None

@@ -12,6 +12,7 @@ from gateway.core.rates import (
     BURST_SECONDS,
     DEBT_SECONDS,
     MESSAGE_PART_BYTES,
+    PARTS_A_MESSAGE,
     UNUSED,
     ClientRates,
     Meter,
@@ -63,6 +64,13 @@ def test_a_large_message_counts_for_several() -> None:
     meter = Meter()
     assert meter.message(RATES, 99 * MESSAGE_PART_BYTES, START) is Outcome.FINE
     assert meter.message(RATES, 0, START) is Outcome.REFUSED
+
+
+def test_parts_of_messages_count_for_a_fraction_each() -> None:
+    meter = Meter()
+    found = [meter.part(RATES, START) for _ in range(200 * PARTS_A_MESSAGE + 1)]
+    assert found.count(Outcome.FINE) == found.count(Outcome.REFUSED) == 100 * PARTS_A_MESSAGE
+    assert found[-1] is Outcome.ENOUGH
 
 
 def test_subscriptions_are_counted_by_topic_and_apart_from_messages() -> None:

@@ -9,12 +9,13 @@ import pytest
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
+from gateway.transport import request
 from gateway.transport.connection import Stage
-from gateway.transport.request import REQUEST_SECONDS, RequestProtocol
+from gateway.transport.request import REQUEST_SECONDS, SLICE_BYTES, RequestProtocol
 from gateway.transport.socket import MESSAGE_SECONDS
 from tests.raw import frame, text
 from tests.unit.test_failing import House, Wire, broken, refuse
-from tests.unit.virtual_time import in_virtual_time, later
+from tests.unit.virtual_time import in_virtual_time, later, quiet
 
 HEAD = b"GET / HTTP/1.1\r\nHost: localhost\r\n"
 
@@ -140,6 +141,49 @@ async def test_a_large_body_is_no_head() -> None:
 
 
 @in_virtual_time
+async def test_pipelined_requests_are_parsed_no_further_than_the_one_that_waits() -> None:
+    protocol, line = connected()
+    asked = HEAD + b"\r\n"
+    protocol.data_received(asked * 1000)
+    assert len(protocol.pipeline) <= SLICE_BYTES / len(asked) + 1
+    assert _is_paused(line)
+    protocol.data_received(asked)  # read already, by TLS perhaps
+    for _ in range(200):
+        if line.written.count(b"HTTP/1.1 200 ") == 1001:
+            break
+        assert len(protocol.pipeline) <= SLICE_BYTES / len(asked) + 1
+        await quiet()
+    assert line.written.count(b"HTTP/1.1 200 ") == 1001
+    assert not _is_paused(line)
+    protocol.connection_lost(None)
+
+
+@pytest.mark.parametrize("size", [1, 5000])
+@in_virtual_time
+async def test_a_body_of_any_chunks_is_parsed_in_turns(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(request, "TURN_SECONDS", 0.0)
+    protocol, line = connected()
+    chunk = b"%x\r\n%s\r\n" % (size, b"x" * size)
+    count = 100_000 // len(chunk)
+    protocol.data_received(HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + chunk * count + b"0\r\n\r\n" + HEAD + b"\r\n")
+    assert _is_paused(line)
+    await quiet()
+    assert line.written.count(b"HTTP/1.1 200 ") == 2
+    assert not _is_paused(line)
+    protocol.connection_lost(None)
+
+
+@in_virtual_time
+async def test_a_connection_that_ends_is_parsed_no_further() -> None:
+    protocol, line = connected()
+    protocol.data_received((HEAD + b"\r\n") * 1000)
+    line.closed = True
+    protocol.connection_lost(None)
+    await quiet()
+    assert line.written.count(b"HTTP/1.1 200 ") <= 1
+
+
+@in_virtual_time
 async def test_a_whole_request_is_answered_and_ends_its_deadline() -> None:
     protocol, line = connected()
     for _ in range(3):
@@ -148,6 +192,10 @@ async def test_a_whole_request_is_answered_and_ends_its_deadline() -> None:
     assert line.written.count(b"HTTP/1.1 200 ") == 3
     assert not line.is_closing()
     protocol.connection_lost(None)
+
+
+def _is_paused(line: Line) -> bool:
+    return not line.reading
 
 
 LONG = text({"type": "x" * 200})
