@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
 from functools import cache
 from typing import Any, Final
@@ -72,6 +72,11 @@ class Clients:
         self._status = status
         self._now_ms = now_ms
         self.limits = Limits(settings, outbox, metrics)
+        self._told_limits: Mapping[str, protocol.Json] = {
+            "messageBytes": settings.max_message_bytes, "topics": settings.max_client_topics,
+            "messagesPerSecond": settings.client_messages_per_second,
+            "subscriptionsPerSecond": settings.client_subscriptions_per_second,
+        }  # fmt: skip
         self._log = logger()
         self.event_streams = EventStreams()
         self._open: dict[str, Connection] = {}
@@ -102,7 +107,12 @@ class Clients:
         self._metrics.opens.inc()
         self._log.debug("client opened", client=client_id, ip=ip, user=identity.user)
         welcome = replies.welcome(
-            client_id, self._settings.node, __version__, int(self._settings.ping_seconds * 1000), self._outbox.time()
+            client_id,
+            self._settings.node,
+            __version__,
+            int(self._settings.ping_seconds * 1000),
+            self._told_limits,
+            self._outbox.time(),
         )
         self._memberships.admit(connection, welcome)
 

@@ -31,9 +31,9 @@ def initial(text: bytes) -> bytes:
     return text[:-1] + b',"initialData":true}'
 
 
-def welcome(client_id: str, node: str, version: str, ping_ms: int, timestamp: str) -> bytes:
-    """The first message on a socket."""
-    about = {"clientId": client_id, "node": node, "version": version, "pingMs": ping_ms}
+def welcome(client_id: str, node: str, version: str, ping_ms: int, limits: Mapping[str, Json], timestamp: str) -> bytes:
+    """The first message on a socket. `limits`: what one client may send, so that it can keep to it."""
+    about = {"clientId": client_id, "node": node, "version": version, "pingMs": ping_ms, "limits": limits}
     return system("welcome", about, timestamp)
 
 

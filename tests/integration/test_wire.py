@@ -63,7 +63,12 @@ async def test_the_first_message_is_a_welcome(node: Node, connect: Connect) -> N
     client_id = welcome["data"].pop("clientId")
     assert welcome == {
         "type": "SYSTEM", "topic": "system", "action": "welcome",
-        "data": {"node": "n1", "version": __version__, "pingMs": 25000},
+        "data": {
+            "node": "n1", "version": __version__, "pingMs": 25000,
+            "limits": {
+                "messageBytes": 1 << 20, "topics": 5000, "messagesPerSecond": 100, "subscriptionsPerSecond": 1500,
+            },
+        },
     }  # fmt: skip
     assert re.fullmatch(r"n1\.[0-9a-f]{8}\.\d+", client_id)
 

@@ -95,10 +95,10 @@ export function make(options = {}) {
 }
 
 /** A client that is connected. */
-export async function connected(options) {
+export async function connected(options, welcome) {
   const made = make(options);
   made.gateway.connect();
-  socket().welcome();
+  socket().welcome(welcome);
   await turns();
   return made;
 }

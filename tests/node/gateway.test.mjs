@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { afterEach, beforeEach, mock, test } from "node:test";
-import { Closed, Disconnected, NoAnswer, Refused, TooSlow } from "../../gateway/static/client/gateway.js";
+import { Closed, Disconnected, NoAnswer, Refused, TooLarge, TooSlow } from "../../gateway/static/client/gateway.js";
 import { connected, make, notebook, pass, Socket, socket, turns } from "./cluster.mjs";
 
 beforeEach(() => {
@@ -70,6 +70,7 @@ test("a subscription is one on the wire, until the last of its hearers has left"
   const { gateway } = await connected();
   const [first, second] = [notebook(), notebook()];
   const one = gateway.subscribe("t", first.handlers);
+  await turns();
   socket().subscribed();
   const two = gateway.subscribe("t", second.handlers);
   await turns();
@@ -81,6 +82,7 @@ test("a subscription is one on the wire, until the last of its hearers has left"
   socket().data("t", 2);
   two.close();
   two.close();
+  await turns();
   assert.deepEqual(socket().frames("UNSUBSCRIBE").map(({ topics }) => topics), [["t"]]);
   socket().data("t", 3);
   assert.deepEqual(first.heard, ["subscribed", 1, "ended"]);
@@ -92,6 +94,7 @@ test("a last value that comes back with the connection is for everybody", async 
   const { gateway } = await connected();
   const note = notebook();
   gateway.subscribe("t", note.handlers);
+  await turns();
   socket().subscribed();
   socket().cut();
   await pass(1_000);
@@ -106,6 +109,7 @@ test("a hearer added while offline gets the last value though the others recover
   const { gateway } = await connected();
   const [first, second] = [notebook(), notebook()];
   gateway.subscribe("t", first.handlers);
+  await turns();
   socket().subscribed({ t: at(1) });
   socket().cut();
   gateway.subscribe("t", second.handlers);
@@ -129,6 +133,7 @@ test("gaps and presence come where they belong", async () => {
   const { gateway } = await connected();
   const note = notebook();
   gateway.subscribe("t", note.handlers);
+  await turns();
   socket().subscribed({ t: at(5) });
   socket().say({ type: "PRESENCE", topic: "t", count: 2, joined: [{ user: "ann" }], left: [] });
   socket().say({ type: "SYSTEM", action: "gap", data: { topics: ["t", "unknown"] } });
@@ -185,6 +190,7 @@ test("of many topics, one that is refused harms no other", async () => {
 test("a temporary refusal is asked again later", async () => {
   const { gateway } = await connected();
   gateway.subscribe("t");
+  await turns();
   socket().refuse(5030, { inReplyTo: socket().last("SUBSCRIBE").requestId, temporary: true });
   await turns();
   assert.equal(socket().frames("SUBSCRIBE").length, 1);
@@ -196,8 +202,10 @@ test("a name that the acknowledgement leaves out is no topic; one taken away end
   const { gateway } = await connected();
   const [bad, taken] = [notebook(), notebook()];
   gateway.subscribe("no topic", bad.handlers);
+  await turns();
   socket().subscribed({}, []);
   gateway.subscribe("taken", taken.handlers);
+  await turns();
   socket().subscribed();
   socket().say({ type: "SYSTEM", action: "unsubscribed", data: { topics: ["taken"], reason: "by the operator" } });
   assert.deepEqual(bad.heard, ["ended: 4004 no such topic: no topic"]);
@@ -427,6 +435,7 @@ test("a connection that was given up is not listened to", async () => {
   const { gateway } = await connected();
   const note = notebook();
   gateway.subscribe("t", note.handlers);
+  await turns();
   socket().subscribed();
   const old = socket();
   gateway.reconnect();
@@ -451,6 +460,7 @@ test("a caller's fault is reported and stops nothing", async () => {
   const note = notebook();
   gateway.subscribe("t", { onData: () => { throw new Error("the caller's"); } });
   gateway.subscribe("t", note.handlers);
+  await turns();
   socket().subscribed();
   socket().data("t", 1);
   assert.deepEqual(note.heard.at(-1), 1);
@@ -575,4 +585,420 @@ test("what cannot be loaded is done without", async () => {
   socket().welcome();
   await turns();
   assert.equal(gateway.state, "connected");
+});
+
+// ---- what is subscribed to, closed and subscribed to again
+
+const sentFor = (...types) => socket().sent.filter(({ type }) => types.includes(type)).map(({ type, topics }) => `${type} ${topics}`);
+
+test("subscribe, close and subscribe in one turn is one SUBSCRIBE", async () => {
+  const { gateway } = await connected();
+  const [first, second] = [notebook(), notebook()];
+  gateway.subscribe("t", first.handlers).close();
+  gateway.subscribe("t", second.handlers);
+  await turns();
+  assert.deepEqual(sentFor("SUBSCRIBE", "UNSUBSCRIBE"), ["SUBSCRIBE t"]);
+  socket().subscribed({ t: at(1) });
+  socket().data("t", "a", at(2));
+  assert.deepEqual(first.heard, ["ended"]);
+  assert.deepEqual(second.heard, ["subscribed", "a"]);
+});
+
+test("a topic that is subscribed to and left in one turn is not asked for", async () => {
+  const { gateway } = await connected();
+  gateway.subscribe("t").close();
+  await turns();
+  assert.deepEqual(socket().sent, []);
+});
+
+test("a topic that is left while its SUBSCRIBE is on the way is left upon the answer", async () => {
+  const { gateway } = await connected();
+  gateway.subscribe("t");
+  const stays = gateway.subscribe("other");
+  await turns();
+  gateway.unsubscribe("t");
+  await pass(1_000); // no answer yet
+  assert.deepEqual(sentFor("SUBSCRIBE", "UNSUBSCRIBE"), ["SUBSCRIBE t,other", "SUBSCRIBE t,other"]);
+  socket().subscribed();
+  socket().subscribed(); // the second answer, to what was sent again
+  await turns();
+  assert.deepEqual(sentFor("UNSUBSCRIBE"), ["UNSUBSCRIBE t"]);
+  assert.equal(stays.state, "subscribed");
+});
+
+test("a hearer that comes while another's SUBSCRIBE is on the way is told only upon its own", async () => {
+  const { gateway } = await connected();
+  const [first, second] = [notebook(), notebook()];
+  const one = gateway.subscribe("t", first.handlers);
+  await turns();
+  one.close();
+  await turns();
+  gateway.subscribe("t", second.handlers);
+  await turns();
+  assert.deepEqual(sentFor("SUBSCRIBE", "UNSUBSCRIBE"), ["SUBSCRIBE t"]);
+  socket().subscribed({ t: at(1) });
+  await turns();
+  assert.deepEqual(second.heard, []);
+  socket().data("t", "last value", { initialData: true });
+  socket().subscribed({ t: at(1) });
+  socket().data("t", "a", at(2));
+  assert.deepEqual(sentFor("SUBSCRIBE", "UNSUBSCRIBE"), ["SUBSCRIBE t", "SUBSCRIBE t"]);
+  assert.deepEqual(second.heard, ["last value", "subscribed", "a"]);
+});
+
+test("close and subscribe in one turn leaves the topic subscribed: nothing is lost between", async () => {
+  const { gateway } = await connected();
+  const second = notebook();
+  const one = gateway.subscribe("t");
+  await turns();
+  socket().subscribed({ t: at(1) });
+  one.close();
+  gateway.subscribe("t", second.handlers);
+  await turns();
+  assert.deepEqual(sentFor("SUBSCRIBE", "UNSUBSCRIBE"), ["SUBSCRIBE t", "SUBSCRIBE t"]);
+  socket().data("t", "a", at(2));
+  socket().subscribed({ t: at(2) });
+  socket().data("t", "b", at(3));
+  assert.deepEqual(second.heard, ["a", "subscribed", "b"]);
+});
+
+test("what is closed while offline is forgotten, its place too", async () => {
+  const { gateway } = await connected();
+  const one = gateway.subscribe("t");
+  await turns();
+  socket().subscribed({ t: at(1) });
+  socket().cut();
+  one.close();
+  const note = notebook();
+  gateway.subscribe("t", note.handlers);
+  await pass(1_000);
+  socket().welcome();
+  await turns();
+  assert.equal(socket().last("SUBSCRIBE").recover, undefined);
+  socket().subscribed({ t: at(9) });
+  assert.deepEqual(note.heard, ["subscribed"]);
+});
+
+test("another history in a second acknowledgement is a gap before its first message", async () => {
+  const { gateway } = await connected();
+  const note = notebook();
+  gateway.subscribe("t", note.handlers);
+  await turns();
+  socket().subscribed({ t: at(5) });
+  gateway.subscribe("t");
+  await turns();
+  socket().subscribed({ t: { epoch: "f", offset: 1 } });
+  socket().data("t", "a", { epoch: "f", offset: 2 });
+  assert.deepEqual(note.heard, ["subscribed", "gap: the history began anew", "a"]);
+});
+
+test("a topic that its second hearer may not hear any more ends for all, and is left", async () => {
+  const { gateway } = await connected();
+  const note = notebook();
+  gateway.subscribe("t", note.handlers);
+  await turns();
+  socket().subscribed();
+  gateway.subscribe("t");
+  await turns();
+  socket().refuse(4012, { requestId: socket().last("SUBSCRIBE").requestId });
+  assert.deepEqual(note.heard.at(-1), "ended: 4012 refused with 4012");
+  assert.deepEqual(sentFor("UNSUBSCRIBE"), ["UNSUBSCRIBE t"]);
+});
+
+test("what a callback does in the midst of an answer is respected", async () => {
+  const { gateway } = await connected();
+  const note = notebook();
+  gateway.subscribe("a", { onState: (state) => state === "subscribed" && gateway.reconnect(0) });
+  gateway.subscribe("b", note.handlers);
+  await turns();
+  socket().subscribed({ b: at(1) });
+  assert.deepEqual(note.heard, [], "its connection was given up before it was told");
+  await pass(10);
+  const before = Socket.all.length;
+  gateway.addEventListener("state", ({ detail }) => detail.state === "connected" && gateway.close());
+  socket().welcome();
+  await turns();
+  assert.deepEqual([gateway.state, socket().sent.length, Socket.all.length], ["closed", 0, before]);
+});
+
+test("what was subscribed to in a turn is asked for before what is said in it", async () => {
+  const { gateway } = await connected();
+  gateway.subscribe("t");
+  gateway.publish("t", 1).catch(() => {});
+  assert.deepEqual(socket().sent.map(({ type }) => type), ["SUBSCRIBE", "PUBLISH"]);
+});
+
+// ---- the server's limits
+
+/** Answer every SUBSCRIBE as it comes, until none is left; gives the frames. */
+async function answerAll() {
+  await turns();
+  for (let at = 0; at < socket().frames("SUBSCRIBE").length; at++) {
+    const { topics, requestId } = socket().frames("SUBSCRIBE")[at];
+    socket().say({ type: "ACKNOWLEDGMENT", operation: "subscribe", topics, requestId });
+    await turns();
+  }
+  return socket().frames("SUBSCRIBE");
+}
+
+const octets = (frame) => Buffer.byteLength(JSON.stringify(frame));
+
+for (const messageBytes of [1_024, 65_536, 1 << 20]) {
+  test(`thousands of topics are asked for in frames that the server takes: ${messageBytes}`, async () => {
+    const names = Array.from({ length: 5_000 }, (_, n) => `contest-chat:${n}:${"ü".repeat(80)}`);
+    const { gateway } = make();
+    const subscriptions = names.map((name) => gateway.subscribe(name));
+    gateway.connect();
+    socket().welcome({ limits: { messageBytes, subscriptionsPerSecond: 1_500 } });
+    await turns();
+    assert.ok(socket().sent.reduce((sum, frame) => sum + octets(frame), 0) <= Math.min(messageBytes, 60_000), "at once");
+    const frames = await answerAll();
+    assert.deepEqual(frames.flatMap(({ topics }) => topics), names);
+    assert.ok(frames.every((frame) => octets(frame) <= Math.min(messageBytes, 60_000)));
+    assert.ok(subscriptions.every(({ state }) => state === "subscribed"));
+    gateway.reconnect(0);
+    await pass(10);
+    socket().welcome({ limits: { messageBytes, subscriptionsPerSecond: 1_500 } });
+    assert.deepEqual((await answerAll()).flatMap(({ topics }) => topics), names);
+    names.forEach((name) => gateway.unsubscribe(name));
+    await turns();
+    assert.deepEqual(socket().frames("UNSUBSCRIBE").flatMap(({ topics }) => topics), names);
+    assert.ok(socket().sent.every((frame) => octets(frame) <= messageBytes));
+  });
+}
+
+test("subscriptions keep to the server's rate, and nothing else waits for them", async () => {
+  const { gateway } = make();
+  for (let n = 0; n < 30; n++) gateway.subscribe(`t${n}`);
+  gateway.connect();
+  socket().welcome({ limits: { subscriptionsPerSecond: 1 } });
+  const asked = () => socket().frames("SUBSCRIBE").flatMap(({ topics }) => topics).length;
+  await answerAll();
+  assert.equal(asked(), 9);
+  gateway.publish("t", 1).catch(() => {});
+  assert.equal(socket().frames("PUBLISH").length, 1);
+  for (let second = 1; second < 40; second++) {
+    await pass(1_000);
+    await answerAll();
+    assert.ok(asked() <= 10 + second);
+  }
+  assert.equal(asked(), 30);
+});
+
+test("a server that counts otherwise is asked again when its rate allows it", async () => {
+  const { gateway } = await connected({}, { limits: { subscriptionsPerSecond: 10 } });
+  for (let n = 0; n < 50; n++) gateway.subscribe(`t${n}`);
+  await turns();
+  socket().refuse(4029, { inReplyTo: socket().last("SUBSCRIBE").requestId, temporary: true });
+  await pass(5_000);
+  assert.equal(socket().frames("SUBSCRIBE").length, 1);
+  await pass(6_000);
+  assert.equal(socket().frames("SUBSCRIBE").length, 2);
+});
+
+test("what is larger than the server takes is not sent, and said so", async () => {
+  const { gateway } = await connected({}, { limits: { messageBytes: 1_024 } });
+  const large = "ü".repeat(500);
+  for (const asked of [gateway.publish("t", large), gateway.request("t", large), gateway.command("t", "a", large)]) {
+    await assert.rejects(asked, (error) => error instanceof TooLarge && /10\d\d bytes.* 1024/.test(error.message));
+  }
+  await assert.rejects(gateway.subscribe("t".repeat(2_000)).ready, TooLarge);
+  assert.deepEqual(socket().sent, []);
+  gateway.publish("t", "ü".repeat(450)).catch(() => {});
+  assert.equal(socket().sent.length, 1);
+});
+
+test("a value that is no JSON is refused at once", async () => {
+  const { gateway } = make();
+  await assert.rejects(gateway.publish("t", 1n), TypeError);
+});
+
+test("a server that cuts each connection after its welcome is come back to ever more slowly", async () => {
+  const { gateway, states } = make();
+  gateway.subscribe("t");
+  gateway.connect();
+  for (let n = 0; n < 6; n++) {
+    socket().welcome();
+    await turns();
+    socket().cut(1009, "too large");
+    await pass(10_000);
+  }
+  const waits = states.filter(({ state }) => state === "waiting").map(({ waitMs }) => waitMs);
+  assert.deepEqual(waits, [500, 1_000, 2_000, 4_000, 8_000, 10_000]);
+  socket().welcome();
+  await turns();
+  socket().subscribed();
+  await turns();
+  socket().cut();
+  assert.equal(states.at(-1).waitMs, 500, "once all was as it should be it begins anew");
+});
+
+// ---- an address that cannot be had
+
+test("an address that cannot be had is a failed attempt like any other", async () => {
+  class Unwilling extends Socket {
+    constructor(url) {
+      if (url.includes("unwilling")) throw new SyntaxError("not this one");
+      super(url);
+    }
+  }
+  const hangs = new Promise(() => {});
+  const answers = [
+    () => { throw new Error("no list yet"); }, () => Promise.reject(new Error("HTTP 503")), () => "http://[", () => "ws://unwilling/ws",
+    () => undefined, () => hangs, async () => "https://site.example/realtime/ws",
+  ];
+  const { gateway, states } = make({ WebSocket: Unwilling, fallback: null });
+  const client = new gateway.constructor(() => answers.shift()(), { WebSocket: Unwilling, fallback: async () => { throw 0; } });
+  client.addEventListener("state", ({ detail }) => states.push(detail));
+  const ready = client.connect();
+  while (!Socket.all.length) await pass(1_000);
+  assert.equal(socket().url, "wss://site.example/realtime/ws");
+  socket().welcome();
+  await ready;
+  const reasons = states.filter(({ state }) => state === "waiting").map(({ reason }) => reason);
+  assert.deepEqual([reasons[0], reasons[1], reasons[3], reasons[5]], [
+    "cannot connect: no list yet", "cannot connect: HTTP 503", "cannot connect: not this one", "no welcome",
+  ]);
+  assert.equal(reasons.length, 6);
+});
+
+test("an address that comes too late opens no connection", async () => {
+  const waiting = [];
+  const { gateway } = make();
+  const client = new gateway.constructor(() => new Promise((resolve) => waiting.push(resolve)), { WebSocket: Socket });
+  client.connect();
+  client.connect();
+  assert.equal(waiting.length, 1);
+  await pass(10_000);
+  await pass(1_000);
+  assert.equal(waiting.length, 2);
+  waiting[0]("ws://late/ws");
+  await turns();
+  assert.equal(Socket.all.length, 0);
+  client.close();
+  waiting[1]("ws://closed/ws");
+  await turns();
+  assert.equal(Socket.all.length, 0);
+});
+
+test("where the address failed, or the token, the WebSocket is not to blame", async () => {
+  let tries = 0;
+  const getToken = () => { if (tries++ < 2) throw new Error("not yet"); return "jwt"; };
+  const { gateway, loads } = withFallback({ getToken });
+  gateway.connect();
+  for (let n = 0; n < 2; n++) {
+    socket().welcome();
+    await pass(2_000);
+  }
+  assert.ok(!socket().other);
+  assert.equal(loads.mock.callCount(), 0);
+});
+
+// ---- tokens
+
+for (const none of [null, undefined, ""]) {
+  test(`who has no token (${JSON.stringify(none)}) goes on without`, async () => {
+    const { gateway, names } = make({ getToken: async () => none });
+    const ready = gateway.connect();
+    socket().welcome();
+    await ready;
+    assert.deepEqual(names(), ["connecting", "connected"]);
+    assert.deepEqual(socket().frames("AUTH"), []);
+  });
+}
+
+for (const [what, answer] of [["never comes", () => new Promise(() => {})], ["is no text", () => 7], ["fails oddly", () => Promise.reject()]]) {
+  test(`a token that ${what} is asked for again with the next try`, async () => {
+    let asked = 0;
+    const { gateway } = make({ getToken: () => (asked++ ? "jwt" : answer()) });
+    gateway.connect();
+    socket().welcome();
+    await pass(10_000);
+    await pass(1_000);
+    socket().welcome();
+    await turns();
+    socket().authenticate();
+    await turns();
+    assert.equal(gateway.state, "authenticated");
+  });
+}
+
+test("a refused token is replaced; only one refusal after the other ends the client", async () => {
+  const tokens = ["old", "new", "bad", "bad", "bad"];
+  const { gateway, states } = make({ getToken: () => tokens.shift() });
+  const ready = gateway.connect();
+  const refuse = async () => {
+    socket().welcome();
+    await turns();
+    socket().refuse(4401, { reason: "token_expired" });
+    await pass(5_000);
+  };
+  await refuse();
+  socket().welcome();
+  await turns();
+  assert.equal(socket().last("AUTH").authToken, "new");
+  socket().authenticate();
+  await ready;
+  socket().cut();
+  await pass(5_000);
+  await refuse();
+  await refuse();
+  assert.notEqual(gateway.state, "closed");
+  await refuse();
+  assert.deepEqual(states.at(-1), { state: "closed", code: 4401, reason: "token_expired" });
+});
+
+test("a server that cannot tell whether a token is good is asked again, as often as it takes", async () => {
+  const { gateway } = make({ token: "jwt" });
+  gateway.connect();
+  for (let n = 0; n < 5; n++) {
+    socket().welcome();
+    await turns();
+    socket().refuse(5030, { temporary: true });
+    await pass(10_000);
+  }
+  socket().welcome();
+  await turns();
+  socket().authenticate();
+  await turns();
+  assert.equal(gateway.state, "authenticated");
+});
+
+test("a refresh that never comes does not stop the next one, nor the next connection's", async () => {
+  const answers = [jwt(100), new Promise(() => {}), jwt(200), new Promise(() => {}), jwt(300), jwt(400)];
+  const { gateway } = make({ getToken: () => answers.shift() });
+  gateway.connect();
+  socket().welcome();
+  await turns();
+  socket().authenticate();
+  await pass(75_000);
+  await pass(10_000);
+  await pass(5_000);
+  assert.equal(socket().frames("AUTH").length, 2);
+  socket().authenticate();
+  await turns();
+  socket().say({ type: "SYSTEM", action: "token_expiring", data: {} }); // never comes
+  socket().cut(3005, "token expired");
+  await pass(1_000);
+  socket().welcome();
+  await turns();
+  socket().authenticate();
+  await turns();
+  socket().say({ type: "SYSTEM", action: "token_expiring", data: {} });
+  await turns();
+  assert.equal(socket().frames("AUTH").length, 2);
+});
+
+test("no token, when one is to be replaced, leaves the old one", async () => {
+  const answers = [jwt(100), null, jwt(200)];
+  const { gateway } = make({ getToken: () => answers.shift() });
+  gateway.connect();
+  socket().welcome();
+  await turns();
+  socket().authenticate();
+  await pass(76_000);
+  assert.equal(socket().frames("AUTH").length, 1);
+  await pass(5_000);
+  assert.equal(socket().frames("AUTH").length, 2);
+  assert.equal(gateway.state, "authenticated");
 });

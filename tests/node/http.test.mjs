@@ -86,6 +86,52 @@ test("it speaks in order, one request at a time, with all that waits", async () 
   assert.equal(posts[2].body, "n1.b.1.key\nd");
 });
 
+test("what waits goes in as many requests as the server's limit needs", async () => {
+  const { socket } = await open();
+  source().say(OPEN);
+  socket.maxBytes = 20;
+  ["first", "üüü", "üüü", "üüü", "x".repeat(50), "last"].forEach((text) => socket.send(text));
+  const bodies = [];
+  for (let at = 0; at < posts.length; at++) {
+    bodies.push(posts[at].body.split("\n").slice(1));
+    posts[at].answer(204);
+    await turns();
+  }
+  assert.deepEqual(bodies, [["first"], ["üüü", "üüü"], ["üüü"], ["x".repeat(50)], ["last"]]);
+});
+
+test("what was too much at once is said in smaller requests, and what is too large alone ends it with 1009", async () => {
+  const { socket, heard } = await open();
+  source().say(OPEN);
+  ["0", "a", "b", "c", "d", "x".repeat(10)].forEach((text) => socket.send(text));
+  const taken = [];
+  for (let at = 0; at < posts.length; at++) {
+    const messages = posts[at].body.split("\n").slice(1);
+    const fits = messages.join("\n").length <= 5;
+    if (fits) taken.push(...messages);
+    posts[at].answer(fits ? 204 : 413);
+    await turns();
+  }
+  assert.deepEqual(taken, ["0", "a", "b", "c", "d"]);
+  assert.deepEqual(heard, [{ code: 1009, reason: "a message is larger than the server takes" }]);
+});
+
+for (const [address, sse] of [
+  ["wss://site/realtime/ws", "https://site/realtime/sse"], ["wss://site/realtime/ws/?avoid=n1", "https://site/realtime/sse?avoid=n1"],
+  ["ws://site/api/v69/ws", "http://site/sse"], ["wss://site:1/a/b/api/v69/ws", "https://site:1/a/b/sse"], ["wss://site", "https://site/sse"],
+]) {
+  test(`requests go beside the WebSocket: ${address}`, async () => {
+    const { socket } = await open(address);
+    assert.equal(source().url, sse);
+    source().onerror();
+    assert.equal(posts[0].url, sse.replace("/sse", "/poll"));
+    posts[0].answer(200, JSON.stringify(OPEN));
+    await turns();
+    socket.send("a");
+    assert.equal(posts.at(-1).url, sse.replace("/sse", "/say"));
+  });
+}
+
 for (const [how, end] of [["refused", (sent) => sent.answer(410)], ["lost", (sent) => sent.fail()]]) {
   test(`a message that is ${how} is the end: nobody knows what was heard`, async () => {
     const { socket, heard } = await open();

@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
-import { Backoff, Heartbeat, Place, refreshMs } from "../../gateway/static/client/gateway.js";
+import { Backoff, batches, Heartbeat, Pace, Place, refreshMs } from "../../gateway/static/client/gateway.js";
 
 const logic = JSON.parse(readFileSync(new URL("../client_logic.json", import.meta.url), "utf8"));
 
@@ -32,6 +32,23 @@ test("each wait is anywhere between nothing and a bound that doubles up to the c
   assert.equal(backoff.ms(told_ms), told_ms);
   backoff.reset();
   assert.equal(backoff.ms(), waits_ms[0]);
+});
+
+for (const { name, topics, recover = {}, most, sizes } of logic.batches) {
+  test(`batches: ${name}`, () => {
+    const made = [...batches(topics, (topic) => recover[topic] ?? null, ...most)];
+    assert.deepEqual(made.map(({ length }) => length), sizes);
+    assert.deepEqual(made.flat(), topics);
+  });
+}
+
+test("the server's rate is kept to", () => {
+  const pace = new Pace(logic.pace.per_second);
+  assert.equal(pace.most, logic.pace.most);
+  for (const [step, ...given] of logic.pace.steps) {
+    if (step === "ms") assert.equal(Math.round(pace.ms(given[0], given[1])), given[2], `${given}`);
+    else pace[step](...given);
+  }
 });
 
 test("so many pings without a sign of life are enough", () => {

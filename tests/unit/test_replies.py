@@ -17,9 +17,9 @@ NOW = "2026-01-31T12:00:00.000Z"
     ("encoded", "text"),
     [
         (
-            replies.welcome("web.f00d.1", "web", "0.1.0", 25000, NOW),
+            replies.welcome("web.f00d.1", "web", "0.1.0", 25000, {"messageBytes": 1024}, NOW),
             b'{"type":"SYSTEM","topic":"system","action":"welcome","data":{"clientId":"web.f00d.1","node":"web",'
-            b'"version":"0.1.0","pingMs":25000},"timestamp":"2026-01-31T12:00:00.000Z"}',
+            b'"version":"0.1.0","pingMs":25000,"limits":{"messageBytes":1024}},"timestamp":"2026-01-31T12:00:00.000Z"}',
         ),
         (
             replies.authenticated(NOW),

@@ -5,7 +5,7 @@ import { readFileSync, writeFileSync } from "node:fs";
 
 const at = (name) => new URL(name, import.meta.url);
 const names = [];
-const body = readFileSync(at("gateway.js"), "utf8").replace(/^export ((?:class|function) (\w+))/gm, (_, rest, name) => {
+const body = readFileSync(at("gateway.js"), "utf8").replace(/^export ((?:class|function\*?) (\w+))/gm, (_, rest, name) => {
   names.push(name);
   return rest;
 });

@@ -100,7 +100,7 @@ export interface Timing {
   ackMs: number;
   /** any answer (10000) */
   answerMs: number;
-  /** until the server's welcome (10000) */
+  /** until there is an address, a connection and the server's welcome (10000) */
   openMs: number;
   /** a sign of life, after the network changed or the machine slept (5000) */
   probeMs: number;
@@ -109,8 +109,11 @@ export interface Timing {
 export interface Options {
   /** A token that never changes. */
   token?: string;
-  /** Gives a token; asked at each connection, and before the last one ends. */
-  getToken?(): string | Promise<string>;
+  /**
+   * Gives a token; asked at each connection, and before the last one ends. It has 10 s (`answerMs`). None (null) goes on
+   * without: as the user of the cookie, or as an anonymous client. After a failure it is asked again with the next try.
+   */
+  getToken?(): string | null | undefined | Promise<string | null | undefined>;
   timing?: Partial<Timing>;
   /** The WebSocket class, where there is no global one. */
   WebSocket?: new (url: string) => any;
@@ -128,8 +131,11 @@ export interface GatewayEvents {
 
 /** One socket to the cluster, opened again whenever it is lost, and all that goes over it. */
 export class Gateway extends EventTarget {
-  /** `url`: ws:, wss:, http:, https: or relative to the page; a function is asked before each connection. */
-  constructor(url: string | URL | (() => string | URL), options?: Options);
+  /**
+   * `url`: ws:, wss:, http:, https: or relative to the page; a function is asked before each connection, and may give a
+   * promise. One that fails is a failed attempt: event `state`, `waiting`, with the reason.
+   */
+  constructor(url: string | URL | (() => string | URL | Promise<string | URL>), options?: Options);
   readonly state: State;
   /** The node that serves this connection. */
   readonly node: string;
@@ -149,7 +155,7 @@ export class Gateway extends EventTarget {
   unsubscribe(topic: string): void;
   /** Hear a topic in a loop. Throws `TooSlow` when more than `limit` (10000) events wait, `Refused`, or `Closed`. */
   topic<Data = any>(topic: string, options?: { limit?: number }): Topic<Data>;
-  /** Its place if the topic has history. Rejects with `Refused`, `NoAnswer`, `Disconnected` or `Closed`, as the others. */
+  /** Its place if the topic has history. Rejects with `Refused`, `TooLarge`, `NoAnswer`, `Disconnected` or `Closed`, as the others. */
   publish(
     topic: string,
     data: Json,
@@ -186,6 +192,9 @@ export class NoAnswer extends GatewayError {}
 
 /** The socket was lost before the answer; what was asked may have been done or not. */
 export class Disconnected extends GatewayError {}
+
+/** The message is larger than the server takes. It was not sent. */
+export class TooLarge extends GatewayError {}
 
 /** More events waited in a loop over a topic than it may hold; it has ended. */
 export class TooSlow extends GatewayError {}

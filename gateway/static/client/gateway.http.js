@@ -8,6 +8,7 @@ let held = !globalThis.EventSource; // event streams do not come through here, s
 /** Server-Sent Events, or long polling where those do not come through; what is said goes by POST. */
 export class HttpSocket {
   readyState = 0;
+  maxBytes = 1 << 20; // of the messages of one request, as the server says it
   #url;
   #name = ""; // the stream's, which whoever speaks in it must know
   #waiting = [];
@@ -87,13 +88,23 @@ export class HttpSocket {
 
   // ---- speaking
 
-  /** One request at a time, with all that waits. Of one that failed nobody knows what was heard: it is the end. */
+  /**
+   * One request at a time, with as much of what waits as the server takes. When one fails it is unknown what was
+   * carried out, so the connection ends; except 413: nothing was, and a smaller request may pass.
+   */
   async #speak() {
     this.#speaking = true;
     try {
       while (this.#waiting.length && this.readyState === 1) {
-        const { status } = await this.#post("/say", [this.#name, ...this.#waiting.splice(0)].join("\n"));
-        if (status !== 204) throw new Error(`a message was answered with ${status}`);
+        const messages = this.#next();
+        const { status } = await this.#post("/say", [this.#name, ...messages].join("\n"));
+        if (status === 413) {
+          if (messages.length === 1) return this.#end(1009, "a message is larger than the server takes");
+          this.maxBytes = size(messages) / 2;
+          this.#waiting.unshift(...messages);
+        } else if (status !== 204) {
+          throw new Error(`a message was answered with ${status}`);
+        }
       }
     } catch (error) {
       this.#end(1006, error.message);
@@ -102,11 +113,19 @@ export class HttpSocket {
     }
   }
 
+  /** What goes into one request: at least one message. */
+  #next() {
+    let count = 1, room = this.maxBytes - size([this.#waiting[0]]);
+    while (count < this.#waiting.length && (room -= size([this.#waiting[count]])) >= 0) count++;
+    return this.#waiting.splice(0, count);
+  }
+
   // ---- both
 
+  /** The address beside that of the WebSocket: `/realtime/ws` and `/realtime/sse`. */
   #at(path) {
-    const url = new URL(path, this.#url);
-    url.search = this.#url.search;
+    const url = new URL(this.#url);
+    url.pathname = url.pathname.replace(/(\/api\/v69)?\/[^/]*\/?$/, path);
     return url;
   }
 
@@ -120,4 +139,9 @@ export class HttpSocket {
     this.close();
     this.onclose({ code, reason });
   }
+}
+
+/** The bytes of messages, each with the line's end before it. */
+function size(messages) {
+  return messages.reduce((sum, text) => sum + new TextEncoder().encode(text).length + 1, 0);
 }

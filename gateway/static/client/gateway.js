@@ -11,10 +11,16 @@
 
 const SUBSCRIBE_TRIES = 3;
 const MISSED_PONGS = 3;
+const TOKEN_TRIES = 3; // so many refused tokens in a row, each asked for anew, end the client
 const BUFFER_EVENTS = 10_000;
+const BURST_MS = 10_000; // the server's limits are averages over so long
+// A SUBSCRIBE is no larger than this, though the server takes more: each has its answer in time, and counts as one message.
+const SUBSCRIBE_BYTES = 60_000;
+const SUBSCRIBE_TOPICS = 500;
+const LIMITS = { messageBytes: 1 << 20, subscriptionsPerSecond: 1_500 }; // where `welcome` does not state them
 const REFRESH_MS = 60_000; // a token is replaced so long before its end, or in the last quarter of a short life
 const REFRESH_AGAIN_MS = 5_000; // after a failure
-const PING = { type: "ping" };
+const PING = '{"type":"ping"}';
 const TIMING = {
   baseMs: 1_000, // reconnect: the first wait is anywhere between 0 and this, and then it doubles
   capMs: 20_000,
@@ -59,6 +65,11 @@ export class TooSlow extends GatewayError {
   name = "TooSlow";
 }
 
+/** The message is larger than the server takes. It was not sent. */
+export class TooLarge extends GatewayError {
+  name = "TooLarge";
+}
+
 /** The client has ended; `code` is the server's, null if the caller left. */
 export class Closed extends GatewayError {
   name = "Closed";
@@ -98,9 +109,11 @@ export class Place {
   /** SUBSCRIBE was acknowledged, with this position if the topic has history. */
   acknowledged(position) {
     const wasAway = this.away;
+    // On one connection the messages tell the place: another epoch, for one, must be seen as the gap it is.
+    const known = this.#joined && !wasAway && this.#position;
     this.away = false;
     this.#joined = true;
-    if (position) this.#position = { epoch: position.epoch, offset: position.offset };
+    if (position && !known) this.#position = { epoch: position.epoch, offset: position.offset };
     if (!wasAway) return [];
     if (position?.recovered === true) return [{ type: "recovered", topic: this.topic }];
     return [this.#gap(`reconnected: ${position ? "what was missed is no longer kept" : "a topic without history"}`)];
@@ -143,6 +156,59 @@ export class Backoff {
 
   reset() {
     this.#attempt = 0;
+  }
+}
+
+/** The length of a text in bytes, as the server counts it. */
+const bytes = (text) => new TextEncoder().encode(text).length;
+
+/**
+ * Topics in batches, each for one SUBSCRIBE or UNSUBSCRIBE of at most `maxBytes`; `recover(topic)` gives what is said
+ * with it, or null. A topic that is too large alone has a batch of its own.
+ */
+export function* batches(topics, recover, maxBytes, maxTopics = SUBSCRIBE_TOPICS) {
+  let batch = [], size = 100; // what else is in the message
+  for (const topic of topics) {
+    const place = recover(topic);
+    const name = bytes(JSON.stringify(topic)) + 1;
+    const more = name + (place ? name + bytes(JSON.stringify(place)) + 1 : 0);
+    if (batch.length && (size + more > maxBytes || batch.length >= maxTopics)) {
+      yield batch;
+      batch = [];
+      size = 100;
+    }
+    batch.push(topic);
+    size += more;
+  }
+  if (batch.length) yield batch;
+}
+
+/** Keeps to nine tenths of a rate of the server's, which is an average over BURST_MS; `nowMs` of any clock. */
+export class Pace {
+  #spentMs = -Infinity; // when all that was taken will have been earned
+  #perMs;
+
+  constructor(perSecond) {
+    this.#perMs = (perSecond * 0.9) / 1_000;
+    this.most = Math.floor(this.#perMs * BURST_MS); // at once
+  }
+
+  /** How long to wait until `count` may go. */
+  ms(count, nowMs) {
+    return Math.min(Math.max(this.#after(count, nowMs) - nowMs, 0), BURST_MS); // a clock that was set back stops nothing
+  }
+
+  take(count, nowMs) {
+    this.#spentMs = this.#after(count, nowMs);
+  }
+
+  /** The server has refused: nothing is left. */
+  refused(nowMs) {
+    this.#spentMs = Math.max(this.#spentMs, nowMs);
+  }
+
+  #after(count, nowMs) {
+    return Math.max(this.#spentMs, nowMs - BURST_MS) + count / this.#perMs;
   }
 }
 
@@ -197,6 +263,7 @@ export class Subscription {
 
   offer(event) {
     const { type } = event;
+    if (this.state === "ended") return;
     if (type === "recovered") this.now(type);
     else guarded(this.#handlers[{ message: "onData", presence: "onPresence", gap: "onGap" }[type]], event);
   }
@@ -231,14 +298,21 @@ export class Gateway extends EventTarget {
   #Socket; // which of the two is tried
   #chances = 1; // that it still has; without end for a WebSocket where one has come through
   #backoff;
-  #topics = new Map(); // name -> {place, hearers}
-  #answers = new Map(); // by request id: {resolve, reject, topics}
+  #topics = new Map(); // name -> {topic, place, hearers, covered, asked, joined}
+  #changed = new Set(); // of those: what the server must be told of
+  #syncing = false; // that will be done at the end of this turn
+  #asked = new Map(); // SUBSCRIBEs without an answer, by request id: {entries, size, tries}
+  #answers = new Map(); // other calls, by request id: {resolve, reject}
+  #limits = LIMITS;
+  #pace;
   #lastId = 0;
   #socket = null;
   #ready = false; // messages may go out: welcomed, and authenticated if there is a token
   #connected = deferred();
   #authenticated = null;
-  #refreshing = false;
+  #refreshing = null; // the socket on which the token is being replaced
+  #tokenTries; // refusals that end the client
+  #refusals = 0; // of tokens, in a row
   #reconnectMs = null; // said by a server that sends us away
   #heartbeat;
   #timers = {};
@@ -258,6 +332,7 @@ export class Gateway extends EventTarget {
     super();
     this.#url = typeof url === "function" ? url : () => url;
     this.#getToken = getToken;
+    this.#tokenTries = token === undefined ? TOKEN_TRIES : 1; // one that never changes is not asked for again
     this.#timing = { ...TIMING, ...timing };
     this.#Socket = this.#WebSocket = WebSocket;
     this.#fallback = fallback;
@@ -288,9 +363,10 @@ export class Gateway extends EventTarget {
   subscribe(topic, handlers = {}) {
     if (this.#end) throw this.#end;
     const subscription = new Subscription(topic, handlers, (leaving) => this.#leave(leaving));
-    if (!this.#topics.has(topic)) this.#topics.set(topic, { place: new Place(topic), hearers: new Set() });
-    this.#topics.get(topic).hearers.add(subscription);
-    if (this.#ready) this.#join([topic]); // else it is among those asked for on the next connection
+    if (!this.#topics.has(topic)) this.#topics.set(topic, { topic, place: new Place(topic), hearers: new Set() });
+    const known = this.#topics.get(topic);
+    known.hearers.add(subscription);
+    this.#touch(known);
     return subscription;
   }
 
@@ -333,69 +409,158 @@ export class Gateway extends EventTarget {
 
   #call(frame) {
     return new Promise((resolve, reject) => {
-      const { answerMs, ackMs } = this.#timing;
+      const { answerMs } = this.#timing;
       const requestId = `j${++this.#lastId}`;
-      let again, tries = 0;
+      const text = JSON.stringify({ ...frame, requestId });
+      let settled = false;
       const settle = (how) => (value) => {
         clearTimeout(timer);
-        clearInterval(again);
         this.#answers.delete(requestId);
-        tries = SUBSCRIBE_TRIES;
+        settled = true;
         how(value);
       };
-      const answer = { resolve: settle(resolve), reject: settle(reject), topics: frame.topics };
+      const answer = { resolve: settle(resolve), reject: settle(reject) };
       const timer = setTimeout(() => answer.reject(new NoAnswer(`no answer to ${frame.type} in ${answerMs} ms`)), answerMs);
       const send = () => {
-        if (tries++ < SUBSCRIBE_TRIES) this.#send({ ...frame, requestId });
+        const most = this.#limits.messageBytes, size = bytes(text);
+        if (size > most) {
+          answer.reject(new TooLarge(`${frame.type} has ${size} bytes; the server takes ${most} at most`));
+        } else {
+          this.#sync(); // frames of one socket are handled in order: what was subscribed to before comes before
+          this.#answers.set(requestId, answer);
+          this.#send(text);
+        }
       };
-      const begin = () => {
-        this.#answers.set(requestId, answer);
-        send();
-        if (frame.topics) again = setInterval(send, ackMs); // subscribing twice does no harm
-      };
-      if (this.#ready) begin(); // at once: frames of one socket are handled in order
-      else this.#connected.promise.then(() => tries || begin(), answer.reject);
+      if (this.#ready) send();
+      else this.#connected.promise.then(() => settled || send(), answer.reject);
     });
   }
 
-  #send(frame) {
-    if (this.#socket?.readyState === 1) this.#socket.send(JSON.stringify(frame)); // else its end is about to be told
+  #unsubscribe(topics) {
+    this.#send(JSON.stringify({ type: "UNSUBSCRIBE", topics }));
+  }
+
+  #send(text) {
+    if (this.#socket?.readyState === 1) this.#socket.send(text); // else its end is about to be told
   }
 
   // ---- topics
+  //
+  // At most one SUBSCRIBE for a topic is on its way, and no UNSUBSCRIBE is sent before that is answered. So what the
+  // server does for a topic is known at any time, however often its hearers come and go.
 
-  /** Subscribe in one frame. If the connection is lost meanwhile, the next asks for them again. */
-  async #join(topics) {
-    topics = topics.filter((topic) => this.#topics.has(topic));
-    if (!topics.length) return; // left meanwhile
-    const places = topics.map((topic) => [topic, this.#topics.get(topic).place.recover()]).filter(([, place]) => place);
-    const socket = this.#socket;
-    try {
-      await this.#call({ type: "SUBSCRIBE", topics, ...(places.length && { recover: Object.fromEntries(places) }) });
-    } catch (error) {
-      if (socket !== this.#socket) return;
-      if (error instanceof Refused) this.#refused(socket, topics, error);
-      else if (this.degraded) this.#join(topics); // Redis is away: another node could not either
-      else this.#lost("no answer to SUBSCRIBE"); // this node cannot: perhaps another can
-    }
+  /** The hearers of a topic are others: tell the server at the end of this turn, since there may be more. */
+  #touch(known) {
+    this.#changed.add(known);
+    if (!this.#syncing) queueMicrotask(() => this.#sync());
+    this.#syncing = true;
   }
 
-  #refused(socket, topics, refusal) {
+  /** Leave the topics that nobody hears any more; ask for those that somebody waits for, as far as the limits allow. */
+  #sync() {
+    this.#syncing = false;
+    if (!this.#ready) return; // the next connection asks for all
+    const left = [];
+    for (const known of this.#changed) {
+      const { topic, asked, hearers, joined } = known;
+      if (this.#topics.get(topic) === known && !asked) { // else it has ended, or is looked at again upon its answer
+        if ([...hearers].some(({ state }) => state === "pending")) continue;
+        if (!hearers.size) {
+          this.#topics.delete(topic);
+          if (joined) left.push(topic);
+        }
+      }
+      this.#changed.delete(known);
+    }
+    const most = this.#limits.messageBytes;
+    for (const topics of batches(left, () => null, most)) this.#unsubscribe(topics);
+    const entries = new Map([...this.#changed].map((known) => [known.topic, known]));
+    const recover = (topic) => entries.get(topic).place.recover();
+    const limits = [Math.min(most, SUBSCRIBE_BYTES), Math.min(SUBSCRIBE_TOPICS, this.#pace.most)];
+    for (const topics of batches(entries.keys(), recover, ...limits)) {
+      const waitMs = this.#pace.ms(topics.length, Date.now());
+      if (waitMs > 0) return this.#timer("sync", () => this.#sync(), waitMs);
+      if (!this.#ask(topics.map((topic) => entries.get(topic)), limits[0]) || !this.#ready) return;
+    }
+    if (!this.#asked.size) this.#backoff.reset(); // all is as it should be
+  }
+
+  /** Send a SUBSCRIBE. False: not now, since more than `window` bytes of them would wait for their answers. */
+  #ask(entries, window = Infinity) {
+    const requestId = `j${++this.#lastId}`;
+    const topics = entries.map(({ topic }) => topic);
+    const places = entries.map(({ topic, place }) => [topic, place.recover()]).filter(([, place]) => place);
+    const recover = places.length ? Object.fromEntries(places) : undefined;
+    const text = JSON.stringify({ type: "SUBSCRIBE", topics, recover, requestId });
+    const size = bytes(text), most = this.#limits.messageBytes;
+    if (size > most) {
+      this.#drop(topics[0], new TooLarge(`SUBSCRIBE has ${size} bytes; the server takes ${most} at most`)); // it is alone
+      return true;
+    }
+    const waiting = [...this.#asked.values()].reduce((sum, other) => sum + other.size, 0);
+    if (waiting && waiting + size > window) return false;
+    const ask = { requestId, entries, text, size, tries: 0 };
+    for (const known of entries) {
+      this.#changed.delete(known);
+      known.asked = true;
+      known.covered = [...known.hearers];
+    }
+    this.#asked.set(requestId, ask);
+    this.#say(ask);
+    if (!waiting) this.#await();
+    return true;
+  }
+
+  #say(ask) {
+    ask.tries++;
+    this.#pace.take(ask.entries.length, Date.now());
+    this.#send(ask.text);
+  }
+
+  /** Send the oldest SUBSCRIBE again when none is answered; in the end give up the node: perhaps another can. */
+  #await(since = Date.now()) {
+    const { ackMs, answerMs } = this.#timing;
+    this.#forget("ack");
+    if (!this.#asked.size) return;
+    this.#timer("ack", () => {
+      const ask = [...this.#asked.values()].find(({ entries }) => entries.some(({ hearers }) => hearers.size));
+      if (!ask || this.degraded) return this.#await(); // while Redis is away another node could not either
+      if (ask.tries < SUBSCRIBE_TRIES && !this.#pace.ms(ask.entries.length, Date.now())) this.#say(ask);
+      else if (Date.now() - since >= answerMs) return this.#lost("no answer to SUBSCRIBE");
+      this.#await(since);
+    }, ackMs);
+  }
+
+  #refused(ask, refusal) {
+    const socket = this.#socket;
+    const entries = ask.entries.filter((known) => this.#topics.get(known.topic) === known);
+    const again = (some) => some.forEach((known) => {
+      known.asked = false;
+      this.#touch(known);
+    });
+    this.#asked.delete(ask.requestId);
+    this.#await();
     if (refusal.temporary) {
-      setTimeout(() => socket === this.#socket && this.#join(topics), this.#backoff.ms());
-    } else if (topics.length > 1) { // all or nothing: one of them is to blame
-      const half = topics.length >> 1;
-      this.#join(topics.slice(0, half));
-      this.#join(topics.slice(half));
+      if (refusal.code === 4029) this.#pace.refused(Date.now());
+      setTimeout(() => socket === this.#socket && again(entries), this.#backoff.ms());
+    } else if (ask.entries.length > 1) { // all or nothing: one of them is to blame
+      const half = (entries.length + 1) >> 1;
+      for (const some of [entries.slice(0, half), entries.slice(half)]) if (some.length) this.#ask(some);
     } else {
-      this.#drop(topics[0], refusal);
+      for (const { topic, joined } of entries) {
+        this.#drop(topic, refusal);
+        if (joined) this.#unsubscribe([topic]);
+      }
     }
   }
 
   #drop(topic, why) {
     const known = this.#topics.get(topic);
     this.#topics.delete(topic);
-    known?.hearers.forEach((subscription) => subscription.now("ended", why));
+    for (const subscription of known?.hearers ?? []) {
+      known.hearers.delete(subscription);
+      subscription.now("ended", why);
+    }
   }
 
   #leave(subscription) {
@@ -403,8 +568,8 @@ export class Gateway extends EventTarget {
     const known = this.#topics.get(topic);
     subscription.now("ended");
     if (!known?.hearers.delete(subscription) || known.hearers.size) return;
-    this.#topics.delete(topic);
-    if (this.#ready) this.#send({ type: "UNSUBSCRIBE", topics: [topic] });
+    if (this.#ready) this.#touch(known);
+    else this.#topics.delete(topic);
   }
 
   #handOn(topic, makeEvents, concerns = () => true) {
@@ -457,38 +622,58 @@ export class Gateway extends EventTarget {
   // ---- the connection
 
   #open() {
-    this.#now("connecting");
+    const attempt = (this.#socket = { close() {} }); // in the socket's place until there is an address
+    const dial = (address) => attempt === this.#socket && this.#dial(address);
+    const fail = (error) => attempt === this.#socket && this.#lost(`cannot connect: ${error?.message ?? error}`);
     this.#heartbeat = new Heartbeat();
-    const url = String(new URL(this.#url(), globalThis.location?.href)).replace(/^http/, "ws");
+    this.#timer("open", () => this.#lost("no welcome"), this.#timing.openMs);
+    this.#now("connecting");
+    try {
+      const address = this.#url();
+      if (typeof address?.then === "function") Promise.resolve(address).then(dial).catch(fail);
+      else dial(address);
+    } catch (error) {
+      fail(error);
+    }
+  }
+
+  #dial(address) {
+    this.#chances--;
+    const url = String(new URL(address, globalThis.location?.href)).replace(/^http/, "ws");
     const socket = (this.#socket = new this.#Socket(url));
     // What a connection that was given up still says is ignored.
     socket.onmessage = ({ data }) => socket === this.#socket && this.#heard(JSON.parse(data));
     socket.onclose = ({ code, reason }) => socket === this.#socket && this.#lost(reason, code);
-    this.#timer("open", () => this.#lost("no welcome"), this.#timing.openMs);
   }
 
-  async #welcomed({ clientId, node, pingMs }) {
+  async #welcomed({ clientId, node, pingMs = 25_000, limits }) {
     const socket = this.#socket;
+    this.#forget("open");
+    this.#limits = { ...LIMITS, ...limits };
+    this.#pace = new Pace(this.#limits.subscriptionsPerSecond);
+    socket.maxBytes = this.#limits.messageBytes; // for one that sends several messages together
+    this.#chances = this.#Socket === this.#WebSocket ? Infinity : 0;
     this.clientId = clientId;
     this.node = node;
     this.#now("connected");
-    if (this.#getToken) {
+    if (socket === this.#socket && this.#getToken) {
       try {
-        await this.#authenticate(socket);
+        if (await this.#authenticate(socket)) this.#now("authenticated");
       } catch (error) {
         if (socket !== this.#socket) return;
-        if (error instanceof Refused) this.#finish(new Closed(error.code, error.reason ?? error.message));
-        else this.#lost(`no token: ${error.message}`);
+        // A token may be out of date, or the server not be able to tell: the next connection asks for another.
+        if (error instanceof Refused && !error.temporary && ++this.#refusals >= this.#tokenTries) {
+          this.#finish(new Closed(error.code, error.reason ?? error.message));
+        } else {
+          this.#lost(`no token: ${error?.message ?? error}`);
+        }
         return;
       }
-      if (socket !== this.#socket) return;
-      this.#now("authenticated");
     }
-    this.#forget("open");
-    this.#chances = this.#Socket === this.#WebSocket ? Infinity : 1;
-    this.#backoff.reset();
+    if (socket !== this.#socket) return;
     this.#ready = true;
-    this.#join([...this.#topics.keys()]);
+    for (const known of this.#topics.values()) this.#changed.add(known);
+    this.#sync();
     this.#connected.resolve();
     this.#beat(pingMs);
   }
@@ -515,51 +700,55 @@ export class Gateway extends EventTarget {
     this.#listening = new AbortController();
     const { signal } = this.#listening;
     const look = ({ type }) => {
-      if (type === "online") this.#chances = 2; // perhaps another network: this connection may be lost, and one attempt
+      if (type === "online") this.#chances = 1; // perhaps another network: one more attempt of this kind
       if (this.#socket) this.#probe();
       else if (type !== "offline" && !globalThis.document?.hidden) this.connect();
     };
     for (const type of ["online", "offline", "pageshow", "visibilitychange"]) addEventListener(type, look, { signal });
   }
 
+  /** Log in with a token, if there is one. */
   async #authenticate(socket) {
+    const { answerMs } = this.#timing;
+    const token = await within(answerMs, (async () => this.#getToken())(), "getToken gave none");
+    if (socket !== this.#socket) return false;
+    if (this.#ready && (!token || token === this.#token)) throw new GatewayError("no other token"); // ask again later
+    if (!token) return false; // as whoever the cookie says, or nobody in particular
+    if (typeof token !== "string") throw new TypeError(`getToken gave a ${typeof token}, not a string`);
     this.#authenticated = deferred();
-    const token = await this.#getToken();
-    if (socket !== this.#socket) return;
-    if (this.#ready && token === this.#token) throw new GatewayError("the same token"); // nothing to say: ask again later
+    this.#send(JSON.stringify({ type: "AUTH", authToken: token }));
+    await within(answerMs, this.#authenticated.promise, "no answer to AUTH");
+    if (socket !== this.#socket) return false;
     this.#token = token;
-    this.#send({ type: "AUTH", authToken: token });
-    await this.#authenticated.promise;
+    this.#refusals = 0;
     const ms = refreshMs(token, Date.now());
     if (ms !== null) this.#timer("refresh", () => this.#refresh(), Math.max(1_000, ms));
+    return true;
   }
 
   async #refresh() {
-    if (this.#refreshing || !this.#ready) return;
     const socket = this.#socket;
-    this.#refreshing = true;
+    if (this.#refreshing === socket || !this.#ready) return;
+    this.#refreshing = socket;
     try {
       await this.#authenticate(socket);
     } catch {
       // The old token still holds; when it ends the server closes, and the next connection asks again.
       if (socket === this.#socket) this.#timer("refresh", () => this.#refresh(), REFRESH_AGAIN_MS);
     } finally {
-      this.#refreshing = false;
+      if (this.#refreshing === socket) this.#refreshing = null;
     }
   }
 
   #lost(reason, code = 1006, toldMs = this.#reconnectMs) {
     if (code >= 3500 && code < 4000) return this.#finish(new Closed(code, reason));
     this.#hangUp();
-    if (!--this.#chances) this.#change();
+    if (this.#chances < 1) this.#change();
     const waitMs = this.#backoff.ms(toldMs);
     this.#reconnectMs = null;
     this.#timer("open", () => this.#open(), waitMs);
-    for (const { place, hearers } of this.#topics.values()) {
-      place.disconnected();
-      hearers.forEach((subscription) => subscription.now("pending"));
-    }
     this.#now("waiting", { code, reason, waitMs });
+    for (const { hearers } of this.#topics.values()) hearers.forEach((subscription) => subscription.now("pending"));
   }
 
   /** There are networks that let no WebSocket through: try the other kind next, in turn. */
@@ -581,6 +770,13 @@ export class Gateway extends EventTarget {
     for (const name in this.#timers) this.#forget(name);
     if (this.#ready) this.#connected = deferred();
     this.#ready = this.degraded = false;
+    for (const known of this.#topics.values()) {
+      Object.assign(known, { asked: false, joined: false });
+      known.place.disconnected();
+      if (!known.hearers.size) this.#topics.delete(known.topic);
+    }
+    this.#asked.clear();
+    this.#changed.clear();
     this.#authenticated?.reject(lost);
     for (const answer of this.#answers.values()) answer.reject(lost);
   }
@@ -618,7 +814,7 @@ export class Gateway extends EventTarget {
 
   #heard(frame) {
     const { type, topic, requestId = frame.inReplyTo } = frame;
-    const answer = this.#answers.get(requestId);
+    const answer = this.#answers.get(requestId), ask = this.#asked.get(requestId);
     this.#heartbeat.heard();
     this.#forget("probe");
     if (type === "DATA" && !answer) {
@@ -632,10 +828,11 @@ export class Gateway extends EventTarget {
       this.#authenticated?.resolve();
     } else if (type === "ERROR") {
       const refusal = new Refused(frame.code, frame.message, frame.temporary, frame.reason);
-      if (frame.code === 4401) this.#authenticated?.reject(refusal);
-      else answer?.reject(refusal);
+      if (ask) this.#refused(ask, refusal);
+      else if (answer) answer.reject(refusal);
+      else if (frame.code === 4401 || refusal.temporary) this.#authenticated?.reject(refusal); // AUTH has no id
     } else {
-      if (frame.operation === "subscribe") this.#subscribed(answer?.topics ?? [], frame); // none: it was sent twice
+      if (ask) this.#subscribed(ask, frame); // none: it was sent twice
       answer?.resolve(frame);
     }
   }
@@ -652,19 +849,31 @@ export class Gateway extends EventTarget {
     this.#emit("system", { action, ...about });
   }
 
-  #subscribed(asked, { topics, positions = {} }) {
-    const heard = new Set(topics);
-    for (const topic of asked) {
-      if (!heard.has(topic)) this.#drop(topic, new Refused(4004, `no such topic: ${topic}`));
-      this.#handOn(topic, (place) => place.acknowledged(positions[topic]), (subscription) => subscription.entered); // newcomers missed nothing
-      // After a recovery the server sends no last value: ask again, for the newcomers'.
-      const recovered = positions[topic]?.recovered;
-      const hearers = [...(this.#topics.get(topic)?.hearers ?? [])];
-      if (recovered && hearers.some(({ entered }) => !entered)) this.#join([topic]);
-      for (const subscription of hearers) {
-        if (subscription.state === "pending" && (subscription.entered || !recovered)) subscription.now("subscribed");
+  #subscribed(ask, { topics, positions = {} }) {
+    const socket = this.#socket, heard = new Set(topics), taken = [];
+    this.#asked.delete(ask.requestId);
+    this.#await();
+    for (const known of ask.entries) {
+      const { topic, place, covered } = known, position = positions[topic];
+      known.asked = false;
+      if (this.#topics.get(topic) !== known) {
+        if (heard.has(topic) && !this.#topics.has(topic)) taken.push(topic); // it ended, and was asked for again before
+        continue;
+      }
+      this.#touch(known);
+      known.joined ||= heard.has(topic);
+      if (!known.joined) {
+        this.#drop(topic, new Refused(4004, `no such topic: ${topic}`));
+        continue;
+      }
+      this.#handOn(topic, () => place.acknowledged(position), ({ entered }) => entered); // newcomers missed nothing
+      for (const subscription of covered) {
+        if (socket !== this.#socket) return; // a callback has given it up
+        // After a recovery the server sends no last value: newcomers are asked for again.
+        if (subscription.state === "pending" && (subscription.entered || !position?.recovered)) subscription.now("subscribed");
       }
     }
+    if (taken.length) this.#unsubscribe(taken);
   }
 }
 
@@ -682,6 +891,15 @@ function guarded(handler, ...values) {
       throw error;
     }, 0);
   }
+}
+
+/** The promise, or after `ms` a failure. */
+function within(ms, promise, what) {
+  let timer;
+  const late = new Promise((_, reject) => {
+    timer = setTimeout(() => reject(new NoAnswer(`${what} in ${ms} ms`)), ms);
+  });
+  return Promise.race([promise, late]).finally(() => clearTimeout(timer));
 }
 
 /** A promise that is settled from outside; one that nobody waits for is no fault. */
