@@ -49,11 +49,11 @@ class Script:
     source: str
     digest: str
 
-    def __call__(self, keys: Sequence[str], arguments: Sequence[Any]) -> Command:
+    def __call__(self, keys: Sequence[str | bytes], arguments: Sequence[Any]) -> Command:
         """The command that takes it, for `Link.ask`."""
         return "EVALSHA", self.digest, len(keys), *keys, *arguments
 
-    def whole(self, keys: Sequence[str], arguments: Sequence[Any]) -> Command:
+    def whole(self, keys: Sequence[str | bytes], arguments: Sequence[Any]) -> Command:
         """The same for `Link.send`: within a transaction, a script that is missing could not be made good."""
         return "EVAL", self.source, len(keys), *keys, *arguments
 
