@@ -33,6 +33,7 @@ from gateway.cluster.answers import (
     heeding,
 )  # fmt: skip
 from gateway.cluster.lane import MOVE_SECONDS, Durability, Lanes
+from gateway.cluster.reads import Reads
 from gateway.cluster.rows import Rows
 from gateway.cluster.servers import Servers
 from gateway.cluster.shards import named
@@ -66,6 +67,7 @@ class Link:
     ) -> None:
         self.timeout_seconds = timeout_seconds
         self.rows = Rows(metrics)
+        self.reads = Reads(self.ask_each)
         # RESP2: its pub/sub costs a third less than RESP3's, and we need nothing of the newer protocol.
         self._servers = Servers(
             url, timeout_seconds=timeout_seconds, max_connections=POOL_CONNECTIONS, protocol=2, client_name=name

@@ -329,7 +329,7 @@ async def living(link: Link, keys: Keys, script: Script) -> list[str]:
         Unavailable: Redis did not answer in time.
     """
     try:
-        found = await link.ask(*script([keys.nodes], [MAX_NODES]))
+        found = await link.reads.ask(*script([keys.nodes], [MAX_NODES]))
     except WrongType as error:
         link.rows.skip("node", keys.nodes, error)
         return []
