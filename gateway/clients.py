@@ -36,6 +36,7 @@ from gateway.transport.eventstream import EventStreams
 
 USER_AGENT_CHARACTERS: Final = 256
 WARNING_SECONDS: Final = 30.0  # before its token's end a client is told
+DEGRADED: Final = "Live updates are interrupted; you stay connected"
 NOT_ANY_MORE: Final = "not allowed as who you are now"
 
 _CLOSE_CODES: Final = frozenset({*map(int, Close), 1000, 1005, 1006, 1011})
@@ -115,6 +116,8 @@ class Clients:
             self._outbox.time(),
         )
         self._memberships.admit(connection, welcome)
+        if self._memberships.degraded:  # the others were told when it happened
+            self._outbox.send(connection, replies.system("degraded", {"message": DEGRADED}, self._outbox.time()))
 
     def closed(self, connection: Connection, code: int) -> None:
         """Out of the hub and the registry in the same turn."""
@@ -317,8 +320,8 @@ class Clients:
         self._log.warning("degraded", reason=reason)
         if self._memberships.degraded:
             return  # of another part, that has been told
-        self._memberships.degraded = True
-        self.tell_all("degraded", "Live updates are interrupted; you stay connected")
+        self._memberships.degrade()
+        self.tell_all("degraded", DEGRADED)
         for connection in self:
             self._memberships.go_on(connection)
 

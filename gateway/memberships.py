@@ -1,10 +1,21 @@
-"""Clients let into audiences and taken out of them: nobody is told that it hears a topic before it does."""
+"""Moves clients into and out of audiences, and acknowledges a subscription only when it is true.
+
+A SUBSCRIBE waits until Redis has confirmed the topics' channels and the node knows what a newcomer is sent first. If
+all of that is known already, the client is let in at once, without a task. Otherwise one coroutine (`_subscribe`) does
+the steps in order. Each SUBSCRIBE has its own record, so SUBSCRIBEs that overlap are acknowledged or refused each by
+itself.
+
+While a SUBSCRIBE waits, its client is a member of `joining:{topic}`: the node then hears the topic's channel, but the
+client is sent nothing of it. UNSUBSCRIBE, or a new identity that may not subscribe, takes the client out of that
+audience; the SUBSCRIBE goes on without the topic.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final
 
 from gateway.cluster.link import Unavailable
@@ -12,7 +23,7 @@ from gateway.cluster.registry import Registry
 from gateway.core import hub, replies
 from gateway.core.hub import Hub
 from gateway.core.identity import Identity
-from gateway.core.protocol import RequestId
+from gateway.core.protocol import Code, ProtocolError, RequestId
 from gateway.core.publication import Position
 from gateway.core.sequence import Entry
 from gateway.core.session import Join
@@ -20,172 +31,280 @@ from gateway.outbox import Outbox
 from gateway.relay import Relay
 from gateway.transport.connection import Connection, Stage
 
-# SUBSCRIBEs of one client that may wait for Redis in an outage while its other frames go on.
-MAX_JOINING: Final = 8
+# SUBSCRIBEs of one client that may wait for Redis at a time; one more is refused (5030).
+MAX_WAITING: Final = 8
 PREPARE_SECONDS: Final = 0.5  # between two tries to read what a newcomer is sent first
+# What a client missed is sent in parts of this size, each at most one message larger, and the next one when the client
+# has read most of the last. So a recovering client never has more than this, one message, and HIGH_WATER_BYTES unsent.
+# All of them together are bounded by GATEWAY_BUFFER_BYTES, as everything unsent is.
+RECOVERY_BYTES: Final = 64 << 10
+READ_SECONDS: Final = 60.0  # a client that takes longer to read one part is closed as a slow consumer
+
+_DONE: Final = object()
+
+Spawn = Callable[[Coroutine[Any, Any, None], str], asyncio.Task[None]]
+
+
+@dataclass(slots=True, eq=False)
+class _Subscribe:
+    """One SUBSCRIBE on its way to its acknowledgement."""
+
+    topics: tuple[str, ...]
+    audiences: Sequence[str]  # whose channels Redis must confirm: of the topics, and of a new identity
+    request_id: RequestId
+    places: dict[str, Position]  # the last message that the client has, of each topic that it recovers
+    recovered: dict[str, bool] = field(default_factory=dict)  # by topic: whether it got all that it missed
+    confirmed: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class Memberships:
-    """Keeps hub, bus, registry and presence of one mind about who hears what; `spawn` runs a coroutine for the node."""
+    """Keeps hub, bus, registry and presence in agreement about which client hears what.
+
+    `spawn` runs a coroutine that the node owns. `answer_seconds`: how long a welcome and the answer to AUTH wait for
+    Redis, and how long a SUBSCRIBE holds back the client's next frames.
+    """
 
     def __init__(
-        self, hub: Hub, relay: Relay, registry: Registry, outbox: Outbox,
-        spawn: Callable[[Coroutine[Any, Any, None], str], object],
-    ) -> None:  # fmt: skip
+        self, hub: Hub, relay: Relay, registry: Registry, outbox: Outbox, spawn: Spawn, *, answer_seconds: float
+    ) -> None:
         self.degraded = False  # Redis is away, and the clients know
         self._hub = hub
         self._relay = relay
         self._registry = registry
         self._outbox = outbox
         self._spawn = spawn
+        self._answer_seconds = answer_seconds
+        self._unanswered: dict[Connection, tuple[bytes, Callable[[], None]]] = {}  # what waits for Redis: `_become`
+        self._subscribing: dict[Connection, dict[_Subscribe, asyncio.Task[None]]] = {}
+
+    # ---- who a client is
 
     def admit(self, connection: Connection, welcome: bytes) -> None:
-        """Let a newcomer hear what is said to it alone, then welcome it."""
-        personal = _personal(connection.session.identity)
-        if self.degraded:  # nobody can say when Redis will confirm, and a client waits for its welcome
-            self._outbox.send(connection, welcome)
-            self._join(connection, personal, (), lambda: None)
-        else:
-            self._join(connection, personal, (), lambda: welcome)
+        """Let a new client receive what is sent to its user and role, then welcome it."""
+        self._become(connection, _personal(connection.session.identity), welcome)
 
     def login(self, connection: Connection, data: bytes) -> None:
-        """It has a new identity: move it between users' and roles' audiences, then send `data`."""
-        self._join(connection, self._identify(connection), (), lambda: data)
+        """The client has a new identity: move it between the audiences of users and roles, then send `data`."""
+        self._become(connection, self._identify(connection), data)
+
+    def degrade(self) -> None:
+        """Redis is away: send the answers that no longer wait for it."""
+        self.degraded = True
+        for connection in list(self._unanswered):
+            self._answer(connection)  # nothing, if it was closed by what was sent to the one before
+
+    def go_on(self, connection: Connection) -> None:
+        """Redis is away: handle the client's next frames, though a SUBSCRIBE still waits."""
+        connection.release("identity")
+        connection.release("subscribe")
+
+    def _become(self, connection: Connection, personal: Sequence[str], data: bytes) -> None:
+        """Make the client a member of `personal`; send `data` when Redis has confirmed that, or the wait is over."""
+        if connection.stage is not Stage.OPEN:
+            return
+        self._enter(connection, personal)
+        confirmed = None if self.degraded else partial(self._answered, connection, data)
+        if self._relay.join(personal, confirmed) or confirmed is None:
+            self._outbox.reply(connection, data)
+            return
+        self._unanswered[connection] = data, confirmed
+        connection.hold("identity")
+        asyncio.get_running_loop().call_later(self._answer_seconds, confirmed)
+
+    def _answered(self, connection: Connection, data: bytes) -> None:
+        """Redis has confirmed what the answer `data` waits for, or has had its time."""
+        if self._unanswered.get(connection, (None,))[0] is data:
+            self._answer(connection)
+            connection.release("identity")
+
+    def _answer(self, connection: Connection) -> None:
+        if connection not in self._unanswered:
+            return
+        data, confirmed = self._unanswered.pop(connection)
+        self._relay.abandon(_personal(connection.session.identity), confirmed)
+        self._outbox.reply(connection, data)
+
+    def _identify(self, connection: Connection) -> list[str]:
+        """Take the client out of the audiences of its former identity. Returns those of the new one."""
+        now = _personal(connection.session.identity)
+        self._leave(connection, [a for a in connection.audiences if hub.is_personal(a) and a not in now])
+        return now
+
+    # ---- what a client hears
 
     def subscribe(self, connection: Connection, effect: Join) -> None:
-        """Let it hear topics, and acknowledge once it does."""
-        topics, request_id = effect.topics, effect.request_id
-        personal = self._identify(connection) if effect.login else []
-        if all(map(self._relay.is_plain, topics)):
-            audiences = [*map(hub.of_topic, topics), *personal]
-            self._join(connection, audiences, (), lambda: self._subscribed(connection, topics, request_id))
+        """Let the client hear the topics, and acknowledge when it does."""
+        if connection.stage is not Stage.OPEN:
             return
-        # What it missed and the last values come first: it is let in when those are at hand.
-        audiences = [*map(hub.joining, topics), *personal]
-        recover = {topic: effect.recover[topic] for topic in topics if topic in effect.recover}
-        self._join(
-            connection, audiences, topics, lambda: self._let_in(connection, topics, request_id, recover), recover
-        )
+        personal = self._identify(connection) if effect.login else []
+        self._enter(connection, personal)
+        others = self._subscribing.get(connection, {})
+        if len(others) >= MAX_WAITING:
+            self._relay.join(personal, None)
+            message = f"{MAX_WAITING} SUBSCRIBEs of this client wait for Redis already; send it again later"
+            self._outbox.refuse(connection, ProtocolError(Code.UNAVAILABLE, message, effect.request_id))
+            return
+        topics = effect.topics
+        places = {topic: effect.recover[topic] for topic in topics if topic in effect.recover}
+        asked = _Subscribe(topics, [*map(hub.of_topic, topics), *personal], effect.request_id, places)
+        for topic in topics:
+            self._hub.join(connection, hub.joining(topic))
+        steps = self._let_in(connection, asked)
+        if self._relay.join(asked.audiences, asked.confirmed.set):
+            asked.confirmed.set()
+            try:
+                self._relay.catch_up(places)
+                if self._is_ready(connection, asked) and next(steps, _DONE) is _DONE:
+                    return
+            except Exception:
+                self._give_up(connection, asked)
+                return
+        # Frames are handled in order, so the next ones wait: for a while, and not at all if Redis is known to be away.
+        # In an outage nobody can say how long it takes; the acknowledgement then comes when it can.
+        if not self.degraded and not others:
+            connection.hold("subscribe")
+        task = self._spawn(self._subscribe(connection, asked, steps), "subscribe")
+        self._subscribing.setdefault(connection, {})[asked] = task
 
     def unsubscribe(self, connection: Connection, topics: Sequence[str]) -> None:
-        """Let it hear these no more, also those that it still waits for."""
+        """Let the client hear these topics no more, also those that it still waits for."""
         self._leave(connection, [*map(hub.of_topic, topics), *map(hub.joining, topics)])
 
     def remove(self, connection: Connection) -> None:
-        """It is gone: out of all audiences, and out of what Redis is told."""
+        """The client is gone: take it out of all audiences, and out of what Redis is told."""
+        self._answer(connection)  # to nobody: it forgets what waits
+        for asked, task in self._subscribing.pop(connection, {}).items():
+            self._relay.abandon(asked.audiences, asked.confirmed.set)
+            task.cancel()
         topics = [topic for topic in map(hub.topic_of, connection.audiences) if topic is not None]
         self._relay.leave(self._hub.remove(connection))
         for topic in topics:
             self._touch_topic(topic, connection.client_id)
         self._registry.touch_client(connection.client_id)
 
-    def go_on(self, connection: Connection) -> None:
-        """Redis is away: handle its next frames, though it waits for acknowledgements, if those are few."""
-        if connection.joining < MAX_JOINING:
-            connection.release("join")
-
-    def _join(
-        self, connection: Connection, audiences: Sequence[str], topics: Sequence[str],
-        reply: Callable[[], bytes | None], recover: Mapping[str, Position] = MappingProxyType({}),
-    ) -> None:  # fmt: skip
-        """Make it a member of `audiences`; `reply` is sent once Redis has confirmed all their channels.
-
-        `topics` must also be ready to let it in, and not be behind the places that it says to `recover` from.
-        """
-        for audience in audiences:
-            self._hub.join(connection, audience)
-        self._touch(connection, audiences)
-        waiting = False
-
-        def entered() -> None:
-            try:
-                self._outbox.reply(connection, reply() if connection.stage is Stage.OPEN else None)
-            except Exception:
-                self._outbox.fail(connection)
-            if waiting:
-                connection.joining -= 1
-                if not connection.joining:
-                    connection.release("join")
-
-        def confirmed() -> None:
-            self._relay.catch_up(recover)
-            if all(map(self._relay.is_ready, topics)):
-                entered()
-            else:
-                self._spawn(self._prepare(connection, topics, recover, entered), "subscribe")
-
-        joined = self._relay.join(audiences, confirmed)
-        if joined:
-            self._relay.catch_up(recover)
-        if joined and all(map(self._relay.is_ready, topics)):
-            entered()
-            return
-        waiting = True
-        connection.joining += 1
-        # Frames are handled in order, so what follows waits. In an outage nobody can say for how long: then the
-        # acknowledgement comes when it can, and the frames behind go on.
-        if not self.degraded or connection.joining >= MAX_JOINING:
-            connection.hold("join")
-        if joined:
-            confirmed()
-
-    async def _prepare(
-        self,
-        connection: Connection,
-        topics: Sequence[str],
-        recover: Mapping[str, Position],
-        entered: Callable[[], None],
-    ) -> None:
+    async def _subscribe(self, connection: Connection, asked: _Subscribe, steps: Iterator[None]) -> None:
+        """What `subscribe` could not do at once. It is cancelled when the client is gone."""
+        held = asyncio.get_running_loop().call_later(self._answer_seconds, connection.release, "subscribe")
         try:
-            await self._until_ready(connection, topics)
-            self._relay.catch_up(recover)  # what was being read when it came may be older than its place: once more
-            await self._until_ready(connection, topics)
+            await asked.confirmed.wait()
+            self._relay.catch_up(asked.places)
+            await self._until_ready(connection, asked)
+            self._relay.catch_up(asked.places)  # what was being read when it asked may be older than its place
+            while True:
+                await self._until_read(connection)
+                await self._until_ready(connection, asked)
+                if next(steps, _DONE) is _DONE:
+                    break
         except Exception:
-            self._outbox.fail(connection)
-            self._leave(connection, [*map(hub.joining, topics)])  # so that nothing is acknowledged
-        entered()
-        self._relay.leave(map(hub.of_topic, topics))  # it may have left while we opened what nobody hears now
+            self._give_up(connection, asked)
+        finally:
+            held.cancel()
+            self._relay.leave(asked.audiences)  # the client may have left what was just opened for it
+            others = self._subscribing.get(connection, {})
+            others.pop(asked, None)
+            if not others:
+                self._subscribing.pop(connection, None)
+            connection.release("subscribe")
 
-    async def _until_ready(self, connection: Connection, topics: Sequence[str]) -> None:
-        while connection.stage is Stage.OPEN and not all(map(self._relay.is_ready, topics)):
+    def _is_ready(self, connection: Connection, asked: _Subscribe) -> bool:
+        return all(self._relay.is_ready(topic) for topic in asked.topics if self._wants(connection, topic))
+
+    async def _until_ready(self, connection: Connection, asked: _Subscribe) -> None:
+        while not self._is_ready(connection, asked):
             try:
-                await self._relay.ready(topics)
+                await self._relay.ready([topic for topic in asked.topics if self._wants(connection, topic)])
             except Unavailable:
                 await asyncio.sleep(PREPARE_SECONDS)
 
-    def _let_in(
-        self, connection: Connection, topics: Sequence[str], request_id: RequestId, recover: Mapping[str, Position]
-    ) -> bytes | None:
-        """Send what it missed or the last values, and make it a member, all in one turn: nothing comes between."""
-        positions: dict[str, dict[str, Any]] = {}
-        heard, first = [], []
-        for topic in topics:
-            if hub.joining(topic) not in connection.audiences:
-                continue  # it has unsubscribed since it asked
-            heard.append(topic)
-            recovered = False
-            if self._relay.has_history(topic):
-                epoch, offset = self._relay.streams.place(topic)
-                positions[topic] = {"epoch": epoch, "offset": offset}
-                if topic in recover:
-                    missed = self._missed(connection, topic, recover[topic])
-                    recovered = positions[topic]["recovered"] = missed is not None
-                    first += [entry.text for entry in missed or ()]
-            snapshot = self._relay.snapshot(topic)
-            if snapshot is not None and not recovered:
-                first.append(replies.initial(snapshot))
-        if first:
-            self._outbox.send_all(connection, first)
-        for topic in heard:
-            self._hub.join(connection, hub.of_topic(topic))
-            self._hub.leave(connection, hub.joining(topic))
-        self._touch(connection, [hub.of_topic(topic) for topic in heard])
-        return replies.subscribed(heard, request_id, self._outbox.time(), positions) if heard else None
+    async def _until_read(self, connection: Connection) -> None:
+        try:
+            async with asyncio.timeout(READ_SECONDS):
+                await connection.drained()
+        except TimeoutError:
+            self._outbox.evict(connection)
+
+    def _let_in(self, connection: Connection, asked: _Subscribe) -> Iterator[None]:
+        """Send what the client missed or the last values, make it a member of each topic, and acknowledge.
+
+        A topic's last message goes out in the turn of the loop in which the client becomes its member, so no message
+        comes between. Where the iterator stops, the caller waits until the client has read what it was sent, and until
+        all topics are ready; live messages wait in the topic's stream meanwhile.
+        """
+        texts: list[bytes] = []
+        room = RECOVERY_BYTES
+        for topic in asked.topics:
+            while self._wants(connection, topic):
+                if room > 0 and self._relay.is_ready(topic):
+                    more, is_last = self._first(connection, topic, asked, room)
+                    texts += more
+                    room -= sum(map(len, more))
+                    if is_last:
+                        self._enter(connection, [hub.of_topic(topic)])
+                        self._hub.leave(connection, hub.joining(topic))
+                        break
+                self._outbox.send_all(connection, texts)
+                texts, room = [], RECOVERY_BYTES
+                yield
+        self._outbox.send_all(connection, texts)
+        self._acknowledge(connection, asked)
+
+    def _first(
+        self, connection: Connection, topic: str, asked: _Subscribe, room: int
+    ) -> tuple[list[bytes], bool]:  # fmt: skip
+        """What a newcomer to the topic is sent now, about `room` bytes; and whether that is all."""
+        place = asked.places.get(topic) if self._relay.has_history(topic) else None
+        if place is not None:
+            missed = self._missed(connection, topic, place)
+            asked.recovered[topic] = missed is not None
+            if missed is not None:
+                part = _beginning(missed, room)
+                if part:
+                    asked.places[topic] = Position(place.epoch, part[-1].offset)
+                texts = [entry.text for entry in part if entry.exclude != connection.client_id]
+                return texts, len(part) == len(missed)
+        snapshot = self._relay.snapshot(topic)
+        return [replies.initial(snapshot)] if snapshot is not None else [], True
 
     def _missed(self, connection: Connection, topic: str, place: Position) -> list[Entry] | None:
         if hub.of_topic(topic) in connection.audiences and self._relay.streams.place(topic)[0] == place.epoch:
             return []  # a member already: the same SUBSCRIBE, sent again
         return self._relay.streams.missed(topic, place.epoch, place.offset)
+
+    def _acknowledge(self, connection: Connection, asked: _Subscribe) -> None:
+        """Say which of the topics the client hears now, and where it is in those with history."""
+        if connection.stage is not Stage.OPEN:
+            return
+        heard = [topic for topic in asked.topics if hub.of_topic(topic) in connection.audiences]
+        if not heard:
+            message = "All topics of this SUBSCRIBE were unsubscribed before it was acknowledged"
+            self._outbox.refuse(connection, ProtocolError(Code.NO_VALID_TOPIC, message, asked.request_id))
+            return
+        positions: dict[str, dict[str, Any]] = {}
+        for topic in filter(self._relay.has_history, heard):
+            epoch, offset = self._relay.streams.place(topic)
+            positions[topic] = {"epoch": epoch, "offset": offset}
+            if topic in asked.recovered:
+                positions[topic]["recovered"] = asked.recovered[topic]
+        self._outbox.reply(connection, replies.subscribed(heard, asked.request_id, self._outbox.time(), positions))
+
+    def _give_up(self, connection: Connection, asked: _Subscribe) -> None:
+        """Letting the client in has failed: say so, and want its topics no more, unless another SUBSCRIBE does."""
+        self._outbox.fail(connection, asked.request_id)
+        others = [other for other in self._subscribing.get(connection, {}) if other is not asked]
+        wanted = {topic for other in others for topic in other.topics}
+        self._leave(connection, [hub.joining(topic) for topic in asked.topics if topic not in wanted])
+
+    # ---- audiences
+
+    @staticmethod
+    def _wants(connection: Connection, topic: str) -> bool:
+        """Whether the client has asked for the topic and not left it since. A client that is gone wants nothing."""
+        return connection.audiences.has_topic(topic)
+
+    def _enter(self, connection: Connection, audiences: Sequence[str]) -> None:
+        for audience in audiences:
+            self._hub.join(connection, audience)
+        self._touch(connection, audiences)
 
     def _leave(self, connection: Connection, audiences: Sequence[str]) -> None:
         self._relay.leave([audience for audience in audiences if self._hub.leave(connection, audience)])
@@ -202,19 +321,17 @@ class Memberships:
         if self._relay.has_presence(topic):
             self._relay.presence.touch(topic, client_id)
 
-    def _identify(self, connection: Connection) -> list[str]:
-        """Take it out of the audiences that only its former identity was in; those that the new one is in."""
-        now = _personal(connection.session.identity)
-        self._leave(connection, [a for a in connection.audiences if hub.is_personal(a) and a not in now])
-        return now
-
-    def _subscribed(self, connection: Connection, topics: Iterable[str], request_id: RequestId) -> bytes | None:
-        # It may have unsubscribed, or be gone, since it asked.
-        heard = [topic for topic in topics if hub.of_topic(topic) in connection.audiences]
-        return replies.subscribed(heard, request_id, self._outbox.time()) if heard else None
-
 
 def _personal(identity: Identity) -> list[str]:
-    """The audiences a client is in for being who it is."""
+    """The audiences that a client is in because of its user and role."""
     audiences = [hub.of_user(identity.user)] if identity.user is not None else []
     return [*audiences, hub.of_role(identity.role)] if identity.role is not None else audiences
+
+
+def _beginning(entries: Sequence[Entry], size: int) -> Sequence[Entry]:
+    """The first of `entries`, until they have `size` bytes or more."""
+    for at, entry in enumerate(entries):
+        size -= len(entry.text)
+        if size <= 0:
+            return entries[: at + 1]
+    return entries

@@ -28,7 +28,9 @@ class Outbox:
             self.evict(connection)
 
     def send_all(self, connection: Connection, messages: Sequence[bytes]) -> None:
-        """Send it messages, in one write."""
+        """Send it messages, if there are any, in one write."""
+        if not messages:
+            return
         self._hub.flush()
         if not connection.send(b"".join(frames.build(frames.TEXT, data) for data in messages)):
             self.evict(connection)

@@ -8,6 +8,7 @@ slot, and when the slot goes elsewhere, or the server dies, to another; what was
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 from collections.abc import Callable, Coroutine, Iterable
 from contextlib import suppress
@@ -73,12 +74,13 @@ class Bus:
 
     # ---- what callers want
 
-    def listen(self, channels: Iterable[str], callback: Callback, done: Callable[[], None]) -> bool:
+    def listen(self, channels: Iterable[str], callback: Callback, done: Callable[[], None] | None) -> bool:
         """Have `callback` called with each message of `channels`; once registered, again changes nothing.
 
-        True if Redis has confirmed all of them already; else `done` is called when it has.
+        True if Redis has confirmed all of them already; else `done`, if given, is called when it has.
         """
-        waiter = Waiter(done)
+        missing = False
+        waiter = Waiter(done) if done is not None else None
         for name in channels:
             channel = self._channels.get(name)
             if channel is None:
@@ -87,10 +89,12 @@ class Bus:
                 channel.callbacks = (*channel.callbacks, callback)
                 self._idle.pop(name, None)
             if channel.state is not State.IN:
-                waiter.missing += 1
-                channel.waiters.append(waiter)
+                missing = True
+                if waiter is not None:
+                    waiter.missing += 1
+                    channel.waiters.setdefault(waiter.done, []).append(waiter)
                 self._reconcile(channel)
-        return not waiter.missing
+        return not missing
 
     def ignore(self, channels: Iterable[str], callback: Callback) -> None:
         """Call `callback` no more. A channel left without any is unsubscribed after `LINGER_SECONDS`."""
@@ -107,6 +111,13 @@ class Bus:
                 channel.missed = False
                 if channel.ear is not None:
                     channel.ear.excuse(channel)
+
+    def abandon(self, channels: Iterable[str], done: Callable[[], None]) -> None:
+        """Do not call `done`, which was given to `listen`: in a long outage, no more waits than there are callers."""
+        for name in channels:
+            channel = self._channels.get(name)
+            if channel is not None:
+                channel.waiters.pop(done, None)
 
     def hearing(self, name: str) -> int | None:
         """The confirmation, by its number, since which all of a channel is heard; None: it is not heard now.
@@ -231,8 +242,8 @@ class Bus:
 
     def confirmed(self, channel: Channel) -> None:
         """Nobody needs to wait for `channel` any more."""
-        waiters, channel.waiters = channel.waiters, []
-        for waiter in waiters:
+        waiters, channel.waiters = channel.waiters, {}
+        for waiter in itertools.chain.from_iterable(waiters.values()):
             waiter.missing -= 1
             if not waiter.missing:
                 try:

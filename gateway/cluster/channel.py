@@ -73,4 +73,4 @@ class Channel:
         self.missed = False  # it was IN, and is not confirmed again: messages may have been missed
         self.since = 0  # the number of its last confirmation, of all there were
         self.callbacks: tuple[Callback, ...] = ()
-        self.waiters: list[Waiter] = []
+        self.waiters: dict[Callable[[], None], list[Waiter]] = {}  # by their `done`

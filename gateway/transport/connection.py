@@ -23,6 +23,8 @@ from gateway.core.rates import Meter
 from gateway.core.session import Session
 from gateway.transport.line import TURN_SECONDS
 
+# Unsent bytes of one client above which its sender should wait, where it can.
+HIGH_WATER_BYTES: Final = 64 << 10
 CLOSE_SECONDS: Final = 5.0  # how long a client may take to hear that it is closed, before it is cut off
 
 
@@ -80,8 +82,8 @@ class Connection(ABC):
     """One client's. What `Socket` and `EventStream` have in common; becomes a hub's `Subscriber` by `open`."""
 
     __slots__ = (
-        "_behind", "_held", "_next", "_owner", "_source", "_work", "audiences", "client_id", "counted_user", "facts",
-        "joining", "last_heard", "meter", "pinged", "session", "stage",
+        "_behind", "_drained", "_held", "_next", "_owner", "_source", "_work", "audiences", "client_id", "counted_user",
+        "facts", "last_heard", "meter", "pinged", "session", "stage",
     )  # fmt: skip
 
     kind: str  # what it is connected by, as the registry tells it: websocket, sse, poll
@@ -91,7 +93,6 @@ class Connection(ABC):
     session: Session
     facts: Facts
     audiences: Audiences
-    joining: int  # subscribes that wait for Redis
     meter: Meter
     counted_user: str | None  # whose slot it holds
 
@@ -105,6 +106,7 @@ class Connection(ABC):
         self._source: Iterator[tuple[int, bytes]] | None = None  # what has come and is not carried out; None: all is
         self._next: tuple[int, bytes] | None = None  # taken from it, and held
         self._behind: deque[bytes] | None = None  # what has come since
+        self._drained: asyncio.Future[None] | None = None  # of those who wait in `drained`
 
     def open(self, owner: Owner, client_id: str, session: Session, facts: Facts) -> None:
         """From now on messages go to `owner`. It must have been let in just before."""
@@ -114,7 +116,6 @@ class Connection(ABC):
         self.session = session
         self.facts = facts
         self.audiences = Audiences()
-        self.joining = 0
         self.meter = Meter()
         self.counted_user = session.identity.user
         self.last_heard = asyncio.get_running_loop().time()
@@ -144,6 +145,26 @@ class Connection(ABC):
     @abstractmethod
     def abort(self, code: int) -> None:
         """End it at once, whatever is unsent: a client that does not read would never hear that it is closed."""
+
+    @abstractmethod
+    def unsent_bytes(self) -> int:
+        """What it was sent and has not taken from this process."""
+
+    async def drained(self) -> None:
+        """Wait, one turn of the loop at least, until it has taken most of what it was sent, or is gone."""
+        await asyncio.sleep(0)
+        while self.stage is Stage.OPEN and self.unsent_bytes() > HIGH_WATER_BYTES:
+            if self._drained is None:
+                self._drained = asyncio.get_running_loop().create_future()
+            if self._owner is not None:
+                self._owner.grew(self, self.unsent_bytes())  # else it would be counted only when more is sent
+            await asyncio.wait([self._drained])
+
+    def _drain(self) -> None:
+        """It has taken something, or is gone."""
+        drained, self._drained = self._drained, None
+        if drained is not None:
+            drained.set_result(None)
 
     # ---- what it says
 
@@ -218,6 +239,7 @@ class Connection(ABC):
 
     def _leave(self, code: int) -> None:
         """Tell the owner, once."""
+        self._drain()
         owner, self._owner = self._owner, None
         if owner is not None:
             owner.closed(self, code)

@@ -104,6 +104,10 @@ class EventStream(Connection):
         """What nobody has taken yet, and what it has said and what waits."""
         return self._size + self._said
 
+    def unsent_bytes(self) -> int:
+        """What nobody has taken yet."""
+        return self._size
+
     def is_late(self, now: float) -> bool:  # noqa: ARG002  a socket's concern: requests have a deadline of their own
         """Never: it speaks in whole messages."""
         return False
@@ -173,6 +177,7 @@ class EventStream(Connection):
             self.end()
             return None
         taken, self._waiting, self._size = self._waiting, [], 0
+        self._drain()
         self.last_heard = loop.time()
         return taken
 

@@ -22,14 +22,12 @@ from gateway.core import frames
 from gateway.core.deflate import inflate
 from gateway.core.frames import FrameError, FrameParser
 from gateway.core.protocol import Close
-from gateway.transport.connection import CLOSE_SECONDS, Connection, Stage
+from gateway.transport.connection import CLOSE_SECONDS, HIGH_WATER_BYTES, Connection, Stage
 from gateway.transport.handshake import Handshake
 
 CLOSING_BYTES: Final = 1 << 20  # read at most while we wait for the peer's close
 CLOSING_FRAME_BYTES: Final = 1 << 10  # what a frame counts for among them, beside its own
 MESSAGE_SECONDS: Final = 60.0  # from a message's first octet to its last: 1 MiB at 17 KiB a second
-# Above this the transport tells us, and each further write looks at the budget.
-HIGH_WATER_BYTES: Final = 64 << 10
 
 
 # Looked at for each delivery, and an attribute of an enum costs a tenth of a microsecond.
@@ -71,6 +69,7 @@ class Socket(Connection, asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """uvicorn hands over the transport of the upgrade request."""
         self.transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but its class
+        # Above this the transport tells us, and each further write looks at the budget.
         self.transport.set_write_buffer_limits(high=HIGH_WATER_BYTES)
         plain = None if is_ssl(self.transport) else self.transport.get_extra_info("socket")
         self._descriptor = -1 if plain is None else plain.fileno()
@@ -103,6 +102,7 @@ class Socket(Connection, asyncio.Protocol):
     def resume_writing(self) -> None:
         """It has been taken."""
         self._paused = False
+        self._drain()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  asyncio's signature
         """The transport is gone."""
@@ -150,8 +150,11 @@ class Socket(Connection, asyncio.Protocol):
 
     def held_bytes(self) -> int:
         """What is held for it: not yet sent, and of a message not wholly received."""
-        unsent = self.transport.get_write_buffer_size() if self.transport is not None else 0
-        return unsent + self._parser.held_bytes
+        return self.unsent_bytes() + self._parser.held_bytes
+
+    def unsent_bytes(self) -> int:
+        """What the transport holds."""
+        return self.transport.get_write_buffer_size() if self.transport is not None else 0
 
     def is_late(self, now: float) -> bool:
         """Whether a message is under way for longer than it may take; `now` in loop time."""

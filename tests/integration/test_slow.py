@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -85,3 +86,30 @@ async def test_clients_that_stop_reading_are_closed_and_nobody_else_is_harmed(
             assert [data[0] for data in reader.data(topic)] == [*sent[topic], "the end"]
     delays.sort()
     assert delays[len(delays) * 99 // 100] < 1, "the others waited"
+
+
+async def test_a_client_that_missed_more_than_its_budget_recovers_at_its_own_pace(
+    cluster: Callable[..., Cluster], api: Callable[[Front], Api], tmp_path: Path
+) -> None:
+    rules = tmp_path / "topics.toml"
+    rules.write_text('[[topic]]\npattern = "kept"\nhistory = 500\n')
+    (node,) = cluster(1, topics=rules)
+    count = 4 * BUDGET // len(MESSAGE)
+    for at in range(0, count, BATCH):
+        await api(node).publish_all([{"topic": "kept", "data": MESSAGE} for _ in range(at, min(count, at + BATCH))])
+    place = await api(node).get("/api/topics/kept/history?limit=1")
+    socket = await RawSocket.open(node, read_bytes=1 << 12)
+    try:
+        recover = {"kept": {"epoch": place["epoch"], "offset": 0}}
+        socket.write(text({"type": "SUBSCRIBE", "topics": ["kept"], "requestId": "r", "recover": recover}))
+        await eventually(lambda: node.metric("gateway_buffered_bytes") > 0)
+        await api(node).publish("kept", "live")
+        assert node.metric("gateway_buffered_bytes") < 4 * len(MESSAGE)
+        offsets = []
+        while (message := await socket.message()).get("requestId") != "r":
+            offsets += [message["offset"]] if message["type"] == "DATA" else []
+        assert message["positions"]["kept"] == {"epoch": place["epoch"], "offset": count + 1, "recovered": True}
+        assert offsets == list(range(1, count + 2))
+        assert node.metric("gateway_slow_consumers_total") == 0
+    finally:
+        await socket.close()

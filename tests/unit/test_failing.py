@@ -100,7 +100,9 @@ class House:
         self.clients = Clients(
             settings, "n.1", rules=Rules(verify, cast(Any, verify), parse(RULES, "rules"), 10, open=True), hub=hub,
             relay=cast(Any, relay), outbox=outbox,
-            memberships=Memberships(hub, cast(Any, relay), cast(Any, registry), outbox, self.spawn),
+            memberships=Memberships(
+                hub, cast(Any, relay), cast(Any, registry), outbox, self.spawn, answer_seconds=1
+            ),
             errands=Errands(
                 cast(Any, relay), outbox, cast(Any, Broken()), cast(Any, Broken()), cast(Any, Broken()), metrics,
                 self.spawn,
@@ -116,9 +118,9 @@ class House:
         self.connection.accepted(deflates=deflates)
         self.clients.admit(self.connection, Identity(None, None, None), "", "")
 
-    def spawn(self, work: Any, name: str) -> object:
+    def spawn(self, work: Any, name: str) -> asyncio.Task[None]:
         self.tasks.append(asyncio.create_task(work, name=name))
-        return None
+        return self.tasks[-1]
 
     def say(self, **message: Any) -> None:
         self.connection.data_received(frame(1, orjson.dumps(message)))

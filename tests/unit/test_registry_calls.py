@@ -96,7 +96,6 @@ class Node:
         self.clients: dict[str, bytes] = {}
         self.topics: dict[str, int] = {}
         self.redis = FakeRows()
-        self.enrolled = False  # in the index since the lease was taken
         memory = Memory(
             about=dict,
             client=self.clients.get,
@@ -119,14 +118,6 @@ class Node:
             self.topics.pop(name, None)
         self.registry.touch_client(client_id)
         self.registry.touch_topic(name)
-
-    async def beat(self) -> bool:
-        """Renew the lease, and have the node in the index."""
-        kept = await self.registry.beat()
-        self.enrolled &= kept
-        await self.registry.enroll()
-        self.enrolled = True
-        return kept
 
     @property
     def is_projected(self) -> bool:
@@ -162,20 +153,15 @@ def test_once_all_is_written_redis_holds_what_memory_holds(sequence: list[Any]) 
                         node.redis.mute = act == "beat unheard"
                         try:
                             if act != "flush":
-                                await node.beat()
+                                await node.registry.beat()
                             elif await node.registry.flush():
                                 # Only a beat finds out what else can be.
-                                assert (
-                                    node.is_projected
-                                    or not node.redis.leased
-                                    or node.redis.unheard
-                                    or (not node.enrolled)
-                                )
+                                assert node.is_projected or not node.redis.leased or node.redis.unheard
                         except Unavailable:
                             node.redis.trips_until_loss = -1
                         node.redis.mute = False
             node.redis.trips_until_loss = -1
-            await node.beat()
+            await node.registry.beat()
             assert await node.registry.flush()
             assert node.is_projected
             assert node.redis.largest <= 4
@@ -187,22 +173,21 @@ def test_once_all_is_written_redis_holds_what_memory_holds(sequence: list[Any]) 
 async def test_a_beat_that_redis_takes_late_and_that_nobody_hears_of_loses_no_rows() -> None:
     node = Node()
     node.change(1, 1, there=True)
-    await node.beat()
+    await node.registry.beat()
     await node.registry.flush()
     node.redis.leased, node.redis.mute = False, True  # Redis was frozen for longer than the lease
     with pytest.raises(Unavailable):
-        await node.beat()
+        await node.registry.beat()
     node.redis.mute = False
-    assert not await node.beat()
+    assert not (await node.registry.beat()).kept
     await node.registry.flush()
     assert node.is_projected
-    assert await node.beat()
+    assert (await node.registry.beat()).kept
 
 
 @in_virtual_time
 async def test_a_storm_of_clients_costs_calls_not_rows() -> None:
     node = Node()
-    await node.beat()
     await node.registry.flush()
     node.redis.calls = 0
     for number in range(10_000):
@@ -215,7 +200,6 @@ async def test_a_storm_of_clients_costs_calls_not_rows() -> None:
 @in_virtual_time
 async def test_who_comes_alone_is_written_soon_and_a_storm_twice_a_second() -> None:
     node = Node()
-    await node.registry.enroll()
     writer = asyncio.create_task(node.registry.run(lambda: None))
     await asyncio.sleep(1)
     for number in range(5):
@@ -235,7 +219,6 @@ async def test_who_comes_alone_is_written_soon_and_a_storm_twice_a_second() -> N
 @in_virtual_time
 async def test_nothing_new_is_no_call_at_all() -> None:
     node = Node()
-    await node.registry.enroll()
     node.change(1, 1, there=True)
     await node.registry.flush()
     node.redis.calls = 0
@@ -246,7 +229,6 @@ async def test_nothing_new_is_no_call_at_all() -> None:
 @in_virtual_time
 async def test_the_first_write_removes_what_stood_there_before() -> None:
     node = Node()
-    await node.registry.enroll()
     node.redis.rows = ({"n.b.9": b"old"}, {"old": 1})
     assert await node.registry.flush()
     assert node.redis.rows == ({}, {})
@@ -255,7 +237,6 @@ async def test_the_first_write_removes_what_stood_there_before() -> None:
 @in_virtual_time
 async def test_a_first_write_that_failed_is_a_first_write_again() -> None:
     node = Node()
-    await node.registry.enroll()
     node.redis.rows = ({"n.b.9": b"old"}, {"old": 1})
     node.redis.trips_until_loss = 0
     with pytest.raises(Unavailable):
@@ -266,21 +247,8 @@ async def test_a_first_write_that_failed_is_a_first_write_again() -> None:
 
 
 @in_virtual_time
-async def test_no_row_is_written_before_the_node_is_in_the_index() -> None:
-    node = Node()
-    node.change(1, 1, there=True)
-    await node.registry.beat()
-    assert await node.registry.flush()
-    assert node.redis.rows == ({}, {}) and node.redis.calls == 0
-    await node.registry.enroll()
-    assert await node.registry.flush()
-    assert node.is_projected and node.redis.calls == 1
-
-
-@in_virtual_time
 async def test_without_a_lease_nothing_is_written_and_later_everything() -> None:
     node = Node()
-    await node.registry.enroll()
     node.change(1, 1, there=True)
     await node.registry.flush()
     node.redis.leased, node.redis.rows = False, ({}, {})
@@ -294,7 +262,6 @@ async def test_without_a_lease_nothing_is_written_and_later_everything() -> None
 @in_virtual_time
 async def test_what_changes_while_it_is_written_is_written_again() -> None:
     node = Node()
-    await node.registry.enroll()
     node.change(1, 1, there=True)
     await node.registry.flush()
     node.change(1, 1, there=True)
