@@ -6,8 +6,9 @@ channels, it holds a lease, and it is not about to leave.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from gateway import __version__
 from gateway.auth.trust import Trust
@@ -17,8 +18,11 @@ from gateway.core import protocol
 from gateway.core.hub import Hub
 from gateway.departures import Departures, Phase
 from gateway.heartbeat import Heartbeat
+from gateway.logs import StateLog
 from gateway.metrics import Metrics
 from gateway.settings import Settings
+
+WATCH_SECONDS: Final = 0.25  # between two looks for the log
 
 
 class Condition:
@@ -42,6 +46,7 @@ class Condition:
         self._started_ms = now_ms()
         metrics.read(
             {
+                "gateway_ready": lambda: not self.reasons(),
                 "gateway_connections": lambda: len(clients),
                 "gateway_subscriptions": lambda: hub.memberships,
                 "gateway_buffered_bytes": clients.limits.buffered_bytes,
@@ -72,6 +77,20 @@ class Condition:
         elif not self.listening:
             found.append("bus: channels not yet confirmed")
         return found
+
+    async def watch(self, changed: Callable[[bool], None]) -> None:
+        """Log each change of readiness with its reasons, without end. `changed` is called with whether it is ready."""
+        state = StateLog("node is not ready", over="node is ready")
+        before: bool | None = None
+        while True:
+            reasons = self.reasons()
+            if reasons:
+                state.begin("; ".join(reasons))
+            else:
+                state.end()
+            if before is not (before := not reasons):
+                changed(not reasons)
+            await asyncio.sleep(WATCH_SECONDS)
 
     # ---- what it tells
 

@@ -33,6 +33,10 @@ class Metrics:
         self.relayed = Counter(
             "gateway_messages_relayed", "messages heard from the cluster", ["kind"], registry=registry
         )
+        self.housekeeping_failures = Counter(
+            "gateway_housekeeping_failures", "runs of periodic work that failed; they are retried", ["step"],
+            registry=registry,
+        )  # fmt: skip
         self.malformed = Counter(
             "gateway_malformed", "values read from Redis that were not valid and were skipped", ["kind"],
             registry=registry,
@@ -97,7 +101,6 @@ class Metrics:
             "gateway_cache_bytes", "texts of values moved from and to Redis", ["direction"], registry=registry
         )
         self.redis_up = Gauge("gateway_redis_up", "1 while the bus is connected", registry=registry)
-        self.ready = Gauge("gateway_ready", "1 while the node wants new clients", registry=registry)
 
     def read(self, gauges: Mapping[str, Callable[[], float]], counters: Mapping[str, Callable[[], float]]) -> None:
         """Have these read at each scrape, so that the hot path only adds to an integer."""

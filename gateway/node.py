@@ -30,7 +30,7 @@ from gateway.cluster.link import Durability, Link, Unavailable
 from gateway.cluster.outgoing import Outgoing
 from gateway.cluster.presence import Attendance
 from gateway.cluster.quota import Quota
-from gateway.cluster.registry import Beat, Memory, Registry
+from gateway.cluster.registry import Memory, Registry
 from gateway.cluster.services import ServiceManager
 from gateway.cluster.slots import Slots
 from gateway.condition import Condition
@@ -46,11 +46,13 @@ from gateway.core.topics import TopicRules
 from gateway.departures import Departures
 from gateway.errands import Errands
 from gateway.heartbeat import BEATS_A_LEASE, Heartbeat
+from gateway.housekeeping import Housekeeping
 from gateway.logs import logger
 from gateway.memberships import Memberships
 from gateway.metrics import Metrics
 from gateway.outbox import Outbox
 from gateway.presence import Presence
+from gateway.reaper import Reaper
 from gateway.relay import Relay
 from gateway.reporter import Reporter
 from gateway.settings import Settings
@@ -67,6 +69,7 @@ class Node:
         # The second part is new at each start: a pid is unique neither across hosts nor across restarts.
         self.id = f"{settings.node}.{secrets.token_hex(4)}"
         self.failure: BaseException | None = None  # what a task of ours died of
+        self._announced = False
         self.leave: Callable[[], None] = lambda: None  # has the process drain and end; whoever runs it sets this
         self.metrics = metrics = Metrics()
         self._now = now
@@ -141,10 +144,7 @@ class Node:
         self.departures = Departures(self.clients, outbox, drain_seconds=settings.drain_seconds)
         self.relay.on_gap = self.clients.gap
         self._tasks: set[asyncio.Task[None]] = set()
-        self._heartbeat = Heartbeat(
-            self.registry, self._bus, metrics, lease_seconds=settings.lease_seconds,
-            renewed=self._renewed, beaten=self._beaten,
-        )  # fmt: skip
+        self._heartbeat = Heartbeat(self.registry, lease_seconds=settings.lease_seconds, renewed=self._on_lease)
         self.condition = Condition(
             settings, self.id, clients=self.clients, hub=self._hub, bus=self._bus, trust=self.trust,
             heartbeat=self._heartbeat, departures=self.departures, metrics=metrics, now_ms=self._ms,
@@ -154,7 +154,7 @@ class Node:
             departures=self.departures, metrics=metrics, leave=lambda: self.leave(), spawn=self._spawn,
         )  # fmt: skip
         self._reporter = Reporter(self.relay, metrics, self.condition.report)
-        self._announced = False
+        self._housekeeping = self._make_housekeeping()
         metrics.read_services(
             lambda: ((k.service.name, k.stats.operations, k.stats.failures) for k in self.services.local()),
             lambda: self._announcer.counts,
@@ -173,6 +173,8 @@ class Node:
         self._spawn(self._slots.run(), "slots")
         self._spawn(self.trust.run(), "keys")
         self._spawn(self._heartbeat.run(), "beat")
+        self._spawn(self._housekeeping.run(), "housekeeping")
+        self._spawn(self.condition.watch(self._on_readiness), "readiness")
         self._spawn(self._sweep(), "sweep")
         self._spawn(self._reporter.measure_lag(), "lag")
         self._spawn(self._reporter.run(), "figures")
@@ -255,39 +257,55 @@ class Node:
         self._tasks.discard(task)
         if task.cancelled() or task.exception() is None:
             return
-        # A node must not live on half alive: it leaves, and whoever watches it starts another.
+        # A node must not live on half alive: it leaves, and its supervisor starts another. Logging comes last.
         self.failure = task.exception()
-        self._log.critical("a task died, the node leaves", task=task.get_name(), exc_info=self.failure)
         self.leave()
+        self._log.critical("a task died, the node leaves", task=task.get_name(), exc_info=self.failure)
 
-    async def _renewed(self, beat: Beat) -> None:
-        """What is done at each beat whose lease was renewed."""
-        if not beat.kept:
+    # ---- periodic work
+
+    def _make_housekeeping(self) -> Housekeeping:
+        beat = self.settings.lease_seconds / BEATS_A_LEASE
+        steps = Housekeeping(self.metrics)
+        reaper = Reaper(
+            self._link, self._keys, self.registry, channel=self.relay.channel, found=lambda: steps.wake("reap"),
+            now_ms=self._ms,
+        )  # fmt: skip
+        steps.add("enroll", reaper.enroll, seconds=self.settings.lease_seconds)  # and at each beat
+        steps.add("reap", reaper.reap, seconds=None)
+        steps.add("self-check", self._check_bus, seconds=beat)
+        steps.add("streams", self.relay.streams.check, seconds=beat)
+        steps.add("revocations", self.control.check_revocations, seconds=beat)
+        steps.add("services", self._read_services, seconds=beat)
+        steps.add("rules", self._outgoing.tell_rules, seconds=None)
+        steps.add("announce", self._announce, seconds=None)
+        return steps
+
+    def _on_lease(self, kept: bool) -> None:
+        self._housekeeping.wake("enroll")  # behind the lease, so that no reaper finds the node before its lease ends
+        if not kept:
             self.presence.rewrite()
             self._slots.rewrite()
             self.services.tell_all()
-            await self._outgoing.tell_rules()
-        for node_id in beat.expired:
-            for topic, clients in (await self.registry.reap(node_id, self.relay.has_presence)).items():
-                await self._attendance.tell_dead(self.relay.channel(topic), clients, self._ms())
-        await self.relay.streams.check()
-        await self.control.check_revocations()
+            self._housekeeping.wake("rules")
+
+    def _on_readiness(self, ready: bool) -> None:
+        self._heartbeat.wake()  # the node's row shows it
+        if ready:
+            self._housekeeping.wake("announce")
+
+    async def _check_bus(self) -> None:
+        self.metrics.self_check.observe(await self._bus.check())
+
+    async def _read_services(self) -> None:
         self.condition.services = await announcer.last_status(self.relay.snapshots)
 
-    async def _beaten(self) -> None:
-        """What is done at each beat, however it went."""
-        ready = not self.condition.reasons()
-        if ready and not self._announced:
-            await self._announce()
-        self.metrics.ready.set(ready)
-
     async def _announce(self) -> None:
-        about = {"timestamp": self._ms(), "serverId": self.id, "name": self.settings.node, "version": __version__}
-        try:
+        """Announce, once, that the node has joined."""
+        if not self._announced:
+            about = {"timestamp": self._ms(), "serverId": self.id, "name": self.settings.node, "version": __version__}
             await self._link.publish(self._keys.ready, orjson.dumps(about))
             self._announced = True
-        except Unavailable as error:
-            self._log.warning("join not announced", reason=str(error))
 
     async def _sweep(self) -> None:
         loop = asyncio.get_running_loop()

@@ -14,7 +14,7 @@ from gateway.cluster.envelope import Envelope
 from gateway.cluster.link import Unavailable
 from gateway.cluster.presence import Attendance, heard
 from gateway.core.roster import Attendee, Roster
-from gateway.logs import logger
+from gateway.logs import StateLog
 
 BATCH_SECONDS: Final = 0.1
 MAX_LISTED: Final = 1000  # people; where there are more, only their number is told
@@ -57,7 +57,6 @@ class Presence:
         self._dirty: dict[str, set[str]] = {}  # topic -> own clients that came or went
         self._rewrite: set[str] = set()  # topics whose rows of ours must all be written again
         self._wake = asyncio.Event()
-        self._log = logger()
 
     async def ready(self, topic: str) -> None:
         """Know who is on the topic, so that who comes from now on is news. Its channel must be joined.
@@ -130,6 +129,7 @@ class Presence:
 
     async def run(self, house: House) -> None:
         """Write, read and show, for ever."""
+        state = StateLog("presence not written", over="presence written again")
         while True:
             await self._wake.wait()
             await asyncio.sleep(BATCH_SECONDS)
@@ -137,9 +137,11 @@ class Presence:
             try:
                 await self.flush(house)
             except Unavailable as error:
-                self._log.warning("presence not written", reason=str(error))
+                state.begin(str(error))
                 await asyncio.sleep(1)
                 self._wake.set()
+            else:
+                state.end()
 
     async def flush(self, house: House) -> None:
         """Write who came and went here; read what must be read; show the news.

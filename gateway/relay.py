@@ -34,6 +34,7 @@ from gateway.streams import Streams
 
 # How long a node that hears a message of `ws:broadcast` late still finds that another has passed it on.
 CLAIM_MS: Final = 2000
+READY_TOPICS: Final = 100  # read at a time for a SUBSCRIBE
 # Before what a client of another node has said, on that node's own channel.
 SAID: Final = b"say "
 
@@ -161,17 +162,24 @@ class Relay:
     async def ready(self, topics: Iterable[str]) -> None:
         """Have what newcomers to `topics` are sent first: places in streams, last values. They must be joined.
 
+        `READY_TOPICS` are read at a time, side by side: a round trip to Redis serves all of them.
+
         Raises:
             Unavailable: Redis did not answer in time.
         """
         waiting = [topic for topic in topics if not self.is_ready(topic)]
-        rules = {topic: self._rules.of(topic) for topic in waiting}
-        await self.snapshots.ready([topic for topic, rule in rules.items() if rule.snapshot and not rule.history])
-        for topic, rule in rules.items():
-            if rule.history:
-                await self.streams.ready(topic)
-            if rule.presence:
-                await self.presence.ready(topic)
+        for at in range(0, len(waiting), READY_TOPICS):
+            some = waiting[at : at + READY_TOPICS]
+            rules = {topic: self._rules.of(topic) for topic in some}
+            values = [topic for topic, rule in rules.items() if rule.snapshot and not rule.history]
+            found = await asyncio.gather(
+                self.snapshots.ready(values),
+                *(self.streams.ready(topic) for topic, rule in rules.items() if rule.history),
+                *(self.presence.ready(topic) for topic, rule in rules.items() if rule.presence),
+                return_exceptions=True,
+            )
+            for failure in filter(None, found):
+                raise failure
 
     def is_ready(self, topic: str) -> bool:
         """Whether a newcomer can be let in this moment."""

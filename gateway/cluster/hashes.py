@@ -34,7 +34,7 @@ class Hashes:
         for _ in range(MAX_PAGES):
             if not cursors:
                 break
-            answers = await self._link.ask_each(
+            answers = await self._link.reads.ask_each(
                 [
                     self._page([keys[at]], [cursor, PAGE_FIELDS, MAX_TEXT_BYTES, self._most_bytes])
                     for at, cursor in cursors.items()

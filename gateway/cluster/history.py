@@ -52,7 +52,7 @@ class History:
         """
         keys = [self._keys.history(topic), self._keys.history_meta(topic)]
         arguments = ["" if first is None else first, count, secrets.token_hex(4), EMPTY_META_MS]
-        epoch, top, found = await self._link.ask(*self._read(keys, arguments))
+        epoch, top, found = await self._link.reads.ask(*self._read(keys, arguments))
         entries = [_entry(entry) for entry in found]
         more = first is not None and len(entries) == count and entries[-1].offset < top
         return Page(epoch.decode(), top, entries, more)

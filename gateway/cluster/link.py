@@ -33,6 +33,7 @@ from gateway.cluster.answers import (
     heeding,
 )  # fmt: skip
 from gateway.cluster.lane import MOVE_SECONDS, Durability, Lanes
+from gateway.cluster.reads import Reads
 from gateway.cluster.rows import Rows
 from gateway.cluster.servers import Servers
 from gateway.cluster.shards import named
@@ -49,11 +50,11 @@ class Script:
     source: str
     digest: str
 
-    def __call__(self, keys: Sequence[str], arguments: Sequence[Any]) -> Command:
+    def __call__(self, keys: Sequence[str | bytes], arguments: Sequence[Any]) -> Command:
         """The command that takes it, for `Link.ask`."""
         return "EVALSHA", self.digest, len(keys), *keys, *arguments
 
-    def whole(self, keys: Sequence[str], arguments: Sequence[Any]) -> Command:
+    def whole(self, keys: Sequence[str | bytes], arguments: Sequence[Any]) -> Command:
         """The same for `Link.send`: within a transaction, a script that is missing could not be made good."""
         return "EVAL", self.source, len(keys), *keys, *arguments
 
@@ -66,6 +67,7 @@ class Link:
     ) -> None:
         self.timeout_seconds = timeout_seconds
         self.rows = Rows(metrics)
+        self.reads = Reads(self.ask_each)
         # RESP2: its pub/sub costs a third less than RESP3's, and we need nothing of the newer protocol.
         self._servers = Servers(
             url, timeout_seconds=timeout_seconds, max_connections=POOL_CONNECTIONS, protocol=2, client_name=name

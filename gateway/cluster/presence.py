@@ -57,14 +57,6 @@ class Attendance:
         # The rows lie in another slot, and come first: whoever reads them hears what comes behind.
         return all(await self._link.send(commands)) and all(await self._link.send([word]))
 
-    async def tell_dead(self, channel: str, left: Sequence[str], now_ms: int) -> None:
-        """Tell the nodes that these clients died with theirs.
-
-        Raises:
-            Unavailable: Redis did not confirm.
-        """
-        await self._link.publish(channel, told((), left, now_ms, dead=True).pack())
-
     async def read(self, topic: str) -> list[Attendee]:
         """All clients on the topic, on all living nodes.
 

@@ -4,9 +4,9 @@ A node's memory is the truth. Whoever changes it says so with `touch_client` or 
 written is asked for only at the moment of writing, so a late write is never an old one. A fifth of a second
 of changes makes one round trip; in a storm, half a second.
 
-All rows hang under the node's lease. `beat` renews it; when it finds the lease gone - the node slept, Redis was
-flushed - it has every row written again. The rows of a node whose lease ended are invisible at once and removed
-by whichever survivor comes first.
+All rows belong to the node's lease. `beat` renews it; when it finds the lease gone - the node slept, Redis was
+flushed - it has every row written again. The rows of a node whose lease ended are invisible at once; a survivor removes
+them (reaper.py).
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from gateway.cluster import rows
 from gateway.cluster.hashes import Hashes
 from gateway.cluster.keys import Keys, node_of
 from gateway.cluster.link import Link, Script, Unavailable, WrongType
-from gateway.logs import logger
+from gateway.logs import StateLog, logger
 from gateway.metrics import Metrics
 
 FLUSH_SECONDS: Final = 0.2
@@ -32,8 +32,10 @@ ROW_SECONDS: Final = 0.001
 STORM_SECONDS: Final = 0.3
 SCRIPT_ROWS: Final = 1000  # rows in one Lua call: Lua's `unpack` and Redis' patience are finite
 MAX_NODES: Final = 1000  # that a query reads
+MAX_DEAD: Final = 100  # that one look at the index finds
 MAX_CLIENT_BYTES: Final = 4 << 20  # of a client's row: its names and up to 5,000 topics make 1 MB
 MAX_FIELD_BYTES: Final = 1000  # of a field of a node's own row, and of a topic's count
+_NO_LEASE, _WRITTEN = 0, 1  # answers of write.lua; another: keys of another type were removed, write everything
 _TEXTS: Final = ("name", "address", "path", "version", "started")
 # More changes than this are cheaper to write as everything there is.
 MAX_DIRTY: Final = 50_000
@@ -48,14 +50,6 @@ class Memory:
     clients: Callable[[], Iterable[str]]
     topic: Callable[[str], int]  # local subscribers; 0: none
     topics: Callable[[], Iterable[str]]
-
-
-class Beat(NamedTuple):
-    """What a beat found."""
-
-    expired: list[str]  # nodes whose lease has ended
-    following: float  # seconds until the next lease ends, unless it is renewed
-    kept: bool  # our own lease had not ended, nor can have ended unnoticed
 
 
 class Registry:
@@ -75,12 +69,13 @@ class Registry:
         self._clients: set[str] = set()  # changed since the last write
         self._topics: set[str] = set()
         self._everything = True
+        self._enrolled = False  # in the index since the lease was taken: without it no reaper finds the rows
         self._unsure = False  # of what the last beat has done
         self._wake = asyncio.Event()
         self._beat, self._enroll, self._living = link.script("beat"), link.script("enroll"), link.script("living")
         self._node_rows = Hashes(link, "node", MAX_FIELD_BYTES)
         self._topic_rows = Hashes(link, "topic", MAX_FIELD_BYTES)
-        self._write, self._reap, self._forget = link.script("write"), link.script("reap"), link.script("forget")
+        self._write = link.script("write")
 
     # ---- what the node says
 
@@ -96,8 +91,8 @@ class Registry:
 
     # ---- the lease
 
-    async def beat(self) -> Beat:
-        """Take or renew the lease.
+    async def beat(self) -> bool:
+        """Take or renew the lease; whether it was alive, and cannot have ended unnoticed. Else all rows are written.
 
         Raises:
             Unavailable: Redis did not confirm; the lease runs on.
@@ -105,12 +100,8 @@ class Registry:
         fields = list(itertools.chain.from_iterable(self._memory.about().items()))
         loop = asyncio.get_running_loop()
         started = loop.time()
-        # The index first: a node that dies between the two leaves a name that expires, not rows without one.
         try:
-            (expired, following_ms), alive = await self._link.ask_all([
-                self._enroll([self._keys.nodes], [self._node_id, self._lease_ms]),
-                self._beat(self._rows, [self._lease_ms, *fields]),
-            ])  # fmt: skip
+            alive = await self._link.ask(*self._beat(self._rows, [self._lease_ms, *fields]))
         except Unavailable:
             # A Redis that was frozen does it when it wakes. If the lease had ended by then it takes it and drops the
             # rows, and the next beat finds a lease.
@@ -121,8 +112,23 @@ class Registry:
         if not kept:
             self._log.info("lease taken, writing all rows", clients=len(list(self._memory.clients())))
             self._everything = True
+            self._enrolled = False
+        return kept
+
+    async def enroll(self) -> tuple[list[bytes], float]:
+        """Put the node into the index until its lease ends. Members of the index whose lease has ended, as they stand
+        there, at most `MAX_DEAD`; and in how many seconds the next lease ends.
+
+        Raises:
+            Unavailable: Redis did not confirm.
+        """
+        dead, following_ms = await self._link.ask(
+            *self._enroll([self._keys.nodes], [self._node_id, self._lease_ms, MAX_DEAD])
+        )
+        if not self._enrolled:
+            self._enrolled = True
             self._wake.set()
-        return Beat([node_id.decode() for node_id in expired], following_ms / 1000, kept)
+        return dead, following_ms / 1000
 
     async def leave(self) -> None:
         """Remove all this node's rows and its lease.
@@ -130,33 +136,15 @@ class Registry:
         Raises:
             Unavailable: Redis is away; the lease will end by itself.
         """
-        people = (self._keys.people(self._node_id, topic) for topic in self._memory.topics())
-        await self._link.ask_all([("UNLINK", *self._rows, *people), ("ZREM", self._keys.nodes, self._node_id)])
-
-    async def reap(self, node_id: str, has_presence: Callable[[str], bool]) -> dict[str, list[str]]:
-        """Remove the rows of a node whose lease has ended; its clients on each topic with presence, if we were first.
-
-        Raises:
-            Unavailable: Redis is away; another beat will try again.
-        """
-        keys = [self._keys.node(node_id), self._keys.clients(node_id), self._keys.topics(node_id)]
-        named = [topic.decode() for topic in await self._link.ask("HKEYS", keys[2])]
-        peopled = [topic for topic in named if has_presence(topic)]
-        found = await self._link.ask(*self._reap(keys + [self._keys.people(node_id, topic) for topic in peopled], []))
-        await self._link.ask(*self._forget([self._keys.nodes], [node_id]))
-        if not found:
-            return {}
-        self._log.warning("reaped a dead node", dead=node_id, clients=found[0])
-        return {
-            topic: [client_id.decode() for client_id in clients]
-            for topic, clients in zip(peopled, found[1:], strict=True)
-            if clients
-        }
+        keys = [*self._rows, *(self._keys.people(self._node_id, topic) for topic in self._memory.topics())]
+        batches = [("UNLINK", *keys[at : at + SCRIPT_ROWS]) for at in range(0, len(keys), SCRIPT_ROWS)]
+        await self._link.ask_all([*batches, ("ZREM", self._keys.nodes, self._node_id)])
 
     # ---- the writer
 
     async def run(self, beat_now: Callable[[], None]) -> None:
         """Write what changes, for ever; `beat_now` is called when the lease is found gone."""
+        state = StateLog("registry not written", over="registry written again")
         while True:
             await self._wake.wait()
             await asyncio.sleep(FLUSH_SECONDS)
@@ -167,16 +155,20 @@ class Registry:
                     beat_now()
                 await asyncio.sleep(min(STORM_SECONDS, ROW_SECONDS * rows))
             except Unavailable as error:
-                self._log.warning("registry not written", reason=str(error))
+                state.begin(str(error))
                 await asyncio.sleep(1)
                 self._wake.set()
+            else:
+                state.end()
 
     async def flush(self) -> bool:
-        """Write what has changed. False if the lease is gone: once it is taken again, all rows are written.
+        """Write what has changed, once the node is in the index. False if the lease is gone: then all is written later.
 
         Raises:
             Unavailable: Redis did not confirm; what was to be written will be again.
         """
+        if not self._enrolled:
+            return True
         everything = self._everything or len(self._clients) + len(self._topics) > MAX_DIRTY
         if everything:
             clients, topics = set(self._memory.clients()), set(self._memory.topics())
@@ -188,9 +180,12 @@ class Registry:
             for args in self._calls(clients, topics, drop_first=everything):
                 written = await self._link.ask(*self._write(self._rows, args))
                 self._metrics.registry_writes.labels("round_trip").inc()
-                if not written:
+                if written != _WRITTEN:
                     self._everything = True
-                    return False
+                    if written == _NO_LEASE:
+                        return False
+                    self._wake.set()
+                    return True
         except BaseException:
             self._clients |= clients
             self._topics |= topics
@@ -334,7 +329,7 @@ async def living(link: Link, keys: Keys, script: Script) -> list[str]:
         Unavailable: Redis did not answer in time.
     """
     try:
-        found = await link.ask(*script([keys.nodes], [MAX_NODES]))
+        found = await link.reads.ask(*script([keys.nodes], [MAX_NODES]))
     except WrongType as error:
         link.rows.skip("node", keys.nodes, error)
         return []

@@ -27,7 +27,6 @@ async def readyz(request: Request) -> Response:
 async def metrics(request: Request) -> Response:
     """All instruments in Prometheus' text format."""
     node: Node = request.app.state.node
-    node.metrics.ready.set(not node.condition.reasons())
     return Response(node.metrics.exposition(), headers={"content-type": CONTENT_TYPE})
 
 

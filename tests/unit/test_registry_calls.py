@@ -96,6 +96,7 @@ class Node:
         self.clients: dict[str, bytes] = {}
         self.topics: dict[str, int] = {}
         self.redis = FakeRows()
+        self.enrolled = False  # in the index since the lease was taken
         memory = Memory(
             about=dict,
             client=self.clients.get,
@@ -118,6 +119,14 @@ class Node:
             self.topics.pop(name, None)
         self.registry.touch_client(client_id)
         self.registry.touch_topic(name)
+
+    async def beat(self) -> bool:
+        """Renew the lease, and have the node in the index."""
+        kept = await self.registry.beat()
+        self.enrolled &= kept
+        await self.registry.enroll()
+        self.enrolled = True
+        return kept
 
     @property
     def is_projected(self) -> bool:
@@ -153,15 +162,20 @@ def test_once_all_is_written_redis_holds_what_memory_holds(sequence: list[Any]) 
                         node.redis.mute = act == "beat unheard"
                         try:
                             if act != "flush":
-                                await node.registry.beat()
+                                await node.beat()
                             elif await node.registry.flush():
                                 # Only a beat finds out what else can be.
-                                assert node.is_projected or not node.redis.leased or node.redis.unheard
+                                assert (
+                                    node.is_projected
+                                    or not node.redis.leased
+                                    or node.redis.unheard
+                                    or (not node.enrolled)
+                                )
                         except Unavailable:
                             node.redis.trips_until_loss = -1
                         node.redis.mute = False
             node.redis.trips_until_loss = -1
-            await node.registry.beat()
+            await node.beat()
             assert await node.registry.flush()
             assert node.is_projected
             assert node.redis.largest <= 4
@@ -173,21 +187,22 @@ def test_once_all_is_written_redis_holds_what_memory_holds(sequence: list[Any]) 
 async def test_a_beat_that_redis_takes_late_and_that_nobody_hears_of_loses_no_rows() -> None:
     node = Node()
     node.change(1, 1, there=True)
-    await node.registry.beat()
+    await node.beat()
     await node.registry.flush()
     node.redis.leased, node.redis.mute = False, True  # Redis was frozen for longer than the lease
     with pytest.raises(Unavailable):
-        await node.registry.beat()
+        await node.beat()
     node.redis.mute = False
-    assert not (await node.registry.beat()).kept
+    assert not await node.beat()
     await node.registry.flush()
     assert node.is_projected
-    assert (await node.registry.beat()).kept
+    assert await node.beat()
 
 
 @in_virtual_time
 async def test_a_storm_of_clients_costs_calls_not_rows() -> None:
     node = Node()
+    await node.beat()
     await node.registry.flush()
     node.redis.calls = 0
     for number in range(10_000):
@@ -200,6 +215,7 @@ async def test_a_storm_of_clients_costs_calls_not_rows() -> None:
 @in_virtual_time
 async def test_who_comes_alone_is_written_soon_and_a_storm_twice_a_second() -> None:
     node = Node()
+    await node.registry.enroll()
     writer = asyncio.create_task(node.registry.run(lambda: None))
     await asyncio.sleep(1)
     for number in range(5):
@@ -219,6 +235,7 @@ async def test_who_comes_alone_is_written_soon_and_a_storm_twice_a_second() -> N
 @in_virtual_time
 async def test_nothing_new_is_no_call_at_all() -> None:
     node = Node()
+    await node.registry.enroll()
     node.change(1, 1, there=True)
     await node.registry.flush()
     node.redis.calls = 0
@@ -229,6 +246,7 @@ async def test_nothing_new_is_no_call_at_all() -> None:
 @in_virtual_time
 async def test_the_first_write_removes_what_stood_there_before() -> None:
     node = Node()
+    await node.registry.enroll()
     node.redis.rows = ({"n.b.9": b"old"}, {"old": 1})
     assert await node.registry.flush()
     assert node.redis.rows == ({}, {})
@@ -237,6 +255,7 @@ async def test_the_first_write_removes_what_stood_there_before() -> None:
 @in_virtual_time
 async def test_a_first_write_that_failed_is_a_first_write_again() -> None:
     node = Node()
+    await node.registry.enroll()
     node.redis.rows = ({"n.b.9": b"old"}, {"old": 1})
     node.redis.trips_until_loss = 0
     with pytest.raises(Unavailable):
@@ -247,8 +266,21 @@ async def test_a_first_write_that_failed_is_a_first_write_again() -> None:
 
 
 @in_virtual_time
+async def test_no_row_is_written_before_the_node_is_in_the_index() -> None:
+    node = Node()
+    node.change(1, 1, there=True)
+    await node.registry.beat()
+    assert await node.registry.flush()
+    assert node.redis.rows == ({}, {}) and node.redis.calls == 0
+    await node.registry.enroll()
+    assert await node.registry.flush()
+    assert node.is_projected and node.redis.calls == 1
+
+
+@in_virtual_time
 async def test_without_a_lease_nothing_is_written_and_later_everything() -> None:
     node = Node()
+    await node.registry.enroll()
     node.change(1, 1, there=True)
     await node.registry.flush()
     node.redis.leased, node.redis.rows = False, ({}, {})
@@ -262,6 +294,7 @@ async def test_without_a_lease_nothing_is_written_and_later_everything() -> None
 @in_virtual_time
 async def test_what_changes_while_it_is_written_is_written_again() -> None:
     node = Node()
+    await node.registry.enroll()
     node.change(1, 1, there=True)
     await node.registry.flush()
     node.change(1, 1, there=True)

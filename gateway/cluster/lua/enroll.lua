@@ -1,9 +1,15 @@
--- Put a node into the index until its lease ends, in Redis' own time, and tell whose has ended.
--- KEYS[1] the index of nodes. ARGV[1] node id; ARGV[2] lease in ms.
--- Returns the ids of nodes whose lease is over, candidates for the reaper; and in how many ms the next one's ends.
+-- Put a node into the index until its lease ends, in Redis' own time, and list nodes whose lease has ended.
+-- KEYS[1] the index of nodes. ARGV: 1 node id, 2 lease in ms, 3 how many ended ones to list.
+-- An index of another type is replaced: every living node puts itself into the new one at its next beat.
+-- Returns the ids of nodes whose lease has ended, and in how many ms the next lease ends.
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-redis.call('ZADD', KEYS[1], now + ARGV[2], ARGV[1])
-local expired = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now)
-local following = redis.call('ZRANGE', KEYS[1], #expired, #expired, 'WITHSCORES')
-return { expired, following[2] - now }
+local added = redis.pcall('ZADD', KEYS[1], now + ARGV[2], ARGV[1])
+if type(added) == 'table' and added.err then
+  if not string.find(added.err, 'WRONGTYPE', 1, true) then return added end
+  redis.call('UNLINK', KEYS[1])
+  redis.call('ZADD', KEYS[1], now + ARGV[2], ARGV[1])
+end
+local ended = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, ARGV[3])
+local following = redis.call('ZRANGEBYSCORE', KEYS[1], '(' .. now, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
+return { ended, math.min(tonumber(following[2]) - now, tonumber(ARGV[2])) }

@@ -1,9 +1,17 @@
 -- Write some of a node's rows, but only under its living lease: rows without one would be nobody's to remove.
 -- KEYS[1] the node's hash; KEYS[2] its clients; KEYS[3] its topics.
 -- ARGV[1] 1: drop all rows first. ARGV[2..5] how many follow of: clients to set (id, row), clients to drop,
--- topics to set (name, count), topics to drop.
--- Returns 1, or 0 if the lease is gone and nothing was written.
+-- topics to set (name, count), topics to drop: at most 1,000 rows, since Lua's `unpack` has a limit of about 8,000.
+-- Returns 1; 0 if the lease is gone and nothing was written; 2 if another program had written keys of another type:
+-- they were removed, and all rows must be written.
 if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
+for key = 2, 3 do
+  local type = redis.call('TYPE', KEYS[key]).ok
+  if type ~= 'hash' and type ~= 'none' then
+    redis.call('UNLINK', KEYS[2], KEYS[3])
+    return 2
+  end
+end
 if ARGV[1] == '1' then redis.call('UNLINK', KEYS[2], KEYS[3]) end
 local at = 6
 local function each(command, key, count)

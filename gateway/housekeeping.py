@@ -1,0 +1,73 @@
+"""Periodic work beside the lease: a step may fail, be slow or be refused without effect on the lease or another step.
+
+Nothing here decides whether the node is ready. A step that fails is counted (`gateway_housekeeping_failures_total`),
+logged when it begins to fail and when it succeeds again, and retried.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Final
+
+from gateway.cluster.link import Unavailable, explain
+from gateway.logs import StateLog
+from gateway.metrics import Metrics
+
+RETRY_SECONDS: Final = 1.0
+STEP_SECONDS: Final = 30.0  # that one run of a step may take; what it has not done, it does in the next
+
+# What a step does. It may return in how many seconds it is to run again, if that is before its period ends.
+Act = Callable[[], Awaitable[float | None]] | Callable[[], Awaitable[float]] | Callable[[], Awaitable[None]]
+
+
+class _Step:
+    def __init__(self, name: str, act: Act, seconds: float | None) -> None:
+        self.name = name
+        self.act = act
+        self.seconds = seconds
+        self.wanted = asyncio.Event()
+        self.state = StateLog("housekeeping step fails", over="housekeeping step succeeds again", step=name)
+
+
+class Housekeeping:
+    """Runs each step in a task of its own. `add` all steps, then `run`."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._steps: dict[str, _Step] = {}
+
+    def add(self, name: str, act: Act, *, seconds: float | None) -> None:
+        """Have `act` run every `seconds`; None: only after `wake`, and then until it has succeeded."""
+        self._steps[name] = _Step(name, act, seconds)
+
+    def wake(self, *names: str) -> None:
+        """Have these steps run now."""
+        for name in names:
+            self._steps[name].wanted.set()
+
+    async def run(self) -> None:
+        """Run the steps, without end."""
+        async with asyncio.TaskGroup() as tasks:
+            for step in self._steps.values():
+                tasks.create_task(self._keep(step), name=f"housekeeping {step.name}")
+
+    async def _keep(self, step: _Step) -> None:
+        wait = step.seconds if step.seconds is None else 0.0
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(wait):
+                    await step.wanted.wait()
+            step.wanted.clear()
+            try:
+                async with asyncio.timeout(STEP_SECONDS):
+                    sooner = await step.act()
+            except Exception as error:
+                self._metrics.housekeeping_failures.labels(step.name).inc()
+                # A refusal of Redis needs no traceback; a fault of ours does.
+                step.state.begin(explain(error), exc_info=None if isinstance(error, Unavailable) else error)
+                wait = RETRY_SECONDS if step.seconds is None else min(RETRY_SECONDS, step.seconds)
+            else:
+                step.state.end()
+                wait = step.seconds if sooner is None or step.seconds is None else min(sooner, step.seconds)

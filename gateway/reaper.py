@@ -1,0 +1,141 @@
+"""Keeps this node in the index of nodes, and removes what nodes whose lease has ended left in Redis.
+
+Any survivor may reap, several at a time, and each may die on the way. A dead node's topics go in batches. On one Redis,
+one Lua step removes people and announces that they left: each leave is announced, and once. On a Redis Cluster the
+channel lies in another slot, so the leave is announced first: it may be announced twice, which changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Final
+
+from gateway.cluster import rows
+from gateway.cluster.keys import Keys, node_of
+from gateway.cluster.link import Command, Link, Refused, Unavailable, WrongType
+from gateway.cluster.presence import told
+from gateway.cluster.registry import Registry
+from gateway.core import topics
+from gateway.logs import logger
+
+REAP_AFTER_SECONDS: Final = 0.05  # beyond the end of the next lease
+BATCH_TOPICS: Final = 200  # in one Lua call
+BATCH_PEOPLE: Final = 1000  # likewise, of all its topics
+_IDS: Final = "*"  # stands in a message where the ids go
+
+
+class Reaper:
+    """Steps of the node's housekeeping. `found` is called when nodes were found whose lease has ended.
+
+    `channel` gives a topic's channel, `now_ms` the time in ms since 1970.
+    """
+
+    def __init__(
+        self, link: Link, keys: Keys, registry: Registry, *, channel: Callable[[str], str],
+        found: Callable[[], None], now_ms: Callable[[], int],
+    ) -> None:  # fmt: skip
+        self._link = link
+        self._keys = keys
+        self._registry = registry
+        self._channel = channel
+        self._found = found
+        self._now_ms = now_ms
+        self._dead: list[bytes] = []
+        self._reap, self._bury, self._forget = link.script("reap"), link.script("bury"), link.script("forget")
+        self._log = logger()
+
+    async def enroll(self) -> float:
+        """Put the node into the index until its lease ends; seconds until the next lease of any node ends.
+
+        Raises:
+            Unavailable: Redis did not confirm.
+        """
+        self._dead, following = await self._registry.enroll()
+        if self._dead:
+            self._found()
+        return following + REAP_AFTER_SECONDS
+
+    async def reap(self) -> None:
+        """Remove the rows of the nodes that `enroll` found dead.
+
+        Raises:
+            Unavailable: Redis did not confirm; of some nodes there may be rows left, which `enroll` finds again.
+        """
+        failure: Unavailable | None = None
+        for raw in self._dead:
+            node_id = self._link.rows.take("node", self._keys.nodes, partial(rows.node_id, raw))
+            try:
+                if node_id is None or await self._reap_node(node_id):
+                    await self._link.ask(*self._forget([self._keys.nodes], [raw]))
+            except Unavailable as error:  # which may be about this node only
+                failure = error
+        if failure is not None:
+            raise failure
+
+    async def _reap_node(self, node_id: str) -> bool:
+        """Remove a node's rows; False if its lease lives: then it, or a later step, puts the index right."""
+        keys = [self._keys.node(node_id), self._keys.clients(node_id), self._keys.topics(node_id)]
+        while True:
+            try:
+                names: list[bytes] = await self._link.ask("HRANDFIELD", keys[2], BATCH_TOPICS)
+            except WrongType as error:
+                self._link.rows.skip("topic", keys[2], error)
+                break
+            if not names:
+                break
+            if not await self._reap_topics(node_id, names):
+                return False
+        buried = await self._link.ask(*self._bury(keys, []))
+        if buried is not None and buried[0]:  # else another was quicker
+            self._log.warning("reaped a dead node", dead=node_id, clients=buried[1])
+        return buried is not None
+
+    async def _reap_topics(self, node_id: str, names: list[bytes]) -> bool:
+        """Remove up to `BATCH_PEOPLE` of the people of these topics; False if the lease lives."""
+        prefix = self._keys.people(node_id, "").encode()  # a name may be no UTF-8
+        people = {name: prefix + name for name in names}
+        answers = await self._link.ask_each([("HRANDFIELD", key, BATCH_PEOPLE) for key in people.values()])
+        clear: list[Command] = []  # what no gateway has written
+        arguments: list[Any] = []
+        keys: list[str | bytes] = [self._keys.node(node_id), self._keys.topics(node_id)]
+        announced: list[Command] = []
+        room = BATCH_PEOPLE
+        for (name, key), answer in zip(people.items(), answers, strict=True):
+            if isinstance(answer, Refused) and not isinstance(answer, WrongType):
+                raise answer
+            if isinstance(answer, WrongType):
+                self._link.rows.skip("presence", key, answer)
+                clear.append(("UNLINK", key))
+                answer = []
+            ids = [found for found in self._link.rows.each("presence", key, answer, rows.client_id)
+                   if node_of(found) == node_id]  # fmt: skip
+            strange = set(answer) - {found.encode() for found in ids}
+            if strange:
+                clear.append(("HDEL", key, *strange))
+            ids = ids[:room]
+            channel = self._channel_of(name)
+            if self._link.sharded and channel and ids:
+                announced.append((self._link.publish_command(channel), channel, self._message(ids)))
+                channel = ""
+            keys.append(key)
+            arguments += (name, channel, len(ids), *ids)
+            room -= len(ids)
+            if not room:
+                break
+        if announced:
+            if await self._link.ask("EXISTS", self._keys.node(node_id)):
+                return False
+            await self._link.send(announced)
+        if clear:
+            await self._link.ask_all(clear)
+        message = self._message([_IDS]).split(f'"{_IDS}"'.encode())
+        done = await self._link.ask(*self._reap(keys, [*message, *arguments]))
+        return bool(done)
+
+    def _channel_of(self, name: bytes) -> str:
+        topic = self._link.rows.take("topic", self._keys.nodes, partial(rows.text, name))
+        return self._channel(topic) if topic is not None and topics.is_topic(topic) else ""
+
+    def _message(self, ids: list[str]) -> bytes:
+        return told((), ids, self._now_ms(), dead=True).pack()

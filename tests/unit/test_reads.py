@@ -1,0 +1,83 @@
+"""Reads that are asked for in one turn of the loop go to Redis together."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from gateway.cluster.link import Refused, Unavailable
+from gateway.cluster.reads import MAX_COMMANDS, Reads
+from tests.unit.virtual_time import in_virtual_time, quiet
+
+
+class Redis:
+    """Answers each command with what it names, and keeps the round trips."""
+
+    def __init__(self) -> None:
+        self.trips: list[list[Any]] = []
+        self.away = False
+        self.gate: asyncio.Event | None = None  # nothing is answered until it is set
+
+    async def ask_each(self, commands: list[Any]) -> list[Any]:
+        self.trips.append(commands)
+        if self.gate is not None:
+            await self.gate.wait()
+        if self.away:
+            raise Unavailable("away")
+        return [Refused("no") if name == "refused" else f"{name}!" for _, name in commands]
+
+
+@in_virtual_time
+async def test_what_is_asked_for_in_one_turn_is_one_round_trip_and_the_same_is_sent_once() -> None:
+    redis = Redis()
+    reads = Reads(redis.ask_each)
+    asked = [reads.ask("GET", name) for name in "abca"]
+    answers = await asyncio.gather(*asked, reads.ask_each([("GET", "d"), ("GET", "b")]))
+    assert answers == ["a!", "b!", "c!", "a!", ["d!", "b!"]]
+    assert redis.trips == [[("GET", name) for name in "abcd"]]
+    assert await reads.ask("GET", "a") == "a!", "an answer is never used again"
+    assert len(redis.trips) == 2
+
+
+@in_virtual_time
+async def test_a_round_trip_is_bounded() -> None:
+    redis = Redis()
+    reads = Reads(redis.ask_each)
+    names = [str(at) for at in range(2 * MAX_COMMANDS + 5)]
+    assert await asyncio.gather(*(reads.ask("GET", name) for name in names)) == [f"{name}!" for name in names]
+    assert await reads.ask_each([("GET", name) for name in names]) == [f"{name}!" for name in names]
+    assert len(redis.trips) == 6
+    assert max(map(len, redis.trips)) == MAX_COMMANDS
+
+
+@in_virtual_time
+async def test_a_refusal_is_the_callers_own_and_an_outage_everybodys() -> None:
+    redis = Redis()
+    reads = Reads(redis.ask_each)
+    good, bad, each = await asyncio.gather(
+        reads.ask("GET", "a"), reads.ask("GET", "refused"), reads.ask_each([("GET", "refused"), ("GET", "b")]),
+        return_exceptions=True,
+    )  # fmt: skip
+    assert good == "a!" and isinstance(bad, Refused)
+    assert isinstance(each, list) and isinstance(each[0], Refused) and each[1] == "b!"
+    redis.away = True
+    found = await asyncio.gather(*(reads.ask("GET", name) for name in "ab"), return_exceptions=True)
+    assert [type(one) for one in found] == [Unavailable, Unavailable]
+
+
+@in_virtual_time
+async def test_a_caller_that_gives_up_leaves_no_other_waiting() -> None:
+    redis = Redis()
+    redis.gate = asyncio.Event()
+    reads = Reads(redis.ask_each)
+    first, second, third = (asyncio.create_task(reads.ask("GET", name)) for name in "abc")
+    await quiet()
+    second.cancel()
+    first.cancel()  # it is the one that sends for all
+    await quiet()
+    redis.gate.set()
+    with pytest.raises(Unavailable):
+        await third
+    assert await reads.ask("GET", "d") == "d!"
