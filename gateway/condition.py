@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, Final
 
-from gateway import __version__
+from gateway import __version__, logs
 from gateway.auth.trust import Trust
 from gateway.clients import Clients
 from gateway.cluster.bus import Bus
@@ -55,6 +55,7 @@ class Condition:
             {
                 "gateway_deliveries": lambda: hub.deliveries,
                 "gateway_sent_bytes": lambda: hub.sent_bytes,
+                "gateway_log_lines_dropped": logs.dropped,
                 "gateway_received_bytes": lambda: clients.received_bytes,
                 "gateway_deflate_in_bytes": lambda: clients.deflater.in_bytes,
                 "gateway_deflate_out_bytes": lambda: clients.deflater.out_bytes,

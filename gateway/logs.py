@@ -1,9 +1,17 @@
-"""Structured logs: one JSON line an event, on standard output, for our own words and for uvicorn's."""
+"""Structured logs: one JSON line for each event on standard output, from this package, uvicorn and all libraries alike.
+
+Logging never raises and never blocks: `configure` has a thread of its own write the lines (logwriter.py), and a line
+that cannot be made or written is dropped and counted (`gateway_log_lines_dropped_total`).
+"""
 
 from __future__ import annotations
 
+import atexit
+import io
+import json
 import logging
 import math
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -12,18 +20,131 @@ from typing import Any, Final
 import orjson
 import structlog
 
+from gateway.logwriter import LineWriter
+
+CLOSE_SECONDS: Final = 2.0  # that the end of the process waits for lines to be written
 # Of a state that lasts: how often its reason is logged at most when it changes, and when it stays.
 CHANGE_SECONDS: Final = 10.0
 REPEAT_SECONDS: Final = 600.0
 
+_writers: list[LineWriter] = []  # of standard output and standard error, once `configure` was called
+_failed = 0  # lines that a `Logger` could not make
+
+
+def dropped() -> int:
+    """Lines that were not written, of this process."""
+    return _failed + sum(writer.dropped for writer in _writers)
+
+
+class Logger:
+    """structlog's logger, whose methods never raise: a log line is never worth what it is about."""
+
+    def __init__(self) -> None:
+        self._log = structlog.get_logger()
+
+    def debug(self, event: str, **fields: Any) -> None:
+        """Log for developers."""
+        self._write("debug", event, fields)
+
+    def info(self, event: str, **fields: Any) -> None:
+        """Log what operators may want to know."""
+        self._write("info", event, fields)
+
+    def warning(self, event: str, **fields: Any) -> None:
+        """Log what operators should know."""
+        self._write("warning", event, fields)
+
+    def error(self, event: str, **fields: Any) -> None:
+        """Log a failure."""
+        self._write("error", event, fields)
+
+    def critical(self, event: str, **fields: Any) -> None:
+        """Log a failure that ends the process."""
+        self._write("critical", event, fields)
+
+    def exception(self, event: str, **fields: Any) -> None:
+        """Log a failure with the traceback of the exception that is being handled."""
+        self._write("error", event, {"exc_info": True, **fields})
+
+    def _write(self, method: str, event: str, fields: dict[str, Any]) -> None:
+        global _failed
+        try:
+            getattr(self._log, method)(event, **fields)
+        except Exception:
+            _failed += 1
+
+
+def logger() -> Logger:
+    """The process's logger."""
+    return Logger()
+
+
+class _Lines:
+    """What structlog hands its lines to."""
+
+    def __init__(self, writer: LineWriter) -> None:
+        self._writer = writer
+
+    def msg(self, line: str) -> None:
+        """Queue a line."""
+        self._writer.write(line.encode(errors="backslashreplace") + b"\n")
+
+    debug = info = warning = error = critical = msg
+
+
+class _Handler(logging.Handler):
+    """The same for the standard library's loggers."""
+
+    def __init__(self, writer: LineWriter) -> None:
+        super().__init__()
+        self._writer = writer
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Queue a record's line."""
+        try:
+            self._writer.write(self.format(record).encode(errors="backslashreplace") + b"\n")
+        except Exception:
+            self._writer.drop()
+
+
+class _Stderr(io.TextIOBase):
+    """Standard error: what Python and libraries print there must not block either."""
+
+    encoding = "utf-8"
+
+    def __init__(self, writer: LineWriter) -> None:
+        self._writer = writer
+
+    def writable(self) -> bool:
+        """It is."""
+        return True
+
+    def fileno(self) -> int:
+        """The real one."""
+        return 2
+
+    def write(self, text: str) -> int:
+        """Queue a piece of text."""
+        self._writer.write(text.encode(errors="backslashreplace"))
+        return len(text)
+
 
 def _render(_logger: object, _method: str, event: structlog.typing.EventDict) -> str:
-    return orjson.dumps(event, default=repr, option=orjson.OPT_NON_STR_KEYS).decode()
+    try:
+        return orjson.dumps(event, default=repr, option=orjson.OPT_NON_STR_KEYS).decode()
+    except (TypeError, ValueError):  # an integer over 64 bits, a lone surrogate, a circle
+        shown = {str(name): value if isinstance(value, str) else repr(value) for name, value in event.items()}
+        return json.dumps(shown)
 
 
-def configure(level: str, **bound: Any) -> structlog.typing.FilteringBoundLogger:
+def configure(level: str, **bound: Any) -> Logger:
     """Set up logging for the process and give its logger; `bound` (the node's name) stands in each line."""
     number = logging.getLevelNamesMapping()[level.upper()]
+    for fd in (0, 1, 2):
+        _open_if_closed(fd)
+    out, err = LineWriter(1), LineWriter(2)
+    _writers[:] = [out, err]
+    atexit.register(close)
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
@@ -34,11 +155,11 @@ def configure(level: str, **bound: Any) -> structlog.typing.FilteringBoundLogger
     structlog.configure(
         processors=[*shared, _render],
         wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.PrintLoggerFactory(sys.stdout),
+        logger_factory=lambda *_: _Lines(out),
         cache_logger_on_first_use=True,
     )
     structlog.contextvars.bind_contextvars(**bound)
-    handler = logging.StreamHandler(sys.stdout)
+    handler = _Handler(out)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
@@ -46,16 +167,26 @@ def configure(level: str, **bound: Any) -> structlog.typing.FilteringBoundLogger
         )
     )
     logging.captureWarnings(True)  # PyJWT, for one, warns of a short key: one line, like all else
+    logging.raiseExceptions = False
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(max(number, logging.WARNING))  # libraries speak only when something is wrong
+    sys.stderr = _Stderr(err)
     return logger()
 
 
-def logger() -> structlog.typing.FilteringBoundLogger:
-    """The process's logger."""
-    log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
-    return log
+def close() -> None:
+    """Write the lines that wait, for at most two seconds; those that are logged later are dropped."""
+    for writer in _writers:
+        writer.close(CLOSE_SECONDS / len(_writers))
+
+
+def _open_if_closed(fd: int) -> None:
+    """Open a standard stream that the process was started without: the next socket would get its number."""
+    try:
+        os.fstat(fd)
+    except OSError:
+        os.open(os.devnull, os.O_RDWR)
 
 
 class StateLog:

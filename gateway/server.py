@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import signal
 import socket
 from types import FrameType
+from typing import Final
 
 import uvicorn
 
@@ -17,32 +19,36 @@ from gateway.transport.request import RequestProtocol
 from gateway.transport.socket import Socket
 
 GC_THRESHOLDS = (10_000, 20, 20)
+SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)  # each makes the node drain and end
 
 
 class Server(uvicorn.Server):
     """Drains on the first signal, and when the node is ordered to or has failed; a second signal hastens the drain."""
 
-    def __init__(self, config: uvicorn.Config, node: Node) -> None:
+    def __init__(self, config: uvicorn.Config, node: Node, signals: int = 0) -> None:
         super().__init__(config)
         self._node = node
         self._loop: asyncio.AbstractEventLoop | None = None
         self._leaving: asyncio.Task[None] | None = None
-        self._signals = 0
+        self._signals = signals
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         """Serve until a signal or a failure; returns when all is closed."""
         self._loop = asyncio.get_running_loop()
         self._node.leave = self._leave
-        await super().serve(sockets)
-        if self._leaving is not None:
-            await self._leaving
+        if self._signals:  # one came before the loop ran
+            self._leave()
+        try:
+            await super().serve(sockets)
+            if self._leaving is not None:
+                await self._leaving
+        finally:
+            self._loop = None
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002  signal's signature
-        """uvicorn's signal handler. It would re-raise what it captured, and end us by signal instead of with 0."""
+        """The handler of all `SIGNALS`. uvicorn's own would end the process by the signal instead of with 0."""
         self._signals += 1
-        if self._loop is None:
-            self.should_exit = True
-        else:
+        if self._loop is not None:
             self._loop.call_soon_threadsafe(self._leave if self._signals == 1 else self._node.departures.hasten)
 
     def _leave(self) -> None:
@@ -58,6 +64,19 @@ class Server(uvicorn.Server):
 
 def serve(settings: Settings) -> int:
     """Run one node until it is told to stop; the process's exit code: 0, or 1 if something of it died."""
+    early = 0  # signals before there is a server
+    server: Server | None = None
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        nonlocal early
+        if server is None:
+            early += 1
+        else:
+            server.handle_exit(number, frame)
+
+    for number in SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN or number != signal.SIGHUP:  # nohup ignores it on purpose
+            signal.signal(number, on_signal)
     logs.configure(settings.log_level, node=settings.node)
     app = create_app(settings)
     node: Node = app.state.node
@@ -72,5 +91,7 @@ def serve(settings: Settings) -> int:
     # again and again. What is here now stays for ever.
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLDS)
-    Server(config, node).run()
+    server = Server(config, node, signals=early)
+    server.run()
+    logs.close()
     return 0 if node.failure is None else 1
