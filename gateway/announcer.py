@@ -24,6 +24,7 @@ NAME: Final = "gateway.announcer"
 LOOK_SECONDS: Final = 0.05  # between two looks at a part that is not yet well
 START_LOOKS: Final = 400  # so many: 20 s, less than a service's start may take
 SECONDS: Final = 0.5  # between two looks at what was heard; several changes within make one message
+TELL_SECONDS: Final = 86_400.0  # at least so often all is told again: last values do not live for ever
 READ_SECONDS: Final = 10.0  # at least so often Redis is read: other programs may change a state without a notice
 
 
@@ -38,6 +39,7 @@ class Announcer:
         self._states = states
         self._heard = heard
         self._read_at: object = None  # what was heard when Redis was last read
+        self._told_due = 0.0  # loop time to tell all again
         self._read_due = 0.0  # loop time to read it again, if nothing is heard until then
         self._services: dict[str, Any] | None = None  # told last, by name; None: nothing, in this run
         self._breakers: dict[str, Any] | None = None
@@ -55,6 +57,8 @@ class Announcer:
         heard, now = self._heard(), asyncio.get_running_loop().time()
         if heard is not None and heard == self._read_at and now < self._read_due:
             return
+        if now >= self._told_due:
+            self._services = self._breakers = None
         self._read_at = None  # until what is read now has been told
         found, following = await self._states.survey()
         self.counts = count(found)
@@ -68,6 +72,8 @@ class Announcer:
             names = sorted({name.partition(" ")[0] for name in changed(self._breakers, breakers)})
             await run.publish(BREAKERS, {"breakers": list(breakers.values()), "changed": names})
             self._breakers = breakers
+        if now >= self._told_due:
+            self._told_due = now + TELL_SECONDS
         self._read_at, self._read_due = heard, now + min(READ_SECONDS, following)
 
 

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from gateway.backend import Answer, Backend, BackendAway, BackendError
 from gateway.cluster.cache import MAX_KEY_LENGTH, Cache, Timed
+from gateway.cluster.memory import RedisMemory
 from gateway.core import replies
 from gateway.core.protocol import Code, ProtocolError, RequestId
 from gateway.core.session import Fetch, Forward
@@ -43,13 +44,14 @@ class Calls:
     """Calls `backend` for clients; `spawn` runs a coroutine under the node's eye."""
 
     def __init__(
-        self, backend: Backend, cache: Cache, outbox: Outbox, node_id: str,
+        self, backend: Backend, cache: Cache, outbox: Outbox, node_id: str, memory: RedisMemory,
         spawn: Callable[[Coroutine[Any, Any, None], str], object],
     ) -> None:  # fmt: skip
         self._backend = backend
         self._cache = cache
         self._outbox = outbox
         self._node_id = node_id
+        self._memory = memory
         self._spawn = spawn
         self._lanes: dict[Connection, _Lane] = {}
         self._log = logger()
@@ -129,6 +131,8 @@ class Calls:
             answer = await self._backend.get(effect.target)
             held = effect.seconds if answer.good else 0  # a refusal holds only if the back end says so
             seconds = held if answer.max_age is None else answer.max_age
+            if self._memory.full:  # clients choose what is asked, so they could fill Redis with answers
+                seconds = 0
             # The cache gives values back as Python objects: JSON that those cannot hold is kept as a string.
             exact = {} if answer.exact is None else {"exact": answer.exact}
             return Timed({"status": answer.status, "body": answer.body, **exact}, seconds)

@@ -3,34 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from gateway.auth.referee import Referee
 from gateway.cluster.link import Unavailable, Unconfirmed
+from gateway.cluster.memory import RedisMemory
 from gateway.cluster.outgoing import TooLarge
-from gateway.cluster.quota import Quota
+from gateway.cluster.quota import Allowance, Quota
 from gateway.core import messages, replies
 from gateway.core.protocol import Code, ProtocolError, RequestId
 from gateway.core.publication import Publication
 from gateway.core.session import Ask, Found, Refresh
+from gateway.core.sources import Sources
 from gateway.metrics import Metrics
 from gateway.outbox import Outbox
 from gateway.relay import Relay
 from gateway.transport.connection import Connection
 
 
+@dataclass(frozen=True, slots=True)
+class Budgets:
+    """What bounds the publishes of clients, and the bytes that they have Redis keep."""
+
+    quota: Quota
+    allowance: Allowance
+    memory: RedisMemory
+    sources: Sources
+
+
 class Errands:
     """Runs errands for clients; `spawn` runs a coroutine under the node's eye."""
 
     def __init__(
-        self, relay: Relay, outbox: Outbox, quota: Quota, referee: Referee,
+        self, relay: Relay, outbox: Outbox, budgets: Budgets, referee: Referee,
         refresh_keys: Callable[[str], Awaitable[bool]], metrics: Metrics,
         spawn: Callable[[Coroutine[Any, Any, None], str], object],
     ) -> None:  # fmt: skip
         self._relay = relay
         self._outbox = outbox
-        self._quota = quota
+        self._budgets = budgets
         self._metrics = metrics
         self._spawn = spawn
         self._referee = referee
@@ -75,10 +87,11 @@ class Errands:
     async def _publish(self, connection: Connection, publication: Publication, request_id: RequestId) -> None:
         user = connection.session.identity.user  # who is nobody has a limit as a client alone
         try:
-            if user is not None and not await self._quota.take(user):
+            if user is not None and not await self._budgets.quota.take(user):
                 self._metrics.limited.labels("publishes").inc()
                 message = "Too many publishes of this user; wait some seconds"
                 raise ProtocolError(Code.TOO_MANY_REQUESTS, message, request_id)
+            await self._charge(connection, publication, request_id)
             [position] = await self._relay.publish([publication])
             self._outbox.reply(
                 connection, replies.published(publication.topic, position, request_id, self._outbox.time())
@@ -97,6 +110,30 @@ class Errands:
             self._outbox.fail(connection, request_id)
         finally:
             connection.release("publish")
+
+    async def _charge(self, connection: Connection, publication: Publication, request_id: RequestId) -> None:
+        """Charge what Redis keeps for `publication` to the client's user, or to its address if it has none.
+
+        Raises:
+            ProtocolError: Redis is nearly full, 5030; or there is not enough left, 4029.
+            Unavailable: Redis did not answer in time.
+        """
+        size = self._relay.stored_bytes(publication)
+        if not size:
+            return
+        if self._budgets.memory.full:
+            self._metrics.limited.labels("redis_memory").inc()
+            message = f"Redis is nearly full, and {publication.topic} keeps messages; try again later"
+            raise ProtocolError(Code.UNAVAILABLE, message, request_id)
+        user, ip = connection.session.identity.user, connection.facts.ip
+        who = f"user:{user}" if user is not None else f"address:{self._budgets.sources.of(ip) or ip}"
+        if not await self._budgets.allowance.take(who, size):
+            self._metrics.limited.labels("stored_bytes").inc()
+            message = (
+                f"{publication.topic} keeps messages, and those of this user take too many bytes a day "
+                f"({size} more); wait some minutes, or send less"
+            )
+            raise ProtocolError(Code.TOO_MANY_REQUESTS, message, request_id)
 
     async def _look_up(self, connection: Connection, request: messages.Request) -> None:
         try:

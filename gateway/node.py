@@ -21,15 +21,16 @@ from gateway.auth.trust import Trust
 from gateway.backend import Backend
 from gateway.calls import Calls
 from gateway.clients import Clients
-from gateway.cluster import servers
+from gateway.cluster import memory, servers
 from gateway.cluster.bus import Bus
 from gateway.cluster.cache import Cache
 from gateway.cluster.keys import Keys
 from gateway.cluster.leader import Fence
 from gateway.cluster.link import Durability, Link, Unavailable
-from gateway.cluster.outgoing import Outgoing
+from gateway.cluster.memory import RedisMemory
+from gateway.cluster.outgoing import RULES_LIFE_SECONDS, Outgoing
 from gateway.cluster.presence import Attendance
-from gateway.cluster.quota import Quota
+from gateway.cluster.quota import Allowance, Quota
 from gateway.cluster.registry import Memory, Registry
 from gateway.cluster.services import ServiceManager
 from gateway.cluster.slots import Slots
@@ -44,7 +45,7 @@ from gateway.core.session import Rules
 from gateway.core.sources import Sources
 from gateway.core.topics import TopicRules
 from gateway.departures import Departures
-from gateway.errands import Errands
+from gateway.errands import Budgets, Errands
 from gateway.heartbeat import BEATS_A_LEASE, Heartbeat
 from gateway.housekeeping import Housekeeping
 from gateway.logs import logger
@@ -116,13 +117,15 @@ class Node:
             {"gateway.bus": lambda: self._bus.reason, "gateway.registry": lambda: self._heartbeat.reason},
         )  # fmt: skip
         outbox = Outbox(self._hub, metrics, self._ms)
+        sources = Sources(settings.trusted_proxies)
+        self._redis_memory = RedisMemory(self._link, metrics, settings.redis_memory_bytes)
         self.admission = Admission(
             Inflow(most_connections(settings.max_connections), settings.connects_per_second), self._slots,
-            Sources(settings.trusted_proxies), outbox, metrics, self._spawn,
+            sources, outbox, metrics, self._spawn,
         )  # fmt: skip
         calls = None
         if self.backend is not None:
-            calls = Calls(self.backend, self.cache, outbox, self.id, self._spawn)
+            calls = Calls(self.backend, self.cache, outbox, self.id, self._redis_memory, self._spawn)
         self.clients = Clients(
             settings, self.id,
             rules=Rules(
@@ -135,7 +138,11 @@ class Node:
                 answer_seconds=settings.redis_timeout_seconds,
             ),
             errands=Errands(
-                self.relay, outbox, Quota(self._link, keys, settings.user_publishes_per_second),
+                self.relay, outbox,
+                Budgets(
+                    Quota(self._link, keys, settings.user_publishes_per_second),
+                    Allowance(self._link, keys, settings.user_stored_bytes), self._redis_memory, sources,
+                ),
                 Referee(self.backend, metrics), self.trust.refresh_keys, metrics, self._spawn,
             ),
             calls=calls, admission=self.admission,
@@ -276,8 +283,9 @@ class Node:
         steps.add("self-check", self._check_bus, seconds=beat)
         steps.add("streams", self.relay.streams.check, seconds=beat)
         steps.add("revocations", self.control.check_revocations, seconds=beat)
-        steps.add("services", self._read_services, seconds=beat)
-        steps.add("rules", self._outgoing.tell_rules, seconds=None)
+        steps.add("services", self._read_services, seconds=self.settings.lease_seconds)
+        steps.add("memory", self._redis_memory.check, seconds=memory.CHECK_SECONDS)
+        steps.add("rules", self._outgoing.tell_rules, seconds=RULES_LIFE_SECONDS / 24)
         steps.add("announce", self._announce, seconds=None)
         return steps
 

@@ -234,6 +234,14 @@ class Settings:
     user_publishes_per_second: int = _setting(
         100, "publishes of one user, over ten seconds, on all nodes together; 0: any number", _integer(0, 1_000_000)
     )
+    user_stored_bytes: int = _setting(
+        32 << 20, "bytes that one user's messages may have Redis keep, at once and again each day; 0: any number",
+        _integer(0, 1 << 40),
+    )  # fmt: skip
+    redis_memory_bytes: int = _setting(
+        0, "memory of Redis from which on clients store nothing (5030); 0: 80 % of maxmemory, or 40 % of its machine's",
+        _integer(0, 1 << 50),
+    )  # fmt: skip
     client_messages_per_second: int = _setting(
         100, "messages of one client, over ten seconds; then 4029, and 3013 if it goes on", _integer(1, 1_000_000)
     )

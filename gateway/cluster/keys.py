@@ -64,7 +64,7 @@ class Keys:
         return f"{self.history(topic)}:answer:{key}"
 
     def snapshot(self, topic: str) -> str:
-        """Hash: version and text of the last message, for topics that have a snapshot but no history."""
+        """Hash with a TTL: version and text of the last message, for topics that have a snapshot."""
         return f"{self.namespace}ws:snapshot:{{{topic}}}"
 
     def ingested(self, digest: str) -> str:
@@ -96,6 +96,10 @@ class Keys:
         """String with a TTL: when all that the user has published will have been earned. It is full if it is gone."""
         return f"{self.namespace}ws:quota:{user}"
 
+    def allowance(self, who: str) -> str:
+        """String with a TTL: the same for the bytes that messages of ``user:…`` or ``address:…`` may take."""
+        return f"{self.namespace}ws:allowance:{who}"
+
     @property
     def revoked(self) -> str:
         """Sorted set: ``token:{id}`` or ``user:{user}`` -> until when it is revoked, seconds since 1970."""
@@ -113,7 +117,7 @@ class Keys:
 
     @property
     def rules(self) -> str:
-        """String: the nodes' topic rules (TOML), so that whoever publishes straight on Redis goes by the same."""
+        """String with a TTL: the nodes' topic rules (TOML), for programs that publish straight on Redis."""
         return f"{self.namespace}ws:rules"
 
     @property
@@ -130,7 +134,7 @@ class Keys:
         return f"{self.service(name)}:leader"
 
     def fence(self, name: str) -> str:
-        """String: the newest fencing token of a singleton. It outlives the lease, so that tokens only grow."""
+        """String with a TTL: the newest token of a singleton. It outlives the lease, so that tokens only grow."""
         return f"{self.service(name)}:fence"
 
     # ---- channels

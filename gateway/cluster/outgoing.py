@@ -24,6 +24,8 @@ from gateway.metrics import Metrics
 
 MAX_MESSAGE_BYTES: Final = 1 << 20  # where no node's setting says otherwise
 RULES_SECONDS: Final = 30.0  # so long are rules believed that were read from Redis
+RULES_LIFE_SECONDS: Final = 86_400  # in Redis; nodes write them again every hour
+TOPIC_BYTES: Final = 1024  # beside a message's text: its entry, and the rows of a topic that it may be the first of
 
 
 class TooLarge(ValueError):
@@ -91,13 +93,25 @@ class Outgoing:
         self._metrics.publishes.labels("ok").inc(len(publications))
         return [_position(answers[at]) for at in places]
 
+    def stored_bytes(self, publication: Publication) -> int:
+        """What Redis keeps for `publication`, about; 0: nothing. A topic's own rows are part of it."""
+        if publication.to is not None:
+            return 0
+        size = 0
+        for topic in self._names(publication):
+            rule = self._rules.of(topic)
+            copies = bool(rule.history) + rule.snapshot
+            if copies:
+                size += copies * len(replies.data(publication, topic, "")) + TOPIC_BYTES
+        return size
+
     async def tell_rules(self) -> None:
         """Write the rules for programs that publish straight on Redis.
 
         Raises:
             Unavailable: Redis did not confirm.
         """
-        await self._link.ask("SET", self._keys.rules, self._rules.text)
+        await self._link.ask("SET", self._keys.rules, self._rules.text, "EX", RULES_LIFE_SECONDS)
 
     async def _learn_rules(self) -> None:
         now = asyncio.get_running_loop().time()

@@ -11,10 +11,40 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from typing import Final
 
 from gateway.cluster.keys import Keys
 from gateway.cluster.link import Link
 from gateway.core.rates import BURST_SECONDS, Purse, Rate
+
+ALLOWANCE_SECONDS: Final = 86_400  # a day: in which a used up allowance is full again
+
+
+class Allowance:
+    """Bytes that each user's messages may take in Redis: `size` at once, and `size` more a day; 0: any number.
+
+    How long a message is kept is part of its topic's rule, so at most `size` x (1 + that time in days) is kept for a
+    user. Each publish asks Redis: only those on topics that keep messages are counted, and a share for each node would
+    let a user take it once a node.
+    """
+
+    def __init__(self, link: Link, keys: Keys, size: int) -> None:
+        self._link = link
+        self._keys = keys
+        self._size = size
+        self._script = link.script("quota")
+
+    async def take(self, who: str, size: int) -> bool:
+        """Take `size` bytes of the allowance of `who`, all of it if they are more. False: there are not so many left.
+
+        Raises:
+            Unavailable: Redis did not answer in time.
+        """
+        if not self._size:
+            return True
+        wanted = min(size, self._size)
+        arguments = [self._size / ALLOWANCE_SECONDS, ALLOWANCE_SECONDS, wanted, 1]
+        return bool(await self._link.ask(*self._script([self._keys.allowance(who)], arguments)))
 
 
 class Quota:
@@ -44,7 +74,7 @@ class Quota:
         wanted = purse.wanted(now)
         if not wanted:
             return False
-        arguments = [self._rate.per_second, BURST_SECONDS, wanted]
+        arguments = [self._rate.per_second, BURST_SECONDS, wanted, 0]
         granted = await self._link.ask(*self._script([self._keys.quota(user)], arguments))
         now = asyncio.get_running_loop().time()
         purse.fetched(granted, now)

@@ -435,3 +435,15 @@ async def test_large_integers_of_an_answer_reach_clients_unchanged_fresh_and_cac
             assert b'"data":{"wei":100000000000000000001}' in answer
         await socket.close()
         assert len(server.asked) == 2, "the second request is answered from the cache"
+
+
+async def test_answers_are_not_kept_while_redis_is_nearly_full(behind: Start, connect: Connect) -> None:
+    async def saying(_asked: Asked) -> Says:
+        return Says(body=len(server.asked))
+
+    async with WebServer(saying) as server:
+        [node] = behind(server, redis_memory_bytes=1000)
+        await eventually(lambda: node.metric("gateway_redis_used_bytes") > 0)
+        client = await connect(node)
+        answers = [await client.call(type="REQUEST", topic="contest:7", action="show") for _ in range(3)]
+    assert [answer["data"] for answer in answers] == [1, 2, 3]

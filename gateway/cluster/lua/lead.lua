@@ -18,6 +18,7 @@ local token = time[1] * 1000000 + time[2]
 local newest = tonumber(redis.call('GET', KEYS[2]) or 0)
 if token <= newest then token = newest + 1 end
 token = string.format('%.0f', token)
-redis.call('SET', KEYS[2], token)
+-- For 30 days: then Redis' own time has grown beyond it.
+redis.call('SET', KEYS[2], token, 'PX', 2592000000)
 redis.call('SET', KEYS[1], token .. ' ' .. ARGV[1], 'PX', ARGV[3])
 return { token, now + ARGV[3], '' }

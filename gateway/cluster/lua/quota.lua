@@ -1,11 +1,13 @@
 -- Take tokens from a bucket that all nodes share.
 -- KEYS[1] the bucket: the moment, in seconds of Redis' time, when all that was taken will have been earned.
--- ARGV: 1 tokens earned a second, 2 how many seconds' worth may be taken at once, 3 how many are wanted.
+-- ARGV: 1 tokens earned a second, 2 how many seconds' worth may be taken at once, 3 how many are wanted, 4 1: all of them or
+-- none.
 -- Returns how many were taken.
 local time = redis.call('TIME')
 local now = time[1] + time[2] / 1000000
 local spent = math.max(tonumber(redis.call('GET', KEYS[1]) or 0), now - ARGV[2])
 local granted = math.min(tonumber(ARGV[3]), math.floor((now - spent) * ARGV[1] + 0.000001))
+if ARGV[4] == '1' and granted < tonumber(ARGV[3]) then return 0 end
 if granted > 0 then
   spent = spent + granted / ARGV[1]
   -- When it is full again it need not be there.
