@@ -23,7 +23,7 @@ from gateway.logs import logger
 
 Limit = Literal["user_connections", "address_connections"]
 
-STEPS_A_LEASE: Final = 3  # at least; a failed one is tried again every second
+STEPS_A_LEASE: Final = 2  # at least; a failed one is tried again every second
 # Between two steps, for each newcomer of the last: who comes meanwhile shares the next. A storm (from 200 a second on)
 # waits longer and in larger groups, and costs Redis seven steps a second.
 STEP_SECONDS: Final = 0.005

@@ -10,6 +10,11 @@ if type(added) == 'table' and added.err then
   redis.call('UNLINK', KEYS[1])
   redis.call('ZADD', KEYS[1], now + ARGV[2], ARGV[1])
 end
-local ended = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, ARGV[3])
-local following = redis.call('ZRANGEBYSCORE', KEYS[1], '(' .. now, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
-return { ended, math.min(tonumber(following[2]) - now, tonumber(ARGV[2])) }
+-- The first of them and the next that lives. If there are more ended ones, the next call lists them.
+local rows, ended = redis.call('ZRANGE', KEYS[1], 0, ARGV[3], 'WITHSCORES'), {}
+for row = 1, #rows, 2 do
+  local left = tonumber(rows[row + 1]) - now
+  if left > 0 then return { ended, math.min(left, tonumber(ARGV[2])) } end
+  if #ended < tonumber(ARGV[3]) then ended[#ended + 1] = rows[row] end
+end
+return { ended, math.min(1000, tonumber(ARGV[2])) }
