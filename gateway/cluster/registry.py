@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -31,6 +31,9 @@ FLUSH_SECONDS: Final = 0.2
 ROW_SECONDS: Final = 0.001
 STORM_SECONDS: Final = 0.3
 SCRIPT_ROWS: Final = 1000  # rows in one Lua call: Lua's `unpack` and Redis' patience are finite
+# Rows of one write, and about the bytes: what the node spends on one stays within milliseconds, however many follow.
+WRITE_ROWS: Final = 250
+WRITE_BYTES: Final = 256 << 10
 MAX_NODES: Final = 1000  # that a query reads
 MAX_DEAD: Final = 100  # that one look at the index finds
 MAX_CLIENT_BYTES: Final = 4 << 20  # of a client's row: its names and up to 5,000 topics make 1 MB
@@ -110,7 +113,7 @@ class Registry:
         self._metrics.round_trip.observe(loop.time() - started)
         kept, self._unsure = bool(alive) and not self._unsure, False
         if not kept:
-            self._log.info("lease taken, writing all rows", clients=len(list(self._memory.clients())))
+            self._log.info("lease taken, writing all rows", clients=self._memory.about().get("clients"))
             self._everything = True
             self._enrolled = False
         return kept
@@ -170,14 +173,14 @@ class Registry:
         if not self._enrolled:
             return True
         everything = self._everything or len(self._clients) + len(self._topics) > MAX_DIRTY
-        if everything:
-            clients, topics = set(self._memory.clients()), set(self._memory.topics())
-        else:
-            clients, topics = self._clients, self._topics
+        clients, topics = self._clients, self._topics
         self._clients, self._topics, self._everything = set(), set(), False
-        rows = len(clients) + len(topics)
         try:
-            for args in self._calls(clients, topics, drop_first=everything):
+            if everything:
+                calls = self._calls(self._memory.clients(), self._memory.topics(), drop_first=True)
+            else:
+                calls = self._calls(clients, topics, drop_first=False)
+            for rows, args in calls:
                 written = await self._link.ask(*self._write(self._rows, args))
                 self._metrics.registry_writes.labels("round_trip").inc()
                 if written != _WRITTEN:
@@ -186,31 +189,43 @@ class Registry:
                         return False
                     self._wake.set()
                     return True
+                self._metrics.registry_writes.labels("row").inc(rows)
         except BaseException:
+            self._everything |= everything
             self._clients |= clients
             self._topics |= topics
-            self._everything |= everything
             raise
-        self._metrics.registry_writes.labels("row").inc(rows)
         return True
 
-    def _calls(self, clients: set[str], topics: set[str], drop_first: bool) -> Iterable[list[Any]]:
-        """Arguments of `write.lua`, at most `SCRIPT_ROWS` rows each."""
-        rows: list[tuple[int, str, bytes | int | None]] = [(0, c, self._memory.client(c)) for c in clients]
-        rows += [(1, topic, self._memory.topic(topic) or None) for topic in topics]
-        for at in range(0, max(len(rows), 1 if drop_first else 0), SCRIPT_ROWS):
+    def _calls(
+        self, clients: Iterable[str], topics: Iterable[str], *, drop_first: bool
+    ) -> Iterator[tuple[int, list[Any]]]:  # fmt: skip
+        """Arguments of `write.lua`, and how many rows they are: at most `WRITE_ROWS`, and about `WRITE_BYTES`.
+
+        Rows are asked for only when it is their turn: fifty thousand at once would hold the event loop for a second.
+        """
+        named = itertools.chain(((0, client_id) for client_id in clients), ((1, topic) for topic in topics))
+        while True:
             sets: tuple[list[Any], list[Any]] = ([], [])
             drops: tuple[list[str], list[str]] = ([], [])
-            for which, name, value in rows[at : at + SCRIPT_ROWS]:
+            rows = size = 0
+            while rows < WRITE_ROWS and size < WRITE_BYTES and (row := next(named, None)) is not None:
+                which, name = row
+                value = self._memory.topic(name) or None if which else self._memory.client(name)
                 if value is None:
                     drops[which].append(name)
                 else:
                     sets[which].extend((name, value))
-            yield [
-                int(drop_first and at == 0),
+                    size += len(value) if isinstance(value, bytes) else 0
+                rows += 1
+            if not rows and not drop_first:
+                return
+            yield rows, [
+                int(drop_first),
                 len(sets[0]) // 2, len(drops[0]), len(sets[1]) // 2, len(drops[1]),
                 *sets[0], *drops[0], *sets[1], *drops[1],
             ]  # fmt: skip
+            drop_first = False
 
     # ---- what anybody may ask
 

@@ -97,9 +97,9 @@ class Hub:
         """Its subscribers, as they are now."""
         return tuple(self._members.get(audience, ()))
 
-    def topics(self) -> list[str]:
-        """The topics that anybody hears."""
-        return [topic for topic in map(topic_of, self) if topic is not None]
+    def topics(self) -> Iterator[str]:
+        """The topics that had a member when it was called."""
+        return (topic for topic in map(topic_of, tuple(self._members)) if topic is not None)
 
     def join(self, subscriber: Subscriber, audience: str) -> None:
         """Make `subscriber` a member; once a member, again changes nothing."""

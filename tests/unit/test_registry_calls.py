@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from gateway.cluster import registry as registry_module
 from gateway.cluster.keys import Keys
 from gateway.cluster.link import Link, Unavailable
-from gateway.cluster.registry import SCRIPT_ROWS, Memory, Registry
+from gateway.cluster.registry import WRITE_BYTES, WRITE_ROWS, Memory, Registry
 from gateway.metrics import Metrics
 from tests.unit.virtual_time import in_virtual_time
 
@@ -146,7 +147,7 @@ def test_once_all_is_written_redis_holds_what_memory_holds(sequence: list[Any]) 
     async def scenario() -> None:
         node = Node()
         with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(registry_module, "SCRIPT_ROWS", 4)
+            patched.setattr(registry_module, "WRITE_ROWS", 4)
             patched.setattr(registry_module, "MAX_DIRTY", 25)
             for act in sequence:
                 match act:
@@ -209,7 +210,37 @@ async def test_a_storm_of_clients_costs_calls_not_rows() -> None:
         node.change(number, number % 50, there=True)
     assert await node.registry.flush()
     assert node.is_projected
-    assert node.redis.calls == -(-(10_000 + 50) // SCRIPT_ROWS)
+    assert node.redis.calls == -(-(10_000 + 50) // WRITE_ROWS)
+
+
+@in_virtual_time
+async def test_when_all_is_written_again_rows_are_made_a_few_at_a_time() -> None:
+    node = Node()
+    await node.beat()
+    for number in range(3000):
+        node.clients[f"n.b.{number}"] = b"x" * 2000 if number < 1000 else b"x"
+        node.topics[f"t{number}"] = 1
+    asked: list[int] = [0]  # rows, in each turn of the loop
+    client = node.registry._memory.client
+
+    def counted(client_id: str) -> bytes | None:
+        asked[-1] += 1
+        return client(client_id)
+
+    ask = node.redis.ask
+
+    async def travel(*command: Any) -> Any:
+        asked.append(0)
+        await asyncio.sleep(0)
+        return await ask(*command)
+
+    node.registry._memory = replace(node.registry._memory, client=counted)
+    node.redis.ask = travel  # type: ignore[method-assign]
+    assert await node.registry.flush()
+    assert node.is_projected
+    assert sum(asked) == 3000
+    assert max(asked) <= WRITE_ROWS
+    assert asked[0] * 2000 <= WRITE_BYTES + 2000, "large rows are fewer at a time"
 
 
 @in_virtual_time
@@ -226,7 +257,7 @@ async def test_who_comes_alone_is_written_soon_and_a_storm_twice_a_second() -> N
     for number in range(10_000):  # a thousand a second
         node.change(number, 1, there=True)
         await asyncio.sleep(0.001)
-    assert 15 <= node.redis.calls <= 22
+    assert 15 <= node.redis.calls <= 22 + 10_000 // WRITE_ROWS
     await asyncio.sleep(0.51)
     assert node.is_projected
     writer.cancel()
