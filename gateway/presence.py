@@ -7,16 +7,17 @@ shown, goes out in batches of a tenth of a second.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Final, Protocol
 
 from gateway.cluster.envelope import Envelope
 from gateway.cluster.link import Unavailable
-from gateway.cluster.presence import Attendance, heard
+from gateway.cluster.presence import ROWS, Attendance, heard
 from gateway.core.roster import Attendee, Roster
 from gateway.logs import StateLog
 
 BATCH_SECONDS: Final = 0.1
+TOPICS: Final = 100  # written, read or shown side by side
 MAX_LISTED: Final = 1000  # people; where there are more, only their number is told
 
 
@@ -54,6 +55,8 @@ class Presence:
         self._grace = grace_seconds
         self._now_ms = now_ms
         self._rooms: dict[str, _Room] = {}
+        self._stale: set[str] = set()  # topics of rooms that must be read again
+        self._stirred: set[str] = set()  # topics of rooms that may have news, or hold a leave back
         self._dirty: dict[str, set[str]] = {}  # topic -> own clients that came or went
         self._rewrite: set[str] = set()  # topics whose rows of ours must all be written again
         self._wake = asyncio.Event()
@@ -91,6 +94,7 @@ class Presence:
         room = self._rooms.get(topic)
         if room is not None:
             room.stale = True
+            self._stale.add(topic)
             self._wake.set()
 
     def rewrite(self) -> None:
@@ -107,23 +111,22 @@ class Presence:
         if room.stale:
             room.waiting.append(word)
         else:
-            self._apply(room, *word)
-        self._wake.set()
+            self._apply(topic, room, *word)
 
     # ---- what anybody may ask
 
-    async def people(self, topic: str) -> list[Attendee]:
-        """Everybody on the topic, each by one client.
+    async def people(self, topic: str) -> Roster:
+        """The roster of the topic.
 
         Raises:
             Unavailable: The topic is not heard here, and Redis did not answer in time.
         """
         room = self._rooms.get(topic)
         if room is not None and room.primed:
-            return room.roster.people()
+            return room.roster
         roster = Roster(0)
         roster.prime(await self._attendance.read(topic))
-        return roster.people()
+        return roster
 
     # ---- the batches
 
@@ -150,47 +153,82 @@ class Presence:
             Unavailable: Redis did not confirm; what was to be written will be again.
         """
         await self._write(house)
-        for topic, room in list(self._rooms.items()):
-            if room.stale:
-                await self._read(topic, room)
-        now = asyncio.get_running_loop().time()
-        for topic, room in list(self._rooms.items()):
-            if not room.primed:
-                continue
-            news = room.roster.news(now)
-            if news:
-                about: dict[str, Any] = {"count": len(room.roster)}
-                if len(room.roster) <= MAX_LISTED:
-                    about["joined"] = [listed(attendee) for attendee in news.joined]
-                    about["left"] = [listed(attendee) for attendee in news.left]
-                house.show(topic, about)
-            if room.roster.held:
-                self._wake.set()
+        await self._refresh()
+        await self._show(house)
+
+    async def _refresh(self) -> None:
+        stale = [(topic, room) for topic in self._stale if (room := self._rooms.get(topic)) and room.stale]
+        self._stale.clear()
+        for at in range(0, len(stale), TOPICS):
+            some = stale[at : at + TOPICS]
+            found = await asyncio.gather(*(self._read(topic, room) for topic, room in some), return_exceptions=True)
+            failures = [failure for failure in found if failure is not None]
+            if failures:
+                self._stale.update(topic for topic, room in stale[at:] if room.stale)
+                raise failures[0]
+
+    async def _show(self, house: House) -> None:
+        stirred, self._stirred = self._stirred, set()
+        for at, topic in enumerate(stirred, 1):
+            room = self._rooms.get(topic)
+            if room is not None and room.primed:
+                self._show_room(house, topic, room)
+            if at % TOPICS == 0:
+                await asyncio.sleep(0)  # others get their turn
+
+    def _show_room(self, house: House, topic: str, room: _Room) -> None:
+        news = room.roster.news(asyncio.get_running_loop().time())
+        if news:
+            about: dict[str, Any] = {"count": len(room.roster)}
+            if len(room.roster) <= MAX_LISTED:
+                about["joined"] = [listed(attendee) for attendee in news.joined]
+                about["left"] = [listed(attendee) for attendee in news.left]
+            house.show(topic, about)
+        if room.roster.held:
+            self._stirred.add(topic)
+            self._wake.set()
 
     async def _write(self, house: House) -> None:
         rewrite, self._rewrite = self._rewrite, set()
         dirty, self._dirty = self._dirty, {}
         topics = [*dirty.keys() | rewrite]
         while topics:
-            topic = topics.pop()
-            ids = dirty.get(topic, set())
-            left = [client_id for client_id in ids if house.attendee(topic, client_id) is None]
-            if topic in rewrite:
-                joined = house.attendees(topic)
-            else:
-                joined = [a for client_id in ids if (a := house.attendee(topic, client_id)) is not None]
+            some = [topics.pop() for _ in range(min(len(topics), TOPICS))]
+            # Side by side: what waits for the same Redis shares a round trip.
+            work = (self._write_topic(house, topic, dirty.get(topic, ()), all_rows=topic in rewrite) for topic in some)
             try:
-                written = await self._attendance.write(
-                    topic, house.channel(topic), joined, left, self._now_ms(), drop_first=topic in rewrite
-                )
-            except BaseException:
-                for other in (topic, *topics):
-                    self._dirty.setdefault(other, set()).update(dirty.get(other, ()))
-                self._rewrite |= rewrite & {topic, *topics}
+                found = await asyncio.gather(*work, return_exceptions=True)
+            except asyncio.CancelledError:
+                self._write_again([*some, *topics], dirty, rewrite)
                 raise
+            failures = [failure for failure in found if isinstance(failure, BaseException)]
+            # Without a lease: once the beat has taken it again, the registry has all of us written anew.
+            self._write_again([topic for topic, written in zip(some, found, strict=True) if not written], dirty, set())
+            if failures:
+                failed = [topic for topic, written in zip(some, found, strict=True) if written in failures]
+                self._write_again([*failed, *topics], dirty, rewrite)
+                raise failures[0]
+
+    def _write_again(self, topics: Iterable[str], dirty: Mapping[str, set[str]], rewrite: set[str]) -> None:
+        for topic in topics:
+            self._dirty.setdefault(topic, set()).update(dirty.get(topic, ()))
+            self._rewrite |= rewrite & {topic}
+
+    async def _write_topic(self, house: House, topic: str, ids: Collection[str], *, all_rows: bool) -> bool:
+        """Write who came and who went on one topic, or all rows of it. False if there is no lease."""
+        left = [client_id for client_id in ids if house.attendee(topic, client_id) is None]
+        if all_rows:
+            joined = house.attendees(topic)
+        else:
+            joined = [a for client_id in ids if (a := house.attendee(topic, client_id)) is not None]
+        for at in range(0, max(len(joined), len(left), 1), ROWS):
+            written = await self._attendance.write(
+                topic, house.channel(topic), joined[at : at + ROWS], left[at : at + ROWS], self._now_ms(),
+                drop_first=all_rows and at == 0,
+            )  # fmt: skip
             if not written:
-                # No lease: once the beat has taken it again, the registry has all of us written anew.
-                self._dirty.setdefault(topic, set()).update(ids)
+                return False
+        return True
 
     async def _read(self, topic: str, room: _Room) -> None:
         room.stale = True  # what is heard meanwhile waits
@@ -201,16 +239,21 @@ class Presence:
             room.roster.prime(attendees)
             room.primed = True
         waiting, room.waiting, room.stale = room.waiting, [], False
+        self._stir(topic)
         for word in waiting:
-            self._apply(room, *word)
+            self._apply(topic, room, *word)
 
-    @staticmethod
-    def _apply(room: _Room, joined: list[Attendee], left: list[str], dead: bool) -> None:
+    def _apply(self, topic: str, room: _Room, joined: list[Attendee], left: list[str], dead: bool) -> None:
         now = asyncio.get_running_loop().time()
         for attendee in joined:
             room.roster.join(attendee)
         for client_id in left:
             room.roster.leave(client_id, now, dead=dead)
+        self._stir(topic)
+
+    def _stir(self, topic: str) -> None:
+        self._stirred.add(topic)
+        self._wake.set()
 
 
 def listed(attendee: Attendee) -> dict[str, str | None]:

@@ -115,10 +115,10 @@ class Relay:
         Raises:
             Unavailable: Redis did not answer in time.
         """
-        people = await self.presence.people(topic)
-        about: dict[str, Any] = {"count": len(people)}
-        if len(people) <= MAX_LISTED:
-            about["members"] = [listed(attendee) for attendee in people]
+        roster = await self.presence.people(topic)
+        about: dict[str, Any] = {"count": len(roster)}
+        if len(roster) <= MAX_LISTED:
+            about["members"] = [listed(attendee) for attendee in roster.people()]
         return about
 
     # ---- in

@@ -1,0 +1,214 @@
+"""Presence of one node: what it writes, reads and shows, and that it looks only at rooms with something to do."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, cast
+
+import pytest
+
+from gateway.cluster.link import Unavailable
+from gateway.cluster.presence import Attendance, told
+from gateway.core.roster import Attendee, News, Roster
+from gateway.presence import TOPICS, Presence
+from tests.unit.virtual_time import in_virtual_time, later, quiet
+
+ANN = Attendee("n.b.1", "ann")
+GRACE = 5.0
+
+
+class Rows:
+    """The rows in Redis. Stands for `Attendance`."""
+
+    def __init__(self) -> None:
+        self.written: list[tuple[str, list[Attendee], list[str], bool]] = []
+        self.reads: list[str] = []
+        self.at_once = self.most_at_once = 0
+        self.refused: set[str] = set()  # topics
+        self.leased = True
+
+    async def write(
+        self, topic: str, _channel: str, joined: Sequence[Attendee], left: Sequence[str], _now: int, *, drop_first: bool
+    ) -> bool:
+        await self._travel(topic)
+        if self.leased:
+            self.written.append((topic, list(joined), list(left), drop_first))
+        return self.leased
+
+    async def read(self, topic: str) -> list[Attendee]:
+        await self._travel(topic)
+        self.reads.append(topic)
+        return []
+
+    async def _travel(self, topic: str) -> None:
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
+        await asyncio.sleep(0.001)
+        self.at_once -= 1
+        if topic in self.refused:
+            raise Unavailable("refused")
+
+
+class House:
+    """A node with some clients; keeps what it shows."""
+
+    def __init__(self) -> None:
+        self.here: dict[str, list[Attendee]] = {}
+        self.shown: list[tuple[str, dict[str, Any]]] = []
+
+    def attendees(self, topic: str) -> list[Attendee]:
+        return self.here.get(topic, [])
+
+    def attendee(self, topic: str, client_id: str) -> Attendee | None:
+        return next((one for one in self.attendees(topic) if one.client_id == client_id), None)
+
+    def channel(self, topic: str) -> str:
+        return f"ch:{topic}"
+
+    def show(self, topic: str, about: dict[str, Any]) -> None:
+        self.shown.append((topic, about))
+
+
+class At:
+    """A node's presence and what is around it."""
+
+    def __init__(self) -> None:
+        self.rows, self.house = Rows(), House()
+        self.presence = Presence(cast(Attendance, self.rows), grace_seconds=GRACE, now_ms=lambda: 0)
+
+    async def open(self, *topics: str) -> None:
+        await asyncio.gather(*map(self.presence.ready, topics))
+        await self.presence.flush(self.house)
+
+    def hear(self, topic: str, joined: Sequence[Attendee] = (), left: Sequence[str] = ()) -> None:
+        """Word of another node."""
+        self.presence.receive(topic, told(joined, left, 0))
+
+
+@pytest.fixture
+def looks(monkeypatch: pytest.MonkeyPatch) -> list[Roster]:
+    """The rosters that were asked for news."""
+    found: list[Roster] = []
+    news = Roster.news
+
+    def counting(roster: Roster, now: float) -> News:
+        found.append(roster)
+        return news(roster, now)
+
+    monkeypatch.setattr(Roster, "news", counting)
+    return found
+
+
+@in_virtual_time
+async def test_a_batch_looks_at_rooms_with_news_only_and_at_one_that_holds_a_leave_until_it_is_shown(
+    looks: list[Roster],
+) -> None:
+    at = At()
+    await at.open(*(f"t{number}" for number in range(1000)))
+    looks.clear()
+    at.hear("t7", [ANN])
+    await at.presence.flush(at.house)
+    assert at.house.shown == [("t7", {"count": 1, "joined": [{"clientId": "n.b.1", "user": "ann"}], "left": []})]
+    at.hear("t7", left=[ANN.client_id])
+    await at.presence.flush(at.house)
+    assert len(looks) == 2
+    running = asyncio.create_task(at.presence.run(at.house))
+    await later(GRACE + 1)
+    running.cancel()
+    assert at.house.shown[1:] == [("t7", {"count": 0, "joined": [], "left": [{"clientId": "n.b.1", "user": "ann"}]})]
+    assert len({id(roster) for roster in looks}) == 1
+    looks.clear()
+    await at.presence.flush(at.house)
+    assert looks == []
+
+
+@in_virtual_time
+async def test_only_rooms_in_doubt_are_read_again_side_by_side_and_no_more_than_stated() -> None:
+    at = At()
+    topics = [f"t{number}" for number in range(3 * TOPICS)]
+    await at.open(*topics)
+    at.rows.reads.clear()
+    at.rows.most_at_once = 0
+    for topic in topics[: 2 * TOPICS + 1]:
+        at.presence.doubt(topic)
+    at.presence.close(topics[0])
+    await at.presence.flush(at.house)
+    assert sorted(at.rows.reads) == sorted(topics[1 : 2 * TOPICS + 1])
+    assert at.rows.most_at_once == TOPICS
+    at.rows.reads.clear()
+    await at.presence.flush(at.house)
+    assert at.rows.reads == []
+
+
+@in_virtual_time
+async def test_a_room_that_could_not_be_read_is_read_again() -> None:
+    at = At()
+    await at.open("a", "b")
+    at.rows.refused = {"a"}
+    at.rows.reads.clear()
+    for topic in "ab":
+        at.presence.doubt(topic)
+    with pytest.raises(Unavailable):
+        await at.presence.flush(at.house)
+    at.hear("a", [ANN])  # waits until the room is read
+    at.rows.refused = set()
+    await at.presence.flush(at.house)
+    assert sorted(at.rows.reads) == ["a", "b"]
+    assert [topic for topic, _ in at.house.shown] == ["a"]
+
+
+@in_virtual_time
+async def test_a_client_of_many_topics_is_written_to_all_of_them_side_by_side() -> None:
+    at = At()
+    topics = [f"t{number}" for number in range(2 * TOPICS + 5)]
+    for topic in topics:
+        at.house.here[topic] = [ANN]
+        at.presence.touch(topic, ANN.client_id)
+    await at.presence.flush(at.house)
+    assert sorted(at.rows.written) == sorted((topic, [ANN], [], False) for topic in topics)
+    assert at.rows.most_at_once == TOPICS
+
+
+@in_virtual_time
+async def test_what_could_not_be_written_is_written_again_and_nothing_else() -> None:
+    at = At()
+    await at.open("a", "b", "c")
+    at.house.here = {"a": [ANN], "c": [ANN]}
+    at.presence.touch("a", ANN.client_id)
+    at.presence.touch("b", ANN.client_id)
+    at.presence.rewrite()
+    at.rows.refused = {"a"}
+    with pytest.raises(Unavailable):
+        await at.presence.flush(at.house)
+    assert sorted(at.rows.written) == [("b", [], [ANN.client_id], True), ("c", [ANN], [], True)]
+    at.rows.written.clear()
+    at.rows.refused = set()
+    await at.presence.flush(at.house)
+    assert at.rows.written == [("a", [ANN], [], True)]
+
+
+@in_virtual_time
+async def test_what_a_cancelled_batch_had_to_write_is_not_lost() -> None:
+    at = At()
+    at.house.here = {"a": [ANN]}
+    at.presence.touch("a", ANN.client_id)
+    batch = asyncio.create_task(at.presence.flush(at.house))
+    await quiet()
+    batch.cancel()
+    await quiet()
+    at.rows.written.clear()
+    await at.presence.flush(at.house)
+    assert at.rows.written == [("a", [ANN], [], False)]
+
+
+@in_virtual_time
+async def test_without_a_lease_who_came_is_written_later() -> None:
+    at = At()
+    at.house.here = {"a": [ANN]}
+    at.presence.touch("a", ANN.client_id)
+    at.rows.leased = False
+    await at.presence.flush(at.house)
+    at.rows.leased = True
+    await at.presence.flush(at.house)
+    assert at.rows.written == [("a", [ANN], [], False)]
