@@ -18,6 +18,7 @@ outbox       what is sent to one client
 relay        between hub and bus: publish, and what the cluster says
 transport/   what a client is connected by: octets in, prepared frames out, back-pressure
 streams      topics with history: in order, read again where something is missing
+conflation   of what comes within a window, the last
 presence     who is on a topic, and who came and went
 announcer    tells administrators how the services are
 heartbeat    the node's pulse: its lease, and whether it hears what it says

@@ -21,6 +21,7 @@ from gateway.cluster.keys import Keys
 from gateway.cluster.link import Link, Unavailable
 from gateway.cluster.outgoing import Outgoing, TooLarge
 from gateway.cluster.snapshots import NO_EPOCH, Snapshots
+from gateway.conflation import Conflation
 from gateway.core import frames, hub, protocol, replies
 from gateway.core.hub import Hub
 from gateway.core.protocol import ProtocolError
@@ -62,7 +63,7 @@ class Relay:
         self.snapshots = Snapshots(link, keys)
         self._spawn = spawn
         self._relayed = metrics.relayed.labels("audience")  # looked up for each, it would cost as much as counting
-        self._conflating: dict[str, bytes | None] = {}  # topic -> newest frame of the window that is open
+        self._conflation = Conflation(hub, rules)
         self.on_gap: Callable[[str], None] | None = None  # its messages are lost to whoever hears it
 
     # ---- out
@@ -144,6 +145,7 @@ class Relay:
                 self.streams.close(topic)
                 self.snapshots.forget(topic)
                 self.presence.close(topic)
+                self._conflation.forget(topic)
         self._bus.ignore(left, self._on_audience)
 
     def has_presence(self, topic: str) -> bool:
@@ -184,6 +186,9 @@ class Relay:
             )
             for failure in filter(None, found):
                 raise failure
+            for topic in values:
+                if hub.of_topic(topic) not in self._hub:
+                    self.snapshots.begin(topic)
 
     def is_ready(self, topic: str) -> bool:
         """Whether a newcomer can be let in this moment."""
@@ -250,10 +255,12 @@ class Relay:
             self.streams.receive(topic, envelope.epoch, Entry(envelope.offset, envelope.text, envelope.exclude))
             return
         if topic is not None and envelope.epoch is not None:
+            if self.snapshots.is_superseded(topic, envelope.offset):
+                return
             self.snapshots.receive(topic, envelope.offset, envelope.text)
         frame = frames.build(frames.TEXT, envelope.text)
-        if topic is not None and envelope.exclude is None and self._rules.of(topic).conflate_ms:
-            self._conflate(topic, frame)
+        if topic is not None:
+            self._conflation.deliver(topic, frame, envelope.exclude)
         else:
             self._hub.deliver(audience, frame, envelope.exclude)
 
@@ -272,26 +279,6 @@ class Relay:
         """Some of its messages are lost for good."""
         if self.on_gap is not None:
             self.on_gap(topic)
-
-    def _conflate(self, topic: str, frame: bytes) -> None:
-        """Send the first of a window at once, and at its end the last that came in it."""
-        if topic in self._conflating:
-            self._conflating[topic] = frame
-            return
-        self._hub.deliver(hub.of_topic(topic), frame)
-        self._conflating[topic] = None
-        self._open_window(topic)
-
-    def _open_window(self, topic: str) -> None:
-        seconds = self._rules.of(topic).conflate_ms / 1000
-        asyncio.get_running_loop().call_later(seconds, self._close_window, topic)
-
-    def _close_window(self, topic: str) -> None:
-        frame = self._conflating.pop(topic)
-        if frame is not None:
-            self._hub.deliver(hub.of_topic(topic), frame)
-            self._conflating[topic] = None
-            self._open_window(topic)
 
     def on_ingest(self, _channel: str, payload: bytes) -> None:
         """A message of a publisher that speaks the original plan's ``{topic, data, timestamp, sourceId}``.
@@ -322,7 +309,7 @@ class Relay:
         audience = hub.of_topic(topic)
         if audience in self._hub:
             text = replies.data(publication, topic, protocol.iso(at))
-            self._hub.deliver(audience, frames.build(frames.TEXT, text))
+            self._conflation.deliver(topic, frames.build(frames.TEXT, text), None)
             self._metrics.relay_delay.observe(max(0, now - at) / 1000)
 
     async def _pass_on(self, publication: Publication, payload: bytes, *, stamped: bool, said_ms: int) -> None:

@@ -21,6 +21,7 @@ class Snapshots:
         self._keys = keys
         self._keep = link.script("keep")
         self._known: dict[str, tuple[int, bytes | None]] = {}
+        self._floors: dict[str, int] = {}  # all subscribers here were sent this version, or a newer one, first
 
     def keep(self, topic: str, message: Envelope, channel: str, fence: Fence | None = None) -> Command:
         """The command that keeps and publishes `message`, and answers its version.
@@ -66,6 +67,18 @@ class Snapshots:
         """The topic's last value."""
         return self._known[topic][1]
 
+    def begin(self, topic: str) -> None:
+        """The topic has no subscriber here yet: the first ones are sent the value that is known now."""
+        self._floors[topic] = self._known[topic][0]
+
+    def is_superseded(self, topic: str, version: int) -> bool:
+        """Whether every subscriber here was sent this version, or a newer one, before.
+
+        Messages that were under way while the value was read from Redis come after it, and may be older.
+        """
+        return version <= self._floors.get(topic, 0)
+
     def forget(self, topic: str) -> None:
         """Nobody here hears the topic any more, or something was missed: it is read again when asked for."""
         self._known.pop(topic, None)
+        self._floors.pop(topic, None)

@@ -135,14 +135,15 @@ class Hub:
         self._refused.discard(subscriber)
         return emptied
 
-    def deliver(self, audience: str, frame: bytes, exclude: str | None = None) -> None:
-        """Queue `frame` for all members but the client with the id `exclude`."""
+    def deliver(self, audience: str, frame: bytes, exclude: str | None = None, only: str | None = None) -> None:
+        """Queue `frame` for all members but the client with the id `exclude`; or, if it is given, for `only`."""
         members = self._members.get(audience)
         if not members:
             return
-        if exclude is not None:
+        if exclude is not None or only is not None:
             self._hand_out()
-            self._send([member for member in members if member.client_id != exclude], [frame])
+            chosen = [m for m in members if m.client_id != exclude and (only is None or m.client_id == only)]
+            self._send(chosen, [frame])
             self.flush()
             return
         if not self._runs:

@@ -268,6 +268,25 @@ async def test_of_a_conflated_topic_the_first_and_the_last_arrive(
     assert client.data("price:x") == [0, 99]
 
 
+async def test_what_excludes_a_client_does_not_overtake_what_a_conflated_topic_holds_back(
+    cluster: Start, folder: Path, connect: Connect, api: Of
+) -> None:
+    nodes = cluster(1, topics=rules(folder))
+    client, author = await connect(nodes[0]), await connect(nodes[0])
+    for each in (client, author):
+        await each.subscribe("price:x")
+    values: list[dict[str, Any]] = [{"topic": "price:x", "data": n} for n in range(4)]
+    values[3]["except"] = author.id
+    await api(nodes[0]).publish_all(values)
+    await client.hear(type="DATA", data=3)
+    await author.hear(type="DATA", data=2)
+    await api(nodes[0]).publish("price:x", "after")
+    for each in (client, author):
+        await each.hear(type="DATA", data="after")
+    assert client.data("price:x") == [0, 3, "after"]
+    assert author.data("price:x") == [0, 2, "after"]
+
+
 async def test_an_envelope_of_the_original_plan_is_numbered_once(
     cluster: Start, folder: Path, redis: Redis, connect: Connect
 ) -> None:
