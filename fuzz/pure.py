@@ -15,7 +15,7 @@ from urllib.parse import unquote
 
 import orjson
 
-from gateway.cluster.envelope import Envelope
+from gateway.cluster.envelope import Envelope, Kind
 from gateway.core import orders, topics
 from gateway.core.deflate import deflate, inflate
 from gateway.core.frames import CLOSE, RSV1, TEXT, FrameError, build, split
@@ -172,7 +172,19 @@ def cluster(random: Random) -> int:
         )
         with contextlib.suppress(orders.OrderError):
             orders.parse(text)
-        envelope = mutate(random, Envelope(1, text[:50], random.choice([None, "n.1"]), None, "e", 5).pack())
+        envelope = mutate(
+            random,
+            Envelope(
+                1,
+                text[:50],
+                random.choice([None, "n.1"]),
+                None,
+                random.choice(list(Kind)),
+                epoch="e",
+                offset=5,
+                mark=50,
+            ).pack(),
+        )
         with contextlib.suppress(ValueError):
             Envelope.unpack(envelope)
         tried += len(text) + len(envelope)

@@ -1,4 +1,4 @@
-"""Topics with `conflate_ms`: of what comes within a window, each client is sent the last message meant for it."""
+"""Messages that may be conflated: of what comes within a window, each client is sent the last message meant for it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import asyncio
 
 from gateway.core import hub
 from gateway.core.hub import Hub
-from gateway.core.topics import TopicRules
 
 
 class _Window:
@@ -35,38 +34,46 @@ class _Window:
 class Conflation:
     """Hands messages to the hub, the first of a window at once and the last at its end. Order stays as it came."""
 
-    def __init__(self, hub: Hub, rules: TopicRules) -> None:
+    def __init__(self, hub: Hub) -> None:
         self._hub = hub
-        self._rules = rules
         self._windows: dict[str, _Window] = {}  # those that are open
 
-    def deliver(self, topic: str, frame: bytes, exclude: str | None) -> None:
-        """Deliver a message now or at the end of the window; never before one that came before it."""
+    def deliver(self, topic: str, frame: bytes, exclude: str | None, window_ms: int) -> None:
+        """Deliver a message now or at the end of the window; never before one that came before it.
+
+        `window_ms`: what the publisher's topic rules say; 0: this message is not to be conflated.
+        """
         window = self._windows.get(topic)
-        if window is not None:
+        if window is not None and window_ms:
             window.put(frame, exclude)
             return
+        if window is not None:
+            self._release(topic, window)
         self._hub.deliver(hub.of_topic(topic), frame, exclude)
-        if self._rules.of(topic).conflate_ms:
-            self._open(topic, _Window())
+        if window_ms:
+            self._open(topic, _Window(), window_ms)
 
     def forget(self, topic: str) -> None:
         """Nobody here is subscribed any more: what waits would be older than what the next client is sent first."""
         if topic in self._windows:
             self._windows[topic].clear()
 
-    def _open(self, topic: str, window: _Window) -> None:
+    def _open(self, topic: str, window: _Window, window_ms: int) -> None:
         self._windows[topic] = window
-        seconds = self._rules.of(topic).conflate_ms / 1000
-        asyncio.get_running_loop().call_later(seconds, self._close, topic)
+        asyncio.get_running_loop().call_later(window_ms / 1000, self._close, topic, window_ms)
 
-    def _close(self, topic: str) -> None:
+    def _close(self, topic: str, window_ms: int) -> None:
         window = self._windows.pop(topic)
+        if self._release(topic, window):
+            self._open(topic, window, window_ms)
+
+    def _release(self, topic: str, window: _Window) -> bool:
+        """Deliver what waits. False: nothing did."""
         if window.newest is None:
-            return
+            return False
         audience = hub.of_topic(topic)
         if window.other is not None:
             self._hub.deliver(audience, window.other, only=window.excluded)
         self._hub.deliver(audience, window.newest, window.excluded)
         window.clear()
-        self._open(topic, window)
+        return True

@@ -16,15 +16,15 @@ import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from gateway.cluster.link import Unavailable
 from gateway.cluster.registry import Registry
 from gateway.core import hub, replies
 from gateway.core.hub import Hub
 from gateway.core.identity import Identity
+from gateway.core.position import Position
 from gateway.core.protocol import Code, ProtocolError, RequestId
-from gateway.core.publication import Position
 from gateway.core.sequence import Entry
 from gateway.core.session import Join
 from gateway.outbox import Outbox
@@ -45,6 +45,14 @@ _DONE: Final = object()
 Spawn = Callable[[Coroutine[Any, Any, None], str], asyncio.Task[None]]
 
 
+class _Recovery(NamedTuple):
+    """How a member of a topic recovered it. The same SUBSCRIBE, sent again, gets the same answer and nothing twice."""
+
+    place: Position  # from which it asked to recover
+    losses: int  # gaps that were reported on the topic by then
+    whole: bool
+
+
 @dataclass(slots=True, eq=False)
 class _Subscribe:
     """One SUBSCRIBE on its way to its acknowledgement."""
@@ -54,6 +62,7 @@ class _Subscribe:
     request_id: RequestId
     places: dict[str, Position]  # the last message that the client has, of each topic that it recovers
     recovered: dict[str, bool] = field(default_factory=dict)  # by topic: whether it got all that it missed
+    recoveries: dict[str, _Recovery] = field(default_factory=dict)  # by topic: what is remembered when it is a member
     confirmed: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -76,6 +85,7 @@ class Memberships:
         self._answer_seconds = answer_seconds
         self._unanswered: dict[Connection, tuple[bytes, Callable[[], None]]] = {}  # what waits for Redis: `_become`
         self._subscribing: dict[Connection, dict[_Subscribe, asyncio.Task[None]]] = {}
+        self._recoveries: dict[Connection, dict[str, _Recovery]] = {}  # of members, by topic
 
     # ---- who a client is
 
@@ -173,6 +183,7 @@ class Memberships:
     def remove(self, connection: Connection) -> None:
         """The client is gone: take it out of all audiences, and out of what Redis is told."""
         self._answer(connection)  # to nobody: it forgets what waits
+        self._recoveries.pop(connection, None)
         for asked, task in self._subscribing.pop(connection, {}).items():
             self._relay.abandon(asked.audiences, asked.confirmed.set)
             task.cancel()
@@ -241,6 +252,8 @@ class Memberships:
                     if is_last:
                         self._enter(connection, [hub.of_topic(topic)])
                         self._hub.leave(connection, hub.joining(topic))
+                        if topic in asked.recoveries:
+                            self._recoveries.setdefault(connection, {})[topic] = asked.recoveries[topic]
                         break
                 self._outbox.send_all(connection, texts)
                 texts, room = [], RECOVERY_BYTES
@@ -254,21 +267,30 @@ class Memberships:
         """What a newcomer to the topic is sent now, about `room` bytes; and whether that is all."""
         place = asked.places.get(topic) if self._relay.has_history(topic) else None
         if place is not None:
-            missed = self._missed(connection, topic, place)
-            asked.recovered[topic] = missed is not None
+            missed = self._missed(connection, topic, place, asked)
             if missed is not None:
                 part = _beginning(missed, room)
                 if part:
-                    asked.places[topic] = Position(place.epoch, part[-1].offset)
+                    asked.places[topic] = Position(place.epoch, part[-1].offset, part[-1].mark)
                 texts = [entry.text for entry in part if entry.exclude != connection.client_id]
                 return texts, len(part) == len(missed)
         snapshot = self._relay.snapshot(topic)
         return [replies.initial(snapshot)] if snapshot is not None else [], True
 
-    def _missed(self, connection: Connection, topic: str, place: Position) -> list[Entry] | None:
-        if hub.of_topic(topic) in connection.audiences and self._relay.streams.place(topic)[0] == place.epoch:
-            return []  # a member already: the same SUBSCRIBE, sent again
-        return self._relay.streams.missed(topic, place.epoch, place.offset)
+    def _missed(
+        self, connection: Connection, topic: str, place: Position, asked: _Subscribe
+    ) -> list[Entry] | None:  # fmt: skip
+        """What the client is sent of the messages since `place`; None if it cannot get all of them."""
+        before, losses = self._recoveries.get(connection, {}).get(topic), self._relay.streams.losses(topic)
+        missed: list[Entry] | None
+        if topic not in asked.recovered and before is not None and before[:2] == (place, losses):
+            missed = [] if before.whole else None
+        else:
+            missed = self._relay.streams.missed(topic, place)
+        first = asked.recoveries.get(topic, _Recovery(place, losses, whole=False))
+        asked.recoveries[topic] = first._replace(whole=missed is not None)
+        asked.recovered[topic] = missed is not None
+        return missed
 
     def _acknowledge(self, connection: Connection, asked: _Subscribe) -> None:
         """Say which of the topics the client hears now, and where it is in those with history."""
@@ -281,8 +303,7 @@ class Memberships:
             return
         positions: dict[str, dict[str, Any]] = {}
         for topic in filter(self._relay.has_history, heard):
-            epoch, offset = self._relay.streams.place(topic)
-            positions[topic] = {"epoch": epoch, "offset": offset}
+            positions[topic] = self._relay.streams.place(topic)._asdict()
             if topic in asked.recovered:
                 positions[topic]["recovered"] = asked.recovered[topic]
         self._outbox.reply(connection, replies.subscribed(heard, asked.request_id, self._outbox.time(), positions))
@@ -307,6 +328,10 @@ class Memberships:
         self._touch(connection, audiences)
 
     def _leave(self, connection: Connection, audiences: Sequence[str]) -> None:
+        recoveries = self._recoveries.get(connection)
+        if recoveries:
+            for topic in map(hub.topic_of, audiences):
+                recoveries.pop(topic or "", None)
         self._relay.leave([audience for audience in audiences if self._hub.leave(connection, audience)])
         self._touch(connection, audiences)
 

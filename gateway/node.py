@@ -40,7 +40,8 @@ from gateway.core import hub
 from gateway.core.hub import Hub
 from gateway.core.identity import Identity
 from gateway.core.inflow import Inflow
-from gateway.core.publication import Position, Publication
+from gateway.core.position import Position
+from gateway.core.publication import Publication
 from gateway.core.session import Rules
 from gateway.core.sources import Sources
 from gateway.core.topics import TopicRules
@@ -150,6 +151,7 @@ class Node:
         )  # fmt: skip
         self.departures = Departures(self.clients, outbox, drain_seconds=settings.drain_seconds)
         self.relay.on_gap = self.clients.gap
+        self.relay.on_missed = self.clients.bus_missed
         self._tasks: set[asyncio.Task[None]] = set()
         self._heartbeat = Heartbeat(self.registry, lease_seconds=settings.lease_seconds, renewed=self._on_lease)
         self.condition = Condition(

@@ -21,8 +21,9 @@ from typing import Any, Final, Self
 from gateway.cluster.keys import Keys
 from gateway.cluster.link import Link, Unavailable, Unconfirmed
 from gateway.cluster.outgoing import MAX_MESSAGE_BYTES, Outgoing, TooLarge
+from gateway.core.position import Position
 from gateway.core.protocol import ProtocolError
-from gateway.core.publication import Position, Publication, refuse_reserved
+from gateway.core.publication import Publication, refuse_reserved
 from gateway.metrics import Metrics
 
 TIMEOUT_SECONDS: Final = 2.0

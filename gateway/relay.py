@@ -15,17 +15,18 @@ from typing import Any, Final
 import orjson
 
 from gateway.cluster.bus import Bus
-from gateway.cluster.envelope import Envelope
+from gateway.cluster.envelope import Envelope, Kind, UnknownVersion
 from gateway.cluster.history import History
 from gateway.cluster.keys import Keys
 from gateway.cluster.link import Link, Unavailable
 from gateway.cluster.outgoing import Outgoing, TooLarge
-from gateway.cluster.snapshots import NO_EPOCH, Snapshots
+from gateway.cluster.snapshots import Snapshots
 from gateway.conflation import Conflation
 from gateway.core import frames, hub, protocol, replies
 from gateway.core.hub import Hub
+from gateway.core.position import Position
 from gateway.core.protocol import ProtocolError
-from gateway.core.publication import Position, Publication
+from gateway.core.publication import Publication
 from gateway.core.sequence import Entry
 from gateway.core.topics import TopicRules, is_reserved
 from gateway.logs import logger
@@ -36,6 +37,8 @@ from gateway.streams import Streams
 # How long a node that hears a message of `ws:broadcast` late still finds that another has passed it on.
 CLAIM_MS: Final = 2000
 READY_TOPICS: Final = 100  # read at a time for a SUBSCRIBE
+# Between two reports that a channel carries messages which this node cannot read.
+UNREADABLE_SECONDS: Final = 10.0
 # Before what a client of another node has said, on that node's own channel.
 SAID: Final = b"say "
 
@@ -58,13 +61,16 @@ class Relay:
         self._metrics = metrics
         self._max_bytes = max_message_bytes
         self._now = now
-        self._history = History(link, keys)
+        self._history = History(link, keys, now)
         self.streams = Streams(self._history, rules, self, metrics, spawn)
         self.snapshots = Snapshots(link, keys)
         self._spawn = spawn
         self._relayed = metrics.relayed.labels("audience")  # looked up for each, it would cost as much as counting
-        self._conflation = Conflation(hub, rules)
+        self._conflation = Conflation(hub)
+        # Channels whose unreadable messages were just reported -> whether there were more since.
+        self._unreadable: dict[str, bool] = {}
         self.on_gap: Callable[[str], None] | None = None  # its messages are lost to whoever hears it
+        self.on_missed: Callable[[list[str]], None] | None = None  # so is something of what was said on these channels
 
     # ---- out
 
@@ -97,10 +103,10 @@ class Relay:
             Unavailable: Redis did not answer in time.
         """
         first = None if since is None or reverse else since + 1
-        page = await self._history.read(topic, first, limit)
+        page = await self._history.read(topic, first, limit, compare=False)
         entries = [entry for entry in page.entries if since is None or entry.offset > since]
         messages = [orjson.Fragment(entry.text) for entry in (reversed(entries) if reverse else entries)]
-        return {"epoch": page.epoch, "offset": page.top, "messages": messages}
+        return {"epoch": page.epoch, "offset": page.top, "mark": page.mark, "messages": messages}
 
     async def delete_history(self, topic: str) -> bool:
         """Drop a topic's messages; False if there were none. Its nodes must be told to forget theirs.
@@ -200,7 +206,7 @@ class Relay:
     def catch_up(self, places: Mapping[str, Position]) -> None:
         """A client has been at these places, on another node perhaps: where it is ahead of us, ask the stream."""
         for topic, place in places.items():
-            self.streams.catch_up(topic, place.epoch, place.offset)
+            self.streams.catch_up(topic, place)
 
     def snapshot(self, topic: str) -> bytes | None:
         """The last value of a topic that has a snapshot; the topic must be `ready`."""
@@ -209,8 +215,7 @@ class Relay:
             return None
         if not rule.history:
             return self.snapshots.newest(topic)
-        entry = self.streams.newest(topic)
-        return entry.text if entry is not None else None
+        return self.streams.newest(topic)
 
     def lost(self, channels: Iterable[str]) -> None:
         """The Redis that has these channels is away: what is known of its streams may be wrong when it is back."""
@@ -241,28 +246,73 @@ class Relay:
             return None
 
     def _on_audience(self, channel: str, payload: bytes) -> None:
-        envelope = self.unpack(payload)
-        if envelope is None:
+        try:
+            envelope = Envelope.unpack(payload)
+        except UnknownVersion as error:
+            self._skip_unreadable(channel, error)
+            return
+        except ValueError:
+            self._metrics.relayed.labels("malformed").inc()
             return
         audience = self._keys.audience_of(channel)
         topic = hub.topic_of(audience)
         self._relayed.inc()
         self._metrics.relay_delay.observe(max(0.0, self._now() - envelope.published_ms / 1000))
-        if topic is not None and envelope.nodes:
-            self._on_presence(topic, envelope)
+        if topic is not None and self._keep(topic, envelope):
             return
-        if topic is not None and envelope.epoch is not None and envelope.epoch != NO_EPOCH:
-            self.streams.receive(topic, envelope.epoch, Entry(envelope.offset, envelope.text, envelope.exclude))
-            return
-        if topic is not None and envelope.epoch is not None:
-            if self.snapshots.is_superseded(topic, envelope.offset):
-                return
-            self.snapshots.receive(topic, envelope.offset, envelope.text)
         frame = frames.build(frames.TEXT, envelope.text)
         if topic is not None:
-            self._conflation.deliver(topic, frame, envelope.exclude)
+            self._conflation.deliver(topic, frame, envelope.exclude, envelope.conflate_ms)
         else:
             self._hub.deliver(audience, frame, envelope.exclude)
+
+    def _keep(self, topic: str, envelope: Envelope) -> bool:
+        """Take what the node keeps of a topic's message. True: that is all, it is not to be delivered from here.
+
+        The publisher's topic rules may differ from this node's, while nodes are restarted with new rules. The envelope
+        says what the message is, so it is delivered in any case: a numbered message also where the topic has no history
+        here, and one without a number also where it has. Clients cannot recover the latter, nor any position before it.
+        """
+        match envelope.kind:
+            case Kind.NODES:
+                self._on_presence(topic, envelope)
+                return True
+            case Kind.HISTORY if topic in self.streams:
+                entry = Entry(envelope.offset, envelope.text, envelope.exclude, envelope.mark, envelope.previous)
+                self.streams.receive(topic, envelope.epoch, entry)
+                return True
+            case Kind.HISTORY | Kind.SNAPSHOT:
+                version = envelope.version or envelope.mark  # both are the time by Redis' clock
+                if self.snapshots.is_superseded(topic, version):
+                    return True
+                self.snapshots.receive(topic, version, envelope.text)
+                self.streams.overhear(topic)
+            case Kind.PLAIN:
+                self.snapshots.replace(topic, envelope.text)
+                self.streams.overhear(topic)
+        return False
+
+    def _skip_unreadable(self, channel: str, error: UnknownVersion) -> None:
+        """Report that a message of a newer gateway is lost here: at once, then at most once in `UNREADABLE_SECONDS`."""
+        self._metrics.relayed.labels("unreadable").inc()
+        if channel in self._unreadable:
+            self._unreadable[channel] = True
+            return
+        logger().warning("unreadable message", channel=channel, reason=str(error))
+        self._report_unreadable(channel)
+
+    def _report_unreadable(self, channel: str) -> None:
+        self._unreadable[channel] = False
+        asyncio.get_running_loop().call_later(UNREADABLE_SECONDS, self._report_further, channel)
+        topic = hub.topic_of(self._keys.audience_of(channel))
+        if topic is not None and topic in self.streams:
+            self.gap(topic)  # the stream is read too, but it may hold nothing that this node can read
+        if self.on_missed is not None:
+            self.on_missed([channel])
+
+    def _report_further(self, channel: str) -> None:
+        if self._unreadable.pop(channel):
+            self._report_unreadable(channel)
 
     def _on_presence(self, topic: str, envelope: Envelope) -> None:
         try:
@@ -309,7 +359,7 @@ class Relay:
         audience = hub.of_topic(topic)
         if audience in self._hub:
             text = replies.data(publication, topic, protocol.iso(at))
-            self._conflation.deliver(topic, frames.build(frames.TEXT, text), None)
+            self._conflation.deliver(topic, frames.build(frames.TEXT, text), None, rule.conflate_ms)
             self._metrics.relay_delay.observe(max(0, now - at) / 1000)
 
     async def _pass_on(self, publication: Publication, payload: bytes, *, stamped: bool, said_ms: int) -> None:

@@ -10,8 +10,9 @@ import asyncio
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, Final, Protocol
 
-from gateway.cluster.history import MAX_READ, History
+from gateway.cluster.history import MAX_READ, NO_TOP, History, Top
 from gateway.cluster.link import Unavailable
+from gateway.core.position import Position, is_unborn
 from gateway.core.sequence import Entry, Sequence
 from gateway.core.topics import TopicRules
 from gateway.logs import logger
@@ -32,13 +33,14 @@ class Audience(Protocol):
 
 
 class _Stream:
-    __slots__ = ("busy", "sequence", "suspect", "waiters")
+    __slots__ = ("busy", "losses", "sequence", "suspect", "waiters")
 
     def __init__(self, keep: int) -> None:
         self.sequence = Sequence(keep)
         self.waiters: list[asyncio.Future[None]] = []
         self.busy = False  # a reader is at work
-        self.suspect: tuple[str | None, int] | None = None  # the top in Redis, when last compared
+        self.suspect: Top | None = None  # the top in Redis, when last compared
+        self.losses = 0  # gaps that were reported since it was opened
 
 
 class Streams:
@@ -82,19 +84,26 @@ class Streams:
         stream = self._streams.get(topic)
         return stream is not None and not stream.sequence.wanted
 
-    def place(self, topic: str) -> tuple[str, int]:
-        """Epoch and offset of the last message delivered; the topic must be `ready`."""
-        sequence = self._streams[topic].sequence
-        assert sequence.epoch is not None
-        return sequence.epoch, sequence.offset
+    def overhear(self, topic: str) -> None:
+        """A message without a number is being delivered on the topic: a publisher's rules give it no history."""
+        stream = self._streams.get(topic)
+        if stream is not None and not stream.sequence.overheard():
+            self._gap(topic, stream)  # it overtakes numbered messages that are held
 
-    def missed(self, topic: str, epoch: str, offset: int) -> list[Entry] | None:
-        """All that a client that was at `offset` has missed; None if it cannot be had whole."""
-        sequence = self._streams[topic].sequence
-        return sequence.since(offset) if sequence.epoch == epoch else None
+    def place(self, topic: str) -> Position:
+        """The place of the last message delivered; the topic must be `ready`."""
+        return self._streams[topic].sequence.position
 
-    def newest(self, topic: str) -> Entry | None:
-        """The topic's last message, if the stream has one."""
+    def losses(self, topic: str) -> int:
+        """How many gaps were reported on the topic since it was opened; it must be `ready`."""
+        return self._streams[topic].losses
+
+    def missed(self, topic: str, place: Position) -> list[Entry] | None:
+        """All that a client that was at `place` has missed; None if that cannot be known, or is not kept."""
+        return self._streams[topic].sequence.since(place)
+
+    def newest(self, topic: str) -> bytes | None:
+        """The text of the topic's last message, if there is one."""
         return self._streams[topic].sequence.newest
 
     def distrust(self, topics: Iterable[str]) -> None:
@@ -112,12 +121,13 @@ class Streams:
                 stream.sequence.doubt()
                 self._ask(topic, stream)
 
-    def catch_up(self, topic: str, epoch: str, offset: int) -> None:
-        """A client has been at this place. If it is ahead of us, what it had is still on its way here: ask for it."""
+    def catch_up(self, topic: str, place: Position) -> None:
+        """A client has been at this place. If it is ahead of us, what it has is still on its way: read the stream."""
         stream = self._streams.get(topic)
         if stream is not None and not stream.sequence.wanted:
             sequence = stream.sequence
-            if epoch == sequence.epoch and offset > sequence.offset:
+            ahead = place.epoch == sequence.epoch and place.offset > sequence.offset
+            if ahead or (sequence.is_unborn and place.epoch != "" and not is_unborn(place.epoch)):
                 self.doubt([topic])
 
     def forget(self, topic: str) -> None:
@@ -138,20 +148,27 @@ class Streams:
     async def check(self) -> None:
         """Compare with the tops in Redis: an idle topic whose last message went missing would not notice by itself.
 
+        This also keeps Redis from forgetting topics that are idle, but open here.
+
         Raises:
             Unavailable: Redis did not answer in time.
         """
         idle = [topic for topic, stream in self._streams.items() if not stream.sequence.wanted][:MAX_CHECKED]
-        for topic, (epoch, top) in zip(idle, await self._history.tops(idle) if idle else (), strict=True):
+        tops = await self._history.peek([(topic, self._rules.of(topic)) for topic in idle])
+        for topic, top in zip(idle, tops, strict=True):
             stream = self._streams.pop(topic, None)
             if stream is None:
                 continue
-            self._streams[topic] = stream  # to the end: who was not looked at today is first tomorrow
-            # What is newer than we know may be on its way; if it still is at the next check, it is not coming.
-            place = (epoch, top)
-            if stream.suspect == place and (stream.sequence.epoch, stream.sequence.offset) != place:
+            self._streams[topic] = stream  # to the end: a topic that was not compared now is the first next time
+            if top is None:
+                continue
+            sequence = stream.sequence
+            if top == NO_TOP and sequence.is_unborn:
+                sequence.still_unborn(self._history.hours())
+            # A message that is newer than ours may be on its way; if it still is at the next check, it is not coming.
+            elif stream.suspect == top and (sequence.epoch, sequence.offset, sequence.mark) != top:
                 self.doubt([topic])
-            stream.suspect = place
+            stream.suspect = top
 
     def _ask(self, topic: str, stream: _Stream) -> None:
         if not stream.busy:
@@ -172,7 +189,7 @@ class Streams:
                     break  # closed meanwhile, and perhaps opened anew: what this brings, its hearers have or will get
                 settled = sequence.fill(page)
                 if settled.gap:
-                    self._audience.gap(topic)
+                    self._gap(topic, stream)
                 if settled.entries:
                     self._audience.deliver(topic, settled.entries)
                 if settled.went_back:
@@ -186,12 +203,18 @@ class Streams:
                 if not waiter.done():
                     waiter.set_result(None)
 
+    def _gap(self, topic: str, stream: _Stream) -> None:
+        stream.losses += 1
+        self._audience.gap(topic)
+
     async def _renew(self, topic: str, stream: _Stream, epoch: str) -> None:
-        self._log.error("the stream has lost its tail, its epoch is renewed", topic=topic, epoch=epoch)
+        self._log.error("stream lost messages, renewing its epoch", topic=topic, epoch=epoch)
         while self._streams.get(topic) is stream:
             try:
-                stream.sequence.rename(await self._history.renew(topic, epoch))
+                renewed = await self._history.renew(topic, epoch)
             except Unavailable:
                 await asyncio.sleep(RETRY_SECONDS)
             else:
-                return
+                if renewed is not None:
+                    stream.sequence.rename(renewed)
+                return  # without one, Redis lost the topic meanwhile: the next read finds out

@@ -17,12 +17,12 @@ from typing import Any, TypeAlias
 from gateway.core.protocol import Json
 
 # What a DATA message has a name of its own for; all else the publisher gave travels in `extras`.
-_KNOWN = frozenset({"type", "topic", "data", "timestamp", "offset", "epoch", "initialData"})
+_KNOWN = frozenset({"type", "topic", "data", "timestamp", "offset", "epoch", "mark", "initialData"})
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """Something published on a topic. `offset` and `epoch`: its place, on topics with history."""
+    """Something published on a topic. `offset`, `epoch` and `mark`: its place, on topics with history."""
 
     topic: str
     data: Json
@@ -31,6 +31,7 @@ class Message:
     epoch: str | None = None
     initial: bool = False  # the last value, which came with the subscription: not news
     extras: Mapping[str, Json] = field(default_factory=dict)  # action, subtype, priority
+    mark: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,7 @@ def message(frame: Mapping[str, Any]) -> Message:
     return Message(
         frame["topic"], frame.get("data"), frame.get("timestamp", ""), frame.get("offset"), frame.get("epoch"),
         bool(frame.get("initialData")), {name: value for name, value in frame.items() if name not in _KNOWN},
+        frame.get("mark"),
     )  # fmt: skip
 
 

@@ -21,8 +21,8 @@ from gateway.client.events import Closed, Disconnected, Message, NoAnswer, Refus
 from gateway.client.pace import Backoff, refresh_seconds
 from gateway.client.subscription import Subscription
 from gateway.client.topics import Topics
+from gateway.core.position import Position
 from gateway.core.protocol import Json
-from gateway.core.publication import Position
 
 BUFFER_EVENTS: Final = 10_000
 REFRESH_AGAIN_SECONDS: Final = 5.0  # after a token could not be replaced
@@ -162,7 +162,7 @@ class Gateway:
             NoAnswer, Disconnected: Nobody knows whether it did.
         """
         answer = await self._call({"type": "PUBLISH", "topic": topic, "data": data, **extras})
-        return Position(answer["epoch"], answer["offset"]) if "epoch" in answer else None
+        return Position(answer["epoch"], answer["offset"], answer.get("mark")) if "epoch" in answer else None
 
     async def request(self, topic: str, action: str, **parameters: Json) -> Json:
         """The answer to a REQUEST.

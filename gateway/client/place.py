@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gateway.client.events import Event, Gap, Message, Recovered
+from gateway.core.position import Position
 
 
 class Place:
@@ -22,7 +23,7 @@ class Place:
 
     def __init__(self, topic: str) -> None:
         self.topic = topic
-        self._position: tuple[str, int] | None = None  # epoch and offset of the last message had
+        self._position: Position | None = None  # of the last message that was handed on
         self._joined = False  # an acknowledgement has come, so from then on every loss is to be told
         self.away = False  # it has come, and the connection was lost since
 
@@ -30,8 +31,7 @@ class Place:
         """What SUBSCRIBE says under `recover`; None: there is nothing to recover from."""
         if not self.away or self._position is None:
             return None
-        epoch, offset = self._position
-        return {"epoch": epoch, "offset": offset}
+        return {name: value for name, value in self._position._asdict().items() if value is not None}
 
     def take(self, message: Message) -> list[Event]:
         """What to hand on of a message: nothing if it was had before."""
@@ -39,12 +39,13 @@ class Place:
             return [message]
         events: list[Event] = [message]
         if self._position is not None:
-            epoch, offset = self._position
+            epoch, offset, _ = self._position
             if message.epoch == epoch and message.offset <= offset:
                 return []
-            if message.epoch != epoch:
+            # At 0 the topic had no message yet, and gets its epoch with the first.
+            if message.epoch != epoch and offset:
                 events.insert(0, Gap(self.topic, "the history began anew"))
-        self._position = message.epoch, message.offset
+        self._position = Position(message.epoch, message.offset, message.mark)
         return events
 
     def acknowledged(self, position: Mapping[str, Any] | None) -> list[Event]:
@@ -52,7 +53,7 @@ class Place:
         was_away, self.away = self.away, False
         recovered = position is not None and position.get("recovered") is True
         if position is not None:
-            self._position = position["epoch"], position["offset"]
+            self._position = Position(position["epoch"], position["offset"], position.get("mark"))
         if not self._joined:
             self._joined = True
             return []

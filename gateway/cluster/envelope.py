@@ -1,17 +1,39 @@
 """What travels on an audience's channel: a header line, then the final text of the client's message.  (pure)
 
-    1 <ms since 1970 of the publish> <addressee> [<epoch> <offset>]\\n<text>
+    2 <ms since 1970 of the publish> <addressee> <kind> …\\n<text>
 
-The addressee is ``-`` for every member, ``!<client id>`` for every member but one, ``@<client id>`` for one client, and
-``~`` for the nodes themselves: word of presence. Epoch and offset stand there for topics with history (append.lua puts
-them). The text is made once, where the message was published; a node that relays it looks at the header alone.
+The addressee is ``-`` for every member, ``!<client id>`` for every member but one, and ``@<client id>`` for one client.
+The kind says what the message is, so that a node need not have the publisher's topic rules to deliver it:
+
+    P <conflate ms>                          a plain message
+    S <conflate ms> <version>                the last value of a topic with a snapshot (keep.lua adds the version)
+    H <epoch> <offset> <mark> <previous>     a message of a topic with history (append.lua adds its place)
+    N                                        for the nodes themselves: word of presence
+
+Conflate ms: of the messages of this time only the last need be sent; 0: each is. The text is made once, where the
+message was published; a node that relays it reads the header only. Version 1 (gateway 0.1.0) has no kinds and no marks;
+its messages are read, except those of topics with history.
 """
 
 from __future__ import annotations
 
+import enum
 from typing import Final, NamedTuple
 
-MAX_MS_DIGITS: Final = 16  # a time a million years from now is none
+MAX_DIGITS: Final = 16  # of a number: a time a million years from now is none
+
+
+class UnknownVersion(ValueError):
+    """A message of a version that this node does not read: it is lost to the node's clients."""
+
+
+class Kind(enum.StrEnum):
+    """What a message is."""
+
+    PLAIN = "P"
+    SNAPSHOT = "S"
+    HISTORY = "H"
+    NODES = "N"
 
 
 class Envelope(NamedTuple):
@@ -21,41 +43,81 @@ class Envelope(NamedTuple):
     text: bytes
     only: str | None = None
     exclude: str | None = None
-    epoch: str | None = None
+    kind: Kind = Kind.PLAIN
+    conflate_ms: int = 0  # of a plain message and a last value
+    version: int = 0  # of a last value
+    epoch: str = ""  # of a message of a topic with history, as all that follows
     offset: int = 0
-    nodes: bool = False
+    mark: int = 0
+    previous: int = 0
 
     def header(self) -> bytes:
-        """The header line up to where epoch and offset go, without its end."""
-        addressee = "~" if self.nodes else "-"
-        if self.only:
-            addressee = f"@{self.only}"
-        elif self.exclude:
-            addressee = f"!{self.exclude}"
-        return f"1 {self.published_ms} {addressee}".encode()
+        """The header line up to where the Lua step adds version or place, without its end."""
+        addressee = f"@{self.only}" if self.only else f"!{self.exclude}" if self.exclude else "-"
+        conflate = f" {self.conflate_ms}" if self.kind in (Kind.PLAIN, Kind.SNAPSHOT) else ""
+        return f"2 {self.published_ms} {addressee} {self.kind}{conflate}".encode()
 
     def pack(self) -> bytes:
         """The payload to publish."""
-        position = f" {self.epoch} {self.offset}".encode() if self.epoch is not None else b""
-        return self.header() + position + b"\n" + self.text
+        added = ""
+        if self.kind is Kind.SNAPSHOT:
+            added = f" {self.version}"
+        elif self.kind is Kind.HISTORY:
+            added = f" {self.epoch} {self.offset} {self.mark} {self.previous}"
+        return self.header() + added.encode() + b"\n" + self.text
 
     @classmethod
     def unpack(cls, payload: bytes) -> Envelope:
         """The message in `payload`.
 
         Raises:
-            ValueError: It is not ours, or of another version.
+            UnknownVersion: It is of a version that cannot be read.
+            ValueError: It is not ours.
         """
         header, separator, text = payload.partition(b"\n")
-        version, published_ms, addressee, *position = header.split(b" ")
-        if version != b"1" or not separator or len(position) not in (0, 2) or len(published_ms) > MAX_MS_DIGITS:
-            raise ValueError("not an envelope of version 1")
-        epoch, offset = (position[0].decode(), int(position[1])) if position else (None, 0)
-        only = exclude = None
-        if addressee.startswith(b"@"):
-            only = addressee[1:].decode()
-        elif addressee.startswith(b"!"):
-            exclude = addressee[1:].decode()
-        elif addressee not in (b"-", b"~"):
-            raise ValueError("not an addressee")
-        return cls(int(published_ms), text, only, exclude, epoch, offset, addressee == b"~")
+        match header.split(b" ") if separator else []:
+            case [b"2", ms, addressee, b"H", epoch, offset, mark, previous]:
+                only, exclude = _addressee(addressee)
+                return cls(
+                    _number(ms), text, only, exclude, Kind.HISTORY, epoch=_epoch(epoch), offset=_number(offset),
+                    mark=_number(mark), previous=_number(previous),
+                )  # fmt: skip
+            case [b"2", ms, addressee, b"P", conflate]:
+                return cls(_number(ms), text, *_addressee(addressee), Kind.PLAIN, _number(conflate))
+            case [b"2", ms, addressee, b"S", conflate, version]:
+                only, exclude = _addressee(addressee)
+                return cls(_number(ms), text, only, exclude, Kind.SNAPSHOT, _number(conflate), _number(version))
+            case [b"2", ms, b"-", b"N"]:
+                return cls(_number(ms), text, kind=Kind.NODES)
+            case [b"1", ms, b"~"]:
+                return cls(_number(ms), text, kind=Kind.NODES)
+            case [b"1", ms, addressee]:
+                return cls(_number(ms), text, *_addressee(addressee))
+            case [b"1", ms, addressee, b"-", version]:
+                return cls(_number(ms), text, *_addressee(addressee), Kind.SNAPSHOT, version=_number(version))
+            case [version, _, _, *_] if version.isdigit() and len(version) <= MAX_DIGITS and version != b"2":
+                raise UnknownVersion(f"an envelope of version {version.decode()}; this node reads version 2")
+        raise ValueError("not an envelope")
+
+
+def _number(digits: bytes) -> int:
+    if not digits.isdigit() or len(digits) > MAX_DIGITS:
+        raise ValueError("not a number of an envelope")
+    return int(digits)
+
+
+def _epoch(epoch: bytes) -> str:
+    if not epoch.isalnum() or len(epoch) > 64:
+        raise ValueError("not an epoch")
+    return epoch.decode()
+
+
+def _addressee(addressee: bytes) -> tuple[str | None, str | None]:
+    """The client that alone is sent the message, and the one that is not."""
+    if addressee == b"-":
+        return None, None
+    if addressee[:1] == b"@" and len(addressee) > 1:
+        return addressee[1:].decode(), None
+    if addressee[:1] == b"!" and len(addressee) > 1:
+        return None, addressee[1:].decode()
+    raise ValueError("not an addressee")

@@ -17,7 +17,8 @@ from gateway.cluster.leader import Fence, Fenced, Leadership, Lease
 from gateway.cluster.link import Unavailable
 from gateway.core import protocol, records
 from gateway.core.breaker import Breaker
-from gateway.core.publication import Position, Publication, refuse_reserved
+from gateway.core.position import Position
+from gateway.core.publication import Publication, refuse_reserved
 from gateway.core.records import MAX_ERROR_CHARACTERS, Record, Stats, Status
 from gateway.logs import logger
 

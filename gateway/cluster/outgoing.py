@@ -11,14 +11,15 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from gateway.cluster.envelope import Envelope
+from gateway.cluster.envelope import Envelope, Kind
 from gateway.cluster.history import History
 from gateway.cluster.keys import Keys, node_of
 from gateway.cluster.leader import Fence, Fenced
 from gateway.cluster.link import Command, Link, Unavailable, Unconfirmed
 from gateway.cluster.snapshots import Snapshots
 from gateway.core import hub, protocol, replies, topics
-from gateway.core.publication import Position, Publication
+from gateway.core.position import Position
+from gateway.core.publication import Publication
 from gateway.core.topics import RulesError, TopicRules
 from gateway.metrics import Metrics
 
@@ -140,8 +141,9 @@ class Outgoing:
         keys = self._keys
         match publication.to:
             case None:
-                message = Envelope(now, text, exclude=publication.except_client)
                 channel, rule = keys.audience(hub.of_topic(topic)), self._rules.of(topic)
+                kind = Kind.HISTORY if rule.history else Kind.SNAPSHOT if rule.snapshot else Kind.PLAIN
+                message = Envelope(now, text, None, publication.except_client, kind, rule.conflate_ms)
                 if rule.history:
                     return self._history.append(topic, rule, message, channel, publication.key, fence)
                 if rule.snapshot:
@@ -165,4 +167,4 @@ def _check(fence: Fence, answers: Sequence[Any]) -> None:
 
 
 def _position(answer: Any) -> Position | None:
-    return Position(answer[0].decode(), answer[1]) if isinstance(answer, list) else None
+    return Position(answer[0].decode(), answer[1], int(answer[2])) if isinstance(answer, list) else None

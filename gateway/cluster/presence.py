@@ -8,7 +8,7 @@ from typing import Any, Final
 import orjson
 
 from gateway.cluster import rows
-from gateway.cluster.envelope import Envelope
+from gateway.cluster.envelope import Envelope, Kind
 from gateway.cluster.hashes import Hashes
 from gateway.cluster.keys import Keys
 from gateway.cluster.link import Command, Link
@@ -90,7 +90,7 @@ def attendee(client_id: object, user: object) -> Attendee:
 def told(joined: Iterable[Attendee], left: Iterable[str], now_ms: int, *, dead: bool = False) -> Envelope:
     """The word that nodes hear of who came and went, on the topic's own channel."""
     about: dict[str, Any] = {"joined": [list(attendee) for attendee in joined], "left": list(left), "dead": dead}
-    return Envelope(now_ms, orjson.dumps(about), nodes=True)
+    return Envelope(now_ms, orjson.dumps(about), kind=Kind.NODES)
 
 
 def heard(envelope: Envelope) -> tuple[list[Attendee], list[str], bool]:

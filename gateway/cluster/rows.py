@@ -150,6 +150,19 @@ def client_id(value: Any) -> str:
     return found
 
 
+def message(value: Any) -> bytes:
+    """`value`, bytes of Redis, as the text of a message that clients are sent.
+
+    Raises:
+        ValueError: It is not in UTF-8, or no JSON object by its first and last byte.
+    """
+    if not isinstance(value, bytes) or not (value.startswith(b"{") and value.endswith(b"}")):
+        raise ValueError(f"{shown(value)} is no JSON object")
+    if not value.isascii():
+        value.decode()
+    return value
+
+
 def pairs(flat: Any) -> list[tuple[Any, Any]]:
     """The fields and values that an array of Redis holds in turn.
 

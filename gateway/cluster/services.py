@@ -33,7 +33,8 @@ from gateway.cluster.link import Link, Unavailable
 from gateway.cluster.outgoing import MAX_MESSAGE_BYTES, Outgoing
 from gateway.cluster.states import Report, States, TooMany
 from gateway.core import dependencies, records
-from gateway.core.publication import Position, Publication
+from gateway.core.position import Position
+from gateway.core.publication import Publication
 from gateway.core.records import Record, RecordError, Status
 from gateway.logs import logger
 from gateway.metrics import Metrics

@@ -1,16 +1,15 @@
-"""The last value of topics that have a snapshot but no history, each under a version that only grows."""
+"""The last value of topics that have a snapshot, each under a version that only grows."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
+from gateway.cluster import rows
 from gateway.cluster.envelope import Envelope
 from gateway.cluster.keys import Keys
 from gateway.cluster.leader import NO_FENCE, Fence
-from gateway.cluster.link import Command, Link
-
-# Stands in an envelope where the epoch does for topics with history.
-NO_EPOCH = "-"
+from gateway.cluster.link import Command, Link, Refused
 
 
 class Snapshots:
@@ -44,9 +43,9 @@ class Snapshots:
         unknown = [topic for topic in topics if topic not in self._known]
         if not unknown:
             return
-        found = await self._link.ask_all([("HMGET", self._keys.snapshot(topic), "v", "m") for topic in unknown])
-        for topic, (version, text) in zip(unknown, found, strict=True):
-            self.receive(topic, int(version or 0), text)
+        found = await self._link.ask_each([("HMGET", self._keys.snapshot(topic), "v", "m") for topic in unknown])
+        for topic, answer in zip(unknown, found, strict=True):
+            self.receive(topic, *self._decoded(topic, answer))
 
     async def read(self, topic: str) -> bytes | None:
         """The topic's last value, asked of Redis; None if there is none.
@@ -54,14 +53,20 @@ class Snapshots:
         Raises:
             Unavailable: Redis did not answer in time.
         """
-        text: bytes | None = await self._link.ask("HGET", self._keys.snapshot(topic), "m")
-        return text
+        [answer] = await self._link.ask_each([("HMGET", self._keys.snapshot(topic), "v", "m")])
+        return self._decoded(topic, answer)[1]
 
     def receive(self, topic: str, version: int, text: bytes | None) -> None:
         """A value has come, from the channel or from Redis."""
         known = self._known.get(topic)
         if known is None or version > known[0]:
             self._known[topic] = version, text
+
+    def replace(self, topic: str, text: bytes) -> None:
+        """A message has come that Redis does not keep, since its publisher's rules give the topic no snapshot."""
+        known = self._known.get(topic)
+        if known is not None:
+            self._known[topic] = known[0], text
 
     def newest(self, topic: str) -> bytes | None:
         """The topic's last value."""
@@ -82,3 +87,17 @@ class Snapshots:
         """Nobody here hears the topic any more, or something was missed: it is read again when asked for."""
         self._known.pop(topic, None)
         self._floors.pop(topic, None)
+
+    def _decoded(self, topic: str, answer: Any) -> tuple[int, bytes | None]:
+        """Version and text of a row; 0 and None if there is none, or it is malformed."""
+        key = self._keys.snapshot(topic)
+        if isinstance(answer, Refused):
+            self._link.rows.skip("snapshot", key, answer)
+            return 0, None
+        if answer == [None, None]:
+            return 0, None
+        return self._link.rows.take("snapshot", key, lambda: _value(*answer)) or (0, None)
+
+
+def _value(version: Any, text: Any) -> tuple[int, bytes]:
+    return rows.integer(version), rows.message(text)

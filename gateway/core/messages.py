@@ -14,8 +14,9 @@ import orjson
 
 from gateway.core import topics
 from gateway.core.numbers import NumberError
+from gateway.core.position import Position
 from gateway.core.protocol import MAX_NAME_LENGTH, Code, Json, ProtocolError, RequestId, is_name, loads, shown
-from gateway.core.publication import Position, Publication
+from gateway.core.publication import Publication
 
 MAX_TOKENS: Final = 20  # subscription tokens in one SUBSCRIBE
 MAX_HISTORY_LIMIT: Final = 1000  # messages in one answer
@@ -160,11 +161,18 @@ def _recover(asked: Json, known: tuple[str, ...]) -> dict[str, Position]:
         if topic not in asked:
             continue
         match asked[topic]:
-            case {"epoch": str(epoch), "offset": int(offset)} if not isinstance(offset, bool) and offset >= 0:
-                places[topic] = Position(epoch, offset)
+            case {"epoch": str(epoch), "offset": int(offset), **more} if not isinstance(offset, bool) and offset >= 0:
+                places[topic] = Position(epoch, offset, _mark(more.get("mark")))
             case _:
                 places[topic] = Position("", 0)
     return places
+
+
+def _mark(mark: object) -> int | None:
+    """A position's mark; -1, which equals none, if it cannot be one."""
+    if mark is None:
+        return None
+    return mark if isinstance(mark, int) and not isinstance(mark, bool) and mark >= 0 else -1
 
 
 def _unsubscribe(message: dict[str, Json]) -> Unsubscribe:

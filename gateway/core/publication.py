@@ -9,22 +9,16 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from gateway.core import topics
+from gateway.core.position import Position as Position
 from gateway.core.protocol import MAX_NAME_LENGTH, Code, Json, ProtocolError, RequestId, dumps, is_name, shown
 
 _FIELDS: Final = frozenset({"topic", "data", "action", "subtype", "priority", "to", "except", "idempotencyKey"})
 
 _IDEMPOTENCY_KEY: Final = re.compile(r"[A-Za-z0-9_.:\-]+")
 _CLIENT_ID: Final = re.compile(r"[A-Za-z0-9_.\-]+")  # it stands in a header line on the bus
-
-
-class Position(NamedTuple):
-    """A place in a topic with history: the last message that was had."""
-
-    epoch: str
-    offset: int
 
 
 @dataclass(frozen=True, slots=True)

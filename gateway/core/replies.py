@@ -11,8 +11,9 @@ import orjson
 
 from gateway.core import protocol, topics
 from gateway.core.messages import Command, Request
+from gateway.core.position import Position
 from gateway.core.protocol import Json, RequestId
-from gateway.core.publication import Position, Publication
+from gateway.core.publication import Publication
 
 
 def data(publication: Publication, topic: str, timestamp: str) -> bytes:
@@ -73,7 +74,7 @@ def subscribed(
 ) -> bytes:
     """From now on every publish on these topics arrives, or the client is told of a gap.
 
-    `positions`: for topics with history epoch, offset and, if it was asked for, whether what was missed was sent.
+    `positions`: for topics with history epoch, offset, mark and, if it was asked for, whether what was missed was sent.
     """
     names = list(names)
     # The names stand in `topics`; a sentence that repeats thousands of them would double the frame.
@@ -95,7 +96,9 @@ def unsubscribed(names: Iterable[str], request_id: RequestId, timestamp: str) ->
 
 def published(topic: str, position: Position | None, request_id: RequestId, timestamp: str) -> bytes:
     """Redis has taken the message; `position` is its place if the topic has history."""
-    place = {} if position is None else {"offset": position.offset, "epoch": position.epoch}
+    place: dict[str, Json] = {} if position is None else {"offset": position.offset, "epoch": position.epoch}
+    if position is not None and position.mark is not None:
+        place["mark"] = position.mark
     return orjson.dumps(
         {"type": "ACKNOWLEDGMENT", "operation": "publish", "topic": topic, **place, **_echo(request_id),
          "timestamp": timestamp}

@@ -14,8 +14,9 @@ from gateway.core import messages, replies, targets, topics
 from gateway.core.hub import Audiences, topics_of
 from gateway.core.identity import ANONYMOUS, AuthError, Grant, Identity, IsRevoked, UnknownKey
 from gateway.core.permits import REFUSALS, Verdict, weigh
+from gateway.core.position import Position
 from gateway.core.protocol import Close, Code, Json, ProtocolError, RequestId
-from gateway.core.publication import Position, Publication
+from gateway.core.publication import Publication
 from gateway.core.topics import TOKEN_ACTS, Act
 
 MAX_COMPARISONS: Final = 20_000  # of topics with the patterns of tokens, in one SUBSCRIBE: 5 ms

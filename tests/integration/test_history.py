@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import orjson
+
 from tests.client import Api, Client
 from tests.cluster import Cluster, Redis
 from tests.conftest import Connect
@@ -49,20 +51,34 @@ async def place(client: Client, *topics: str, **more: Any) -> dict[str, Any]:
     return position
 
 
+def slip(redis: Redis, topic: str, data: int | str) -> None:
+    """Append a message that no node receives."""
+    stream = f"gw:ws:history:{{{topic}}}"
+    epoch, top, mark = redis.cli("HMGET", f"{stream}:meta", "epoch", "top", "mark")
+    offset, next_mark = int(top) + 1, int(mark) + 1
+    said = {"type": "DATA", "topic": topic, "data": data, "offset": offset, "epoch": epoch, "mark": next_mark}
+    redis.cli(
+        "XADD", stream, f"{offset}-0", "t", 1, "m", orjson.dumps(said).decode(), "x", "", "k", next_mark, "p", mark
+    )
+    redis.cli("HSET", f"{stream}:meta", "top", offset, "mark", next_mark)
+
+
 async def test_offsets_grow_by_one_and_are_in_every_answer(
     cluster: Start, folder: Path, connect: Connect, api: Of
 ) -> None:
     nodes = cluster(2, topics=rules(folder))
     here, there = await connect(nodes[0]), await connect(nodes[1], user="ann")
     position = await place(here, "kept")
-    assert position["offset"] == 0
+    assert (position["offset"], position["mark"]) == (0, 0)
     await there.subscribe("kept")
-    answer = await api(nodes[0]).post("/api/publish", {"topic": "kept", "data": "a"})
-    assert answer["results"] == [{"topic": "kept", "epoch": position["epoch"], "offset": 1}]
-    acknowledged = await there.publish("kept", "b")
-    assert (acknowledged["epoch"], acknowledged["offset"]) == (position["epoch"], 2)
+    (first,) = (await api(nodes[0]).post("/api/publish", {"topic": "kept", "data": "a"}))["results"]
+    assert (first["topic"], first["offset"]) == ("kept", 1)
+    second = await there.publish("kept", "b")
+    assert (second["epoch"], second["offset"]) == (first["epoch"], 2)
+    assert second["mark"] > first["mark"] > 0
     for client in (here, there):
-        assert (await client.hear(type="DATA", data="b"))["offset"] == 2
+        message = await client.hear(type="DATA", data="b")
+        assert [message[name] == second[name] for name in ("epoch", "offset", "mark")] == [True] * 3
         assert [(m["data"], m["offset"]) for m in client.heard(type="DATA")] == [("a", 1), ("b", 2)]
 
 
@@ -78,7 +94,7 @@ async def test_who_comes_back_to_another_node_is_sent_what_it_missed_before_the_
     again = await connect(nodes[1])
     recover = {"kept": {"epoch": last["epoch"], "offset": last["offset"]}}
     position = await place(again, "kept", recover=recover)
-    assert position == {"epoch": last["epoch"], "offset": 5, "recovered": True}
+    assert (position["epoch"], position["offset"], position["recovered"]) == (last["epoch"], 5, True)
     assert again.data("kept") == [2, 3, 4]
     assert [m["type"] for m in again.messages][-1] == "ACKNOWLEDGMENT"
     await place(again, "kept", recover=recover)
@@ -141,28 +157,29 @@ async def test_a_message_that_only_the_stream_has_is_found_by_itself(
 ) -> None:
     nodes = cluster(1, topics=rules(folder), lease_seconds=2)
     client = await connect(nodes[0])
-    epoch = (await place(client, "kept"))["epoch"]
-    text = f'{{"type":"DATA","topic":"kept","data":"quiet","offset":1,"epoch":"{epoch}"}}'
-    redis.cli("XADD", "gw:ws:history:{kept}", "1-0", "t", 1, "m", text, "x", "")
-    redis.cli("HSET", "gw:ws:history:{kept}:meta", "top", 1)
+    await client.subscribe("kept")
+    await api(nodes[0]).publish("kept", "first")
+    await client.hear(type="DATA", data="first")
+    slip(redis, "kept", "quiet")
     await client.hear(type="DATA", data="quiet")
     assert client.heard(action="gap") == []
 
 
 async def test_who_has_heard_more_than_its_new_node_is_not_told_of_a_loss(
-    cluster: Start, folder: Path, redis: Redis, connect: Connect
+    cluster: Start, folder: Path, redis: Redis, connect: Connect, api: Of
 ) -> None:
     """Its old node was quicker, or the new one was deaf: the stream has what the new one lacks."""
     nodes = cluster(1, topics=rules(folder))
-    epoch = (await place(await connect(nodes[0]), "kept"))["epoch"]
-    for offset in (1, 2):
-        text = f'{{"type":"DATA","topic":"kept","data":{offset},"offset":{offset},"epoch":"{epoch}"}}'
-        redis.cli("XADD", "gw:ws:history:{kept}", f"{offset}-0", "t", 1, "m", text, "x", "")
-        redis.cli("HSET", "gw:ws:history:{kept}:meta", "top", offset)
+    await (await connect(nodes[0])).subscribe("kept")
+    await api(nodes[0]).publish("kept", 1)
+    for number in (2, 3):
+        slip(redis, "kept", number)
+    epoch, mark = redis.cli("HMGET", "gw:ws:history:{kept}:meta", "epoch", "mark")
     back = await connect(nodes[0])
-    position = await place(back, "kept", recover={"kept": {"epoch": epoch, "offset": 1}})
-    assert position == {"epoch": epoch, "offset": 2, "recovered": True}
-    assert back.data("kept") == [2]
+    recover = {"epoch": epoch, "offset": 2, "mark": int(mark) - 1}
+    position = await place(back, "kept", recover={"kept": recover})
+    assert position == {"epoch": epoch, "offset": 3, "mark": int(mark), "recovered": True}
+    assert back.data("kept") == [3]
 
 
 async def test_flushed_history_is_told_to_who_listens_and_to_who_comes_back(
@@ -204,9 +221,9 @@ async def test_a_storm_of_returns_costs_a_few_reads(cluster: Start, folder: Path
 async def test_history_is_read_and_deleted(cluster: Start, folder: Path, connect: Connect, api: Of) -> None:
     nodes = cluster(2, topics=rules(folder))
     client = await connect(nodes[1])
-    epoch = (await place(client, "kept"))["epoch"]
+    await client.subscribe("kept")
     await api(nodes[0]).publish_all([{"topic": "kept", "data": n} for n in range(5)])
-    await client.hear(type="DATA", data=4)
+    epoch = (await client.hear(type="DATA", data=4))["epoch"]
 
     async def read(**parameters: Any) -> list[Any]:
         found = await api(nodes[0]).get("/api/topics/kept/history", **parameters)

@@ -69,7 +69,7 @@ async def test_curl(cluster: Callable[..., Cluster], connect: Connect, folder: P
     hearers = await two_hearers(nodes, connect, "contest")
     for _ in range(2):  # the idempotency key makes it one
         printed = await run("sh", "-c", example("sh"), folder=folder, GATEWAY_URL=nodes[0].url, GATEWAY_API_KEY=API_KEY)
-        assert re.fullmatch(r'\{"results":\[\{"topic":"contest","epoch":"\w+","offset":1\}\]\}', printed)
+        assert re.fullmatch(r'\{"results":\[\{"topic":"contest","epoch":"\w+","offset":1,"mark":\d+\}\]\}', printed)
     await heard_once(hearers, "contest", [{"leader": "ann"}])
 
 
@@ -78,7 +78,7 @@ async def test_python(cluster: Callable[..., Cluster], connect: Connect, redis: 
     hearers = await two_hearers(nodes, connect, "contest", "token:price:ABC")
     (folder / "publish.py").write_text(example("python"))
     printed = await run(sys.executable, "publish.py", folder=folder, REDIS_URL=redis.url)
-    assert re.fullmatch(r"Position\(epoch='\w+', offset=1\)\n", printed)
+    assert re.fullmatch(r"Position\(epoch='\w+', offset=1, mark=\d+\)\n", printed)
     await heard_once(hearers, "contest", [{"leader": "bob"}])
     assert hearers[0].heard(topic="contest")[-1]["action"] == "LEADER"
     await heard_once(hearers, "token:price:ABC", [41, 42])

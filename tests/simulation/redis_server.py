@@ -165,7 +165,8 @@ class RedisServer:
     def _do_info(self, _args: Args) -> bytes:
         lines = (
             f"run_id:{self.run_id}", "redis_version:7.0.15", "role:master", "used_memory:1000000", "maxmemory:0",
-            "loading:0", "aof_enabled:1", "maxmemory_policy:noeviction",
+            "loading:0", "aof_enabled:1", "maxmemory_policy:noeviction", "evicted_keys:0",
+            f"cmdstat_flushall:calls={self.counts.get('FLUSHALL', 0)},usec=1",
         )  # fmt: skip
         return "\r\n".join(("# Server", *lines, "")).encode()
 

@@ -8,34 +8,69 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.cluster.envelope import Envelope
+from gateway.cluster.envelope import Envelope, Kind, UnknownVersion
 
 client_ids = st.from_regex(r"[A-Za-z0-9_.\-]{1,200}", fullmatch=True)
 moments = st.integers(0, 4_102_444_800_000)
+marks = st.integers(0, 2**53 - 1)
 addressees = st.one_of(
     st.just((None, None)), client_ids.map(lambda client: (client, None)), client_ids.map(lambda client: (None, client))
 )
+kinds = st.one_of(
+    st.fixed_dictionaries({"kind": st.just(Kind.PLAIN), "conflate_ms": st.integers(0, 60_000)}),
+    st.fixed_dictionaries(
+        {"kind": st.just(Kind.SNAPSHOT), "conflate_ms": st.integers(0, 60_000), "version": marks}
+    ),
+    st.fixed_dictionaries(
+        {"kind": st.just(Kind.HISTORY), "epoch": st.from_regex(r"[a-z0-9]{1,64}", fullmatch=True), "offset": marks,
+         "mark": marks, "previous": marks}
+    ),
+)  # fmt: skip
 
 
-@settings(deadline=None, max_examples=200)
-@given(moments, st.binary(max_size=100), addressees)
+@settings(deadline=None, max_examples=300)
+@given(moments, st.binary(max_size=100), addressees, kinds)
 def test_whatever_is_packed_is_unpacked(
-    published_ms: int, text: bytes, addressee: tuple[str | None, str | None]
+    published_ms: int, text: bytes, addressee: tuple[str | None, str | None], kind: dict[str, object]
 ) -> None:
     only, exclude = addressee
-    envelope = Envelope(published_ms, text, only=only, exclude=exclude)
+    envelope = Envelope(published_ms, text, only=only, exclude=exclude, **kind)  # type: ignore[arg-type]
     assert Envelope.unpack(envelope.pack()) == envelope
 
 
 def test_its_form_is_one_header_line_and_the_text_untouched() -> None:
     text = b'{"data":"1 2 -\\n"}\n\n'
-    assert Envelope(1795502108477, text).pack() == b"1 1795502108477 -\n" + text
-    assert Envelope(5, b"x", only="n.b.1").pack() == b"1 5 @n.b.1\nx"
-    assert Envelope(5, b"x", exclude="n.b.1").pack() == b"1 5 !n.b.1\nx"
+    assert Envelope(1795502108477, text).pack() == b"2 1795502108477 - P 0\n" + text
+    assert Envelope(5, b"x", only="n.b.1").pack() == b"2 5 @n.b.1 P 0\nx"
+    assert Envelope(5, b"x", exclude="n.b.1", conflate_ms=300).pack() == b"2 5 !n.b.1 P 300\nx"
+    assert Envelope(5, b"x", kind=Kind.NODES).pack() == b"2 5 - N\nx"
+    assert Envelope(5, b"x", kind=Kind.SNAPSHOT, version=7).pack() == b"2 5 - S 0 7\nx"
+    place = Envelope(5, b"x", kind=Kind.HISTORY, epoch="e", offset=2, mark=20, previous=10)
+    assert place.header() == b"2 5 - H"
+    assert place.pack() == b"2 5 - H e 2 20 10\nx"
+
+
+@pytest.mark.parametrize(
+    ("payload", "envelope"),
+    [
+        (b"1 5 -\nx", Envelope(5, b"x")),
+        (b"1 5 @n.b.1\nx", Envelope(5, b"x", only="n.b.1")),
+        (b"1 5 - - 7\nx", Envelope(5, b"x", kind=Kind.SNAPSHOT, version=7)),
+        (b"1 5 ~\nx", Envelope(5, b"x", kind=Kind.NODES)),
+    ],
+)
+def test_messages_of_the_version_before_that_need_no_mark_are_read(payload: bytes, envelope: Envelope) -> None:
+    assert Envelope.unpack(payload) == envelope
+
+
+@pytest.mark.parametrize("payload", [b"3 5 - P 0\nx", b"3 5 whatever\nx", b"1 5 - e 2\nx", b"17 1 2 3 4 5 6 7\nx"])
+def test_a_version_that_cannot_be_read_is_told_from_what_is_not_ours(payload: bytes) -> None:
+    with pytest.raises(UnknownVersion, match=r"version \d+; this node reads version 2"):
+        Envelope.unpack(payload)
 
 
 @settings(deadline=None, max_examples=500)
-@given(st.one_of(st.binary(max_size=60), st.binary(max_size=20).map(lambda rest: b"1 5 " + rest)))
+@given(st.one_of(st.binary(max_size=60), st.binary(max_size=20).map(lambda rest: b"2 5 " + rest)))
 def test_any_other_bytes_are_a_value_error_and_nothing_else(payload: bytes) -> None:
     with suppress(ValueError):
         envelope = Envelope.unpack(payload)
@@ -46,10 +81,12 @@ def test_any_other_bytes_are_a_value_error_and_nothing_else(payload: bytes) -> N
 @pytest.mark.parametrize(
     "payload",
     [
-        b"", b"\n", b"{}", b'{"topic":"contest","data":1}', b"1 5 -", b"1 5\nx", b"1 5 \nx", b"2 5 -\nx", b"01 5 -\nx",
-        b"1 x -\nx", b"1  -\nx", b"1 5 ann\nx", b"1 5 -x\nx", b"1 5 @\xff\nx", b"1 " + b"9" * 5000 + b" -\nx",
+        b"", b"\n", b"{}", b'{"topic":"contest","data":1}', b"2 5 -", b"2 5\nx", b"2 5 \nx", b"2 5 - P\nx",
+        b"2 x - P 0\nx", b"2  - P 0\nx", b"2 5 ann P 0\nx", b"2 5 -x P 0\nx", b"2 5 @ P 0\nx",
+        b"2 " + b"9" * 5000 + b" - P 0\nx", b"2 5 - P -1\nx", b"2 5 - P 1_0\nx", b"2 5 - S 0\nx", b"2 5 - N 0\nx",
+        b"2 5 - H e 1 2\nx", b"2 5 - H - 1 2 3\nx", b"2 5 - H e x 2 3\nx", b'2 5 - H e" 1 2 3\nx',
     ],
 )  # fmt: skip
 def test_these_are_not_ours(payload: bytes) -> None:
-    with pytest.raises(ValueError, match=r"."):
+    with pytest.raises(ValueError, match=r"not an? "):
         Envelope.unpack(payload)

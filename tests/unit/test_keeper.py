@@ -11,7 +11,8 @@ from gateway.cluster.keeper import START_SECONDS, STOP_SECONDS, Act, Keeper, Run
 from gateway.cluster.leader import Fence, Fenced
 from gateway.cluster.link import Unavailable
 from gateway.core.breaker import OPEN_SECONDS
-from gateway.core.publication import Position, Publication
+from gateway.core.position import Position
+from gateway.core.publication import Publication
 from gateway.core.records import Status
 from tests.unit.virtual_time import in_virtual_time, later, quiet
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from gateway.core import frames, hub
 from gateway.core.hub import Hub
 from gateway.core.identity import ANONYMOUS, Identity
-from gateway.core.publication import Position
+from gateway.core.position import Position
 from gateway.core.sequence import Entry
 from gateway.core.session import Join
 from gateway.memberships import MAX_WAITING, READ_SECONDS, RECOVERY_BYTES, Memberships
@@ -32,18 +32,21 @@ class Streams:
     def __init__(self) -> None:
         self.entries: dict[str, list[Entry]] = {}
 
-    def place(self, topic: str) -> tuple[str, int]:
+    def place(self, topic: str) -> Position:
         kept = self.entries.get(topic)
-        return "e", kept[-1].offset if kept else 0
+        return Position("e", kept[-1].offset if kept else 0, 0)
 
-    def missed(self, topic: str, epoch: str, offset: int) -> list[Entry] | None:
+    def losses(self, _topic: str) -> int:
+        return 0
+
+    def missed(self, topic: str, place: Position) -> list[Entry] | None:
         kept = self.entries.get(topic, [])
-        if epoch != "e" or (kept and kept[0].offset > offset + 1):
+        if place.epoch != "e" or (kept and kept[0].offset > place.offset + 1):
             return None
-        return [entry for entry in kept if entry.offset > offset]
+        return [entry for entry in kept if entry.offset > place.offset]
 
     def publish(self, topic: str, size: int = 10) -> Entry:
-        entry = Entry(self.place(topic)[1] + 1, orjson.dumps({"type": "DATA", "topic": topic, "data": "x" * size}))
+        entry = Entry(self.place(topic).offset + 1, orjson.dumps({"type": "DATA", "topic": topic, "data": "x" * size}))
         self.entries.setdefault(topic, []).append(entry)
         return entry
 
@@ -513,7 +516,7 @@ async def test_a_client_recovers_at_the_rate_at_which_it_reads_and_live_messages
     node.publish("kept:1")
     assert [m["topic"] for m in client.sent if m["type"] == "DATA"] == ["kept:1"] * 203
     acknowledged = next(m for m in client.sent if m.get("requestId") == "r")
-    assert acknowledged["positions"] == {"kept:1": {"epoch": "e", "offset": 202, "recovered": True}}
+    assert acknowledged["positions"] == {"kept:1": {"epoch": "e", "offset": 202, "mark": 0, "recovered": True}}
     assert client.sent.index(acknowledged) == len(client.sent) - 2
     assert client.most_unsent < HIGH_WATER_BYTES + RECOVERY_BYTES + 61_000
     assert turns > 50
@@ -535,7 +538,7 @@ async def test_a_client_slower_than_the_topic_is_told_of_the_loss_and_is_not_clo
     client.read()
     await quiet()
     acknowledged = client.sent[-1]
-    assert acknowledged["positions"] == {"kept:1": {"epoch": "e", "offset": 120, "recovered": False}}
+    assert acknowledged["positions"] == {"kept:1": {"epoch": "e", "offset": 120, "mark": 0, "recovered": False}}
     assert client.stage is Stage.OPEN
     assert hub.of_topic("kept:1") in client.audiences
 

@@ -22,8 +22,9 @@ from gateway.core.messages import (
     Subscribe,
     Unsubscribe,
 )
+from gateway.core.position import Position
 from gateway.core.protocol import Code, ProtocolError
-from gateway.core.publication import Position, Publication
+from gateway.core.publication import Publication
 from tests.unit.test_protocol import NOW, nested
 
 KINDS = ["AUTH", "SUBSCRIBE", "UNSUBSCRIBE", "PUBLISH", "REQUEST", "COMMAND", "LOGS", "ping"]

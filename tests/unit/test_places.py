@@ -11,17 +11,24 @@ from hypothesis import strategies as st
 
 from gateway.core import replies
 from gateway.core.places import Places
-from gateway.core.publication import Position, Publication
+from gateway.core.position import Position
+from gateway.core.publication import Publication
 
 NOW = "2026-01-31T12:00:00.000Z"
 TOPICS = st.text("abcXYZ019_:.-/", min_size=1, max_size=200)
-POSITIONS = st.builds(Position, st.text("0123456789abcdef", min_size=1, max_size=16), st.integers(0, 2**53))
+POSITIONS = st.builds(
+    Position, st.text("0123456789abcdef", min_size=1, max_size=16), st.integers(0, 2**53),
+    st.one_of(st.none(), st.integers(0, 2**53)),
+)  # fmt: skip
 
 
 def data(topic: str, value: Any, place: Position | None = None) -> bytes:
     """A message as it comes to a client; with its place as append.lua puts it there."""
     text = replies.data(Publication(topic, value, {}), topic, NOW)
-    return text if place is None else text[:-1] + b',"offset":%d,"epoch":"%s"}' % (place.offset, place.epoch.encode())
+    if place is None:
+        return text
+    mark = b"" if place.mark is None else b',"mark":%d' % place.mark
+    return text[:-1] + b',"offset":%d,"epoch":"%s"%s}' % (place.offset, place.epoch.encode(), mark)
 
 
 def fields(event: bytes) -> dict[str, str]:
@@ -42,6 +49,16 @@ def test_the_id_tells_the_places_of_all_topics() -> None:
     assert fields(places.event(data("a", 1, Position("e1", 8))))["id"] == "a=e1:8,b=e2:1"
 
 
+def test_the_id_tells_the_mark_of_the_message_and_an_id_without_one_is_understood() -> None:
+    assert (
+        fields(Places(["a"]).event(data("a", 1, Position("e1", 7, 1795502108477123))))["id"]
+        == "a=e1:7:1795502108477123"
+    )
+    assert Places(["a", "b"], "a=e1:7:1795502108477123,b=e1:3").recover == {
+        "a": Position("e1", 7, 1795502108477123), "b": Position("e1", 3),
+    }  # fmt: skip
+
+
 def test_an_acknowledgement_tells_the_first_places() -> None:
     places = Places(["a", "plain"])
     ack = replies.subscribed(["a", "plain"], None, NOW, {"a": {"epoch": "e1", "offset": 41, "recovered": True}})
@@ -59,6 +76,7 @@ def test_a_farewell_says_when_to_come_back() -> None:
         data("a", {"topic": "b", "offset": 3, "epoch": "x"}),
         data("a", '","offset":3,"epoch":"x"}'),
         replies.initial(data("a", 1, Position("e1", 7))),
+        replies.initial(data("a", 1, Position("e1", 7, 70))),
         b'{"type":"PRESENCE","topic":"a","count":1,"offset":3,"epoch":"x"}',
     ],
 )

@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, cast
 
-from gateway.cluster.envelope import Envelope
+from gateway.cluster.envelope import Envelope, Kind
 from gateway.cluster.keys import Keys
-from gateway.cluster.snapshots import NO_EPOCH
+from gateway.cluster.rows import Rows
 from gateway.core import frames, hub
 from gateway.core.hub import Audiences, Hub
 from gateway.core.topics import parse
@@ -46,11 +46,12 @@ class Link:
 
     def __init__(self) -> None:
         self.answer: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
+        self.rows = Rows(Metrics())
 
     def script(self, _name: str) -> None:
         return None
 
-    async def ask_all(self, _commands: Sequence[Any]) -> list[Any]:
+    async def ask_each(self, _commands: Sequence[Any]) -> list[Any]:
         return [await self.answer]
 
 
@@ -84,7 +85,7 @@ async def test_a_message_older_than_the_last_value_that_was_sent_first_is_not_de
 
     def publish(version: int) -> None:
         text = b'{"version":%d}' % version
-        bus.callback("gw:ws:topic:last", Envelope(0, text, epoch=NO_EPOCH, offset=version).pack())
+        bus.callback("gw:ws:topic:last", Envelope(0, text, kind=Kind.SNAPSHOT, version=version).pack())
         node.flush()
 
     reading = asyncio.create_task(relay.ready(["last"]))
@@ -112,8 +113,86 @@ async def test_a_message_of_the_ingest_channel_does_not_overtake_a_conflated_one
     relay = relay_of(node, bus, Link())
     node.join(client, hub.of_topic("price"))
     for text in (b'{"data":0}', b'{"data":1}'):
-        relay._on_audience("gw:ws:topic:price", Envelope(0, text).pack())
+        relay._on_audience("gw:ws:topic:price", Envelope(0, text, conflate_ms=100).pack())
     relay.on_ingest("gw:ws:broadcast", b'{"topic":"price","data":2}')
     await later(0.2)
     node.flush()
     assert [b'"data":%d' % number in text for number, text in zip((0, 2), client.heard, strict=True)] == [True, True]
+
+
+def numbered(offset: int, text: bytes) -> bytes:
+    return Envelope(
+        0, text, kind=Kind.HISTORY, epoch="e", offset=offset, mark=offset * 10, previous=(offset - 1) * 10
+    ).pack()  # fmt: skip
+
+
+class Opened:
+    """A relay whose topics are subscribed to by one client, and what was reported as lost."""
+
+    def __init__(self, *topics: str) -> None:
+        self.node, self.client = Hub(lambda: None, lambda _: None), Client()
+        self.relay = relay_of(self.node, Bus(), Link())
+        self.missed: list[str] = []
+        self.gaps: list[str] = []
+        self.relay.on_missed = self.missed.extend
+        self.relay.on_gap = self.gaps.append
+        for topic in topics:
+            self.node.join(self.client, hub.of_topic(topic))
+
+    def hear(self, topic: str, payload: bytes) -> list[bytes]:
+        self.relay._on_audience(f"gw:ws:topic:{topic}", payload)
+        self.node.flush()
+        heard, self.client.heard = self.client.heard, []
+        return heard
+
+    def skipped(self) -> float:
+        """How many messages could not be read."""
+        return float(self.relay._metrics.relayed.labels("unreadable")._value.get())
+
+
+@in_virtual_time
+async def test_a_numbered_message_is_delivered_where_the_topic_has_no_history() -> None:
+    opened = Opened("plain", "last")
+    assert opened.hear("plain", numbered(7, b"{}")) == [b"{}"]
+    opened.relay.snapshots.receive("last", 5, b"{5}")
+    assert opened.hear("last", numbered(8, b"{8}")) == [b"{8}"]
+    assert opened.relay.snapshot("last") == b"{8}", "a client that subscribes now is sent the newest"
+    assert opened.hear("last", Envelope(0, b"{9}").pack()) == [b"{9}"]
+    assert opened.relay.snapshot("last") == b"{9}"
+    assert opened.gaps == []
+
+
+@in_virtual_time
+async def test_only_a_message_that_its_publisher_conflates_is_conflated() -> None:
+    opened = Opened("price", "plain")
+    assert [opened.hear("price", Envelope(0, b"%d" % n).pack()) for n in range(3)] == [[b"0"], [b"1"], [b"2"]]
+    late = [opened.hear("plain", Envelope(0, b"%d" % n, conflate_ms=50).pack()) for n in range(3)]
+    assert late == [[b"0"], [], []]
+    await later(0.06)
+    opened.node.flush()
+    assert opened.client.heard == [b"2"]
+
+
+@in_virtual_time
+async def test_a_version_that_cannot_be_read_is_reported_as_a_loss_at_once_and_then_every_ten_seconds() -> None:
+    opened = Opened("plain")
+    assert opened.hear("plain", b"3 0 - P 0\n{}") == []
+    assert opened.missed == ["gw:ws:topic:plain"]
+    for _ in range(100):
+        opened.hear("plain", b"3 0 - P 0\n{}")
+    assert (opened.missed, opened.skipped()) == (["gw:ws:topic:plain"], 101)
+    await later(10)
+    assert opened.missed == ["gw:ws:topic:plain"] * 2, "what came since the first report is reported too"
+    await later(30)
+    assert opened.missed == ["gw:ws:topic:plain"] * 2, "nothing came since"
+    opened.hear("plain", b"3 0 - P 0\n{}")
+    assert opened.missed == ["gw:ws:topic:plain"] * 3
+    await later(10)
+
+
+@in_virtual_time
+async def test_bytes_that_are_no_envelope_are_dropped_without_a_report() -> None:
+    opened = Opened("plain")
+    for payload in (b"", b"{}", b"hello there world\n", b"2 x\n{}"):
+        assert opened.hear("plain", payload) == []
+    assert (opened.missed, opened.gaps, opened.skipped()) == ([], [], 0)

@@ -8,7 +8,8 @@ import pytest
 
 from gateway.core import replies
 from gateway.core.messages import Request
-from gateway.core.publication import Position, Publication
+from gateway.core.position import Position
+from gateway.core.publication import Publication
 
 NOW = "2026-01-31T12:00:00.000Z"
 

@@ -1,24 +1,37 @@
-"""gateway.sequence: in order, without gaps, without doubles, whatever pub/sub loses."""
+"""gateway.core.sequence: in order, without gaps, without duplicates, whatever pub/sub and Redis lose."""
 
 from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gateway.core.position import Position, is_unborn, same_beginning, unborn
 from gateway.core.sequence import Entry, Page, Sequence, Settled
 
-
-def entry(offset: int, body: str = "") -> Entry:
-    return Entry(offset, f"{body}{offset}".encode())
-
-
-def said(offset: int, epoch: str) -> Entry:
-    """A message as it stands in a stream: it names its epoch."""
-    return Entry(offset, f'{{"offset":{offset},"epoch":"{epoch}"}}'.encode())
+LIFE, OTHER_LIFE = "0123456789ab", "ba9876543210"
+UNBORN = unborn(LIFE, 500_000)
 
 
-def page(top: int, *, first: int = 1, epoch: str = "e", body: str = "") -> Page:
-    return Page(epoch, top, [entry(offset, body) for offset in range(first, top + 1)])
+def entry(offset: int, body: str = "", mark: int | None = None, previous: int | None = None) -> Entry:
+    """The message at `offset`; the marks are the offsets times ten, unless they are given."""
+    mark = offset * 10 if mark is None else mark
+    return Entry(offset, f"{body}{offset}".encode(), None, mark, (offset - 1) * 10 if previous is None else previous)
+
+
+def lost(offset: int, after: int) -> list[Entry]:
+    """What the offsets behind `after` up to `offset` were given to, once Redis had lost all behind `after`."""
+    marks = [after * 10, *(at * 10 + 1000 for at in range(after + 1, offset + 1))]
+    return [
+        entry(after + 1 + n, "other", mark, previous) for n, (previous, mark) in enumerate(itertools.pairwise(marks))
+    ]
+
+
+def page(top: int, *, first: int = 1, epoch: str = "e", **more: object) -> Page:
+    entries = [entry(offset) for offset in range(first, top + 1)]
+    return Page(epoch, top, entries, mark=top * 10, **more)  # type: ignore[arg-type]
 
 
 def known(top: int = 3, keep: int = 10) -> Sequence:
@@ -34,20 +47,23 @@ def repair(sequence: Sequence, answer: Page) -> Settled:
     return sequence.fill(answer)
 
 
+def at(offset: int, epoch: str = "e") -> Position:
+    return Position(epoch, offset, offset * 10)
+
+
 def test_a_new_sequence_asks_for_the_newest() -> None:
     sequence = Sequence(10)
     assert sequence.wanted
     assert sequence.ask() is None
-    settled = sequence.fill(page(3))
-    assert settled == Settled()
-    assert (sequence.epoch, sequence.offset, sequence.wanted) == ("e", 3, False)
-    assert sequence.newest == entry(3)
+    assert sequence.fill(page(3)) == Settled()
+    assert (sequence.position, sequence.wanted) == (at(3), False)
+    assert sequence.newest == b"3"
 
 
 def test_the_next_message_is_delivered_at_once() -> None:
     sequence = known(3)
     assert sequence.receive("e", entry(4))
-    assert sequence.offset == 4
+    assert sequence.position == at(4)
     assert not sequence.wanted
 
 
@@ -57,9 +73,19 @@ def test_a_jump_is_held_and_filled_in_order() -> None:
     assert sequence.wanted
     assert sequence.ask() == 3
     settled = sequence.fill(page(6, first=3))
-    assert settled.entries == [entry(4), entry(5), entry(6)]
-    assert not settled.gap
+    assert settled == Settled([entry(4), entry(5), entry(6)])
     assert not sequence.wanted
+
+
+def test_the_next_offset_of_another_history_is_not_the_next_message() -> None:
+    """Redis lost 4, and as many messages followed as were lost: the numbers fit, the marks do not."""
+    sequence = known(4)
+    assert not sequence.receive("e", lost(5, after=3)[1])
+    assert sequence.wanted
+    newest = Page("e", 5, [*page(3).entries, *lost(5, after=3)], mark=1050)
+    assert parted(sequence, Page("e", 5, lost(5, after=3), mark=1050), newest) == Settled(
+        lost(5, after=3), gap=True, went_back=True
+    )
 
 
 def test_what_comes_while_the_stream_is_read_follows_it() -> None:
@@ -82,24 +108,64 @@ def test_what_goes_beyond_the_answer_is_asked_for_again() -> None:
     assert not sequence.wanted
 
 
-def test_a_double_is_dropped_after_a_look() -> None:
+def test_a_duplicate_is_dropped_after_a_look() -> None:
     sequence = known(3)
     assert not sequence.receive("e", entry(3))
     assert repair(sequence, page(3, first=3)) == Settled()
+    assert not sequence.receive("e", entry(2))
+    assert repair(sequence, page(3, first=3)) == Settled()
     assert not sequence.wanted
+
+
+def test_a_held_message_that_contradicts_the_page_is_a_gap() -> None:
+    """It was published, and Redis has given its offset to another message since."""
+    sequence = known(3)
+    sequence.receive("e", entry(5, "lost", mark=55))
+    settled = repair(sequence, page(5, first=3))
+    assert settled == Settled([entry(4), entry(5)], gap=True)
+    assert not sequence.wanted
+
+
+def test_a_late_message_from_before_the_opening_is_no_gap() -> None:
+    """With one message kept, the page of the opening does not hold what pub/sub brings late."""
+    sequence = Sequence(1)
+    sequence.ask()
+    sequence.fill(page(5, first=5))
+    assert not sequence.receive("e", entry(4))
+    assert repair(sequence, page(5, first=5)) == Settled()
 
 
 def test_a_stream_that_was_trimmed_gives_a_gap_and_what_is_left() -> None:
     sequence = known(3)
     sequence.doubt()
     settled = repair(sequence, page(9, first=7))
-    assert settled.gap
-    assert settled.entries == [entry(7), entry(8), entry(9)]
-    assert sequence.since(3) is None
+    assert settled == Settled([entry(7), entry(8), entry(9)], gap=True)
+    assert sequence.since(at(3)) is None
+
+
+def test_a_stream_trimmed_exactly_up_to_our_place_continues_if_the_next_message_names_ours() -> None:
+    sequence = known(3)
+    sequence.doubt()
+    assert repair(sequence, page(5, first=4)) == Settled([entry(4), entry(5)])
+    other = known(3)
+    other.doubt()
+    rest = lost(5, after=2)[1:]
+    settled = parted(other, Page("e", 5, rest, mark=1050), Page("e", 5, rest, mark=1050))
+    assert settled == Settled(rest, gap=True, went_back=True)
+
+
+def test_a_stream_without_messages_is_compared_by_its_top() -> None:
+    sequence = known(3)
+    sequence.doubt()
+    assert repair(sequence, Page("e", 3, [], mark=30)) == Settled()
+    sequence.doubt()
+    empty = Page("e", 3, [], mark=1030)
+    assert parted(sequence, empty, empty) == Settled(gap=True, went_back=True)
+    assert sequence.since(at(3)) is None
 
 
 def parted(sequence: Sequence, answer: Page, newest: Page) -> Settled:
-    """What becomes of an answer that does not go on from our place: the newest are asked for, and settle it."""
+    """What becomes of an answer that does not continue from our place: the newest are read, and settle it."""
     assert repair(sequence, answer) == Settled()
     assert sequence.wanted
     assert sequence.ask() is None
@@ -108,17 +174,17 @@ def parted(sequence: Sequence, answer: Page, newest: Page) -> Settled:
 
 def test_another_epoch_gives_a_gap_and_all_it_holds() -> None:
     sequence = known(3)
-    news = [said(offset, "f") for offset in (1, 2)]
+    news = lost(2, after=0)
     assert not sequence.receive("f", news[1])
-    assert parted(sequence, Page("f", 2, []), Page("f", 2, news)) == Settled(news, gap=True)
-    assert (sequence.epoch, sequence.offset) == ("f", 2)
+    assert parted(sequence, Page("f", 2, [], mark=1020), Page("f", 2, news, mark=1020)) == Settled(news, gap=True)
+    assert sequence.position == Position("f", 2, 1020)
     assert not sequence.wanted
 
 
 def test_a_stream_that_lost_its_tail_is_found_out() -> None:
     sequence = known(3)
     sequence.doubt()
-    settled = parted(sequence, Page("e", 2, []), page(2))
+    settled = parted(sequence, Page("e", 2, [], mark=20), page(2))
     assert settled == Settled(gap=True, went_back=True)
     assert sequence.offset == 2
 
@@ -126,257 +192,398 @@ def test_a_stream_that_lost_its_tail_is_found_out() -> None:
 def test_what_was_said_after_the_tail_was_lost_is_news_though_its_numbers_were_had() -> None:
     sequence = known(9)
     sequence.doubt()
-    newest = Page("e", 8, [*page(6).entries, entry(7, "other"), entry(8, "other")])
-    settled = parted(sequence, Page("e", 8, []), newest)
-    assert settled == Settled([entry(7, "other"), entry(8, "other")], gap=True, went_back=True)
-
-
-def test_a_stream_that_went_back_and_grew_again_is_found_out() -> None:
-    sequence = known(3)
-    sequence.doubt()
-    newest = Page("e", 5, [entry(1), entry(2), *page(5, first=3, body="other").entries])
-    settled = parted(sequence, page(5, first=3, body="other"), newest)
-    assert settled.gap
-    assert settled.went_back
-    assert settled.entries == [entry(3, "other"), entry(4, "other"), entry(5, "other")]
+    news = lost(8, after=6)
+    newest = Page("e", 8, [*page(6).entries, *news], mark=1080)
+    assert parted(sequence, Page("e", 8, [], mark=1080), newest) == Settled(news, gap=True, went_back=True)
 
 
 def test_a_stream_that_another_node_has_renamed_gives_nothing_twice_and_tells_of_what_we_never_had() -> None:
     sequence = known(3)
     settled = repair(sequence, page(5, first=3, epoch="renewed"))
     assert settled.entries == [entry(4), entry(5)]
-    assert settled.gap, "the other had had more than the stream has now: it is lost to our hearers"
+    assert settled.gap, "the other had had more than the stream has now: it is lost to our subscribers"
     assert not settled.went_back
     assert sequence.epoch == "renewed"
 
 
 def test_one_that_went_back_and_was_renamed_by_another_gives_what_follows_what_is_common() -> None:
     sequence = known(9)
-    newest = Page("renewed", 8, [*page(6).entries, entry(7, "other"), entry(8, "other")])
-    settled = parted(sequence, Page("renewed", 8, []), newest)
-    assert settled == Settled([entry(7, "other"), entry(8, "other")], gap=True)
+    news = lost(8, after=6)
+    newest = Page("renewed", 8, [*page(6).entries, *news], mark=1080)
+    assert parted(sequence, Page("renewed", 8, [], mark=1080), newest) == Settled(news, gap=True)
 
 
 def test_of_a_renamed_stream_with_nothing_in_common_what_is_older_than_our_memory_is_not_given_again() -> None:
     """All that we remember is lost with the tail, and the node that found out has renamed the stream."""
     sequence = Sequence(2)
     repair(sequence, page(9))
-    old, new = said(5, "e"), said(6, "renewed")
-    settled = parted(sequence, Page("renewed", 6, []), Page("renewed", 6, [old, new]))
-    assert settled == Settled([new], gap=True)
+    news = lost(6, after=5)
+    settled = parted(sequence, Page("renewed", 6, [], mark=1060), Page("renewed", 6, [entry(5), *news], mark=1060))
+    assert settled == Settled(news, gap=True)
 
 
 def test_a_long_repair_goes_on_where_the_answer_ended() -> None:
     sequence = known(3)
     sequence.doubt()
-    assert repair(sequence, Page("e", 9, [entry(3), entry(4), entry(5)], more=True)).entries == [entry(4), entry(5)]
+    first = Page("e", 9, [entry(3), entry(4), entry(5)], more=True, mark=90)
+    assert repair(sequence, first).entries == [entry(4), entry(5)]
     assert sequence.wanted
     assert sequence.ask() == 5
+    assert sequence.position == at(5)
+
+
+def test_an_entry_that_is_missing_within_the_page_is_a_gap() -> None:
+    sequence = known(3)
+    sequence.doubt()
+    assert repair(sequence, Page("e", 6, [entry(3), entry(4), entry(6)], mark=60)).gap
+    assert sequence.since(at(4)) is None
+    assert sequence.since(at(5)) == [entry(6)]
 
 
 def test_memory_serves_who_comes_back() -> None:
     sequence = known(3)
     sequence.receive("e", entry(4))
-    assert sequence.since(4) == []
-    assert sequence.since(2) == [entry(3), entry(4)]
-    assert sequence.since(0) == [entry(1), entry(2), entry(3), entry(4)]
-    assert sequence.since(5) is None, "a place we have never been at"
+    assert sequence.since(at(4)) == []
+    assert sequence.since(at(2)) == [entry(3), entry(4)]
+    assert sequence.since(Position("e", 0, 0)) == [entry(1), entry(2), entry(3), entry(4)]
+    assert sequence.since(at(5)) is None, "a place we have never been at"
+    assert sequence.since(at(4, "f")) is None
+    assert sequence.since(Position("e", 2)) == [entry(3), entry(4)], "a client that sends no mark"
+
+
+def test_a_position_whose_mark_is_another_means_another_message() -> None:
+    sequence = known(9, keep=3)
+    for offset in (6, 7, 9):
+        assert sequence.since(at(offset)) is not None
+        assert sequence.since(Position("e", offset, offset * 10 + 1)) is None
+    assert sequence.since(Position("e", 9, -1)) is None
 
 
 def test_memory_ends_where_it_is_told_to() -> None:
     sequence = known(9, keep=3)
-    assert sequence.since(6) == [entry(7), entry(8), entry(9)]
-    assert sequence.since(5) is None
+    assert sequence.since(at(6)) == [entry(7), entry(8), entry(9)]
+    assert sequence.since(at(5)) is None
 
 
 def test_deleted_messages_are_given_to_nobody() -> None:
     sequence = known(3)
     sequence.forget()
-    assert sequence.since(2) is None
-    assert sequence.since(3) == []
+    assert sequence.since(at(2)) is None
+    assert sequence.since(at(3)) == []
+    assert sequence.since(Position("e", 3, 31)) is None
     assert sequence.newest is None
 
 
-class Stream:
-    """Redis, as far as one topic goes: numbers messages and keeps the last `keep`."""
-
-    def __init__(self, keep: int) -> None:
-        self.entries: list[Entry] = []
-        self.top = 0
-        self.keep = keep
-
-    def publish(self) -> Entry:
-        self.top += 1
-        self.entries = [*self.entries, entry(self.top)][-self.keep :]
-        return self.entries[-1]
-
-    def read(self, first: int | None) -> Page:
-        return Page("e", self.top, [e for e in self.entries if first is None or e.offset >= first])
+def test_the_last_value_serves_where_the_stream_has_no_message_any_more() -> None:
+    sequence = Sequence(10)
+    sequence.ask()
+    sequence.fill(Page("e", 3, [], mark=30, last=b"3"))
+    assert sequence.newest == b"3"
+    assert sequence.receive("e", entry(4))
+    assert sequence.newest == b"4"
+    sequence.forget()
+    assert sequence.newest is None
 
 
-@settings(deadline=None, max_examples=200)
-@given(
-    steps=st.lists(st.sampled_from(["publish", "publish and lose", "ask", "fill", "doubt", "late"]), max_size=80),
-    keep=st.integers(1, 40),
-)
-def test_whatever_is_lost_the_subscriber_sees_each_message_once_in_order_or_a_gap(steps: list[str], keep: int) -> None:
-    stream, sequence = Stream(keep), Sequence(keep)
-    asked: int | None = None
-    answer: Page | None = None
-    seen: list[int] = []
-    gaps = 0
-    late: list[Entry] = []  # the channel is in order, so what is late is so for all that follows
-
-    def settle(settled: Settled) -> None:
-        nonlocal gaps
-        gaps += settled.gap
-        seen.extend(e.offset for e in settled.entries)
-
-    def hear(e: Entry) -> None:
-        if sequence.receive("e", e):
-            seen.append(e.offset)
-
-    for step in steps:
-        match step:
-            case "publish":
-                late.append(stream.publish())
-                for e in late:
-                    hear(e)
-                late.clear()
-            case "late":
-                late.append(stream.publish())
-            case "publish and lose":
-                stream.publish()
-            case "doubt":
-                sequence.doubt()
-            case "ask" if answer is None and sequence.wanted:
-                asked = sequence.ask()
-                answer = stream.read(asked)
-            case "fill" if answer is not None:
-                settle(sequence.fill(answer))
-                answer = None
-    if answer is not None:
-        settle(sequence.fill(answer))
+def test_messages_without_marks_are_compared_by_their_text() -> None:
+    """Streams that 0.1.0 has written."""
+    old = [Entry(offset, b"%d" % offset) for offset in range(1, 5)]
+    sequence = Sequence(10)
+    repair(sequence, Page("e", 3, old[:3]))
     sequence.doubt()
-    for _ in range(3):
-        if sequence.wanted:
-            settle(repair(sequence, stream.read(sequence.ask())))
-    assert not sequence.wanted
-    assert sequence.offset == stream.top
-    assert seen == sorted(set(seen)), "once, and in order"
-    if seen and not gaps:
-        assert seen == list(range(seen[0], stream.top + 1)), "whole, unless a gap was told"
+    assert repair(sequence, Page("e", 4, old[2:])) == Settled([old[3]])
+    assert sequence.receive("e", Entry(5, b"5", None, 50, 0))
+    assert sequence.since(Position("e", 3, 0)) == [old[3], Entry(5, b"5", None, 50, 0)]
 
 
-class Fallible:
-    """A stream in a Redis that may lose its data, or its last moments, and the other nodes that may find that out."""
+# ---- without messages yet
+
+
+def unborn_sequence(epoch: str = UNBORN) -> Sequence:
+    sequence = Sequence(10)
+    sequence.ask()
+    sequence.fill(Page(epoch, 0, [], beginning=epoch))
+    return sequence
+
+
+def test_an_epoch_of_a_topic_without_messages_is_told_from_others() -> None:
+    assert is_unborn(UNBORN)
+    assert not any(map(is_unborn, ("", "e", "0123abcd", f"{UNBORN}x", "u1t1")))
+    assert same_beginning(UNBORN, unborn(LIFE, 500_023))
+    assert not same_beginning(UNBORN, unborn(LIFE, 500_024)), "longer than Redis keeps what it knew of the topic"
+    assert not same_beginning(UNBORN, unborn(OTHER_LIFE, 500_000))
+    assert not same_beginning("e", "e")
+
+
+def test_the_first_message_continues_a_topic_without_messages() -> None:
+    sequence = unborn_sequence()
+    assert sequence.position == Position(UNBORN, 0, 0)
+    assert sequence.since(Position(UNBORN, 0, 0)) == []
+    assert sequence.receive("e", entry(1))
+    assert sequence.receive("e", entry(2))
+    assert sequence.since(Position(UNBORN, 0, 0)) == [entry(1), entry(2)]
+    assert sequence.since(Position(unborn(OTHER_LIFE, 500_000), 0, 0)) is None
+
+
+def test_the_second_message_does_not() -> None:
+    sequence = unborn_sequence()
+    assert not sequence.receive("e", entry(2))
+    assert repair(sequence, page(2, beginning=UNBORN)) == Settled([entry(1), entry(2)])
+
+
+def test_a_topic_born_while_the_node_heard_nothing_is_whole_only_if_redis_lost_nothing() -> None:
+    sequence = unborn_sequence()
+    sequence.doubt()
+    assert repair(sequence, page(2, beginning=unborn(LIFE, 500_001))) == Settled([entry(1), entry(2)])
+    for beginning in (unborn(OTHER_LIFE, 500_000), unborn(LIFE, 500_030), None):
+        sequence = unborn_sequence()
+        sequence.doubt()
+        answer = page(2, beginning=beginning)
+        assert parted(sequence, answer, answer) == Settled([entry(1), entry(2)], gap=True)
+        assert sequence.since(Position(UNBORN, 0, 0)) is None
+
+
+def test_a_topic_without_messages_in_another_life_of_redis_may_have_lost_some() -> None:
+    sequence = unborn_sequence()
+    sequence.doubt()
+    same = unborn(LIFE, 500_002)
+    assert repair(sequence, Page(same, 0, [], beginning=same)) == Settled()
+    sequence.doubt()
+    other = unborn(OTHER_LIFE, 500_002)
+    answer = Page(other, 0, [], beginning=other)
+    assert parted(sequence, answer, answer) == Settled(gap=True)
+
+
+def test_a_topic_that_redis_forgot_is_a_gap() -> None:
+    sequence = known(3)
+    sequence.doubt()
+    nothing = Page(UNBORN, 0, [], beginning=UNBORN)
+    assert parted(sequence, nothing, nothing) == Settled(gap=True)
+    assert sequence.since(at(3)) is None
+    assert sequence.receive("f", entry(1))
+
+
+def test_positions_given_out_while_a_topic_stays_without_messages_count_from_then() -> None:
+    sequence = unborn_sequence()
+    sequence.still_unborn(500_100)
+    assert sequence.position == Position(unborn(LIFE, 500_100), 0, 0)
+    assert sequence.since(Position(UNBORN, 0, 0)) is None
+    born = known(3)
+    born.still_unborn(500_100)
+    assert born.position == at(3)
+
+
+def test_a_position_from_before_a_message_without_a_number_cannot_be_recovered_from() -> None:
+    sequence = known(3)
+    assert sequence.overheard(), "the order is kept"
+    assert sequence.since(at(3)) is None
+    assert sequence.receive("e", entry(4))
+    assert sequence.since(at(4)) == []
+    assert sequence.since(at(3)) is None
+    sequence.receive("e", entry(6))
+    assert not sequence.overheard(), "it overtakes the one that is held"
+    nothing_yet = unborn_sequence()
+    nothing_yet.overheard()
+    nothing_yet.receive("e", entry(1))
+    assert nothing_yet.since(Position(UNBORN, 0, 0)) is None
+
+
+# ---- whatever happens
+
+
+class Store:
+    """Redis, as far as one topic goes. It may lose the topic, or its tail, and other nodes may find that out."""
 
     def __init__(self, keep: int) -> None:
         self.entries: list[Entry] = []
-        self.top = 0
-        self.epoch = "e0"
+        self.epoch = ""  # none: the topic has no meta
+        self.top = self.mark = 0
+        self.life = 0
         self.number = 0  # of all messages there ever were
         self.since_loss: list[int] = []
+        self.vanished: set[int] = set()  # what Redis has lost
+        self.history: dict[tuple[int, int], int] = {}  # (offset, mark) -> number, of all that was ever published
         self._keep = keep
         self._epochs = 0
+        self._clock = 1000
         self._lost_tail = False
 
-    def publish(self) -> Entry:
-        self.top += 1
+    def publish(self) -> tuple[str, Entry]:
+        if not self.epoch:
+            self._name()
+        self._clock += 1
         self.number += 1
         self.since_loss.append(self.number)
-        text = b'{"n":%d,"epoch":"%s"}' % (self.number, self.epoch.encode())
-        self.entries = [*self.entries, Entry(self.top, text)][-self._keep :]
-        return self.entries[-1]
+        self.top, previous, self.mark = self.top + 1, self.mark, max(self._clock, self.mark + 1)
+        made = Entry(self.top, b'{"n":%d}' % self.number, None, self.mark, previous)
+        self.history[made.offset, made.mark] = self.number
+        self.entries = [*self.entries, made][-self._keep :]
+        return self.epoch, made
 
-    def flush(self) -> None:
+    def forget(self) -> None:
+        """FLUSHALL, or a Redis without a file that starts again."""
+        self.life += 1
+        self.vanished |= set(self.since_loss) | {self.history[e.offset, e.mark] for e in self.entries}
+        self.epoch, self.entries, self.top, self.mark, self.since_loss = "", [], 0, 0, []
         self._lost_tail = False
-        self.renew()
-        self.entries, self.top, self.since_loss = [], 0, []
 
     def lose_tail(self) -> None:
+        """A crash: the file lacks the last moments."""
+        self.life += 1
         keep = len(self.entries) // 2
+        if keep < len(self.entries):
+            self.mark = self.entries[keep].previous
+        self.vanished |= {self.history[e.offset, e.mark] for e in self.entries[keep:]}
         self.top -= len(self.entries) - keep
         self.entries = self.entries[:keep]
         self.since_loss = []
-        self._lost_tail = True
+        self._lost_tail = bool(self.epoch)
+
+    def trim(self) -> None:
+        """The oldest are past their time."""
+        self.entries = self.entries[1:]
 
     def found_out(self) -> None:
         """By another node."""
         if self._lost_tail:
-            self.renew()
+            self.renew(self.epoch)
 
-    def renew(self) -> str:
+    def renew(self, broken: str) -> str | None:
         self._lost_tail = False
+        if self.epoch == broken:
+            self._name()
+        return self.epoch or None
+
+    def _name(self) -> None:
         self._epochs += 1
         self.epoch = f"e{self._epochs}"
-        return self.epoch
 
     def read(self, first: int | None) -> Page:
-        return Page(self.epoch, self.top, [e for e in self.entries if first is None or e.offset >= first])
+        beginning = unborn(f"{self.life:012d}", 500_000)
+        if not self.epoch:
+            return Page(beginning, 0, [], beginning=beginning)
+        entries = [e for e in self.entries if first is None or e.offset >= first]
+        whole = bool(entries) and entries[0].offset == 1
+        return Page(self.epoch, self.top, entries, mark=self.mark, beginning=beginning if whole else None)
 
 
-def numbered(e: Entry) -> int:
-    """Which of all messages it is."""
-    return int(e.text[5 : e.text.index(b",")])
+class Player:
+    """A node's sequence over a `Store`, and what its subscribers are sent."""
+
+    def __init__(self, store: Store, keep: int) -> None:
+        self.store = store
+        self.sequence = Sequence(keep)
+        self.answer: Page | None = None
+        self.seen: list[int] = []
+        self.gaps = 0
+        self.settle(store.read(self.sequence.ask()))
+
+    def hear(self, epoch: str, made: Entry) -> None:
+        if self.sequence.receive(epoch, made):
+            self.give([made])
+
+    def ask(self) -> None:
+        if self.answer is None and self.sequence.wanted:
+            self.answer = self.store.read(self.sequence.ask())
+
+    def fill(self) -> None:
+        if self.answer is not None:
+            answer, self.answer = self.answer, None
+            self.settle(answer)
+
+    def settle(self, answer: Page) -> None:
+        settled = self.sequence.fill(answer)
+        self.gaps += settled.gap
+        self.give(settled.entries)
+        if settled.went_back:
+            self.sequence.doubt()
+            renewed = self.store.renew(answer.epoch)
+            if renewed is not None:
+                self.sequence.rename(renewed)
+
+    def give(self, entries: list[Entry]) -> None:
+        self.seen += [self.store.history[e.offset, e.mark] for e in entries]
+
+    def finish(self) -> None:
+        self.fill()
+        self.sequence.doubt()
+        for _ in range(8):
+            if self.sequence.wanted:
+                self.settle(self.store.read(self.sequence.ask()))
+        assert not self.sequence.wanted
+        page = self.store.read(None)
+        assert (self.sequence.epoch, self.sequence.offset, self.sequence.mark) == (page.epoch, page.top, page.mark)
 
 
-STEPS = ("publish", "publish", "publish", "publish and lose", "ask", "fill", "flush", "lose tail", "found out")
+STEPS = (
+    "publish", "publish", "publish", "publish", "publish and lose", "late", "again", "ask", "fill", "doubt", "trim",
+    "forget", "lose tail", "found out", "note",
+)  # fmt: skip
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=600)
 @given(steps=st.lists(st.sampled_from(STEPS), max_size=80), keep=st.integers(1, 40))
-def test_whatever_redis_loses_nothing_is_given_twice_and_what_it_has_is_given_or_a_gap(
+def test_whatever_is_lost_nothing_is_silent_nothing_is_twice_and_no_recovery_is_false(
     steps: list[str], keep: int
 ) -> None:
-    stream, sequence = Fallible(keep), Sequence(keep)
-    answer: Page | None = None
-    seen: list[int] = []
-    gaps = 0
+    store = Store(keep)
+    player = Player(store, keep)
+    late: list[tuple[str, Entry]] = []  # the channel is in order, so what is late is so for all that follows
+    noted: list[tuple[Position, int]] = []  # given to clients, and how many messages there were by then
 
-    def give(entries: list[Entry]) -> None:
-        seen.extend(map(numbered, entries))
+    def note() -> None:
+        if not player.sequence.wanted and not late:
+            noted.append((player.sequence.position, store.number))
 
-    def settle(page: Page) -> None:
-        nonlocal gaps
-        settled = sequence.fill(page)
-        gaps += settled.gap
-        give(settled.entries)
-        if settled.went_back:
-            sequence.doubt()
-            sequence.rename(stream.renew() if stream.epoch == page.epoch else stream.epoch)
+    def deliver() -> Iterator[None]:
+        while late:
+            player.hear(*late.pop(0))
+            yield
 
-    settle(stream.read(sequence.ask()))
     for step in steps:
         match step:
             case "publish":
-                e = stream.publish()
-                if sequence.receive(stream.epoch, e):
-                    give([e])
+                late.append(store.publish())
+                list(deliver())
+            case "late":
+                late.append(store.publish())
             case "publish and lose":
-                stream.publish()
-            case "flush":
-                stream.flush()
-                sequence.doubt()
-            case "lose tail":
-                stream.lose_tail()
-                sequence.doubt()
+                store.publish()
+                player.sequence.doubt()
+            case "again" if store.entries:
+                late.append((store.epoch, store.entries[-1]))
+            case "doubt":
+                player.sequence.doubt()
+            case "trim":
+                store.trim()
+            case "forget" | "lose tail":
+                late.clear()  # the connection is lost with the server
+                store.forget() if step == "forget" else store.lose_tail()
+                player.sequence.doubt()
             case "found out":
-                stream.found_out()
-            case "ask" if answer is None and sequence.wanted:
-                answer = stream.read(sequence.ask())
-            case "fill" if answer is not None:
-                settle(answer)
-                answer = None
-    if answer is not None:
-        settle(answer)
-    sequence.doubt()
-    for _ in range(6):
-        if sequence.wanted:
-            settle(stream.read(sequence.ask()))
-    assert not sequence.wanted
-    assert (sequence.epoch, sequence.offset) == (stream.epoch, stream.top)
+                store.found_out()
+            case "ask":
+                player.ask()
+            case "fill":
+                player.fill()
+            case "note":
+                note()
+    list(deliver())
+    player.finish()
+    seen, gaps = player.seen, player.gaps
     assert seen == sorted(set(seen)), "once, and in order"
     if not gaps:
-        kept = {numbered(e) for e in stream.entries}
-        assert kept.intersection(stream.since_loss) <= set(seen), "of what was said since the last loss"
+        kept = {store.history[e.offset, e.mark] for e in store.entries}
+        assert kept.intersection(store.since_loss) <= set(seen), "of what was published since the last loss"
+        if seen:
+            missing = set(range(seen[0], store.number + 1)) - set(seen)
+            assert missing <= store.vanished, "whole, but for what Redis lost before anybody received it"
+    # A client comes back to this node, and to one that opens the topic now.
+    for sequence in (player.sequence, Player(store, keep).sequence):
+        for position, number in noted:
+            missed = sequence.since(position)
+            if missed is not None:
+                recovered = {store.history[e.offset, e.mark] for e in missed}
+                missing = set(range(number + 1, store.number + 1)) - recovered
+                assert missing <= store.vanished - set(seen), position
+                assert all(n > number for n in recovered), position

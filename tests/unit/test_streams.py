@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterable
+from collections.abc import Coroutine, Sequence
 from typing import Any, cast
 
-from gateway.cluster.history import History
+from gateway.cluster.history import History, Top
 from gateway.cluster.link import Unavailable
+from gateway.core.position import Position
 from gateway.core.sequence import Entry, Page
 from gateway.core.topics import Rule, TopicRules
 from gateway.metrics import Metrics
@@ -18,7 +19,11 @@ RULES = TopicRules([Rule(pattern="*", history=100)])
 
 
 def entry(offset: int) -> Entry:
-    return Entry(offset, b"%d" % offset)
+    return Entry(offset, b"%d" % offset, None, offset * 10, (offset - 1) * 10)
+
+
+def place(offset: int, epoch: str = "e") -> Position:
+    return Position(epoch, offset, offset * 10)
 
 
 class FakeHistory:
@@ -35,7 +40,8 @@ class FakeHistory:
 
     async def read(self, _topic: str, first: int | None) -> Page:
         self.reads += 1
-        page = Page(self.epoch, self.top, [entry(offset) for offset in range(first or 1, self.top + 1)])
+        entries = [entry(offset) for offset in range(first or 1, self.top + 1)]
+        page = Page(self.epoch, self.top, entries, mark=self.top * 10)
         await self.go.wait()
         if self.away:
             raise Unavailable("away")
@@ -46,8 +52,11 @@ class FakeHistory:
         self.epoch = f"{epoch}, renewed"
         return self.epoch
 
-    async def tops(self, topics: Iterable[str]) -> list[tuple[str | None, int]]:
-        return [(self.epoch, self.top) for _ in topics]
+    async def peek(self, topics: Sequence[tuple[str, Rule]]) -> list[Top]:
+        return [Top(self.epoch, self.top, self.top * 10) for _ in topics]
+
+    def hours(self) -> int:
+        return 500_000
 
 
 class Node:
@@ -97,19 +106,19 @@ async def test_who_is_ahead_of_us_makes_us_catch_up() -> None:
     node = Node(3)
     await node.streams.ready("t")
     node.publish(heard=False)
-    node.streams.catch_up("t", "e", 4)
+    node.streams.catch_up("t", place(4))
     assert not node.streams.settled("t")
     await node.streams.ready("t")
-    assert node.streams.missed("t", "e", 4) == []
+    assert node.streams.missed("t", place(4)) == []
     assert node.had == [4]
 
 
 async def test_who_is_not_ahead_of_us_costs_no_read() -> None:
     node = Node(3)
     await node.streams.ready("t")
-    for epoch, offset in (("e", 3), ("e", 0), ("other", 9)):
-        node.streams.catch_up("t", epoch, offset)
-    node.streams.catch_up("unknown", "e", 9)
+    for at in (place(3), place(0), place(9, "other")):
+        node.streams.catch_up("t", at)
+    node.streams.catch_up("unknown", place(9))
     assert node.streams.settled("t")
     assert node.history.reads == 1
 
@@ -127,7 +136,7 @@ async def test_what_a_reader_brings_to_a_topic_closed_meanwhile_reaches_nobody()
     await eventually(lambda: node.history.reads == 3)
     node.history.go.set()
     await ready
-    assert node.streams.place("t") == ("e", 4)
+    assert node.streams.place("t") == place(4)
     node.publish()
     assert node.had == [5]
 
@@ -141,7 +150,7 @@ async def test_nobody_is_let_in_under_the_epoch_of_a_stream_that_went_back() -> 
     assert not node.streams.settled("t")
     node.history.may_renew.set()
     await node.streams.ready("t")
-    assert node.streams.place("t") == ("e, renewed", 5)
+    assert node.streams.place("t") == place(5, "e, renewed")
     assert node.gaps == 1
     node.publish()
     assert node.had == [6]
@@ -156,7 +165,7 @@ async def test_after_an_outage_nobody_is_let_in_before_the_stream_was_read_again
     node.history.top = 5
     node.history.may_renew.set()
     await node.streams.ready("t")
-    assert node.streams.place("t") == ("e, renewed", 5)
+    assert node.streams.place("t") == place(5, "e, renewed")
     assert node.gaps == 1
 
 
@@ -167,7 +176,7 @@ async def test_redis_away_is_asked_again_until_it_answers() -> None:
     await eventually(lambda: node.history.reads == 2)
     node.history.away = False
     await ready
-    assert node.streams.place("t") == ("e", 3)
+    assert node.streams.place("t") == place(3)
 
 
 async def test_an_idle_topic_whose_last_message_was_not_heard_is_found_at_the_second_check() -> None:
@@ -187,4 +196,4 @@ async def test_an_idle_topic_whose_redis_was_flushed_is_told_of_it() -> None:
     await node.streams.check()
     await node.streams.check()
     await eventually(lambda: node.gaps == 1)
-    assert node.streams.place("t") == ("f", 0)
+    assert node.streams.place("t") == place(0, "f")

@@ -1,47 +1,82 @@
 -- Number a message, keep it, publish it: one step, so the order in the stream is the order on the wire.
--- KEYS[1] the stream; KEYS[2] its meta (epoch, top); KEYS[3] what the idempotency key was answered, or the meta again.
+-- KEYS: 1 the stream; 2 its meta (epoch, top, mark); 3 the answer to the idempotency key, or the meta again; 4 the last
+-- value of a topic with a snapshot, or the meta again.
 -- ARGV: 1 channel, 2 header of the envelope, 3 text of the message (a JSON object), 4 messages to keep,
 -- 5 ms to keep them, 6 now in ms, 7 epoch to begin with if there is none, 8 idempotency key or '', 9 ms it is good for,
 -- 10 client who is not to be sent it, or '', 11 singleton that says it, or '', 12 its fencing token, 13 end of its lease in
--- ms, in Redis' own time, 14 PUBLISH, or SPUBLISH on a cluster.
--- Returns epoch, offset, and 1 if the idempotency key had been answered before (then nothing was published);
+-- ms, in Redis' own time, 14 PUBLISH, or SPUBLISH on a cluster, 15 ms that the meta and the last value outlive the last message.
+-- Returns epoch, offset, mark, and 1 if the idempotency key had been answered before (then nothing was published);
 -- or { newest token } if the singleton's lease has ended or a newer token was here: then nothing was published either.
+
+-- A whole number as this script writes it, and small enough to be counted on exactly; nil for anything else.
+local function whole(text, most)
+  if text and #text <= 16 and string.find(text, '^%d+$') and tonumber(text) < most then return tonumber(text) end
+end
+
+local function written(number) return string.format('%.0f', number) end
+
+local time = redis.call('TIME')
 if ARGV[11] ~= '' then
-  local time = redis.call('TIME')
   local newest = tonumber(redis.call('HGET', KEYS[2], 'fence:' .. ARGV[11]) or 0)
   if tonumber(ARGV[12]) < newest or time[1] * 1000 + math.floor(time[2] / 1000) >= tonumber(ARGV[13]) then
-    return { string.format('%.0f', newest) }
+    return { written(newest) }
   end
   redis.call('HSET', KEYS[2], 'fence:' .. ARGV[11], ARGV[12])
 end
 if ARGV[8] ~= '' then
-  local first = redis.call('HMGET', KEYS[3], 'epoch', 'offset')
+  local first = redis.call('HMGET', KEYS[3], 'epoch', 'offset', 'mark')
   if first[1] then
     -- A write, so that WAIT behind it covers the first answer's message too, whichever connection that came by.
     redis.call('PEXPIRE', KEYS[3], ARGV[9])
-    return { first[1], tonumber(first[2]), 1 }
+    return { first[1], tonumber(first[2]), first[3] or '0', 1 }
   end
 end
-local epoch = redis.call('HGET', KEYS[2], 'epoch')
-if not epoch then
-  epoch = ARGV[7]
+
+local meta = redis.pcall('HMGET', KEYS[2], 'epoch', 'top', 'mark')
+local epoch, top, last = meta[1], whole(meta[2], 1e14), whole(meta[3] or '0', 9e15)
+if not (epoch and string.find(epoch, '^%w+$') and #epoch <= 64 and top and last) then
+  -- There is no meta, or it is not one: the numbering begins anew.
+  if meta.err then redis.call('UNLINK', KEYS[2]) end
   redis.call('UNLINK', KEYS[1])
-  redis.call('HSET', KEYS[2], 'epoch', epoch, 'top', 0)
+  epoch, top, last = ARGV[7], 0, 0
 end
-local offset = redis.call('HINCRBY', KEYS[2], 'top', 1)
-local text = string.sub(ARGV[3], 1, -2) .. ',"offset":' .. offset .. ',"epoch":"' .. epoch .. '"}'
-redis.call('XADD', KEYS[1], 'MAXLEN', ARGV[4], offset .. '-0', 't', ARGV[6], 'm', text, 'x', ARGV[10])
--- The oldest that are past their time go too; a few at a time, more than come in.
-for _, entry in ipairs(redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', 4)) do
-  if tonumber(entry[2][2]) >= ARGV[6] - ARGV[5] then break end
-  redis.call('XDEL', KEYS[1], entry[1])
+-- The mark tells this message from any other that was given, or will be given, the same offset: Redis' time in us,
+-- which grows even where the clock does not.
+local mark = math.max(time[1] * 1000000 + time[2], last + 1)
+local function add()
+  local text = string.sub(ARGV[3], 1, -2)
+    .. string.format(',"offset":%.0f,"epoch":"%s","mark":%.0f}', top + 1, epoch, mark)
+  return text, redis.pcall('XADD', KEYS[1], 'MAXLEN', ARGV[4], written(top + 1) .. '-0', 't', ARGV[6], 'm', text,
+    'x', ARGV[10], 'k', written(mark), 'p', written(last))
+end
+local text, added = add()
+if type(added) == 'table' and added.err and (string.find(added.err, 'WRONGTYPE') or string.find(added.err, 'The ID')) then
+  -- The stream is none, or goes beyond what its meta says: the numbering begins anew here too.
+  redis.call('UNLINK', KEYS[1])
+  epoch, top, last = ARGV[7], 0, 0
+  text, added = add()
+end
+if type(added) == 'table' and added.err then return redis.error_reply(added.err) end
+local offset = top + 1
+redis.call('HSET', KEYS[2], 'epoch', epoch, 'top', written(offset), 'mark', written(mark))
+if offset % 32 == 1 then
+  -- The oldest that are past their time go too: more than came in since the last time, and read one at a time.
+  for _ = 1, 64 do
+    local oldest = redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', 1)[1]
+    if not oldest or (tonumber(oldest[2][2]) or 0) >= ARGV[6] - ARGV[5] then break end
+    redis.call('XDEL', KEYS[1], oldest[1])
+  end
 end
 redis.call('PEXPIRE', KEYS[1], ARGV[5])
 -- The numbering outlives the messages, so that whoever was away longer is told so.
-redis.call('PEXPIRE', KEYS[2], ARGV[5] + 86400000)
+redis.call('PEXPIRE', KEYS[2], ARGV[5] + ARGV[15])
+if KEYS[4] ~= KEYS[2] then
+  redis.call('HSET', KEYS[4], 'v', written(mark), 'm', text)
+  redis.call('PEXPIRE', KEYS[4], ARGV[5] + ARGV[15])
+end
 if ARGV[8] ~= '' then
-  redis.call('HSET', KEYS[3], 'epoch', epoch, 'offset', offset)
+  redis.call('HSET', KEYS[3], 'epoch', epoch, 'offset', written(offset), 'mark', written(mark))
   redis.call('PEXPIRE', KEYS[3], ARGV[9])
 end
-redis.call(ARGV[14], ARGV[1], ARGV[2] .. ' ' .. epoch .. ' ' .. offset .. '\n' .. text)
-return { epoch, offset, 0 }
+redis.call(ARGV[14], ARGV[1], string.format('%s %s %.0f %.0f %.0f\n', ARGV[2], epoch, offset, mark, last) .. text)
+return { epoch, offset, written(mark), 0 }

@@ -16,5 +16,5 @@ local last = tonumber(redis.call('HGET', KEYS[1], 'v') or 0)
 if version <= last then version = last + 1 end
 version = string.format('%.0f', version)
 redis.call('HSET', KEYS[1], 'v', version, 'm', ARGV[3])
-redis.call(ARGV[7], ARGV[1], ARGV[2] .. ' - ' .. version .. '\n' .. ARGV[3])
+redis.call(ARGV[7], ARGV[1], ARGV[2] .. ' ' .. version .. '\n' .. ARGV[3])
 return version

@@ -88,7 +88,7 @@ class Closed extends GatewayError {
 class Place {
   away = false; // it was acknowledged, and the connection was lost since
   #joined = false;
-  #position = null; // epoch and offset of the last message had
+  #position = null; // epoch, offset and mark of the last message that was handed on
 
   constructor(topic) {
     this.topic = topic;
@@ -101,12 +101,13 @@ class Place {
 
   /** What to hand on of a message: nothing if it was had before. */
   take(message) {
-    const { initial, epoch, offset } = message;
+    const { initial, epoch, offset, mark } = message;
     if (initial || epoch === null) return [message];
     const last = this.#position;
     if (last?.epoch === epoch && offset <= last.offset) return [];
-    this.#position = { epoch, offset };
-    return last && last.epoch !== epoch ? [this.#gap("the history began anew"), message] : [message];
+    this.#position = toPosition({ epoch, offset, mark });
+    // At 0 the topic had no message yet, and gets its epoch with the first.
+    return last?.offset && last.epoch !== epoch ? [this.#gap("the history began anew"), message] : [message];
   }
 
   /** SUBSCRIBE was acknowledged, with this position if the topic has history. */
@@ -116,7 +117,7 @@ class Place {
     const known = this.#joined && !wasAway && this.#position;
     this.away = false;
     this.#joined = true;
-    if (position && !known) this.#position = { epoch: position.epoch, offset: position.offset };
+    if (position && !known) this.#position = toPosition(position);
     if (!wasAway) return [];
     if (position?.recovered === true) return [{ type: "recovered", topic: this.topic }];
     return [this.#gap(`reconnected: ${position ? "what was missed is no longer kept" : "a topic without history"}`)];
@@ -386,8 +387,8 @@ class Gateway extends EventTarget {
 
   /** Say something on a topic; its place if the topic has history. It is never sent twice. */
   async publish(topic, data, extras) {
-    const { epoch, offset } = await this.#call({ ...extras, type: "PUBLISH", topic, data });
-    return epoch ? { epoch, offset } : null;
+    const position = await this.#call({ ...extras, type: "PUBLISH", topic, data });
+    return position.epoch ? toPosition(position) : null;
   }
 
   async request(topic, action, parameters = {}) {
@@ -880,9 +881,15 @@ class Gateway extends EventTarget {
   }
 }
 
+/** A place in a topic as SUBSCRIBE takes it; servers before 0.2 send no mark. */
+function toPosition({ epoch, offset, mark }) {
+  return { epoch, offset, ...(mark != null && { mark }) };
+}
+
 /** The message that a DATA frame carries. */
-function toMessage({ type: _, topic, data = null, timestamp, offset = null, epoch = null, initialData, ...extras }) {
-  return { type: "message", topic, data, timestamp, offset, epoch, initial: !!initialData, extras };
+function toMessage({ type: _, topic, data = null, timestamp, initialData, ...more }) {
+  const { offset = null, epoch = null, mark = null, ...extras } = more;
+  return { type: "message", topic, data, timestamp, offset, epoch, mark, initial: !!initialData, extras };
 }
 
 /** Call back; a fault of the caller's is reported as one, and stops nothing here. */

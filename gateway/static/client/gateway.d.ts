@@ -2,7 +2,7 @@
 
 export type Json = null | boolean | number | string | Json[] | { [name: string]: Json };
 
-/** Something published on a topic. `offset` and `epoch`: its place, on topics with history. */
+/** Something published on a topic. `offset`, `epoch` and `mark`: its place, on topics with history. */
 export interface Message<Data = any> {
   type: "message";
   topic: string;
@@ -11,6 +11,7 @@ export interface Message<Data = any> {
   timestamp: string;
   offset: number | null;
   epoch: string | null;
+  mark: number | null;
   /** the last value, which came with the subscription: not news */
   initial: boolean;
   /** `action`, `subtype`, `priority`, as published */
@@ -48,11 +49,12 @@ export interface Presence {
 export interface Position {
   epoch: string;
   offset: number;
+  mark?: number;
 }
 
 export interface History extends Position {
   /** DATA frames, as they were sent */
-  messages: Array<{ topic: string; data: any; timestamp: string; offset: number; epoch: string }>;
+  messages: Array<{ topic: string; data: any; timestamp: string; offset: number; epoch: string; mark?: number }>;
 }
 
 /** pending: asked for, or waiting for a connection; recovered: subscribed again, and nothing was missed. */
