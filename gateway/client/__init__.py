@@ -8,12 +8,15 @@
 It reconnects by itself, subscribes again and recovers: on a topic with history each message is handed on once and in
 order, whatever happened between; where one cannot be had any more, `Subscription.events` has a `Gap` in its place.
 
+    address.py        the server's URL, checked                        (pure)
+    limits.py         the server's limits: sizes and rates             (pure)
     place.py          where a subscriber is in a topic                     (pure)
     pace.py           when to try again, when a silent server is dead, when a token is replaced   (pure)
     events.py         what a caller gets, and what can go wrong            (pure)
     subscription.py   what one caller hears of one topic
-    topics.py         which topics are heard, on whichever connection there is
+    topics.py         what to send for them, and who is given what the server sends   (pure)
     conversation.py   what goes over one socket
+    tokens.py         who this is: log in, and replace a token before it ends
     gateway.py        the client's life: connect, log in, come back
 """
 
@@ -28,6 +31,7 @@ from gateway.client.events import (
     Presence,
     Recovered,
     Refused,
+    TooLarge,
     TooSlow,
 )
 from gateway.client.gateway import Gateway, State, Timing
@@ -35,5 +39,5 @@ from gateway.client.subscription import Subscription
 
 __all__ = [
     "Closed", "Disconnected", "Event", "Gap", "Gateway", "GatewayError", "Message", "NoAnswer", "Presence", "Recovered",
-    "Refused", "State", "Subscription", "Timing", "TooSlow",
+    "Refused", "State", "Subscription", "Timing", "TooLarge", "TooSlow",
 ]  # fmt: skip

@@ -13,7 +13,8 @@ from typing import Any
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
-from gateway.client.events import Closed, Disconnected, Refused
+from gateway.client.events import Closed, Disconnected, TooLarge, refusal
+from gateway.client.limits import Limits, stated
 from gateway.client.pace import Heartbeat
 from gateway.core import protocol
 from gateway.core.numbers import NumberError
@@ -36,54 +37,53 @@ class Welcome:
 
 
 class Conversation:
-    """One socket. `heard` is given each frame that answers no login, with the frame of ours that it answers."""
+    """One socket. `heard` is given each frame that answers neither a login nor a call."""
 
-    def __init__(self, socket: ClientConnection, heard: Callable[[Frame, Frame | None], None]) -> None:
+    def __init__(self, socket: ClientConnection, heard: Callable[[Frame], None]) -> None:
         self.reconnect_ms: int | None = None  # said by a server that sends us away
         self.token = ""  # the server has accepted
         self.logged_in = asyncio.Event()
         self.expiring = asyncio.Event()  # the token ends soon
-        self.degraded = False  # the server has lost Redis, and said so
+        self.limits = Limits()  # the server's
         self._socket = socket
         self._heard = heard
         self._heartbeat = Heartbeat()
         self._ids = itertools.count(1)
-        self._asked: dict[str, tuple[Frame, asyncio.Future[Frame]]] = {}  # by request id
+        self._asked: dict[str, asyncio.Future[Frame]] = {}  # by request id
         self._welcome: asyncio.Future[Welcome] = asyncio.get_running_loop().create_future()
         self._login: asyncio.Future[None] | None = None
 
     # ---- saying
 
-    async def call(self, frame: Mapping[str, Any], *, tries: int = 1, again: float = 1.0) -> Frame:
-        """The answer. Without one the frame is sent again after `again` seconds, `tries` times in all.
+    async def call(self, frame: Mapping[str, Any]) -> Frame:
+        """The answer to a frame.
 
         Raises:
+            ValueError: JSON cannot hold the frame unchanged.
+            TooLarge: The server would not take it.
             Refused: The server answered with an ERROR.
             Disconnected: The socket was lost before the answer.
         """
         request_id = f"p{next(self._ids)}"
-        asked = {**frame, "requestId": request_id}
+        data = protocol.dumps({**frame, "requestId": request_id})
+        if len(data) > self.limits.message_bytes:
+            raise TooLarge(str(frame["type"]), len(data), self.limits.message_bytes)
         answer: asyncio.Future[Frame] = asyncio.get_running_loop().create_future()
-        self._asked[request_id] = asked, answer
+        self._asked[request_id] = answer
         try:
-            for _ in range(tries):
-                await self.send(asked)
-                done, _ = await asyncio.wait([answer], timeout=again if tries > 1 else None)
-                if done:
-                    break
+            await self.send(data)
             return await answer
         finally:
-            self._asked.pop(request_id, None)
+            del self._asked[request_id]
 
-    async def send(self, frame: Mapping[str, Any]) -> None:
-        """Send what has no answer, or one that nobody waits for.
+    async def send(self, data: bytes) -> None:
+        """Send a message that has no answer, or whose answer goes to `heard`.
 
         Raises:
-            ValueError: JSON cannot hold the frame unchanged.
             Disconnected: The socket is lost.
         """
         try:
-            await self._socket.send(protocol.dumps(frame).decode())
+            await self._socket.send(data, text=True)
         except ConnectionClosed:
             raise Disconnected("the connection is lost") from None
 
@@ -95,11 +95,11 @@ class Conversation:
         """Say who we are.
 
         Raises:
-            Refused: The server does not believe it.
+            Refused: The server does not accept it, or cannot tell now (`temporary`).
             Disconnected: The socket was lost before the answer.
         """
         self._login = asyncio.get_running_loop().create_future()
-        await self.send({"type": "AUTH", "authToken": token})
+        await self.send(protocol.dumps({"type": "AUTH", "authToken": token}))
         await self._login
         self.token = token
         self.logged_in.set()
@@ -110,7 +110,7 @@ class Conversation:
             await asyncio.sleep(seconds)
             if not self._heartbeat.ping():
                 raise Lost("no pong")
-            await self.send({"type": "ping", "timestamp": int(time.time() * 1000)})
+            await self.send(protocol.dumps({"type": "ping", "timestamp": int(time.time() * 1000)}))
 
     def give_up(self) -> None:
         """Cut the connection: a close would wait for an answer."""
@@ -134,49 +134,62 @@ class Conversation:
             code, reason = (closed.rcvd.code, closed.rcvd.reason) if closed.rcvd is not None else (1006, "")
             if 3500 <= code < 4000:
                 raise Closed(code, reason) from None
-            raise Lost(f"{code} {reason}") from None
+            raise Lost(f"closed with {code} {reason}".rstrip()) from None
 
     def end(self) -> None:
         """Whoever waits for an answer is told that none will come."""
         lost = Disconnected("the connection was lost before the answer")
-        for future in (self._welcome, self._login, *(answer for _, answer in self._asked.values())):
+        for future in (self._welcome, self._login, *self._asked.values()):
             _fail(future, lost)
 
     def _take(self, frame: Frame) -> None:
         request_id = frame.get("requestId", frame.get("inReplyTo"))
-        asked, answer = self._asked.get(request_id, (None, None)) if isinstance(request_id, str) else (None, None)
+        answer = self._asked.get(request_id) if isinstance(request_id, str) else None
         match frame:
             case {"type": "ACKNOWLEDGMENT", "operation": "authenticate"}:
                 _settle(self._login, None)
+            case {"type": "ERROR"} if answer is not None:
+                _fail(answer, refusal(frame))
             case {"type": "ERROR", "code": Code.TOKEN}:
-                _fail(self._login, _refusal(frame))
-            case {"type": "ERROR"}:
-                _fail(answer, _refusal(frame))
+                _fail(self._login, refusal(frame))
+            case {"type": "ERROR", "temporary": True} if request_id is None:
+                _fail(self._login, refusal(frame))  # AUTH has no id
+            case _ if answer is not None:
+                _settle(answer, frame)
             case _:
                 if frame.get("type") == "SYSTEM":
                     self._system(str(frame.get("action")), frame.get("data") or {})
-                self._heard(frame, asked)
-                _settle(answer, frame)
+                self._heard(frame)
 
     def _system(self, action: str, about: Mapping[str, Any]) -> None:
         match action:
             case "welcome":
+                self.limits = stated(about.get("limits") or {})
                 ping_seconds = about.get("pingMs", 25_000) / 1000
                 _settle(self._welcome, Welcome(str(about.get("clientId")), str(about.get("node")), ping_seconds))
             case "shutdown" | "move":
                 self.reconnect_ms = int(about.get("reconnectMs", 0))
             case "token_expiring":
                 self.expiring.set()
-            case "degraded" | "restored":
-                self.degraded = action == "degraded"
 
 
-def _read(text: str | bytes) -> Any:
-    """A frame as Python has it; answers of a back end may hold integers of any length."""
+def _read(text: str | bytes) -> Frame:
+    """A frame as Python has it; answers of a back end may hold integers of any length.
+
+    Raises:
+        Lost: It is none; what the server meant is not known.
+    """
+    frame: Any
     try:
-        return protocol.loads(text if isinstance(text, bytes) else text.encode())
-    except NumberError:
-        return json.loads(text)
+        try:
+            frame = protocol.loads(text if isinstance(text, bytes) else text.encode())
+        except NumberError:
+            frame = json.loads(text)
+    except ValueError as error:
+        raise Lost(f"the server sent a message that is no JSON: {error}") from None
+    if not isinstance(frame, dict):
+        raise Lost("the server sent a message that is no JSON object")
+    return frame
 
 
 def _settle(future: asyncio.Future[Any] | None, result: Any) -> None:
@@ -188,7 +201,3 @@ def _fail(future: asyncio.Future[Any] | None, error: Exception) -> None:
     if future is not None and not future.done():
         future.set_exception(error)
         future.exception()  # whoever asked may be gone
-
-
-def _refusal(frame: Frame) -> Refused:
-    return Refused(frame["code"], str(frame.get("message")), bool(frame.get("temporary")), frame.get("reason"))

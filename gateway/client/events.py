@@ -4,6 +4,7 @@ GatewayError
   Refused          the server answered with an ERROR
   NoAnswer         it did not answer in time: what was asked may have been done
   Disconnected     the socket was lost before the answer: the same holds
+  TooLarge         the message is larger than the server takes: it was not sent
   TooSlow          a subscription was not read as fast as its topic speaks
   Closed           this is over: the server said not to come back, or the caller left
 """
@@ -91,6 +92,13 @@ class Disconnected(GatewayError):
     """The socket was lost before the answer; what was asked may have been done or not."""
 
 
+class TooLarge(GatewayError):
+    """The message is larger than the server takes. It was not sent."""
+
+    def __init__(self, what: str, size: int, most: int) -> None:
+        super().__init__(f"{what} has {size} bytes; the server takes {most} at most")
+
+
 class TooSlow(GatewayError):
     """More events waited on a subscription than it may hold; it has ended."""
 
@@ -102,3 +110,15 @@ class Closed(GatewayError):
         super().__init__(f"closed: {reason}" if code is None else f"closed with {code}: {reason}")
         self.code = code
         self.reason = reason
+
+
+def refusal(frame: Mapping[str, Any]) -> Refused:
+    """What an ERROR says."""
+    return Refused(
+        int(frame.get("code", 0)), str(frame.get("message")), bool(frame.get("temporary")), frame.get("reason")
+    )
+
+
+def words(error: BaseException) -> str:
+    """What an exception says, or its name if it says nothing."""
+    return str(error) or type(error).__name__

@@ -1,13 +1,14 @@
-"""The client's life: connect, log in, hear the topics again, and once more whenever the connection is lost."""
+"""The client's life: connect, log in, subscribe again, and once more whenever the connection is lost."""
 
 from __future__ import annotations
 
 import asyncio
 import enum
 import inspect
+import logging
 import random
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
@@ -16,21 +17,31 @@ from typing import Any, Final, Self
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus, WebSocketException
 
+from gateway.client.address import address, shown
 from gateway.client.conversation import Conversation, Frame, Lost
-from gateway.client.events import Closed, Disconnected, Message, NoAnswer, Refused
-from gateway.client.pace import Backoff, refresh_seconds
+from gateway.client.events import Closed, Disconnected, Message, NoAnswer, words
+from gateway.client.pace import Backoff, Reports
 from gateway.client.subscription import Subscription
+from gateway.client.tokens import GetToken, Tokens
 from gateway.client.topics import Topics
+from gateway.core import protocol
 from gateway.core.position import Position
 from gateway.core.protocol import Json
 
 BUFFER_EVENTS: Final = 10_000
-REFRESH_AGAIN_SECONDS: Final = 5.0  # after a token could not be replaced
+TOKEN_TRIES: Final = 3  # so many refused tokens in a row, each asked for anew, end the client
 
 # Handshake answers that are no better a minute later. 401 and 403 are among them, 429 and 5xx are not.
 _HOPELESS: Final = frozenset({400, 401, 403, 404, 405, 426})
+# Keywords that are passed on: to websockets' `connect`, or by it to the loop's `create_connection`.
+_OPTIONS: Final = (
+    set(inspect.signature(connect).parameters)
+    | set(inspect.signature(asyncio.BaseEventLoop.create_connection).parameters)
+) - {"self", "uri", "kwargs", "protocol_factory"}
 
-_GetToken = Callable[[], str | Awaitable[str]]
+_Url = str | Callable[[], str | Awaitable[str]]
+
+_log = logging.getLogger("gateway.client")
 
 
 class State(enum.Enum):
@@ -51,36 +62,52 @@ class Timing:
     cap: float = 20.0
     ack: float = 1.0  # a SUBSCRIBE without an answer is sent again after so long
     answer: float = 10.0  # any answer
-    open: float = 10.0  # TCP and handshake
+    open: float = 10.0  # an address, TCP and handshake, and the server's welcome, each
 
 
 class Gateway:
     """The client. It connects on entering its `async with`, which waits until it is connected.
 
-    `url` may be a function, asked at each attempt: of several load balancers, say. `token` or `get_token` (asked at
-    each connection and before the last one ends; it may be a coroutine function) says who this is. `on_state` is called
-    with each `State`; `on_system` with what the server says of itself: action and data; `on_other` with messages for
-    this user or client on topics nobody subscribed to here. Further keywords go to websockets' `connect`.
+    `url` begins with ws, wss, http or https. It may be a function, or a coroutine function, asked at each attempt: for
+    one of several load balancers, say. `token` or `get_token` (asked at each connection and before the last one ends;
+    it may be a coroutine function) says who this is; without a token (None) the client goes on as an anonymous one.
+    `connect_timeout` bounds the time to enter, in seconds; by default it tries without end. `on_state` is called with
+    each `State`; `on_system` with what the server says of itself: action and data; `on_other` with messages for this
+    user or client on topics without a subscription here. Further keywords go to websockets' `connect`.
+
+    Attempts that fail are logged by the logger `gateway.client`: each new reason, and a lasting one once a minute.
+
+    Raises:
+        ValueError: No server can be reached at `url`.
+        TypeError: `url` is no text, or there is no such keyword.
 
     Raises, on entering:
         Closed: The server does not want this client.
+        NoAnswer: There was no connection within `connect_timeout`.
     """
 
     def __init__(
-        self, url: str | Callable[[], str], *, token: str | None = None, get_token: _GetToken | None = None,
-        timing: Timing | None = None, on_state: Callable[[State], None] = lambda _: None,
+        self, url: _Url, *, token: str | None = None, get_token: GetToken | None = None,
+        timing: Timing | None = None, connect_timeout: float | None = None,
+        on_state: Callable[[State], None] = lambda _: None,
         on_system: Callable[[str, Mapping[str, Any]], None] = lambda *_: None,
         on_other: Callable[[Message], None] = lambda _: None,
         uniform: Callable[[float, float], float] = random.uniform, **options: Any,
     ) -> None:  # fmt: skip
+        unknown = sorted(options.keys() - _OPTIONS)
+        if unknown:
+            raise TypeError(f"Gateway() has no keyword {unknown[0]!r}; see its documentation and websockets' connect()")
         self.client_id = ""  # the server's name for this connection
         self.node = ""  # and its own
         self.state = State.WAITING
-        self._url = url if callable(url) else lambda: url
-        self._get_token: _GetToken | None = get_token
-        if token is not None:
-            self._get_token = lambda: token
+        self._url = url if callable(url) else address(url)
         self._timing = timing or Timing()
+        self._tokens: Tokens | None = None
+        if token is not None:  # it never changes, so it is not asked for again
+            self._tokens = Tokens(lambda: token, self._timing.answer, 1)
+        elif get_token is not None:
+            self._tokens = Tokens(get_token, self._timing.answer, TOKEN_TRIES)
+        self._connect_timeout = connect_timeout
         self._on_state = on_state
         self._on_system = on_system
         # Our own pings are messages: they pass every proxy, and prove that the node itself is alive.
@@ -89,13 +116,17 @@ class Gateway:
             "close_timeout": 1.0, **options,
         }  # fmt: skip
         self._backoff = Backoff(self._timing.base, self._timing.cap, uniform)
-        self._topics = Topics(self._timing.ack, self._timing.answer, self._backoff, self._spawn, on_other)
+        self._changed = asyncio.Event()  # there may be something to send for topics
+        self._topics = Topics(
+            self._timing.ack, self._timing.answer, self._backoff, self._changed.set,
+            lambda message: _guarded(on_other, message),
+        )  # fmt: skip
         self._talk: Conversation | None = None  # while there is a socket
         self._connected = asyncio.Event()  # and messages may go out
         self._runner: asyncio.Task[None] | None = None
         self._end: BaseException | None = None
-        self._failure: BaseException | None = None  # what a task of ours died of
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._reports = Reports()
+        self._trouble = ""  # why the last attempt failed
 
     # ---- for the caller
 
@@ -103,7 +134,12 @@ class Gateway:
         self._runner = asyncio.create_task(self._run(), name="gateway client")
         self._runner.add_done_callback(self._ended)
         try:
-            await self._until_connected()
+            async with asyncio.timeout(self._connect_timeout):
+                await self._until_connected()
+        except TimeoutError:
+            await self.close()
+            why = f": {self._trouble}" if self._trouble else ""
+            raise NoAnswer(f"no connection within {self._connect_timeout:g} s{why}") from None
         except BaseException:
             await self.close()
             raise
@@ -132,32 +168,37 @@ class Gateway:
         """Hear `topic`: from now on every message comes, or a `Gap`. At most `buffer` events wait to be read.
 
         Raises:
+            TypeError, ValueError: `topic` is no text that JSON can hold.
             Refused: The server does not let us.
             NoAnswer: It did not say in time.
             Closed: The client has ended.
         """
         self._check()
+        if not isinstance(topic, str):
+            raise TypeError(f"a topic is a str, not {type(topic).__name__}")
+        protocol.dumps(topic)
         subscription = self._topics.add(topic, buffer)
         try:
             async with asyncio.timeout(self._timing.answer):
                 await asyncio.shield(subscription.entered)
         except TimeoutError:
-            await self._topics.leave(subscription)
+            self._topics.leave(subscription)
             raise NoAnswer(f"no answer to SUBSCRIBE {topic} within {self._timing.answer:g} s") from None
         except BaseException:
-            await self._topics.leave(subscription)
+            self._topics.leave(subscription)
             raise
         return subscription
 
     async def unsubscribe(self, topic: str) -> None:
         """Hear `topic` no more: ends all its subscriptions."""
-        await self._topics.leave_all(topic)
+        self._topics.leave_all(topic)
 
     async def publish(self, topic: str, data: Json, **extras: Json) -> Position | None:
         """Say something on `topic`; its place if the topic has history. It is never sent twice.
 
         Raises:
             ValueError: JSON cannot hold `data` unchanged; nothing was sent.
+            TooLarge: It is larger than the server takes; nothing was sent.
             Refused: The server did not publish it.
             NoAnswer, Disconnected: Nobody knows whether it did.
         """
@@ -226,121 +267,127 @@ class Gateway:
     async def _run(self) -> None:
         while True:
             self._now(State.CONNECTING)
-            told_ms: int | None = None
-            try:
-                told_ms = await self._converse()
-            except (Lost, Disconnected, OSError, WebSocketException) as error:
-                if isinstance(error, InvalidStatus) and error.response.status_code in _HOPELESS:
-                    raise Closed(error.response.status_code, "the handshake was refused") from None
+            told_ms = await self._attempt()
+            wait = self._backoff.seconds(told_ms)
+            if self._reports.due(self._trouble, time.monotonic()):
+                _log.warning("not connected: %s; the next attempt is in %.1f s", self._trouble, wait)
             self._now(State.WAITING)
-            await asyncio.sleep(self._backoff.seconds(told_ms))
+            await asyncio.sleep(wait)
 
-    async def _converse(self) -> int | None:
+    async def _attempt(self) -> int | None:
         """One connection, until it is lost; when the server wants us back, in ms.
 
         Raises:
             Closed: For good.
-            Lost, OSError, WebSocketException: There was none.
         """
-        async with connect(self._url(), **self._options) as socket:
-            talk = self._talk = Conversation(socket, self._heard)
-            work = [talk.read(), self._tend(talk)]
-            if self._get_token is not None:
-                work.append(self._renew(talk, self._get_token))
-            # No TaskGroup: in Python 3.11 one that meets an error and a cancellation at once loses the cancellation.
-            tasks = [asyncio.create_task(each) for each in work]
-            try:
-                await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-                for task in tasks:  # the reader first: it knows why
-                    if task.done():
-                        task.result()
-            except (Lost, Disconnected, TimeoutError):
-                talk.give_up()
-                return talk.reconnect_ms
-            finally:
-                for task in tasks:
-                    task.cancel()
-                await asyncio.gather(*tasks, return_exceptions=True)
-                self._talk = None
-                self._connected.clear()
-                self._topics.disconnected()
-                talk.end()
-        return talk.reconnect_ms
+        talk: Conversation | None = None
+        try:
+            url = await self._address()
+            async with connect(url, **self._options) as socket:
+                talk = Conversation(socket, self._heard)
+                await self._converse(talk)
+        except (Lost, Disconnected) as error:
+            self._trouble = str(error)
+        except (OSError, WebSocketException) as error:
+            if isinstance(error, InvalidStatus) and error.response.status_code in _HOPELESS:
+                raise Closed(error.response.status_code, "the handshake was refused") from None
+            self._trouble = f"{shown(url)}: {words(error)}"
+        return talk.reconnect_ms if talk is not None else None
+
+    async def _address(self) -> str:
+        if not callable(self._url):
+            return self._url
+        try:
+            async with asyncio.timeout(self._timing.open):
+                url = self._url()
+                return address(await url if inspect.isawaitable(url) else url)
+        except TimeoutError:
+            raise Lost(f"the url function gave nothing within {self._timing.open:g} s") from None
+        except Exception as error:
+            raise Lost(f"the url function failed: {words(error)}") from error
+
+    async def _converse(self, talk: Conversation) -> None:
+        """All that goes over one socket, until it is lost.
+
+        Raises:
+            Closed: For good.
+            Lost, Disconnected: It may be opened again.
+        """
+        self._talk = talk
+        work = [talk.read(), self._tend(talk), self._subscribe(talk)]
+        if self._tokens is not None:
+            work.append(self._tokens.renew(talk))
+        # No TaskGroup: in Python 3.11 one that meets an error and a cancellation at once loses the cancellation.
+        tasks = [asyncio.create_task(each) for each in work]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in tasks:  # the reader first: it knows why
+                if task.done():
+                    task.result()
+        except (Lost, Disconnected):
+            talk.give_up()
+            raise
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            self._talk = None
+            self._connected.clear()
+            self._topics.disconnected()
+            talk.end()
 
     async def _tend(self, talk: Conversation) -> None:
         """Say who we are, ask for our topics, then ping."""
-        async with asyncio.timeout(self._timing.answer):
-            welcome = await talk.welcome()
-            self.client_id, self.node = welcome.client_id, welcome.node
-            self._now(State.CONNECTED)
-            if self._get_token is not None:
-                try:
-                    await talk.log_in(await _token(self._get_token))
-                except Refused as refusal:
-                    raise Closed(refusal.code, str(refusal)) from None
-                self._now(State.AUTHENTICATED)
-        self._backoff.reset()
-        self._topics.connected(talk)
+        try:
+            async with asyncio.timeout(self._timing.open):
+                welcome = await talk.welcome()
+        except TimeoutError:
+            raise Lost(f"no welcome within {self._timing.open:g} s") from None
+        self.client_id, self.node = welcome.client_id, welcome.node
+        self._now(State.CONNECTED)
+        if self._tokens is not None and await self._tokens.log_in(talk):
+            self._now(State.AUTHENTICATED)
+        self._reports.reset()
+        self._topics.connected(talk.limits)
+        await self._send_topics(talk)  # before any call
         self._connected.set()
         await talk.beat(welcome.ping_seconds)
 
-    async def _renew(self, talk: Conversation, get_token: _GetToken) -> None:
-        """Replace the token before it ends. While that fails the old one holds; when that ends, so does the socket."""
-        await talk.logged_in.wait()
+    async def _subscribe(self, talk: Conversation) -> None:
+        """Keep the server's subscriptions in line with ours."""
         while True:
             with suppress(TimeoutError):
-                async with asyncio.timeout(refresh_seconds(talk.token, time.time())):
-                    await talk.expiring.wait()
-            talk.expiring.clear()
-            with suppress(Refused, Lost, TimeoutError):
-                async with asyncio.timeout(self._timing.answer):
-                    fresh = await _token(get_token)
-                    if fresh != talk.token:  # else there is nothing to say
-                        await talk.log_in(fresh)
-                        continue
-            await asyncio.sleep(REFRESH_AGAIN_SECONDS)
+                async with asyncio.timeout_at(self._topics.due()):
+                    await self._changed.wait()
+            await self._send_topics(talk)
 
-    def _heard(self, frame: Frame, asked: Frame | None) -> None:
-        self._topics.heard(frame, asked)
+    async def _send_topics(self, talk: Conversation) -> None:
+        self._changed.clear()
+        for data in self._topics.outgoing(asyncio.get_running_loop().time()):
+            await talk.send(data)
+
+    def _heard(self, frame: Frame) -> None:
+        self._topics.heard(frame, asyncio.get_running_loop().time())
         if frame.get("type") == "SYSTEM":
-            self._on_system(str(frame.get("action")), frame.get("data") or {})
+            _guarded(self._on_system, str(frame.get("action")), frame.get("data") or {})
 
     # ---- life
 
     def _now(self, state: State) -> None:
         self.state = state
-        self._on_state(state)
-
-    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
-        task = asyncio.create_task(work, name=name)
-        self._tasks.add(task)
-        task.add_done_callback(self._done)
-
-    def _done(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and task.exception() is not None and self._runner is not None:
-            self._failure = task.exception()  # a fault of ours: nothing can be promised any more
-            self._runner.cancel()
+        _guarded(self._on_state, state)
 
     def _ended(self, runner: asyncio.Task[None]) -> None:
-        ended = Closed(None, "the caller has left") if runner.cancelled() else runner.exception()
-        self._end = self._failure or ended
+        self._end = Closed(None, "the caller has left") if runner.cancelled() else runner.exception()
         assert self._end is not None
-        for task in self._tasks:
-            task.cancel()
         self._topics.end(self._end)
         self._now(State.CLOSED)
         self._connected.set()  # whoever waits for it finds `_end`
 
 
-async def _token(get_token: _GetToken) -> str:
-    """A token.
-
-    Raises:
-        Lost: None could be had; the next connection asks again.
-    """
+def _guarded(callback: Callable[..., None], *values: Any) -> None:
+    """Call back; an exception there is logged, and stops nothing here."""
     try:
-        token = get_token()
-        return await token if inspect.isawaitable(token) else token
-    except Exception as error:
-        raise Lost(f"no token: {error}") from error
+        callback(*values)
+    except Exception:
+        _log.exception("a callback failed")

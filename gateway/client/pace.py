@@ -52,6 +52,27 @@ class Heartbeat:
         self._unanswered = 0
 
 
+class Reports:
+    """Which failures are worth a line in the log: each new reason, and a lasting one every so often."""
+
+    AGAIN_SECONDS: Final = 60.0
+
+    def __init__(self) -> None:
+        self._reason: str | None = None
+        self._last = 0.0
+
+    def due(self, reason: str, now: float) -> bool:
+        """Whether to log this one; `now` in seconds."""
+        if reason == self._reason and now - self._last < self.AGAIN_SECONDS:
+            return False
+        self._reason, self._last = reason, now
+        return True
+
+    def reset(self) -> None:
+        """It went well: the next failure is news."""
+        self._reason = None
+
+
 def refresh_seconds(token: str, now: float) -> float | None:
     """When to replace a token, in seconds from `now` (since 1970); None: it says no end that is still to come."""
     try:

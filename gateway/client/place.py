@@ -52,7 +52,8 @@ class Place:
         """SUBSCRIBE was acknowledged, with this position if the topic has history."""
         was_away, self.away = self.away, False
         recovered = position is not None and position.get("recovered") is True
-        if position is not None:
+        # On one connection the messages tell the place: another epoch, for one, must be seen as the gap it is.
+        if position is not None and (was_away or not self._joined or self._position is None):
             self._position = Position(position["epoch"], position["offset"], position.get("mark"))
         if not self._joined:
             self._joined = True

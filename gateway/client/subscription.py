@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 
 from gateway.client.events import Closed, Event, Message, TooSlow
 
@@ -16,7 +16,7 @@ class Subscription:
     what came before has been read.
     """
 
-    def __init__(self, topic: str, limit: int, leave: Callable[[Subscription], Awaitable[None]]) -> None:
+    def __init__(self, topic: str, limit: int, leave: Callable[[Subscription], None]) -> None:
         self.topic = topic
         self.live = False  # acknowledged on the connection that there is
         self.entered: asyncio.Future[None] = asyncio.get_running_loop().create_future()  # acknowledged once
@@ -51,7 +51,7 @@ class Subscription:
 
     async def close(self) -> None:
         """Hear the topic no more."""
-        await self._leave(self)
+        self._leave(self)
 
     # ---- for the gateway alone
 
@@ -59,6 +59,12 @@ class Subscription:
     def ended(self) -> bool:
         """Whether nothing more will come."""
         return self._end is not None
+
+    def enter(self) -> None:
+        """The server has acknowledged it on the connection that there is."""
+        self.live = True
+        if not self.entered.done():
+            self.entered.set_result(None)
 
     def offer(self, event: Event) -> None:
         """Something for the reader."""

@@ -1,204 +1,354 @@
-"""The topics that are heard: on whichever connection there is, one subscription on the wire for all who hear one."""
+"""The topics that are subscribed to: what to send for them, and who is given what the server sends.  (pure)
+
+At most one SUBSCRIBE for a topic is on its way, and no UNSUBSCRIBE is sent before that is answered. So what the server
+does for a topic is known at any time, however often its subscriptions come and go.
+"""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-from collections.abc import Callable, Coroutine, Iterable
+import itertools
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from gateway.client.conversation import Conversation, Frame
-from gateway.client.events import Closed, Disconnected, Event, Message, Presence, Refused, message
+from gateway.client.events import (
+    Closed,
+    Disconnected,
+    Event,
+    Message,
+    Presence,
+    Refused,
+    TooLarge,
+    message,
+    refusal,
+)
+from gateway.client.limits import SUBSCRIBE_BYTES, SUBSCRIBE_TOPICS, Limits, Pace, batches
 from gateway.client.pace import Backoff
 from gateway.client.place import Place
 from gateway.client.subscription import Subscription
+from gateway.core import protocol
 from gateway.core.protocol import Code
 
 SUBSCRIBE_TRIES: Final = 3
 
+Frame = dict[str, Any]
+
+
+@dataclass(slots=True, eq=False)
+class _Topic:
+    name: str
+    place: Place
+    subscriptions: dict[Subscription, None] = field(default_factory=dict)
+    asked: bool = False  # a SUBSCRIBE is on its way, or waits to be sent again
+    covered: list[Subscription] = field(default_factory=list)  # those that its answer is for
+    joined: bool = False  # acknowledged on this connection
+
 
 @dataclass(slots=True)
-class _Topic:
-    place: Place
-    subscriptions: list[Subscription] = field(default_factory=list)
+class _Ask:
+    request_id: str
+    entries: list[_Topic]
+    data: bytes
+    tries: int = 0
 
 
 class Topics:
     """All subscriptions. `ack` and `answer`: seconds until a SUBSCRIBE is sent again, and until it is given up.
 
-    `spawn` runs a coroutine under the gateway's eye; `other` is given messages on topics nobody subscribed to here.
+    `changed` is called when `outgoing` has something to do; `other` with messages on topics without a subscription.
+    `now` is in seconds of a clock that only goes forward.
     """
 
     def __init__(
-        self, ack: float, answer: float, backoff: Backoff, spawn: Callable[[Coroutine[Any, Any, None], str], None],
+        self, ack: float, answer: float, backoff: Backoff, changed: Callable[[], None],
         other: Callable[[Message], None],
     ) -> None:  # fmt: skip
+        self.degraded = False  # the server has lost Redis, and said so
         self._ack = ack
         self._answer = answer
         self._backoff = backoff
-        self._spawn = spawn
+        self._tell = changed
         self._other = other
         self._known: dict[str, _Topic] = {}
-        self._talk: Conversation | None = None  # while topics may be asked for
+        self._changed: dict[_Topic, None] = {}  # those of them that the server must be told of
+        self._connected = False
+        self._limits = Limits()
+        self._pace = Pace(self._limits.subscriptions_per_second)
+        self._ids = itertools.count(1)
+        self._asked: dict[str, _Ask] = {}  # without an answer, oldest first
+        self._progress = 0.0  # when one was answered, or the first of them sent
+        self._look_again = 0.0  # when to send the oldest again
+        self._refused: list[tuple[float, list[_Topic]]] = []  # for now; when to ask again
+        self._paced: float | None = None  # when the server's rate allows more
 
-    # ---- who hears what
+    # ---- the subscriptions
 
     def add(self, topic: str, buffer: int) -> Subscription:
-        """One more who hears `topic`, asked for now or on the next connection."""
+        """One more subscription to `topic`, asked for now or on the next connection."""
         subscription = Subscription(topic, buffer, self.leave)
-        self._known.setdefault(topic, _Topic(Place(topic))).subscriptions.append(subscription)
-        if self._talk is not None:
-            self._spawn(self._join(self._talk, (topic,)), "subscribe")
+        known = self._known.setdefault(topic, _Topic(topic, Place(topic)))
+        known.subscriptions[subscription] = None
+        self._touch(known)
         return subscription
 
-    async def leave(self, subscription: Subscription) -> None:
-        """One less; the last has the topic left."""
+    def leave(self, subscription: Subscription) -> None:
+        """One less. After the last the topic is left."""
         subscription.end(Closed(None, "unsubscribed"))
         known = self._known.get(subscription.topic)
-        if known is None or subscription not in known.subscriptions:
-            return
-        known.subscriptions.remove(subscription)
-        if not known.subscriptions:
-            del self._known[subscription.topic]
-            await self._unsubscribe(subscription.topic)
+        if known is not None and subscription in known.subscriptions:
+            del known.subscriptions[subscription]
+            self._left(known)
 
-    async def leave_all(self, topic: str) -> None:
-        """End all who hear `topic`."""
+    def leave_all(self, topic: str) -> None:
+        """End all subscriptions to `topic`."""
         known = self._known.get(topic)
         for subscription in list(known.subscriptions) if known is not None else ():
-            await self.leave(subscription)
+            self.leave(subscription)
 
     # ---- connections
 
-    def connected(self, talk: Conversation) -> None:
-        """There is a connection: all topics are asked for in one frame, with their places."""
-        self._talk = talk
-        self._spawn(self._join(talk, tuple(self._known)), "subscribe")
+    def connected(self, limits: Limits) -> None:
+        """There is a connection: all topics are asked for, with their places."""
+        self._connected = True
+        self._limits = limits
+        self._pace = Pace(limits.subscriptions_per_second)
+        for known in self._known.values():
+            self._touch(known)
 
     def disconnected(self) -> None:
         """It is lost."""
-        self._talk = None
-        for known in self._known.values():
+        self._connected = self.degraded = False
+        self._paced = None
+        self._asked.clear()
+        self._changed.clear()
+        self._refused.clear()
+        for known in list(self._known.values()):
+            known.asked = known.joined = False
             known.place.disconnected()
             for subscription in known.subscriptions:
                 subscription.live = False
+            if not known.subscriptions:
+                del self._known[known.name]
 
     def end(self, why: BaseException) -> None:
         """There will be no other."""
         for topic in list(self._known):
             self._drop(topic, why)
 
-    # ---- asking
+    # ---- what to send
 
-    async def _join(self, talk: Conversation, topics: tuple[str, ...]) -> None:
-        """Subscribe in one frame. If the connection is lost meanwhile, the next asks for them again."""
-        topics = tuple(topic for topic in topics if topic in self._known)
-        if not topics:
-            return  # left meanwhile
-        recover = {topic: place for topic in topics if (place := self._known[topic].place.recover())}
-        frame: Frame = {"type": "SUBSCRIBE", "topics": topics}
+    def due(self) -> float | None:
+        """When `outgoing` has something to do though nothing changes; None: it has not."""
+        times = [when for when, _ in self._refused]
+        times += [self._look_again] if self._asked else []
+        times += [self._paced] if self._paced is not None else []
+        return min(times, default=None)
+
+    def outgoing(self, now: float) -> list[bytes]:
+        """The messages to send now, in order.
+
+        Raises:
+            Disconnected: The server has not answered a SUBSCRIBE for so long that another may do better.
+        """
+        if not self._connected:
+            return []
+        texts: list[bytes] = []
+        for when, entries in list(self._refused):
+            if when <= now:
+                self._refused.remove((when, entries))
+                self._release(entries)
+        if self._asked and now >= self._look_again:
+            texts += self._ask_again(now)
+        left, wanted = self._differences()
+        texts += [_unsubscribe(batch) for batch in batches(left, lambda _: None, self._limits.message_bytes)]
+        self._paced = None
+        window = min(self._limits.message_bytes, SUBSCRIBE_BYTES)
+        most = min(SUBSCRIBE_TOPICS, self._pace.most)
+        for names in batches(wanted, lambda name: wanted[name].place.recover(), window, most):
+            wait = self._pace.seconds(len(names), now)
+            if wait > 0:
+                self._paced = now + wait
+                break
+            ask = self._make([wanted[name] for name in names])
+            if len(ask.data) > self._limits.message_bytes:
+                self._drop(
+                    names[0], TooLarge("SUBSCRIBE", len(ask.data), self._limits.message_bytes)
+                )  # it is alone in it
+                continue
+            waiting = sum(len(other.data) for other in self._asked.values())
+            if waiting and waiting + len(ask.data) > window:
+                break  # more at once could be more than the server holds for a client that waits
+            texts.append(self._send(ask, now))
+        else:
+            if not self._asked:
+                self._backoff.reset()  # all is as it should be
+        return texts
+
+    def _differences(self) -> tuple[list[str], dict[str, _Topic]]:
+        """The topics to leave, and those to ask for."""
+        left: list[str] = []
+        for known in list(self._changed):
+            if self._known.get(known.name) is known and not known.asked:  # else it ended, or its answer brings it back
+                if any(not subscription.live for subscription in known.subscriptions):
+                    continue
+                if not known.subscriptions:
+                    del self._known[known.name]
+                    if known.joined:
+                        left.append(known.name)
+            del self._changed[known]
+        return left, {known.name: known for known in self._changed}
+
+    def _make(self, entries: list[_Topic]) -> _Ask:
+        frame: Frame = {"type": "SUBSCRIBE", "topics": [known.name for known in entries]}
+        recover = {known.name: place for known in entries if (place := known.place.recover())}
         if recover:
             frame["recover"] = recover
-        try:
-            async with asyncio.timeout(self._answer):
-                await talk.call(frame, tries=SUBSCRIBE_TRIES, again=self._ack)
-        except TimeoutError:
-            if talk.degraded:
-                self._again(talk, topics)  # Redis is away: another node could not either
-            else:
-                talk.give_up()  # this node cannot: perhaps another can
-        except Disconnected:
-            pass
-        except Refused as refusal:
-            await self._refused(talk, topics, refusal)
+        frame["requestId"] = f"s{next(self._ids)}"
+        return _Ask(frame["requestId"], entries, protocol.dumps(frame))
 
-    async def _refused(self, talk: Conversation, topics: tuple[str, ...], refusal: Refused) -> None:
-        if refusal.temporary:
-            await asyncio.sleep(self._backoff.seconds())
-            self._again(talk, topics)
-        elif len(topics) > 1:  # all or nothing: one of them is to blame
-            half = len(topics) // 2
-            self._again(talk, topics[:half])
-            self._again(talk, topics[half:])
-        else:
-            self._drop(topics[0], refusal)
+    def _send(self, ask: _Ask, now: float) -> bytes:
+        for known in ask.entries:
+            self._changed.pop(known, None)
+            known.asked = True
+            known.covered = list(known.subscriptions)
+        if not self._asked:
+            self._progress, self._look_again = now, now + self._ack
+        self._asked[ask.request_id] = ask
+        return self._count(ask, now)
 
-    def _again(self, talk: Conversation, topics: tuple[str, ...]) -> None:
-        if talk is self._talk:
-            self._spawn(self._join(talk, topics), "subscribe")
+    def _count(self, ask: _Ask, now: float) -> bytes:
+        ask.tries += 1
+        self._pace.take(len(ask.entries), now)
+        return ask.data
 
-    async def _unsubscribe(self, topic: str) -> None:
-        if self._talk is not None:
-            with contextlib.suppress(Disconnected):
-                await self._talk.send({"type": "UNSUBSCRIBE", "topics": [topic]})
+    def _ask_again(self, now: float) -> list[bytes]:
+        self._look_again = now + self._ack
+        waited_for = (ask for ask in self._asked.values() if any(known.subscriptions for known in ask.entries))
+        ask = next(waited_for, None)
+        if ask is None or self.degraded:
+            self._progress = now  # while Redis is away another node could not answer either
+        elif ask.tries < SUBSCRIBE_TRIES and not self._pace.seconds(len(ask.entries), now):
+            return [self._count(ask, now)]
+        elif now - self._progress >= self._answer:
+            raise Disconnected("no answer to SUBSCRIBE")
+        return []
 
-    def _drop(self, topic: str, why: BaseException) -> None:
-        known = self._known.pop(topic, None)
-        for subscription in known.subscriptions if known is not None else ():
-            subscription.end(why)
+    # ---- what the server sends
 
-    # ---- hearing
-
-    def heard(self, frame: Frame, asked: Frame | None) -> None:
-        """What the server says of topics; `asked`: the frame that it answers."""
+    def heard(self, frame: Frame, now: float) -> list[bytes]:
+        """A message of the server's that answers no other call; what to send upon it."""
         match frame:
-            case {"type": "DATA", "topic": str(topic)} if asked is None:
+            case {"type": "DATA", "topic": str(topic)}:
                 heard = message(frame)
                 known = self._known.get(topic)
                 if known is not None:
-                    self._hand_on(topic, known, known.place.take(heard))
+                    self._hand_on(known, known.place.take(heard))
                 else:
                     self._other(heard)
-            case {"type": "ACKNOWLEDGMENT", "operation": "subscribe"} if asked is not None:
-                self._subscribed(asked["topics"], frame)  # without: answered already, it was sent twice
             case {"type": "PRESENCE", "topic": str(topic)} if topic in self._known:
                 who = {name: value for name, value in frame.items() if name not in ("type", "topic")}
-                self._hand_on(topic, self._known[topic], [Presence(topic, who)])
+                self._hand_on(self._known[topic], [Presence(topic, who)])
+            case {"type": "ACKNOWLEDGMENT", "operation": "subscribe", "topics": [*topics]}:
+                ask = self._asked.pop(str(frame.get("requestId")), None)
+                if ask is not None:  # else it was sent again, and answered before
+                    return self._subscribed(ask, frozenset(topics), frame.get("positions") or {}, now)
+            case {"type": "ERROR"}:
+                ask = self._asked.pop(str(frame.get("requestId", frame.get("inReplyTo"))), None)
+                if ask is not None:
+                    return self._turned_down(ask, refusal(frame), now)
             case {"type": "SYSTEM", "action": "gap", "data": {"topics": [*topics]}}:
                 for topic in topics:
                     known = self._known.get(topic)
                     if known is not None:
-                        self._hand_on(topic, known, known.place.lost("the server could not hear the topic"))
+                        self._hand_on(known, known.place.lost("the server could not hear the topic"))
             case {"type": "SYSTEM", "action": "unsubscribed", "data": {"topics": [*topics], **about}}:
                 for topic in topics:
                     self._drop(topic, Refused(Code.NOT_ALLOWED, str(about.get("reason", "unsubscribed"))))
+            case {"type": "SYSTEM", "action": "degraded" | "restored" as action}:
+                self.degraded = action == "degraded"
+        return []
 
-    def _subscribed(self, asked: Iterable[str], frame: Frame) -> None:
-        positions, heard = frame.get("positions", {}), set(frame["topics"])
-        for topic in asked:
-            known = self._known.get(topic)
-            if known is None:
+    def _subscribed(
+        self, ask: _Ask, heard: frozenset[str], positions: Mapping[str, Mapping[str, Any]], now: float
+    ) -> list[bytes]:
+        self._answered(now)
+        taken: list[str] = []
+        for known in ask.entries:
+            topic, position = known.name, positions.get(known.name)
+            known.asked = False
+            if self._known.get(topic) is not known:
+                if topic in heard and topic not in self._known:
+                    taken.append(topic)  # it ended while it was asked for
                 continue
-            if topic not in heard:
+            self._touch(known)
+            known.joined = known.joined or topic in heard
+            if not known.joined:
                 self._drop(topic, Refused(Code.NO_VALID_TOPIC, f"no such topic: {topic}"))
                 continue
-            for subscription in known.subscriptions:
-                subscription.live = True
-            position = positions.get(topic)
+            recovered = position is not None and position.get("recovered") is True
             news = known.place.acknowledged(position)
-            self._hand_on(
-                topic, known, news, lambda subscription: subscription.entered.done()
-            )  # newcomers missed nothing
-            newcomers = [subscription for subscription in known.subscriptions if not subscription.entered.done()]
-            if newcomers and self._talk is not None and position is not None and position.get("recovered") is True:
-                # The server sends what was missed instead of the last value: ask again, for the newcomers' last value.
-                self._again(self._talk, (topic,))
-                continue
-            for subscription in newcomers:
-                subscription.entered.set_result(None)
+            self._hand_on(known, news, lambda subscription: subscription.entered.done())  # newcomers missed nothing
+            for subscription in known.covered:
+                # After a recovery the server sends no last value: newcomers are asked for again.
+                if not subscription.ended and (subscription.entered.done() or not recovered):
+                    subscription.enter()
+        return [_unsubscribe(taken)] if taken else []
+
+    def _turned_down(self, ask: _Ask, why: Refused, now: float) -> list[bytes]:
+        self._answered(now)
+        entries = [known for known in ask.entries if self._known.get(known.name) is known]
+        if why.temporary:
+            if why.code == Code.TOO_MANY_REQUESTS:
+                self._pace.refused(now)
+            self._refused.append((now + self._backoff.seconds(), entries))
+            self._tell()
+            return []
+        if len(ask.entries) > 1:  # all or nothing: one of them is to blame
+            half = (len(entries) + 1) // 2
+            return [self._send(self._make(some), now) for some in (entries[:half], entries[half:]) if some]
+        for known in entries:
+            self._drop(known.name, why)
+        return [_unsubscribe([known.name]) for known in entries if known.joined]
+
+    def _answered(self, now: float) -> None:
+        self._progress, self._look_again = now, now + self._ack
+
+    def _release(self, entries: Iterable[_Topic]) -> None:
+        for known in entries:
+            known.asked = False
+            self._touch(known)
+
+    def _touch(self, known: _Topic) -> None:
+        self._changed[known] = None
+        self._tell()
+
+    def _left(self, known: _Topic) -> None:
+        if known.subscriptions:
+            return
+        if self._connected:
+            self._touch(known)
+        else:
+            del self._known[known.name]
+
+    def _drop(self, topic: str, why: BaseException) -> None:
+        known = self._known.pop(topic, None)
+        if known is not None:
+            for subscription in known.subscriptions:
+                subscription.end(why)
+            known.subscriptions.clear()
 
     def _hand_on(
-        self, topic: str, known: _Topic, events: Iterable[Event],
-        concerns: Callable[[Subscription], bool] = lambda _: True,
-    ) -> None:  # fmt: skip
+        self, known: _Topic, events: Iterable[Event], concerns: Callable[[Subscription], bool] = lambda _: True
+    ) -> None:
         for event in events:
             initial = isinstance(event, Message) and event.initial
             for subscription in known.subscriptions:
                 # A snapshot comes again with every SUBSCRIBE: it is for who has just come, or comes back.
                 if concerns(subscription) and not (initial and subscription.entered.done() and not known.place.away):
                     subscription.offer(event)
-        for subscription in [s for s in known.subscriptions if s.ended]:
-            known.subscriptions.remove(subscription)
-        if not known.subscriptions and self._known.pop(topic, None) is not None:
-            self._spawn(self._unsubscribe(topic), "unsubscribe")
+        for subscription in [each for each in known.subscriptions if each.ended]:  # it did not keep up
+            self.leave(subscription)
+
+
+def _unsubscribe(topics: Iterable[str]) -> bytes:
+    return protocol.dumps({"type": "UNSUBSCRIBE", "topics": list(topics)})

@@ -311,6 +311,23 @@ async def test_of_many_topics_one_that_is_refused_harms_no_other(cluster: Start,
         await eventually(lambda: heard[8].data == [8])
 
 
+async def test_thousands_of_topics_come_back_in_messages_that_the_node_takes(
+    cluster: Start, rules: Path, api: Of
+) -> None:
+    [node] = cluster(1, topics=rules, max_message_bytes=4096, client_messages_per_second=10_000)
+    states: list[State] = []
+    names = [f"kept:{number:04}:{'x' * 100}" for number in range(1000)]
+    async with gateway(node, on_state=states.append) as client:
+        subscriptions = await asyncio.gather(*(client.subscribe(name) for name in names))
+        states.clear()
+        client.reconnect(0)
+        await eventually(lambda: len(states) >= 3 and all(each.live for each in subscriptions), 30)
+        assert states == [State.WAITING, State.CONNECTING, State.CONNECTED]
+        last = Reader(subscriptions[-1])
+        await api(node).publish(names[-1], "here")
+        await eventually(lambda: last.data == ["here"])
+
+
 async def test_it_stays_away_as_long_as_it_is_told(cluster: Start, rules: Path) -> None:
     [node] = cluster(1, topics=rules)
     said: list[str] = []

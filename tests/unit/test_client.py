@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -12,9 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.client import Event, Gap, Message, Recovered
+from gateway.client import Event, Gap, Gateway, Message, Recovered
+from gateway.client.address import address, shown
 from gateway.client.events import message
-from gateway.client.pace import MISSED_PONGS, Backoff, Heartbeat, refresh_seconds
+from gateway.client.limits import Pace, batches
+from gateway.client.pace import MISSED_PONGS, Backoff, Heartbeat, Reports, refresh_seconds
 from gateway.client.place import Place
 
 NOW = "2026-01-31T12:00:00.000Z"
@@ -253,6 +256,91 @@ def test_its_waits_are_the_browser_clients() -> None:
     assert [backoff.seconds() * 1000 for _ in table["waits_ms"]] == table["waits_ms"]
     assert backoff.seconds(table["told_ms"]) * 1000 == table["told_ms"]
     assert LOGIC["heartbeat"]["pings"] == MISSED_PONGS
+
+
+@pytest.mark.parametrize("case", LOGIC["batches"], ids=lambda case: case["name"])
+def test_its_batches_are_the_browser_clients(case: dict[str, Any]) -> None:
+    made = list(batches(case["topics"], case.get("recover", {}).get, *case["most"]))
+    assert [len(batch) for batch in made] == case["sizes"]
+    assert list(itertools.chain(*made)) == case["topics"]
+
+
+def test_its_pace_is_the_browser_clients() -> None:
+    pace = Pace(LOGIC["pace"]["per_second"])
+    assert pace.most == LOGIC["pace"]["most"]
+    for step, *values in LOGIC["pace"]["steps"]:
+        *counts, at_ms = values if step != "ms" else values[:2]
+        if step == "ms":
+            assert round(pace.seconds(counts[0], at_ms / 1000) * 1000) == values[2], values
+        else:
+            getattr(pace, step)(*counts, at_ms / 1000)
+
+
+# ---- what is worth a line in the log
+
+
+def test_a_new_reason_is_reported_at_once_and_a_lasting_one_once_a_minute() -> None:
+    reports = Reports()
+    told = [now for now in range(0, 200, 5) if reports.due("refused", now)]
+    assert told == [0, 60, 120, 180]
+    assert reports.due("timed out", 181)
+    assert not reports.due("timed out", 182)
+    assert reports.due("refused", 183)
+    reports.reset()
+    assert reports.due("refused", 184)
+
+
+# ---- the address
+
+
+@pytest.mark.parametrize(
+    ("given", "made"),
+    [
+        ("ws://site:8080/ws", "ws://site:8080/ws"),
+        ("http://site:8080/ws?avoid=n1", "ws://site:8080/ws?avoid=n1"),
+        ("https://site/realtime/ws", "wss://site/realtime/ws"),
+        ("WSS://ann:secret@[::1]:443", "wss://ann:secret@[::1]:443"),
+        ("wss://bücher.example/ws", "wss://bücher.example/ws"),
+    ],
+)
+def test_an_address_may_begin_with_ws_or_http(given: str, made: str) -> None:
+    assert address(given) == made
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ("", "no scheme"), ("site:8080/ws", "no scheme"), ("/ws", "no scheme"), ("ftp://site/ws", "'ftp'"),
+        ("file:///ws", "'file'"), ("ws:///ws", "no host"), ("ws://:8080/ws", "no host"), ("http://", "no host"),
+        ("ws://site:abc/ws", "abc"), ("ws://site:99999/ws", "0-65535"), ("ws://site:0/ws", "port 0"),
+        ("ws://site:-1/ws", "port"), ("ws://[::1/ws", "IPv6"), ("ws://a..b/ws", "label"),
+        (f"ws://{'a' * 64}/ws", "label"),
+        ("ws://si te/ws", "space"), ("ws://site/ws\n", "control"), ("ws://site/ws#part", "fragment"),
+        ("ws://ann@site/ws", "password"),
+    ],
+)  # fmt: skip
+def test_an_address_that_cannot_work_is_refused_at_once(given: str, named: str) -> None:
+    with pytest.raises(ValueError, match=named):
+        Gateway(given)
+
+
+def test_an_address_is_refused_and_logged_without_its_secret() -> None:
+    with pytest.raises(ValueError, match="port") as refused:
+        Gateway("ws://ann:secret@site:99999/ws")
+    assert "secret" not in str(refused.value)
+    assert shown("wss://ann:secret@site:1/ws?key=secret") == "wss://site:1/ws"
+
+
+@pytest.mark.parametrize("options", [{"tokne": "x"}, {"timeout": 3}, {"uri": "ws://other/ws"}])
+def test_an_unknown_keyword_is_refused_at_once(options: dict[str, Any]) -> None:
+    with pytest.raises(TypeError, match=next(iter(options))):
+        Gateway("ws://site/ws", **options)
+    Gateway("ws://site/ws", local_addr=("127.0.0.1", 0), additional_headers={"a": "b"}, proxy=None)
+
+
+def test_an_address_that_is_no_text_is_refused_at_once() -> None:
+    with pytest.raises(TypeError, match="bytes"):
+        Gateway(b"ws://site/ws")  # type: ignore[arg-type]
 
 
 # ---- when a token is replaced

@@ -1,0 +1,77 @@
+"""What the server's limits make of what the client sends: messages of a size, subscriptions at a pace.  (pure)"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import orjson
+
+BURST_SECONDS: Final = 10.0  # the server's rates are averages over so long
+# A SUBSCRIBE is no larger than this, though the server takes more: each is answered in time, and counts as one message.
+SUBSCRIBE_BYTES: Final = 60_000
+SUBSCRIBE_TOPICS: Final = 500
+_HEAD_BYTES: Final = 100  # of a SUBSCRIBE, beside the topics and their places
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the server accepts from one client, as `welcome` states it."""
+
+    message_bytes: int = 1 << 20
+    subscriptions_per_second: float = 1500.0
+
+
+def stated(limits: Mapping[str, Any]) -> Limits:
+    """The limits in a `welcome`; what an older server does not state is the default."""
+    names = {"message_bytes": "messageBytes", "subscriptions_per_second": "subscriptionsPerSecond"}
+    return Limits(**{ours: limits[theirs] for ours, theirs in names.items() if theirs in limits})
+
+
+def batches(
+    topics: Iterable[str], recover: Callable[[str], Mapping[str, Any] | None], most_bytes: int,
+    most_topics: int = SUBSCRIBE_TOPICS,
+) -> Iterator[list[str]]:  # fmt: skip
+    """Topics in batches, each for one SUBSCRIBE or UNSUBSCRIBE of at most `most_bytes`.
+
+    `recover` gives what is sent with a topic, or None. A topic that is too large alone has a batch of its own.
+    """
+    batch: list[str] = []
+    size = _HEAD_BYTES
+    for topic in topics:
+        place = recover(topic)
+        name = len(orjson.dumps(topic)) + 1
+        more = name if place is None else 2 * name + len(orjson.dumps(place)) + 1
+        if batch and (size + more > most_bytes or len(batch) >= most_topics):
+            yield batch
+            batch, size = [], _HEAD_BYTES
+        batch.append(topic)
+        size += more
+    if batch:
+        yield batch
+
+
+class Pace:
+    """Keeps to nine tenths of a rate of the server's; `now` in seconds of any clock that only goes forward."""
+
+    def __init__(self, per_second: float) -> None:
+        self._rate = 0.9 * per_second
+        self._spent = -math.inf  # when all that was taken will have been earned
+        self.most = max(1, math.floor(self._rate * BURST_SECONDS))  # at once
+
+    def seconds(self, count: int, now: float) -> float:
+        """How long to wait until `count` may go."""
+        return min(max(self._after(count, now) - now, 0.0), BURST_SECONDS)
+
+    def take(self, count: int, now: float) -> None:
+        """So many are sent."""
+        self._spent = self._after(count, now)
+
+    def refused(self, now: float) -> None:
+        """The server has refused some: nothing is left."""
+        self._spent = max(self._spent, now)
+
+    def _after(self, count: int, now: float) -> float:
+        return max(self._spent, now - BURST_SECONDS) + count / self._rate
