@@ -15,9 +15,8 @@ from gateway.logs import logger
 from gateway.node import Node
 from gateway.settings import Settings
 from gateway.transport.request import Inflow
-from gateway.web import answers, api, events, health, pages
+from gateway.web import answers, api, events, health, pages, sockets
 from gateway.web.door import Door
-from gateway.web.sockets import Sockets
 
 
 def create_app(settings: Settings) -> Starlette:
@@ -36,13 +35,14 @@ def create_app(settings: Settings) -> Starlette:
     routes = [
         *events.ROUTES,
         *health.ROUTES,
+        *sockets.ROUTES,
         *api.ROUTES,
         *pages.ROUTES,
     ]
     app = Starlette(routes=routes, lifespan=lifespan, exception_handlers=answers.EXCEPTION_HANDLERS)
     app.state.node = node
     # Outermost, so that also what Starlette's own error handling answers passes it.
-    app.middleware_stack = Door(app.build_middleware_stack(), Sockets(node), settings.hosts)
+    app.middleware_stack = Door(app.build_middleware_stack(), sockets.Sockets(node), settings.hosts)
     return app
 
 

@@ -84,12 +84,37 @@ def _redis_url(text: str) -> str:
     return text
 
 
+_HOST = r"[a-z0-9_](?:[a-z0-9_.\-]*[a-z0-9_])?\.?|\[[0-9a-f:.]{2,45}\]"
+_ORIGIN = re.compile(rf"(?P<scheme>[a-z][a-z0-9+.\-]*)://(?P<host>{_HOST})?(?::(?P<port>\d{{1,5}}))?")
+
+
+def _origin(text: str) -> str | None:
+    """`text` in small letters, as a browser sends the header Origin (RFC 6454, 6.2); None: it is no origin."""
+    if text == "null":
+        return text
+    parts = _ORIGIN.fullmatch(text.lower())
+    if parts is None:
+        return None
+    scheme, host, port = parts["scheme"], parts["host"], parts["port"]
+    # Of the schemes that applications bring, some have origins without a host: file://
+    if host is None and (scheme in ("http", "https") or port is not None):
+        return None
+    if port is not None and not 0 < int(port) < 65536:
+        return None
+    return text.lower()
+
+
 def _origins(text: str) -> tuple[str, ...]:
-    origins = tuple(part.strip() for part in text.split(",") if part.strip())
-    for origin in origins:
-        if not re.fullmatch(r"https?://[A-Za-z0-9.\-\[\]:]+", origin):
-            raise ValueError(f"origins such as https://app.example, separated by commas; {origin!r} is none")
-    return origins
+    origins = []
+    for part in filter(None, map(str.strip, text.split(","))):
+        origin = _origin(part)
+        if origin is None:
+            raise ValueError(
+                "origins such as https://app.example, capacitor://localhost, file:// or null, separated by commas and "
+                f"without a path; {part!r} is none"
+            )
+        origins.append(origin)
+    return tuple(origins)
 
 
 def _hosts(text: str) -> tuple[str, ...]:
@@ -168,7 +193,10 @@ class Settings:
     api_keys: str = _setting(
         "", "TOML file of further keys, each with a name and scopes; without any the API is off", str
     )
-    origins: tuple[str, ...] = _setting((), "web origins that may open a socket, beside the node's own host", _origins)
+    origins: tuple[str, ...] = _setting(
+        (), "origins of pages and apps that may connect, beside the node's own: https://app.example, "
+        "capacitor://localhost, file://, null", _origins,
+    )  # fmt: skip
     hosts: tuple[str, ...] = _setting(
         (),
         "names that clients may ask for (Host), `*.name` for all below; addresses and names without a dot always",
@@ -197,7 +225,7 @@ class Settings:
                   "anyone, user, role:admin, role:superadmin, ask or nobody"),
     )  # fmt: skip
     trusted_proxies: tuple[str, ...] = _setting(
-        ("127.0.0.1",), "peers whose X-Forwarded-For names the client", _networks
+        ("127.0.0.1",), "peers whose X-Forwarded-For names the client, and X-Forwarded-Proto its scheme", _networks
     )
     log_level: str = _setting(
         "info",

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from http import HTTPStatus
 from typing import Any, Final, Protocol
 from urllib.parse import unquote
@@ -56,8 +57,8 @@ _PLAIN: Final = ServerProtocol(logger=_LOGGER)
 _COMPRESSING: Final = ServerProtocol(extensions=(SharedDeflate(),), logger=_LOGGER)
 _JUDGED: Final = frozenset({
     b"connection", b"upgrade", b"origin", b"sec-websocket-key", b"sec-websocket-version", b"sec-websocket-extensions",
-    b"sec-websocket-protocol",
 })  # fmt: skip
+_TOKEN: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")  # RFC 9110, 5.6.2
 
 
 class Opener(Protocol):
@@ -94,6 +95,10 @@ class Handshake:
         if not target.isascii() or _has_body(asked):
             self.refuse(HTTPStatus.BAD_REQUEST)
             return
+        offered = subprotocols(value for name, value in asked["headers"] if name == b"sec-websocket-protocol")
+        if offered is None:
+            self.refuse(HTTPStatus.BAD_REQUEST, b"Sec-WebSocket-Protocol lists what is not a token.\n")
+            return
         request = Request(
             target.decode("ascii"),
             Headers((name.decode(), value.decode("latin-1")) for name, value in asked["headers"] if name in _JUDGED),
@@ -109,7 +114,7 @@ class Handshake:
         if extensions is not None:
             self._head.append(f"Sec-WebSocket-Extensions: {extensions}")
             self._deflates = True
-        self._task = asyncio.get_running_loop().create_task(self._decide(_scope(asked, target, self._opener)))
+        self._task = asyncio.get_running_loop().create_task(self._decide(_scope(asked, target, offered, self._opener)))
         self._server.tasks.add(self._task)  # uvicorn waits for these when it stops
         self._task.add_done_callback(self._server.tasks.discard)
 
@@ -185,6 +190,22 @@ class Handshake:
                 raise RuntimeError(f"a handshake cannot be answered with {kind}")
 
 
+def subprotocols(values: Iterable[bytes]) -> list[str] | None:
+    """The subprotocols that these headers offer, each once, in their order; None: one of them is not a token.
+
+    Empty elements of the list are ignored (RFC 9110, 5.6.1.2): an empty header, which some clients send, offers none.
+    """
+    offered: dict[str, None] = {}
+    for value in values:
+        for element in value.decode("latin-1").split(","):
+            name = element.strip(" \t")
+            if name and not _TOKEN.fullmatch(name):
+                return None
+            if name:
+                offered[name] = None
+    return list(offered)
+
+
 def _has_body(asked: HTTPScope) -> bool:
     """Whether something follows the head that is no frame. RFC 9112, 6: these two say so."""
     return any(
@@ -193,10 +214,9 @@ def _has_body(asked: HTTPScope) -> bool:
     )
 
 
-def _scope(asked: HTTPScope, target: bytes, opener: Opener) -> dict[str, Any]:
+def _scope(asked: HTTPScope, target: bytes, offered: list[str], opener: Opener) -> dict[str, Any]:
     """What the endpoint is asked, by ASGI."""
     path, _, query = target.partition(b"?")
-    offered = b",".join(value for name, value in asked["headers"] if name == b"sec-websocket-protocol")
     return {
         "type": "websocket",
         "asgi": {"version": asked["asgi"]["version"], "spec_version": "2.4"},
@@ -209,7 +229,7 @@ def _scope(asked: HTTPScope, target: bytes, opener: Opener) -> dict[str, Any]:
         "raw_path": asked["root_path"].encode("ascii") + path,
         "query_string": query,
         "headers": asked["headers"],
-        "subprotocols": [token for one in offered.decode("latin-1").split(",") if (token := one.strip())],
+        "subprotocols": offered,
         "state": asked["state"],
         "extensions": {"websocket.http.response": {}, "gateway.connection": opener},
     }

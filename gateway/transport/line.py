@@ -16,7 +16,7 @@ TURN_SECONDS: Final = 0.001
 class Line:
     """What `transport` is, but for writing, reading no more, and ending."""
 
-    __slots__ = ("_held", "_loop", "_paused", "_transport", "_written")
+    __slots__ = ("_held", "_loop", "_paused", "_transport", "_written", "awaits_body", "ends")
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
         self._transport = transport
@@ -24,6 +24,8 @@ class Line:
         self._written: list[bytes] = []  # in this turn
         self._paused = False  # uvicorn reads no more for now
         self._held = False  # what was read is not parsed yet
+        self.awaits_body = False  # the rest of a request is still to come; the protocol says so
+        self.ends = False  # it was closed meanwhile, and is to be closed when all of the request is here
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
@@ -55,9 +57,16 @@ class Line:
         self._written.append(data)
 
     def close(self) -> None:
-        """Send what was written, then end."""
+        """Send what was written, then end; but read the rest of the request first.
+
+        A transport that is closed with unread data resets the connection, and the peer, which still writes, never reads
+        the answer (RFC 9112, 9.6).
+        """
         self._flush()
-        self._transport.close()
+        if self.awaits_body:
+            self.ends = True
+        else:
+            self._transport.close()
 
     def abort(self) -> None:
         """End at once, whatever is unsent."""

@@ -26,6 +26,9 @@ EXTENSION: Final = "gateway.request"  # the scope's name for it
 REQUEST_SECONDS: Final = 20.0  # from a connection's beginning, or a request's first octet, to the request's last
 SLICE_BYTES: Final = 2 << 10  # parsed at once: forty requests at most
 HEAD_BYTES: Final = 64 << 10  # of a request's line and headers; what one read brings is looked at as a whole
+# The rest of a request that was answered early is read and dropped: so much of it at most, and while it keeps coming.
+DRAIN_BYTES: Final = 32 << 20
+DRAIN_SILENCE_SECONDS: Final = 2.0
 
 # uvicorn warns of each request that is none: whoever sends those would write our log. Failures are still told.
 _log = logging.getLogger("gateway.request")
@@ -61,8 +64,9 @@ class RequestProtocol(HttpToolsProtocol):
     """Built by uvicorn for each connection; hands over to `Socket` where it becomes a WebSocket."""
 
     _timer: asyncio.TimerHandle | None = None
+    _draining: asyncio.TimerHandle | None = None
     _in_head = True
-    _head_bytes = 0
+    _request_bytes = 0
     _unread = _NOTHING  # has come, and is not parsed yet
     _due = False  # it is parsed on in the next turn
 
@@ -95,6 +99,8 @@ class RequestProtocol(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """Its answer is sent: what has come behind it is next."""
         super().on_response_complete()
+        if not self._in_head:
+            self._drain()
         if self._unread and not self._due:
             self._parse_on()
 
@@ -113,28 +119,49 @@ class RequestProtocol(HttpToolsProtocol):
         self._line.hold(bool(self._unread))
 
     def _parse(self, data: bytes) -> None:
-        self._head_bytes += len(data)  # 0 again when the request is whole
+        self._request_bytes += len(data)  # 0 again when the request is whole
         super().data_received(data)
-        if self._in_head and self._head_bytes > HEAD_BYTES:
+        if self._in_head and self._request_bytes > HEAD_BYTES:
             self._cut_off("head_bytes", b"431 Request Header Fields Too Large")
+        elif self._is_answered():
+            self._drain()
 
     def on_message_begin(self) -> None:
         """The first octet of a request."""
         super().on_message_begin()
+        self._unset_keepalive_if_required()
         # Weak: what a scope holds and is held by would be left to the collector, at each request.
         self.scope["extensions"] = {EXTENSION: weakref.proxy(self)}
         self._begin()
 
     def on_headers_complete(self) -> None:
         """Its head is whole."""
-        self._in_head = False
+        self._in_head, self._line.awaits_body = False, True
         super().on_headers_complete()
+        if self.scope["http_version"] == "1.0":
+            _end_with_connection(self.cycle)
 
     def on_message_complete(self) -> None:
         """All of it is here."""
-        self._in_head, self._head_bytes = True, 0  # of the next one, if there is one
+        answered = self._is_answered()
+        self._in_head, self._request_bytes = True, 0  # of the next one, if there is one
+        self._line.awaits_body = False
         self._end()
         super().on_message_complete()
+        if self._line.ends:
+            self._line.close()
+        elif (
+            answered
+        ):  # uvicorn waits for the next request from the answer on, but forgets it as more of this one comes
+            self._unset_keepalive_if_required()
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
+
+    def send_400_response(self, msg: str) -> None:
+        """What came is no request, so there is no rest of it to wait for."""
+        self._line.awaits_body = False
+        super().send_400_response(msg)
 
     def handle_websocket_upgrade(self) -> None:
         """From now on it is a `Socket`, with deadlines of its own."""
@@ -179,20 +206,66 @@ class RequestProtocol(HttpToolsProtocol):
             )
 
     def _end(self) -> None:
+        self._stop_draining()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
+    def _is_answered(self) -> bool:
+        """Whether the request whose body is under way has its whole answer already."""
+        answering: RequestResponseCycle | None = self.cycle  # None at first, whatever uvicorn's types say
+        return not self._in_head and answering is not None and answering.response_complete
+
+    def _drain(self) -> None:
+        """Wait for more of a request that has its answer."""
+        self._stop_draining()
+        if self._request_bytes > DRAIN_BYTES:
+            self._end_now()
+        else:
+            self._draining = self.loop.call_later(DRAIN_SILENCE_SECONDS, self._end_now)
+
+    def _stop_draining(self) -> None:
+        if self._draining is not None:
+            self._draining.cancel()
+            self._draining = None
+
     def _cut_off(self, limit: Limit, status: bytes) -> None:
         if self._inflow is not None and not self.transport.is_closing():
             self._inflow.cut_off(limit)
-        self._refuse(status)
+        if self._is_answered():
+            self._end_now()
+        else:
+            self._refuse(status)
+
+    def _end_now(self) -> None:
+        self._end()
+        self._line.awaits_body = False
+        self._line.close()
 
     def _refuse(self, status: bytes, headers: bytes = b"", body: bytes = b"") -> None:
         self._end()
+        self._line.awaits_body = False
         if not self.transport.is_closing():
             answering: RequestResponseCycle | None = self.cycle  # None at first, whatever uvicorn's types say
             if answering is None or answering.response_complete:
                 size = b"content-length: %d\r\n\r\n" % len(body)
                 self.transport.write(b"HTTP/1.1 " + status + b"\r\nconnection: close\r\n" + headers + size + body)
             self.transport.close()
+
+
+def _end_with_connection(cycle: RequestResponseCycle) -> None:
+    """Have an answer without a length end with its connection, not in chunks: HTTP/1.0 has none (RFC 9112, 7)."""
+    send = cycle.send
+    endless = False
+
+    async def say(message: Any) -> None:
+        nonlocal endless
+        if message["type"] == "http.response.start":
+            endless = not any(name.lower() == b"content-length" for name, _ in message.get("headers", ()))
+            if endless:
+                cycle.keep_alive = cycle.chunked_encoding = False
+        elif endless:
+            cycle.expected_content_length = len(message.get("body", b""))  # of this piece: uvicorn compares the two
+        await send(message)
+
+    cycle.send = say  # type: ignore[method-assign]

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
+from urllib.parse import unquote
 
 import orjson
 from starlette.convertors import Convertor, register_url_convertor
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import Match, Route
+from starlette.types import Scope as Asked
 
 from gateway.auth import apikeys
 from gateway.auth.apikeys import ApiKey, Scope
@@ -24,6 +26,7 @@ MAX_LIMIT: Final = 10_000  # items on one page
 DEFAULT_LIMIT: Final = 1000
 AUDIT_CHARACTERS: Final = 200  # of what the audit log tells of a request
 SMALL_BYTES: Final = 4096  # a body of a few fields
+NOT_DECODED: Final = "The body is encoded (Content-Encoding: {}): send it without an encoding"
 
 Handler = Callable[[Request], Awaitable[Any]]
 
@@ -46,6 +49,20 @@ class _Name(Convertor[str]):
 
 
 register_url_convertor("name", _Name())
+
+
+class _ApiRoute(Route):
+    """A route that is compared with the path as it was sent, so that an encoded slash belongs to a name: the topic of
+    ``/api/topics/a%2Fhistory`` is ``a/history``. The names are decoded after that, once.
+    """
+
+    def matches(self, scope: Asked) -> tuple[Match, Asked]:
+        """Whether it serves this request, and the names in its path."""
+        raw: bytes = scope["raw_path"] if scope["type"] == "http" else b""
+        match, found = super().matches({**scope, "path": raw.decode("latin-1")})
+        if found:
+            found["path_params"] = {name: unquote(value) for name, value in found["path_params"].items()}
+        return match, found
 
 
 class ApiError(Exception):
@@ -77,7 +94,7 @@ def resource(path: str, *query: str, **methods: tuple[Scope, Handler]) -> Route:
                 _audit(request, handler.__name__, status)
         return response
 
-    return Route(path, answer, methods=list(methods))
+    return _ApiRoute(path, answer, methods=list(methods))
 
 
 async def _answer(request: Request, scope: Scope, handler: Handler, query: tuple[str, ...]) -> Response:
@@ -86,15 +103,15 @@ async def _answer(request: Request, scope: Scope, handler: Handler, query: tuple
         _check_query(request, query)
         return json(await handler(request))
     except ApiError as error:
-        return _error(error.status, error.code, error.message, error.headers)
+        return refusal(error.status, error.code, error.message, error.headers)
     except Unconfirmed as error:
-        return _error(503, "unconfirmed", f"{error}; with the same idempotencyKey it is safe to ask again")
+        return refusal(503, "unconfirmed", f"{error}; with the same idempotencyKey it is safe to ask again")
     except WrongType as error:
-        return _error(502, "malformed", f"Redis holds a value of another type for this: {error}. Delete its key")
+        return refusal(502, "malformed", f"Redis holds a value of another type for this: {error}. Delete its key")
     except Unavailable as error:
-        return _error(503, "unavailable", f"Redis is not available: {error}", {"retry-after": "1"})
+        return refusal(503, "unavailable", f"Redis is not available: {error}", {"retry-after": "1"})
     except ClientDisconnect:  # amid its body: nobody's fault here, and nobody reads the answer
-        return _error(400, "bad_request", "The body broke off")
+        return refusal(400, "bad_request", "The body broke off")
 
 
 def node_of(request: Request) -> Node:
@@ -107,9 +124,14 @@ async def body_of(request: Request, limit: int) -> Any:
     """The request's body, JSON of at most `limit` bytes.
 
     Raises:
-        ApiError: It is larger (413), or no JSON (400).
+        ApiError: It is larger (413), encoded (415), or no JSON (400).
     """
     received = bytearray()
+    encoding = encoding_of(request)
+    if encoding is not None:
+        raise ApiError(415, "unsupported_encoding", NOT_DECODED.format(encoding))
+    if announced_bytes(request) > limit:  # before any of it is read
+        raise ApiError(413, "too_large", f"The body is larger than {limit} bytes")
     async for chunk in request.stream():
         received += chunk
         if len(received) > limit:
@@ -118,6 +140,18 @@ async def body_of(request: Request, limit: int) -> Any:
         return protocol.loads(bytes(received))
     except ValueError as error:
         raise ApiError(400, "bad_request", f"The body is not JSON: {error}") from None
+
+
+def announced_bytes(request: Request) -> int:
+    """The size that the request's head gives for the body; 0, if it gives none."""
+    length = request.headers.get("content-length", "")
+    return int(length) if length.isdecimal() and length.isascii() and len(length) < 19 else 0
+
+
+def encoding_of(request: Request) -> str | None:
+    """The encoding that the request's head names for the body, which nodes do not decode; None: it names none."""
+    named = request.headers.get("content-encoding", "").strip().lower()
+    return None if named in ("", "identity") else named[:60]
 
 
 def limit_of(text: str | None, most: int = MAX_LIMIT, default: int = DEFAULT_LIMIT) -> int:
@@ -138,7 +172,8 @@ def json(content: Any, status: int = 200, headers: dict[str, str] | None = None)
     return Response(orjson.dumps(content), status, headers, "application/json")
 
 
-def _error(status: int, code: str, message: str, headers: dict[str, str] | None = None) -> Response:
+def refusal(status: int, code: str, message: str, headers: dict[str, str] | None = None) -> Response:
+    """A refusal in the form that all of them have."""
     return json({"error": {"code": code, "message": message}}, status, headers)
 
 
@@ -215,17 +250,17 @@ async def http_exception(request: Request, error: Exception) -> Response:
     headers = {name.lower(): value for name, value in (error.headers or {}).items()}
     match error.status_code:
         case 404:
-            return _error(404, "not_found", f"There is nothing at {request.url.path[:200]}", headers)
+            return refusal(404, "not_found", f"There is nothing at {request.url.path[:200]}", headers)
         case 405:
             message = f"{request.method} is not possible here, only {headers.get('allow')}"
-            return _error(405, "method_not_allowed", message, headers)
+            return refusal(405, "method_not_allowed", message, headers)
         case status:
-            return _error(status, "bad_request", str(error.detail), headers)
+            return refusal(status, "bad_request", str(error.detail), headers)
 
 
 async def internal_error(_request: Request, _failure: Exception) -> Response:
     """A fault of ours, in our form; Starlette raises it again for the log."""
-    return _error(500, "internal", "The node failed at this; its log says how")
+    return refusal(500, "internal", "The node failed at this; its log says how")
 
 
 EXCEPTION_HANDLERS: Final = {HTTPException: http_exception, Exception: internal_error}

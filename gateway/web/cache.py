@@ -103,7 +103,7 @@ PATHS: Final[Schema] = {
         ),
         "put": operation(
             "putCached", "Keep a value", answer(record(key=_NAME), "Redis has it, and all nodes are told"),
-            "TooLarge", parameters=[_KEY],
+            parameters=[_KEY],
             body={
                 "required": True,
                 "description": f"The value may have {MAX_VALUE_BYTES} bytes.",

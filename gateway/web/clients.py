@@ -8,8 +8,8 @@ from typing import Any, Final
 from starlette.requests import Request
 
 from gateway.core.identity import ROLES
-from gateway.core.protocol import MAX_NAME_LENGTH
-from gateway.core.topics import is_topic
+from gateway.core.protocol import MAX_NAME_LENGTH, shown
+from gateway.core.topics import NAME_FORM, is_topic
 from gateway.web.answers import DEFAULT_LIMIT, MAX_LIMIT, ApiError, limit_of, node_of, resource
 from gateway.web.openapi import (
     CLIENT_ID,
@@ -27,6 +27,7 @@ from gateway.web.openapi import (
     ref,
 )
 
+_CLIENT_ID: Final = r"[A-Za-z0-9_.\-]{1,200}"
 _CURSOR: Final = r"[A-Za-z0-9_.\-]+\.[0-9]{1,18}"  # a client's id
 
 
@@ -37,7 +38,7 @@ async def list_clients(request: Request) -> Any:
     _check_user(query.get("user"))
     topic = query.get("topic")
     if topic is not None and not is_topic(topic):
-        raise ApiError(400, "bad_request", f"{topic[:60]!r} is no topic")
+        raise ApiError(400, "bad_request", f"{shown(topic)} is not a topic: a name has {NAME_FORM}")
     found: list[dict[str, Any]] = []
     async for client in node_of(request).registry.clients(
         user=query.get("user"), ip=query.get("ip"), topic=topic, node=query.get("node"), after=cursor
@@ -73,7 +74,7 @@ async def disconnect_user(request: Request) -> Any:
     """Close all sockets of a user, on all nodes (3503)."""
     node, user = node_of(request), request.path_params["user"]
     if not user:
-        raise ApiError(404, "not_found", "A user has a name")
+        raise ApiError(404, "not_found", f"There is no user at {request.url.path[:200]}: a user has a name")
     _check_user(user)
     found = [client["id"] async for client in node.registry.clients(user=user)]
     # Even if none is listed: one may be connecting this very moment.
@@ -83,6 +84,8 @@ async def disconnect_user(request: Request) -> Any:
 
 async def _client(request: Request) -> dict[str, Any]:
     client_id = request.path_params["id"]
+    if not re.fullmatch(_CLIENT_ID, client_id):  # it would stand in the name of a Redis key
+        raise ApiError(404, "not_found", f"There is no client at {request.url.path[:200]}: an id is as n1.9f2c31ab.7")
     client = await node_of(request).registry.client(client_id)
     if client is None:
         raise ApiError(404, "not_found", f"No client {client_id[:200]!r} is connected")
@@ -145,8 +148,9 @@ PATHS: Final[Schema] = {
     "/api/users/{user}/clients": {
         "delete": operation(
             "disconnectUser", "Close all sockets of a user, on all nodes",
-            answer(ref("Disconnected"), "All nodes have been told to, with code 3503; listed is who was known"),
-            "NotFound", parameters=[in_path("user", NAME)],
+            answer(ref("Disconnected"), "All nodes have been told to, with code 3503; listed are the clients that were "
+                   "known, none if the user has none"),
+            parameters=[in_path("user", NAME)],
         )
     },
 }  # fmt: skip

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from typing import Final, NamedTuple
-from urllib.parse import urlsplit
 
 from starlette.requests import HTTPConnection
 from starlette.responses import JSONResponse
@@ -16,6 +15,7 @@ from gateway.node import Node
 from gateway.transport.connection import Connection
 
 SESSION_COOKIE: Final = "session"
+_SCHEMES: Final = {"wss": "https", "https": "https"}  # of the page that connects by it; else http
 RETRY_SECONDS: Final = 5  # what a refused client is told to wait
 
 
@@ -72,7 +72,9 @@ def let_in(guest: Guest, connection: Connection, node: Node, verify: Verify | No
 
 
 def check_origin(asking: HTTPConnection, node: Node) -> None:
-    """See that no page of a stranger's uses its reader's cookies here.
+    """See that no page of another site uses its reader's cookies here: each Origin is listed, or the node's own.
+
+    Its own has the scheme by which the client came: of the connection, or what a trusted proxy says of it.
 
     Raises:
         Refusal: One does, 403.
@@ -81,16 +83,14 @@ def check_origin(asking: HTTPConnection, node: Node) -> None:
     # No Origin: not a browser, or our own page. The picture of a stranger's page has none either, but says where it is.
     if not origins and asking.headers.get("sec-fetch-site") == "cross-site":
         raise Refusal(403, "another site may not embed this")
+    own = f"{_SCHEMES.get(asking.scope['scheme'], 'http')}://{host}"
     for origin in origins:
-        if origin not in node.settings.origins and not _is_page_of(origin, host):
-            raise Refusal(403, f"origin {origin[:200]} may not connect; GATEWAY_ORIGINS lists those that may")
-
-
-def _is_page_of(origin: str, host: str | None) -> bool:
-    try:
-        return bool(host) and urlsplit(origin).netloc == host
-    except ValueError:
-        return False
+        if origin not in node.settings.origins and origin != own:
+            raise Refusal(
+                403,
+                f"origin {origin[:200]} may not connect to {own[:200]}; GATEWAY_ORIGINS lists the others that may, and "
+                "GATEWAY_TRUSTED_PROXIES the proxies that say X-Forwarded-Proto",
+            )
 
 
 async def _identity(asking: HTTPConnection, node: Node) -> Identity:

@@ -27,7 +27,7 @@ from gateway.node import Node
 from gateway.transport.eventstream import GATHER_SECONDS, EventStream, Taken
 from gateway.transport.request import EXTENSION, RequestProtocol
 from gateway.web import entrance
-from gateway.web.answers import node_of
+from gateway.web.answers import NOT_DECODED, announced_bytes, encoding_of, node_of
 from gateway.web.entrance import Refusal
 
 MAX_TOPICS: Final = 20  # of the URL; whoever wants more says SUBSCRIBE
@@ -122,6 +122,11 @@ async def _events(stream: EventStream, places: Places) -> AsyncIterator[bytes]:
 
 
 async def _body(request: Request, limit: int) -> bytes:
+    encoding = encoding_of(request)
+    if encoding is not None:
+        raise Refusal(415, NOT_DECODED.format(encoding))
+    if announced_bytes(request) > limit:  # before any of it is read
+        raise Refusal(413, f"the body is larger than {limit} bytes")
     received = bytearray()
     try:
         async for chunk in request.stream():

@@ -83,7 +83,7 @@ PATHS: Final[Schema] = {
         "post": operation(
             "rebalance", "Have nodes above the mean send their surplus to those below it",
             answer(ref("Rebalance"), "They have been told to, and begin when `after` has passed"),
-            "Conflict", "TooLarge", body=_body(),
+            "Conflict", body=_body(),
             description="Clients are told, closed with code 3011, and led to another node as they come back.",
         )
     },

@@ -28,7 +28,7 @@ COUNT: Final[Schema] = {"type": "integer", "minimum": 0}
 
 _STATUS: Final = {
     "BadRequest": "400", "Unauthorized": "401", "Off": "403", "NotFound": "404", "Conflict": "409",
-    "TooLarge": "413", "Unavailable": "503",
+    "NoSuchName": "404", "TooLarge": "413", "Encoded": "415", "Unavailable": "503",
 }  # fmt: skip
 
 
@@ -38,6 +38,8 @@ def operation(
     """An operation that answers 200 with `success`; unless `security` says otherwise, to bearers of the key."""
     if "security" not in more:
         refusals = (*refusals, "BadRequest", "Unauthorized", "Off", "Unavailable")
+    if body is not None:
+        refusals = (*refusals, "TooLarge", "Encoded")
     responses = {"200": success} | {
         _STATUS[refusal]: {"$ref": f"#/components/responses/{refusal}"} for refusal in refusals
     }
@@ -99,6 +101,13 @@ RESPONSES: Final[Schema] = {
         "forbidden", "The key price-feed has not the scope admin", "Not with this key; or `api_off`: there are none"
     ),
     "NotFound": _refusal("not_found", "No client 'n1.9f2c31ab.7' is connected", "There is no such thing"),
+    "NoSuchName": _refusal(
+        "not_found", "'no topic' is not a topic: …", "There can be no such name; one that nothing has yet answers 200"
+    ),
+    "Encoded": _refusal(
+        "unsupported_encoding", "The body is encoded (Content-Encoding: gzip): send it without an encoding",
+        "The body has a Content-Encoding",
+    ),
     "Conflict": _refusal("busy", "Clients are being moved away from n1.9f2c31ab; …", "Not as things are now"),
     "TooLarge": _refusal("too_large", "The body is larger than 2097152 bytes", "A message, or the body"),
     "Unavailable": {

@@ -79,7 +79,7 @@ PATHS: Final[Schema] = {
     "/api/publish": {
         "post": operation(
             "publish", "Publish one message, or several", answer(ref("Published"), "Redis has taken all of them"),
-            "TooLarge", body=_body(),
+            body=_body(),
             description="All are published, or none. 200 means that Redis has taken them, and so that every node "
             "hears them; not that somebody listens. After a 503 or a broken connection it is not known whether "
             "they were published.",

@@ -86,7 +86,7 @@ PATHS: Final[Schema] = {
         "post": operation(
             "revoke", "Refuse a token, or all of a user issued until now, on every node",
             answer(ref("Revocation"), "Every node has been told; sockets that they opened are closed with 3500"),
-            "Conflict", "TooLarge", body=_body(),
+            "Conflict", body=_body(),
             description="Without `expires` it is kept for GATEWAY_REVOCATION_SECONDS. Until now means Redis' time.",
         ),
     },

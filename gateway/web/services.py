@@ -169,7 +169,7 @@ PATHS: Final[Schema] = {
             answer(
                 record(service=_SERVICE, instance=_INSTANCE, version=_WHOLE), "Redis has it, and it is told to all"
             ),
-            "NotFound", "Conflict", "TooLarge", parameters=[in_path("service", _SERVICE)], body=_report_body(),
+            "NoSuchName", "Conflict", parameters=[in_path("service", _SERVICE)], body=_report_body(),
             description="For any program whose key has the scope `services`, or `services:` and a pattern of the name. "
             "Names that begin with `gateway.` are reserved for nodes: 403. `version`, if it is given, must grow; "
             "else Redis gives one.",

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from typing import Final
 
-from starlette.requests import HTTPConnection
+from starlette.requests import HTTPConnection, Request
+from starlette.responses import Response
+from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from gateway.node import Node
 from gateway.transport.connection import Connection
-from gateway.web import entrance
+from gateway.web import answers, entrance
 from gateway.web.entrance import Refusal
 
 OPERATORS: Final = "/api/ws"  # the load balancer's internal side has it alone: there AUTH takes keys of the API as well
@@ -45,3 +47,12 @@ class Sockets:
             node.admission.forget(guest.identity.user, guest.ip)
             raise
         entrance.let_in(guest, connection, node, node.verify_operator if path == OPERATORS else None)
+
+
+async def upgrade_required(request: Request) -> Response:
+    """What a plain GET of a WebSocket's path is told (RFC 9110, 15.5.22)."""
+    message = f"{request.url.path} is a WebSocket: connect with a WebSocket client, which sends Upgrade: websocket"
+    return answers.refusal(426, "upgrade_required", message, {"upgrade": "websocket", "connection": "upgrade"})
+
+
+ROUTES: Final = [Route(path, upgrade_required) for path in sorted(PATHS)]

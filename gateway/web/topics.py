@@ -8,6 +8,7 @@ from starlette.requests import Request
 
 from gateway.core import topics
 from gateway.core.messages import DEFAULT_HISTORY_LIMIT, MAX_HISTORY_LIMIT
+from gateway.core.protocol import shown
 from gateway.web.answers import ApiError, limit_of, node_of, resource
 from gateway.web.openapi import (
     CLIENT_ID,
@@ -34,7 +35,7 @@ async def show_topic(request: Request) -> Any:
     """One topic, with counts; a topic nobody hears has none."""
     topic = request.path_params["topic"]
     if not topics.is_topic(topic):
-        raise ApiError(404, "not_found", "There can be no such topic")
+        raise ApiError(404, "not_found", f"{shown(topic)} is not a topic: a name has {topics.NAME_FORM}")
     return await node_of(request).registry.topic(topic)
 
 
@@ -95,8 +96,8 @@ PATHS: Final[Schema] = {
     },
     "/api/topics/{topic}": {
         "get": operation(
-            "showTopic", "One topic", answer(ref("Topic"), "With no subscribers, if nobody hears it"),
-            "NotFound", parameters=[_TOPIC],
+            "showTopic", "One topic", answer(ref("Topic"), "With no subscribers, if no client is subscribed to it"),
+            "NoSuchName", parameters=[_TOPIC],
         )
     },
     "/api/topics/{topic}/history": {

@@ -14,7 +14,7 @@ from uvicorn.server import ServerState
 from websockets.datastructures import Headers
 from websockets.server import ServerProtocol
 
-from gateway.transport.handshake import Handshake, SharedDeflate
+from gateway.transport.handshake import Handshake, SharedDeflate, subprotocols
 
 OURS = "server_no_context_takeover; client_no_context_takeover"
 
@@ -259,3 +259,29 @@ async def test_what_the_endpoint_adds_to_the_answer_is_in_it() -> None:
     asking.ask(GOOD)
     await decided(asking)
     assert b"\r\nx-more: 1\r\n" in asking.said
+
+
+@pytest.mark.parametrize(
+    ("values", "offered"),
+    [
+        ([], []),
+        ([b""], []),
+        ([b" , "], []),
+        ([b",,"], []),
+        ([b"", b""], []),
+        ([b"a"], ["a"]),
+        ([b"a, b"], ["a", "b"]),
+        ([b"a", b"b"], ["a", "b"]),
+        ([b"a, a", b"a"], ["a"]),
+        ([b"\ta ,"], ["a"]),
+        ([b"graphql-ws.v1+json"], ["graphql-ws.v1+json"]),
+        ([b"a b"], None),
+        ([b"\xff"], None),
+        ([b"a, \x00"], None),
+        ([b"a/b"], None),
+        ([b'"a"'], None),
+        ([b"", b"("], None),
+    ],
+)
+def test_subprotocols_are_a_list_of_tokens_that_may_be_empty(values: list[bytes], offered: list[str] | None) -> None:
+    assert subprotocols(values) == offered

@@ -11,7 +11,7 @@ from uvicorn.server import ServerState
 
 from gateway.transport import request
 from gateway.transport.connection import Stage
-from gateway.transport.request import REQUEST_SECONDS, SLICE_BYTES, RequestProtocol
+from gateway.transport.request import DRAIN_BYTES, REQUEST_SECONDS, SLICE_BYTES, RequestProtocol
 from gateway.transport.socket import MESSAGE_SECONDS
 from tests.raw import frame, text
 from tests.unit.test_failing import House, Wire, broken, refuse
@@ -56,9 +56,9 @@ class Door:
         self.cut.append(limit)
 
 
-def connected(door: Door | None = None) -> tuple[RequestProtocol, Line]:
+def connected(door: Door | None = None, app: Any = answer) -> tuple[RequestProtocol, Line]:
     """An HTTP connection to a server that answers 200 to everything."""
-    config = Config(answer, ws="none", lifespan="off", timeout_keep_alive=1000)
+    config = Config(app, ws="none", lifespan="off", timeout_keep_alive=1000)
     config.load()
     protocol, line = RequestProtocol(config, ServerState(), {"inflow": door or Door()}), Line()
     protocol.connection_made(line)
@@ -137,6 +137,86 @@ async def test_a_large_body_is_no_head() -> None:
         await later(1)
     assert line.written.count(b"HTTP/1.1 200 ") == 2
     assert not line.is_closing()
+    protocol.connection_lost(None)
+
+
+@in_virtual_time
+async def test_a_request_that_is_answered_early_and_ends_the_connection_is_read_to_its_end_first() -> None:
+    protocol, line = connected()
+    protocol.data_received(HEAD + b"Connection: close\r\nContent-Length: 1000000\r\n\r\n")
+    await later(1)
+    assert line.written.startswith(b"HTTP/1.1 200 ")
+    for _ in range(10):
+        assert not line.is_closing()
+        protocol.data_received(b"x" * 100_000)
+        await later(0.1)
+    assert line.is_closing()
+    assert line.written.count(b"HTTP/1.1 ") == 1
+    protocol.connection_lost(None)
+
+
+@pytest.mark.parametrize("connection", ["close", "keep-alive"])
+@in_virtual_time
+async def test_but_not_without_end(connection: str) -> None:
+    protocol, line = connected()
+    protocol.data_received(HEAD + f"Connection: {connection}\r\nContent-Length: {1 << 40}\r\n\r\n".encode())
+    sent = 0
+    while not line.is_closing():
+        protocol.data_received(b"x" * (1 << 20))
+        sent += 1 << 20
+        await later(0.01)
+    assert DRAIN_BYTES <= sent <= DRAIN_BYTES + (2 << 20)
+    assert line.written.count(b"HTTP/1.1 ") == 1
+    protocol.connection_lost(None)
+
+
+@pytest.mark.parametrize("connection", ["close", "keep-alive"])
+@in_virtual_time
+async def test_nor_while_nothing_comes(connection: str) -> None:
+    protocol, line = connected()
+    protocol.data_received(HEAD + f"Connection: {connection}\r\nContent-Length: 1000\r\n\r\n".encode())
+    await later(1)
+    protocol.data_received(b"x")
+    await later(1.5)
+    assert not line.is_closing()
+    await later(1)
+    assert line.is_closing()
+    protocol.connection_lost(None)
+
+
+@in_virtual_time
+async def test_a_connection_whose_request_was_answered_early_does_not_idle_for_ever() -> None:
+    protocol, line = connected()
+    protocol.data_received(HEAD + b"Content-Length: 10\r\n\r\n12345")
+    await later(1)
+    protocol.data_received(b"67890")
+    await later(999)
+    assert not line.is_closing()
+    await later(2)
+    assert line.is_closing()
+    protocol.connection_lost(None)
+
+
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+@in_virtual_time
+async def test_an_answer_without_a_length_is_in_chunks_for_http_1_1_alone(version: str) -> None:
+    async def stream(_scope: Any, _receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for piece in (b"one ", b"two ", b""):
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await send({"type": "http.response.body", "body": b"three"})
+
+    protocol, line = connected(app=stream)
+    protocol.data_received(f"GET / HTTP/{version}\r\nHost: a\r\nConnection: keep-alive\r\n\r\n".encode())
+    await later(1)
+    head, _, body = line.written.partition(b"\r\n\r\n")
+    if version == "1.0":
+        assert b"transfer-encoding" not in head.lower() and b"connection: close" in head
+        assert body == b"one two three"
+    else:
+        assert b"transfer-encoding: chunked" in head
+        assert body == b"4\r\none \r\n4\r\ntwo \r\n5\r\nthree\r\n0\r\n\r\n"
+    assert line.is_closing() is (version == "1.0")
     protocol.connection_lost(None)
 
 
