@@ -88,8 +88,7 @@ def refuse_key(topic: str) -> ProtocolError:
     """What a publication with an idempotency key is answered on `topic`, which has no history to find it in."""
     return ProtocolError(
         Code.DATA_REFUSED,
-        f"idempotencyKey has no effect on {topic}, a topic without history: leave it out, or give the topic history by a "
-        "rule",
+        f"idempotencyKey has no effect on {topic}, a topic without history: leave it out, or give the topic history",
     )
 
 
