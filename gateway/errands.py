@@ -99,7 +99,7 @@ class Errands:
         except ProtocolError as error:
             self._outbox.refuse(connection, error)
         except Unconfirmed:
-            message = "Published, but too few replicas confirmed it; published again, it is a second message"
+            message = "Published, but too few replicas confirmed it; safe to retry with the same idempotencyKey"
             self._outbox.refuse(connection, ProtocolError(Code.UNAVAILABLE, message, request_id))
         except Unavailable:
             message = "The cluster is unavailable, try again"

@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any, Final, NamedTuple
 
 from gateway.cluster.bus import Bus
-from gateway.cluster.entries import Entries
+from gateway.cluster.entries import MAX_VALUE_BYTES, Entries
 from gateway.cluster.keys import Keys
 from gateway.cluster.link import Link, Unavailable
 from gateway.cluster.loads import Loaded, Loads, Order
@@ -26,7 +26,6 @@ from gateway.metrics import Metrics
 TTL_SECONDS: Final = 300.0
 MAX_TTL_SECONDS: Final = 30 * 86_400.0
 LOAD_SECONDS: Final = 10.0
-MAX_VALUE_BYTES: Final = 1 << 20
 MAX_KEY_LENGTH: Final = 500
 
 # No braces: the key stands in a hash tag. No spaces, so that it can be read in a log and typed into redis-cli.
@@ -71,6 +70,7 @@ class Cache:
         spawn: Callable[[Coroutine[Any, Any, None], str], object],
     ) -> None:  # fmt: skip
         self._entries = Entries(link, keys, bus, metrics)
+        self._rows = link.rows
         self.loads = Loads(self._entries, metrics, spawn)
         self.near = near = self._entries.near
         metrics.read(
@@ -94,8 +94,10 @@ class Cache:
         texts = await self._entries.read(list(dict.fromkeys(map(check_key, keys))), strict=strict)
         values = {}
         for key, text in texts.items():
-            with suppress(ValueError):  # another program wrote what is no JSON, or is beyond 64 bits
+            try:
                 values[key] = protocol.loads(text)
+            except ValueError as error:  # another program has written it
+                self._rows.skip("cache", key, error)
         return values
 
     async def ttl(self, key: str, *, strict: bool = False) -> float | None:
@@ -173,6 +175,12 @@ class Cache:
             return Loaded(text, min(timed.ttl_seconds, MAX_TTL_SECONDS), len(text) <= MAX_VALUE_BYTES)
 
         order = Order(check_key(key), loaded, stale_seconds, load_seconds)
+        text = await self.loads.text_of(order)
+        try:
+            return protocol.loads(text)
+        except ValueError as error:  # another program has written it
+            self._rows.skip("cache", key, error)
+        await self._entries.drop(key, strict=False)
         return protocol.loads(await self.loads.text_of(order))
 
 

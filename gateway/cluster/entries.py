@@ -18,7 +18,7 @@ import orjson
 
 from gateway.cluster.bus import Bus
 from gateway.cluster.keys import Keys
-from gateway.cluster.link import Link, Unavailable
+from gateway.cluster.link import Link, Refused, Unavailable, WrongType
 from gateway.cluster.near import Near, Reading
 from gateway.metrics import Metrics
 
@@ -26,6 +26,7 @@ JITTER: Final = 0.1  # a value is kept up to so much shorter than asked, so that
 NEAR_BYTES: Final = 16 << 20
 AWAY_SECONDS: Final = 0.5  # after Redis failed it is not asked for so long: callers would wait for its deadline in turn
 BATCH_KEYS: Final = 500
+MAX_VALUE_BYTES: Final = 1 << 20
 
 _NOTHING: Final = -2  # what PTTL says of a key that is not
 
@@ -91,13 +92,26 @@ class Entries:
         readings = [self.near.reading(key) for key in keys]
         answers: list[Any] = [None, _NOTHING] * len(keys)
 
-        commands = [(what, self._keys.cached(key)) for key in keys for what in ("GET", "PTTL")]
+        # A byte more than a value may have, so that a longer one is found out and not fetched.
+        rows = [self._keys.cached(key) for key in keys]
+        commands = [command for row in rows for command in (("GETRANGE", row, 0, MAX_VALUE_BYTES), ("PTTL", row))]
         try:
-            answers = await self._ask(lambda: self._link.ask_all(commands), strict=strict)
+            found = await self._ask(lambda: self._link.ask_each(commands), strict=strict)
+            texts = [self._valid(row, text) for row, text in zip(rows, found[::2], strict=True)]
+            answers = [part for pair in zip(texts, found[1::2], strict=True) for part in pair]
         finally:
             for key, reading, text, left in zip(keys, readings, answers[::2], answers[1::2], strict=True):
                 self._read(key, reading, text, left)
         return {key: text for key, text in zip(keys, answers[::2], strict=True) if text is not None}
+
+    def _valid(self, row: str, text: Any) -> bytes | None:
+        """The text that Redis answered; None if there is none, or none of ours."""
+        if isinstance(text, Refused) and not isinstance(text, WrongType):
+            raise text
+        if isinstance(text, WrongType) or len(text) > MAX_VALUE_BYTES:
+            self._link.rows.skip("cache", row, text if isinstance(text, WrongType) else "the value is too long")
+            return None
+        return text or None
 
     async def take(self, key: str, token: str, *, lock_seconds: float, stale_seconds: float) -> Taken:
         """The text of `key`; if there is none, or it is in its last `stale_seconds`, also the lock, if nobody has it.
@@ -106,7 +120,7 @@ class Entries:
             Unavailable: Redis did not answer in time.
         """
         rows = [self._keys.cached(key), self._keys.cache_lock(key)]
-        arguments = [token, _ms(lock_seconds), _ms(stale_seconds)]
+        arguments = [token, _ms(lock_seconds), _ms(stale_seconds), MAX_VALUE_BYTES]
         reading = self.near.reading(key)
         text, left, ours, lock_left = None, _NOTHING, 0, 0
         try:

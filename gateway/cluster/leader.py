@@ -115,4 +115,4 @@ class Leadership:
     async def _ask(self, token: int) -> tuple[int, int, str]:
         arguments = [self._instance, token, int(self._lease_seconds * 1000)]
         answer, ms, holder = await self._link.ask(*self._lead(self._keys, arguments))
-        return int(answer), int(ms), holder.decode()
+        return int(answer), int(ms), holder.decode(errors="replace")

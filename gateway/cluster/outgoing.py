@@ -11,19 +11,21 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+from gateway.cluster import rows
 from gateway.cluster.envelope import Envelope, Kind
 from gateway.cluster.history import History
 from gateway.cluster.keys import Keys, node_of
 from gateway.cluster.leader import Fence, Fenced
-from gateway.cluster.link import Command, Link, Unavailable, Unconfirmed
+from gateway.cluster.link import Command, Link, Unavailable, Unconfirmed, WrongType
 from gateway.cluster.snapshots import Snapshots
 from gateway.core import hub, protocol, replies, topics
 from gateway.core.position import Position
-from gateway.core.publication import Publication, refuse_key
+from gateway.core.publication import Publication
 from gateway.core.topics import RulesError, TopicRules
 from gateway.metrics import Metrics
 
 MAX_MESSAGE_BYTES: Final = 1 << 20  # where no node's setting says otherwise
+MAX_RULES_BYTES: Final = 256 << 10
 RULES_SECONDS: Final = 30.0  # so long are rules believed that were read from Redis
 RULES_LIFE_SECONDS: Final = 86_400  # in Redis; nodes write them again every hour
 TOPIC_BYTES: Final = 1024  # beside a message's text: its entry, and the rows of a topic that it may be the first of
@@ -63,7 +65,6 @@ class Outgoing:
         that have history or a snapshot; on others nothing could be compared with it.
 
         Raises:
-            ProtocolError: One has an idempotency key on a topic without history; nothing was published.
             Fenced: The singleton's lease has ended; nothing was published.
             TooLarge: One is larger than a message may be; nothing was published.
             Unconfirmed: All are published, but too few replicas have those with history (GATEWAY_WAIT_REPLICAS).
@@ -75,8 +76,6 @@ class Outgoing:
         places: list[int] = []  # where each publication's own answer stands
         durable = False
         for publication in publications:
-            if publication.key is not None and not self._rules.of(publication.topic).history:
-                raise refuse_key(publication.topic)
             places.append(len(commands))
             for topic in self._names(publication):
                 text = replies.data(publication, topic, protocol.iso(said_ms or now))
@@ -122,13 +121,17 @@ class Outgoing:
         if now < self._rules_due:
             return
         try:
-            text = await self._link.ask("GET", self._keys.rules)
-            if text is not None:
-                self._rules, self._rules_due = topics.parse(text.decode(), self._keys.rules), now + RULES_SECONDS
+            text = await self._link.ask("GETRANGE", self._keys.rules, 0, MAX_RULES_BYTES)
+            if text:
+                parsed = topics.parse(rows.text(text, MAX_RULES_BYTES), self._keys.rules)
+                self._rules, self._rules_due = parsed, now + RULES_SECONDS
                 return
             reason = "no node has told its topic rules: is one running, under this namespace?"
         except RulesError as error:
             reason = f"a node of another version has other topic rules: {error}"
+        except (ValueError, WrongType) as error:
+            self._link.rows.skip("rules", self._keys.rules, error)
+            reason = f"{self._keys.rules} holds no topic rules; a node writes them again when it starts: {error}"
         if math.isinf(self._rules_due):  # once known, they hold until there are others
             raise Unavailable(reason)
         self._rules_due = now + RULES_SECONDS

@@ -13,12 +13,17 @@ from typing import Final
 
 import orjson
 
+from gateway.cluster import rows
 from gateway.cluster.keys import Keys
-from gateway.cluster.link import Link
+from gateway.cluster.link import Link, Refused, WrongType
+from gateway.cluster.rows import MAX_TEXT_BYTES
 from gateway.core.identity import IsRevoked
 from gateway.core.revocations import AHEAD_SECONDS, MAX_REVOCATIONS, Kind, Revocation, Revocations, parse
+from gateway.logs import StateLog
 
 PAGE: Final = 1000  # revocations in one round trip
+MAX_PAGES: Final = 2 * MAX_REVOCATIONS // PAGE  # that are read, however many another program has written
+VERSION_BYTES: Final = 100
 
 
 class Full(Exception):
@@ -39,7 +44,8 @@ class Revoked:
         self._now = now
         self._ahead = 0.0  # seconds by which Redis' clock is ahead of ours, as of the last check
         self._leeway = leeway_seconds
-        self._script = link.script("revoke")
+        self._script, self._members = link.script("revoke"), link.script("members")
+        self._full = StateLog("revocations not written", over="revocations written again")
         self._version: bytes | None = None  # of Redis', when its whole was last read
         self._heard = False  # of more since then: what Redis has of it is to be seen
 
@@ -94,8 +100,14 @@ class Revoked:
         Raises:
             Unavailable: Redis did not answer in time.
         """
-        version, (seconds, microseconds) = await self._link.ask_all([("GET", self._keys.revoked_version), ("TIME",)])
-        self._ahead = int(seconds) + int(microseconds) / 1e6 - self._now()
+        version, time = await self._link.ask_each(
+            [("GETRANGE", self._keys.revoked_version, 0, VERSION_BYTES), ("TIME",)]
+        )
+        await self._check_type(self._keys.revoked_version, version)
+        version = version or None  # GETRANGE answers b"" where there is no key
+        if isinstance(time, Refused):
+            raise time
+        self._ahead = int(time[0]) + int(time[1]) / 1e6 - self._now()
         self.book.expire(self.clock())
         if version == self._version and not self._heard:
             self.known = True
@@ -104,8 +116,13 @@ class Revoked:
         found = await self._read()
         news = self.book.add(found.values())
         lost = [one for one in self.book if one != found.get((one.kind, one.name))]
-        for at in range(0, len(lost), PAGE):
-            await self._write([part for one in lost[at : at + PAGE] for part in _row(one)])
+        try:
+            for at in range(0, len(lost), PAGE):
+                await self._write([part for one in lost[at : at + PAGE] for part in _row(one)])
+        except Full as error:  # this node goes on with those that it knows
+            self._full.begin(str(error))
+        else:
+            self._full.end()
         self._version = version
         self.known = True
         return news
@@ -121,19 +138,46 @@ class Revoked:
             raise Full(f"{MAX_REVOCATIONS} revocations are kept, and no more can be")
         return float(written)
 
+    async def _check_type(self, key: str, answer: object) -> None:
+        """Delete `key` if `answer` says that it is of another type: the nodes write it again, from memory."""
+        if isinstance(answer, WrongType):
+            self._link.rows.skip("revocation", key, answer)
+            await self._link.ask("UNLINK", key)
+        elif isinstance(answer, Refused):
+            raise answer
+
     async def _read(self) -> dict[tuple[Kind, str], Revocation]:
         found: dict[tuple[Kind, str], Revocation] = {}
-        after = 0
-        while True:
-            flat = await self._link.ask("ZRANGE", self._keys.revoked, after, after + PAGE - 1, "WITHSCORES")
-            page = [(member, float(until)) for member, until in zip(flat[::2], flat[1::2], strict=True)]
-            if not page:
+        key = self._keys.revoked
+        for page in range(MAX_PAGES):
+            places = [page * PAGE, (page + 1) * PAGE - 1]
+            [answer] = await self._link.ask_each([self._members([key], ["ZRANGE", *places, MAX_TEXT_BYTES])])
+            if isinstance(answer, Refused):
+                await self._check_type(key, answer)
                 return found
-            after += len(page)
-            befores = await self._link.ask("ZMSCORE", self._keys.revoked_users, *(member for member, _ in page))
-            for (member, until), before in zip(page, befores, strict=True):
-                kind, _, name = member.decode().partition(":")
-                found[kind, name] = Revocation(kind, name, until, float(before or 0))
+            looked_at, flat = answer
+            if not looked_at:
+                return found
+            if looked_at > len(flat) // 2:
+                self._link.rows.skip("revocation", key, "a name is too long", looked_at - len(flat) // 2)
+            members = flat[::2]
+            if not members:
+                continue
+            [befores] = await self._link.ask_each([("ZMSCORE", self._keys.revoked_users, *members)])
+            if isinstance(befores, Refused):
+                await self._check_type(self._keys.revoked_users, befores)
+                befores = [None] * len(members)
+            page_rows = zip(members, flat[1::2], befores, strict=True)
+            for one in self._link.rows.each("revocation", key, page_rows, _revocation):
+                found[one.kind, one.name] = one
+        self._link.rows.skip("revocation", key, f"more than {MAX_PAGES * PAGE} revocations")
+        return found
+
+
+def _revocation(row: tuple[bytes, bytes, bytes | None]) -> Revocation:
+    member, until, before = row
+    kind, _, name = rows.text(member).partition(":")
+    return parse({"kind": kind, "name": name, "until": rows.seconds(until), "before": rows.seconds(before or 0)})
 
 
 def _row(one: Revocation) -> tuple[str, str, str]:

@@ -30,6 +30,7 @@ STEP_SECONDS: Final = 0.005
 STORM_SECONDS: Final = 0.15
 RETRY_SECONDS: Final = 1.0
 STEP_ROWS: Final = 500  # counts or newcomers in one step: Redis' patience is finite. A full step waits for nobody.
+MAX_CALLS: Final = 5  # of the script in one step, while it answers that there are other nodes
 _Whos = tuple[str, str]  # a user and an address as they are counted; "" if not
 # Answers of the script that nothing was done upon.
 _LEASE_GONE, _UNKNOWN_NODES = 1, 2
@@ -161,7 +162,7 @@ class Slots:
 
     async def _call(self, rows: Sequence[str], newcomers: Sequence[_Newcomer], whole: bool) -> list[int] | None:
         """One call of the script, knowing all living nodes; None if the lease was gone."""
-        while True:
+        for _ in range(MAX_CALLS):
             keys = [self._keys.slots, *map(self._keys.node_slots, (self._node_id, *self._others))]
             arguments: list[Any] = [
                 self._node_id, int(self._lease_seconds * 1000), int(whole), self._user_limit, self._address_limit,
@@ -173,9 +174,10 @@ class Slots:
                 arguments += newcomer.whos
             verdict, *answers = await self._link.ask(*self._script(keys, arguments))
             if verdict == _UNKNOWN_NODES:
-                self._others = sorted({node_id.decode() for node_id in answers} - {self._node_id})
+                self._others = sorted({node_id.decode("ascii") for node_id in answers} - {self._node_id})
             else:
                 return None if verdict == _LEASE_GONE else answers
+        raise Unavailable("nodes come and go too quickly to count their connections")
 
     # ---- memory
 

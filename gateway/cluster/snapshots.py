@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from gateway.cluster import rows
 from gateway.cluster.envelope import Envelope
 from gateway.cluster.keys import Keys
 from gateway.cluster.leader import NO_FENCE, Fence
 from gateway.cluster.link import Command, Link, Refused
+
+MAX_TEXT_BYTES: Final = 32 << 20  # of a last value that is read: Redis ends a subscriber that lags behind by more
 
 
 class Snapshots:
@@ -18,7 +20,7 @@ class Snapshots:
     def __init__(self, link: Link, keys: Keys) -> None:
         self._link = link
         self._keys = keys
-        self._keep = link.script("keep")
+        self._keep, self._last = link.script("keep"), link.script("last")
         self._known: dict[str, tuple[int, bytes | None]] = {}
         self._floors: dict[str, int] = {}  # all subscribers here were sent this version, or a newer one, first
 
@@ -43,7 +45,7 @@ class Snapshots:
         unknown = [topic for topic in topics if topic not in self._known]
         if not unknown:
             return
-        found = await self._link.ask_each([("HMGET", self._keys.snapshot(topic), "v", "m") for topic in unknown])
+        found = await self._link.ask_each([self._read(topic) for topic in unknown])
         for topic, answer in zip(unknown, found, strict=True):
             self.receive(topic, *self._decoded(topic, answer))
 
@@ -53,7 +55,7 @@ class Snapshots:
         Raises:
             Unavailable: Redis did not answer in time.
         """
-        [answer] = await self._link.ask_each([("HMGET", self._keys.snapshot(topic), "v", "m")])
+        [answer] = await self._link.ask_each([self._read(topic)])
         return self._decoded(topic, answer)[1]
 
     def receive(self, topic: str, version: int, text: bytes | None) -> None:
@@ -88,6 +90,9 @@ class Snapshots:
         self._known.pop(topic, None)
         self._floors.pop(topic, None)
 
+    def _read(self, topic: str) -> Command:
+        return self._last([self._keys.snapshot(topic)], [MAX_TEXT_BYTES])
+
     def _decoded(self, topic: str, answer: Any) -> tuple[int, bytes | None]:
         """Version and text of a row; 0 and None if there is none, or it is malformed."""
         key = self._keys.snapshot(topic)
@@ -96,8 +101,11 @@ class Snapshots:
             return 0, None
         if answer == [None, None]:
             return 0, None
-        return self._link.rows.take("snapshot", key, lambda: _value(*answer)) or (0, None)
+        return self._link.rows.take("snapshot", key, lambda: _value(answer)) or (0, None)
 
 
-def _value(version: Any, text: Any) -> tuple[int, bytes]:
+def _value(answer: Any) -> tuple[int, bytes]:
+    if not answer:
+        raise ValueError(f"the text has more than {MAX_TEXT_BYTES} bytes")
+    version, text = answer
     return rows.integer(version), rows.message(text)

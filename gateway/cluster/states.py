@@ -13,13 +13,16 @@ from typing import Any, Final
 
 import orjson
 
+from gateway.cluster import rows
 from gateway.cluster.keys import Keys
-from gateway.cluster.link import Command, Link
+from gateway.cluster.link import Command, Link, WrongType
+from gateway.cluster.rows import MAX_TEXT_BYTES
 from gateway.core import records
-from gateway.core.records import MAX_INSTANCES, MAX_SERVICES, Record
+from gateway.core.records import MAX_INSTANCES, MAX_RECORD_BYTES, MAX_SERVICES, Record
 
 # A record outlives its lease by so much: the service is then offline, with its last error.
 KEEP_MS: Final = 3_600_000
+LOOKED_AT: Final = 5 * MAX_INSTANCES  # records of one service that are read, however many another program has written
 MAX_LEASE_MS: Final = 86_400_000  # the longest lease of a record
 
 
@@ -50,6 +53,7 @@ class States:
         self._link = link
         self._keys = keys
         self._enlist, self._tell, self._recall = link.script("enlist"), link.script("tell"), link.script("recall")
+        self._members = link.script("members")
 
     async def write(self, reports: Sequence[Report]) -> list[int | TooMany | Outdated]:
         """Write `reports` in one round trip; of each its version, or why it was refused.
@@ -107,9 +111,7 @@ class States:
             Unavailable: Redis did not answer in time.
         """
         # Other programs may have listed more than there may be: the newest are shown.
-        newest = await self._link.ask("ZREVRANGE", self._keys.services, 0, MAX_SERVICES - 1)
-        names = sorted(name.decode(errors="replace") for name in newest)
-        names = [name for name in names if records.is_service(name)]
+        names = sorted(await self._names())
         found = [
             (name, rows, now_ms) for name, (rows, now_ms) in zip(names, await self._read(names), strict=True) if rows
         ]
@@ -130,9 +132,29 @@ class States:
         ]  # fmt: skip
         return any((await self._link.ask_all(commands))[:2])
 
+    async def _names(self) -> list[str]:
+        key, decoder = self._keys.services, self._link.rows
+        arguments = ["ZREVRANGE", 0, MAX_SERVICES - 1, MAX_TEXT_BYTES]
+        try:
+            looked_at, flat = await self._link.ask(*self._members([key], arguments))
+        except WrongType as error:
+            decoder.skip("service", key, error)
+            return []
+        if looked_at > len(flat) // 2:
+            decoder.skip("service", key, "a name is too long", looked_at - len(flat) // 2)
+        return list(decoder.each("service", key, flat[::2], _name))
+
     async def _read(self, names: Sequence[str]) -> list[tuple[dict[str, Record], int]]:
-        answers = await self._link.ask_all([self._recall([self._keys.service(name)], []) for name in names])
-        return [(_kept(dict(zip(flat[::2], flat[1::2], strict=True)), now_ms), now_ms) for now_ms, flat in answers]
+        arguments = [LOOKED_AT, MAX_RECORD_BYTES]
+        answers = await self._link.ask_all([self._recall([self._keys.service(name)], arguments) for name in names])
+        return [(_kept(dict(rows.pairs(flat)), now_ms), now_ms) for now_ms, flat in answers]
+
+
+def _name(member: bytes) -> str:
+    name = rows.text(member)
+    if not records.is_service(name):
+        raise ValueError(f"{rows.shown(name)} is no service's name")
+    return name
 
 
 def _verdict(listed: int, answer: list[Any]) -> int | TooMany | Outdated:

@@ -10,13 +10,13 @@ from starlette.requests import Request
 from gateway.cluster.cache import (
     MAX_KEY_LENGTH,
     MAX_TTL_SECONDS,
-    MAX_VALUE_BYTES,
     MISS,
     TTL_SECONDS,
     ValueTooLarge,
     check_key,
     check_prefix,
 )
+from gateway.cluster.entries import MAX_VALUE_BYTES
 from gateway.web.answers import SMALL_BYTES, ApiError, body_of, node_of, resource
 from gateway.web.openapi import COUNT, Schema, answer, in_path, in_query, operation, record
 

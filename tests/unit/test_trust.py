@@ -24,12 +24,12 @@ class Link:
     async def ask(self, *_command: Any) -> None:
         return None
 
-    async def ask_all(self, commands: list[Any]) -> list[Any]:
+    async def ask_each(self, commands: list[Any]) -> list[Any]:
         """No version, and the time."""
         if self.away:
             raise Unavailable("gone")
-        assert [command[0] for command in commands] == ["GET", "TIME"]
-        return [None, [b"0", b"0"]]
+        assert [command[0] for command in commands] == ["GETRANGE", "TIME"]
+        return [b"", [b"0", b"0"]]
 
 
 async def test_tokens_are_not_judged_before_it_was_read_what_is_revoked() -> None:

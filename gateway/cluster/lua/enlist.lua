@@ -6,7 +6,11 @@ local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local names = {}
 for at = 4, #ARGV, 2 do names[#names + 1] = ARGV[at] end
-local known = redis.call('ZMSCORE', KEYS[1], unpack(names))
+local known = redis.pcall('ZMSCORE', KEYS[1], unpack(names)) -- `States.write` bounds their number
+if known.err then -- a key of another type: another program wrote it
+  redis.call('UNLINK', KEYS[1])
+  known = {}
+end
 local number -- in the index; counted, and the forgotten removed, only when a service is new
 local listed, scores = {}, {}
 for at, name in ipairs(names) do

@@ -5,7 +5,10 @@
 -- Returns how many were taken.
 local time = redis.call('TIME')
 local now = time[1] + time[2] / 1000000
-local spent = math.max(tonumber(redis.call('GET', KEYS[1]) or 0), now - ARGV[2])
+local held = redis.pcall('GET', KEYS[1])
+local spent = type(held) ~= 'table' and tonumber(held or 0) or 0 -- of another type, or no number: a full bucket
+if not (spent <= now + 1) then spent = 0 end -- no gateway writes a later moment
+spent = math.max(spent, now - ARGV[2])
 local granted = math.min(tonumber(ARGV[3]), math.floor((now - spent) * ARGV[1] + 0.000001))
 if ARGV[4] == '1' and granted < tonumber(ARGV[3]) then return 0 end
 if granted > 0 then

@@ -1,4 +1,4 @@
 -- Give up the lease of a singleton, if it is still ours.
 -- KEYS[1] the lease. ARGV: 1 instance, 2 its token.
-if redis.call('GET', KEYS[1]) ~= ARGV[2] .. ' ' .. ARGV[1] then return 0 end
+if redis.pcall('GET', KEYS[1]) ~= ARGV[2] .. ' ' .. ARGV[1] then return 0 end
 return redis.call('DEL', KEYS[1])

@@ -3,6 +3,9 @@
 -- ARGV: 1 the new version, 2 how many there may be, 3 the channel, 4 and 5 the order around its moment, or '', then name,
 -- until, before of each (0: a token's; now: up to this moment, in Redis' own time). Times in seconds since 1970.
 -- Returns 0 if there would be too many: then nothing is written. Else the moment of the last row, as text.
+for key, wanted in ipairs({ 'zset', 'zset', 'string' }) do -- what another program wrote there is replaced
+  if redis.call('TYPE', KEYS[key]).ok ~= wanted then redis.call('UNLINK', KEYS[key]) end
+end
 local time = redis.call('TIME')
 local now = string.format('%d.%06d', time[1], time[2])
 local moment = '0.0'
@@ -26,6 +29,7 @@ for at = 6, #ARGV, 3 do
 end
 redis.call('SET', KEYS[3], ARGV[1])
 local last = redis.call('ZREVRANGE', KEYS[1], 0, 0, 'WITHSCORES')
-for _, key in ipairs(KEYS) do redis.call('EXPIREAT', key, math.ceil(tonumber(last[2])) + 1) end
+local ends = math.min(math.ceil(tonumber(last[2])), time[1] + 315360000) + 1 -- ten years: the longest that one is kept
+for _, key in ipairs(KEYS) do redis.call('EXPIREAT', key, string.format('%.0f', ends)) end
 if ARGV[4] ~= '' then redis.call('PUBLISH', ARGV[3], ARGV[4] .. moment .. ARGV[5]) end
 return moment

@@ -5,12 +5,12 @@
 -- 6 how many other nodes, 7 how many counts; then the others' ids, in the order of KEYS; the counts as (who, connections);
 -- the newcomers as (user, address), each '' if it is not to be counted.
 -- Returns {0} and for each newcomer 0: let in and counted, 1: the user, 2: the address has no room; or
--- {1} if the lease is gone: nothing was done, all counts must be written; or {2, ids..}: the living others, of whom
--- some were not among KEYS, and nothing was done.
+-- {1} if the lease is gone: nothing was done, all counts must be written; or {2, ids..}: the living others, at most 1,000, of
+-- whom some were not among KEYS, and nothing was done. Keys of another type are replaced, counts that are no numbers are 0.
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local fresh = ARGV[3] == '1'
-if not fresh and redis.call('PEXPIRE', KEYS[2], ARGV[2]) == 0 then return { 1 } end
+if not fresh and (redis.call('TYPE', KEYS[2]).ok ~= 'hash' or redis.call('PEXPIRE', KEYS[2], ARGV[2]) == 0) then return { 1 } end
 
 local at = 8
 local known = { [ARGV[1]] = true }
@@ -18,10 +18,15 @@ for _ = 1, tonumber(ARGV[6]) do
   known[ARGV[at]] = true
   at = at + 1
 end
-local rows = redis.call('ZRANGE', KEYS[1], 0, -1, 'WITHSCORES')
+local rows = redis.pcall('ZREVRANGE', KEYS[1], 0, 1999, 'WITHSCORES')
+if rows.err then
+  redis.call('UNLINK', KEYS[1])
+  rows = {}
+end
 local living, unknown = {}, false
 for row = 1, #rows, 2 do
-  if tonumber(rows[row + 1]) > now then
+  local id = rows[row] -- what is no node's id is left out
+  if tonumber(rows[row + 1]) > now and #id <= 100 and string.find(id, '^[%w_.%-]+$') and #living < 1000 then
     living[#living + 1] = rows[row]
     unknown = unknown or not known[rows[row]]
   end
@@ -49,8 +54,17 @@ redis.call('PEXPIRE', KEYS[1], 86400000) -- a day: the index outlives all leases
 local function full(who, limit)
   if who == '' or limit == 0 then return false end
   local held = 0
-  for key = 2, #KEYS do held = held + (redis.call('HGET', KEYS[key], who) or 0) end
+  for key = 2, #KEYS do
+    local count = redis.pcall('HGET', KEYS[key], who)
+    count = type(count) ~= 'table' and tonumber(count or 0) or 0
+    if count > 0 and count < 2 ^ 31 then held = held + count end
+  end
   return held >= limit
+end
+local function count(who)
+  if who == '' then return end
+  local counted = redis.pcall('HINCRBY', KEYS[2], who, 1)
+  if type(counted) == 'table' then redis.call('HSET', KEYS[2], who, 1) end -- it was no number
 end
 local answers = { 0 }
 for newcomer = at, #ARGV, 2 do
@@ -60,8 +74,8 @@ for newcomer = at, #ARGV, 2 do
   elseif full(address, tonumber(ARGV[5])) then
     answers[#answers + 1] = 2
   else
-    if user ~= '' then redis.call('HINCRBY', KEYS[2], user, 1) end
-    if address ~= '' then redis.call('HINCRBY', KEYS[2], address, 1) end
+    count(user)
+    count(address)
     answers[#answers + 1] = 0
   end
 end

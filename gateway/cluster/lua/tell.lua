@@ -11,19 +11,25 @@ end
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local version = tonumber(ARGV[2])
-local before = redis.call('HGET', KEYS[1], ARGV[1])
+local before = redis.pcall('HGET', KEYS[1], ARGV[1])
+if type(before) == 'table' then -- a key of another type: another program wrote it
+  redis.call('UNLINK', KEYS[1])
+  before = false
+end
 if before then
   local last = tonumber(decoded(before).version) or 0
+  if not (last < 2 ^ 53) then last = 0 end -- no version is larger
   if version == 0 then
     version = math.max(last + 1, time[1] * 1000000 + time[2])
   elseif version < last then
     return { 0, string.format('%.0f', last) }
   end
 else
-  local rows = redis.call('HGETALL', KEYS[1])
+  -- Five times as many as there may be are looked at, however many another program has written.
+  local rows = redis.call('HSCAN', KEYS[1], 0, 'COUNT', 5 * ARGV[6])[2]
   for at = 1, #rows, 2 do
-    local ends = tonumber(decoded(rows[at + 1]).leaseEnds) or 0
-    if ends + ARGV[5] < now then redis.call('HDEL', KEYS[1], rows[at]) end
+    local ends = #rows[at + 1] <= 65536 and tonumber(decoded(rows[at + 1]).leaseEnds) or 0
+    if not (ends + ARGV[5] >= now) then redis.call('HDEL', KEYS[1], rows[at]) end
   end
   local number = redis.call('HLEN', KEYS[1])
   if number >= tonumber(ARGV[6]) then return { -1, tostring(number) } end
