@@ -135,9 +135,16 @@ class Memberships:
         self._outbox.reply(connection, data)
 
     def _identify(self, connection: Connection) -> list[str]:
-        """Take the client out of the audiences of its former identity. Returns those of the new one."""
-        now = _personal(connection.session.identity)
-        self._leave(connection, [a for a in connection.audiences if hub.is_personal(a) and a not in now])
+        """Take the client out of the audiences of its former identity. Returns those of the new one.
+
+        On topics with presence the other clients are told of the new user.
+        """
+        former, now = connection.audiences.personal, _personal(connection.session.identity)
+        if set(former) != set(now):
+            self._leave(connection, [audience for audience in former if audience not in now])
+            for topic in filter(None, map(hub.topic_of, connection.audiences)):
+                if self._relay.has_presence(topic):
+                    self._relay.presence.touch(topic, connection.client_id)
         return now
 
     # ---- what a client hears

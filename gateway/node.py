@@ -284,6 +284,7 @@ class Node:
         steps.add("reap", reaper.reap, seconds=None)
         steps.add("self-check", self._check_bus, seconds=beat)
         steps.add("streams", self.relay.streams.check, seconds=beat)
+        steps.add("presence", self.presence.check, seconds=self.settings.lease_seconds)
         steps.add("revocations", self.control.check_revocations, seconds=beat)
         steps.add("services", self._read_services, seconds=self.settings.lease_seconds)
         steps.add("memory", self._redis_memory.check, seconds=memory.CHECK_SECONDS)

@@ -7,16 +7,20 @@ shown, goes out in batches of a tenth of a second.
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Final, Protocol
 
 from gateway.cluster.envelope import Envelope
+from gateway.cluster.keys import node_of
 from gateway.cluster.link import Unavailable
 from gateway.cluster.presence import ROWS, Attendance, heard
 from gateway.core.roster import Attendee, Roster
 from gateway.logs import StateLog
 
 BATCH_SECONDS: Final = 0.1
+MAX_WAITING: Final = 1000  # words of other nodes that wait while a topic is read
+CHECKED: Final = 2000  # commands of one check: topics times living nodes
 TOPICS: Final = 100  # written, read or shown side by side
 MAX_LISTED: Final = 1000  # people; where there are more, only their number is told
 
@@ -38,13 +42,14 @@ class House(Protocol):
 
 
 class _Room:
-    __slots__ = ("primed", "roster", "stale", "waiting")
+    __slots__ = ("primed", "reading", "roster", "stale", "waiting")
 
     def __init__(self, roster: Roster) -> None:
         self.roster = roster
-        self.primed = False  # who was here before us is known
-        self.stale = True  # and must be read
-        self.waiting: list[tuple[list[Attendee], list[str], bool]] = []  # heard while it is read
+        self.primed = False  # who was here before this node subscribed is known
+        self.stale = True  # it must be read; until it was, word of other nodes waits
+        self.reading: asyncio.Future[None] | None = None  # ends with the read that is under way; one at a time
+        self.waiting: list[tuple[list[Attendee], list[str], bool]] = []
 
 
 class Presence:
@@ -59,6 +64,9 @@ class Presence:
         self._stirred: set[str] = set()  # topics of rooms that may have news, or hold a leave back
         self._dirty: dict[str, set[str]] = {}  # topic -> own clients that came or went
         self._rewrite: set[str] = set()  # topics whose rows of ours must all be written again
+        self._nodes: set[str] = set()  # whose clients are or were on the rosters
+        self._absent: set[str] = set()  # of those: had no lease at the last check
+        self._suspects: set[str] = set()  # topics whose roster had another number of clients than Redis
         self._wake = asyncio.Event()
 
     async def ready(self, topic: str) -> None:
@@ -70,7 +78,7 @@ class Presence:
         room = self._rooms.get(topic)
         if room is None:
             room = self._rooms[topic] = _Room(Roster(self._grace))
-        if not room.primed:
+        while not room.primed and self._rooms.get(topic) is room:
             await self._read(topic, room)
 
     def is_ready(self, topic: str) -> bool:
@@ -93,7 +101,7 @@ class Presence:
         """Word may have been missed."""
         room = self._rooms.get(topic)
         if room is not None:
-            room.stale = True
+            room.stale = True  # a read that is under way may be older: it is read once more
             self._stale.add(topic)
             self._wake.set()
 
@@ -108,10 +116,13 @@ class Presence:
         if room is None:
             return
         word = heard(envelope)
-        if room.stale:
+        if not room.stale and room.reading is None:
+            self._apply(topic, room, *word)
+        elif len(room.waiting) < MAX_WAITING:
             room.waiting.append(word)
         else:
-            self._apply(topic, room, *word)
+            room.waiting.clear()
+            self.doubt(topic)  # a read that begins now has all of it
 
     # ---- what anybody may ask
 
@@ -127,6 +138,52 @@ class Presence:
         roster = Roster(0)
         roster.prime(await self._attendance.read(topic))
         return roster
+
+    # ---- now and then
+
+    async def check(self) -> None:
+        """Compare rosters with Redis, some at a time: word of another node may be lost without a trace.
+
+        Clients of a node that had no lease at this check nor at the last one are removed. A roster that has another
+        number of clients than Redis, twice in a row, is read again, and this node's own rows of it are written again.
+
+        Raises:
+            Unavailable: Redis did not answer in time.
+        """
+        living = await self._attendance.living()
+        if self._attendance.node_id not in living:
+            return  # the index of nodes was lost: it says nothing about others either
+        absent = self._nodes - living
+        await self._bury(absent & self._absent)
+        self._absent = absent & self._nodes
+        some = min(TOPICS, max(1, CHECKED // len(living)))
+        topics = list(dict.fromkeys([*self._suspects, *itertools.islice(self._rooms, some)]))[:some]
+        for topic, count in zip(topics, await self._attendance.count(topics, living), strict=True):
+            room = self._rooms.pop(topic, None)
+            suspected = topic in self._suspects
+            self._suspects.discard(topic)
+            if room is None:
+                continue
+            self._rooms[topic] = room  # to the end: the others are next
+            if not room.primed or room.stale or count is None or count == len(room.roster.clients):
+                continue
+            if suspected:
+                self._rewrite.add(topic)
+                self.doubt(topic)
+            else:  # it may be on its way
+                self._suspects.add(topic)
+
+    async def _bury(self, nodes: set[str]) -> None:
+        """Remove the clients of dead nodes from all rosters."""
+        self._nodes -= nodes
+        for at, topic in enumerate(list(self._rooms) if nodes else (), 1):
+            room = self._rooms.get(topic)
+            clients = room.roster.clients if room is not None else ()
+            gone = [client_id for client_id in clients if node_of(client_id) in nodes]
+            if room is not None and gone:
+                self._apply(topic, room, [], gone, True)
+            if at % TOPICS == 0:
+                await asyncio.sleep(0)  # others get their turn
 
     # ---- the batches
 
@@ -166,6 +223,10 @@ class Presence:
             if failures:
                 self._stale.update(topic for topic, room in stale[at:] if room.stale)
                 raise failures[0]
+            again = [topic for topic, room in some if room.stale]  # who had begun to read it has gone
+            if again:
+                self._stale.update(again)
+                self._wake.set()
 
     async def _show(self, house: House) -> None:
         stirred, self._stirred = self._stirred, set()
@@ -231,14 +292,44 @@ class Presence:
         return True
 
     async def _read(self, topic: str, room: _Room) -> None:
-        room.stale = True  # what is heard meanwhile waits
-        attendees = await self._attendance.read(topic)
+        """Bring a roster to what Redis has; or wait for the read that is under way, and share its result.
+
+        Raises:
+            Unavailable: Redis did not answer in time.
+        """
+        if room.reading is not None:
+            await asyncio.shield(room.reading)
+            return
+        reading = room.reading = asyncio.get_running_loop().create_future()
+        try:
+            await self._read_alone(topic, room)
+        except Unavailable as error:
+            reading.set_exception(error)
+            reading.exception()  # perhaps nobody shares it
+            raise
+        finally:
+            room.reading = None
+            if not reading.done():
+                reading.set_result(None)  # if this one was cancelled, the next does it
+
+    async def _read_alone(self, topic: str, room: _Room) -> None:
+        room.stale = True
+        while room.stale:
+            room.stale = False  # until `doubt` says that what is being read may be too old
+            try:
+                attendees = await self._attendance.read(topic)
+            except BaseException:
+                room.stale = True
+                raise
+        if self._rooms.get(topic) is not room:
+            return
+        self._nodes.update(node_of(attendee.client_id) for attendee in attendees)
         if room.primed:
             room.roster.reconcile(attendees, asyncio.get_running_loop().time())
         else:
             room.roster.prime(attendees)
             room.primed = True
-        waiting, room.waiting, room.stale = room.waiting, [], False
+        waiting, room.waiting = room.waiting, []
         self._stir(topic)
         for word in waiting:
             self._apply(topic, room, *word)
@@ -246,6 +337,7 @@ class Presence:
     def _apply(self, topic: str, room: _Room, joined: list[Attendee], left: list[str], dead: bool) -> None:
         now = asyncio.get_running_loop().time()
         for attendee in joined:
+            self._nodes.add(node_of(attendee.client_id))
             room.roster.join(attendee)
         for client_id in left:
             room.roster.leave(client_id, now, dead=dead)

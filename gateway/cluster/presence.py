@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from functools import partial
 from typing import Any, Final
 
 import orjson
@@ -10,12 +11,13 @@ import orjson
 from gateway.cluster import rows
 from gateway.cluster.envelope import Envelope, Kind
 from gateway.cluster.hashes import Hashes
-from gateway.cluster.keys import Keys
-from gateway.cluster.link import Command, Link
+from gateway.cluster.keys import Keys, node_of
+from gateway.cluster.link import Link
 from gateway.cluster.registry import living
 from gateway.core.roster import Attendee
 
 ROWS: Final = 500  # in one Lua call
+PEOPLE_MS: Final = 86_400_000  # a node's people of a topic, unless `count` renews them: what was forgotten ends too
 MAX_INFO_BYTES: Final = 4000  # of what is written of a client
 
 
@@ -25,7 +27,7 @@ class Attendance:
     def __init__(self, link: Link, keys: Keys, node_id: str) -> None:
         self._link = link
         self._keys = keys
-        self._node_id = node_id
+        self.node_id = node_id
         self._attend = link.script("attend")
         self._living = link.script("living")
         self._people = Hashes(link, "presence", MAX_INFO_BYTES)
@@ -40,22 +42,47 @@ class Attendance:
         *,
         drop_first: bool,
     ) -> bool:
-        """Write who came and who went, and tell the other nodes. False if the lease is gone and nothing was written.
+        """Write who came and who went, `ROWS` of each at most, and tell the other nodes.
+
+        False if the lease is gone; then nothing was written and nobody was told.
 
         Raises:
             Unavailable: Redis did not confirm.
         """
-        keys = [self._keys.node(self._node_id), self._keys.people(self._node_id, topic)]
-        commands: list[Command] = []
-        for at in range(0, max(len(joined), len(left), 1), ROWS):
-            sets = [part for a in joined[at : at + ROWS] for part in (a.client_id, orjson.dumps({"user": a.user}))]
-            first = int(drop_first and at == 0)
-            commands.append(self._attend.whole(keys, [first, len(sets) // 2, *sets, *left[at : at + ROWS]]))
-        word: Command = (self._link.publish_command(channel), channel, told(joined, left, now_ms).pack())
-        if not self._link.sharded:
-            return all(await self._link.send([*commands, word]))
-        # The rows lie in another slot, and come first: whoever reads them hears what comes behind.
-        return all(await self._link.send(commands)) and all(await self._link.send([word]))
+        node_id = self.node_id
+        keys = [self._keys.node(node_id), self._keys.people(node_id, topic), self._keys.topics(node_id)]
+        pairs = [part for a in joined for part in (a.client_id, orjson.dumps({"user": a.user}))]
+        message = told(joined, left, now_ms).pack()
+        # On a cluster the channel lies in another slot. Rows come first: a node that reads them then hears the rest.
+        tells = "" if self._link.sharded else channel
+        arguments = [topic, int(drop_first), PEOPLE_MS, tells, message if tells else "", len(joined), *pairs, *left]
+        [written] = await self._link.send([self._attend.whole(keys, arguments)])
+        if written and not tells:
+            await self._link.publish(channel, message)
+        return bool(written)
+
+    async def living(self) -> set[str]:
+        """Ids of the nodes whose lease lives.
+
+        Raises:
+            Unavailable: Redis did not answer in time.
+        """
+        return set(await living(self._link, self._keys, self._living))
+
+    async def count(self, topics: Sequence[str], nodes: Collection[str]) -> list[int | None]:
+        """How many clients of these nodes are on each topic; None: Redis cannot tell. Renews this node's own rows.
+
+        Raises:
+            Unavailable: Redis did not answer in time.
+        """
+        own = [("PEXPIRE", self._keys.people(self.node_id, topic), PEOPLE_MS) for topic in topics]
+        counts = [("HLEN", self._keys.people(node_id, topic)) for topic in topics for node_id in nodes]
+        answers = (await self._link.ask_each([*own, *counts]))[len(own) :]
+        found: list[int | None] = []
+        for at in range(0, len(answers), len(nodes)):
+            some = [answer for answer in answers[at : at + len(nodes)] if isinstance(answer, int)]
+            found.append(sum(some) if len(some) == len(nodes) else None)
+        return found
 
     async def read(self, topic: str) -> list[Attendee]:
         """All clients on the topic, on all living nodes.
@@ -67,12 +94,14 @@ class Attendance:
         keys = [self._keys.people(node_id, topic) for node_id in nodes]
         return [
             attendee
-            for key, people in zip(keys, await self._people.read(keys), strict=True)
-            for attendee in self._link.rows.each("presence", key, people.items(), _attendee)
+            for node_id, key, people in zip(nodes, keys, await self._people.read(keys), strict=True)
+            for attendee in self._link.rows.each("presence", key, people.items(), partial(_attendee, node_id))
         ]
 
 
-def _attendee(field: tuple[bytes, bytes]) -> Attendee:
+def _attendee(node_id: str, field: tuple[bytes, bytes]) -> Attendee:
+    if node_of(rows.client_id(field[0])) != node_id:
+        raise ValueError("a node's rows are about its own clients")
     return attendee(rows.client_id(field[0]), rows.json_object(field[1], MAX_INFO_BYTES)["user"])
 
 

@@ -24,10 +24,11 @@ JOIN_BYTES: Final = 16 << 10
 class Audiences(set[str]):
     """The audiences that one client is in. It counts the topics among them, since a client may be in thousands."""
 
-    __slots__ = ("topics",)
+    __slots__ = ("personal", "topics")
 
     def __init__(self, audiences: Iterable[str] = ()) -> None:
         super().__init__()
+        self.personal: tuple[str, ...] = ()  # those that the client is in because of its user and role
         self.topics = 0  # different topics that the client is subscribed to, or waits to be subscribed to
         for audience in audiences:
             self.add(audience)
@@ -37,12 +38,16 @@ class Audiences(set[str]):
         if audience not in self:
             self.topics += self._is_new_topic(audience)
             super().add(audience)
+            if is_personal(audience):
+                self.personal = (*self.personal, audience)
 
     def discard(self, audience: object) -> None:
         """Remove one, if it is in."""
         if isinstance(audience, str) and audience in self:
             super().discard(audience)
             self.topics -= self._is_new_topic(audience)
+            if is_personal(audience):
+                self.personal = tuple(other for other in self.personal if other != audience)
 
     def has_topic(self, topic: str) -> bool:
         """Whether the client is subscribed to `topic`, or waits to be."""

@@ -7,7 +7,8 @@ so a page that is loaded anew is nobody's coming or going.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -61,11 +62,19 @@ class Roster:
         """Whether a leave waits for its time."""
         return bool(self._held)
 
+    @property
+    def clients(self) -> Collection[str]:
+        """The ids of all clients that are here."""
+        return self._owners.keys()
+
     def join(self, attendee: Attendee) -> None:
-        """A client has come; known already, it changes nothing."""
-        if attendee.client_id in self._owners:
-            return
+        """A client has come; known already, it changes nothing. With another user it is another person from now on."""
         person = attendee.person
+        known = self._owners.get(attendee.client_id)
+        if known == person:
+            return
+        if known is not None:
+            self.leave(attendee.client_id, -math.inf)  # it will not come back as who it was: no grace is due
         self._owners[attendee.client_id] = person
         self._held.pop(person, None)
         if person in self._people:

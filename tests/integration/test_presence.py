@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from gateway.cluster.keys import Keys
+from gateway.cluster.link import Link
+from gateway.cluster.presence import PEOPLE_MS, Attendance
+from gateway.core.roster import Attendee
+from gateway.metrics import Metrics
 from tests.client import Api, Client
-from tests.cluster import Cluster, Node, Redis
+from tests.cluster import Cluster, Node, Redis, token
 from tests.conftest import Connect
 from tests.deadlines import eventually
 
@@ -131,3 +138,68 @@ async def test_a_topic_without_presence_tells_nobody(cluster: Start, folder: Pat
     assert (await client.ask(type="REQUEST", topic="plain", action="presence", requestId="q"))["code"] == 4007
     refused = await api(node).http.get("/api/topics/plain/presence")
     assert refused.status_code == 404
+
+
+async def test_a_client_that_logs_in_or_changes_its_user_is_shown_as_that_user_everywhere(
+    cluster: Start, folder: Path, connect: Connect, api: Of
+) -> None:
+    nodes = cluster(2, topics=rules(folder), presence_grace_seconds=30)
+    watcher = await connect(nodes[1], user="watcher")
+    await watcher.subscribe("room")
+    client = await connect(nodes[0])
+    await client.subscribe("room")
+    await eventually(
+        lambda: any(client.id == p["clientId"] for m in watcher.heard(type="PRESENCE") for p in m["joined"])
+    )
+    for user in ("ann", "bob"):
+        await client.send(type="AUTH", authToken=token(user))
+        await told(watcher, "joined", user)
+        for node in nodes:
+            await eventually(partial(_here_is, api(node), {"watcher", user}))
+    assert (await told(watcher, "left", "ann", within=5))["count"] == 2
+    await client.send(type="SUBSCRIBE", topics=["room"], authToken=token("cid"), requestId="s")
+    await told(watcher, "joined", "cid")
+    await told(watcher, "left", "bob", within=5)
+
+
+async def test_people_are_written_with_what_the_reaper_finds_them_by_and_nobody_need_hear_of_it(redis: Redis) -> None:
+    keys, node_id, metrics = Keys("gw:", False), "n1.00000001", Metrics()
+    link = Link(redis.url, timeout_seconds=5, name="test", metrics=metrics)
+    running = asyncio.create_task(link.run())
+    try:
+        attendance = Attendance(link, keys, node_id)
+        people, channel = keys.people(node_id, "room"), keys.audience("topic:room")
+        ann = Attendee(f"{node_id}.1", "ann")
+        assert not await attendance.write("room", channel, [ann], [], 0, drop_first=False), "there is no lease"
+        assert redis.cli("KEYS", "*") == []
+        redis.cli("HSET", keys.node(node_id), "name", "n1")
+        assert await attendance.write("room", channel, [ann], [], 0, drop_first=False), "nobody hears it: no matter"
+        assert redis.cli("HGET", keys.topics(node_id), "room") == "1"
+        assert 0 < int(redis.cli("PTTL", people)) <= PEOPLE_MS
+        redis.cli("PEXPIRE", people, 5000)
+        assert await attendance.count(["room", "other"], [node_id, "n2.00000002"]) == [1, 0]
+        assert int(redis.cli("PTTL", people)) > 5000, "a check renews it"
+        redis.cli("HSET", people, "n2.00000002.1", '{"user":"stranger"}')
+        redis.cli("ZADD", keys.nodes, 9999999999999, node_id)
+        assert await attendance.read("room") == [ann], "a node's rows are about its own clients"
+        assert await attendance.write("room", channel, [], [ann.client_id, "n2.00000002.1"], 0, drop_first=False)
+        assert not int(redis.cli("EXISTS", people))
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        await link.close()
+
+
+async def test_a_row_that_went_missing_is_written_again(
+    cluster: Start, folder: Path, redis: Redis, connect: Connect, api: Of
+) -> None:
+    nodes = cluster(2, topics=rules(folder), lease_seconds=1)
+    clients = [await connect(node, user=user) for node, user in zip(nodes, ("ann", "bob"), strict=True)]
+    for client in clients:
+        await client.subscribe("room")
+    await eventually(lambda: _in_redis(redis, nodes, 2))
+    redis.cli("DEL", f"gw:ws:node:{{{clients[0].id.rpartition('.')[0]}}}:topic:room")
+    await eventually(lambda: _in_redis(redis, nodes, 2), 20)
+    for node in nodes:
+        await eventually(partial(_here_is, api(node), {"ann", "bob"}))
+    assert not [m for client in clients for m in client.heard(type="PRESENCE") if m["left"]]

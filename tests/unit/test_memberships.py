@@ -63,6 +63,7 @@ class Relay:
         self.waiting: dict[Callable[[], None], set[str]] = {}
         self.heard: set[str] = set()
         self.changed = asyncio.Event()
+        self.touched: list[tuple[str, str]] = []  # of presence
 
     def join(self, audiences: Iterable[str], confirmed: Callable[[], None] | None) -> bool:
         wanted = set(audiences)
@@ -105,8 +106,15 @@ class Relay:
     def has_history(self, topic: str) -> bool:
         return topic.startswith("kept")
 
-    def has_presence(self, _topic: str) -> bool:
-        return False
+    def has_presence(self, topic: str) -> bool:
+        return topic.startswith("room")
+
+    @property
+    def presence(self) -> Relay:
+        return self
+
+    def touch(self, topic: str, client_id: str) -> None:
+        self.touched.append((topic, client_id))
 
     def snapshot(self, topic: str) -> bytes | None:
         return self.snapshots.get(topic)
@@ -377,6 +385,19 @@ async def test_an_outage_answers_the_welcome_before_anything_else() -> None:
     client = node.connect(user="ann")
     node.memberships.degrade()
     assert client.sent == [{"type": "welcome"}]
+
+
+@in_virtual_time
+async def test_a_new_identity_is_told_on_the_topics_with_presence_and_the_same_one_is_not() -> None:
+    node = Node()
+    client = node.connect()
+    node.subscribe(client, "room", "plain")
+    node.relay.touched.clear()
+    for user, told in (("ann", 1), ("ann", 1), ("bob", 2)):
+        cast(Any, client.session).identity = Identity(user, None, None)
+        node.memberships.login(client, b'{"type":"authenticated"}')
+        assert node.relay.touched == [("room", client.client_id)] * told
+    assert client.audiences == {"user:bob", "topic:room", "topic:plain"}
 
 
 # ---- clients that close at any step

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, cast
 
 import pytest
@@ -11,18 +11,25 @@ import pytest
 from gateway.cluster.link import Unavailable
 from gateway.cluster.presence import Attendance, told
 from gateway.core.roster import Attendee, News, Roster
-from gateway.presence import TOPICS, Presence
+from gateway.presence import MAX_WAITING, TOPICS, Presence
 from tests.unit.virtual_time import in_virtual_time, later, quiet
 
 ANN = Attendee("n.b.1", "ann")
+BOB = Attendee("n.b.2", "bob")
 GRACE = 5.0
 
 
 class Rows:
     """The rows in Redis. Stands for `Attendance`."""
 
+    node_id = "me.b"
+
     def __init__(self) -> None:
+        self.nodes = {self.node_id, "n.b"}
+        self.people: dict[str, list[Attendee]] = {}
+        self.answer: asyncio.Future[None] | None = None  # a read is answered when this is done
         self.written: list[tuple[str, list[Attendee], list[str], bool]] = []
+        self.asked: list[str] = []  # topics that were to be read
         self.reads: list[str] = []
         self.at_once = self.most_at_once = 0
         self.refused: set[str] = set()  # topics
@@ -37,9 +44,19 @@ class Rows:
         return self.leased
 
     async def read(self, topic: str) -> list[Attendee]:
+        self.asked.append(topic)
+        found = list(self.people.get(topic, []))
+        if self.answer is not None:
+            await asyncio.wait([self.answer])
         await self._travel(topic)
         self.reads.append(topic)
-        return []
+        return found
+
+    async def living(self) -> set[str]:
+        return self.nodes
+
+    async def count(self, topics: Sequence[str], _nodes: Collection[str]) -> list[int | None]:
+        return [len(self.people.get(topic, [])) for topic in topics]
 
     async def _travel(self, topic: str) -> None:
         self.at_once += 1
@@ -212,3 +229,146 @@ async def test_without_a_lease_who_came_is_written_later() -> None:
     at.rows.leased = True
     await at.presence.flush(at.house)
     assert at.rows.written == [("a", [ANN], [], False)]
+
+
+# ---- reads
+
+
+@in_virtual_time
+async def test_a_thousand_clients_that_come_at_once_cost_one_read() -> None:
+    at = At()
+    at.rows.people["t"] = [ANN]
+    await asyncio.gather(*(at.presence.ready("t") for _ in range(1000)))
+    assert at.rows.reads == ["t"]
+    assert (await at.presence.people("t")).people() == [ANN]
+
+
+@in_virtual_time
+async def test_a_read_that_was_begun_before_word_was_missed_is_done_again() -> None:
+    at = At()
+    at.rows.people["t"] = [ANN]
+    await at.open("t")
+    at.rows.answer = asyncio.get_running_loop().create_future()
+    at.presence.doubt("t")
+    reading = asyncio.create_task(at.presence.flush(at.house))
+    await quiet()
+    at.rows.people["t"] = [BOB]  # of which no word arrives
+    at.presence.doubt("t")
+    at.rows.answer.set_result(None)
+    await reading
+    await later(GRACE + 1)
+    await at.presence.flush(at.house)
+    assert (await at.presence.people("t")).people() == [BOB]
+
+
+@in_virtual_time
+async def test_the_older_of_two_answers_does_not_undo_what_was_heard_in_between() -> None:
+    at = At()
+    at.rows.people["t"] = [ANN]
+    at.rows.answer = asyncio.get_running_loop().create_future()
+    both = [asyncio.create_task(at.presence.ready("t")) for _ in range(2)]
+    await quiet()
+    at.hear("t", [BOB], [ANN.client_id])
+    at.rows.answer.set_result(None)
+    await asyncio.gather(*both)
+    await later(GRACE + 1)
+    await at.presence.flush(at.house)
+    assert (await at.presence.people("t")).people() == [BOB]
+
+
+@in_virtual_time
+async def test_who_shares_a_read_shares_its_failure_and_survives_its_cancellation() -> None:
+    at = At()
+    at.rows.refused = {"t"}
+    found = await asyncio.gather(*(at.presence.ready("t") for _ in range(3)), return_exceptions=True)
+    assert [type(failure) for failure in found] == [Unavailable] * 3
+    assert at.rows.asked == ["t"]
+    at.rows.refused = set()
+    first, second = (asyncio.create_task(at.presence.ready("t")) for _ in range(2))
+    await quiet()
+    first.cancel()
+    await second
+    assert at.presence.is_ready("t")
+
+
+@in_virtual_time
+async def test_word_that_waits_for_a_read_has_a_limit() -> None:
+    at = At()
+    at.rows.answer = asyncio.get_running_loop().create_future()
+    reading = asyncio.create_task(at.presence.ready("t"))
+    await quiet()
+    for number in range(MAX_WAITING + 1):
+        at.hear("t", [Attendee(f"n.b.{number}", None)])
+    assert len(at.presence._rooms["t"].waiting) <= MAX_WAITING
+    at.rows.people["t"] = [ANN]
+    at.rows.answer.set_result(None)
+    await reading
+    assert at.rows.reads == ["t", "t"]
+    assert (await at.presence.people("t")).people() == [ANN]
+
+
+# ---- checks
+
+
+@in_virtual_time
+async def test_clients_of_a_node_without_a_lease_are_removed_at_the_second_check() -> None:
+    at = At()
+    at.rows.people["t"] = [ANN, BOB]
+    await at.open("t")
+    at.rows.nodes = {Rows.node_id}
+    at.rows.people["t"] = []
+    await at.presence.check()
+    assert len(await at.presence.people("t")) == 2
+    await at.presence.check()
+    await at.presence.flush(at.house)
+    assert len(await at.presence.people("t")) == 0, "no grace: they are dead"
+    assert {person["user"] for person in at.house.shown[-1][1]["left"]} == {"ann", "bob"}
+
+
+@in_virtual_time
+async def test_an_index_that_lacks_this_node_says_nothing_of_the_others() -> None:
+    at = At()
+    at.rows.people["t"] = [ANN]
+    await at.open("t")
+    at.rows.nodes = set()
+    for _ in range(3):
+        await at.presence.check()
+    assert (await at.presence.people("t")).people() == [ANN]
+
+
+@in_virtual_time
+async def test_a_roster_that_differs_from_redis_twice_is_read_again_and_own_rows_are_written_again() -> None:
+    at = At()
+    at.rows.people["t"] = [ANN]
+    await at.open("t", "quiet")
+    at.rows.reads.clear()
+    at.rows.people["t"] = []
+    await at.presence.check()
+    await at.presence.flush(at.house)
+    assert at.rows.reads == []
+    await at.presence.check()
+    await at.presence.flush(at.house)
+    assert at.rows.reads == ["t"]
+    assert at.rows.written == [("t", [], [], True)]
+    await later(GRACE + 1)
+    await at.presence.flush(at.house)
+    assert len(await at.presence.people("t")) == 0
+
+
+@in_virtual_time
+async def test_a_check_looks_at_some_topics_and_the_next_at_others() -> None:
+    at = At()
+    topics = [f"t{number}" for number in range(2 * TOPICS)]
+    await at.open(*topics)
+    asked: list[str] = []
+    count = at.rows.count
+
+    async def counting(some: Sequence[str], nodes: Collection[str]) -> list[int | None]:
+        asked.extend(some)
+        return await count(some, nodes)
+
+    cast(Any, at.rows).count = counting
+    await at.presence.check()
+    assert len(asked) == TOPICS
+    await at.presence.check()
+    assert sorted(asked) == sorted(topics)

@@ -76,6 +76,17 @@ def test_a_user_named_like_a_client_is_somebody_else() -> None:
     assert len(roster) == 2
 
 
+def test_a_client_with_another_user_is_another_person_at_once() -> None:
+    roster = joined(NOBODY, BOB)
+    roster.join(NOBODY._replace(user="ann"))
+    assert roster.news(10) == News(joined=[NOBODY._replace(user="ann")], left=[NOBODY])
+    roster.join(NOBODY._replace(user="bob"))
+    assert roster.news(10) == News(left=[NOBODY._replace(user="ann")])
+    assert len(roster) == 1
+    roster.leave(BOB.client_id, 10)
+    assert roster.people() == [NOBODY._replace(user="bob")]
+
+
 def test_who_came_and_went_within_a_batch_was_never_here() -> None:
     roster = Roster(0)
     roster.join(ANN)

@@ -1,12 +1,20 @@
--- Write who is on a topic from one node, under its living lease.
--- KEYS[1] the node's hash; KEYS[2] the node's people of the topic.
--- ARGV[1] 1: drop all first; ARGV[2] how many (client, info) pairs follow; then clients to drop.
+-- Write who is on a topic from one node, under its living lease, and tell the other nodes, in one step.
+-- KEYS[1] the node's hash; KEYS[2] the node's people of the topic; KEYS[3] its topics, by which the reaper finds KEYS[2].
+-- ARGV: 1 topic, 2 1: drop all first, 3 ms that KEYS[2] lives without being written or renewed, 4 channel or '' (do not
+-- tell), 5 the message, 6 how many (client, info) pairs follow, the pairs, then clients to drop.
 -- A key of another type is replaced. The caller bounds the rows: Lua's `unpack` has a limit of about 8,000.
--- Returns 1, or 0 if the lease is gone and nothing was written.
+-- Returns 1, or 0 if the lease is gone and nothing was done.
 if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
-local type = redis.call('TYPE', KEYS[2]).ok
-if ARGV[1] == '1' or type ~= 'hash' then redis.call('UNLINK', KEYS[2]) end
-local last = 2 + 2 * ARGV[2]
-if last > 2 then redis.call('HSET', KEYS[2], unpack(ARGV, 3, last)) end
+local function is_hash(key) return redis.call('TYPE', key).ok == 'hash' end
+if ARGV[2] == '1' or not is_hash(KEYS[2]) then redis.call('UNLINK', KEYS[2]) end
+local last = 6 + 2 * ARGV[6]
+if last > 6 then redis.call('HSET', KEYS[2], unpack(ARGV, 7, last)) end
 if #ARGV > last then redis.call('HDEL', KEYS[2], unpack(ARGV, last + 1)) end
+local people = redis.call('HLEN', KEYS[2])
+if people > 0 then
+  if not is_hash(KEYS[3]) then redis.call('UNLINK', KEYS[3]) end
+  redis.call('PEXPIRE', KEYS[2], ARGV[3])
+  redis.call('HSETNX', KEYS[3], ARGV[1], people)
+end
+if ARGV[4] ~= '' then redis.call('PUBLISH', ARGV[4], ARGV[5]) end
 return 1
