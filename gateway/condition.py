@@ -47,6 +47,7 @@ class Condition:
         metrics.read(
             {
                 "gateway_ready": lambda: not self.reasons(),
+                "gateway_redis_impaired": lambda: bool(self.impaired()),
                 "gateway_connections": lambda: len(clients),
                 "gateway_subscriptions": lambda: hub.memberships,
                 "gateway_buffered_bytes": clients.limits.buffered_bytes,
@@ -67,7 +68,10 @@ class Condition:
     def reasons(self) -> list[str]:
         """Why no new client should come here; empty: the node is ready."""
         found = self._reasons_but_lease()
-        return found if self._heartbeat.reason is None else [*found, self._heartbeat.reason]
+        # The part of a Redis Cluster that is away may hold the lease: then clients are served as well as elsewhere.
+        if self._heartbeat.reason is None or self._bus.partial is not None:
+            return found
+        return [*found, self._heartbeat.reason]
 
     def _reasons_but_lease(self) -> list[str]:
         found = ["draining"] if self._departures.draining else []
@@ -82,8 +86,13 @@ class Condition:
     async def watch(self, changed: Callable[[bool], None]) -> None:
         """Log each change of readiness with its reasons, without end. `changed` is called with whether it is ready."""
         state = StateLog("node is not ready", over="node is ready")
+        impaired = StateLog("Redis is impaired, the node stays ready", over="Redis is whole again")
         before: bool | None = None
         while True:
+            if what := self.impaired():
+                impaired.begin("; ".join(what))
+            else:
+                impaired.end()
             reasons = self.reasons()
             if reasons:
                 state.begin("; ".join(reasons))
@@ -92,6 +101,10 @@ class Condition:
             if before is not (before := not reasons):
                 changed(not reasons)
             await asyncio.sleep(WATCH_SECONDS)
+
+    def impaired(self) -> list[str]:
+        """What Redis cannot do for any node, so that it makes none unready; empty: nothing."""
+        return [reason for reason in (self._heartbeat.impaired, self._bus.partial) if reason is not None]
 
     # ---- what it tells
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from gateway.auth.referee import Referee
-from gateway.cluster.link import Unavailable, Unconfirmed
+from gateway.cluster.link import Impaired, Unavailable, Unconfirmed
 from gateway.cluster.memory import RedisMemory
 from gateway.cluster.outgoing import TooLarge
 from gateway.cluster.quota import Allowance, Quota
@@ -100,6 +100,9 @@ class Errands:
             self._outbox.refuse(connection, error)
         except Unconfirmed:
             message = "Published, but too few replicas confirmed it; safe to retry with the same idempotencyKey"
+            self._outbox.refuse(connection, ProtocolError(Code.UNAVAILABLE, message, request_id))
+        except Impaired as error:
+            message = f"Not possible now, try again later: {error}"
             self._outbox.refuse(connection, ProtocolError(Code.UNAVAILABLE, message, request_id))
         except Unavailable:
             message = "The cluster is unavailable, try again"

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
-from gateway.cluster.link import Unavailable
+from gateway.cluster.link import Impaired, Unavailable
 from gateway.cluster.registry import Registry
 
 BEATS_A_LEASE: Final = 5
@@ -22,6 +22,7 @@ class Heartbeat:
 
     def __init__(self, registry: Registry, *, lease_seconds: float, renewed: Callable[[bool], None]) -> None:
         self.reason: str | None = "lease not yet taken"  # why the node has no lease to rely on; None: it has
+        self.impaired: str | None = None  # why no node could renew a lease; that is no reason to be unready
         self._registry = registry
         self._interval = lease_seconds / BEATS_A_LEASE
         self._renewed = renewed
@@ -47,8 +48,11 @@ class Heartbeat:
     async def _renew(self) -> None:
         try:
             kept = await self._registry.beat()
-        except Unavailable as error:
-            self.reason = f"lease not renewed: {error}"
+        except Impaired as error:
+            self.reason, self.impaired = None, str(error)
             return
-        self.reason = None
+        except Unavailable as error:
+            self.reason, self.impaired = f"lease not renewed: {error}", None
+            return
+        self.reason = self.impaired = None
         self._renewed(kept)

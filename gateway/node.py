@@ -103,6 +103,7 @@ class Node:
             settings.redis_url, timeout_seconds=settings.redis_timeout_seconds, name=f"gateway-cache-{self.id}",
             metrics=metrics,
         )  # fmt: skip
+        self._link.followers.append(self._cache_link)
         self.cache = Cache(self._cache_link, keys, self._bus, metrics, self._spawn)
         self.backend = self._make_backend()  # None: there is none
         self._slots = Slots(
@@ -115,7 +116,10 @@ class Node:
         self._announcer = Announcer(self.services.states, self.services.heard)
         announcer.register(
             self.services, self._announcer, settings.lease_seconds / BEATS_A_LEASE,
-            {"gateway.bus": lambda: self._bus.reason, "gateway.registry": lambda: self._heartbeat.reason},
+            {
+                "gateway.bus": lambda: self._bus.reason or self._bus.partial,
+                "gateway.registry": lambda: self._heartbeat.reason or self._heartbeat.impaired,
+            },
         )  # fmt: skip
         outbox = Outbox(self._hub, metrics, self._ms)
         sources = Sources(settings.trusted_proxies)

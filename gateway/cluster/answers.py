@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable
 from typing import Any, Final, TypeVar
 
@@ -32,11 +33,49 @@ class WrongType(Refused):
     """A key holds another type than the command works on: some other program has written it."""
 
 
+class Impaired(Refused):
+    """No node could have this done now: Redis refuses writes, or no server has the slot. The node stays ready."""
+
+
+class WrongServer(Refused):
+    """The server is not the master (any more). Its connections are dropped, and its name is resolved anew."""
+
+
+# What Redis' error codes mean: the kind of failure, and a sentence for publishers and operators. Codes that are not
+# here concern one command alone. MOVED, ASK and TRYAGAIN are followed (link.py, lane.py) and never come here.
+FAULTS: Final[dict[str, tuple[type[Refused], str]]] = {
+    "READONLY": (WrongServer, "the server is a replica, not the master"),
+    "MASTERDOWN": (WrongServer, "the server is a replica that has lost its master"),
+    "OOM": (Impaired, "Redis refuses writes, because its memory is full"),
+    "MISCONF": (Impaired, "Redis refuses writes, because it cannot write to its disk"),
+    "NOREPLICAS": (Impaired, "Redis refuses writes, because too few replicas are connected"),
+    "CLUSTERDOWN": (Impaired, "the Redis Cluster has no server for this slot"),
+    "LOADING": (Refused, "Redis is loading its data"),
+    "BUSY": (Refused, "Redis is busy with a script"),
+    "UNKILLABLE": (Refused, "Redis is busy with a script"),
+    "NOAUTH": (Refused, "Redis asks for a password: put it into the Redis URL"),
+    "WRONGPASS": (Refused, "Redis refuses the user or password of the Redis URL"),
+    "NOPERM": (Refused, "the user of the Redis URL lacks a permission, which ACL LOG names"),
+}
+# The code begins the answer; within a script of Redis 6 and in an aborted EXEC it follows.
+_FAULT: Final = re.compile(rf"(?:^|because of: |: -)({'|'.join(FAULTS)})(?= |$)")
+
+
 def failure(error: BaseException) -> Unavailable:
     """What an error of the way to Redis, or an error that Redis answered with, is raised as."""
+    # redis-py takes the codes that it knows from the text.
+    match = _FAULT.search(f"{getattr(error, 'status_code', None) or ''} {error}".strip())
+    if match is not None:
+        return fault(match[1])
     if not isinstance(error, ResponseError):
         return Unavailable(explain(error))
     return (WrongType if "WRONGTYPE" in str(error) else Refused)(explain(error))
+
+
+def fault(code: str) -> Refused:
+    """The failure that the error code `code`, one of `FAULTS`, stands for."""
+    kind, sentence = FAULTS[code]
+    return kind(f"{code}: {sentence}")
 
 
 def explain(error: BaseException) -> str:

@@ -22,6 +22,9 @@ from gateway.logs import logger
 from gateway.metrics import Metrics
 
 LINGER_SECONDS: Final = 1.0  # an empty channel is kept this long: page reloads come back to it
+# For so long the loss of one of several servers makes no node unready: longer than servers take to agree that one of
+# them has failed (cluster-node-timeout, 15 s by default).
+PART_SECONDS: Final = 20.0
 LOOK_SECONDS: Final = 0.3  # while a server of a cluster is away, how often it is looked whether another has its slots
 
 
@@ -45,6 +48,7 @@ class Bus:
 
     def __init__(self, link: Link, own_channel: str, metrics: Metrics) -> None:
         self._link = link
+        link.on_left = self._on_left
         self._own = own_channel
         self._listener: Listener | None = None
         self._metrics = metrics
@@ -64,13 +68,41 @@ class Bus:
 
     @property
     def reason(self) -> str | None:
-        """Why not all is heard that is wanted; None: it is."""
+        """Why another node may hear more than this one; None: there is no such reason."""
         if not self._ears:
             return self._unknown
-        reasons = [_named(ear, ear.reason) for ear in self._ears.values() if ear.reason is not None]
+        lost = self._lost()
+        if len(lost) == len(self._ears):
+            return "; ".join(_named(ear, ear.reason) for ear in lost if ear.reason is not None)
+        return "; ".join(_named(ear, ear.reason) for ear in lost if ear.reason and not self._is_away(ear)) or None
+
+    @property
+    def partial(self) -> str | None:
+        """The part of a Redis Cluster that no node hears, as far as is known; None: there is none."""
+        lost = self._lost()
+        if not self._ears or len(lost) == len(self._ears):
+            return None
+        parts = [f"{ear.server} is away ({ear.reason})" for ear in lost if self._is_away(ear)]
         if self._link.shards.uncovered:
-            reasons.append(f"{self._link.shards.uncovered} slots of the cluster have no server")
-        return "; ".join(reasons) or None
+            parts.append(f"{self._link.shards.uncovered} slots of the Redis Cluster have no server")
+        return "; ".join(parts) or None
+
+    @property
+    def whole(self) -> bool:
+        """Whether all is heard that is wanted."""
+        return bool(self._ears) and not self._lost() and not self._link.shards.uncovered
+
+    def _lost(self) -> list[Ear]:
+        return [ear for ear in self._ears.values() if ear.reason is not None]
+
+    def _is_away(self, ear: Ear) -> bool:
+        """Whether other nodes have most likely lost the ear's server, too: some servers of the cluster do not reach it,
+        or they have not had the time to find out.
+        """
+        if not self._link.sharded:
+            return False
+        doubtful = asyncio.get_running_loop().time() < ear.lost_at + PART_SECONDS
+        return doubtful or ear.server in self._link.shards.suspected
 
     # ---- what callers want
 
@@ -181,6 +213,11 @@ class Bus:
             slowest = max(slowest, seconds)
         return slowest
 
+    def _on_left(self, reason: str) -> None:
+        """The server is not the master: its subscribers leave it too."""
+        for ear in self._ears.values():
+            ear.give_up(reason)
+
     # ---- life
 
     async def run(self, listener: Listener) -> None:
@@ -223,7 +260,7 @@ class Bus:
                     self._tell_lost(explain(error), [])
                 self._unknown = explain(error)
             self._follow()
-            if self.reason is None:
+            if self.whole:
                 self._changed.clear()
                 await self._changed.wait()
             else:
@@ -278,7 +315,7 @@ class Bus:
         """An ear hears all that it has."""
         if self._listener is not None and channels:
             self._listener.bus_missed(channels)
-        if not self._whole and self.reason is None:
+        if not self._whole and self.whole:
             self._whole = True
             self._metrics.redis_up.set(1)
             if self._listener is not None:

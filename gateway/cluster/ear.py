@@ -22,7 +22,7 @@ from typing import Any, Final, Protocol
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import AskError, ClusterDownError, MovedError, TryAgainError
 
-from gateway.cluster.answers import REDIS_ERRORS, Unavailable, explain, heeding
+from gateway.cluster.answers import REDIS_ERRORS, Unavailable, explain, failure, heeding
 from gateway.cluster.channel import Channel, State
 from gateway.cluster.link import Link
 from gateway.cluster.shards import slot_of
@@ -94,6 +94,7 @@ class Ear:
         self._connection: AbstractConnection | None = None  # that one
         self._settled = False  # all that is wanted was confirmed since the connection was made
         self._told_lost = False
+        self.lost_at = -math.inf  # loop time at which it last lost a connection on which all was heard
         self._attempt = 0
         self._checks: dict[bytes, asyncio.Future[None]] = {}
         self._hears_itself = asyncio.Event()  # the check channel is IN
@@ -158,17 +159,22 @@ class Ear:
                 await heard
                 seconds = loop.time() - started
                 if connection is not None and await self._link.moved(self.server, connection):
-                    raise Unavailable("the Sentinels name another master")
+                    raise Unavailable("Redis has another master now")
         except (TimeoutError, Unavailable) as error:
             reason = f"self-check failed: {explain(error)}"
             # A connection made meanwhile is not the one that failed.
-            if judged is not None and judged is self._kick and not judged.done():
-                self.reason = self.reason or reason
-                judged.set_result(reason)
+            if judged is self._kick:
+                self.give_up(reason)
             raise Unavailable(reason) from None
         finally:
             del self._checks[token]
         return seconds
+
+    def give_up(self, reason: str) -> None:
+        """End the connection, and make it anew."""
+        if self._kick is not None and not self._kick.done():
+            self.reason = self.reason or reason
+            self._kick.set_result(reason)
 
     def on_check(self, _channel: str, payload: bytes) -> None:
         """A message on the check channel."""
@@ -184,7 +190,7 @@ class Ear:
             try:
                 await self._converse()
             except (Unavailable, *REDIS_ERRORS) as error:
-                self.disconnected(explain(error))
+                self.disconnected(str(error if isinstance(error, Unavailable) else failure(error)))
             self._link.doubt()
             cap = min(RETRY_CAP_SECONDS, RETRY_BASE_SECONDS * 2**self._attempt)
             self._attempt = min(self._attempt + 1, 16)
@@ -348,6 +354,8 @@ class Ear:
             self._metrics.reconnects.inc()
             self._log.warning("bus connection lost", reason=reason, **self._where())
         was_settled, self._settled = self._settled, False
+        if was_settled:
+            self.lost_at = asyncio.get_running_loop().time()
         if not was_settled and not self._told_lost:
             self._told_lost = True
             self._owner.lost(self, reason, [self._channels[key].name for key in self._missed])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from gateway.cluster.link import Link, Refused, WrongType
+from gateway.cluster.link import Impaired, Link, Refused, WrongType
 from gateway.cluster.rows import MAX_TEXT_BYTES, Kind
 
 PAGE_FIELDS: Final = 1000
@@ -45,6 +45,8 @@ class Hashes:
                 if isinstance(answer, WrongType):
                     self._link.rows.skip(self._kind, keys[at], answer)
                     continue
+                if isinstance(answer, Impaired):
+                    continue  # no server has its slot: what it holds cannot be known, and the others' can
                 if isinstance(answer, Refused):
                     raise answer
                 cursor, left_out, flat = answer

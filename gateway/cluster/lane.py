@@ -7,6 +7,7 @@ is just being moved waits for that (`_wait`): it is not done where nobody would 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
@@ -15,7 +16,15 @@ from typing import Any, Final
 
 from redis.exceptions import AskError, MovedError, TryAgainError
 
-from gateway.cluster.answers import REDIS_ERRORS, Command, Unavailable, Unconfirmed, explain, failure, heeding
+from gateway.cluster.answers import (
+    REDIS_ERRORS,
+    Command,
+    Unavailable,
+    Unconfirmed,
+    failure,
+    fault,
+    heeding,
+)
 from gateway.cluster.servers import Servers
 from gateway.cluster.shards import named
 from gateway.metrics import Metrics
@@ -100,10 +109,7 @@ class Lanes:
             self._lane_of(call.slot).add(call)
 
     def _lane_of(self, slot: int) -> _Lane:
-        server = self._servers.shards.owner(slot)
-        if server is None:
-            self._servers.doubt()
-            raise Unavailable(f"no server of the cluster has slot {slot}")
+        server = self._servers.owner(slot)
         lane = self._lanes.get(server)
         if lane is None:
             lane = self._lanes[server] = _Lane(self, server)
@@ -143,7 +149,7 @@ class Lanes:
         except Unavailable as error:
             self._servers.doubt()
             for call in batch:
-                _fail(call, Unavailable(str(error)))
+                _fail(call, type(error)(str(error)))
             return
         self._metrics.round_trip.observe(loop.time() - started)
         for calls, answer in zip(groups.values(), answers, strict=True):
@@ -182,23 +188,32 @@ class Lanes:
         this connection has written.
         """
         # MULTI and EXEC by hand: redis-py's transaction would end the pipeline, and give its connection back.
-        pipeline = self._servers.at(server).pipeline(transaction=False)
+        client = self._servers.at(server)
+        pipeline = client.pipeline(transaction=False)
         sizes = []
         for group in groups:
             commands = [command for call in group for command in call.commands]
             sizes.append(len(commands))
             for command in [("MULTI",), *commands, ("EXEC",)] if len(commands) > 1 else commands:
                 pipeline.execute_command(*command)
+        if asks_role := self._servers.role_is_due():  # behind the commands: the server was the master for all of them
+            pipeline.execute_command("ROLE")
         if self._durability.replicas:
             pipeline.execute_command("WAIT", self._durability.replicas, int(self._durability.seconds * 1000))
         try:
             async with asyncio.timeout(self._timeout):
                 answers = await heeding(pipeline.execute(raise_on_error=False))
         except REDIS_ERRORS as error:
-            raise Unavailable(explain(error)) from error
+            raise failure(error) from error
         confirmed = answers.pop() if self._durability.replicas else 0
+        if asks_role and self._servers.is_replica(answers.pop()):
+            wrong = fault("READONLY")
+            await self._servers.leave(server, client, str(wrong))
+            raise wrong
         taken = iter(answers)
         found = [_group(taken, size) for size in sizes]
+        each = itertools.chain.from_iterable(one if isinstance(one, list) else [one] for one in found)
+        await self._servers.judge(server, client, each)
         return found, 0 if isinstance(confirmed, Exception) else confirmed
 
 

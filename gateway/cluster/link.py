@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import random
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any, Final
@@ -24,6 +24,7 @@ from redis.exceptions import AskError, ClusterDownError, MovedError, NoScriptErr
 from gateway.cluster.answers import (
     REDIS_ERRORS,
     Command,
+    Impaired,
     Refused,
     Unavailable,
     Unconfirmed,
@@ -36,7 +37,7 @@ from gateway.cluster.lane import MOVE_SECONDS, Durability, Lanes
 from gateway.cluster.reads import Reads
 from gateway.cluster.rows import Rows
 from gateway.cluster.servers import Servers
-from gateway.cluster.shards import named
+from gateway.cluster.shards import ONLY, named
 from gateway.metrics import Metrics
 
 # Enough for one publisher, one registry writer, one beat, and API requests side by side.
@@ -74,6 +75,9 @@ class Link:
         )
         self.shards = self._servers.shards
         self.sharded = self.shards.sharded  # it is a Redis Cluster
+        self.on_left: Callable[[str], None] = lambda _reason: None  # called when the connections were dropped
+        self.followers: list[Link] = []  # to the same Redis: they drop their connections, too
+        self._servers.on_left = self._on_left
         self._scripts: dict[str, Script] = {}
         self._plain = self._durable = Lanes(self._servers, timeout_seconds, metrics, Durability())
         if durability is not None and durability.replicas:
@@ -123,6 +127,11 @@ class Link:
             self._servers.doubt()
             raise failure(error) from error
 
+    async def leave(self, reason: str) -> None:
+        """Drop all connections, and resolve the name anew: the server is not the master. Not on a Redis Cluster."""
+        if not self.sharded:
+            await self._servers.leave(ONLY, self._servers.at(ONLY), reason)
+
     async def ask_at(self, server: str, *command: Any) -> Any:
         """The answer of one server.
 
@@ -142,7 +151,12 @@ class Link:
         """Ask, and ask on where a server names another."""
         answers: list[Any] = [None] * len(commands)
         # Which are to be asked, and where; True: there though the slot is still being moved there.
-        places = {at: (self._owner(command), False) for at, command in enumerate(commands)}
+        places: dict[int, tuple[str, bool]] = {}
+        for at, command in enumerate(commands):
+            try:
+                places[at] = self._owner(command), False
+            except Impaired as error:  # a part of the cluster that is away does not affect the others
+                answers[at] = error
         first = True
         while places:
             by_server: dict[str, list[int]] = {}
@@ -180,22 +194,20 @@ class Link:
         return answers
 
     def _owner(self, command: Command) -> str:
-        slot = self.shards.slot(command)
-        server = self.shards.owner(slot)
-        if server is None:
-            self._servers.doubt()
-            raise Unavailable(f"no server of the cluster has slot {slot}")
-        return server
+        return self._servers.owner(self.shards.slot(command))
 
     async def _pipe(self, server: str, commands: Sequence[Command], asking: Sequence[bool] = ()) -> list[Any]:
         """What `server` answers; errors stand among the answers."""
         asking = asking or [False] * len(commands)
-        async with self._servers.at(server).pipeline(transaction=False) as pipeline:
+        client = self._servers.at(server)
+        async with client.pipeline(transaction=False) as pipeline:
             for command, ask in zip(commands, asking, strict=True):
                 if ask:
                     pipeline.execute_command("ASKING")
                 pipeline.execute_command(*command)
-            answers = iter(await heeding(pipeline.execute(raise_on_error=False)))
+            answered = await heeding(pipeline.execute(raise_on_error=False))
+        await self._servers.judge(server, client, answered)
+        answers = iter(answered)
         found = []
         for ask in asking:
             if ask:
@@ -244,16 +256,25 @@ class Link:
         except BaseException as error:
             await connection.disconnect(nowait=True)
             if isinstance(error, REDIS_ERRORS):
-                raise Unavailable(explain(error)) from error
+                raise failure(error) from error
             raise
         return connection
 
     async def moved(self, server: str, connection: AbstractConnection) -> bool:
-        """Whether Redis is elsewhere now than where `connection`, a subscriber's, leads.
+        """Whether the master is elsewhere now than where `connection`, a subscriber's, leads.
 
-        A master that was cut off believes in itself until it meets a Sentinel.
+        Then all other connections have been dropped as well. A master that was cut off believes in itself until it
+        meets a Sentinel, and a server that was replaced goes on to take what is published.
         """
-        return await self._servers.moved(server, connection)
+        if not await self._servers.moved(server, connection):
+            return False
+        await self.leave("Redis has another master now")
+        return True
+
+    async def _on_left(self, reason: str) -> None:
+        self.on_left(reason)
+        for follower in self.followers:
+            await follower.leave(reason)
 
     def moved_to(self, error: MovedError, asked: str) -> str:
         """Note where the slot is that `asked` has no more; the server's name."""
@@ -303,5 +324,6 @@ async def _all(work: Sequence[Coroutine[Any, Any, list[Any]]]) -> list[list[Any]
 
 
 __all__ = [
-    "Command", "Durability", "Link", "Refused", "Script", "Unavailable", "Unconfirmed", "WrongType", "explain",
+    "Command", "Durability", "Impaired", "Link", "Refused", "Script", "Unavailable", "Unconfirmed", "WrongType",
+    "explain",
 ]  # fmt: skip

@@ -14,7 +14,7 @@ import itertools
 from typing import Final
 
 from gateway.cluster.keys import Keys
-from gateway.cluster.link import Link
+from gateway.cluster.link import Impaired, Link
 from gateway.core.rates import BURST_SECONDS, Purse, Rate
 
 ALLOWANCE_SECONDS: Final = 86_400  # a day: in which a used up allowance is full again
@@ -44,7 +44,10 @@ class Allowance:
             return True
         wanted = min(size, self._size)
         arguments = [self._size / ALLOWANCE_SECONDS, ALLOWANCE_SECONDS, wanted, 1]
-        return bool(await self._link.ask(*self._script([self._keys.allowance(who)], arguments)))
+        try:
+            return bool(await self._link.ask(*self._script([self._keys.allowance(who)], arguments)))
+        except Impaired:
+            return True  # nothing can be counted: either nothing can be kept now, or only this user's slot is away
 
 
 class Quota:
@@ -75,7 +78,10 @@ class Quota:
         if not wanted:
             return False
         arguments = [self._rate.per_second, BURST_SECONDS, wanted, 0]
-        granted = await self._link.ask(*self._script([self._keys.quota(user)], arguments))
+        try:
+            granted = await self._link.ask(*self._script([self._keys.quota(user)], arguments))
+        except Impaired:
+            return True  # nothing can be counted; the limit of the client's messages holds
         now = asyncio.get_running_loop().time()
         purse.fetched(granted, now)
         return purse.spend(now)

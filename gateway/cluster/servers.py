@@ -6,7 +6,11 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
+import re
+import socket
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -22,14 +26,19 @@ from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import MasterNotFoundError, SentinelConnectionPool, SentinelManagedConnection
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from gateway.cluster.answers import REDIS_ERRORS, Unavailable, explain, heeding
+from gateway.cluster.answers import REDIS_ERRORS, Impaired, Unavailable, WrongServer, explain, failure, heeding
 from gateway.cluster.shards import Shards, address
 from gateway.core.urls import REDIS_PORT, RedisUrl, parse_redis
+from gateway.logs import logger
 from gateway.settings import SettingsError
 
+ROLE_SECONDS: Final = 0.25  # publishes are confirmed by the server's role when the last confirmation is older
+STRAY_LOOKS: Final = 3  # a name leads elsewhere when so many lookups in a row have not brought the server's address
 LEARN_SECONDS: Final = 0.1  # no sooner is a cluster asked again who has what, however many ask for it
+_FAILING: Final = re.compile(rb"cluster_slots_p?fail:[1-9]")  # in CLUSTER INFO
 
 
 class Servers:
@@ -43,7 +52,12 @@ class Servers:
     """
 
     def __init__(self, url: str, *, timeout_seconds: float, **options: Any) -> None:
-        place = parse_redis(url)
+        self._place = place = parse_redis(url)
+        self.on_left: Callable[[str], Awaitable[None]] | None = None  # called when all connections were dropped
+        self._role_asked = -math.inf  # loop time at which a server last said that it is the master
+        self._says_role = place.kind != "cluster"  # a cluster says MOVED; some proxies do not know the command
+        self._strays = 0  # lookups in a row without the server's address
+        self._lookup: asyncio.Future[Any] | None = None
         self._timeout = timeout_seconds
         self._options = options | {f"{wait}timeout": timeout_seconds for wait in ("", "socket_", "socket_connect_")}
         self._options["retry"] = Retry(NoBackoff(), 0)  # the caller decides what a failure leads to
@@ -77,26 +91,108 @@ class Servers:
         connection: AbstractConnection = connections.make_connection()  # type: ignore[no-untyped-call]
         return connection
 
-    async def moved(self, server: str, connection: AbstractConnection) -> bool:
-        """Whether the Sentinels name another server than `connection` leads to. Then what rests in the pool is closed.
+    # ---- the master, if there is no cluster
 
-        Without Sentinels, or if none answers, it is where it was.
+    def role_is_due(self) -> bool:
+        """Whether the next publishes should be confirmed by the role of the server that takes them (`is_replica`)."""
+        return self._says_role and asyncio.get_running_loop().time() - self._role_asked >= ROLE_SECONDS
+
+    def is_replica(self, role: Any) -> bool:
+        """Whether the answer `role` to ROLE is a replica's. Then what the server publishes reaches its own subscribers
+        alone, so it must not count as published.
         """
-        connections = self.at(server).connection_pool
-        if not isinstance(connections, _MasterPool):
+        if isinstance(role, Exception):  # not permitted or not known: it cannot be asked
+            self._says_role = False
             return False
-        assert isinstance(connection, _MasterConnection)
+        self._role_asked = asyncio.get_running_loop().time()
+        return _is_replica(role)
+
+    async def moved(self, server: str, connection: AbstractConnection) -> bool:
+        """Whether the master is elsewhere now than where `connection`, a subscriber's, leads.
+
+        The Sentinels name another server; or the server says that it is a replica; or its name has led elsewhere at
+        the last `STRAY_LOOKS` calls. What cannot be found out is as it was.
+        """
+        if self.shards.sharded:
+            return False
+        client = self.at(server)
+        pool = client.connection_pool
         try:
-            host, port = await heeding(connections.get_master_address())  # type: ignore[no-untyped-call]
+            if isinstance(pool, _MasterPool):
+                assert isinstance(connection, _MasterConnection)
+                named = await heeding(pool.get_master_address())  # type: ignore[no-untyped-call]
+                if (connection.host, connection.port) != named:
+                    return True
+            if self._says_role:
+                async with client.pipeline(transaction=False) as pipeline:
+                    pipeline.execute_command("ROLE")
+                    [role] = await heeding(pipeline.execute(raise_on_error=False))
+                if self.is_replica(role):
+                    return True
         except REDIS_ERRORS:
             return False
-        return (connection.host, connection.port) != (host, port)
+        self._strays = self._strays + 1 if await self._strays_from(connection) else 0
+        return self._strays >= STRAY_LOOKS
+
+    async def _strays_from(self, connection: AbstractConnection) -> bool:
+        """Whether the URL's host name does not lead to the server of `connection` at this moment."""
+        if self._place.kind != "single" or (self._lookup is not None and not self._lookup.done()):
+            return False  # a resolver that does not answer is not asked again meanwhile
+        writer: asyncio.StreamWriter | None = getattr(connection, "_writer", None)
+        peer = writer.get_extra_info("peername") if writer is not None else None
+        [(host, port)] = self._place.hosts
+        if not peer or host == peer[0]:
+            return False
+        loop = asyncio.get_running_loop()
+        self._lookup = loop.create_task(loop.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+        try:
+            async with asyncio.timeout(self._timeout):
+                found = await asyncio.shield(self._lookup)
+        except OSError:  # TimeoutError, too
+            return False
+        return peer[0] not in {address[0] for *_, address in found}
+
+    async def judge(self, server: str, client: Redis, answers: Iterable[Any]) -> None:
+        """Leave `server` if one of its `answers` to `client` says that it is not the master."""
+        for answer in answers:
+            if isinstance(answer, Exception) and isinstance(wrong := failure(answer), WrongServer):
+                await self.leave(server, client, str(wrong))
+                return
+
+    async def leave(self, server: str, client: Redis, reason: str) -> None:
+        """Drop all connections of `client` and of the subscribers, because `server` is not the master.
+
+        Those that are made from now on resolve the name anew, and are refused by a replica. Once a client: what fails
+        on its other connections says nothing about those made since.
+        """
+        if self.shards.sharded or self._clients.get(server) is not client:
+            self.doubt()
+            return
+        self._clients[server] = Redis(connection_pool=_pool(self._place, **self._options))
+        self._role_asked, self._strays = -math.inf, 0
+        logger().warning("left a server that is not the master", reason=reason)
+        if self.on_left is not None:
+            await self.on_left(reason)
+        await _close(client)
 
     # ---- a cluster's map
 
     def doubt(self) -> None:
         """A server failed: who has its slots is to be asked."""
         self._doubted = self.shards.sharded
+
+    def owner(self, slot: int) -> str:
+        """The server that has `slot`.
+
+        Raises:
+            Impaired: None is known to have it, or the one that has it has failed in the eyes of the cluster.
+        """
+        server = self.shards.owner(slot)
+        if server is None or server in self.shards.failed:
+            self.doubt()
+            failed = "" if server is None else f": its master {server} has failed"
+            raise Impaired(f"slot {slot} of the Redis Cluster has no server{failed}")
+        return server
 
     async def learn(self, *, anew: bool = False) -> None:
         """Know which server has which slot, if that is in doubt; in any case, if `anew`.
@@ -119,7 +215,7 @@ class Servers:
         masters = list(self.shards.servers)
         random.shuffle(masters)  # nodes do not all ask the same
         reason: BaseException = TimeoutError("no server of the cluster answered")
-        unsure: tuple[Any, str] | None = None
+        unsure: tuple[Any, str, str] | None = None
         for server in dict.fromkeys([*masters, *self._seeds]):
             pipeline = self.at(server).pipeline(transaction=False)
             pipeline.execute_command("CLUSTER", "INFO")
@@ -128,17 +224,25 @@ class Servers:
                 # They are asked one after the other: half the time for one, so that a frozen one hides no other.
                 async with asyncio.timeout(self._timeout / 2):
                     info, rows = await heeding(pipeline.execute())
+                    nodes = await self._nodes(server) if _FAILING.search(info) else ""
             except REDIS_ERRORS as error:
                 reason = error
                 continue
             # One that was cut off from the others still tells of the world before.
             if b"cluster_state:ok" in info:
-                self.shards.learn(rows, server)
+                self.shards.learn(rows, server, nodes)
                 return
-            unsure = unsure or (rows, server)
+            unsure = unsure or (rows, server, nodes)
         if unsure is None:
             raise Unavailable(explain(reason)) from reason
         self.shards.learn(*unsure)
+
+    async def _nodes(self, server: str) -> str:
+        """What `server` says of each server of the cluster."""
+        pipeline = self.at(server).pipeline(transaction=False)
+        pipeline.execute_command("CLUSTER", "NODES")
+        [answer] = await heeding(pipeline.execute())
+        return answer.decode(errors="replace") if isinstance(answer, bytes) else ""
 
     async def close(self) -> None:
         """Close all connections that rest in the pools."""
@@ -149,13 +253,14 @@ class Servers:
 
 def _pool(place: RedisUrl, **options: Any) -> ConnectionPool:
     """Connections to the one server at `place`, or to the master that its Sentinels name."""
+    options = dict(options)
     if place.kind == "unix":
-        options |= {"connection_class": UnixDomainSocketConnection, "path": place.path}
+        options |= {"connection_class": _RoleUnixConnection, "path": place.path}
         del options["socket_connect_timeout"]
         return BlockingConnectionPool(db=place.database, **options)
     if place.kind == "single":
         [(host, port)] = place.hosts
-        options["connection_class"] = SSLConnection if place.tls else Connection
+        options["connection_class"] = _RoleSSLConnection if place.tls else _RoleConnection
         return BlockingConnectionPool(host=host, port=port, db=place.database, **options)
     # They are asked one after the other: half the time for the first, so that one which is frozen hides no other.
     sentinels = _Sentinels(  # type: ignore[no-untyped-call]
@@ -236,21 +341,47 @@ class _MasterPool(SentinelConnectionPool, BlockingConnectionPool):
         await self.sentinel_manager.aclose()
 
 
-class _MasterConnection(SentinelManagedConnection):
+class _AsksRole(AbstractConnection):
     """A connection to a master, and to nothing else.
 
-    A Sentinel that was cut off names the old one, which may be a replica by now. That would take our PUBLISH, and
-    nobody but its own subscribers would hear it. So the server is asked too, as Redis' guidelines for clients want.
+    A Sentinel that was cut off, or a name that is resolved from a cache, leads to the old server, which may be a
+    replica by now. That would take our PUBLISH, and only its own subscribers would receive it. So the server is asked
+    too, as Redis' guidelines for clients want.
     """
 
     async def on_connect_check_health(self, check_health: bool = True) -> None:
-        """Log in, then look who answers."""
+        """Log in, then ask the server for its role."""
         await super().on_connect_check_health(check_health=check_health)
         await self.send_command("ROLE", check_health=False)
-        role = await self.read_response()
-        if role[0] != b"master":
-            raise RedisConnectionError(f"{self.host}:{self.port} is a replica, not the master")
+        try:
+            role = await self.read_response()
+        except ResponseError:  # not permitted or not known: it cannot be asked
+            return
+        if _is_replica(role):
+            pieces: list[tuple[str, Any]] = self.repr_pieces()  # type: ignore[no-untyped-call]
+            place = ":".join(str(value) for name, value in pieces if name in ("host", "port", "path"))
+            raise RedisConnectionError(f"{place} is a replica, not the master")
+
+
+class _RoleConnection(_AsksRole, Connection):
+    pass
+
+
+class _RoleSSLConnection(_AsksRole, SSLConnection):
+    pass
+
+
+class _RoleUnixConnection(_AsksRole, UnixDomainSocketConnection):
+    pass
+
+
+class _MasterConnection(_AsksRole, SentinelManagedConnection):
+    pass
 
 
 class _MasterSSLConnection(_MasterConnection, SSLConnection):
     pass
+
+
+def _is_replica(role: Any) -> bool:
+    return isinstance(role, list) and bool(role) and role[0] in (b"slave", "slave", b"sentinel", "sentinel")

@@ -29,6 +29,8 @@ class Shards:
         self.version = 0  # another one whenever something has changed
         self._owners: list[str | None] = [None if sharded else ONLY] * SLOTS
         self.servers: tuple[str, ...] = () if sharded else (ONLY,)  # those that have slots
+        self.failed: frozenset[str] = frozenset()  # masters that have failed in the eyes of the cluster
+        self.suspected: frozenset[str] = frozenset()  # these, and those that one of the others does not reach
         self.uncovered = SLOTS if sharded else 0  # so many slots nobody has, as far as is known
 
     def owner(self, slot: int) -> str | None:
@@ -41,11 +43,20 @@ class Shards:
             return 0
         return slot_of(command[3] if command[0] in ("EVAL", "EVALSHA") else command[1])
 
-    def learn(self, rows: Iterable[Sequence[Any]], asked: str) -> None:
-        """Take in what `asked` answers to CLUSTER SLOTS: (first, last, (host, port, …), …) of each range."""
+    def learn(self, rows: Iterable[Sequence[Any]], asked: str, nodes: str = "") -> None:
+        """Take in what `asked` answers to CLUSTER SLOTS: (first, last, (host, port, id, …), …) of each range.
+
+        `nodes`: its answer to CLUSTER NODES, if some masters may have failed: a line for each, with id, address, flags.
+        """
         owners: list[str | None] = [None] * SLOTS
+        names: dict[str, str] = {}
         for first, last, master, *_ in rows:
-            owners[first : last + 1] = [named(_text(master[0]), master[1], asked)] * (last + 1 - first)
+            name = named(_text(master[0]), master[1], asked)
+            names[_text(master[2]) if len(master) > 2 else ""] = name
+            owners[first : last + 1] = [name] * (last + 1 - first)
+        flags = {words[0]: words[2].split(",") for words in map(str.split, nodes.splitlines()) if len(words) > 2}
+        self.failed = frozenset(name for node, name in names.items() if "fail" in flags.get(node, ()))
+        self.suspected = self.failed | {name for node, name in names.items() if "fail?" in flags.get(node, ())}
         if owners != self._owners:
             self._owners = owners
             self._count()

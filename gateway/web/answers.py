@@ -16,7 +16,7 @@ from starlette.types import Scope as Asked
 
 from gateway.auth import apikeys
 from gateway.auth.apikeys import ApiKey, Scope
-from gateway.cluster.link import Unavailable, Unconfirmed, WrongType
+from gateway.cluster.link import Impaired, Unavailable, Unconfirmed, WrongType
 from gateway.core import protocol
 from gateway.core.identity import AuthError, KeysAway
 from gateway.logs import logger
@@ -108,6 +108,8 @@ async def _answer(request: Request, scope: Scope, handler: Handler, query: tuple
         return refusal(503, "unconfirmed", f"{error}; with the same idempotencyKey it is safe to ask again")
     except WrongType as error:
         return refusal(502, "malformed", f"Redis holds a value of another type for this: {error}. Delete its key")
+    except Impaired as error:
+        return refusal(503, "unavailable", f"Not possible now: {error}", {"retry-after": "5"})
     except Unavailable as error:
         return refusal(503, "unavailable", f"Redis is not available: {error}", {"retry-after": "1"})
     except ClientDisconnect:  # amid its body: nobody's fault here, and nobody reads the answer

@@ -21,7 +21,10 @@ async def readyz(request: Request) -> Response:
     # Two load balancers on one host call themselves differently (haproxy.cfg).
     address = request.client.host if request.client else ""
     reasons = node.asked_ready(f"{address} {request.headers.get('user-agent', '')}")
-    return JSONResponse({"ready": not reasons, "reasons": reasons}, status_code=503 if reasons else 200)
+    about = {"ready": not reasons, "reasons": reasons}
+    if impaired := node.condition.impaired():  # for people: it makes no node unready
+        about["impaired"] = impaired
+    return JSONResponse(about, status_code=503 if reasons else 200)
 
 
 async def metrics(request: Request) -> Response:

@@ -266,3 +266,55 @@ async def test_while_a_master_is_dead_the_others_topics_go_on_and_its_own_come_b
     await asyncio.to_thread(dying.start)
     await asyncio.to_thread(servers.until_whole)
     await api.close()
+
+
+async def test_nodes_stay_ready_while_a_part_of_the_slots_has_no_server(
+    servers: RedisCluster, nodes: Cluster, connect: Connect
+) -> None:
+    dying, living, *_ = servers.masters()
+    replica = next(
+        server for server in servers.servers if (role := server.cli("ROLE"))[0] == "slave" and role[2] == dying.port
+    )
+    lost, kept = topic_of(servers, dying), topic_of(servers, living)
+    hearer, api = await connect(nodes[0]), Api(nodes[1])
+    await hearer.subscribe(lost, kept)
+    await say(api, lost, 1, 5)
+    await say(api, kept, 1, 5)
+    await asyncio.to_thread(lambda: until(lambda: dying.cli("WAIT", 1, 100) == 1))
+    replica.kill()
+    dying.kill()
+    unready: list[list[str]] = []
+    said = ""
+
+    async def told() -> bool:
+        nonlocal said
+        unready.extend(reasons for node in nodes if (reasons := node.reasons()))
+        answer = await api.http.post("/api/publish", json={"topic": lost, "data": 6})
+        assert answer.status_code == 503
+        said = answer.json()["error"]["message"]
+        about = (await api.http.get("/readyz")).json()
+        return "has failed" in said and any(str(dying.port) in reason for reason in about["impaired"])
+
+    await eventually(told, 20, "the cluster has found out, and the nodes name the part")
+    assert str(dying.port) in said and "slot" in said
+    numbers = iter(range(6, 1000))
+    for _ in range(15):  # three leases
+        message = {"topic": kept, "data": next(numbers)}
+        assert (await api.http.post("/api/publish", json=message)).status_code == 200
+        unready.extend(reasons for node in nodes if (reasons := node.reasons()))
+        await asyncio.sleep(0.4)
+    await had_all(hearer, kept, 20)
+    assert unready == [], "no node would do better"
+    assert hearer.heard(type="SYSTEM", action="degraded")
+    newcomer = await connect(nodes[1])
+    assert (await newcomer.subscribe(kept))["status"] == "success"
+    await asyncio.to_thread(dying.start)
+    await asyncio.to_thread(replica.start)
+    await asyncio.to_thread(servers.until_whole)
+    await hearer.hear(type="SYSTEM", action="restored")
+
+    async def whole() -> bool:
+        return "impaired" not in (await api.http.get("/readyz")).json()
+
+    await eventually(whole, 20)
+    await api.close()

@@ -52,7 +52,9 @@ class Node:
     def __init__(self) -> None:
         self.now_ms = 1000
         self.metrics = Metrics()
-        self.bus, self.trust, self.heartbeat = (SimpleNamespace(reason=None) for _ in range(3))
+        self.bus, self.trust, self.heartbeat = (
+            SimpleNamespace(reason=None, impaired=None, partial=None) for _ in range(3)
+        )
         self.departures = SimpleNamespace(draining=False, phase=Phase.STAYING)
         self.condition = Condition(
             Settings(node="n1", advertise="10.0.0.1:9000"), "n1.a", clients=cast(Any, Clients()),
@@ -125,3 +127,19 @@ def test_prometheus_reads_it_at_each_scrape() -> None:
     values, _ = Node().metrics.totals()
     assert (values["gateway_connections"], values["gateway_buffered_bytes"]) == (2, 7)
     assert (values["gateway_received_bytes_total"], values["gateway_deflate_out_bytes_total"]) == (11, 5)
+
+
+def test_what_redis_can_do_for_no_node_makes_none_unready_and_is_told() -> None:
+    node = Node()
+    assert node.condition.impaired() == []
+    node.heartbeat.impaired = "OOM: Redis refuses writes"
+    assert node.condition.reasons() == [] and node.condition.impaired() == ["OOM: Redis refuses writes"]
+    assert node.metrics.totals()[0]["gateway_redis_impaired"] == 1
+
+
+def test_a_lease_on_the_part_that_is_away_is_no_reason() -> None:
+    node = Node()
+    node.heartbeat.reason, node.bus.partial = "lease not renewed", "10.0.0.1:7001 is away"
+    assert node.condition.reasons() == [] and node.condition.impaired() == ["10.0.0.1:7001 is away"]
+    node.bus.partial = None
+    assert node.condition.reasons() == ["lease not renewed"]

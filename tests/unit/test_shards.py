@@ -99,3 +99,29 @@ def test_a_server_that_does_not_tell_its_host_means_where_it_was_asked(host: str
 
 def test_an_ipv6_address_is_told_from_its_port() -> None:
     assert (address("::1", 5), address("h", 5)) == ("[::1]:5", "h:5")
+
+
+NODES = """\
+a 10.0.0.1:7001@17001,one master - 0 1 1 connected 0-5460
+b 10.0.0.2:7002@17002 master,fail - 0 1 2 connected 5461-10922
+c 10.0.0.3:7003@17003 master,fail? - 0 1 3 connected 10923-16383
+d 10.0.0.4:7004@17004 slave,fail a 0 1 1 connected
+
+nonsense
+"""
+
+
+def test_masters_that_have_failed_are_told_from_those_that_are_suspected() -> None:
+    rows = [
+        (0, 5460, (b"10.0.0.1", 7001, b"a")),
+        (5461, 10922, (b"10.0.0.2", 7002, b"b")),
+        (10923, 16383, (b"10.0.0.3", 7003, b"c")),
+    ]
+    shards = learned()
+    version = shards.version
+    shards.learn(rows, "10.0.0.1:7001", NODES)
+    assert shards.failed == {"10.0.0.2:7002"}
+    assert shards.suspected == {"10.0.0.2:7002", "10.0.0.3:7003"}
+    assert shards.version == version, "they still have their slots"
+    shards.learn(rows, "10.0.0.1:7001")
+    assert not shards.failed and not shards.suspected

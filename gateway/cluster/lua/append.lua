@@ -37,6 +37,8 @@ local epoch, top, last = meta[1], whole(meta[2], 1e14), whole(meta[3] or '0', 9e
 if not (epoch and string.find(epoch, '^%w+$') and #epoch <= 64 and top and last) then
   -- There is no meta, or it is not one: the numbering begins anew.
   if meta.err then redis.call('UNLINK', KEYS[2]) end
+  -- A growing write first: a Redis without memory refuses a script's first write, and no later one.
+  redis.call('HSET', KEYS[2], 'epoch', ARGV[7])
   redis.call('UNLINK', KEYS[1])
   epoch, top, last = ARGV[7], 0, 0
 end
