@@ -17,6 +17,7 @@ import pytest
 from gateway.cluster.answers import WrongServer
 from gateway.cluster.keys import Keys
 from gateway.cluster.link import Impaired, Link, Unavailable
+from gateway.cluster.servers import STRAY_LOOKS
 from gateway.cluster.shards import ONLY
 from gateway.metrics import Metrics
 from tests.client import Api, Front
@@ -295,4 +296,33 @@ async def test_refused_writes_are_told_from_other_errors(redis: Redis) -> None:
     finally:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
+        await link.close()
+
+
+async def test_a_name_that_leads_elsewhere_again_and_again_is_followed(
+    redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop, told = asyncio.get_running_loop(), ["127.0.0.1"]
+
+    async def resolve(_host: str, port: int, **_more: Any) -> list[Any]:
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in told]
+
+    link = Link(f"redis://redis.internal:{redis.port}/0", timeout_seconds=5, name="test", metrics=Metrics())
+    left: list[str] = []
+    link.on_left = left.append
+    monkeypatch.setattr(loop, "getaddrinfo", resolve)
+    try:
+        assert await link.ask("PING")
+        subscriber = await link.subscriber(ONLY)
+        told[:] = ["127.0.0.2", "127.0.0.1"]
+        assert not any([await link.moved(ONLY, subscriber) for _ in range(2 * STRAY_LOOKS)]), "one of several"
+        told[:] = ["127.0.0.2"]
+        assert [await link.moved(ONLY, subscriber) for _ in range(STRAY_LOOKS)] == [False] * (STRAY_LOOKS - 1) + [True]
+        assert left == ["Redis has another master now"]
+        with pytest.raises(Unavailable, match=r"redis\.internal"):
+            await link.ask("PING")  # at the new address there is nothing
+        told[:] = ["127.0.0.1"]
+        assert await link.ask("PING")
+        await subscriber.disconnect()
+    finally:
         await link.close()
