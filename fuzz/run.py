@@ -11,10 +11,12 @@ from random import Random
 from typing import Final
 
 from fuzz import api, live, pure
+from fuzz.rows import rows
 from tests.client import Client
 from tests.cluster import Node
 
-NAMES: Final = (*pure.TARGETS, *live.TARGETS, "api")
+LIVE: Final = {**live.TARGETS, "rows": rows}
+NAMES: Final = (*pure.TARGETS, *LIVE, "api")
 PURE_ROUNDS: Final = 40  # of each pure target between two looks at the node
 LIVE_ROUNDS: Final = 12
 WARM_CYCLES: Final = 3
@@ -91,7 +93,7 @@ async def _play(plan: Plan, report: Report, watch: live.Watch, name: str, at: in
         if name in pure.TARGETS:
             report.octets[name] += pure.TARGETS[name](random)
         else:
-            report.octets[name] += await live.TARGETS[name](random, watch)
+            report.octets[name] += await LIVE[name](random, watch)
             await watch.look()
     except Exception as found:
         again = f"make fuzz SEED={plan.seed} TARGETS={name} ROUND={at}"

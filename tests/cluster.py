@@ -172,6 +172,7 @@ class Node(Closing):
         self.address = f"{host.address}:{self.port}"
         self.url = self.api_url = f"http://{self.address}"
         self.ws = f"ws://{self.address}/ws"
+        self.redis_url = redis.url
         told = {
             "host": host.address, "port": self.port, "node": name, "redis_url": redis.url, "namespace": NAMESPACE,
             "jwt_secret": JWT_SECRET, "api_key": API_KEY, **settings,
