@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import random
+import re
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -42,6 +43,9 @@ from gateway.metrics import Metrics
 
 # Enough for one publisher, one registry writer, one beat, and API requests side by side.
 POOL_CONNECTIONS: Final = 16
+
+
+_COMMENT: Final = re.compile(r"^\s*(--.*)?\n|^\s+", re.MULTILINE)  # whole lines of Lua, and indents
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +90,7 @@ class Link:
     def script(self, name: str) -> Script:
         """The Lua step ``lua/{name}.lua``."""
         source = resources.files("gateway.cluster").joinpath("lua", f"{name}.lua").read_text()
+        source = _COMMENT.sub("", source)  # it travels with each publish, and Redis hashes all of it
         script = Script(source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
         self._scripts[script.digest] = script
         return script
