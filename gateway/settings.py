@@ -291,6 +291,11 @@ class Settings:
     wait_replicas: int = _setting(
         0, "replicas that must confirm a publish on a topic with history before it is acknowledged", _integer(0, 16)
     )
+    wait_fsync: bool = _setting(
+        False,
+        "1: it is acknowledged only when Redis, and each of those replicas, has it on disk; Redis 7.2, appendonly yes",
+        _flag,
+    )
     wait_seconds: float = _setting(1.0, "how long they may take; then it is answered 503, 5030", _seconds(0.01, 60))
     drain_seconds: float = _setting(5.0, "window over which a leaving node closes its clients", _seconds(0, 3600))
 
@@ -330,10 +335,10 @@ class Settings:
                 f"GATEWAY_CLIENT_BUFFER_BYTES ({settings.client_buffer_bytes}) must be at least "
                 f"GATEWAY_MAX_MESSAGE_BYTES ({settings.max_message_bytes}), or no client could be sent one"
             )
-        if settings.wait_replicas and settings.wait_seconds >= settings.redis_timeout_seconds:
+        if (settings.wait_replicas or settings.wait_fsync) and settings.wait_seconds >= settings.redis_timeout_seconds:
             raise SettingsError(
                 f"GATEWAY_WAIT_SECONDS ({settings.wait_seconds:g}) must be below GATEWAY_REDIS_TIMEOUT_SECONDS "
-                f"({settings.redis_timeout_seconds:g}), or a slow replica would look like a lost Redis"
+                f"({settings.redis_timeout_seconds:g}), or a slow replica or disk would look like a lost Redis"
             )
         return settings
 

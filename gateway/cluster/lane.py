@@ -42,10 +42,34 @@ Spawn = Callable[[Coroutine[Any, Any, None]], object]
 
 @dataclass(frozen=True, slots=True)
 class Durability:
-    """How many replicas must confirm a durable publish, and how long that may take. 0: Redis alone is enough."""
+    """What must confirm a durable publish, and how long that may take.
+
+    `replicas`: that many must have it; 0: Redis alone is enough. `fsync`: Redis must have written it to its disk, and
+    each of those replicas to its own.
+    """
 
     replicas: int = 0
     seconds: float = 1.0
+    fsync: bool = False
+
+    def command(self) -> Command | None:
+        """The command that waits for it on the connection of the publish; None: there is nothing to wait for."""
+        ms = int(self.seconds * 1000)
+        if self.fsync:
+            return "WAITAOF", 1, self.replicas, ms
+        return ("WAIT", self.replicas, ms) if self.replicas else None
+
+    def lack(self, answer: Any) -> str | None:
+        """What the answer to `command` lacks; None: it confirms."""
+        if isinstance(answer, Exception):
+            needs = "; GATEWAY_WAIT_FSYNC needs Redis 7.2 or newer with appendonly yes" if self.fsync else ""
+            return f"Redis could not confirm: {failure(answer)}{needs}"
+        local, replicas = (int(answer[0]), int(answer[1])) if self.fsync else (1, int(answer))
+        if not local:
+            return f"not on Redis' disk within {self.seconds:g} s"
+        if replicas < self.replicas:
+            return f"confirmed by {replicas} of {self.replicas} replicas"
+        return None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -145,7 +169,7 @@ class Lanes:
         for call in batch:
             groups.setdefault(call.slot, []).append(call)
         try:
-            answers, confirmed = await self._transact(server, list(groups.values()))
+            answers, lack = await self._transact(server, list(groups.values()))
         except Unavailable as error:
             self._servers.doubt()
             for call in batch:
@@ -158,9 +182,9 @@ class Lanes:
             if isinstance(answer, AskError | TryAgainError):  # or moved, which is a kind of the first
                 self._wait(calls[0].slot, [*calls, *lane.take(calls[0].slot)])
             else:
-                self._settle(calls, answer, confirmed)
+                self._settle(calls, answer, lack)
 
-    def _settle(self, calls: Sequence[_Call], answers: list[Any] | Exception, confirmed: int) -> None:
+    def _settle(self, calls: Sequence[_Call], answers: list[Any] | Exception, lack: str | None) -> None:
         if isinstance(answers, Exception):
             self._servers.doubt()
             for call in calls:
@@ -173,19 +197,18 @@ class Lanes:
             refused = next((answer for answer in own if isinstance(answer, Exception)), None)
             if refused is not None:
                 _fail(call, failure(refused))
-            elif confirmed < self._durability.replicas:
-                wanted = self._durability.replicas
-                _fail(call, Unconfirmed(f"published, but confirmed by {confirmed} of {wanted} replicas"))
+            elif lack is not None:
+                _fail(call, Unconfirmed(f"published, but {lack}"))
             elif not call.done.done():
                 call.done.set_result(own)
 
     async def _transact(
         self, server: str, groups: Sequence[Sequence[_Call]]
-    ) -> tuple[list[list[Any] | Exception], int]:
-        """The answers to each of `groups`, or why nothing of it was done; and how many replicas have confirmed all.
+    ) -> tuple[list[list[Any] | Exception], str | None]:
+        """The answers to each of `groups`, or why nothing of it was done; and what their durability lacks.
 
-        WAIT is no part of the transactions (it would not block in one), but of the connection: replicas confirm what
-        this connection has written.
+        WAIT is no part of the transactions (it would not block in one), but of the connection: replicas, and the disk,
+        confirm what this connection has written.
         """
         # MULTI and EXEC by hand: redis-py's transaction would end the pipeline, and give its connection back.
         client = self._servers.at(server)
@@ -198,14 +221,15 @@ class Lanes:
                 pipeline.execute_command(*command)
         if asks_role := self._servers.role_is_due():  # behind the commands: the server was the master for all of them
             pipeline.execute_command("ROLE")
-        if self._durability.replicas:
-            pipeline.execute_command("WAIT", self._durability.replicas, int(self._durability.seconds * 1000))
+        waiting = self._durability.command()
+        if waiting is not None:
+            pipeline.execute_command(*waiting)
         try:
             async with asyncio.timeout(self._timeout):
                 answers = await heeding(pipeline.execute(raise_on_error=False))
         except REDIS_ERRORS as error:
             raise failure(error) from error
-        confirmed = answers.pop() if self._durability.replicas else 0
+        lack = self._durability.lack(answers.pop()) if waiting is not None else None
         if asks_role and self._servers.is_replica(answers.pop()):
             wrong = fault("READONLY")
             await self._servers.leave(server, client, str(wrong))
@@ -214,7 +238,7 @@ class Lanes:
         found = [_group(taken, size) for size in sizes]
         each = itertools.chain.from_iterable(one if isinstance(one, list) else [one] for one in found)
         await self._servers.judge(server, client, each)
-        return found, 0 if isinstance(confirmed, Exception) else confirmed
+        return found, lack
 
 
 class _Lane:

@@ -4,7 +4,7 @@ Every round trip has a deadline and none is retried behind the caller's back: a 
 heard twice. What fails, fails as `Unavailable`. On a Redis Cluster a server that says "not mine" has done nothing, so
 that is no retry: whoever has the slot is asked instead.
 
-What must reach replicas before it is acknowledged has publishers of its own: a replica that is slow or gone holds up
+What must reach replicas or the disk before it is acknowledged has publishers of its own: one that is slow holds up
 nothing else.
 """
 
@@ -84,7 +84,7 @@ class Link:
         self._servers.on_left = self._on_left
         self._scripts: dict[str, Script] = {}
         self._plain = self._durable = Lanes(self._servers, timeout_seconds, metrics, Durability())
-        if durability is not None and durability.replicas:
+        if durability is not None and durability.command() is not None:
             self._durable = Lanes(self._servers, timeout_seconds, metrics, durability)
 
     def script(self, name: str) -> Script:
@@ -241,7 +241,7 @@ class Link:
         transaction for those of each slot: of the others some may be done when this fails.
 
         Raises:
-            Unconfirmed: They are done, but too few replicas confirmed it. Only if `durable`.
+            Unconfirmed: They are done, but not as durable as they must be. Only if `durable`.
             Unavailable: Redis is away or slow, refused one, or too much is waiting for it.
         """
         return await (self._durable if durable else self._plain).send(commands)

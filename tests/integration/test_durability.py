@@ -101,3 +101,20 @@ async def test_a_missing_replica_holds_up_nothing_that_needs_none(
     assert not kept[0].done()
     assert (await kept[0]).json()["error"]["code"] == "unconfirmed"
     assert nodes[0].ready()
+
+
+async def test_a_redis_that_cannot_confirm_its_disk_publishes_and_says_what_it_lacks(
+    cluster: Start, redis: Redis, connect: Connect, api: Of
+) -> None:
+    """WAITAOF came with Redis 7.2, and needs appendonly: the tests' Redis has neither, or only the first."""
+    nodes = cluster(1, wait_fsync=1)
+    client = await connect(nodes[0])
+    await client.subscribe(KEPT)
+    answer = await api(nodes[0]).http.post("/api/publish", json={"topic": KEPT, "data": 1})
+    assert answer.status_code == 503
+    error = answer.json()["error"]
+    assert error["code"] == "unconfirmed"
+    assert "GATEWAY_WAIT_FSYNC needs Redis 7.2 or newer with appendonly yes" in error["message"]
+    await client.hear(type="DATA", data=1)
+    await api(nodes[0]).publish(PLAIN, "not affected")
+    assert nodes[0].ready()

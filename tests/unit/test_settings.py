@@ -92,6 +92,7 @@ def test_an_empty_value_counts_as_not_set(field: dataclasses.Field[object]) -> N
         ("BACKEND_TIMEOUT_SECONDS", "0.5", 0.5),
         ("BACKEND_CONNECTIONS", "1", 1),
         ("WAIT_REPLICAS", "2", 2),
+        ("WAIT_FSYNC", "1", True),
         ("WAIT_SECONDS", "0.01", 0.01),
         ("DRAIN_SECONDS", "0", 0.0),
     ],
@@ -224,6 +225,7 @@ BAD = [
     ("WAIT_REPLICAS", "17"),
     ("WAIT_REPLICAS", "one"),
     ("WAIT_SECONDS", "0"),
+    ("WAIT_FSYNC", "yes"),
 ]
 
 
