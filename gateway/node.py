@@ -57,6 +57,7 @@ from gateway.presence import Presence
 from gateway.reaper import Reaper
 from gateway.relay import Relay
 from gateway.reporter import Reporter
+from gateway.rulewatch import COMPARE_SECONDS, RuleWatch
 from gateway.settings import Settings
 
 
@@ -79,7 +80,7 @@ class Node:
         self._hub = Hub(wake=lambda: self.relay.wake(), evict=lambda subscriber: outbox.evict(subscriber))
         self._link = Link(
             settings.redis_url, timeout_seconds=settings.redis_timeout_seconds, name=f"gateway-{self.id}",
-            metrics=metrics, durability=Durability(settings.wait_replicas, settings.wait_seconds),
+            metrics=metrics, durability=Durability(settings.wait_replicas, settings.wait_seconds, settings.wait_fsync),
         )  # fmt: skip
         self._keys = keys = Keys(settings.namespace, self._link.sharded)
         self.api_keys = apikeys.load(settings)
@@ -87,6 +88,7 @@ class Node:
         self._bus = Bus(self._link, keys.own(self.id), metrics)
         self._attendance = Attendance(self._link, keys, self.id)
         self.presence = Presence(self._attendance, grace_seconds=settings.presence_grace_seconds, now_ms=self._ms)
+        self._rules_digest = rules.digest
         self._outgoing = Outgoing(
             self._link, keys, rules, metrics, max_message_bytes=settings.max_message_bytes, now=now
         )
@@ -218,7 +220,7 @@ class Node:
 
     def _memory(self) -> Memory:
         return Memory(
-            about=lambda: self.condition.row(),
+            about=lambda: {**self.condition.row(), "rules": self._rules_digest},
             client=lambda client_id: self.clients.row(client_id),
             clients=lambda: self.clients.ids(),
             topic=lambda topic: self._hub.count(hub.of_topic(topic)),
@@ -293,6 +295,7 @@ class Node:
         steps.add("services", self._read_services, seconds=self.settings.lease_seconds)
         steps.add("memory", self._redis_memory.check, seconds=memory.CHECK_SECONDS)
         steps.add("rules", self._outgoing.tell_rules, seconds=RULES_LIFE_SECONDS / 24)
+        steps.add("compare rules", RuleWatch(self.registry, self._rules_digest).compare, seconds=COMPARE_SECONDS)
         steps.add("announce", self._announce, seconds=None)
         return steps
 

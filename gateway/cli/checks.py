@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -52,11 +52,25 @@ def _by_the_api(remote: Remote) -> list[Check]:
     found = [_node(node) for node in nodes]
     if not found:
         found = [Check("nodes", False, "none is registered", "ask again in two seconds, then read their logs")]
-    return [api, KEY, Check("Redis", True, "answers the nodes"), *found]
+    return [api, KEY, Check("Redis", True, "answers the nodes"), *found, *_rules(nodes)]
 
 
 def _unasked(*names: str) -> list[Check]:
     return [Check(name, None, "") for name in names]
+
+
+def _rules(nodes: Sequence[Mapping[str, Any]]) -> list[Check]:
+    """Whether all nodes have the same topic rules; nothing where fewer than two say."""
+    by_digest: dict[str, list[str]] = {}
+    for node in nodes:
+        if node.get("rules"):
+            by_digest.setdefault(node["rules"], []).append(node["name"])
+    if sum(map(len, by_digest.values())) < 2:
+        return []
+    if len(by_digest) == 1:
+        return [Check("topic rules", True, "are the same on all nodes")]
+    differ = "; ".join(f"{', '.join(names)}: {digest}" for digest, names in sorted(by_digest.items()))
+    return [Check("topic rules", False, f"differ: {differ}", "restart the nodes that have the old GATEWAY_TOPICS")]
 
 
 def _node(node: Mapping[str, Any]) -> Check:

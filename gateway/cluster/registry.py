@@ -361,6 +361,7 @@ def _node_row(fields: dict[bytes, bytes]) -> dict[str, Any]:
         return {}
     row: dict[str, Any] = {name: rows.text(fields[name.encode()]) for name in _TEXTS}
     datetime.fromisoformat(row["started"])  # raises ValueError
+    row["rules"] = rows.text(fields[b"rules"]) if b"rules" in fields else ""  # gateway 0.1.0 writes none
     return row | {flag: fields.get(flag.encode()) == b"1" for flag in ("ready", "draining", "moving")}
 
 

@@ -6,6 +6,7 @@ docs/topics.md describes the file; `gateway/topics.toml` is the one that holds i
 from __future__ import annotations
 
 import enum
+import hashlib
 import re
 import tomllib
 from collections.abc import Sequence
@@ -119,6 +120,15 @@ class TopicRules:
         names = [{rule.pattern, *rule.aliases} for rule in rules if rule.aliases]
         self._names = {name: tuple(sorted(group)) for group in names for name in group}
         self.of = lru_cache(maxsize=65_536)(self._of)
+
+    @property
+    def digest(self) -> str:
+        """16 hexadecimal digits, the same for files that say the same: nodes with another digest have other rules."""
+        said = [
+            [(f.name, repr(value)) for f in fields(rule) if (value := getattr(rule, f.name)) != f.default]
+            for rule in self._rules
+        ]
+        return hashlib.sha256(repr(said).encode()).hexdigest()[:16]
 
     def _of(self, topic: str) -> Rule:
         """The rule for `topic`: the first whose pattern, or one of whose aliases, matches."""

@@ -97,6 +97,7 @@ SCHEMAS: Final[Schema] = {
         path={"type": "string", "description": "Of its socket", "examples": ["/ws"]},
         version={"type": "string"},
         started=TIME,
+        rules={"type": "string", "description": "Digest of its topic rules; nodes that differ have other rules"},
         clients=COUNT,
         topics={**COUNT, "description": "Topics that its clients hear"},
         ready={"type": "boolean", "description": "Whether it takes new clients"},

@@ -634,6 +634,14 @@ def test_a_node_that_is_not_ready_is_named_with_where_to_look(shell: Shell) -> N
     assert "-> http://10.0.0.2:9000/readyz says why" in shell.run("check").stdout
 
 
+def test_nodes_with_other_topic_rules_are_named(shell: Shell) -> None:
+    shell.answer = Cluster(node("n1.0", rules="aa"), node("n2.0", rules="aa"), node("n3.0", rules=""))
+    assert checked(shell)["topic rules"] is True
+    shell.answer = Cluster(node("n1.0", rules="aa"), node("n2.0", rules="bb"), node("n3.0", rules="aa"))
+    assert checked(shell)["topic rules"] is False
+    assert "differ: n1.0, n3.0: aa; n2.0: bb" in shell.run("check").stdout
+
+
 def test_no_nodes_are_not_well(shell: Shell) -> None:
     shell.answer = Cluster()
     assert checked(shell)["nodes"] is False

@@ -309,3 +309,12 @@ def test_a_rule_has_a_source(source: str) -> None:
 def test_a_bad_source_is_named(source: str, says: str) -> None:
     with pytest.raises(topics.RulesError, match=says):
         topics.parse(source_rule(pattern='"a:*:*"', source=source), "t")
+
+
+def test_the_digest_is_the_same_for_files_that_say_the_same_and_for_no_others() -> None:
+    said = '[[topic]]\npattern = "a"\nhistory = 5\n'
+    same = '# a comment\n[[topic]]\nhistory = 5\npattern = "a"\npresence = false\n'
+    assert topics.parse(said, "f").digest == topics.parse(same, "f").digest
+    assert re.fullmatch("[0-9a-f]{16}", topics.parse(said, "f").digest)
+    others = [said.replace("5", "6"), said + '[[topic]]\npattern = "b"\n', said.replace('"a"', '"b"'), ""]
+    assert len({topics.parse(text, "f").digest for text in [said, *others]}) == 5

@@ -1,0 +1,33 @@
+"""Warns of nodes whose topic rules differ from this node's: they deliver everything, but recover and show less."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from gateway.cluster.registry import Registry
+from gateway.logs import logger
+
+COMPARE_SECONDS: Final = 30.0
+
+
+class RuleWatch:
+    """Compares the digest of this node's topic rules with those in the rows of the other nodes."""
+
+    def __init__(self, registry: Registry, digest: str) -> None:
+        self._registry = registry
+        self._digest = digest
+        self._warned: set[str] = set()  # digests that some living node has
+
+    async def compare(self) -> None:
+        """Log one warning for each digest that is not this node's, with the nodes that have it.
+
+        Raises:
+            Unavailable: Redis did not answer in time.
+        """
+        nodes: dict[str, list[str]] = {}
+        for row in await self._registry.nodes():
+            if row["rules"] not in ("", self._digest):  # gateway 0.1.0 has none
+                nodes.setdefault(row["rules"], []).append(row["id"])
+        for digest in nodes.keys() - self._warned:
+            logger().warning("nodes have other topic rules", own=self._digest, other=digest, nodes=nodes[digest])
+        self._warned = set(nodes)
