@@ -208,7 +208,7 @@ class Streams:
         self._audience.gap(topic)
 
     async def _renew(self, topic: str, stream: _Stream, epoch: str) -> None:
-        self._log.error("stream lost messages, renewing its epoch", topic=topic, epoch=epoch)
+        self._log.warning("stream lost messages, renewing its epoch", topic=topic, epoch=epoch)
         while self._streams.get(topic) is stream:
             try:
                 renewed = await self._history.renew(topic, epoch)
