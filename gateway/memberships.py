@@ -153,8 +153,10 @@ class Memberships:
         """Let the client hear the topics, and acknowledge when it does."""
         if connection.stage is not Stage.OPEN:
             return
-        personal = self._identify(connection) if effect.login else []
-        self._enter(connection, personal)
+        personal: list[str] = []
+        if effect.login:
+            personal = self._identify(connection)
+            self._enter(connection, personal)
         others = self._subscribing.get(connection, {})
         if len(others) >= MAX_WAITING:
             self._relay.join(personal, None)
@@ -164,10 +166,15 @@ class Memberships:
         topics = effect.topics
         places = {topic: effect.recover[topic] for topic in topics if topic in effect.recover}
         asked = _Subscribe(topics, [*map(hub.of_topic, topics), *personal], effect.request_id, places)
+        confirmed = self._relay.join(asked.audiences, asked.confirmed.set)
+        if confirmed and all(map(self._relay.is_plain, topics)):  # the usual case: nothing is sent first
+            self._enter(connection, asked.audiences)
+            self._acknowledge(connection, asked)
+            return
         for topic in topics:
             self._hub.join(connection, hub.joining(topic))
         steps = self._let_in(connection, asked)
-        if self._relay.join(asked.audiences, asked.confirmed.set):
+        if confirmed:
             asked.confirmed.set()
             try:
                 self._relay.catch_up(places)

@@ -88,6 +88,9 @@ class Relay:
         for confirmed in waiting:
             confirmed()
 
+    def is_plain(self, topic: str) -> bool:
+        return not topic.startswith(("kept", "last", "room"))
+
     def is_ready(self, topic: str) -> bool:
         return topic not in self.unready
 

@@ -1,0 +1,119 @@
+"""A connection that closes at any moment leaves nothing behind in its node."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import orjson
+import pytest
+from uvicorn.config import Config
+from uvicorn.server import ServerState
+
+from gateway.core.identity import Identity
+from gateway.transport.connection import Connection, Stage
+from gateway.transport.eventstream import EventStream
+from gateway.transport.socket import Socket
+from tests.raw import frame
+from tests.unit.test_failing import House, Wire, broken
+
+SAID: list[dict[str, Any]] = [
+    {"type": "SUBSCRIBE", "topics": ["a", "kept"], "requestId": "1"},
+    {"type": "AUTH", "authToken": "ann"},
+    {"type": "SUBSCRIBE", "topics": ["kept", "b"], "authToken": "bob", "requestId": "2"},
+    {"type": "UNSUBSCRIBE", "topics": ["a"], "requestId": "3"},
+    {"type": "ping", "timestamp": 1},
+    {"type": "SUBSCRIBE", "topics": ["c"], "requestId": "4"},
+]
+
+
+class Breaking(Wire):
+    """Ends the connection amid the write that comes after so many; `slow`: it takes nothing any more instead."""
+
+    def __init__(self, writes: int, slow: bool) -> None:
+        super().__init__()
+        self.writes = writes
+        self.slow = slow
+        self.socket: Socket | None = None
+
+    def write(self, data: Any) -> None:
+        assert self.socket is not None
+        self.writes -= 1
+        if self.writes >= 0:
+            super().write(data)
+        elif not self.slow:
+            self.socket.connection_lost(None)
+
+    def get_write_buffer_size(self) -> int:
+        assert self.socket is not None
+        if self.slow and self.writes <= 0:
+            self.socket.pause_writing()
+            return 1 << 30
+        return 0
+
+    def abort(self) -> None:
+        assert self.socket is not None
+        self.socket.connection_lost(None)
+
+
+def verify(token: str | None) -> Identity:
+    return Identity(token, None, None)
+
+
+def house() -> House:
+    left: list[Connection] = []
+    relay = broken(
+        is_plain=lambda topic: topic != "kept", has_history=lambda _: False, has_presence=lambda _: False,
+        snapshot=lambda _: b'{"type":"DATA"}', abandon=lambda *_: None,
+    )  # fmt: skip
+    found = House(relay, verify)
+    cast(Any, found.clients._admission).leave = left.append
+    return found
+
+
+def assert_no_trace(found: House, connection: Connection) -> None:
+    clients = found.clients
+    assert connection.stage in (Stage.CLOSED, Stage.CLOSING)
+    assert not list(clients._hub)
+    assert not connection.audiences
+    assert len(clients) == 0
+    assert not clients.event_streams._streams
+    assert not clients.limits._backlog._holders
+    assert not clients._memberships._subscribing
+    assert not clients._memberships._unanswered
+
+
+@pytest.mark.parametrize("slow", [False, True], ids=["it breaks", "it takes nothing"])
+@pytest.mark.parametrize("writes", range(9))
+async def test_a_socket_that_ends_amid_any_write(writes: int, slow: bool) -> None:
+    found = house()
+    found.connection.connection_lost(None)
+    wire = Breaking(writes, slow)
+    connection = wire.socket = Socket(Config(lambda: None, ws="none"), ServerState(), {})
+    connection.connection_made(wire)
+    assert connection._handshake is not None
+    connection._handshake.cancel()
+    connection.accepted(deflates=False)
+    found.clients.admit(connection, Identity("first", None, None), "", "")
+    for message in SAID:
+        connection.data_received(frame(1, orjson.dumps(message)))
+    connection.connection_lost(None)
+    assert_no_trace(found, connection)
+
+
+@pytest.mark.parametrize("sends", range(9))
+async def test_an_event_stream_that_ends_amid_any_send(sends: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = house()
+    found.connection.connection_lost(None)
+    stream = EventStream("sse", found.clients.event_streams)
+    send, left = EventStream.send, iter(range(sends))
+
+    def breaking(self: EventStream, data: bytes) -> bool:
+        if next(left, None) is None:
+            self.end()
+        return send(self, data)
+
+    monkeypatch.setattr(EventStream, "send", breaking)
+    found.clients.admit(stream, Identity("first", None, None), "", "")
+    stream.say(b"\n".join(map(orjson.dumps, SAID)))
+    stream.end()
+    assert_no_trace(found, stream)
