@@ -121,7 +121,7 @@ class Errands:
             ProtocolError: Redis is nearly full, 5030; or there is not enough left, 4029.
             Unavailable: Redis did not answer in time.
         """
-        size = self._relay.stored_bytes(publication)
+        size, streams = self._relay.stored(publication)
         if not size:
             return
         if self._budgets.memory.full:
@@ -130,7 +130,7 @@ class Errands:
             raise ProtocolError(Code.UNAVAILABLE, message, request_id)
         user, ip = connection.session.identity.user, connection.facts.ip
         who = f"user:{user}" if user is not None else f"address:{self._budgets.sources.of(ip) or ip}"
-        if not await self._budgets.allowance.take(who, size):
+        if not await self._budgets.allowance.take(who, size, streams):
             self._metrics.limited.labels("stored_bytes").inc()
             message = (
                 f"{publication.topic} keeps messages, and those of this user take too many bytes a day "

@@ -78,9 +78,9 @@ class Relay:
         """Publish all of them, or none, as `Outgoing.publish`."""
         return await self._outgoing.publish(publications, said_ms)
 
-    def stored_bytes(self, publication: Publication) -> int:
-        """What Redis keeps for `publication`, about; 0: nothing."""
-        return self._outgoing.stored_bytes(publication)
+    def stored(self, publication: Publication) -> tuple[int, list[str]]:
+        """As `Outgoing.stored`."""
+        return self._outgoing.stored(publication)
 
     async def forward(self, node_id: str, said: bytes) -> bool:
         """Have another node hear what is said in one of its event streams. False: there is no such node.

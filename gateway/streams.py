@@ -14,7 +14,7 @@ from gateway.cluster.history import MAX_READ, NO_TOP, History, Top
 from gateway.cluster.link import Unavailable
 from gateway.core.position import Position, is_unborn
 from gateway.core.sequence import Entry, Sequence
-from gateway.core.topics import TopicRules
+from gateway.core.topics import Rule, TopicRules
 from gateway.logs import logger
 from gateway.metrics import Metrics
 
@@ -35,8 +35,8 @@ class Audience(Protocol):
 class _Stream:
     __slots__ = ("busy", "losses", "sequence", "suspect", "waiters")
 
-    def __init__(self, keep: int) -> None:
-        self.sequence = Sequence(keep)
+    def __init__(self, rule: Rule) -> None:
+        self.sequence = Sequence(min(rule.history, MAX_READ), rule.history_bytes)
         self.waiters: list[asyncio.Future[None]] = []
         self.busy = False  # a reader is at work
         self.suspect: Top | None = None  # the top in Redis, when last compared
@@ -72,7 +72,7 @@ class Streams:
         """Open the topic if it is not, and wait until its place is known and nothing is being repaired."""
         stream = self._streams.get(topic)
         if stream is None:
-            stream = self._streams[topic] = _Stream(min(self._rules.of(topic).history, MAX_READ))
+            stream = self._streams[topic] = _Stream(self._rules.of(topic))
         if stream.sequence.wanted:
             waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             stream.waiters.append(waiter)

@@ -64,7 +64,7 @@ class History:
         return self._append.whole([self._keys.history(topic), meta, answered, last], [
             channel, message.header(), message.text, rule.history, rule.history_seconds * 1000, message.published_ms,
             secrets.token_hex(4), key or "", IDEMPOTENCY_MS, message.exclude or "",
-            *(fence or NO_FENCE), self._link.publish_command(channel), META_MS,
+            *(fence or NO_FENCE), self._link.publish_command(channel), META_MS, rule.history_bytes,
         ])  # fmt: skip
 
     async def read(self, topic: str, first: int | None, count: int = MAX_READ, *, compare: bool = True) -> Page:

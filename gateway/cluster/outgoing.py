@@ -28,7 +28,8 @@ MAX_MESSAGE_BYTES: Final = 1 << 20  # where no node's setting says otherwise
 MAX_RULES_BYTES: Final = 256 << 10
 RULES_SECONDS: Final = 30.0  # so long are rules believed that were read from Redis
 RULES_LIFE_SECONDS: Final = 86_400  # in Redis; nodes write them again every hour
-TOPIC_BYTES: Final = 1024  # beside a message's text: its entry, and the rows of a topic that it may be the first of
+MARGIN_BYTES: Final = 256  # what a message is longer by when it has its place, and what is counted beside its text
+MESSAGE_BYTES: Final = 1024  # beside a message's text: its entry, and the topic's other rows
 
 
 class TooLarge(ValueError):
@@ -81,6 +82,12 @@ class Outgoing:
                 text = replies.data(publication, topic, protocol.iso(said_ms or now))
                 if len(text) > self._max_bytes:
                     raise TooLarge(f"message for {topic} has {len(text)} bytes; {self._max_bytes} may be")
+                rule = self._rules.of(topic)
+                if publication.to is None and rule.history and len(text) + MARGIN_BYTES > rule.history_bytes:
+                    raise TooLarge(
+                        f"message for {topic} has {len(text)} bytes, more than the topic keeps in all: "
+                        f"{rule.history_bytes} (history_bytes of its rule)"
+                    )
                 commands.append(self._command(publication, topic, text, now, fence))
                 durable |= publication.to is None and bool(self._rules.of(topic).history)
         try:
@@ -96,17 +103,17 @@ class Outgoing:
         self._metrics.publishes.labels("ok").inc(len(publications))
         return [_position(answers[at]) for at in places]
 
-    def stored_bytes(self, publication: Publication) -> int:
-        """What Redis keeps for `publication`, about; 0: nothing. A topic's own rows are part of it."""
-        if publication.to is not None:
-            return 0
-        size = 0
-        for topic in self._names(publication):
+    def stored(self, publication: Publication) -> tuple[int, list[str]]:
+        """How many bytes Redis keeps for `publication`, about, 0: none; and the keys of the streams that it goes to."""
+        size, streams = 0, []
+        for topic in self._names(publication) if publication.to is None else ():
             rule = self._rules.of(topic)
             copies = bool(rule.history) + rule.snapshot
             if copies:
-                size += copies * len(replies.data(publication, topic, "")) + TOPIC_BYTES
-        return size
+                size += copies * len(replies.data(publication, topic, "")) + MESSAGE_BYTES
+            if rule.history:
+                streams.append(self._keys.history(topic))
+        return size, streams
 
     async def tell_rules(self) -> None:
         """Write the rules for programs that publish straight on Redis.

@@ -11,13 +11,17 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from collections.abc import Sequence
 from typing import Final
 
 from gateway.cluster.keys import Keys
-from gateway.cluster.link import Impaired, Link
+from gateway.cluster.link import Command, Impaired, Link
 from gateway.core.rates import BURST_SECONDS, Purse, Rate
 
 ALLOWANCE_SECONDS: Final = 86_400  # a day: in which a used up allowance is full again
+STREAM_BYTES: Final = 4608  # Redis allocates 4 KiB for a stream's first messages
+# How quota.lua takes tokens.
+AS_MANY_AS_THERE_ARE, ALL_OR_NONE, IN_ANY_CASE = 0, 1, 2
 
 
 class Allowance:
@@ -34,20 +38,30 @@ class Allowance:
         self._size = size
         self._script = link.script("quota")
 
-    async def take(self, who: str, size: int) -> bool:
+    async def take(self, who: str, size: int, streams: Sequence[str]) -> bool:
         """Take `size` bytes of the allowance of `who`, all of it if they are more. False: there are not so many left.
+
+        For each of the `streams` (keys) that does not exist it is charged `STREAM_BYTES` more, into debt if need be.
 
         Raises:
             Unavailable: Redis did not answer in time.
         """
         if not self._size:
             return True
-        wanted = min(size, self._size)
-        arguments = [self._size / ALLOWANCE_SECONDS, ALLOWANCE_SECONDS, wanted, 1]
         try:
-            return bool(await self._link.ask(*self._script([self._keys.allowance(who)], arguments)))
+            granted, *there = await self._link.ask_all(
+                [self._charge(who, size, ALL_OR_NONE), *(("EXISTS", stream) for stream in streams)]
+            )
+            made = there.count(0)
+            if granted and made:
+                await self._link.ask(*self._charge(who, made * STREAM_BYTES, IN_ANY_CASE))
         except Impaired:
             return True  # nothing can be counted: either nothing can be kept now, or only this user's slot is away
+        return bool(granted)
+
+    def _charge(self, who: str, size: int, how: int) -> Command:
+        arguments = [self._size / ALLOWANCE_SECONDS, ALLOWANCE_SECONDS, min(size, self._size), how]
+        return self._script([self._keys.allowance(who)], arguments)
 
 
 class Quota:
@@ -77,7 +91,7 @@ class Quota:
         wanted = purse.wanted(now)
         if not wanted:
             return False
-        arguments = [self._rate.per_second, BURST_SECONDS, wanted, 0]
+        arguments = [self._rate.per_second, BURST_SECONDS, wanted, AS_MANY_AS_THERE_ARE]
         try:
             granted = await self._link.ask(*self._script([self._keys.quota(user)], arguments))
         except Impaired:

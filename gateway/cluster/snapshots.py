@@ -12,6 +12,7 @@ from gateway.cluster.leader import NO_FENCE, Fence
 from gateway.cluster.link import Command, Link, Refused
 
 MAX_TEXT_BYTES: Final = 32 << 20  # of a last value that is read: Redis ends a subscriber that lags behind by more
+KEEP_MS: Final = 7 * 86_400_000  # so long is the last value of a topic without history kept
 
 
 class Snapshots:
@@ -29,8 +30,9 @@ class Snapshots:
 
         Or the newest token, in a list, if `fence` shuts it out.
         """
-        arguments = [channel, message.header(), message.text, *(fence or NO_FENCE), self._link.publish_command(channel)]
-        return self._keep.whole([self._keys.snapshot(topic)], arguments)
+        return self._keep.whole([self._keys.snapshot(topic)], [
+            channel, message.header(), message.text, *(fence or NO_FENCE), self._link.publish_command(channel), KEEP_MS,
+        ])  # fmt: skip
 
     def settled(self, topic: str) -> bool:
         """Whether this node has the topic's last value, or knows that there is none."""

@@ -19,12 +19,12 @@ pub/sub it does so only if Redis is known to have lost nothing.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence as Listing
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from gateway.core.position import Position, is_unborn, later, same_beginning
+from gateway.core.recent import HISTORY_BYTES, Recent
 
 # Live messages held while the stream is read. Beyond it they are dropped, and the stream is read once more.
 MAX_HELD: Final = 1000
@@ -87,8 +87,8 @@ class Settled:
 class Sequence:
     """The node's place in one topic: `epoch`, `offset` and `mark` of the last message given to its subscribers.
 
-    It keeps the last `keep` messages, as many as the stream: clients that come back find what they missed here, and a
-    thousand of them at once cost no read.
+    It keeps the last `keep` messages, at most `size` bytes of them, as the stream does: clients that come back find
+    what they missed here, and a thousand of them at once cost no read.
     """
 
     __slots__ = (
@@ -96,7 +96,7 @@ class Sequence:
         "offset", "wanted",
     )  # fmt: skip
 
-    def __init__(self, keep: int) -> None:
+    def __init__(self, keep: int, size: int = HISTORY_BYTES) -> None:
         self.epoch: str | None = None  # None: nothing is known yet
         self.offset = 0
         self.mark = 0
@@ -105,7 +105,7 @@ class Sequence:
         self._asked = 0  # so many of them were held when the stream was read
         self._again = False  # what is being read now may be old by the time it arrives
         self._parted = False  # the stream does not have our last message: its newest are read
-        self._recent: deque[Entry] = deque(maxlen=keep)
+        self._recent: Recent[Entry] = Recent(keep, size)
         self._beginning: str | None = None  # the unborn epoch whose position is the one before the first message
         self._old = 0  # messages up to this mark are older than the opening, or than the last gap that was reported
         self._unsure = -1  # positions up to this offset cannot be recovered from

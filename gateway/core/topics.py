@@ -14,6 +14,8 @@ from dataclasses import dataclass, fields
 from functools import lru_cache
 from typing import Any, Final, Literal
 
+from gateway.core.recent import HISTORY_BYTES
+
 MAX_TOPIC_LENGTH: Final = 200
 MAX_STARS: Final = 9  # in a pattern, whoever wrote it: a source can name nine
 MAX_RULES: Final = 1000  # in a file: each topic seen for the first time is compared with all of them
@@ -40,6 +42,7 @@ OWNED: Final = (":*", "/*")  # how a pattern ends whose topics have owners
 
 MAX_HISTORY: Final = 100_000
 MAX_HISTORY_SECONDS: Final = 30 * 86_400
+MAX_HISTORY_BYTES: Final = 1 << 30
 MAX_CONFLATE_MS: Final = 60_000
 MAX_SOURCE_SECONDS: Final = 86_400
 
@@ -71,6 +74,7 @@ class Rule:
     pattern: str
     history: int = 0  # messages kept; 0: none
     history_seconds: int = 3600  # and for how long
+    history_bytes: int = HISTORY_BYTES  # and at most so many bytes of them, 64 for each message beside its text
     snapshot: bool = False  # the last value comes with the subscription
     presence: bool = False  # who is here is told
     subscribe: Need = Need.ANYONE
@@ -253,6 +257,7 @@ def _rule(table: dict[str, Any]) -> Rule:
         raise ValueError(f"pattern must be {PATTERN_FORM}")
     for name, low, high in (
         ("history", 0, MAX_HISTORY), ("history_seconds", 1, MAX_HISTORY_SECONDS), ("conflate_ms", 0, MAX_CONFLATE_MS),
+        ("history_bytes", 1024, MAX_HISTORY_BYTES),
         ("source_seconds", 1, MAX_SOURCE_SECONDS), ("source_stale_seconds", 0, MAX_SOURCE_SECONDS),
     ):  # fmt: skip
         value = table.get(name, low)

@@ -4,7 +4,8 @@
 -- ARGV: 1 channel, 2 header of the envelope, 3 text of the message (a JSON object), 4 messages to keep,
 -- 5 ms to keep them, 6 now in ms, 7 epoch to begin with if there is none, 8 idempotency key or '', 9 ms it is good for,
 -- 10 client who is not to be sent it, or '', 11 singleton that says it, or '', 12 its fencing token, 13 end of its lease in
--- ms, in Redis' own time, 14 PUBLISH, or SPUBLISH on a cluster, 15 ms that the meta and the last value outlive the last message.
+-- ms, in Redis' own time, 14 PUBLISH, or SPUBLISH on a cluster, 15 ms that the meta and the last value outlive the last message,
+-- 16 bytes to keep, 64 for each message beside its text.
 -- Returns epoch, offset, mark, and 1 if the idempotency key had been answered before (then nothing was published);
 -- or { newest token } if the singleton's lease has ended or a newer token was here: then nothing was published either.
 
@@ -32,15 +33,18 @@ if ARGV[8] ~= '' then
   end
 end
 
-local meta = redis.pcall('HMGET', KEYS[2], 'epoch', 'top', 'mark')
+local meta = redis.pcall('HMGET', KEYS[2], 'epoch', 'top', 'mark', 'bytes', 'floor')
 local epoch, top, last = meta[1], whole(meta[2], 1e14), whole(meta[3] or '0', 9e15)
+-- Bytes of all messages that were ever added; and of those that were so before the oldest that is kept, when that was last
+-- looked at.
+local bytes, floor = whole(meta[4] or '0', 9e15) or 0, whole(meta[5] or '0', 9e15) or 0
 if not (epoch and string.find(epoch, '^%w+$') and #epoch <= 64 and top and last) then
   -- There is no meta, or it is not one: the numbering begins anew.
   if meta.err then redis.call('UNLINK', KEYS[2]) end
   -- A growing write first: a Redis without memory refuses a script's first write, and no later one.
   redis.call('HSET', KEYS[2], 'epoch', ARGV[7])
   redis.call('UNLINK', KEYS[1])
-  epoch, top, last = ARGV[7], 0, 0
+  epoch, top, last, bytes, floor = ARGV[7], 0, 0, 0, 0
 end
 -- The mark tells this message from any other that was given, or will be given, the same offset: Redis' time in us,
 -- which grows even where the clock does not.
@@ -49,18 +53,43 @@ local function add()
   local text = string.sub(ARGV[3], 1, -2)
     .. string.format(',"offset":%.0f,"epoch":"%s","mark":%.0f}', top + 1, epoch, mark)
   return text, redis.pcall('XADD', KEYS[1], 'MAXLEN', ARGV[4], written(top + 1) .. '-0', 't', ARGV[6], 'm', text,
-    'x', ARGV[10], 'k', written(mark), 'p', written(last))
+    'x', ARGV[10], 'k', written(mark), 'p', written(last), 'c', written(bytes + #text + 64))
 end
 local text, added = add()
 if type(added) == 'table' and added.err and (string.find(added.err, 'WRONGTYPE') or string.find(added.err, 'The ID')) then
   -- The stream is none, or goes beyond what its meta says: the numbering begins anew here too.
   redis.call('UNLINK', KEYS[1])
-  epoch, top, last = ARGV[7], 0, 0
+  epoch, top, last, bytes, floor = ARGV[7], 0, 0, 0, 0
   text, added = add()
 end
 if type(added) == 'table' and added.err then return redis.error_reply(added.err) end
 local offset = top + 1
-redis.call('HSET', KEYS[2], 'epoch', epoch, 'top', written(offset), 'mark', written(mark))
+bytes = bytes + #text + 64
+if bytes - floor > tonumber(ARGV[16]) then
+  -- More may be kept than the topic may have. The oldest are read, one, two, four at a time, up to the first that stays: a
+  -- message makes as many bytes go as it has, so this costs no more than adding it.
+  local from, number, stays = '-', 1, nil
+  while not stays do
+    local oldest = redis.call('XRANGE', KEYS[1], from, '+', 'COUNT', number)
+    if #oldest == 0 then break end
+    for _, entry in ipairs(oldest) do
+      local counted, size = 0, 0 -- 0.1.0 did not count
+      for at = 1, #entry[2], 2 do
+        if entry[2][at] == 'c' then counted = whole(entry[2][at + 1], 9e15) or 0 end
+        if entry[2][at] == 'm' then size = #entry[2][at + 1] + 64 end
+      end
+      floor = math.max(0, counted - size)
+      if bytes - floor <= tonumber(ARGV[16]) then
+        stays = entry[1]
+        break
+      end
+    end
+    from, number = '(' .. oldest[#oldest][1], 2 * number
+  end
+  if stays then redis.call('XTRIM', KEYS[1], 'MINID', stays) end
+end
+redis.call('HSET', KEYS[2], 'epoch', epoch, 'top', written(offset), 'mark', written(mark), 'bytes', written(bytes),
+  'floor', written(floor))
 if offset % 32 == 1 then
   -- The oldest that are past their time go too: more than came in since the last time, and read one at a time.
   for _ = 1, 64 do
