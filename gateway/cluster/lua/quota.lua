@@ -7,7 +7,7 @@ local time = redis.call('TIME')
 local now = time[1] + time[2] / 1000000
 local held = redis.pcall('GET', KEYS[1])
 local spent = type(held) ~= 'table' and tonumber(held or 0) or 0 -- of another type, or no number: a full bucket
-if not (spent <= now + 1) then spent = 0 end -- no gateway writes a later moment
+if not (spent <= now + ARGV[2] + 1) then spent = 0 end -- a debt is at most a full bucket: no gateway wrote it
 spent = math.max(spent, now - ARGV[2])
 local granted = math.min(tonumber(ARGV[3]), math.floor((now - spent) * ARGV[1] + 0.000001))
 if ARGV[4] == '2' then granted = tonumber(ARGV[3]) end
