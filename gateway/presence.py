@@ -20,7 +20,7 @@ from gateway.logs import StateLog
 
 BATCH_SECONDS: Final = 0.1
 MAX_WAITING: Final = 1000  # words of other nodes that wait while a topic is read
-CHECKED: Final = 2000  # commands of one check: topics times living nodes
+CHECKED: Final = 500  # commands of one check: topics times living nodes
 TOPICS: Final = 100  # written, read or shown side by side
 MAX_LISTED: Final = 1000  # people; where there are more, only their number is told
 
@@ -150,6 +150,9 @@ class Presence:
         Raises:
             Unavailable: Redis did not answer in time.
         """
+        if not self._rooms:
+            self._nodes, self._absent, self._suspects = set(), set(), set()
+            return
         living = await self._attendance.living()
         if self._attendance.node_id not in living:
             return  # the index of nodes was lost: it says nothing about others either

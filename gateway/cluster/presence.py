@@ -77,7 +77,8 @@ class Attendance:
         """
         own = [("PEXPIRE", self._keys.people(self.node_id, topic), PEOPLE_MS) for topic in topics]
         counts = [("HLEN", self._keys.people(node_id, topic)) for topic in topics for node_id in nodes]
-        answers = (await self._link.ask_each([*own, *counts]))[len(own) :]
+        await self._link.ask_each(own)
+        answers = await self._link.reads.ask_each(counts)
         found: list[int | None] = []
         for at in range(0, len(answers), len(nodes)):
             some = [answer for answer in answers[at : at + len(nodes)] if isinstance(answer, int)]

@@ -372,3 +372,10 @@ async def test_a_check_looks_at_some_topics_and_the_next_at_others() -> None:
     assert len(asked) == TOPICS
     await at.presence.check()
     assert sorted(asked) == sorted(topics)
+
+
+@in_virtual_time
+async def test_without_a_topic_a_check_asks_redis_nothing() -> None:
+    at = At()
+    cast(Any, at.rows).living = cast(Any, at.rows).count = None
+    await at.presence.check()
