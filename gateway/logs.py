@@ -219,3 +219,25 @@ class StateLog:
         if self._reason is not None:
             self._reason = None
             logger().info(self._over, **self._about, seconds=round(self._now() - self._began, 1))
+
+
+class RareLog:
+    """Logs an event that may come with each message at most every ten seconds, with the number of those not logged.
+
+    `now` gives seconds.
+    """
+
+    def __init__(self, event: str, now: Callable[[], float] = time.monotonic) -> None:
+        self._event = event
+        self._now = now
+        self._logged = -math.inf
+        self._skipped = 0
+
+    def warning(self, **fields: Any) -> None:
+        """It happened."""
+        now = self._now()
+        if now - self._logged < CHANGE_SECONDS:
+            self._skipped += 1
+            return
+        skipped, self._skipped, self._logged = self._skipped, 0, now
+        logger().warning(self._event, **fields, **({"not_logged": skipped} if skipped else {}))

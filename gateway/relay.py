@@ -29,7 +29,7 @@ from gateway.core.protocol import ProtocolError
 from gateway.core.publication import Publication
 from gateway.core.sequence import Entry
 from gateway.core.topics import TopicRules, is_reserved
-from gateway.logs import logger
+from gateway.logs import RareLog, logger
 from gateway.metrics import Metrics
 from gateway.presence import MAX_LISTED, Presence, listed
 from gateway.streams import Streams
@@ -64,6 +64,7 @@ class Relay:
         self._history = History(link, keys, now)
         self.streams = Streams(self._history, rules, self, metrics, spawn)
         self.snapshots = Snapshots(link, keys)
+        self._refusals = RareLog("a message of ws:broadcast was not passed on")
         self._spawn = spawn
         self._relayed = metrics.relayed.labels("audience")  # looked up for each, it would cost as much as counting
         self._conflation = Conflation(hub)
@@ -373,7 +374,7 @@ class Relay:
                 await self.publish([publication], said_ms)
         except (Unavailable, TooLarge) as error:
             self._metrics.relayed.labels("refused").inc()
-            logger().warning("a message of ws:broadcast was not passed on", topic=publication.topic, reason=str(error))
+            self._refusals.warning(topic=publication.topic, reason=str(error))
 
     def wake(self) -> None:
         """The hub has something to hand out: do it when this turn of the loop has read all that waits."""

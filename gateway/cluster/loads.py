@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from gateway.cluster.entries import Entries
 from gateway.cluster.link import Unavailable
-from gateway.logs import logger
+from gateway.logs import RareLog
 from gateway.metrics import Metrics
 
 RECHECK_SECONDS: Final = 1.0  # who waits for a notice looks itself this often: one may be lost with the bus
@@ -54,7 +54,7 @@ class Loads:
         self._spawn = spawn
         self._flights: dict[str, asyncio.Future[bytes]] = {}
         self.waiting: dict[str, list[asyncio.Event]] = {}  # by key: who is to look again when it changes
-        self._log = logger()
+        self._failures = RareLog("a stale value was not loaded anew")
         entries.on_changed = self._changed
 
     async def text_of(self, order: Order) -> bytes:
@@ -145,7 +145,7 @@ class Loads:
         try:
             await self._load_and_keep(order, token, deadline)
         except Exception as error:  # the stale value has been given already; the next who asks tries again
-            self._log.warning("a stale value was not loaded anew", reason=f"{type(error).__name__}: {error}")
+            self._failures.warning(reason=f"{type(error).__name__}: {error}")
 
     @contextmanager
     def _news(self, key: str) -> Iterator[asyncio.Event]:

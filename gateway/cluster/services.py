@@ -69,6 +69,7 @@ class ServiceManager:
         self._order: list[str] = []
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._started = False
+        self._refused: set[str] = set()  # services that Redis lists no more, which was logged
         self._dirty: set[str] = set()  # services whose change is to be told
         self._wake = asyncio.Event()
         # What Redis said last of a service: records, Redis' time then, and ours.
@@ -365,7 +366,9 @@ class ServiceManager:
         answered = zip(reports, verdicts, strict=True)
         refused = {report.service: str(verdict) for report, verdict in answered if isinstance(verdict, TooMany)}
         for service, reason in refused.items():
-            self._log.warning("service not told", service=service, reason=reason)
+            if service not in self._refused:  # it is refused at each beat
+                self._log.warning("service not told", service=service, reason=reason)
+        self._refused = (self._refused - set(told)) | refused.keys()
         return refused
 
     def _on_update(self, _channel: str, payload: bytes) -> None:

@@ -15,7 +15,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from gateway import logs
-from gateway.logs import CHANGE_SECONDS, REPEAT_SECONDS, StateLog
+from gateway.logs import CHANGE_SECONDS, REPEAT_SECONDS, RareLog, StateLog
 from gateway.logwriter import LineWriter
 from tests.deadlines import until
 
@@ -50,6 +50,16 @@ def test_a_state_that_lasts_is_logged_when_it_begins_changes_and_ends() -> None:
         state.end()
     assert [line["event"] for line in lines] == ["works again"]
     assert logged("away") == [("away", None)]
+
+
+def test_an_event_that_comes_with_each_message_is_logged_every_ten_seconds_and_counted() -> None:
+    clock = Clock()
+    rare = RareLog("refused", now=lambda: clock.now)
+    with capture_logs() as lines:
+        for _ in range(25):
+            rare.warning(topic="t")
+            clock.now += CHANGE_SECONDS / 10
+    assert [line.get("not_logged") for line in lines] == [None, 9, 9]
 
 
 # ---- the writer
