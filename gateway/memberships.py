@@ -284,6 +284,9 @@ class Memberships:
             missed = self._missed(connection, topic, place, asked)
             if missed is not None:
                 part = _beginning(missed, room)
+                if len(part) < len(missed):
+                    # A member that recovers again: live messages must not come between the parts.
+                    self._hub.leave(connection, hub.of_topic(topic))
                 if part:
                     asked.places[topic] = Position(place.epoch, part[-1].offset, part[-1].mark)
                 texts = [entry.text for entry in part if entry.exclude != connection.client_id]

@@ -52,11 +52,18 @@ class Keys:
         return f"{self.node(node_id)}:topic:{topic}"
 
     def history(self, topic: str) -> str:
-        """Stream: the last messages of a topic; entry ids are ``{offset}-0``, so an offset is found at once."""
+        """Stream: the last messages of a topic; entry ids are ``{offset}-0``, so an offset is found at once.
+
+        Fields: t (ms of the publish), m (the text), x (the client that is not sent it), k (the mark) and p (the mark of
+        the message before it).
+        """
         return f"{self.namespace}ws:history:{{{topic}}}"
 
     def history_meta(self, topic: str) -> str:
-        """Hash: epoch and top offset. It outlives the messages, so that whoever was away too long is told."""
+        """Hash: epoch, top offset and its mark. It outlives the messages, so clients that were away longer are told.
+
+        It is written by publishes only, and renewed by nodes that have the topic open.
+        """
         return f"{self.history(topic)}:meta"
 
     def history_answer(self, topic: str, key: str) -> str:

@@ -22,6 +22,7 @@ NODE_ID: Final[Schema] = {
     "type": "string", "description": "Its name, and a word that is new at each start", "examples": ["n1.9f2c31ab"],
 }  # fmt: skip
 TIME: Final[Schema] = {"type": "string", "format": "date-time", "examples": ["2026-01-31T12:00:00.000Z"]}
+MARK: Final[Schema] = {"type": "integer", "minimum": 0, "description": "Tells the message from others at its offset"}
 EPOCH: Final[Schema] = {"type": "string", "description": "Offsets count within it", "examples": ["4516a920"]}
 COUNT: Final[Schema] = {"type": "integer", "minimum": 0}
 

@@ -11,7 +11,20 @@ from gateway.core.identity import ROLES
 from gateway.core.protocol import ProtocolError
 from gateway.core.publication import Publication, refuse_reserved
 from gateway.web.answers import ApiError, body_of, key_of, node_of, resource
-from gateway.web.openapi import CLIENT_ID, COUNT, EPOCH, NAME, TOPIC, Schema, answer, array, operation, record, ref
+from gateway.web.openapi import (
+    CLIENT_ID,
+    COUNT,
+    EPOCH,
+    MARK,
+    NAME,
+    TOPIC,
+    Schema,
+    answer,
+    array,
+    operation,
+    record,
+    ref,
+)
 
 MAX_MESSAGES: Final = 1000  # in one request
 
@@ -117,7 +130,9 @@ SCHEMAS: Final[Schema] = {
         },
     },
     "Published": record(
-        results=array({**record(topic=TOPIC), "properties": {"topic": TOPIC, "epoch": EPOCH, "offset": COUNT}})
+        results=array(
+            {**record(topic=TOPIC), "properties": {"topic": TOPIC, "epoch": EPOCH, "offset": COUNT, "mark": MARK}}
+        )
     ),
 }  # fmt: skip
 

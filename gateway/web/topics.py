@@ -14,6 +14,7 @@ from gateway.web.openapi import (
     CLIENT_ID,
     COUNT,
     EPOCH,
+    MARK,
     TOPIC,
     Schema,
     answer,
@@ -130,6 +131,7 @@ SCHEMAS: Final[Schema] = {
     ),
     "History": record(
         topic=TOPIC, epoch=EPOCH, offset={**COUNT, "description": "Of the newest message there is"},
+        mark=MARK,
         messages={**array({"type": "object"}), "description": "As clients were sent them"},
     ),
     "People": {

@@ -548,6 +548,29 @@ async def test_a_client_recovers_at_the_rate_at_which_it_reads_and_live_messages
 
 
 @in_virtual_time
+async def test_a_member_that_recovers_again_gets_no_live_message_between_the_parts() -> None:
+    """It would drop what comes behind a higher offset, and be told that it has all."""
+    node = Node()
+    for _ in range(20):
+        node.publish("kept:1", 60_000)
+    client = node.connect()
+    node.subscribe(client, "kept:1", offset=20)
+    await quiet()
+    client.reads, client.sent = False, []
+    node.subscribe(client, "kept:1", offset=5)
+    while "r" not in answers(client):
+        node.publish("kept:1", 10)
+        await quiet()
+        client.read()
+        await quiet()
+    sizes = [len(m["data"]) for m in client.sent if m["type"] == "DATA"]
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes.count(60_000) == 15
+    node.publish("kept:1", 5)
+    assert len(client.sent[-1]["data"]) == 5, "it is a member again"
+
+
+@in_virtual_time
 async def test_a_client_slower_than_the_topic_is_told_of_the_loss_and_is_not_closed() -> None:
     node = Node()
     for _ in range(20):
