@@ -7,14 +7,15 @@ import random
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, MutableMapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from redis.asyncio.connection import AbstractConnection
 from structlog.testing import capture_logs
 
-from gateway.cluster.bus import LINGER_SECONDS, Bus
+from gateway.cluster.bus import LINGER_SECONDS, PART_SECONDS, Bus
 from gateway.cluster.channel import Callback
 from gateway.cluster.ear import COMMAND_CHANNELS, RETRY_BASE_SECONDS, RETRY_CAP_SECONDS
 from gateway.cluster.link import Unavailable
@@ -731,6 +732,57 @@ async def test_a_check_does_not_wait_for_a_server_that_has_no_slots_any_more() -
         assert await ear.bus.check() < 0.001
         await quiet()
         assert checking.done() and checking.result() < 0.001
+
+
+@in_virtual_time
+async def test_a_lost_part_of_a_cluster_is_no_reason_until_the_servers_would_know_and_do_not_agree() -> None:
+    redis = FakeRedis()
+    redis.sharded, redis.shards = True, Shards(sharded=True)
+    rows = [(0, 8191, (b"dead", 1, b"d")), (8192, 16383, (b"alive", 1, b"a"))]
+    redis.shards.learn(rows, "")
+    away, connections, connect = [""], {}, redis.subscriber
+
+    async def subscriber(server: str) -> AbstractConnection:
+        if server in away:
+            raise Unavailable("connection refused")
+        connections[server] = await connect(server)
+        return connections[server]
+
+    redis.subscriber = subscriber  # type: ignore[method-assign,assignment]
+    async with running(redis) as ear:
+        bus = ear.bus
+
+        def state() -> tuple[str | None, str | None, bool]:
+            return bus.reason, bus.partial, bus.whole
+
+        assert state() == (None, None, True)
+        away.append("dead:1")
+        cast(Any, connections["dead:1"]).cut()
+        await later(1)
+        assert state() == (None, "dead:1 is away (connection refused)", False)
+        await later(PART_SECONDS)
+        assert state() == ("dead:1: connection refused", None, False), "this node alone has lost it"
+        redis.shards.learn(rows, "", "d dead:1@2 master,fail - 0 0 1 connected 0-8191")
+        assert state() == (None, "dead:1 is away (connection refused)", False), "all have lost it"
+        away.append("alive:1")
+        cast(Any, connections["alive:1"]).cut()
+        await later(1)
+        assert state() == ("dead:1: connection refused; alive:1: connection refused", None, False), "all is away"
+        away.clear()
+        await later(RETRY_CAP_SECONDS)
+        assert state() == (None, None, True)
+
+
+@in_virtual_time
+async def test_subscribers_leave_a_server_that_is_not_the_master() -> None:
+    redis = FakeRedis()
+    async with running(redis) as ear:
+        ear.listen("a")
+        await quiet()
+        redis.link.on_left("READONLY: the server is a replica, not the master")
+        await later(1)
+        assert redis.connections[0].disconnected and len(redis.connections) == 2
+        assert ear.reason() is None
 
 
 @in_virtual_time
