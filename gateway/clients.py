@@ -37,7 +37,7 @@ from gateway.transport.eventstream import EventStreams
 USER_AGENT_CHARACTERS: Final = 256
 WARNING_SECONDS: Final = 30.0  # before its token's end a client is told
 DEGRADED: Final = "Live updates are interrupted; you stay connected"
-NOT_ANY_MORE: Final = "not allowed as who you are now"
+NOT_ANY_MORE: Final = "not allowed for the user that you are now"
 
 _CLOSE_CODES: Final = frozenset({*map(int, Close), 1000, 1005, 1006, 1011})
 
@@ -147,7 +147,7 @@ class Clients:
             self._watch_tokens(connection, seconds)
             if connection.is_late(now):
                 self._metrics.limited.labels("message_seconds").inc()
-                connection.close(Close.BAD_USE, "a message that does not end")
+                connection.close(Close.BAD_USE, "message not complete in time")
 
     def _watch_tokens(self, connection: Connection, now: float) -> None:
         """Tell whose token ends soon, close whose has ended; the same of tokens for topics. `now`: s since 1970."""

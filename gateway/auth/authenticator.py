@@ -121,7 +121,10 @@ class Authenticator:
                     claims: dict[str, Any] = jwt.decode(
                         token, key.material, algorithms=[algorithm], audience=self._audience or None,
                         issuer=self._issuer or None,
-                        options={"verify_exp": False, "verify_nbf": False, "verify_iat": False, "verify_jti": False},
+                        options={
+                            "verify_exp": False, "verify_nbf": False, "verify_iat": False, "verify_jti": False,
+                            "verify_sub": False,
+                        },
                     )  # fmt: skip
                 except jwt.InvalidSignatureError:
                     continue
@@ -141,11 +144,15 @@ def _user(claims: dict[str, Any]) -> str | None:
     Raises:
         AuthError: It is no name.
     """
-    user = claims.get("wallet_address") or claims.get("sub")
+    claim = "wallet_address" if claims.get("wallet_address") else "sub"
+    user = claims.get(claim)
     if user is None or user == "":
         return None
-    if not isinstance(user, str) or len(user) > MAX_NAME_LENGTH or _SURROGATE.search(user):
-        raise AuthError("token_invalid", "The token names no user in wallet_address or sub")
+    if not isinstance(user, str):
+        kinds = {bool: "true or false", int: "a number", float: "a number", list: "a list", dict: "an object"}
+        raise AuthError("token_invalid", f"The token's {claim} is {kinds[type(user)]}; it must be a string")
+    if len(user) > MAX_NAME_LENGTH or _SURROGATE.search(user):
+        raise AuthError("token_invalid", f"The token's {claim} must have 1 to {MAX_NAME_LENGTH} characters of text")
     return user
 
 

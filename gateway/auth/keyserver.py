@@ -138,4 +138,6 @@ class KeyServer:
 
 
 def _reason(error: Exception) -> str:
+    if isinstance(error, httpx.TimeoutException | TimeoutError):
+        return "it did not answer in time"
     return str(error) or type(error).__name__

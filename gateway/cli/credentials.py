@@ -71,7 +71,7 @@ def issue(
     USER alone, or without USER for whoever has it.
     """
     if user is None and not topics:
-        raise click.UsageError("Give USER: a login is somebody's. Only a token with --topic may be anybody's.")
+        raise click.UsageError("Give USER: only a token with --topic may be without one.")
     if user is not None and not 0 < len(user) <= protocol.MAX_NAME_LENGTH:
         raise click.UsageError(f"USER must have 1 to {protocol.MAX_NAME_LENGTH} characters.")
     if len(topics) > authenticator.MAX_TOKEN_TOPICS or not all(map(is_pattern, topics)):
@@ -152,7 +152,7 @@ def _verdict(text: str, for_topics: bool, settings: Settings) -> tuple[str, str 
     try:
         if for_topics:
             grant = verifier.verify_grant(text)
-            return f"Valid: lets {grant.user or 'whoever has it'} hear {', '.join(grant.patterns)}", None
+            return f"Valid: lets {grant.user or 'its bearer'} subscribe to {', '.join(grant.patterns)}", None
         identity = verifier.verify(text)
     except AuthError as error:
         return str(error), error.reason

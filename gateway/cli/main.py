@@ -80,10 +80,10 @@ def serve(context: click.Context) -> None:
 @click.option("--action", help="Travels beside the data; so do the next two.")
 @click.option("--subtype")
 @click.option("--priority", help="A number, or a word.")
-@click.option("--user", help="Only to this user's clients, whatever they hear.")
+@click.option("--user", help="Only to this user's clients, subscribed or not.")
 @click.option("--role", help="Only to clients of this role.")
 @click.option("--client", help="Only to this client.")
-@click.option("--except", "besides", metavar="CLIENT", help="To all who hear the topic but this client.")
+@click.option("--except", "besides", metavar="CLIENT", help="To all subscribers of the topic but this client.")
 @speaking
 def publish(
     remote: Remote, topic: str, data: str, text: bool, besides: str | None, priority: str | None, **more: str | None
@@ -147,7 +147,7 @@ def _state(node: Mapping[str, Any]) -> Text:
 @click.argument("client_id", metavar="[ID]", required=False)
 @click.option("--user", help="Only this user's.")
 @click.option("--ip", help="Only those from this address.")
-@click.option("--topic", help="Only those that hear this topic.")
+@click.option("--topic", help="Only those that are subscribed to this topic.")
 @click.option("--node", help="Only those on this node, by its name or id.")
 @click.option("--limit", type=click.IntRange(1), default=1000, show_default=True, help="At most so many.")
 @click.option("--cursor", metavar="ID", help="Only those behind this one: `next` of an answer that was not all.")
@@ -156,7 +156,7 @@ def clients(remote: Remote, client_id: str | None, limit: int, cursor: str | Non
     """Who is connected; with ID, all about one client."""
     if client_id is not None:
         if any(given is not None for given in (cursor, *filters.values())):
-            raise click.UsageError("With ID there is nothing to choose from.")
+            raise click.UsageError("ID names one client: leave the filters and --cursor out.")
         client = remote.client(client_id)
         yield client
         print_fields({**client, "topics": ", ".join(client["topics"])})
@@ -180,16 +180,16 @@ def clients(remote: Remote, client_id: str | None, limit: int, cursor: str | Non
 @click.argument("topic", required=False)
 @speaking
 def topics(remote: Remote, topic: str | None) -> Steps:
-    """What is heard, and by how many; with TOPIC, on which nodes."""
+    """Topics and their subscribers; with TOPIC, by node."""
     if topic is not None:
         one = remote.topic(topic)
         yield one
-        print_table(["node", "clients"], list(one["nodes"].items()), none=f"Nobody hears {topic}.")
+        print_table(["node", "clients"], list(one["nodes"].items()), none=f"No client is subscribed to {topic}.")
         return
     found = remote.topics()
     yield found
     rows = [[heard["topic"], heard["subscribers"], len(heard["nodes"])] for heard in found["topics"]]
-    print_table(["topic", "clients", "nodes"], rows, none="Nobody hears anything.")
+    print_table(["topic", "clients", "nodes"], rows, none="No client is subscribed to any topic.")
 
 
 @cli.command()
@@ -276,7 +276,7 @@ def disconnect(remote: Remote, client: str | None, user: str | None) -> Steps:
 def unsubscribe(remote: Remote, client_id: str, topic: str) -> Steps:
     """Take TOPIC from the client ID, which is told."""
     yield remote.unsubscribe(client_id, topic)
-    print_text(f"{client_id} hears {topic} no more.")
+    print_text(f"Unsubscribed {client_id} from {topic}.")
 
 
 @cli.command()

@@ -193,4 +193,6 @@ def _segment(name: str) -> str:
 
 def _reason(error: Exception) -> str:
     """What the system says, without its number."""
-    return re.sub(r"^\[Errno -?\d+\] ", "", str(error)) or type(error).__name__
+    return re.sub(r"^\[Errno -?\d+\] ", "", str(error)) or (
+        "timed out" if isinstance(error, httpx.TimeoutException) else type(error).__name__
+    )

@@ -9,6 +9,7 @@ from typing import Any, Final, TypeVar
 
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 # What Redis or the way to it can fail with. `TimeoutError` is an `OSError`.
 REDIS_ERRORS: Final = (RedisError, OSError)
@@ -79,8 +80,12 @@ def fault(code: str) -> Refused:
 
 
 def explain(error: BaseException) -> str:
-    """An error of the way to Redis in one short line."""
-    return str(error) or type(error).__name__
+    """An error of the way to Redis in one short line, without the names of classes and the numbers of errors."""
+    if isinstance(error, TimeoutError | RedisTimeoutError):
+        return "no answer in time"
+    text = re.sub(r"^Error -?\d+ connecting to (\S+?)\.? ", r"\1: ", str(error))
+    text = re.sub(r"\[Errno -?\d+\] ", "", text)
+    return text or "the connection was lost"
 
 
 async def heeding(work: Awaitable[T]) -> T:

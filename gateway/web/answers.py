@@ -26,6 +26,8 @@ MAX_LIMIT: Final = 10_000  # items on one page
 DEFAULT_LIMIT: Final = 1000
 AUDIT_CHARACTERS: Final = 200  # of what the audit log tells of a request
 SMALL_BYTES: Final = 4096  # a body of a few fields
+TOO_LARGE: Final = "The body is larger than it may be: {} bytes"
+GZIP: Final = b"\x1f\x8b"  # how its data begins (RFC 1952)
 NOT_DECODED: Final = "The body is encoded (Content-Encoding: {}): send it without an encoding"
 
 Handler = Callable[[Request], Awaitable[Any]]
@@ -113,7 +115,7 @@ async def _answer(request: Request, scope: Scope, handler: Handler, query: tuple
     except Unavailable as error:
         return refusal(503, "unavailable", f"Redis is not available: {error}", {"retry-after": "1"})
     except ClientDisconnect:  # amid its body: nobody's fault here, and nobody reads the answer
-        return refusal(400, "bad_request", "The body broke off")
+        return refusal(400, "bad_request", "The connection ended before the whole body had arrived")
 
 
 def node_of(request: Request) -> Node:
@@ -133,15 +135,26 @@ async def body_of(request: Request, limit: int) -> Any:
     if encoding is not None:
         raise ApiError(415, "unsupported_encoding", NOT_DECODED.format(encoding))
     if announced_bytes(request) > limit:  # before any of it is read
-        raise ApiError(413, "too_large", f"The body is larger than {limit} bytes")
+        raise ApiError(413, "too_large", TOO_LARGE.format(limit))
     async for chunk in request.stream():
         received += chunk
         if len(received) > limit:
-            raise ApiError(413, "too_large", f"The body is larger than {limit} bytes")
+            raise ApiError(413, "too_large", TOO_LARGE.format(limit))
     try:
         return protocol.loads(bytes(received))
     except ValueError as error:
-        raise ApiError(400, "bad_request", f"The body is not JSON: {error}") from None
+        raise _no_json(bytes(received), error) from None
+
+
+def _no_json(body: bytes, error: ValueError) -> ApiError:
+    """What a body that is not JSON is told: about its octets if those are no text, else where it stops to be JSON."""
+    if body.startswith(GZIP):
+        return ApiError(415, "unsupported_encoding", NOT_DECODED.format("gzip, though no header says so"))
+    try:
+        body.decode()
+    except UnicodeDecodeError as found:
+        return ApiError(400, "bad_request", f"The body is not text in UTF-8: octet {found.start} does not fit")
+    return ApiError(400, "bad_request", f"The body is not JSON: {error}" if body else "The body is empty; send JSON")
 
 
 def announced_bytes(request: Request) -> int:
@@ -252,9 +265,11 @@ async def http_exception(request: Request, error: Exception) -> Response:
     headers = {name.lower(): value for name, value in (error.headers or {}).items()}
     match error.status_code:
         case 404:
-            return refusal(404, "not_found", f"There is nothing at {request.url.path[:200]}", headers)
+            return refusal(
+                404, "not_found", f"The gateway serves no page and no API at {request.url.path[:200]}", headers
+            )
         case 405:
-            message = f"{request.method} is not possible here, only {headers.get('allow')}"
+            message = f"{request.url.path[:200]} takes {headers.get('allow')}, not {request.method}"
             return refusal(405, "method_not_allowed", message, headers)
         case status:
             return refusal(status, "bad_request", str(error.detail), headers)

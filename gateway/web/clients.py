@@ -65,7 +65,7 @@ async def unsubscribe_client(request: Request) -> Any:
     """Take one topic from one client; it is told."""
     client, topic = await _client(request), request.path_params["topic"]
     if topic not in client["topics"]:
-        raise ApiError(404, "not_found", f"{client['id']} does not hear {topic}")
+        raise ApiError(404, "not_found", f"{client['id']} is not subscribed to {topic[:200]}")
     await node_of(request).control.order("unsubscribe", client=client["id"], topics=[topic])
     return {"unsubscribed": [topic]}
 
@@ -109,7 +109,7 @@ def _filters() -> list[Schema]:
     return [
         in_query("user", NAME, "Only this user's"),
         in_query("ip", {"type": "string", "examples": ["203.0.113.7"]}, "Only those from this address"),
-        in_query("topic", TOPIC, "Only those that hear this topic"),
+        in_query("topic", TOPIC, "Only those that are subscribed to this topic"),
         in_query("node", {"type": "string"}, "Only those on this node, by its name or its id"),
         in_query("limit", limit, "Clients on a page"),
         in_query("cursor", {"type": "string", "pattern": f"^{_CURSOR}$"}, "`next` of the page before"),
@@ -129,7 +129,7 @@ PATHS: Final[Schema] = {
     },
     "/api/clients/{id}": {
         "get": operation(
-            "showClient", "One client", answer(ref("Client"), "Where it is and what it hears"),
+            "showClient", "One client", answer(ref("Client"), "Where it is, and its topics"),
             "NotFound", parameters=[_CLIENT],
         ),
         "delete": operation(
@@ -163,9 +163,9 @@ SCHEMAS: Final[Schema] = {
         ip={"type": "string", "examples": ["203.0.113.7"]},
         userAgent={"type": "string"},
         transport={"enum": ["websocket", "sse", "poll"]},
-        user={"type": ["string", "null"], "description": "null: nobody, as far as it has proved"},
+        user={"type": ["string", "null"], "description": "null: it has not proved who it is"},
         role={"enum": [*sorted(ROLES), None]},
-        topics={**array(TOPIC), "description": "What it hears, by name"},
+        topics={**array(TOPIC), "description": "What it is subscribed to, by name"},
     ),
     "Clients": record(
         clients=array(ref("Client")),

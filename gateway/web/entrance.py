@@ -54,7 +54,7 @@ async def receive(asking: HTTPConnection, node: Node) -> Guest:
         raise Refusal(503, "this node takes no new clients; connect again")
     check_origin(asking, node)
     if any(name in asked for name in ("token", "authToken", "access_token")):
-        raise Refusal(400, "a token in the URL ends in logs; send AUTH or the session cookie")
+        raise Refusal(400, "a token in the URL would be written to logs; send AUTH or the session cookie instead")
     identity = await _identity(asking, node)
     ip = asking.client.host if asking.client else ""
     full = await node.admission.enter(identity.user, ip)
@@ -82,7 +82,7 @@ def check_origin(asking: HTTPConnection, node: Node) -> None:
     origins, host = asking.headers.getlist("origin"), asking.headers.get("host")
     # No Origin: not a browser, or our own page. The picture of a stranger's page has none either, but says where it is.
     if not origins and asking.headers.get("sec-fetch-site") == "cross-site":
-        raise Refusal(403, "another site may not embed this")
+        raise Refusal(403, "a page of another site may not embed this stream")
     own = f"{_SCHEMES.get(asking.scope['scheme'], 'http')}://{host}"
     for origin in origins:
         if origin not in node.settings.origins and origin != own:

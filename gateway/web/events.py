@@ -23,6 +23,7 @@ from gateway.cluster.keys import node_of as node_id_of
 from gateway.cluster.link import Unavailable
 from gateway.core import frames, topics
 from gateway.core.places import Places
+from gateway.core.protocol import shown
 from gateway.node import Node
 from gateway.transport.eventstream import GATHER_SECONDS, EventStream, Taken
 from gateway.transport.request import EXTENSION, RequestProtocol
@@ -68,9 +69,9 @@ async def poll(request: Request) -> Response:
         stream = node.clients.event_streams.find(name) if name else await _open(request, node, "poll")
         taken = await stream.take(GATHER_SECONDS) if stream is not None else None
         if taken is None:
-            raise Refusal(410, "no such stream here, or not any more; open another")
+            raise Refusal(410, "this node has no such stream, or it has ended; open another")
     except Taken:
-        return _shared(request, Refusal(409, "somebody waits for this stream already").answer(node))
+        return _shared(request, Refusal(409, "another request waits for this stream already").answer(node))
     except Refusal as refusal:
         return _shared(request, refusal.answer(node))
     # A message a line: in JSON as we write it none has a line's end in it.
@@ -86,11 +87,11 @@ async def say(request: Request) -> Response:
         said = await _body(request, node.settings.max_message_bytes + MAX_NAME_BYTES)
         name = said.partition(b"\n")[0]
         if not _NAME.fullmatch(name):
-            raise Refusal(400, "the first line names a stream, as its OPEN says it")
+            raise Refusal(400, "the first line must be the stream's name, which its OPEN message gives")
         at = node_id_of(name.decode().rpartition(".")[0])
         heard = node.clients.hear(said) if at == node.id else await node.relay.forward(at, said)
         if not heard:
-            raise Refusal(410, "no such stream, or not any more; open another")
+            raise Refusal(410, "there is no such stream, or it has ended; open another")
     except Unavailable as error:
         return _shared(request, Refusal(503, f"Redis is not available: {error}").answer(node))
     except Refusal as refusal:
@@ -134,14 +135,20 @@ async def _body(request: Request, limit: int) -> bytes:
             if len(received) > limit:
                 raise Refusal(413, f"the body is larger than {limit} bytes")
     except ClientDisconnect:  # amid its body: nobody reads the answer
-        raise Refusal(400, "the body broke off") from None
+        raise Refusal(400, "the connection ended before the whole body had arrived") from None
     return bytes(received)
 
 
 def _topics_of(request: Request) -> list[str]:
     asked = list(dict.fromkeys(request.query_params.getlist("topic")))
     if len(asked) > MAX_TOPICS or not all(map(topics.is_topic, asked)):
-        raise Refusal(400, f"topic names a topic, {MAX_TOPICS} times at most")
+        bad = next((name for name in asked if not topics.is_topic(name)), None)
+        what = f"{len(asked)} topics" if bad is None else f"the topic {shown(bad)}"
+        raise Refusal(
+            400,
+            f"cannot subscribe to {what}: give the parameter topic at most {MAX_TOPICS} times, each with "
+            f"{topics.NAME_FORM}",
+        )
     return asked
 
 

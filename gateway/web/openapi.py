@@ -103,14 +103,15 @@ RESPONSES: Final[Schema] = {
     ),
     "NotFound": _refusal("not_found", "No client 'n1.9f2c31ab.7' is connected", "There is no such thing"),
     "NoSuchName": _refusal(
-        "not_found", "'no topic' is not a topic: …", "There can be no such name; one that nothing has yet answers 200"
+        "not_found", "There can be no such topic as 'no topic': …",
+        "There can be no such name; one that nothing has yet answers 200",
     ),
     "Encoded": _refusal(
         "unsupported_encoding", "The body is encoded (Content-Encoding: gzip): send it without an encoding",
         "The body has a Content-Encoding",
     ),
     "Conflict": _refusal("busy", "Clients are being moved away from n1.9f2c31ab; …", "Not as things are now"),
-    "TooLarge": _refusal("too_large", "The body is larger than 2097152 bytes", "A message, or the body"),
+    "TooLarge": _refusal("too_large", "The body is larger than it may be: 2097152 bytes", "A message, or the body"),
     "Unavailable": {
         **_refusal(
             "unavailable", "Redis is not available: Connection refused",

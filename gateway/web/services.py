@@ -27,7 +27,7 @@ async def show_service(request: Request) -> Any:
     name, states = _name(request), node_of(request).services.states
     found = {service["service"]: service for service in await states.read_all()}
     if name not in found:
-        raise ApiError(404, "not_found", f"Nobody tells of a service {name}")
+        raise ApiError(404, "not_found", f"No program has reported a service {name}")
     graph = {other: service["dependsOn"] for other, service in found.items()}
     needs = [{"service": need, "status": found[need]["status"] if need in found else None} for need in graph[name]]
     needed = [{"service": other, "status": found[other]["status"]} for other in dependencies.dependants(graph, name)]
@@ -52,7 +52,7 @@ async def report_service(request: Request) -> Any:
         raise ApiError(400, "bad_request", f"leaseSeconds must be from 1 to {MAX_LEASE_SECONDS}")
     for field in _NOT_TOLD:
         if field in told:
-            raise ApiError(400, "bad_request", f"{field} is not yours to say")
+            raise ApiError(400, "bad_request", f"{field} is set by the gateway, not by a report")
     try:
         version = records.check(told).pop("version", 0)
         if version > MAX_VERSION:
@@ -73,14 +73,16 @@ async def forget_service(request: Request) -> Any:
     """Remove all that is told of a service; an instance that lives tells it again."""
     name = _name(request)
     if not await node_of(request).services.states.forget(name):
-        raise ApiError(404, "not_found", f"Nobody tells of a service {name}")
+        raise ApiError(404, "not_found", f"No program has reported a service {name}")
     return {"forgotten": name}
 
 
 def _name(request: Request) -> str:
     name: str = request.path_params["service"]
     if not records.is_service(name):
-        raise ApiError(404, "not_found", "There can be no such service: its name is 1 to 64 of A-Z a-z 0-9 _ . : -")
+        raise ApiError(
+            404, "not_found", f"{name[:60]!r} is not a service: a name has 1 to 64 characters of A-Z a-z 0-9 _ . : -"
+        )
     return name
 
 
@@ -160,7 +162,7 @@ PATHS: Final[Schema] = {
             "showService", "One service, what it depends on and what depends on it",
             answer(
                 record(**_SUMMARY, dependencies=_RELATED, dependants=_RELATED),
-                "`status` is null where nobody tells of a service that is depended on",
+                "`status` is null for a dependency that no program has reported",
             ),
             "NotFound", parameters=[in_path("service", _SERVICE)],
         ),

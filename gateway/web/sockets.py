@@ -34,7 +34,7 @@ class Sockets:
         connection: Connection = scope["extensions"]["gateway.connection"]
         try:
             if path not in PATHS:
-                raise Refusal(404, f"there is no WebSocket at {path[:200]}")
+                raise Refusal(404, f"there is no WebSocket at {path[:200]}; it is at /ws")
             guest = await entrance.receive(HTTPConnection(scope), node)
         except Refusal as refusal:
             await refusal.answer(node)(scope, receive, send)

@@ -36,7 +36,7 @@ async def show_topic(request: Request) -> Any:
     """One topic, with counts; a topic nobody hears has none."""
     topic = request.path_params["topic"]
     if not topics.is_topic(topic):
-        raise ApiError(404, "not_found", f"{shown(topic)} is not a topic: a name has {topics.NAME_FORM}")
+        raise ApiError(404, "not_found", f"There can be no such topic as {shown(topic)}: a name has {topics.NAME_FORM}")
     return await node_of(request).registry.topic(topic)
 
 
@@ -73,7 +73,11 @@ def _ruled(request: Request, what: str) -> str:
     topic: str = request.path_params["topic"]
     relay = node_of(request).relay
     if not topics.is_topic(topic) or not (relay.has_history if what == "history" else relay.has_presence)(topic):
-        raise ApiError(404, "not_found", f"The topic has no {what}; the rules in GATEWAY_TOPICS give it one")
+        raise ApiError(
+            404,
+            "not_found",
+            f"The topic {topic[:200]} has no {what}: a rule in the file of GATEWAY_TOPICS gives it {what}",
+        )
     return topic
 
 
@@ -91,7 +95,7 @@ _TOPIC: Final = in_path("topic", TOPIC)
 PATHS: Final[Schema] = {
     "/api/topics": {
         "get": operation(
-            "listTopics", "Every topic that somebody hears",
+            "listTopics", "Every topic that a client is subscribed to",
             answer(record(topics=array(ref("Topic"))), "By name"),
         )
     },

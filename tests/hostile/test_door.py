@@ -241,6 +241,7 @@ async def test_a_list_of_subprotocols_may_be_empty(
         assert int(answer.split(b" ", 2)[1]) == status
         found = re.search(rb"(?i)sec-websocket-protocol: *(.*)\r\n", answer)
         assert (found[1] if found else None) == chosen
+    await eventually(lambda: sum(node.metric("gateway_connections") for node in plain) == 0, 30, "all are gone")
 
 
 @pytest.mark.parametrize("path", ["/ws", "/api/v69/ws", "/api/ws"])
@@ -343,6 +344,7 @@ async def test_an_answer_to_http_1_0_is_not_in_chunks(front: Balancer, plain: Cl
         else:
             await asyncio.wait_for(reader.read(), 10)
         writer.transport.abort()
+    await eventually(lambda: sum(node.metric("gateway_connections") for node in plain) == 0, 30, "all are gone")
 
 
 @pytest.mark.parametrize(
@@ -373,3 +375,31 @@ async def test_all_that_the_pages_load_is_on_their_port(front: Balancer, plain: 
                 assert (await client.get(url + path)).status_code == 200, path
         assert (await client.get(f"{front.admin}/static/console/main.js")).status_code == 200
         assert (await client.get(f"{front.url}/static/client/gateway.js")).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "says"),
+    [
+        (gzip.compress(b"{}"), 415, "encoded (Content-Encoding: gzip"),
+        (b'{"topic": "\xff"}', 400, "not text in UTF-8"),
+        (b"", 400, "The body is empty"),
+        (b"{", 400, "The body is not JSON"),
+    ],
+)
+async def test_a_body_that_is_no_json_is_told_why(plain: Cluster, body: bytes, status: int, says: str) -> None:
+    async with httpx.AsyncClient(trust_env=False, headers={"Authorization": f"Bearer {API_KEY}"}) as client:
+        answer = await client.post(f"{plain[0].url}/api/publish", content=body)
+    assert answer.status_code == status
+    assert says in answer.json()["error"]["message"]
+    assert "str is not" not in answer.text
+
+
+@pytest.mark.parametrize(
+    ("query", "says"),
+    [("topic=no%20topic", "the topic 'no topic'"), ("&".join(f"topic=t{at}" for at in range(21)), "21 topics")],
+)
+async def test_topics_in_the_url_that_cannot_be_are_named(plain: Cluster, query: str, says: str) -> None:
+    async with httpx.AsyncClient(trust_env=False) as client:
+        answer = await client.get(f"{plain[0].url}/sse?{query}")
+    assert answer.status_code == 400
+    assert f"cannot subscribe to {says}: give the parameter topic at most 20 times" in answer.json()["error"]["message"]

@@ -357,3 +357,25 @@ def test_any_text_is_an_id_that_can_be_revoked() -> None:
         assert verifier.verify(encoded(jti=jti)).token_id == asked[-1] == name_of(jti)
     assert verifier.verify(encoded(jti="")).token_id is None, "no id: its user's tokens can be revoked together"
     assert verifier.verify(encoded(jti=None)).token_id is None
+
+
+@pytest.mark.parametrize(
+    ("claims", "says"),
+    [
+        ({"sub": 42}, "The token's sub is a number; it must be a string"),
+        ({"sub": 4.5}, "sub is a number"),
+        ({"sub": True}, "sub is true or false"),
+        ({"sub": ["ann"]}, "sub is a list"),
+        ({"sub": {"a": 1}}, "sub is an object"),
+        ({"wallet_address": 42, "sub": "ann"}, "wallet_address is a number"),
+        ({"sub": "x" * 201}, "1 to 200 characters"),
+    ],
+)
+def test_a_user_that_is_no_string_is_told_so(claims: dict[str, Any], says: str) -> None:
+    with pytest.raises(AuthError, match=says) as refused:
+        authenticator().verify(token_of({"exp": NOW + 9, **claims}))
+    assert refused.value.reason == "token_invalid"
+
+
+def test_sub_does_not_matter_where_the_wallet_names_the_user() -> None:
+    assert authenticator().verify(token_of({"wallet_address": "ann", "sub": 42, "exp": NOW + 9})).user == "ann"

@@ -467,8 +467,8 @@ def test_what_others_chose_cannot_direct_the_terminal(shell: Shell) -> None:
     [
         (["nodes"], {"nodes": []}, "No node is there.\n"),
         (["clients"], {"clients": [], "next": None}, "No client is there.\n"),
-        (["topics"], {"topics": []}, "Nobody hears anything.\n"),
-        (["topics", "t"], {"topic": "t", "subscribers": 0, "nodes": {}}, "Nobody hears t.\n"),
+        (["topics"], {"topics": []}, "No client is subscribed to any topic.\n"),
+        (["topics", "t"], {"topic": "t", "subscribers": 0, "nodes": {}}, "No client is subscribed to t.\n"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -498,7 +498,7 @@ def test_who_was_disconnected_is_said(shell: Shell) -> None:
     shell.answers({"disconnected": []})
     assert shell.run("disconnect", "--user", "ann").stdout == "ann has no clients.\n"
     shell.answers({"unsubscribed": ["t"]})
-    assert shell.run("unsubscribe", "n1.0.1", "t").stdout == "n1.0.1 hears t no more.\n"
+    assert shell.run("unsubscribe", "n1.0.1", "t").stdout == "Unsubscribed n1.0.1 from t.\n"
 
 
 @pytest.mark.parametrize(
