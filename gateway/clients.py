@@ -72,7 +72,7 @@ class Clients:
         self._received = cache(metrics.received.labels)  # by type: a dozen
         self._status = status
         self._now_ms = now_ms
-        self.limits = Limits(settings, outbox, metrics)
+        self.limits = Limits(settings, rules.topics, outbox, metrics)
         self._told_limits: Mapping[str, protocol.Json] = {
             "messageBytes": settings.max_message_bytes, "topics": settings.max_client_topics,
             "messagesPerSecond": settings.client_messages_per_second,
@@ -215,6 +215,9 @@ class Clients:
     def _handle(self, connection: Connection, message: messages.ClientMessage, found: Found) -> None:
         effect = connection.session.handle(message, connection.audiences, self._outbox.time(), found)
         match effect:
+            case session.Charge(topics, request_id):
+                if self.limits.charge(connection, topics, request_id):
+                    self._handle(connection, message, replace(found, charged=True))
             case session.Ask() | session.Refresh():
                 self._errands.find_out(connection, effect, found, lambda more: self._again(connection, message, more))
             case _:

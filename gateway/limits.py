@@ -13,6 +13,7 @@ from gateway.core.backlog import Backlog
 from gateway.core.messages import ClientMessage, Subscribe
 from gateway.core.protocol import Close, Code, ProtocolError, RequestId
 from gateway.core.rates import UNUSED, ClientRates, Outcome, Rate
+from gateway.core.topics import TopicRules
 from gateway.logs import logger
 from gateway.metrics import Metrics
 from gateway.outbox import Outbox
@@ -27,7 +28,8 @@ LOGGED: Final = Rate(200)  # lines of all browsers together
 class Limits:
     """Counts, refuses with 4029, turns out with 3013; cuts off (3008) who has most held when all have too much."""
 
-    def __init__(self, settings: Settings, outbox: Outbox, metrics: Metrics) -> None:
+    def __init__(self, settings: Settings, rules: TopicRules, outbox: Outbox, metrics: Metrics) -> None:
+        self._rules = rules
         self._outbox = outbox
         self._metrics = metrics
         self._rates = ClientRates(
@@ -66,9 +68,18 @@ class Limits:
             raise self._too_many("messages", self._rates.messages, getattr(message, "request_id", None))
         if not isinstance(message, Subscribe):
             return True
-        verdict = connection.meter.subscribe(self._rates, len(message.topics), connection.last_heard)
+        price = sum(self._rules.of(topic).price for topic in message.topics)
+        return self.charge(connection, price, message.request_id)
+
+    def charge(self, connection: Connection, topics: int, request_id: RequestId) -> bool:
+        """Count so many topics subscribed to. False: that was too much, and the connection is closed.
+
+        Raises:
+            ProtocolError: It is too much for now, 4029.
+        """
+        verdict = connection.meter.subscribe(self._rates, topics, connection.last_heard)
         if verdict is Outcome.REFUSED:
-            raise self._too_many("subscriptions", self._rates.subscriptions, message.request_id)
+            raise self._too_many("subscriptions", self._rates.subscriptions, request_id)
         if verdict is Outcome.ENOUGH:
             self._turn_out(connection, "subscriptions")
         return verdict is Outcome.FINE

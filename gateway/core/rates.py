@@ -84,7 +84,7 @@ class Meter:
         return verdict(self._messages, now)
 
     def subscribe(self, rates: ClientRates, topics: int, now: float) -> Outcome:
-        """Count a SUBSCRIBE to so many topics."""
+        """Count so many topics subscribed to, each by its price."""
         self._subscriptions = rates.subscriptions.take(self._subscriptions, now, topics)
         return verdict(self._subscriptions, now)
 

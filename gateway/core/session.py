@@ -121,6 +121,14 @@ class Refresh:
 
 
 @dataclass(frozen=True, slots=True)
+class Charge:
+    """Count so many `topics`, as a SUBSCRIBE of them would be: each must be judged again. Then handle the message."""
+
+    topics: int
+    request_id: RequestId
+
+
+@dataclass(frozen=True, slots=True)
 class Quit:
     """End the connection."""
 
@@ -129,7 +137,7 @@ class Quit:
 
 
 Settled: TypeAlias = Reply | Login | Join | Leave | Say | Status | Lookup | Fetch | Forward | Report | Quit
-Effect: TypeAlias = Settled | Ask | Refresh
+Effect: TypeAlias = Settled | Ask | Refresh | Charge
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +145,7 @@ class Found:
     """What was found out since a message came, for handling it again."""
 
     refreshed: bool = False  # the key server was asked, or could not be
+    charged: bool = False  # that the topics of the client are judged again was counted
     keys_away: bool = False  # it could not be
     said: Mapping[str, Verdict] = field(default_factory=dict)  # by the back end, of each topic it was asked about
 
@@ -171,8 +180,8 @@ class Session:
     def handle(self, message: messages.ClientMessage, heard: Audiences, now: str, found: Found = NOTHING) -> Effect:
         """What `message` is to cause. `heard`: the audiences it is in already; `now`: ISO 8601.
 
-        After `Ask` and `Refresh`, and only then, nothing has changed yet: the same message is to be handled again, with
-        all that was `found` for it.
+        After `Ask`, `Refresh` and `Charge`, and only then, nothing has changed yet: the same message is to be handled
+        again, with all that was `found` for it.
 
         Raises:
             ProtocolError: It may not; nothing has changed.
@@ -234,7 +243,7 @@ class Session:
             identity = self._rules.verify(token)
         except AuthError as error:
             raise self._unproved(error, Code.TOKEN, None, found) from None
-        taken = self._beyond(identity, heard, (), found)
+        taken = self._beyond(identity, heard, (), None, found)
         self._become(identity, taken)
         return Login(replies.authenticated(now), taken)
 
@@ -244,11 +253,13 @@ class Session:
         self._forget(taken)
 
     def _beyond(
-        self, identity: Identity, heard: Audiences, but: Collection[str], found: Found
-    ) -> tuple[str, ...]:  # fmt: skip
+        self, identity: Identity, heard: Audiences, but: Collection[str], request_id: RequestId, found: Found
+    ) -> tuple[str, ...]:
         """Which of the topics it hears, `but` these, `identity` may not. Whoever it was, and is, may what it could."""
-        if identity.is_same_person(self.identity):
+        if identity.is_same_person(self.identity) or not heard.topics:
             return ()
+        if not found.charged:
+            raise _Needed(Charge(heard.topics, request_id))
         names = topics_of(heard).difference(but)
         verdicts = {name: self._weigh("subscribe", name, identity, self._held(name), found) for name in sorted(names)}
         asked = tuple(name for name, verdict in verdicts.items() if verdict is Verdict.ASK)
@@ -283,7 +294,7 @@ class Session:
                 request_id,
             )
         used = self._demand_all(message.topics, request_id, identity, grants, found)  # all or nothing
-        taken = self._beyond(identity, heard, message.topics, found)
+        taken = self._beyond(identity, heard, message.topics, request_id, found)
         limit = self._rules.max_client_topics
         if heard.topics + sum(not heard.has_topic(topic) for topic in message.topics) > limit:
             return Quit(Close.TOO_MANY_TOPICS, f"more than {limit} topics")
@@ -384,7 +395,7 @@ class Session:
 class _Needed(Exception):
     """Something must be found out before the message can be judged."""
 
-    def __init__(self, effect: Ask | Refresh) -> None:
+    def __init__(self, effect: Ask | Refresh | Charge) -> None:
         super().__init__()
         self.effect = effect
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import enum
 import hashlib
+import math
 import re
 import tomllib
 from collections.abc import Sequence
@@ -87,6 +88,11 @@ class Rule:
     source_stale_seconds: int = 0  # and for how much longer, while a new one is fetched
     aliases: tuple[str, ...] = ()  # other names: what is published to one goes out under each
 
+    @property
+    def price(self) -> int:
+        """What a topic counts for among the topics subscribed to: what must be read from Redis counts once more."""
+        return 1 + bool(self.history or self.snapshot) + self.presence
+
     def need(self, act: Act) -> Need:
         """What a client must be, or bring, for `act` on such a topic."""
         match act:
@@ -120,7 +126,17 @@ class TopicRules:
     def __init__(self, rules: Sequence[Rule], text: str = "", default: Rule = ANY_OTHER) -> None:
         self.text = text  # what they were read from
         self.rules = tuple(rules)
-        self._rules = (*OWN, *rules, default)
+        self._rules = ordered = (*OWN, *rules, default)
+        # A SUBSCRIBE may name thousands of topics: exact names are looked up, and of patterns few get past their start.
+        self._exact: dict[str, tuple[int, Rule]] = {}
+        self._patterns = []
+        for at, rule in enumerate(ordered):
+            start, star, rest = rule.pattern.partition("*")
+            if star:
+                self._patterns.append((at, start, bool(rest), rule))
+        for at, rule in enumerate(ordered):
+            for name in (rule.pattern, *rule.aliases):
+                self._exact.setdefault(name, (at, rule))
         names = [{rule.pattern, *rule.aliases} for rule in rules if rule.aliases]
         self._names = {name: tuple(sorted(group)) for group in names for name in group}
         self.of = lru_cache(maxsize=65_536)(self._of)
@@ -136,7 +152,14 @@ class TopicRules:
 
     def _of(self, topic: str) -> Rule:
         """The rule for `topic`: the first whose pattern, or one of whose aliases, matches."""
-        return next(rule for rule in self._rules if topic in rule.aliases or matches(rule.pattern, topic))
+        first, found = self._exact.get(topic, (math.inf, None))
+        for at, start, more, rule in self._patterns:
+            if at > first:
+                break
+            if topic.startswith(start) and (not more or matches(rule.pattern, topic)):
+                return rule
+        assert found is not None, "the last pattern matches everything"
+        return found
 
     def names(self, topic: str) -> tuple[str, ...]:
         """All names under which something published to `topic` goes out."""

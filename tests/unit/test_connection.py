@@ -8,7 +8,7 @@ import pytest
 
 from gateway.core.frames import FrameParser, split
 from gateway.core.rates import PARTS_A_MESSAGE
-from gateway.transport import connection
+from gateway.transport import connection, line
 from gateway.transport.connection import Stage
 from gateway.transport.socket import CLOSING_BYTES, CLOSING_FRAME_BYTES
 from tests.raw import frame, text
@@ -142,7 +142,8 @@ async def test_each_frame_counts_and_a_flood_of_them_ends_its_connection(part: b
 
 
 @in_virtual_time
-async def test_one_read_of_a_flood_is_more_than_a_turns_work(looks: list[int]) -> None:
+async def test_one_read_of_a_flood_is_more_than_a_turns_work(looks: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "TURN_SECONDS", line.TURN_SECONDS)  # as it is at a node
     house = House(broken(), refuse)
     house.connection.data_received(frame(1, b"{", final=False) + EMPTY * 20_000)
     assert len(looks) < 20_000

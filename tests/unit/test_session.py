@@ -20,6 +20,7 @@ from gateway.core.publication import Publication
 from gateway.core.session import (
     NOTHING,
     Ask,
+    Charge,
     Fetch,
     Forward,
     Found,
@@ -87,7 +88,10 @@ def session_of(identity: Identity = ANONYMOUS, *, limit: int = 100, everything: 
 
 
 def handle(client: Session, message: messages.ClientMessage, *heard: str) -> session.Effect:
-    return client.handle(message, Audiences(heard), NOW)
+    effect = client.handle(message, Audiences(heard), NOW)
+    if isinstance(effect, Charge):
+        effect = client.handle(message, Audiences(heard), NOW, Found(charged=True))
+    return effect
 
 
 def refusal(client: Session, message: messages.ClientMessage, *heard: str) -> ProtocolError:
@@ -299,6 +303,18 @@ def test_a_command_from_somebody_is_told_what_it_lacks(
 tokens = st.sampled_from([None, "", "ann", "bob", "eve", "max", "ann!", "nobody"])
 
 
+def test_to_judge_all_topics_of_a_client_again_is_counted_first_and_only_if_it_is_somebody_else() -> None:
+    client = session_of(ANN)
+    held = Counted(heard("a", "b", "admin"))
+    assert client.handle(messages.Auth("bob"), held, NOW) == Charge(3, None)
+    assert client.handle(subscribe("c", token="bob"), held, NOW) == Charge(3, "r")
+    assert client.identity is ANN
+    assert isinstance(client.handle(messages.Auth("ann"), held, NOW), Login)
+    assert isinstance(client.handle(messages.Auth("bob"), Audiences(), NOW), Login)
+    again = client.handle(messages.Auth("ann"), Audiences(heard("a", "admin")), NOW, Found(charged=True))
+    assert again == Login(replies.authenticated(NOW), ("admin",))
+
+
 class Counted(Audiences):
     """Audiences that may be looked up and counted, and not gone through: there may be thousands."""
 
@@ -406,7 +422,7 @@ def strict(identity: Identity = ANONYMOUS, *, everything: bool = False) -> Sessi
 
 
 def said(**verdicts: Verdict) -> Found:
-    return Found(said=verdicts)
+    return Found(said=verdicts, charged=True)
 
 
 def error_of(client: Session, message: messages.ClientMessage, found: Found = NOTHING, *names: str) -> ProtocolError:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from gateway.app import load_rules
 from gateway.core import topics
-from gateway.core.topics import ACTS, Need, captures, matches
+from gateway.core.topics import ACTS, Need, Rule, TopicRules, captures, matches
 
 DEFAULT = load_rules("")  # the package's own
 PLAIN = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_:.-/"
@@ -318,3 +318,16 @@ def test_the_digest_is_the_same_for_files_that_say_the_same_and_for_no_others() 
     assert re.fullmatch("[0-9a-f]{16}", topics.parse(said, "f").digest)
     others = [said.replace("5", "6"), said + '[[topic]]\npattern = "b"\n', said.replace('"a"', '"b"'), ""]
     assert len({topics.parse(text, "f").digest for text in [said, *others]}) == 5
+
+
+@given(
+    st.lists(st.tuples(st.text("ab:*", min_size=1, max_size=4), st.lists(st.text("ab:", min_size=1, max_size=3)))),
+    st.text("ab:", min_size=1, max_size=4),
+)
+def test_the_first_rule_that_matches_holds_however_it_is_found(
+    written: list[tuple[str, list[str]]], topic: str
+) -> None:
+    rules = [Rule(pattern=pattern, aliases=() if "*" in pattern else tuple(names)) for pattern, names in written]
+    first = next((rule for rule in rules if topic in rule.aliases or matches(rule.pattern, topic)), None)
+    found = TopicRules(rules).of(topic)
+    assert found is first if first is not None else found.pattern == "*"

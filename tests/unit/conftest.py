@@ -1,0 +1,14 @@
+"""What holds for all tests of single modules."""
+
+from __future__ import annotations
+
+import pytest
+
+from gateway.transport import connection, request
+
+
+@pytest.fixture(autouse=True)
+def _one_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One turn of the loop is enough for whatever a test sends, however slow the machine is."""
+    for module in (connection, request):
+        monkeypatch.setattr(module, "TURN_SECONDS", 60.0)

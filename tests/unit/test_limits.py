@@ -1,0 +1,90 @@
+"""What subscriptions count for: a topic by what it costs, and a new identity by the topics that it is judged for."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import pytest
+
+from gateway.core.messages import Subscribe
+from gateway.core.protocol import Close, Code, ProtocolError
+from gateway.core.rates import Meter, Outcome
+from gateway.core.topics import parse
+from gateway.limits import Limits
+from gateway.metrics import Metrics
+from gateway.settings import Settings
+
+RULES = """
+[[topic]]
+pattern = "history:*"
+history = 5
+snapshot = true
+
+[[topic]]
+pattern = "value:*"
+snapshot = true
+
+[[topic]]
+pattern = "people:*"
+presence = true
+
+[[topic]]
+pattern = "all:*"
+history = 5
+presence = true
+"""
+BURST = 10  # seconds
+
+
+class Client:
+    """A connection, as far as its limits need it."""
+
+    client_id = "n.b.1"
+    facts = cast(Any, type("Facts", (), {"ip": "127.0.0.1"}))
+    last_heard = 0.0
+
+    def __init__(self) -> None:
+        self.meter = Meter()
+        self.closed: list[int] = []
+
+    def close(self, code: int, _reason: str) -> None:
+        self.closed.append(code)
+
+
+def limits(per_second: int) -> Limits:
+    settings = Settings(client_subscriptions_per_second=per_second)
+    return Limits(settings, parse(RULES, "rules"), cast(Any, None), Metrics())
+
+
+def subscribe(kind: str, count: int) -> Subscribe:
+    return Subscribe(tuple(f"{kind}:{at}" for at in range(count)), "r")
+
+
+@pytest.mark.parametrize(("kind", "price"), [("plain", 1), ("history", 2), ("value", 2), ("people", 2), ("all", 3)])
+def test_a_topic_counts_for_what_it_costs(kind: str, price: int) -> None:
+    client: Any = Client()
+    rates = limits(60)
+    allowed = 60 * BURST // price
+    assert rates.allows(client, subscribe(kind, allowed), Outcome.FINE)
+    with pytest.raises(ProtocolError) as refused:
+        rates.allows(client, subscribe(kind, 1), Outcome.FINE)
+    assert refused.value.code is Code.TOO_MANY_REQUESTS
+    assert not rates.allows(client, subscribe(kind, allowed), Outcome.FINE)
+    assert client.closed == [Close.TOO_MANY_REQUESTS]
+
+
+def test_by_default_a_client_may_subscribe_at_once_to_as_many_topics_as_it_may_have_of_any_kind() -> None:
+    settings = Settings()
+    rates = limits(settings.client_subscriptions_per_second)
+    client: Any = Client()
+    assert rates.allows(client, subscribe("all", settings.max_client_topics), Outcome.FINE)
+
+
+def test_a_new_identity_is_charged_for_the_topics_that_are_judged_again() -> None:
+    client: Any = Client()
+    rates = limits(10)
+    assert rates.charge(client, 60, None)
+    with pytest.raises(ProtocolError):
+        rates.charge(client, 60, None)
+    assert not rates.charge(client, 100, None)
+    assert client.closed == [Close.TOO_MANY_REQUESTS]
