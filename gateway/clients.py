@@ -243,8 +243,8 @@ class Clients:
             case session.Join():
                 self._memberships.subscribe(connection, effect)
             case session.Leave(topics, request_id):
-                self._memberships.unsubscribe(connection, topics)
-                self._outbox.send(connection, replies.unsubscribed(topics, request_id, self._outbox.time()))
+                reply = replies.unsubscribed(topics, request_id, self._outbox.time())
+                self._memberships.unsubscribe_all(connection, topics, reply)
             case session.Say(publication, request_id):
                 self._errands.publish(connection, publication, request_id)
             case session.Login(data, taken):

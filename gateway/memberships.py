@@ -20,7 +20,7 @@ from typing import Any, Final, NamedTuple
 
 from gateway.cluster.link import Unavailable
 from gateway.cluster.registry import Registry
-from gateway.core import hub, replies
+from gateway.core import hub, replies, sequence
 from gateway.core.hub import Hub
 from gateway.core.identity import Identity
 from gateway.core.position import Position
@@ -30,6 +30,7 @@ from gateway.core.session import Join
 from gateway.outbox import Outbox
 from gateway.relay import Relay
 from gateway.transport.connection import Connection, Stage
+from gateway.turns import TURN_ITEMS, in_turns
 
 # SUBSCRIBEs of one client that may wait for Redis at a time; one more is refused (5030).
 MAX_WAITING: Final = 8
@@ -39,8 +40,6 @@ PREPARE_SECONDS: Final = 0.5  # between two tries to read what a newcomer is sen
 # All of them together are bounded by GATEWAY_BUFFER_BYTES, as everything unsent is.
 RECOVERY_BYTES: Final = 64 << 10
 READ_SECONDS: Final = 60.0  # a client that takes longer to read one part is closed as a slow consumer
-
-_DONE: Final = object()
 
 Spawn = Callable[[Coroutine[Any, Any, None], str], asyncio.Task[None]]
 
@@ -64,6 +63,13 @@ class _Subscribe:
     recovered: dict[str, bool] = field(default_factory=dict)  # by topic: whether it got all that it missed
     recoveries: dict[str, _Recovery] = field(default_factory=dict)  # by topic: what is remembered when it is a member
     confirmed: asyncio.Event = field(default_factory=asyncio.Event)
+    unconfirmed: int = 0  # parts of `audiences` that Redis has not confirmed yet
+
+    def confirm(self) -> None:
+        """Redis has confirmed a part of the audiences."""
+        self.unconfirmed -= 1
+        if not self.unconfirmed:
+            self.confirmed.set()
 
 
 class Memberships:
@@ -166,7 +172,7 @@ class Memberships:
         topics = effect.topics
         places = {topic: effect.recover[topic] for topic in topics if topic in effect.recover}
         asked = _Subscribe(topics, [*map(hub.of_topic, topics), *personal], effect.request_id, places)
-        confirmed = self._relay.join(asked.audiences, asked.confirmed.set)
+        confirmed = len(topics) <= TURN_ITEMS and self._join(asked, asked.audiences)
         if confirmed and all(map(self._relay.is_plain, topics)):  # the usual case: nothing is sent first
             self._enter(connection, asked.audiences)
             self._acknowledge(connection, asked)
@@ -175,10 +181,9 @@ class Memberships:
             self._hub.join(connection, hub.joining(topic))
         steps = self._let_in(connection, asked)
         if confirmed:
-            asked.confirmed.set()
             try:
                 self._relay.catch_up(places)
-                if self._is_ready(connection, asked) and next(steps, _DONE) is _DONE:
+                if self._is_ready(connection, topics) and next(steps, None) is None:
                     return
             except Exception:
                 self._give_up(connection, asked)
@@ -194,32 +199,57 @@ class Memberships:
         """Let the client hear these topics no more, also those that it still waits for."""
         self._leave(connection, [*map(hub.of_topic, topics), *map(hub.joining, topics)])
 
+    def unsubscribe_all(self, connection: Connection, topics: Sequence[str], data: bytes) -> None:
+        """As `unsubscribe`, any number of topics; then send `data`. The client's next frames wait for that."""
+        if len(topics) <= TURN_ITEMS:
+            self.unsubscribe(connection, topics)
+            self._outbox.send(connection, data)
+            return
+        connection.hold("unsubscribe")
+        self._spawn(self._unsubscribe_all(connection, topics, data), "unsubscribe")
+
+    async def _unsubscribe_all(self, connection: Connection, topics: Sequence[str], data: bytes) -> None:
+        try:
+            async for some in in_turns(topics):
+                self.unsubscribe(connection, some)
+            self._outbox.reply(connection, data)
+        except Exception:
+            self._outbox.fail(connection)
+        finally:
+            connection.release("unsubscribe")
+
     def remove(self, connection: Connection) -> None:
         """The client is gone: take it out of all audiences, and out of what Redis is told."""
         self._answer(connection)  # to nobody: it forgets what waits
         self._recoveries.pop(connection, None)
         for asked, task in self._subscribing.pop(connection, {}).items():
-            self._relay.abandon(asked.audiences, asked.confirmed.set)
+            self._relay.abandon(asked.audiences, asked.confirm)
             task.cancel()
         topics = [topic for topic in map(hub.topic_of, connection.audiences) if topic is not None]
         self._relay.leave(self._hub.remove(connection))
-        for topic in topics:
-            self._touch_topic(topic, connection.client_id)
+        self._touch_topics(connection.client_id, topics)
         self._registry.touch_client(connection.client_id)
 
-    async def _subscribe(self, connection: Connection, asked: _Subscribe, steps: Iterator[None]) -> None:
+    async def _subscribe(self, connection: Connection, asked: _Subscribe, steps: Iterator[int]) -> None:
         """What `subscribe` could not do at once. It is cancelled when the client is gone."""
         held = asyncio.get_running_loop().call_later(self._answer_seconds, connection.release, "subscribe")
         try:
+            if not asked.unconfirmed and not asked.confirmed.is_set():
+                asked.unconfirmed = 1  # what is not joined yet
+                async for audiences in in_turns(asked.audiences):
+                    self._join(asked, audiences)
+                asked.confirm()
             await asked.confirmed.wait()
             self._relay.catch_up(asked.places)
-            await self._until_ready(connection, asked)
+            async for topics in in_turns(asked.topics):
+                await self._until_ready(connection, topics)
             self._relay.catch_up(asked.places)  # what was being read when it asked may be older than its place
-            while True:
+            at: int | None = 0
+            while at is not None:
                 await self._until_read(connection)
-                await self._until_ready(connection, asked)
-                if next(steps, _DONE) is _DONE:
-                    break
+                await self._until_ready(connection, asked.topics[at : at + TURN_ITEMS])
+                at = next(steps, None)
+                await asyncio.sleep(0)
         except Exception:
             self._give_up(connection, asked)
         finally:
@@ -231,13 +261,21 @@ class Memberships:
                 self._subscribing.pop(connection, None)
             connection.release("subscribe")
 
-    def _is_ready(self, connection: Connection, asked: _Subscribe) -> bool:
-        return all(self._relay.is_ready(topic) for topic in asked.topics if self._wants(connection, topic))
+    def _join(self, asked: _Subscribe, audiences: Sequence[str]) -> bool:
+        """Hear the channels of some of the audiences. True if Redis has confirmed them already."""
+        asked.unconfirmed += 1
+        joined = self._relay.join(audiences, asked.confirm)
+        if joined:
+            asked.confirm()
+        return joined
 
-    async def _until_ready(self, connection: Connection, asked: _Subscribe) -> None:
-        while not self._is_ready(connection, asked):
+    def _is_ready(self, connection: Connection, topics: Sequence[str]) -> bool:
+        return all(self._relay.is_ready(topic) for topic in topics if self._wants(connection, topic))
+
+    async def _until_ready(self, connection: Connection, topics: Sequence[str]) -> None:
+        while not self._is_ready(connection, topics):
             try:
-                await self._relay.ready([topic for topic in asked.topics if self._wants(connection, topic)])
+                await self._relay.ready([topic for topic in topics if self._wants(connection, topic)])
             except Unavailable:
                 await asyncio.sleep(PREPARE_SECONDS)
 
@@ -248,30 +286,32 @@ class Memberships:
         except TimeoutError:
             self._outbox.evict(connection)
 
-    def _let_in(self, connection: Connection, asked: _Subscribe) -> Iterator[None]:
+    def _let_in(self, connection: Connection, asked: _Subscribe) -> Iterator[int]:
         """Send what the client missed or the last values, make it a member of each topic, and acknowledge.
 
         A topic's last message goes out in the turn of the loop in which the client becomes its member, so no message
-        comes between. Where the iterator stops, the caller waits until the client has read what it was sent, and until
-        all topics are ready; live messages wait in the topic's stream meanwhile.
+        comes between. Where the iterator stops, after `TURN_ITEMS` at the latest, it gives the place of the topic that
+        is next. The caller waits until the client has read what it was sent, and until that topic is ready; live
+        messages wait in the topic's stream meanwhile.
         """
         texts: list[bytes] = []
-        room = RECOVERY_BYTES
-        for topic in asked.topics:
+        room, entered = RECOVERY_BYTES, 0
+        for at, topic in enumerate(asked.topics):
             while self._wants(connection, topic):
-                if room > 0 and self._relay.is_ready(topic):
+                if room > 0 and entered < TURN_ITEMS and self._relay.is_ready(topic):
                     more, is_last = self._first(connection, topic, asked, room)
                     texts += more
                     room -= sum(map(len, more))
                     if is_last:
                         self._enter(connection, [hub.of_topic(topic)])
                         self._hub.leave(connection, hub.joining(topic))
+                        entered += 1
                         if topic in asked.recoveries:
                             self._recoveries.setdefault(connection, {})[topic] = asked.recoveries[topic]
                         break
                 self._outbox.send_all(connection, texts)
-                texts, room = [], RECOVERY_BYTES
-                yield
+                texts, room, entered = [], RECOVERY_BYTES, 0
+                yield at
         self._outbox.send_all(connection, texts)
         self._acknowledge(connection, asked)
 
@@ -283,7 +323,7 @@ class Memberships:
         if place is not None:
             missed = self._missed(connection, topic, place, asked)
             if missed is not None:
-                part = _beginning(missed, room)
+                part = sequence.beginning(missed, room)
                 if len(part) < len(missed):
                     # A member that recovers again: live messages must not come between the parts.
                     self._hub.leave(connection, hub.of_topic(topic))
@@ -320,7 +360,8 @@ class Memberships:
             return
         positions: dict[str, dict[str, Any]] = {}
         for topic in filter(self._relay.has_history, heard):
-            positions[topic] = self._relay.streams.place(topic)._asdict()
+            place = self._relay.streams.place(topic)
+            positions[topic] = {"epoch": place.epoch, "offset": place.offset, "mark": place.mark}
             if topic in asked.recovered:
                 positions[topic]["recovered"] = asked.recovered[topic]
         self._outbox.reply(connection, replies.subscribed(heard, asked.request_id, self._outbox.time(), positions))
@@ -353,27 +394,21 @@ class Memberships:
         self._touch(connection, audiences)
 
     def _touch(self, connection: Connection, audiences: Iterable[str]) -> None:
-        for topic in map(hub.topic_of, audiences):
-            if topic is not None:
-                self._touch_topic(topic, connection.client_id)
+        topics = [topic for topic in map(hub.topic_of, audiences) if topic is not None]
+        self._touch_topics(connection.client_id, topics)
         self._registry.touch_client(connection.client_id)
 
-    def _touch_topic(self, topic: str, client_id: str) -> None:
-        self._registry.touch_topic(topic)
-        if self._relay.has_presence(topic):
-            self._relay.presence.touch(topic, client_id)
+    def _touch_topics(self, client_id: str, topics: Sequence[str]) -> None:
+        """Have Redis told of the client on these topics: as it is then, so the rest may wait for the next turn."""
+        for topic in topics[:TURN_ITEMS]:
+            self._registry.touch_topic(topic)
+            if self._relay.has_presence(topic):
+                self._relay.presence.touch(topic, client_id)
+        if len(topics) > TURN_ITEMS:
+            asyncio.get_running_loop().call_soon(self._touch_topics, client_id, topics[TURN_ITEMS:])
 
 
 def _personal(identity: Identity) -> list[str]:
     """The audiences that a client is in because of its user and role."""
     audiences = [hub.of_user(identity.user)] if identity.user is not None else []
     return [*audiences, hub.of_role(identity.role)] if identity.role is not None else audiences
-
-
-def _beginning(entries: Sequence[Entry], size: int) -> Sequence[Entry]:
-    """The first of `entries`, until they have `size` bytes or more."""
-    for at, entry in enumerate(entries):
-        size -= len(entry.text)
-        if size <= 0:
-            return entries[: at + 1]
-    return entries

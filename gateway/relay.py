@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import itertools
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
@@ -36,6 +37,7 @@ from gateway.streams import Streams
 
 # How long a node that hears a message of `ws:broadcast` late still finds that another has passed it on.
 CLAIM_MS: Final = 2000
+LEAVES: Final = 250  # audiences looked at in one turn of the loop
 READY_TOPICS: Final = 100  # read at a time for a SUBSCRIBE
 # Between two reports that a channel carries messages which this node cannot read.
 UNREADABLE_SECONDS: Final = 10.0
@@ -68,6 +70,7 @@ class Relay:
         self._spawn = spawn
         self._relayed = metrics.relayed.labels("audience")  # looked up for each, it would cost as much as counting
         self._conflation = Conflation(hub)
+        self._left: dict[str, None] = {}  # audiences that may have no member any more
         # Channels whose unreadable messages were just reported -> whether there were more since.
         self._unreadable: dict[str, bool] = {}
         self.on_gap: Callable[[str], None] | None = None  # its messages are lost to whoever hears it
@@ -141,19 +144,30 @@ class Relay:
         self._bus.abandon([self._keys.audience(hub.channel_of(audience)) for audience in audiences], confirmed)
 
     def leave(self, audiences: Iterable[str]) -> None:
-        """These lost their last member here. A topic is heard on while somebody waits to be let in."""
-        left = []
-        for audience in {hub.channel_of(audience) for audience in audiences}:
+        """These may have lost their last member here. A topic is heard on while somebody waits to be let in.
+
+        What is then true counts, so of many `LEAVES` are looked at in a turn of the loop.
+        """
+        waiting = bool(self._left)
+        self._left.update(dict.fromkeys(map(hub.channel_of, audiences)))
+        if not waiting:
+            self._leave_some()
+
+    def _leave_some(self) -> None:
+        channels = []
+        for audience in list(itertools.islice(self._left, LEAVES)):
+            del self._left[audience]
             topic = hub.topic_of(audience)
             if audience in self._hub or (topic is not None and hub.joining(topic) in self._hub):
                 continue
-            left.append(self._keys.audience(audience))
+            channels.append(self._keys.audience(audience))
             if topic is not None:
                 self.streams.close(topic)
                 self.snapshots.forget(topic)
                 self.presence.close(topic)
-                self._conflation.forget(topic)
-        self._bus.ignore(left, self._on_audience)
+        self._bus.ignore(channels, self._on_audience)
+        if self._left:
+            asyncio.get_running_loop().call_soon(self._leave_some)
 
     def has_presence(self, topic: str) -> bool:
         """Whether it is told who hears it."""

@@ -25,6 +25,7 @@ LINGER_SECONDS: Final = 1.0  # an empty channel is kept this long: page reloads 
 # For so long the loss of one of several servers makes no node unready: longer than servers take to agree that one of
 # them has failed (cluster-node-timeout, 15 s by default).
 PART_SECONDS: Final = 20.0
+EXPIRE_CHANNELS: Final = 250  # in one turn of the loop
 LOOK_SECONDS: Final = 0.3  # while a server of a cluster is away, how often it is looked whether another has its slots
 
 
@@ -163,9 +164,11 @@ class Bus:
 
     def _expire(self) -> None:
         loop = asyncio.get_running_loop()
-        while self._idle:
+        for left in range(EXPIRE_CHANNELS, -1, -1):
+            if not self._idle:
+                break
             name, deadline = next(iter(self._idle.items()))
-            if deadline > loop.time():
+            if deadline > loop.time() or not left:
                 self._idle_timer = loop.call_at(deadline, self._expire)
                 return
             del self._idle[name]

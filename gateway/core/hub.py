@@ -49,6 +49,11 @@ class Audiences(set[str]):
             if is_personal(audience):
                 self.personal = tuple(other for other in self.personal if other != audience)
 
+    def clear(self) -> None:
+        """Remove all."""
+        super().clear()
+        self.topics, self.personal = 0, ()
+
     def has_topic(self, topic: str) -> bool:
         """Whether the client is subscribed to `topic`, or waits to be."""
         return of_topic(topic) in self or joining(topic) in self
@@ -125,6 +130,18 @@ class Hub:
             return False
         self._hand_out()  # what came before the leave is still its own
         subscriber.audiences.discard(audience)
+        return self._strike(subscriber, audience)
+
+    def remove(self, subscriber: Subscriber) -> list[str]:
+        """End all its memberships; the audiences that have no member left."""
+        if subscriber.audiences:
+            self._hand_out()  # what came before is still its own
+        emptied = [audience for audience in subscriber.audiences if self._strike(subscriber, audience)]
+        subscriber.audiences.clear()
+        self._refused.discard(subscriber)
+        return emptied
+
+    def _strike(self, subscriber: Subscriber, audience: str) -> bool:
         members = self._members[audience]
         members.discard(subscriber)
         self.memberships -= 1
@@ -133,12 +150,6 @@ class Hub:
         del self._members[audience]
         self.topic_count -= topic_of(audience) is not None
         return True
-
-    def remove(self, subscriber: Subscriber) -> list[str]:
-        """End all its memberships; the audiences that have no member left."""
-        emptied = [audience for audience in list(subscriber.audiences) if self.leave(subscriber, audience)]
-        self._refused.discard(subscriber)
-        return emptied
 
     def deliver(self, audience: str, frame: bytes, exclude: str | None = None, only: str | None = None) -> None:
         """Queue `frame` for all members but the client with the id `exclude`; or, if it is given, for `only`."""

@@ -284,3 +284,12 @@ class Sequence:
 def _is(one: Entry, other: Entry) -> bool:
     """Whether two entries of the same offset are the same message. Those without a mark are compared by their text."""
     return one.mark == other.mark and (one.mark != 0 or one.text == other.text)
+
+
+def beginning(entries: Listing[Entry], size: int) -> Listing[Entry]:
+    """The first of `entries`, until they have `size` bytes or more."""
+    for at, entry in enumerate(entries):
+        size -= len(entry.text)
+        if size <= 0:
+            return entries[: at + 1]
+    return entries

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from typing import Any, cast
 
 import orjson
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -20,6 +22,7 @@ from gateway.memberships import MAX_WAITING, READ_SECONDS, RECOVERY_BYTES, Membe
 from gateway.metrics import Metrics
 from gateway.outbox import Outbox
 from gateway.transport.connection import HIGH_WATER_BYTES, Connection, Facts, Owner, Stage
+from gateway.turns import TURN_ITEMS
 from tests.unit.virtual_time import VirtualLoop, in_virtual_time, later, quiet
 
 ANSWER_SECONDS = 2.0
@@ -60,18 +63,20 @@ class Relay:
         self.confirms = True
         self.unready: set[str] = set()
         self.snapshots: dict[str, bytes] = {}
-        self.waiting: dict[Callable[[], None], set[str]] = {}
+        self.waiting: dict[Callable[[], None], int] = {}  # how often each is called
+        self.parts: list[int] = []  # audiences of each call of `join` and `leave`
         self.heard: set[str] = set()
         self.changed = asyncio.Event()
         self.touched: list[tuple[str, str]] = []  # of presence
 
     def join(self, audiences: Iterable[str], confirmed: Callable[[], None] | None) -> bool:
         wanted = set(audiences)
+        self.parts.append(len(wanted))
         self.heard |= wanted
         if self.confirms or not wanted:
             return True
         if confirmed is not None:
-            self.waiting[confirmed] = wanted
+            self.waiting[confirmed] = self.waiting.get(confirmed, 0) + 1
         return False
 
     def abandon(self, _audiences: Iterable[str], confirmed: Callable[[], None]) -> None:
@@ -85,8 +90,9 @@ class Relay:
 
     def confirm(self) -> None:
         waiting, self.waiting = self.waiting, {}
-        for confirmed in waiting:
-            confirmed()
+        for confirmed, times in waiting.items():
+            for _ in range(times):
+                confirmed()
 
     def is_plain(self, topic: str) -> bool:
         return not topic.startswith(("kept", "last", "room"))
@@ -629,3 +635,72 @@ async def test_a_message_that_excludes_the_client_is_not_recovered_by_it() -> No
     node.relay.streams.entries["kept:1"][-1] = own._replace(exclude=client.client_id)
     node.subscribe(client, "kept:1", offset=0)
     assert [m["type"] for m in client.sent] == ["welcome", "DATA", "ACKNOWLEDGMENT"]
+
+
+# ---- thousands of topics
+
+
+MANY = tuple(f"kept:{number}" for number in range(3 * TURN_ITEMS + 1))
+
+
+@pytest.mark.parametrize("confirms", [True, False])
+@in_virtual_time
+async def test_a_subscribe_of_many_topics_is_done_in_parts_and_acknowledged_as_a_whole(confirms: bool) -> None:
+    node = Node()
+    client = node.connect()
+    node.relay.parts.clear()
+    node.relay.confirms = confirms
+    node.relay.unready = {MANY[-1]}
+    node.relay.snapshots = {topic: b'{"topic":"%s"}' % topic.encode() for topic in MANY}
+    node.subscribe(client, *MANY)
+    assert node.relay.parts == [], "nothing of it in the turn of the message itself"
+    await quiet()
+    node.relay.confirm()
+    await quiet()
+    assert answers(client) == {}
+    assert (len(node.relay.parts), max(node.relay.parts)) == (4, TURN_ITEMS)
+    node.relay.make_ready()
+    await quiet()
+    assert answers(client) == {"r": list(MANY)}
+    assert [message["topic"] for message in client.sent[1:-1]] == list(MANY), "their last values, in order"
+    assert client.audiences == {hub.of_topic(topic) for topic in MANY}
+
+
+@in_virtual_time
+async def test_a_client_is_let_into_no_more_topics_in_a_turn_than_stated() -> None:
+    node = Node()
+    client = node.connect()
+    node.subscribe(client, *MANY)
+    entered = [0]
+    while not answers(client):
+        await asyncio.sleep(0)
+        entered.append(sum(audience.startswith("topic:") for audience in client.audiences))
+    assert max(after - before for before, after in itertools.pairwise(entered)) == TURN_ITEMS
+
+
+@in_virtual_time
+async def test_an_unsubscribe_of_many_topics_is_done_in_parts_and_what_follows_waits() -> None:
+    node = Node()
+    client = node.connect()
+    node.subscribe(client, *MANY)
+    await quiet()
+    node.memberships.unsubscribe_all(client, MANY, b'{"requestId":"u","topics":[]}')
+    await asyncio.sleep(0)
+    assert (answers(client).get("u"), client._held) == (None, "unsubscribe")
+    assert len(client.audiences) >= len(MANY) - 2 * TURN_ITEMS
+    await quiet()
+    assert (answers(client)["u"], client._held, client.audiences) == ([], "", set())
+    assert not node.relay.heard
+
+
+@pytest.mark.parametrize("turns", range(1, 20))
+@in_virtual_time
+async def test_a_client_that_goes_amid_a_subscribe_of_many_topics_leaves_nothing(turns: int) -> None:
+    node = Node()
+    client = node.connect()
+    node.subscribe(client, *MANY)
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    client.abort(1006)
+    await quiet()
+    node.assert_no_trace()
