@@ -73,6 +73,7 @@ class Clients:
         self._status = status
         self._now_ms = now_ms
         self.limits = Limits(settings, rules.topics, outbox, metrics)
+        self.grew, self.counted_part = self.limits.grew, self.limits.count_part
         self._told_limits: Mapping[str, protocol.Json] = {
             "messageBytes": settings.max_message_bytes, "topics": settings.max_client_topics,
             "messagesPerSecond": settings.client_messages_per_second,
@@ -200,17 +201,9 @@ class Clients:
         finally:
             self._received(kind).inc()
 
-    def grew(self, connection: Connection, size: int) -> None:
-        """`size` bytes more are held for it."""
-        self.limits.grew(connection, size)
-
     def counted(self, connection: Connection, size: int) -> bool:
         """A ping or pong counts as a message does; it is no question, so it is answered until it is enough."""
         return self.limits.count(connection, size) is not Outcome.ENOUGH
-
-    def counted_part(self, connection: Connection) -> None:
-        """A part of a message counts as a fraction of one."""
-        self.limits.count_part(connection)
 
     def _handle(self, connection: Connection, message: messages.ClientMessage, found: Found) -> None:
         effect = connection.session.handle(message, connection.audiences, self._outbox.time(), found)

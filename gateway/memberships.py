@@ -22,7 +22,6 @@ from gateway.cluster.link import Unavailable
 from gateway.cluster.registry import Registry
 from gateway.core import hub, replies, sequence
 from gateway.core.hub import Hub
-from gateway.core.identity import Identity
 from gateway.core.position import Position
 from gateway.core.protocol import Code, ProtocolError, RequestId
 from gateway.core.sequence import Entry
@@ -97,7 +96,7 @@ class Memberships:
 
     def admit(self, connection: Connection, welcome: bytes) -> None:
         """Let a new client receive what is sent to its user and role, then welcome it."""
-        self._become(connection, _personal(connection.session.identity), welcome)
+        self._become(connection, _personal(connection), welcome)
 
     def login(self, connection: Connection, data: bytes) -> None:
         """The client has a new identity: move it between the audiences of users and roles, then send `data`."""
@@ -137,7 +136,7 @@ class Memberships:
         if connection not in self._unanswered:
             return
         data, confirmed = self._unanswered.pop(connection)
-        self._relay.abandon(_personal(connection.session.identity), confirmed)
+        self._relay.abandon(_personal(connection), confirmed)
         self._outbox.reply(connection, data)
 
     def _identify(self, connection: Connection) -> list[str]:
@@ -145,7 +144,7 @@ class Memberships:
 
         On topics with presence the other clients are told of the new user.
         """
-        former, now = connection.audiences.personal, _personal(connection.session.identity)
+        former, now = connection.audiences.personal, _personal(connection)
         if set(former) != set(now):
             self._leave(connection, [audience for audience in former if audience not in now])
             for topic in filter(None, map(hub.topic_of, connection.audiences)):
@@ -201,12 +200,12 @@ class Memberships:
 
     def unsubscribe_all(self, connection: Connection, topics: Sequence[str], data: bytes) -> None:
         """As `unsubscribe`, any number of topics; then send `data`. The client's next frames wait for that."""
-        if len(topics) <= TURN_ITEMS:
+        if len(topics) > TURN_ITEMS:
+            connection.hold("unsubscribe")
+            self._spawn(self._unsubscribe_all(connection, topics, data), "unsubscribe")
+        else:
             self.unsubscribe(connection, topics)
             self._outbox.send(connection, data)
-            return
-        connection.hold("unsubscribe")
-        self._spawn(self._unsubscribe_all(connection, topics, data), "unsubscribe")
 
     async def _unsubscribe_all(self, connection: Connection, topics: Sequence[str], data: bytes) -> None:
         try:
@@ -315,9 +314,7 @@ class Memberships:
         self._outbox.send_all(connection, texts)
         self._acknowledge(connection, asked)
 
-    def _first(
-        self, connection: Connection, topic: str, asked: _Subscribe, room: int
-    ) -> tuple[list[bytes], bool]:  # fmt: skip
+    def _first(self, connection: Connection, topic: str, asked: _Subscribe, room: int) -> tuple[list[bytes], bool]:
         """What a newcomer to the topic is sent now, about `room` bytes; and whether that is all."""
         place = asked.places.get(topic) if self._relay.has_history(topic) else None
         if place is not None:
@@ -408,7 +405,5 @@ class Memberships:
             asyncio.get_running_loop().call_soon(self._touch_topics, client_id, topics[TURN_ITEMS:])
 
 
-def _personal(identity: Identity) -> list[str]:
-    """The audiences that a client is in because of its user and role."""
-    audiences = [hub.of_user(identity.user)] if identity.user is not None else []
-    return [*audiences, hub.of_role(identity.role)] if identity.role is not None else audiences
+def _personal(connection: Connection) -> list[str]:
+    return hub.personal(connection.session.identity.user, connection.session.identity.role)

@@ -252,6 +252,12 @@ def of_role(role: str) -> str:
     return f"role:{role}"
 
 
+def personal(user: str | None, role: str | None) -> list[str]:
+    """The audiences that a client is in because of its user and role."""
+    audiences = [of_user(user)] if user is not None else []
+    return [*audiences, of_role(role)] if role is not None else audiences
+
+
 def is_personal(audience: str) -> bool:
     """Whether a client is in it for being who it is."""
     return audience.startswith(("user:", "role:"))

@@ -6,7 +6,7 @@ import enum
 from typing import Final
 
 from gateway.core.identity import SUPERADMIN, Identity
-from gateway.core.protocol import Code
+from gateway.core.protocol import Code, ProtocolError, RequestId
 from gateway.core.topics import Need, Rule
 
 
@@ -62,3 +62,9 @@ REFUSALS: Final[dict[Verdict, tuple[Code, str]]] = {
         "The back end could not be asked whether that is allowed on {topic}, try again",
     ),
 }
+
+
+def refusal(verdict: Verdict, topic: str, request_id: RequestId) -> ProtocolError:
+    """The error that a client is sent for a verdict that refuses."""
+    code, message = REFUSALS[verdict]
+    return ProtocolError(code, message.format(topic=topic), request_id)

@@ -13,7 +13,7 @@ from typing import Final, TypeAlias
 from gateway.core import messages, replies, targets, topics
 from gateway.core.hub import Audiences, topics_of
 from gateway.core.identity import ANONYMOUS, AuthError, Grant, Identity, IsRevoked, UnknownKey
-from gateway.core.permits import REFUSALS, Verdict, weigh
+from gateway.core.permits import Verdict, refusal, weigh
 from gateway.core.position import Position
 from gateway.core.protocol import Close, Code, Json, ProtocolError, RequestId
 from gateway.core.publication import Publication
@@ -320,7 +320,7 @@ class Session:
             elif verdict is Verdict.ASK:
                 asked.append(name)
             else:
-                raise _refused(verdict, name, request_id)
+                raise refusal(verdict, name, request_id)
         if asked:
             raise _Needed(Ask("subscribe", tuple(asked), identity))
         return used
@@ -377,7 +377,7 @@ class Session:
         if verdict is Verdict.NO_USER and act == "command":
             raise ProtocolError(Code.COMMAND_WITHOUT_AUTHENTICATION, "COMMAND needs authentication", request_id)
         if verdict is not Verdict.ALLOWED:
-            raise _refused(verdict, topic, request_id)
+            raise refusal(verdict, topic, request_id)
 
     def _weigh(self, act: Act, topic: str, identity: Identity, grants: Sequence[Grant], found: Found) -> Verdict:
         """Whether `identity` may `act` on `topic`; `grants`: those by which this client hears it already."""
@@ -398,8 +398,3 @@ class _Needed(Exception):
     def __init__(self, effect: Ask | Refresh | Charge) -> None:
         super().__init__()
         self.effect = effect
-
-
-def _refused(verdict: Verdict, topic: str, request_id: RequestId) -> ProtocolError:
-    code, message = REFUSALS[verdict]
-    return ProtocolError(code, message.format(topic=topic), request_id)
