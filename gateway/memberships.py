@@ -158,15 +158,14 @@ class Memberships:
         """Let the client hear the topics, and acknowledge when it does."""
         if connection.stage is not Stage.OPEN:
             return
-        personal: list[str] = []
-        if effect.login:
-            personal = self._identify(connection)
+        personal = self._identify(connection) if effect.login else []
+        if personal:
             self._enter(connection, personal)
         others = self._subscribing.get(connection, {})
         if len(others) >= MAX_WAITING:
             self._relay.join(personal, None)
-            message = f"{MAX_WAITING} SUBSCRIBEs of this client wait for Redis already; send it again later"
-            self._outbox.refuse(connection, ProtocolError(Code.UNAVAILABLE, message, effect.request_id))
+            why = f"{MAX_WAITING} SUBSCRIBEs of this client wait for Redis already; send it again later"
+            self._outbox.refuse(connection, ProtocolError(Code.UNAVAILABLE, why, effect.request_id))
             return
         topics = effect.topics
         places = {topic: effect.recover[topic] for topic in topics if topic in effect.recover}
@@ -331,9 +330,7 @@ class Memberships:
         snapshot = self._relay.snapshot(topic)
         return [replies.initial(snapshot)] if snapshot is not None else [], True
 
-    def _missed(
-        self, connection: Connection, topic: str, place: Position, asked: _Subscribe
-    ) -> list[Entry] | None:  # fmt: skip
+    def _missed(self, connection: Connection, topic: str, place: Position, asked: _Subscribe) -> list[Entry] | None:
         """What the client is sent of the messages since `place`; None if it cannot get all of them."""
         before, losses = self._recoveries.get(connection, {}).get(topic), self._relay.streams.losses(topic)
         missed: list[Entry] | None
