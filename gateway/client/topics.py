@@ -50,6 +50,7 @@ class _Ask:
     entries: list[_Topic]
     data: bytes
     tries: int = 0
+    refusals: int = 0
 
 
 class Topics:
@@ -79,6 +80,7 @@ class Topics:
         self._progress = 0.0  # when one was answered, or the first of them sent
         self._look_again = 0.0  # when to send the oldest again
         self._refused: list[tuple[float, list[_Topic]]] = []  # for now; when to ask again
+        self._replies: list[bytes] = []  # to what the server sent
         self._paced: float | None = None  # when the server's rate allows more
 
     # ---- the subscriptions
@@ -122,6 +124,7 @@ class Topics:
         self._asked.clear()
         self._changed.clear()
         self._refused.clear()
+        self._replies.clear()
         for known in list(self._known.values()):
             known.asked = known.joined = False
             known.place.disconnected()
@@ -152,7 +155,7 @@ class Topics:
         """
         if not self._connected:
             return []
-        texts: list[bytes] = []
+        texts, self._replies = self._replies, []
         for when, entries in list(self._refused):
             if when <= now:
                 self._refused.remove((when, entries))
@@ -235,8 +238,8 @@ class Topics:
 
     # ---- what the server sends
 
-    def heard(self, frame: Frame, now: float) -> list[bytes]:
-        """A message of the server's that answers no other call; what to send upon it."""
+    def heard(self, frame: Frame, now: float) -> None:
+        """A message of the server's that answers no other call."""
         match frame:
             case {"type": "DATA", "topic": str(topic)}:
                 heard = message(frame)
@@ -251,11 +254,11 @@ class Topics:
             case {"type": "ACKNOWLEDGMENT", "operation": "subscribe", "topics": [*topics]}:
                 ask = self._asked.pop(str(frame.get("requestId")), None)
                 if ask is not None:  # else it was sent again, and answered before
-                    return self._subscribed(ask, frozenset(topics), frame.get("positions") or {}, now)
+                    self._subscribed(ask, frozenset(topics), frame.get("positions") or {}, now)
             case {"type": "ERROR"}:
-                ask = self._asked.pop(str(frame.get("requestId", frame.get("inReplyTo"))), None)
+                ask = self._asked.get(str(frame.get("requestId", frame.get("inReplyTo"))))
                 if ask is not None:
-                    return self._turned_down(ask, refusal(frame), now)
+                    self._turned_down(ask, refusal(frame), now)
             case {"type": "SYSTEM", "action": "gap", "data": {"topics": [*topics]}}:
                 for topic in topics:
                     known = self._known.get(topic)
@@ -266,11 +269,10 @@ class Topics:
                     self._drop(topic, Refused(Code.NOT_ALLOWED, str(about.get("reason", "unsubscribed"))))
             case {"type": "SYSTEM", "action": "degraded" | "restored" as action}:
                 self.degraded = action == "degraded"
-        return []
 
     def _subscribed(
         self, ask: _Ask, heard: frozenset[str], positions: Mapping[str, Mapping[str, Any]], now: float
-    ) -> list[bytes]:
+    ) -> None:
         self._answered(now)
         taken: list[str] = []
         for known in ask.entries:
@@ -292,23 +294,32 @@ class Topics:
                 # After a recovery the server sends no last value: newcomers are asked for again.
                 if not subscription.ended and (subscription.entered.done() or not recovered):
                     subscription.enter()
-        return [_unsubscribe(taken)] if taken else []
+        if taken:
+            self._replies.append(_unsubscribe(taken))
+            self._tell()
 
-    def _turned_down(self, ask: _Ask, why: Refused, now: float) -> list[bytes]:
+    def _turned_down(self, ask: _Ask, why: Refused, now: float) -> None:
+        ask.refusals += 1
+        if ask.refusals < ask.tries:
+            return  # it was sent again, and that may be acknowledged
+        del self._asked[ask.request_id]
         self._answered(now)
-        entries = [known for known in ask.entries if self._known.get(known.name) is known]
+        current = [known for known in ask.entries if self._known.get(known.name) is known]
+        entries = [known for known in current if known.subscriptions]
+        self._release(known for known in current if not known.subscriptions)  # they were left meanwhile
         if why.temporary:
             if why.code == Code.TOO_MANY_REQUESTS:
                 self._pace.refused(now)
             self._refused.append((now + self._backoff.seconds(), entries))
-            self._tell()
-            return []
-        if len(ask.entries) > 1:  # all or nothing: one of them is to blame
+        elif len(ask.entries) > 1:  # all or nothing: one of them is to blame
             half = (len(entries) + 1) // 2
-            return [self._send(self._make(some), now) for some in (entries[:half], entries[half:]) if some]
-        for known in entries:
-            self._drop(known.name, why)
-        return [_unsubscribe([known.name]) for known in entries if known.joined]
+            self._replies += [self._send(self._make(some), now) for some in (entries[:half], entries[half:]) if some]
+        else:
+            for known in entries:
+                self._drop(known.name, why)
+                if known.joined:
+                    self._replies.append(_unsubscribe([known.name]))
+        self._tell()
 
     def _answered(self, now: float) -> None:
         self._progress, self._look_again = now, now + self._ack

@@ -503,7 +503,7 @@ class Gateway extends EventTarget {
     }
     const waiting = [...this.#asked.values()].reduce((sum, other) => sum + other.size, 0);
     if (waiting && waiting + size > window) return false;
-    const ask = { requestId, entries, text, size, tries: 0 };
+    const ask = { requestId, entries, text, size, tries: 0, refusals: 0 };
     for (const known of entries) {
       this.#changed.delete(known);
       known.asked = true;
@@ -536,17 +536,19 @@ class Gateway extends EventTarget {
   }
 
   #refused(ask, refusal) {
+    if (ask.tries > ++ask.refusals) return; // it was sent again, and that may be acknowledged
     const socket = this.#socket;
-    const entries = ask.entries.filter((known) => this.#topics.get(known.topic) === known);
-    const again = (some) => some.forEach((known) => {
+    const again = (known) => {
       known.asked = false;
       this.#touch(known);
-    });
+    };
+    const current = ask.entries.filter((known) => this.#topics.get(known.topic) === known);
+    const entries = current.filter((known) => known.hearers.size || again(known)); // others were left meanwhile
     this.#asked.delete(ask.requestId);
     this.#await();
     if (refusal.temporary) {
       if (refusal.code === 4029) this.#pace.refused(Date.now());
-      setTimeout(() => socket === this.#socket && again(entries), this.#backoff.ms());
+      setTimeout(() => socket === this.#socket && entries.forEach(again), this.#backoff.ms());
     } else if (ask.entries.length > 1) { // all or nothing: one of them is to blame
       const half = (entries.length + 1) >> 1;
       for (const some of [entries.slice(0, half), entries.slice(half)]) if (some.length) this.#ask(some);
