@@ -45,7 +45,7 @@ bench: .venv/dev.done ## beside its peers and the limit: SCENARIOS= ROUNDS= QUIC
 	@$(BIN)/python -m bench
 
 fuzz: .venv/dev.done ## hostile input by chance; SEED= MINUTES=5 TARGETS="frames sockets" ROUND=
-	@$(PYTHON) -m stack.need redis-server
+	@$(PYTHON) -m stack.need redis-server nodejs
 	@$(BIN)/python -m fuzz
 
 lint: .venv/dev.done ## style, the floors of the house, haproxy.cfg in all its variants

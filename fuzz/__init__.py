@@ -3,6 +3,7 @@
 __main__   SEED=, MINUTES=, TARGETS=, ROUND=
 run        rounds of every target until the time is up; the first finding ends it
 pure       what needs no process: frames, messages, orders, envelopes, settings, topic files, topic names
+clients    both clients against a model of the server (tests/model)
 live       a node: sockets, handshakes, requests; what it still holds when they are gone
 api        the HTTP API, from its own description
 

@@ -15,6 +15,7 @@ from urllib.parse import unquote
 
 import orjson
 
+from fuzz import clients
 from gateway.cluster.envelope import Envelope, Kind
 from gateway.core import orders, topics
 from gateway.core.deflate import deflate, inflate
@@ -313,5 +314,5 @@ def _packaged() -> topics.TopicRules:
 
 TARGETS: Final = {
     "frames": frames, "compression": compression, "messages": messages, "cluster": cluster, "settings": settings,
-    "rules": rules, "topics": topic_names,
+    "rules": rules, "topics": topic_names, "clients": clients.case,
 }  # fmt: skip
