@@ -48,8 +48,8 @@ class Link:
         self.answer: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
         self.rows = Rows(Metrics())
 
-    def script(self, _name: str) -> None:
-        return None
+    def script(self, name: str) -> Callable[[Sequence[str], Sequence[Any]], Sequence[Any]]:
+        return lambda keys, arguments: (name, keys, arguments)
 
     async def ask_each(self, _commands: Sequence[Any]) -> list[Any]:
         return [await self.answer]
