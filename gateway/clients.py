@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from typing import Any, Final
 
 import orjson
@@ -33,6 +33,7 @@ from gateway.relay import SAID, Relay
 from gateway.settings import Settings
 from gateway.transport.connection import Connection, Facts, Stage
 from gateway.transport.eventstream import EventStreams
+from gateway.turns import each_in_turns
 
 USER_AGENT_CHARACTERS: Final = 256
 WARNING_SECONDS: Final = 30.0  # before its token's end a client is told
@@ -132,23 +133,24 @@ class Clients:
     def tell_all(self, action: str, message: str) -> None:
         """Send everybody a SYSTEM message."""
         data = replies.system(action, {"message": message}, self._outbox.time())
-        for connection in self:
-            self._outbox.send(connection, data)
+        each_in_turns(list(self), lambda connection: self._outbox.send(connection, data))
 
     def sweep(self, now: float) -> None:
         """Ping who is silent; close who stays silent, ends no message, or has a token that ended; `now`: loop time."""
-        patience = self._settings.ping_seconds + self._settings.pong_seconds
-        seconds = self._now_ms() / 1000
-        for connection in self:
-            if connection.pinged:
-                if connection.is_silent(patience, now):
-                    connection.close(Close.NO_PONG, "no pong")
-            elif connection.is_silent(self._settings.ping_seconds, now):
-                connection.ping()
-            self._watch_tokens(connection, seconds)
-            if connection.is_late(now):
-                self._metrics.limited.labels("message_seconds").inc()
-                connection.close(Close.BAD_USE, "message not complete in time")
+        each_in_turns(list(self), partial(self._sweep, now, self._now_ms() / 1000))
+
+    def _sweep(self, now: float, seconds: float, connection: Connection) -> None:
+        if connection.stage is not Stage.OPEN:
+            return
+        if connection.pinged:
+            if connection.is_silent(self._settings.ping_seconds + self._settings.pong_seconds, now):
+                connection.close(Close.NO_PONG, "no pong")
+        elif connection.is_silent(self._settings.ping_seconds, now):
+            connection.ping()
+        self._watch_tokens(connection, seconds)
+        if connection.is_late(now):
+            self._metrics.limited.labels("message_seconds").inc()
+            connection.close(Close.BAD_USE, "message not complete in time")
 
     def _watch_tokens(self, connection: Connection, now: float) -> None:
         """Tell whose token ends soon, close whose has ended; the same of tokens for topics. `now`: s since 1970."""
@@ -165,14 +167,16 @@ class Clients:
 
     def enforce(self, revoked: IsRevoked) -> None:
         """Close whose token is revoked, and take what was heard by a revoked subscription token."""
-        for connection in self:
-            identity = connection.session.identity
-            if revoked(identity.token_id, identity.user, identity.issued):
-                self._log.info("token revoked", client=connection.client_id)
-                connection.close(Close.BAD_TOKEN, "token revoked")
-            else:
-                gone = connection.session.revoke_grants(revoked)
-                self._unsubscribe(connection, gone, "subscription token revoked")
+        each_in_turns(list(self), partial(self._enforce, revoked))
+
+    def _enforce(self, revoked: IsRevoked, connection: Connection) -> None:
+        identity = connection.session.identity
+        if revoked(identity.token_id, identity.user, identity.issued):
+            self._log.info("token revoked", client=connection.client_id)
+            connection.close(Close.BAD_TOKEN, "token revoked")
+        else:
+            gone = connection.session.revoke_grants(revoked)
+            self._unsubscribe(connection, gone, "subscription token revoked")
 
     # ---- what a client says
 
@@ -318,8 +322,7 @@ class Clients:
             return  # of another part, that has been told
         self._memberships.degrade()
         self.tell_all("degraded", DEGRADED)
-        for connection in self:
-            self._memberships.go_on(connection)
+        each_in_turns(list(self), self._memberships.go_on)
 
     def bus_missed(self, channels: list[str]) -> None:
         """What was published on these channels meanwhile is lost to us, and said so."""

@@ -29,7 +29,7 @@ from gateway.core.session import Join
 from gateway.outbox import Outbox
 from gateway.relay import Relay
 from gateway.transport.connection import Connection, Stage
-from gateway.turns import TURN_ITEMS, in_turns
+from gateway.turns import TURN_ITEMS, each_in_turns, in_turns
 
 # SUBSCRIBEs of one client that may wait for Redis at a time; one more is refused (5030).
 MAX_WAITING: Final = 8
@@ -394,12 +394,12 @@ class Memberships:
 
     def _touch_topics(self, client_id: str, topics: Sequence[str]) -> None:
         """Have Redis told of the client on these topics: as it is then, so the rest may wait for the next turn."""
-        for topic in topics[:TURN_ITEMS]:
-            self._registry.touch_topic(topic)
-            if self._relay.has_presence(topic):
-                self._relay.presence.touch(topic, client_id)
-        if len(topics) > TURN_ITEMS:
-            asyncio.get_running_loop().call_soon(self._touch_topics, client_id, topics[TURN_ITEMS:])
+        each_in_turns(topics, partial(self._touch_topic, client_id))
+
+    def _touch_topic(self, client_id: str, topic: str) -> None:
+        self._registry.touch_topic(topic)
+        if self._relay.has_presence(topic):
+            self._relay.presence.touch(topic, client_id)
 
 
 def _personal(connection: Connection) -> list[str]:

@@ -1,0 +1,43 @@
+"""Long work in turns of the loop: in order, bounded in each turn, and what is begun earlier stays ahead."""
+
+from __future__ import annotations
+
+import asyncio
+
+from gateway.turns import TURN_ITEMS, each_in_turns, in_turns
+from tests.unit.virtual_time import in_virtual_time, quiet
+
+
+@in_virtual_time
+async def test_each_is_acted_upon_in_order_so_many_a_turn_and_an_earlier_round_stays_ahead() -> None:
+    items = list(range(3 * TURN_ITEMS + 1))
+    first: list[int] = []
+    second: list[int] = []
+    each_in_turns(items, first.append)
+    assert len(first) == TURN_ITEMS
+    each_in_turns(items, lambda item: second.append(item if item in first[-TURN_ITEMS - 1 :] else -1))
+    for turn in range(2, 5):
+        await asyncio.sleep(0)
+        assert len(first) == min(turn * TURN_ITEMS, len(items))
+    await quiet()
+    assert first == second == items
+
+
+@in_virtual_time
+async def test_parts_come_in_order_each_in_a_turn_of_its_own() -> None:
+    items = list(range(2 * TURN_ITEMS + 1))
+    turns = [0]
+
+    async def count() -> None:
+        while True:
+            await asyncio.sleep(0)
+            turns[0] += 1
+
+    counter = asyncio.create_task(count())
+    await asyncio.sleep(0)
+    found = [(turns[0], list(part)) async for part in in_turns(items)]
+    counter.cancel()
+    assert [item for _, part in found for item in part] == items
+    assert len({turn for turn, _ in found}) == len(found) == 3
+    nothing: list[int] = []
+    assert [list(part) async for part in in_turns(nothing)] == []
