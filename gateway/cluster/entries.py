@@ -27,6 +27,7 @@ NEAR_BYTES: Final = 16 << 20
 AWAY_SECONDS: Final = 0.5  # after Redis failed it is not asked for so long: callers would wait for its deadline in turn
 BATCH_KEYS: Final = 500
 MAX_VALUE_BYTES: Final = 1 << 20
+MAX_NOTICE_BYTES: Final = 1 << 20  # of a notice: it names at most 500 keys of 500 characters
 
 _NOTHING: Final = -2  # what PTTL says of a key that is not
 
@@ -257,7 +258,7 @@ class Entries:
 
     def _on_notice(self, _channel: str, payload: bytes) -> None:
         try:
-            said = orjson.loads(payload)
+            said = orjson.loads(payload) if len(payload) <= MAX_NOTICE_BYTES else None
         except ValueError:
             said = None
         match said:

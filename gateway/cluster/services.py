@@ -374,7 +374,7 @@ class ServiceManager:
     def _on_update(self, _channel: str, payload: bytes) -> None:
         self._changes += 1
         try:
-            notice = orjson.loads(payload)
+            notice = orjson.loads(payload) if len(payload) <= records.MAX_NOTICE_BYTES else {}
             service, state = notice["serviceName"], {"instance": notice.get("instance"), **notice["state"]}
         except (ValueError, TypeError, KeyError, AttributeError):
             return  # other programs may say anything there

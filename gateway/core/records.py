@@ -21,6 +21,7 @@ from gateway.core import protocol
 MAX_SERVICES: Final = 200  # what the cluster lists: names come from other programs, and metrics carry them
 MAX_INSTANCES: Final = 200  # records of one service
 MAX_RECORD_BYTES: Final = 16 << 10
+MAX_NOTICE_BYTES: Final = 2 * MAX_RECORD_BYTES  # of the notice that a record has changed, which holds it
 MAX_ERROR_CHARACTERS: Final = 500
 WINDOW: Final = 256  # operations that mean and p99 are taken from
 
