@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self, overload
+from typing import Any, ClassVar, Protocol, Self, overload
 
 import httpx
 import orjson
@@ -164,6 +164,8 @@ class Redis(Closing):
 class Node(Closing):
     """A gateway process."""
 
+    MODULE: ClassVar[tuple[str, ...]] = ("gateway", "serve")  # what Python runs
+
     def __init__(
         self, name: str, folder: Path, redis: Store, host: Host = HERE, port: int | None = None, /, **settings: object
     ) -> None:
@@ -178,7 +180,7 @@ class Node(Closing):
             "jwt_secret": JWT_SECRET, "api_key": API_KEY, **settings,
         }  # fmt: skip
         env = clean_environment() | {f"GATEWAY_{setting.upper()}": str(value) for setting, value in told.items()}
-        command = [*host.enter, sys.executable, "-m", "gateway", "serve"]
+        command = [*host.enter, sys.executable, "-m", *self.MODULE]
         self.process = Process(name, command, folder / f"{name}.log", env)
         self.start()
 
