@@ -7,6 +7,7 @@ read: what it brings is delivered to those who listen, and kept for those who co
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, Final, Protocol
 
@@ -19,6 +20,7 @@ from gateway.logs import logger
 from gateway.metrics import Metrics
 
 RETRY_SECONDS: Final = 0.5
+MAX_READING: Final = 200  # topics read at a time, however many are in doubt
 MAX_CHECKED: Final = 1000  # topics compared with Redis at a time
 
 
@@ -56,6 +58,7 @@ class Streams:
         self._metrics = metrics
         self._spawn = spawn
         self._streams: dict[str, _Stream] = {}
+        self._reading = asyncio.Semaphore(MAX_READING)
         self._log = logger()
 
     def receive(self, topic: str, epoch: str, entry: Entry) -> None:
@@ -153,7 +156,8 @@ class Streams:
         Raises:
             Unavailable: Redis did not answer in time.
         """
-        idle = [topic for topic, stream in self._streams.items() if not stream.sequence.wanted][:MAX_CHECKED]
+        settled = (topic for topic, stream in self._streams.items() if not stream.sequence.wanted)
+        idle = list(itertools.islice(settled, MAX_CHECKED))
         tops = await self._history.peek([(topic, self._rules.of(topic)) for topic in idle])
         for topic, top in zip(idle, tops, strict=True):
             stream = self._streams.pop(topic, None)
@@ -180,7 +184,8 @@ class Streams:
         try:
             while sequence.wanted and self._streams.get(topic) is stream:
                 try:
-                    page = await self._history.read(topic, sequence.ask())
+                    async with self._reading:
+                        page = await self._history.read(topic, sequence.ask())
                 except Unavailable:
                     await asyncio.sleep(RETRY_SECONDS)  # without end: nothing can be promised before it is read
                     continue

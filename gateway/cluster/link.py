@@ -72,7 +72,7 @@ class Link:
     ) -> None:
         self.timeout_seconds = timeout_seconds
         self.rows = Rows(metrics)
-        self.reads = Reads(self.ask_each)
+        self.reads = Reads(self.ask_each, self._place)
         # RESP2: its pub/sub costs a third less than RESP3's, and we need nothing of the newer protocol.
         self._servers = Servers(
             url, timeout_seconds=timeout_seconds, max_connections=POOL_CONNECTIONS, protocol=2, client_name=name
@@ -197,6 +197,10 @@ class Link:
                 await asyncio.sleep(random.uniform(0, MOVE_SECONDS))
             places, first = again, False
         return answers
+
+    def _place(self, command: Command) -> str | None:
+        """The server of a command, as far as it is known."""
+        return self.shards.owner(self.shards.slot(command)) if self.sharded else None
 
     def _owner(self, command: Command) -> str:
         return self._servers.owner(self.shards.slot(command))

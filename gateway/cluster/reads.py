@@ -12,9 +12,11 @@ MAX_COMMANDS: Final = 100  # in one round trip: what Redis and the node spend on
 
 
 class _Batch:
-    __slots__ = ("answers", "commands")
+    __slots__ = ("answers", "commands", "sending", "server")
 
-    def __init__(self, answers: asyncio.Future[list[Any]]) -> None:
+    def __init__(self, server: str | None, answers: asyncio.Future[list[Any]]) -> None:
+        self.server = server
+        self.sending: asyncio.Future[Any] | None = None
         self.commands: dict[Command, int] = {}  # each command, and its place among the answers
         self.answers = answers
 
@@ -22,12 +24,17 @@ class _Batch:
 class Reads:
     """Collects commands that change nothing. The same command, asked for twice in a turn, is sent once.
 
-    `ask_each` sends commands and answers them; a command that Redis refuses is answered with a `Refused`.
+    `ask_each` sends commands and answers them; a command that Redis refuses is answered with a `Refused`. `place` names
+    the server that a command is for: commands for different servers share no round trip, so that one that is away
+    affects its own commands only.
     """
 
-    def __init__(self, ask_each: Callable[[list[Command]], Awaitable[list[Any]]]) -> None:
+    def __init__(
+        self, ask_each: Callable[[list[Command]], Awaitable[list[Any]]], place: Callable[[Command], str | None]
+    ) -> None:
         self._ask_each = ask_each
-        self._batch: _Batch | None = None  # to be sent when this turn is over
+        self._place = place
+        self._batches: dict[str | None, _Batch] = {}  # by server: to be sent when this turn is over
 
     async def ask(self, *command: Any) -> Any:
         """The answer to one command.
@@ -46,31 +53,34 @@ class Reads:
         Raises:
             Unavailable: Redis is away or slow.
         """
-        if len(commands) > MAX_COMMANDS:
-            return [answer for at in range(0, len(commands), MAX_COMMANDS)
-                    for answer in await self.ask_each(commands[at : at + MAX_COMMANDS])]  # fmt: skip
-        batch = self._batch
-        leads = batch is None or len(batch.commands) + len(commands) > MAX_COMMANDS
-        if batch is None or leads:
-            batch = self._batch = _Batch(asyncio.get_running_loop().create_future())
-        places = [batch.commands.setdefault(command, len(batch.commands)) for command in commands]
-        if leads:
-            await self._send(batch)
-        answers = await asyncio.shield(batch.answers)
-        return [answers[place] for place in places]
+        asked = [self._add(command) for command in commands]
+        for batch, leads, _ in asked:
+            if leads:
+                batch.sending = asyncio.gather(self._send(batch), return_exceptions=True)
+        answers = {id(batch): await asyncio.shield(batch.answers) for batch, _, _ in asked}
+        return [answers[id(batch)][place] for batch, _, place in asked]
+
+    def _add(self, command: Command) -> tuple[_Batch, bool, int]:
+        """Put a command into a batch: which, whether it is new, and the command's place in it."""
+        server = self._place(command)
+        batch = self._batches.get(server)
+        new = batch is None or (len(batch.commands) >= MAX_COMMANDS and command not in batch.commands)
+        if batch is None or new:
+            batch = self._batches[server] = _Batch(server, asyncio.get_running_loop().create_future())
+        return batch, new, batch.commands.setdefault(command, len(batch.commands))
 
     async def _send(self, batch: _Batch) -> None:
-        """Send a batch when the turn is over. The caller that began it does so for all others."""
+        """Send a batch when the turn is over."""
         try:
             await asyncio.sleep(0)
-            if self._batch is batch:
-                self._batch = None
+            if self._batches.get(batch.server) is batch:
+                del self._batches[batch.server]
             batch.answers.set_result(await self._ask_each(list(batch.commands)))
         except Unavailable as error:
             batch.answers.set_exception(error)
         finally:
-            if self._batch is batch:
-                self._batch = None
-            if not batch.answers.done():  # the caller is cancelled, or there is a fault of ours
+            if self._batches.get(batch.server) is batch:
+                del self._batches[batch.server]
+            if not batch.answers.done():  # cancelled, or there is a fault of ours
                 batch.answers.set_exception(Unavailable("the read was given up"))
-            batch.answers.exception()  # without a second caller nothing else looks at it
+            batch.answers.exception()  # its callers may have given up

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-import pytest
-
 from gateway.cluster.link import Refused, Unavailable
 from gateway.cluster.reads import MAX_COMMANDS, Reads
 from tests.unit.virtual_time import in_virtual_time, quiet
@@ -32,7 +30,7 @@ class Redis:
 @in_virtual_time
 async def test_what_is_asked_for_in_one_turn_is_one_round_trip_and_the_same_is_sent_once() -> None:
     redis = Redis()
-    reads = Reads(redis.ask_each)
+    reads = Reads(redis.ask_each, lambda _: None)
     asked = [reads.ask("GET", name) for name in "abca"]
     answers = await asyncio.gather(*asked, reads.ask_each([("GET", "d"), ("GET", "b")]))
     assert answers == ["a!", "b!", "c!", "a!", ["d!", "b!"]]
@@ -44,7 +42,7 @@ async def test_what_is_asked_for_in_one_turn_is_one_round_trip_and_the_same_is_s
 @in_virtual_time
 async def test_a_round_trip_is_bounded() -> None:
     redis = Redis()
-    reads = Reads(redis.ask_each)
+    reads = Reads(redis.ask_each, lambda _: None)
     names = [str(at) for at in range(2 * MAX_COMMANDS + 5)]
     assert await asyncio.gather(*(reads.ask("GET", name) for name in names)) == [f"{name}!" for name in names]
     assert await reads.ask_each([("GET", name) for name in names]) == [f"{name}!" for name in names]
@@ -55,7 +53,7 @@ async def test_a_round_trip_is_bounded() -> None:
 @in_virtual_time
 async def test_a_refusal_is_the_callers_own_and_an_outage_everybodys() -> None:
     redis = Redis()
-    reads = Reads(redis.ask_each)
+    reads = Reads(redis.ask_each, lambda _: None)
     good, bad, each = await asyncio.gather(
         reads.ask("GET", "a"), reads.ask("GET", "refused"), reads.ask_each([("GET", "refused"), ("GET", "b")]),
         return_exceptions=True,
@@ -71,13 +69,27 @@ async def test_a_refusal_is_the_callers_own_and_an_outage_everybodys() -> None:
 async def test_a_caller_that_gives_up_leaves_no_other_waiting() -> None:
     redis = Redis()
     redis.gate = asyncio.Event()
-    reads = Reads(redis.ask_each)
+    reads = Reads(redis.ask_each, lambda _: None)
     first, second, third = (asyncio.create_task(reads.ask("GET", name)) for name in "abc")
     await quiet()
     second.cancel()
-    first.cancel()  # it is the one that sends for all
+    first.cancel()  # it began the batch
     await quiet()
     redis.gate.set()
-    with pytest.raises(Unavailable):
-        await third
+    assert await third == "c!"
     assert await reads.ask("GET", "d") == "d!"
+
+
+@in_virtual_time
+async def test_a_server_that_is_away_affects_its_own_commands_only() -> None:
+    async def ask_each(commands: list[Any]) -> list[Any]:
+        if any(name.startswith("away") for _, name in commands):
+            raise Unavailable("away")
+        return [f"{name}!" for _, name in commands]
+
+    reads = Reads(ask_each, lambda command: str(command[1])[:1])
+    names = ["b1", "away1", "b2", "c1", "away2"]
+    found = await asyncio.gather(*(reads.ask("GET", name) for name in names), return_exceptions=True)
+    assert [found[at] for at in (0, 2, 3)] == ["b1!", "b2!", "c1!"]
+    assert [type(found[at]) for at in (1, 4)] == [Unavailable, Unavailable]
+    assert await reads.ask_each([("GET", "c1"), ("GET", "b1")]) == ["c1!", "b1!"]
