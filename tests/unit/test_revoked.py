@@ -1,0 +1,112 @@
+"""A node's revocations and Redis': a full list refuses the writer, and a node that knows one more lives on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import pytest
+from structlog.testing import capture_logs
+
+from gateway.cluster.keys import Keys
+from gateway.cluster.link import WrongType
+from gateway.cluster.revoked import Full, Revoked
+from gateway.cluster.rows import Rows
+from gateway.core.revocations import Revocation
+from gateway.metrics import Metrics
+
+KEYS = Keys("gw:")
+OURS = Revocation("token", "ours", 4e9)
+
+
+class Link:
+    """A Redis with `members`, each with its end, and no room for more if `full`."""
+
+    def __init__(self) -> None:
+        self.metrics = Metrics()
+        self.rows = Rows(self.metrics)
+        self.members: list[bytes] = []
+        self.version = b"1"
+        self.full = False
+        self.wrong: str | None = None  # the key that has another type
+        self.written: list[Any] = []
+        self.unlinked: list[str] = []
+
+    def script(self, name: str) -> Any:
+        return lambda keys, arguments: (name, keys, arguments)
+
+    async def ask(self, *command: Any) -> Any:
+        return (await self.ask_each([command]))[0]
+
+    async def ask_each(self, commands: Sequence[Any]) -> list[Any]:
+        return [self._answer(*command) for command in commands]
+
+    def _answer(self, name: str, key: Any, *arguments: Any) -> Any:
+        if (key if isinstance(key, str) else key[0]) == self.wrong and name != "UNLINK":
+            return WrongType("WRONGTYPE")
+        match name:
+            case "GETRANGE":
+                return self.version
+            case "members":
+                page = self.members[arguments[0][1] // 2 : arguments[0][2] // 2 + 1]
+                return [len(page), [part for member in page for part in (member, b"4000000000")]]
+            case "ZMSCORE":
+                return [None] * len(arguments)
+            case "revoke":
+                if self.full:
+                    return 0
+                self.written += arguments[0][5::3]
+                return b"0.0"
+            case "UNLINK":
+                self.unlinked.append(key)
+                self.wrong = None
+                return 1
+        raise AssertionError(name)
+
+
+def make() -> tuple[Revoked, Link]:
+    link = Link()
+    answer = link._answer
+    link._answer = lambda name, key=None, *rest: [b"0", b"0"] if name == "TIME" else answer(name, key, *rest)  # type: ignore[method-assign]
+    return Revoked(cast(Any, link), KEYS, lambda: 0.0), link
+
+
+async def test_a_full_list_ends_no_node_and_is_logged_once() -> None:
+    revoked, link = make()
+    revoked.hear([OURS])
+    link.full = True
+    with capture_logs() as lines:
+        for version in (b"1", b"2", b"3"):
+            link.version = version
+            await revoked.check()
+    assert revoked.known
+    assert revoked.refuses("ours", None, None)
+    assert [line["event"] for line in lines] == ["revocations not written"]
+    with pytest.raises(Full):
+        await revoked.revoke("token", "another", 4e9)
+    link.full = False
+    link.version = b"4"
+    await revoked.check()
+    assert link.written == ["token:ours"]
+
+
+async def test_rows_that_are_no_revocations_are_skipped_and_the_others_hold() -> None:
+    revoked, link = make()
+    link.members = [b"\xff\xfe", b"token:good", b"token", b"nobody:x", b"user:" + b"u" * 300]
+    with capture_logs():
+        assert await revoked.check()
+    assert revoked.refuses("good", None, None)
+    assert len(list(revoked.book)) == 1
+    assert link.metrics.registry.get_sample_value("gateway_malformed_total", {"kind": "revocation"}) == 4
+
+
+@pytest.mark.parametrize("key", [KEYS.revoked, KEYS.revoked_users, KEYS.revoked_version])
+async def test_a_key_of_another_type_is_deleted_and_what_is_known_is_written(key: str) -> None:
+    revoked, link = make()
+    revoked.hear([OURS])
+    link.members, link.wrong = [b"token:theirs"], key
+    with capture_logs():
+        await revoked.check()
+    assert link.unlinked == [key]
+    assert revoked.known
+    assert "token:ours" in link.written
