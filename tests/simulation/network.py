@@ -25,8 +25,9 @@ class Transport(asyncio.Transport):
         self._address = address
         self._loop = asyncio.get_running_loop()
         self._protocol: asyncio.BaseProtocol | None = None
-        self._peer: Transport | None = None
-        self._arrived: deque[bytes | None] = deque()  # not yet read; None: the peer has closed
+        self.peer: Transport | None = None
+        self._flight: deque[bytes | None] = deque()  # on its way here; None: the peer has closed
+        self._arrived: deque[bytes | None] = deque()  # not yet read
         self._due = 0.0  # loop time at which the last write arrives
         self._reading = True
         self._closed = False
@@ -34,7 +35,7 @@ class Transport(asyncio.Transport):
 
     def attach(self, protocol: asyncio.BaseProtocol, peer: Transport) -> None:
         """Connect this end, which `protocol` reads, to `peer`."""
-        self._protocol, self._peer = protocol, peer
+        self._protocol, self.peer = protocol, peer
         protocol.connection_made(self)
 
     # ---- asyncio.Transport
@@ -95,7 +96,7 @@ class Transport(asyncio.Transport):
 
     def lose(self) -> None:
         """Reset the connection: both ends lose it at once, with all that is under way."""
-        for end in (self, self._peer):
+        for end in (self, self.peer):
             if end is not None and not end._closed:
                 end._arrived.clear()
                 end._end(ConnectionResetError("connection lost"))
@@ -108,14 +109,15 @@ class Transport(asyncio.Transport):
     # ---- within
 
     def _send(self, data: bytes | None) -> None:
-        peer = self._peer
+        peer = self.peer
         assert peer is not None
         self._due = max(self._due, self._loop.time() + self._network.delay())
-        self._loop.call_at(self._due, peer._arrive, data)
+        peer._flight.append(data)
+        self._loop.call_at(self._due, peer._arrive)  # those of one instant may run in any order: the queue keeps it
 
-    def _arrive(self, data: bytes | None) -> None:
+    def _arrive(self) -> None:
         if not self._closed:
-            self._arrived.append(data)
+            self._arrived.append(self._flight.popleft())
             self._read()
 
     def _read(self) -> None:
@@ -143,6 +145,7 @@ class Network:
         self.delay = delay
         self._listeners: dict[Address, Callable[[], asyncio.Protocol]] = {}
         self._servers: dict[Address, list[Transport]] = {}  # the open server ends of each address
+        self._held: set[Address] = set()  # nothing arrives there, and nothing comes from there
 
     def listen(self, address: Address, protocol_factory: Callable[[], asyncio.Protocol]) -> None:
         """Accept connections to `address`."""
@@ -165,6 +168,20 @@ class Network:
             else:
                 end.thaw()
 
+    def hold(self, address: Address, *, held: bool) -> None:
+        """Stop or continue the way to `address`, in both directions, without a sign to anyone."""
+        for end in list(self._servers.get(address, ())):
+            for one in (end, end.peer):
+                if one is not None:
+                    if held:
+                        one.frozen = True
+                    else:
+                        one.thaw()
+        if held:
+            self._held.add(address)
+        else:
+            self._held.discard(address)
+
     def forget(self, address: Address, end: Transport) -> None:
         """A server end of `address` has closed."""
         ends = self._servers.get(address, [])
@@ -180,6 +197,8 @@ class Network:
             ConnectionRefusedError: Nothing listens there.
         """
         await asyncio.sleep(self.delay())
+        while address in self._held:
+            await asyncio.sleep(0.1)
         listener = self._listeners.get(address)
         if listener is None:
             raise ConnectionRefusedError(f"connection to {address[0]}:{address[1]} refused")

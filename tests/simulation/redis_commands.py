@@ -175,6 +175,9 @@ class Commands:
     def do_hgetall(self, args: Args) -> list[bytes]:
         return [part for pair in (self.data.get(args[0], Hash) or {}).items() for part in pair]
 
+    def do_hscan(self, args: Args) -> list[Any]:
+        return [b"0", self.do_hgetall(args[:1])]
+
     def do_hkeys(self, args: Args) -> list[bytes]:
         return list(self.data.get(args[0], Hash) or ())
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
+import orjson
 from lupa import lua51
 
 from tests.simulation.redis_data import RedisError, Status
@@ -28,6 +29,8 @@ class Lua:
             b"sha1hex = function(text) return run(nil, text) end, log = function() end, LOG_WARNING = 3 } end"
         )
         bind(self._from_script)
+        json = self._runtime.eval(b"function(decode, encode) cjson = { decode = decode, encode = encode } end")
+        json(self._decode, self._encode)
         self._is_table = self._runtime.eval(b"function(value) return type(value) == 'table' end")
 
     def compile(self, source: bytes) -> Any:
@@ -58,6 +61,27 @@ class Lua:
             if protected:
                 return self._runtime.table_from({b"err": str(error).encode()})
             raise
+
+    def _decode(self, text: bytes) -> Any:
+        try:
+            return self._from_json(orjson.loads(text))
+        except orjson.JSONDecodeError as error:
+            raise RedisError(f"ERR {error}") from error
+
+    def _from_json(self, value: Any) -> Any:
+        match value:
+            case str():
+                return value.encode()
+            case list():
+                return self._table([self._from_json(item) for item in value])
+            case dict():
+                return self._runtime.table_from({key.encode(): self._from_json(item) for key, item in value.items()})
+        return value
+
+    def _encode(self, value: Any) -> bytes:
+        if isinstance(value, bytes):
+            return orjson.dumps(value.decode())
+        return orjson.dumps(value)
 
     def _table(self, items: Sequence[Any]) -> Any:
         return self._runtime.table_from(list(items))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import hiredis
@@ -46,18 +46,19 @@ def encode(reply: Any) -> bytes:
 
 
 class RedisServer:
-    """A server on a network in memory. It counts `commands` by name; `refuse_writes` is the error of each write."""
+    """A server on a network in memory, under several addresses, so that one way to it can be broken. It counts `commands` by name; `refuse_writes` is the error of each write."""
 
-    def __init__(self, network: Network, address: Address, now_us: Callable[[], int]) -> None:
+    def __init__(self, network: Network, addresses: Sequence[Address], now_us: Callable[[], int]) -> None:
         self.data = Dataset(now_us)
         self.commands = Commands(self.data)
         self.refuse_writes: str | None = None
         self.counts: dict[str, int] = {}
-        self.run_id = hashlib.sha1(f"{address} 0".encode(), usedforsecurity=False).hexdigest()
+        self.published: Callable[[bytes, bytes], None] = lambda _channel, _payload: None  # told of each PUBLISH
+        self.run_id = ""
         self.scripts: dict[bytes, bytes] = {}
         self.channels: dict[bytes, set[_Client]] = {}
         self._network = network
-        self._address = address
+        self._addresses = addresses
         self._starts = 0
         self._saved = self.data.state()
         self.start()
@@ -67,8 +68,8 @@ class RedisServer:
     def start(self) -> None:
         """Accept connections."""
         self._starts += 1
-        self.run_id = hashlib.sha1(f"{self._address} {self._starts}".encode(), usedforsecurity=False).hexdigest()
-        self._network.listen(self._address, lambda: _Client(self))
+        self.run_id = hashlib.sha1(f"start {self._starts}".encode(), usedforsecurity=False).hexdigest()
+        self._listen()
 
     def save(self) -> None:
         """Write everything to disk: a crash from now on loses only what comes later."""
@@ -76,8 +77,9 @@ class RedisServer:
 
     def stop(self, *, lose_tail: bool) -> None:
         """End the process. With `lose_tail` what was written since the last `save` is gone."""
-        self._network.refuse(self._address)
-        self._network.cut(self._address)
+        for address in self._addresses:
+            self._network.refuse(address)
+            self._network.cut(address)
         if lose_tail:
             self.data.restore(self._saved)
         self.channels.clear()
@@ -85,15 +87,25 @@ class RedisServer:
 
     def disconnect(self) -> None:
         """Cut all connections."""
-        self._network.cut(self._address)
+        for address in self._addresses:
+            self._network.cut(address)
 
     def freeze(self, *, frozen: bool) -> None:
         """Stop or continue the process; connections stay open."""
-        if frozen:
-            self._network.refuse(self._address)
-        else:
-            self._network.listen(self._address, lambda: _Client(self))
-        self._network.freeze(self._address, frozen=frozen)
+        for address in self._addresses:
+            if frozen:
+                self._network.refuse(address)
+            self._network.freeze(address, frozen=frozen)
+        if not frozen:
+            self._listen()
+
+    def listen(self, address: Address) -> None:
+        """Accept connections to one of the addresses."""
+        self._network.listen(address, lambda: _Client(self))
+
+    def _listen(self) -> None:
+        for address in self._addresses:
+            self.listen(address)
 
     # ---- commands
 
@@ -123,6 +135,7 @@ class RedisServer:
 
     def publish(self, channel: bytes, payload: bytes) -> int:
         """Send a message to the subscribers of `channel`; how many there are."""
+        self.published(channel, payload)
         subscribers = self.channels.get(channel, set())
         for client in sorted(subscribers, key=lambda one: one.number):
             client.send([b"message", channel, payload])

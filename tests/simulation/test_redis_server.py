@@ -86,7 +86,7 @@ def engine() -> Iterator[RedisServer]:
     with asyncio.Runner(loop_factory=SimulatedLoop) as runner:
 
         async def make() -> RedisServer:
-            return RedisServer(Network(lambda: 0.0), ("redis", 6379), lambda: time.time_ns() // 1000)
+            return RedisServer(Network(lambda: 0.0), [("redis", 6379)], lambda: time.time_ns() // 1000)
 
         yield runner.run(make())
 

@@ -1,0 +1,298 @@
+"""A client of the native protocol under virtual time: a socket or an event stream, which reconnects and recovers.
+
+It checks what it receives with a `Watch` for each topic.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import orjson
+
+from gateway.core import frames
+from gateway.core.identity import ANONYMOUS, Identity
+from gateway.node import Node
+from gateway.transport.connection import Connection, Stage
+from gateway.transport.eventstream import EventStream
+from tests.simulation.oracle import Broken, Watch
+
+
+def texts(data: bytes) -> Iterator[bytes]:
+    """The texts of whole frames of a server."""
+    at = 0
+    while at < len(data):
+        size, at = data[at + 1], at + 2
+        if size > 125:
+            width = 2 if size == 126 else 8
+            size, at = int.from_bytes(data[at : at + width], "big"), at + width
+        yield data[at : at + size]
+        at += size
+
+
+class MemorySocket(Connection):
+    """A WebSocket without a wire: what it is sent goes to `receive` after `delay()` seconds, in order."""
+
+    kind = "websocket"
+
+    def __init__(self, delay: Callable[[], float], receive: Callable[[bytes], None], lost: Callable[[], None]) -> None:
+        super().__init__()
+        self.stage = Stage.OPEN
+        self._delay = delay
+        self._receive = receive
+        self._lost = lost
+        self._flight: deque[bytes] = deque()  # on its way to the client
+        self._due = 0.0
+
+    def send(self, data: bytes) -> bool:
+        if self.stage is Stage.OPEN:
+            loop = asyncio.get_running_loop()
+            self._due = max(self._due, loop.time() + self._delay())
+            self._flight.append(data)
+            loop.call_at(self._due, self._arrive)
+        return True
+
+    def _arrive(self) -> None:
+        self._receive(self._flight.popleft())
+
+    def held_bytes(self) -> int:
+        return 0
+
+    def is_late(self, now: float) -> bool:
+        return False
+
+    def ping(self) -> None:
+        self.last_heard = asyncio.get_running_loop().time()
+
+    def close(self, code: int, reason: str) -> None:
+        self.abort(code)
+
+    def abort(self, code: int) -> None:
+        if self.stage is Stage.OPEN:
+            self.stage = Stage.CLOSED
+            self._leave(code)
+            self._lost()
+
+    def say(self, text: bytes) -> None:
+        """A frame of the client has arrived."""
+        if self.stage is Stage.OPEN and self._owner is not None:
+            self.last_heard = asyncio.get_running_loop().time()
+            if self._held:
+                self._wait(frames.TEXT, text)
+            else:
+                self._carry_on(frames.TEXT, text)
+
+    def _carry_on(self, opcode: int, payload: bytes) -> None:
+        if self._owner is not None:
+            self._owner.received(self, opcode, payload)
+
+    def _listen(self) -> None:
+        """Nothing was paused."""
+
+
+class World(Protocol):
+    """What a client needs of the simulation."""
+
+    now: Callable[[], float]
+
+    def delay(self) -> float:
+        """Seconds that the next message takes."""
+
+    def watch(self, client: str, topic: str) -> Watch:
+        """A new view of a topic."""
+
+    def changed(self, client: SimulatedClient) -> None:
+        """Its connection was lost."""
+
+
+@dataclass(slots=True)
+class Subscription:
+    """What the client wants of a topic, and where it is."""
+
+    watch: Watch
+    position: dict[str, Any] | None = None
+
+
+class SimulatedClient:
+    """One client. `stream`: it uses an event stream instead of a socket."""
+
+    def __init__(self, name: str, world: World, *, stream: bool) -> None:
+        self.name = name
+        self.stream = stream
+        self.user: str | None = None
+        self.node: Node | None = None
+        self.subscriptions: dict[str, Subscription] = {}
+        self.unanswered: dict[str, bytes] = {}  # requests of this connection, by id
+        self.welcomed = False
+        self.gone = False  # it does not come back
+        self._world = world
+        self._connection: MemorySocket | EventStream | None = None
+        self._generation = 0
+        self._requests = itertools.count(1)
+        self._said: deque[tuple[int, bytes]] = deque()  # on its way to the node, with the connection it was said on
+        self._due = 0.0
+        self._reader: asyncio.Task[None] | None = None
+
+    @property
+    def client_id(self) -> str | None:
+        """As the node calls it; None while it is not connected."""
+        return self._connection.client_id if self._connection is not None else None
+
+    # ---- connecting
+
+    def connect(self, node: Node) -> None:
+        """Connect to `node`, and subscribe to everything again, from where it was."""
+        assert self._connection is None
+        self._generation += 1
+        generation = self._generation
+        self.welcomed = False
+        self.unanswered.clear()
+        connection: MemorySocket | EventStream
+        if self.stream:
+            connection = EventStream("sse", node.clients.event_streams, lambda: self._lost(generation))
+        else:
+            connection = MemorySocket(
+                self._world.delay, lambda data: self._received(generation, data), lambda: self._lost(generation)
+            )
+        self.node, self._connection = node, connection
+        identity = Identity(self.user, "user") if self.user is not None else ANONYMOUS
+        node.clients.admit(connection, identity, f"10.0.0.{len(self.name)}", "simulation")
+        if isinstance(connection, EventStream):
+            self._reader = asyncio.get_running_loop().create_task(self._take(generation, connection))
+        for subscription in self.subscriptions.values():
+            subscription.watch.ids.add(connection.client_id)
+        if self.subscriptions:
+            self.subscribe(list(self.subscriptions))
+
+    def disconnect(self) -> None:
+        """Cut the connection, without a word."""
+        if self._connection is not None:
+            self._connection.abort(1006)
+
+    @property
+    def connected(self) -> bool:
+        """Whether it has a connection."""
+        return self._connection is not None
+
+    # ---- what it says
+
+    def subscribe(self, topics: Iterable[str]) -> None:
+        """Subscribe to `topics`, from the positions that it has."""
+        recover = {}
+        for topic in topics:
+            subscription = self.subscriptions.get(topic)
+            if subscription is None:
+                subscription = self.subscriptions[topic] = Subscription(self._world.watch(self.name, topic))
+                if self.client_id is not None:
+                    subscription.watch.ids.add(self.client_id)
+            subscription.watch.subscribing()
+            if subscription.position is not None:
+                recover[topic] = subscription.position
+        self._ask({"type": "SUBSCRIBE", "topics": list(topics), "recover": recover})
+
+    def unsubscribe(self, topic: str) -> None:
+        """Unsubscribe, and forget the position."""
+        subscription = self.subscriptions.pop(topic, None)
+        if subscription is not None:
+            subscription.watch.forgotten()
+            self._ask({"type": "UNSUBSCRIBE", "topics": [topic]})
+
+    def ask(self, message: dict[str, Any]) -> None:
+        """Send a request that must be answered."""
+        self._ask(message)
+
+    def _ask(self, message: dict[str, Any]) -> None:
+        if self._connection is None:
+            return
+        request = f"r{next(self._requests)}"
+        text = orjson.dumps({**message, "requestId": request})
+        self.unanswered[request] = text
+        generation = self._generation
+        loop = asyncio.get_running_loop()
+        self._due = max(self._due, loop.time() + self._world.delay())
+        self._said.append((generation, text))
+        loop.call_at(self._due, self._say)
+
+    def _say(self) -> None:
+        generation, text = self._said.popleft()
+        if generation != self._generation or self._connection is None:
+            return
+        if isinstance(self._connection, EventStream):
+            self._connection.say([text])
+        else:
+            self._connection.say(text)
+
+    # ---- what it receives
+
+    async def _take(self, generation: int, stream: EventStream) -> None:
+        while (taken := await stream.take()) is not None:
+            await asyncio.sleep(self._world.delay())
+            for data in taken:
+                self._received(generation, data)
+        self._lost(generation)
+
+    def _received(self, generation: int, data: bytes) -> None:
+        if generation != self._generation:
+            return
+        for text in texts(data):
+            self._handle(orjson.loads(text))
+
+    def _lost(self, generation: int) -> None:
+        if generation != self._generation or self._connection is None:
+            return
+        self._generation += 1
+        self._connection = self.node = None
+        if self._reader is not None and self._reader is not asyncio.current_task():
+            self._reader.cancel()
+        self._reader = None
+        for subscription in self.subscriptions.values():
+            subscription.watch.ended()
+        self._world.changed(self)
+
+    def _handle(self, message: dict[str, Any]) -> None:
+        for name in ("requestId", "inReplyTo"):
+            if name in message and self.unanswered.pop(message[name], None) is None:
+                raise Broken(f"{self.name}: answer to a request that was answered before: {message}")
+        match message:
+            case {"type": "DATA", "topic": topic, "data": {"n": number}}:
+                self._data(topic, number, message)
+            case {"type": "ACKNOWLEDGMENT", "operation": "subscribe", "topics": topics}:
+                self._subscribed(topics, message.get("positions", {}))
+            case {"type": "ERROR", "code": code} if not message.get("temporary"):
+                raise Broken(f"{self.name}: refused with {code}: {message}")
+            case {"type": "SYSTEM", "action": "welcome"}:
+                self.welcomed = True
+            case {"type": "SYSTEM", "action": "gap", "data": {"topics": topics}}:
+                for topic in topics:
+                    if topic in self.subscriptions:
+                        self.subscriptions[topic].watch.gap()
+                        self.subscriptions[topic].position = None
+            case {"type": "SYSTEM", "action": "unsubscribed"}:
+                raise Broken(f"{self.name}: {message}")
+            case _:
+                pass
+
+    def _data(self, topic: str, number: int, message: dict[str, Any]) -> None:
+        subscription = self.subscriptions.get(topic)
+        if subscription is None:
+            return  # it has just unsubscribed
+        if not message.get("initialData"):
+            subscription.watch.received(number)
+        if "offset" in message:
+            subscription.position = {name: message[name] for name in ("epoch", "offset", "mark") if name in message}
+
+    def _subscribed(self, topics: list[str], positions: dict[str, dict[str, Any]]) -> None:
+        for topic in topics:
+            subscription = self.subscriptions.get(topic)
+            if subscription is None:
+                continue
+            position = positions.get(topic, {})
+            subscription.watch.subscribed(position.get("recovered"))
+            if position:
+                subscription.position = {
+                    name: position[name] for name in ("epoch", "offset", "mark") if name in position
+                }

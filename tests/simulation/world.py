@@ -1,0 +1,425 @@
+"""A cluster under virtual time: real nodes, a Redis that runs the real Lua, clients, and what can break.
+
+A `Step` is one thing that happens; `run` carries out a list of them, calms everything down, and checks all promises.
+The same seed and steps give the same history.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+import re
+import secrets
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import Any, Final
+from unittest import mock
+
+from gateway.cluster.link import Unavailable
+from gateway.core import topics as topic_rules
+from gateway.core.publication import Publication
+from gateway.node import Node
+from gateway.settings import Settings
+from tests.simulation.client import SimulatedClient
+from tests.simulation.network import Address, Network, SimulatedLoop
+from tests.simulation.oracle import Broken, Feed, Watch
+from tests.simulation.redis_server import RedisServer
+
+EPOCH: Final = 1_795_000_000.0  # seconds since 1970 at which a simulation begins
+LEASE_SECONDS: Final = 3.0
+SETTLE_SECONDS: Final = 12.0  # after the last fault: leases end, retries succeed, gaps are repaired
+NODES: Final = 3
+
+RULES: Final = """
+[[topic]]
+pattern = "history*"
+history = 50
+publish = "anyone"
+
+[[topic]]
+pattern = "snapshot*"
+history = 20
+snapshot = true
+publish = "anyone"
+
+[[topic]]
+pattern = "room*"
+history = 50
+presence = true
+publish = "anyone"
+
+[[topic]]
+pattern = "value*"
+snapshot = true
+publish = "anyone"
+
+[[topic]]
+pattern = "conflated*"
+conflate_ms = 200
+publish = "anyone"
+
+[[topic]]
+pattern = "plain*"
+publish = "anyone"
+"""
+TOPICS: Final = ("history1", "history2", "snapshot1", "room1", "value1", "conflated1", "plain1")
+OTHER_RULES: Final = RULES.replace('"history*"\nhistory = 50', '"history*"').replace(
+    '"plain*"', '"plain*"\nhistory = 30'
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Wait `seconds`, then do `verb` with `arguments`."""
+
+    seconds: float
+    verb: str
+    arguments: tuple[Any, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.seconds:.3f} {self.verb}({', '.join(map(repr, self.arguments))})"
+
+
+class Member:
+    """A node of the simulation: its process can be killed, cut off, drained and started again with other rules."""
+
+    def __init__(self, world: World, index: int) -> None:
+        self.address: Address = (f"redis-{index}", 6379)
+        self.node: Node | None = None
+        self._world = world
+        self._index = index
+        self._stack: AsyncExitStack | None = None
+        self._rules = RULES
+
+    async def start(self, rules: str | None = None) -> None:
+        """Start the process, with the rules it had or others."""
+        if self.node is not None:
+            return
+        self._rules = rules or self._rules
+        host, port = self.address
+        settings = Settings(
+            node=f"n{self._index}", redis_url=f"redis://{host}:{port}/0", lease_seconds=LEASE_SECONDS, open=True,
+            presence_grace_seconds=0.5, redis_timeout_seconds=1.0,
+        )  # fmt: skip
+        self.node = Node(settings, topic_rules.parse(self._rules, "rules"), self._world.now)
+        self.node.leave = lambda: self._world.fail(self.node)
+        self._stack = AsyncExitStack()
+        await self._stack.enter_async_context(self.node.life())
+
+    async def stop(self, *, kill: bool) -> None:
+        """End the process; a killed one removes nothing from Redis."""
+        if self.node is None or self._stack is None:
+            return
+        node, stack, self.node, self._stack = self.node, self._stack, None, None
+        node.leave = lambda: None
+        if kill:
+            self._world.network.refuse(self.address)
+            self._world.network.cut(self.address)
+        for client in self._world.clients:
+            if client.node is node:
+                client.disconnect()
+        await stack.aclose()
+        if kill:
+            self._world.redis.listen(self.address)
+
+
+class World:
+    """The whole: `now` gives seconds since 1970."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = random.Random(seed)
+        self.loop = asyncio.get_running_loop()
+        assert isinstance(self.loop, SimulatedLoop)
+        self.slow = 1.0  # how much longer messages take than usual
+        self.network = self.loop.network = Network(self.delay)
+        self.members = [Member(self, index) for index in range(NODES)]
+        self.redis = RedisServer(
+            self.network, [member.address for member in self.members], lambda: int(self.now() * 1_000_000)
+        )
+        self.redis.published = self._published
+        self.feeds = {
+            topic: Feed(topic, numbered=topic[0] in "hsr", conflated=topic.startswith("conflated")) for topic in TOPICS
+        }
+        self.clients = [SimulatedClient(f"c{index}", self, stream=index % 3 == 2) for index in range(5)]
+        self.trace: list[str] = []
+        self._numbers = itertools.count(1)
+        self._excluded: dict[int, str] = {}
+        self._failure: BaseException | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._calm = False
+
+    # ---- what nodes and clients ask
+
+    def now(self) -> float:
+        """Seconds since 1970."""
+        return EPOCH + self.loop.time()
+
+    def delay(self) -> float:
+        """Seconds that a message takes."""
+        return self.random.choice((0.0002, 0.001, 0.004)) * self.slow
+
+    def watch(self, client: str, topic: str) -> Watch:
+        """A new view of a topic."""
+        return Watch(client, self.feeds[topic])
+
+    def changed(self, client: SimulatedClient) -> None:
+        """A client's connection was lost: it connects again."""
+        if not client.gone:
+            self.loop.call_later(self.random.uniform(0.05, 0.5), self._reconnect, client)
+
+    def fail(self, node: Node | None) -> None:
+        """A task of a node has died."""
+        self._failure = self._failure or (node.failure if node is not None else None) or Broken("a node ended")
+
+    def _published(self, channel: bytes, payload: bytes) -> None:
+        name = channel.decode().rpartition("topic:")[2].strip("}")
+        found = re.search(rb'"n":(\d+)', payload)
+        if found is not None and name in self.feeds:
+            number = int(found[1])
+            self.feeds[name].add(number, self._excluded.get(number))
+
+    def _reconnect(self, client: SimulatedClient) -> None:
+        living = [member.node for member in self.members if member.node is not None]
+        if client.connected or client.gone:
+            return
+        if living:
+            client.connect(self.random.choice(living))
+        else:
+            self.changed(client)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self.loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            self._failure = self._failure or task.exception()
+
+    # ---- what happens
+
+    async def step(self, step: Step) -> None:
+        """Carry out one step."""
+        await asyncio.sleep(step.seconds)
+        self.trace.append(f"{self.loop.time():.3f} {step.verb} {step.arguments}")
+        await getattr(self, f"do_{step.verb}")(*step.arguments)
+        if self._failure is not None:
+            raise self._failure
+
+    async def do_publish(self, topic: str, at: int, exclude: int | None = None) -> None:
+        """A publisher asks a node to publish the next message."""
+        member = self.members[at]
+        if member.node is None:
+            return
+        number = next(self._numbers)
+        skipped = self.clients[exclude].client_id if exclude is not None else None
+        if skipped is not None:
+            self._excluded[number] = skipped
+        publication = Publication(topic, {"n": number}, except_client=skipped)
+
+        async def publish(node: Node) -> None:
+            try:
+                await node.relay.publish([publication])
+            except Unavailable:
+                pass  # it may have been published or not: Redis knows
+
+        self._spawn(publish(member.node))
+
+    async def do_subscribe(self, client: int, topics: tuple[str, ...]) -> None:
+        """A client subscribes, or subscribes again."""
+        self.clients[client].subscribe(topics)
+
+    async def do_unsubscribe(self, client: int, topic: str) -> None:
+        """A client unsubscribes."""
+        self.clients[client].unsubscribe(topic)
+
+    async def do_cut(self, client: int) -> None:
+        """A client's connection is cut."""
+        self.clients[client].disconnect()
+
+    async def do_ask(self, client: int, topic: str, action: str) -> None:
+        """A client asks for a topic's history or presence."""
+        self.clients[client].ask({"type": "REQUEST", "topic": topic, "action": action})
+
+    async def do_kill(self, at: int) -> None:
+        """kill -9 a node."""
+        await self.members[at].stop(kill=True)
+
+    async def do_leave(self, at: int) -> None:
+        """A node ends in order."""
+        await self.members[at].stop(kill=False)
+
+    async def do_start(self, at: int, rules: str | None = None) -> None:
+        """A node starts, perhaps with other rules."""
+        await self.members[at].start({"other": OTHER_RULES, "same": RULES, None: None}[rules])
+
+    async def do_isolate(self, at: int, seconds: float) -> None:
+        """A node's way to Redis is cut off without a sign, for `seconds`."""
+        address = self.members[at].address
+        self.network.hold(address, held=True)
+        self.loop.call_later(seconds, lambda: self.network.hold(address, held=False))
+
+    async def do_disconnect(self, at: int) -> None:
+        """A node's connections to Redis are reset."""
+        self.network.cut(self.members[at].address)
+
+    async def do_save(self) -> None:
+        """Redis writes everything to disk."""
+        self.redis.save()
+
+    async def do_restart(self, seconds: float, lose_tail: bool) -> None:
+        """Redis ends, without its last moments perhaps, and starts again after `seconds`."""
+        self.redis.stop(lose_tail=lose_tail)
+        self.loop.call_later(seconds, self.redis.start)
+
+    async def do_freeze(self, seconds: float) -> None:
+        """Redis does not run for `seconds`."""
+        self.redis.freeze(frozen=True)
+        self.loop.call_later(seconds, lambda: self.redis.freeze(frozen=False))
+
+    async def do_flush(self) -> None:
+        """Redis loses everything."""
+        self.redis.run([b"FLUSHALL"])
+
+    async def do_refuse(self, error: str, seconds: float) -> None:
+        """Redis refuses writes for `seconds`."""
+        self.redis.refuse_writes = error
+        self.loop.call_later(seconds, lambda: setattr(self.redis, "refuse_writes", None))
+
+    async def do_slow(self, factor: float, seconds: float) -> None:
+        """Everything takes longer for `seconds`."""
+        self.slow = factor
+        self.loop.call_later(seconds, lambda: setattr(self, "slow", 1.0))
+
+    # ---- a whole history
+
+    async def run(self, steps: Sequence[Step]) -> None:
+        """Start everything, carry out `steps`, calm down, and check.
+
+        Raises:
+            Broken: A promise was broken.
+        """
+        try:
+            for member in self.members:
+                await member.start()
+            await asyncio.sleep(0.5)
+            for client in self.clients:
+                self._reconnect(client)
+            await asyncio.sleep(0.1)
+            for step in steps:
+                await self.step(step)
+            await self._calm_down()
+            self._check_clients()
+            await self._check_projection()
+        finally:
+            for client in self.clients:
+                client.gone = True
+            for member in self.members:
+                await member.stop(kill=False)
+            for task in self._tasks:
+                task.cancel()
+
+    async def _calm_down(self) -> None:
+        await asyncio.sleep(5)  # the longest fault is over
+        for member in self.members:
+            await member.start()
+        await asyncio.sleep(SETTLE_SECONDS)
+        for topic in TOPICS:
+            await self.do_publish(topic, 0)
+        await asyncio.sleep(2)
+        if self._failure is not None:
+            raise self._failure
+
+    def _check_clients(self) -> None:
+        for client in self.clients:
+            if not client.connected or not client.welcomed:
+                raise Broken(f"{client.name} has no connection, though all is calm")
+            if client.unanswered:
+                raise Broken(f"{client.name}: no answer to {next(iter(client.unanswered.values()))!r}")
+            for subscription in client.subscriptions.values():
+                subscription.watch.complete()
+
+    async def _check_projection(self) -> None:
+        """Redis and every node say the same of who is there."""
+        nodes = [member.node for member in self.members if member.node is not None]
+        truth = {client.client_id: sorted(client.subscriptions) for client in self.clients}
+        for node in nodes:
+            listed = {row["id"]: row["topics"] async for row in node.registry.clients()}
+            if listed != truth:
+                raise Broken(f"the registry lists {listed}, but there are {truth}")
+            held = {connection.client_id for connection in node.clients}
+            theirs = {client.client_id for client in self.clients if client.node is node}
+            if held != theirs:
+                raise Broken(f"{node.id} holds {held}, but its clients are {theirs}")
+            people = sorted(member.client_id for member in await node.presence.people("room1"))
+            there = sorted(client.client_id or "" for client in self.clients if "room1" in client.subscriptions)
+            if sorted(people) != there:
+                raise Broken(f"{node.id} sees {people} in room1, but there are {there}")
+        counts = {row["topic"]: row["subscribers"] for row in await nodes[0].registry.topics()}
+        expected: dict[str, int] = {}
+        for client in self.clients:
+            for topic in client.subscriptions:
+                expected[topic] = expected.get(topic, 0) + 1
+        if counts != expected:
+            raise Broken(f"topics are listed with {counts} subscribers, but there are {expected}")
+
+
+def random_steps(seed: int, count: int) -> list[Step]:
+    """A history of `count` steps."""
+    rng = random.Random(seed)
+    nodes, clients = range(NODES), range(5)
+    faults: list[Callable[[], Step]] = [
+        lambda: Step(0, "kill", (rng.choice(nodes),)),
+        lambda: Step(0, "leave", (rng.choice(nodes),)),
+        lambda: Step(0, "isolate", (rng.choice(nodes), rng.choice((0.5, 2.0, 4.5)))),
+        lambda: Step(0, "disconnect", (rng.choice(nodes),)),
+        lambda: Step(0, "restart", (rng.choice((0.01, 0.5, 2.0)), rng.random() < 0.5)),
+        lambda: Step(0, "freeze", (rng.choice((0.5, 2.0)),)),
+        lambda: Step(0, "flush"),
+        lambda: Step(0, "refuse", ("OOM command not allowed when used memory > 'maxmemory'.", 1.0)),
+        lambda: Step(0, "slow", (rng.choice((5.0, 30.0)), 1.0)),
+    ]
+    usual: list[tuple[int, Callable[[], Step]]] = [
+        (30, lambda: Step(0, "publish", (rng.choice(TOPICS), rng.choice(nodes)))),
+        (3, lambda: Step(0, "publish", (rng.choice(TOPICS), rng.choice(nodes), rng.choice(clients)))),
+        (12, lambda: Step(0, "subscribe", (rng.choice(clients), tuple(rng.sample(TOPICS, rng.choice((1, 1, 2, 4))))))),
+        (4, lambda: Step(0, "unsubscribe", (rng.choice(clients), rng.choice(TOPICS)))),
+        (6, lambda: Step(0, "cut", (rng.choice(clients),))),
+        (2, lambda: Step(0, "ask", (rng.choice(clients), "room1", rng.choice(("history", "presence"))))),
+        (3, lambda: Step(0, "start", (rng.choice(nodes), rng.choice((None, None, "other", "same"))))),
+        (3, lambda: Step(0, "save")),
+        (6, lambda: rng.choice(faults)()),
+    ]
+    weights = [weight for weight, _ in usual]
+    steps = []
+    for _ in range(count):
+        step = rng.choices(usual, weights)[0][1]()
+        steps.append(Step(rng.choice((0.0, 0.0, 0.002, 0.05, 0.3)), step.verb, step.arguments))
+    return steps
+
+
+def run_history(seed: int, steps: Sequence[Step]) -> list[str]:
+    """Run a history from the beginning; what happened, a line each.
+
+    Raises:
+        Broken: A promise was broken.
+    """
+    numbers = random.Random(seed)
+    trace: list[str] = []
+
+    async def whole() -> None:
+        world = World(seed)
+        trace.append("")
+        world.trace = trace
+        await world.run(steps)
+
+    random.seed(seed)
+    with (
+        asyncio.Runner(loop_factory=SimulatedLoop) as runner,
+        mock.patch.object(secrets, "token_hex", lambda size=16: numbers.randbytes(size).hex()),
+    ):
+        runner.run(whole())
+    return trace
