@@ -97,8 +97,6 @@ class MemorySocket(Connection):
 class World(Protocol):
     """What a client needs of the simulation."""
 
-    now: Callable[[], float]
-
     def delay(self) -> float:
         """Seconds that the next message takes."""
 
@@ -107,6 +105,11 @@ class World(Protocol):
 
     def changed(self, client: SimulatedClient) -> None:
         """Its connection was lost."""
+
+
+def position_of(message: dict[str, Any]) -> dict[str, Any]:
+    """The position in a message, as `recover` takes it."""
+    return {name: message[name] for name in ("epoch", "offset", "mark") if name in message}
 
 
 @dataclass(slots=True)
@@ -283,7 +286,7 @@ class SimulatedClient:
         if not message.get("initialData"):
             subscription.watch.received(number)
         if "offset" in message:
-            subscription.position = {name: message[name] for name in ("epoch", "offset", "mark") if name in message}
+            subscription.position = position_of(message)
 
     def _subscribed(self, topics: list[str], positions: dict[str, dict[str, Any]]) -> None:
         for topic in topics:
@@ -293,6 +296,4 @@ class SimulatedClient:
             position = positions.get(topic, {})
             subscription.watch.subscribed(position.get("recovered"))
             if position:
-                subscription.position = {
-                    name: position[name] for name in ("epoch", "offset", "mark") if name in position
-                }
+                subscription.position = position_of(position)

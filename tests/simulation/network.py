@@ -145,7 +145,7 @@ class Network:
         self.delay = delay
         self._listeners: dict[Address, Callable[[], asyncio.Protocol]] = {}
         self._servers: dict[Address, list[Transport]] = {}  # the open server ends of each address
-        self._held: set[Address] = set()  # nothing arrives there, and nothing comes from there
+        self._held: dict[Address, asyncio.Event] = {}  # nothing arrives there until the event is set
 
     def listen(self, address: Address, protocol_factory: Callable[[], asyncio.Protocol]) -> None:
         """Accept connections to `address`."""
@@ -178,9 +178,9 @@ class Network:
                     else:
                         one.thaw()
         if held:
-            self._held.add(address)
-        else:
-            self._held.discard(address)
+            self._held.setdefault(address, asyncio.Event())
+        elif address in self._held:
+            self._held.pop(address).set()
 
     def forget(self, address: Address, end: Transport) -> None:
         """A server end of `address` has closed."""
@@ -197,8 +197,8 @@ class Network:
             ConnectionRefusedError: Nothing listens there.
         """
         await asyncio.sleep(self.delay())
-        while address in self._held:
-            await asyncio.sleep(0.1)
+        if address in self._held:
+            await self._held[address].wait()
         listener = self._listeners.get(address)
         if listener is None:
             raise ConnectionRefusedError(f"connection to {address[0]}:{address[1]} refused")

@@ -71,7 +71,7 @@ class Watch:
         self._loosen()
 
     def ended(self) -> None:
-        """The connection is gone, or the client has unsubscribed: nothing is promised until the next acknowledgement."""
+        """The connection is gone: nothing is promised until the next acknowledgement."""
         self.acknowledged = False
         self._early = []
         if not self.feed.numbered:

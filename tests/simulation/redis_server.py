@@ -46,7 +46,10 @@ def encode(reply: Any) -> bytes:
 
 
 class RedisServer:
-    """A server on a network in memory, under several addresses, so that one way to it can be broken. It counts `commands` by name; `refuse_writes` is the error of each write."""
+    """A server on a network in memory, under several addresses, so that one way to it can be broken.
+
+    It counts commands by name in `counts`; `refuse_writes` is the error that each write is refused with.
+    """
 
     def __init__(self, network: Network, addresses: Sequence[Address], now_us: Callable[[], int]) -> None:
         self.data = Dataset(now_us)

@@ -12,7 +12,7 @@ import random
 import re
 import secrets
 from collections.abc import Callable, Coroutine, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from typing import Any, Final
 from unittest import mock
@@ -221,10 +221,8 @@ class World:
         publication = Publication(topic, {"n": number}, except_client=skipped)
 
         async def publish(node: Node) -> None:
-            try:
+            with suppress(Unavailable):  # it may have been published or not: Redis knows
                 await node.relay.publish([publication])
-            except Unavailable:
-                pass  # it may have been published or not: Redis knows
 
         self._spawn(publish(member.node))
 
