@@ -35,15 +35,15 @@ def texts(data: bytes) -> Iterator[bytes]:
 
 
 class MemorySocket(Connection):
-    """A WebSocket without a wire: what it is sent goes to `receive` after `delay()` seconds, in order."""
+    """A WebSocket without a wire: what it is sent goes to `deliver` after `delay()` seconds, in order."""
 
     kind = "websocket"
 
-    def __init__(self, delay: Callable[[], float], receive: Callable[[bytes], None], lost: Callable[[], None]) -> None:
+    def __init__(self, delay: Callable[[], float], deliver: Callable[[bytes], None], lost: Callable[[], None]) -> None:
         super().__init__()
         self.stage = Stage.OPEN
         self._delay = delay
-        self._receive = receive
+        self._deliver = deliver
         self._lost = lost
         self._flight: deque[bytes] = deque()  # on its way to the client
         self._due = 0.0
@@ -57,9 +57,12 @@ class MemorySocket(Connection):
         return True
 
     def _arrive(self) -> None:
-        self._receive(self._flight.popleft())
+        self._deliver(self._flight.popleft())
 
     def held_bytes(self) -> int:
+        return 0
+
+    def unsent_bytes(self) -> int:
         return 0
 
     def is_late(self, now: float) -> bool:
@@ -74,24 +77,27 @@ class MemorySocket(Connection):
     def abort(self, code: int) -> None:
         if self.stage is Stage.OPEN:
             self.stage = Stage.CLOSED
+            self._drop()
             self._leave(code)
             self._lost()
 
     def say(self, text: bytes) -> None:
         """A frame of the client has arrived."""
-        if self.stage is Stage.OPEN and self._owner is not None:
-            self.last_heard = asyncio.get_running_loop().time()
-            if self._held:
-                self._wait(frames.TEXT, text)
-            else:
-                self._carry_on(frames.TEXT, text)
+        if self.stage is Stage.OPEN:
+            self._receive(text)
 
-    def _carry_on(self, opcode: int, payload: bytes) -> None:
-        if self._owner is not None:
-            self._owner.received(self, opcode, payload)
+    def _read(self, data: bytes) -> Iterator[tuple[int, bytes]]:
+        yield frames.TEXT, data
 
-    def _listen(self) -> None:
-        """Nothing was paused."""
+    def _waits(self, opcode: int) -> bool:
+        return True
+
+    def _carry_out(self, opcode: int, payload: bytes) -> None:
+        assert self._owner is not None
+        self._owner.received(self, opcode, payload)
+
+    def _pause(self, paused: bool) -> None:
+        """Nothing is ever paused: the client sends little."""
 
 
 class World(Protocol):
@@ -225,7 +231,7 @@ class SimulatedClient:
         if generation != self._generation or self._connection is None:
             return
         if isinstance(self._connection, EventStream):
-            self._connection.say([text])
+            self._connection.say(text)
         else:
             self._connection.say(text)
 
@@ -257,14 +263,19 @@ class SimulatedClient:
         self._world.changed(self)
 
     def _handle(self, message: dict[str, Any]) -> None:
+        asked = None
         for name in ("requestId", "inReplyTo"):
-            if name in message and self.unanswered.pop(message[name], None) is None:
-                raise Broken(f"{self.name}: answer to a request that was answered before: {message}")
+            if name in message:
+                asked = self.unanswered.pop(message[name], None)
+                if asked is None:
+                    raise Broken(f"{self.name}: answer to a request that was answered before: {message}")
         match message:
             case {"type": "DATA", "topic": topic, "data": {"n": number}}:
                 self._data(topic, number, message)
             case {"type": "ACKNOWLEDGMENT", "operation": "subscribe", "topics": topics}:
                 self._subscribed(topics, message.get("positions", {}))
+            case {"type": "ERROR", "code": 4004} if asked is not None and self._has_left(orjson.loads(asked)["topics"]):
+                pass
             case {"type": "ERROR", "code": code} if not message.get("temporary"):
                 raise Broken(f"{self.name}: refused with {code}: {message}")
             case {"type": "SYSTEM", "action": "welcome"}:
@@ -278,6 +289,9 @@ class SimulatedClient:
                 raise Broken(f"{self.name}: {message}")
             case _:
                 pass
+
+    def _has_left(self, topics: list[str]) -> bool:
+        return not any(topic in self.subscriptions for topic in topics)
 
     def _data(self, topic: str, number: int, message: dict[str, Any]) -> None:
         subscription = self.subscriptions.get(topic)

@@ -352,7 +352,7 @@ class World:
             theirs = {client.client_id for client in self.clients if client.node is node}
             if held != theirs:
                 raise Broken(f"{node.id} holds {held}, but its clients are {theirs}")
-            people = sorted(member.client_id for member in await node.presence.people("room1"))
+            people = sorted(member.client_id for member in (await node.presence.people("room1")).people())
             there = sorted(client.client_id or "" for client in self.clients if "room1" in client.subscriptions)
             if sorted(people) != there:
                 raise Broken(f"{node.id} sees {people} in room1, but there are {there}")
