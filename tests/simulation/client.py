@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -20,6 +20,9 @@ from gateway.node import Node
 from gateway.transport.connection import Connection, Stage
 from gateway.transport.eventstream import EventStream
 from tests.simulation.oracle import Broken, Watch
+
+
+RETRY_SECONDS = 1.0
 
 
 def texts(data: bytes) -> Iterator[bytes]:
@@ -189,8 +192,10 @@ class SimulatedClient:
 
     # ---- what it says
 
-    def subscribe(self, topics: Iterable[str]) -> None:
+    def subscribe(self, topics: Sequence[str]) -> None:
         """Subscribe to `topics`, from the positions that it has."""
+        if not topics:
+            return
         recover = {}
         for topic in topics:
             subscription = self.subscriptions.get(topic)
@@ -276,8 +281,10 @@ class SimulatedClient:
                 self._subscribed(topics, message.get("positions", {}))
             case {"type": "ERROR", "code": 4004} if asked is not None and self._has_left(orjson.loads(asked)["topics"]):
                 pass
-            case {"type": "ERROR", "code": code} if not message.get("temporary"):
+            case {"type": "ERROR", "code": code} if code == 5000 or not message.get("temporary"):
                 raise Broken(f"{self.name}: refused with {code}: {message}")
+            case {"type": "ERROR"} if asked is not None:
+                asyncio.get_running_loop().call_later(RETRY_SECONDS, self._retry, self._generation, orjson.loads(asked))
             case {"type": "SYSTEM", "action": "welcome"}:
                 self.welcomed = True
             case {"type": "SYSTEM", "action": "gap", "data": {"topics": topics}}:
@@ -289,6 +296,11 @@ class SimulatedClient:
                 raise Broken(f"{self.name}: {message}")
             case _:
                 pass
+
+    def _retry(self, generation: int, message: dict[str, Any]) -> None:
+        """Ask again for what the node could not do."""
+        if generation == self._generation and message["type"] == "SUBSCRIBE":
+            self.subscribe([topic for topic in message["topics"] if topic in self.subscriptions])
 
     def _has_left(self, topics: list[str]) -> bool:
         return not any(topic in self.subscriptions for topic in topics)
