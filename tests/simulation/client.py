@@ -115,6 +115,9 @@ class World(Protocol):
     def changed(self, client: SimulatedClient) -> None:
         """Its connection was lost."""
 
+    def broken(self, promise: Broken) -> None:
+        """A promise was broken."""
+
 
 def position_of(message: dict[str, Any]) -> dict[str, Any]:
     """The position in a message, as `recover` takes it."""
@@ -252,8 +255,11 @@ class SimulatedClient:
     def _received(self, generation: int, data: bytes) -> None:
         if generation != self._generation:
             return
-        for text in texts(data):
-            self._handle(orjson.loads(text))
+        try:
+            for text in texts(data):
+                self._handle(orjson.loads(text))
+        except Broken as broken:
+            self._world.broken(broken)
 
     def _lost(self, generation: int) -> None:
         if generation != self._generation or self._connection is None:
@@ -309,6 +315,9 @@ class SimulatedClient:
         subscription = self.subscriptions.get(topic)
         if subscription is None:
             return  # it has just unsubscribed
+        here = subscription.position
+        if here is not None and message.get("epoch") == here["epoch"] and message["offset"] <= here["offset"]:
+            return  # as docs/protocol.md asks of clients: it has this one already
         if not message.get("initialData"):
             subscription.watch.received(number)
         if "offset" in message:

@@ -169,6 +169,10 @@ class World:
         if not client.gone:
             self.loop.call_later(self.random.uniform(0.05, 0.5), self._reconnect, client)
 
+    def broken(self, promise: Broken) -> None:
+        """A promise was broken."""
+        self._failure = self._failure or promise
+
     def fail(self, node: Node | None) -> None:
         """A task of a node has died."""
         self._failure = self._failure or (node.failure if node is not None else None) or Broken("a node ended")
@@ -415,9 +419,13 @@ def run_history(seed: int, steps: Sequence[Step]) -> list[str]:
         await world.run(steps)
 
     random.seed(seed)
+    failures: list[dict[str, Any]] = []
     with (
         asyncio.Runner(loop_factory=SimulatedLoop) as runner,
         mock.patch.object(secrets, "token_hex", lambda size=16: numbers.randbytes(size).hex()),
     ):
+        runner.get_loop().set_exception_handler(lambda _loop, context: failures.append(context))
         runner.run(whole())
+    if failures:
+        raise Broken(f"the loop reports {failures[0]}")
     return trace
