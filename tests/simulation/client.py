@@ -179,7 +179,7 @@ class SimulatedClient:
         if isinstance(connection, EventStream):
             self._reader = asyncio.get_running_loop().create_task(self._take(generation, connection))
         for subscription in self.subscriptions.values():
-            subscription.watch.ids.add(connection.client_id)
+            subscription.watch.connected(connection.client_id)
         if self.subscriptions:
             self.subscribe(list(self.subscriptions))
 
@@ -205,7 +205,7 @@ class SimulatedClient:
             if subscription is None:
                 subscription = self.subscriptions[topic] = Subscription(self._world.watch(self.name, topic))
                 if self.client_id is not None:
-                    subscription.watch.ids.add(self.client_id)
+                    subscription.watch.connected(self.client_id)
             subscription.watch.subscribing()
             if subscription.position is not None:
                 recover[topic] = subscription.position

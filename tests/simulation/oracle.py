@@ -46,9 +46,15 @@ class Watch:
         self._next: int | None = None  # index that must come next; None: any up to `_bound`
         self._bound: int | None = None  # index of the first message that must not be missed; None: nothing is promised
         self._early: list[int] = []  # indexes received since SUBSCRIBE was sent
-        self.ids: set[str] = set()  # the client's ids on its connections
+        self.ids: set[str] = set()  # the client's ids on all its connections
+        self.id = ""  # on this one
 
     # ---- what happens
+
+    def connected(self, client_id: str) -> None:
+        """The client has a connection, under this id."""
+        self.id = client_id
+        self.ids.add(client_id)
 
     def subscribing(self) -> None:
         """The client sends SUBSCRIBE on a new connection, or again on the same."""
@@ -92,7 +98,7 @@ class Watch:
         index = self.feed.places.get(message)
         if index is None:
             self._fail(f"received message {message}, which Redis never published")
-        elif self.feed.excluded.get(index) in self.ids:
+        elif self.feed.excluded.get(index) == self.id:
             self._fail(f"received message {message}, from which it was excluded")
         elif not self.acknowledged:
             self._early.append(index)

@@ -283,8 +283,9 @@ class World:
         self.loop.call_later(seconds, lambda: self.redis.freeze(frozen=False))
 
     async def do_flush(self) -> None:
-        """Redis loses everything."""
+        """Redis loses everything, on disk too: no restart brings it back."""
         self.redis.run([b"FLUSHALL"])
+        self.redis.save()
 
     async def do_refuse(self, error: str, seconds: float) -> None:
         """Redis refuses writes for `seconds`."""
