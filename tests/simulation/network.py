@@ -7,11 +7,12 @@ that opens its connections through the event loop runs on it unchanged.
 from __future__ import annotations
 
 import asyncio
+import selectors
 from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from tests.unit.virtual_time import VirtualLoop
+from tests.unit.virtual_time import Clock, VirtualLoop
 
 Address = tuple[str, int]
 
@@ -210,10 +211,22 @@ class Network:
         return client, protocol
 
 
+class MemoryOnly(Clock):
+    """Nothing outside ever makes anything ready, so the system is not asked."""
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        """Move the clock."""
+        self.wait(timeout)
+        return []
+
+
 class SimulatedLoop(VirtualLoop):
     """Virtual time, and connections through `network`, which must be set before the first one is opened."""
 
     network: Network
+
+    def __init__(self) -> None:
+        super().__init__(MemoryOnly())
 
     async def create_connection(  # type: ignore[override]
         self, protocol_factory: Callable[[], asyncio.BaseProtocol], host: str, port: int, **_options: Any

@@ -28,7 +28,7 @@ from tests.simulation.oracle import Broken, Feed, Watch
 from tests.simulation.redis_server import RedisServer
 
 EPOCH: Final = 1_795_000_000.0  # seconds since 1970 at which a simulation begins
-LEASE_SECONDS: Final = 3.0
+LEASE_SECONDS: Final = 5.0
 SETTLE_SECONDS: Final = 12.0  # after the last fault: leases end, retries succeed, gaps are repaired
 NODES: Final = 3
 
@@ -148,7 +148,7 @@ class World:
         self._excluded: dict[int, str] = {}
         self._failure: BaseException | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        self._calm = False
+        self._faulty_until = 0.0  # loop time
 
     # ---- what nodes and clients ask
 
@@ -213,6 +213,11 @@ class World:
         if self._failure is not None:
             raise self._failure
 
+    def _later(self, seconds: float, end: Callable[[], object]) -> None:
+        """Have a fault end."""
+        self._faulty_until = max(self._faulty_until, self.loop.time() + seconds)
+        self.loop.call_later(seconds, end)
+
     async def do_publish(self, topic: str, at: int, exclude: int | None = None) -> None:
         """A publisher asks a node to publish the next message."""
         member = self.members[at]
@@ -262,7 +267,7 @@ class World:
         """A node's way to Redis is cut off without a sign, for `seconds`."""
         address = self.members[at].address
         self.network.hold(address, held=True)
-        self.loop.call_later(seconds, lambda: self.network.hold(address, held=False))
+        self._later(seconds, lambda: self.network.hold(address, held=False))
 
     async def do_disconnect(self, at: int) -> None:
         """A node's connections to Redis are reset."""
@@ -275,12 +280,12 @@ class World:
     async def do_restart(self, seconds: float, lose_tail: bool) -> None:
         """Redis ends, without its last moments perhaps, and starts again after `seconds`."""
         self.redis.stop(lose_tail=lose_tail)
-        self.loop.call_later(seconds, self.redis.start)
+        self._later(seconds, self.redis.start)
 
     async def do_freeze(self, seconds: float) -> None:
         """Redis does not run for `seconds`."""
         self.redis.freeze(frozen=True)
-        self.loop.call_later(seconds, lambda: self.redis.freeze(frozen=False))
+        self._later(seconds, lambda: self.redis.freeze(frozen=False))
 
     async def do_flush(self) -> None:
         """Redis loses everything, on disk too: no restart brings it back."""
@@ -290,12 +295,12 @@ class World:
     async def do_refuse(self, error: str, seconds: float) -> None:
         """Redis refuses writes for `seconds`."""
         self.redis.refuse_writes = error
-        self.loop.call_later(seconds, lambda: setattr(self.redis, "refuse_writes", None))
+        self._later(seconds, lambda: setattr(self.redis, "refuse_writes", None))
 
     async def do_slow(self, factor: float, seconds: float) -> None:
         """Everything takes longer for `seconds`."""
         self.slow = factor
-        self.loop.call_later(seconds, lambda: setattr(self, "slow", 1.0))
+        self._later(seconds, lambda: setattr(self, "slow", 1.0))
 
     # ---- a whole history
 
@@ -326,7 +331,7 @@ class World:
                 task.cancel()
 
     async def _calm_down(self) -> None:
-        await asyncio.sleep(5)  # the longest fault is over
+        await asyncio.sleep(max(0.0, self._faulty_until - self.loop.time()))
         for member in self.members:
             await member.start()
         await asyncio.sleep(SETTLE_SECONDS)
@@ -377,7 +382,7 @@ def random_steps(seed: int, count: int) -> list[Step]:
     faults: list[Callable[[], Step]] = [
         lambda: Step(0, "kill", (rng.choice(nodes),)),
         lambda: Step(0, "leave", (rng.choice(nodes),)),
-        lambda: Step(0, "isolate", (rng.choice(nodes), rng.choice((0.5, 2.0, 4.5)))),
+        lambda: Step(0, "isolate", (rng.choice(nodes), rng.choice((0.5, 2.0, 7.0)))),
         lambda: Step(0, "disconnect", (rng.choice(nodes),)),
         lambda: Step(0, "restart", (rng.choice((0.01, 0.5, 2.0)), rng.random() < 0.5)),
         lambda: Step(0, "freeze", (rng.choice((0.5, 2.0)),)),

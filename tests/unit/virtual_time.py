@@ -15,7 +15,7 @@ from typing import Any, ParamSpec
 P = ParamSpec("P")
 
 
-class _Selector(selectors.SelectSelector):
+class Clock(selectors.SelectSelector):
     """Instead of waiting, moves the clock."""
 
     def __init__(self) -> None:
@@ -24,17 +24,21 @@ class _Selector(selectors.SelectSelector):
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         """What is ready now; nobody outside ever makes anything ready."""
+        self.wait(timeout)
+        return super().select(0)
+
+    def wait(self, timeout: float | None) -> None:
+        """Let `timeout` seconds pass."""
         if timeout is None:
             raise RuntimeError("every task waits, and nothing will ever wake one")
         self.now += max(0.0, timeout)
-        return super().select(0)
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
     """The loop on that clock."""
 
-    def __init__(self) -> None:
-        self._clock = _Selector()
+    def __init__(self, clock: Clock | None = None) -> None:
+        self._clock = clock or Clock()
         super().__init__(self._clock)
 
     def time(self) -> float:
