@@ -193,6 +193,11 @@ class Commands:
     def do_hstrlen(self, args: Args) -> int:
         return len((self.data.get(args[0], Hash) or {}).get(args[1], b""))
 
+    def do_getrange(self, args: Args) -> bytes:
+        value: bytes = self.data.get(args[0], bytes) or b""
+        start, stop = (max(0, at + len(value)) if at < 0 else at for at in (_int(args[1]), _int(args[2])))
+        return value[start : stop + 1]
+
     def do_strlen(self, args: Args) -> int:
         return len(self.data.get(args[0], bytes) or b"")
 
@@ -203,6 +208,11 @@ class Commands:
         before = len(value)
         value.update(zip(args[1::2], args[2::2], strict=True))
         return len(value) - before
+
+    def do_hsetnx(self, args: Args) -> int:
+        if self.do_hexists(args):
+            return 0
+        return self.do_hset(args)
 
     def do_hdel(self, args: Args) -> int:
         value = self.data.get(args[0], Hash)

@@ -101,7 +101,7 @@ class Member:
         host, port = self.address
         settings = Settings(
             node=f"n{self._index}", redis_url=f"redis://{host}:{port}/0", lease_seconds=LEASE_SECONDS, open=True,
-            presence_grace_seconds=0.5, redis_timeout_seconds=1.0,
+            advertise=f"n{self._index}:8000", presence_grace_seconds=0.5, redis_timeout_seconds=1.0,
         )  # fmt: skip
         self.node = Node(settings, topic_rules.parse(self._rules, "rules"), self._world.now)
         self.node.leave = lambda: self._world.fail(self.node)
