@@ -21,7 +21,6 @@ from gateway.transport.connection import Connection, Stage
 from gateway.transport.eventstream import EventStream
 from tests.simulation.oracle import Broken, Watch
 
-
 RETRY_SECONDS = 1.0
 
 
