@@ -100,6 +100,7 @@ class Node:
         self.registry = Registry(
             self._link, keys, self.id, lease_seconds=settings.lease_seconds, memory=self._memory(), metrics=metrics
         )
+        self._rule_watch = RuleWatch(self.registry, self._rules_digest)
         # Connections of its own: large values must not hold up a beat.
         self._cache_link = Link(
             settings.redis_url, timeout_seconds=settings.redis_timeout_seconds, name=f"gateway-cache-{self.id}",
@@ -295,9 +296,12 @@ class Node:
         steps.add("services", self._read_services, seconds=self.settings.lease_seconds)
         steps.add("memory", self._redis_memory.check, seconds=memory.CHECK_SECONDS)
         steps.add("rules", self._outgoing.tell_rules, seconds=RULES_LIFE_SECONDS / 24)
-        steps.add("compare rules", RuleWatch(self.registry, self._rules_digest).compare, seconds=COMPARE_SECONDS)
+        steps.add("compare rules", self._compare_rules, seconds=COMPARE_SECONDS)
         steps.add("announce", self._announce, seconds=None)
         return steps
+
+    async def _compare_rules(self) -> None:
+        self.relay.rules_differ = await self._rule_watch.compare()
 
     def _on_lease(self, kept: bool) -> None:
         self._housekeeping.wake("enroll")  # behind the lease, so that no reaper finds the node before its lease ends

@@ -54,6 +54,7 @@ class Relay:
         spawn: Callable[[Coroutine[Any, Any, None], str], object], presence: Presence,
     ) -> None:  # fmt: skip
         self.presence = presence
+        self.rules_differ = False  # some node has other topic rules than this one
         self._hub = hub
         self._bus = bus
         self._link = link
@@ -237,16 +238,21 @@ class Relay:
         self.streams.distrust(filter(None, map(hub.topic_of, map(self.audience_of, channels))))
 
     def missed(self, topics: Iterable[str]) -> list[str]:
-        """On these the bus was deaf: what can be repaired is; those that cannot are given back."""
-        beyond = []
+        """Messages of these topics may have been missed: repair what can be repaired, and return those that have a gap.
+
+        While other nodes have other topic rules, they may publish to a topic without writing to its stream.
+        """
+        gaps = []
         for topic in topics:
             self.presence.doubt(topic)
             if self._rules.of(topic).history:
                 self.streams.doubt([topic])
+                if self.rules_differ:
+                    gaps.append(topic)
             else:
                 self.snapshots.forget(topic)
-                beyond.append(topic)
-        return beyond
+                gaps.append(topic)
+        return gaps
 
     def audience_of(self, channel: str) -> str:
         """The audience whose channel this is."""

@@ -7,7 +7,7 @@ from typing import Final
 from gateway.cluster.registry import Registry
 from gateway.logs import logger
 
-COMPARE_SECONDS: Final = 30.0
+COMPARE_SECONDS: Final = 10.0
 
 
 class RuleWatch:
@@ -18,8 +18,8 @@ class RuleWatch:
         self._digest = digest
         self._warned: set[str] = set()  # digests that some living node has
 
-    async def compare(self) -> None:
-        """Log one warning for each digest that is not this node's, with the nodes that have it.
+    async def compare(self) -> bool:
+        """Log one warning for each digest that is not this node's. Returns whether some node has other rules.
 
         Raises:
             Unavailable: Redis did not answer in time.
@@ -31,3 +31,4 @@ class RuleWatch:
         for digest in nodes.keys() - self._warned:
             logger().warning("nodes have other topic rules", own=self._digest, other=digest, nodes=nodes[digest])
         self._warned = set(nodes)
+        return bool(nodes)

@@ -38,7 +38,7 @@ MAX_NODES: Final = 1000  # that a query reads
 MAX_DEAD: Final = 100  # that one look at the index finds
 MAX_CLIENT_BYTES: Final = 4 << 20  # of a client's row: its names and up to 5,000 topics make 1 MB
 MAX_FIELD_BYTES: Final = 1000  # of a field of a node's own row, and of a topic's count
-_NO_LEASE, _WRITTEN = 0, 1  # answers of write.lua; another: keys of another type were removed, write everything
+_NO_LEASE: Final = 0  # answer of write.lua; below it keys of another type were removed, above it is the write's number
 _TEXTS: Final = ("name", "address", "path", "version", "started")
 # More changes than this are cheaper to write as everything there is.
 MAX_DIRTY: Final = 50_000
@@ -74,6 +74,7 @@ class Registry:
         self._everything = True
         self._enrolled = False  # in the index since the lease was taken: without it no reaper finds the rows
         self._unsure = False  # of what the last beat has done
+        self._writes = 0  # number of the last write that Redis has confirmed under this lease
         self._wake = asyncio.Event()
         self._beat, self._enroll, self._living = link.script("beat"), link.script("enroll"), link.script("living")
         self._node_rows = Hashes(link, "node", MAX_FIELD_BYTES)
@@ -95,7 +96,9 @@ class Registry:
     # ---- the lease
 
     async def beat(self) -> bool:
-        """Take or renew the lease; whether it was alive, and cannot have ended unnoticed. Else all rows are written.
+        """Take or renew the lease. Returns whether Redis still has all rows; if not, all are written again.
+
+        They are gone if the lease had ended, or may have ended unnoticed, and if Redis has lost its last moments.
 
         Raises:
             Unavailable: Redis did not confirm; the lease runs on.
@@ -104,16 +107,19 @@ class Registry:
         loop = asyncio.get_running_loop()
         started = loop.time()
         try:
-            alive = await self._link.ask(*self._beat(self._rows, [self._lease_ms, *fields]))
+            confirmed = self._writes
+            writes = await self._link.ask(*self._beat(self._rows, [self._lease_ms, *fields]))
         except Unavailable:
             # A Redis that was frozen does it when it wakes. If the lease had ended by then it takes it and drops the
             # rows, and the next beat finds a lease.
             self._unsure = True
             raise
         self._metrics.round_trip.observe(loop.time() - started)
-        kept, self._unsure = bool(alive) and not self._unsure, False
+        kept, self._unsure = writes >= confirmed and not self._unsure, False
         if not kept:
-            self._log.info("lease taken, writing all rows", clients=self._memory.about().get("clients"))
+            event = "lease taken, writing all rows" if writes < 0 else "rows lost, writing all rows"
+            self._log.info(event, clients=self._memory.about().get("clients"))
+            self._writes = max(0, writes)
             self._everything = True
             self._enrolled = False
         return kept
@@ -183,12 +189,13 @@ class Registry:
             for rows, args in calls:
                 written = await self._link.ask(*self._write(self._rows, args))
                 self._metrics.registry_writes.labels("round_trip").inc()
-                if written != _WRITTEN:
+                if written <= _NO_LEASE:
                     self._everything = True
                     if written == _NO_LEASE:
                         return False
                     self._wake.set()
                     return True
+                self._writes = written
                 self._metrics.registry_writes.labels("row").inc(rows)
         except BaseException:
             self._everything |= everything

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, cast
@@ -31,6 +32,7 @@ class FakeRows:
         self.mute = False  # what is asked is done, and the answer is lost
         self.unheard = False  # so was the last beat's
         self.rows: tuple[dict[str, Any], dict[str, Any]] = ({}, {})  # clients, topics
+        self.writes = 0  # under the lease
         self.largest = self.calls = 0
 
     async def ask(self, *command: Any) -> Any:
@@ -65,8 +67,8 @@ class FakeRows:
                 before, self.leased = self.leased, True
                 self.unheard = self.mute
                 if not before:
-                    self.rows = ({}, {})
-                return int(before)
+                    self.rows, self.writes = ({}, {}), 0
+                return self.writes if before else -1
             case _:
                 return [[], 0]  # no other node: none whose lease has ended, none that follows
 
@@ -87,7 +89,16 @@ class FakeRows:
                 table[name] = value
             for _ in range(drops):
                 table.pop(rest.pop(0), None)
-        return 1
+        self.writes += 1
+        return self.writes
+
+    def state(self) -> tuple[bool, int, Any]:
+        """What is on disk now."""
+        return self.leased, self.writes, copy.deepcopy(self.rows)
+
+    def go_back(self, state: tuple[bool, int, Any]) -> None:
+        """Redis starts again without what came later."""
+        self.leased, self.writes, self.rows = state[0], state[1], copy.deepcopy(state[2])
 
 
 class Node:
@@ -136,7 +147,10 @@ class Node:
 
 changes = st.lists(st.tuples(st.integers(0, 30), st.integers(0, 30), st.booleans()), max_size=40)
 acts = st.one_of(
-    changes, st.sampled_from(["flush", "flush", "lose", "lose at once", "lease ends", "beat", "beat unheard"])
+    changes,
+    st.sampled_from(
+        ["flush", "flush", "lose", "lose at once", "lease ends", "beat", "beat unheard", "save", "go back"]
+    ),
 )
 
 
@@ -149,8 +163,14 @@ def test_once_all_is_written_redis_holds_what_memory_holds(sequence: list[Any]) 
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr(registry_module, "WRITE_ROWS", 4)
             patched.setattr(registry_module, "MAX_DIRTY", 25)
+            saved, behind = node.redis.state(), False
             for act in sequence:
                 match act:
+                    case "save":
+                        saved = node.redis.state()
+                    case "go back":
+                        node.redis.go_back(saved)
+                        behind = True
                     case list():
                         for change in act:
                             node.change(*change)
@@ -164,13 +184,15 @@ def test_once_all_is_written_redis_holds_what_memory_holds(sequence: list[Any]) 
                         try:
                             if act != "flush":
                                 await node.beat()
+                                behind = False
                             elif await node.registry.flush():
                                 # Only a beat finds out what else can be.
                                 assert (
                                     node.is_projected
                                     or not node.redis.leased
                                     or node.redis.unheard
-                                    or (not node.enrolled)
+                                    or not node.enrolled
+                                    or behind
                                 )
                         except Unavailable:
                             node.redis.trips_until_loss = -1
@@ -194,6 +216,23 @@ async def test_a_beat_that_redis_takes_late_and_that_nobody_hears_of_loses_no_ro
     with pytest.raises(Unavailable):
         await node.beat()
     node.redis.mute = False
+    assert not await node.beat()
+    await node.registry.flush()
+    assert node.is_projected
+    assert await node.beat()
+
+
+@in_virtual_time
+async def test_rows_that_redis_has_lost_under_a_living_lease_are_written_again() -> None:
+    node = Node()
+    await node.beat()
+    await node.registry.flush()
+    on_disk = node.redis.state()
+    node.change(1, 1, there=True)
+    await node.registry.flush()
+    assert await node.beat()
+    node.redis.go_back(on_disk)
+    assert node.redis.rows != (node.clients, node.topics)
     assert not await node.beat()
     await node.registry.flush()
     assert node.is_projected

@@ -2,14 +2,15 @@
 -- KEYS[1] the node's hash; KEYS[2] its clients; KEYS[3] its topics.
 -- ARGV[1] 1: drop all rows first. ARGV[2..5] how many follow of: clients to set (id, row), clients to drop,
 -- topics to set (name, count), topics to drop: at most 1,000 rows, since Lua's `unpack` has a limit of about 8,000.
--- Returns 1; 0 if the lease is gone and nothing was written; 2 if another program had written keys of another type:
--- they were removed, and all rows must be written.
+-- Returns the number of this write under the lease, from 1; 0 if the lease is gone and nothing was written; -1 if another
+-- program had written keys of another type: they were removed, and all rows must be written.
+-- The node compares the number at each beat: a Redis that has lost its last moments has a smaller one.
 if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
 for key = 2, 3 do
   local type = redis.call('TYPE', KEYS[key]).ok
   if type ~= 'hash' and type ~= 'none' then
     redis.call('UNLINK', KEYS[2], KEYS[3])
-    return 2
+    return -1
   end
 end
 if ARGV[1] == '1' then redis.call('UNLINK', KEYS[2], KEYS[3]) end
@@ -24,4 +25,6 @@ each('HSET', KEYS[2], 2 * ARGV[2])
 each('HDEL', KEYS[2], tonumber(ARGV[3]))
 each('HSET', KEYS[3], 2 * ARGV[4])
 each('HDEL', KEYS[3], tonumber(ARGV[5]))
-return 1
+local writes = math.min(tonumber(string.match(redis.call('HGET', KEYS[1], 'writes') or '', '^%d+$') or 0), 2 ^ 50) + 1
+redis.call('HSET', KEYS[1], 'writes', string.format('%.0f', writes))
+return writes
