@@ -10,7 +10,7 @@ import orjson
 
 from gateway.core import protocol
 from gateway.core.backlog import Backlog
-from gateway.core.messages import ClientMessage, Subscribe
+from gateway.core.messages import ClientMessage, Request, Subscribe, read_price
 from gateway.core.protocol import Close, Code, ProtocolError, RequestId
 from gateway.core.rates import UNUSED, ClientRates, Outcome, Rate
 from gateway.core.topics import TopicRules
@@ -66,6 +66,9 @@ class Limits:
         """
         if verdict is Outcome.REFUSED:
             raise self._too_many("messages", self._rates.messages, getattr(message, "request_id", None))
+        if isinstance(message, Request) and (more := read_price(message)):
+            # It is answered in any case: what it costs beyond its size, the next messages wait for.
+            connection.meter.more(self._rates, more, connection.last_heard)
         if not isinstance(message, Subscribe):
             return True
         price = sum(self._rules.of(topic).price for topic in message.topics)

@@ -227,6 +227,14 @@ _READERS: Final[dict[str, Callable[[dict[str, Json]], ClientMessage]]] = {
 }  # fmt: skip
 
 
+def read_price(request: Request) -> int:
+    """For how many messages more a REQUEST counts that reads from Redis: one for each 100 that it asks for."""
+    if request.action == "presence":
+        return MAX_HISTORY_LIMIT // 100
+    limit = request.parameters.get("limit", DEFAULT_HISTORY_LIMIT)
+    return min(max(limit, 1), MAX_HISTORY_LIMIT) // 100 if request.action == "history" and isinstance(limit, int) else 0
+
+
 def history_range(request: Request) -> dict[str, Any]:
     """What part of a topic's history a REQUEST wants: `limit`, `since`, `reverse` for `Relay.read_history`.
 

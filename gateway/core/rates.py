@@ -80,7 +80,11 @@ class Meter:
 
     def part(self, rates: ClientRates, now: float) -> Outcome:
         """Count a part of a message, which is counted itself when it is whole."""
-        self._messages = rates.messages.take(self._messages, now, 1 / PARTS_A_MESSAGE)
+        return self.more(rates, 1 / PARTS_A_MESSAGE, now)
+
+    def more(self, rates: ClientRates, messages: float, now: float) -> Outcome:
+        """Count so many messages more, for what one costs."""
+        self._messages = rates.messages.take(self._messages, now, messages)
         return verdict(self._messages, now)
 
     def subscribe(self, rates: ClientRates, topics: int, now: float) -> Outcome:

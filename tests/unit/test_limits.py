@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import pytest
 
-from gateway.core.messages import Subscribe
+from gateway.core.messages import Request, Subscribe
 from gateway.core.protocol import Close, Code, ProtocolError
 from gateway.core.rates import Meter, Outcome
 from gateway.core.topics import parse
@@ -88,3 +88,30 @@ def test_a_new_identity_is_charged_for_the_topics_that_are_judged_again() -> Non
         rates.charge(client, 60, None)
     assert not rates.charge(client, 100, None)
     assert client.closed == [Close.TOO_MANY_REQUESTS]
+
+
+@pytest.mark.parametrize(
+    ("action", "parameters", "more"),
+    [
+        ("history", {}, 1),
+        ("history", {"limit": 1000}, 10),
+        ("history", {"limit": 10**9}, 10),
+        ("history", {"limit": -5}, 0),
+        ("history", {"limit": "all"}, 0),
+        ("presence", {}, 10),
+        ("getStatus", {}, 0),
+    ],
+)
+def test_a_request_that_reads_from_redis_counts_for_what_it_may_be_answered(
+    action: str, parameters: dict[str, Any], more: int
+) -> None:
+    client: Any = Client()
+    rates = limits(60)
+    allowed = Settings().client_messages_per_second * BURST
+    taken = 0
+    while (verdict := rates.count(client, 0)) is Outcome.FINE:
+        taken += 1
+        assert rates.allows(client, Request("history:1", action, parameters, "r"), verdict)
+    assert taken == -(-allowed // (1 + more))
+    with pytest.raises(ProtocolError):
+        rates.allows(client, Request("history:1", action, parameters, "r"), verdict)
