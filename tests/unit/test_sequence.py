@@ -517,12 +517,12 @@ class Player:
 
 STEPS = (
     "publish", "publish", "publish", "publish", "publish and lose", "late", "again", "ask", "fill", "doubt", "trim",
-    "forget", "lose tail", "found out", "note",
+    "forget", "lose tail", "lose tail unnoticed", "replace tail", "found out", "note", "note",
 )  # fmt: skip
 
 
 @settings(deadline=None, max_examples=600)
-@given(steps=st.lists(st.sampled_from(STEPS), max_size=80), keep=st.integers(1, 40))
+@given(steps=st.lists(st.sampled_from(STEPS), min_size=20, max_size=80), keep=st.integers(1, 40))
 def test_whatever_is_lost_nothing_is_silent_nothing_is_twice_and_no_recovery_is_false(
     steps: list[str], keep: int
 ) -> None:
@@ -556,10 +556,18 @@ def test_whatever_is_lost_nothing_is_silent_nothing_is_twice_and_no_recovery_is_
                 player.sequence.doubt()
             case "trim":
                 store.trim()
-            case "forget" | "lose tail":
+            case "forget" | "lose tail" | "lose tail unnoticed":
                 late.clear()  # the connection is lost with the server
                 store.forget() if step == "forget" else store.lose_tail()
-                player.sequence.doubt()
+                if step != "lose tail unnoticed":
+                    player.sequence.doubt()
+            case "replace tail":
+                note()
+                late.clear()
+                top = store.top
+                store.lose_tail()
+                while store.top < top:
+                    store.publish()
             case "found out":
                 store.found_out()
             case "ask":
@@ -569,6 +577,7 @@ def test_whatever_is_lost_nothing_is_silent_nothing_is_twice_and_no_recovery_is_
             case "note":
                 note()
     list(deliver())
+    unaware = Player(store, keep)  # a node that opens the topic before any has found out what Redis has lost
     player.finish()
     seen, gaps = player.seen, player.gaps
     assert seen == sorted(set(seen)), "once, and in order"
@@ -578,12 +587,12 @@ def test_whatever_is_lost_nothing_is_silent_nothing_is_twice_and_no_recovery_is_
         if seen:
             missing = set(range(seen[0], store.number + 1)) - set(seen)
             assert missing <= store.vanished, "whole, but for what Redis lost before anybody received it"
-    # A client comes back to this node, and to one that opens the topic now.
-    for sequence in (player.sequence, Player(store, keep).sequence):
+    # A client comes back to this node, and to others that open the topic.
+    for sequence, found_out in ((player.sequence, seen), (Player(store, keep).sequence, seen), (unaware.sequence, [])):
         for position, number in noted:
             missed = sequence.since(position)
             if missed is not None:
                 recovered = {store.history[e.offset, e.mark] for e in missed}
                 missing = set(range(number + 1, store.number + 1)) - recovered
-                assert missing <= store.vanished - set(seen), position
+                assert missing <= store.vanished - set(found_out), position
                 assert all(n > number for n in recovered), position
