@@ -223,10 +223,9 @@ class Memberships:
         for asked, task in self._subscribing.pop(connection, {}).items():
             self._relay.abandon(asked.audiences, asked.confirm)
             task.cancel()
-        topics = [topic for topic in map(hub.topic_of, connection.audiences) if topic is not None]
+        audiences = list(connection.audiences)
         self._relay.leave(self._hub.remove(connection))
-        self._touch_topics(connection.client_id, topics)
-        self._registry.touch_client(connection.client_id)
+        self._touch(connection, audiences)
 
     async def _subscribe(self, connection: Connection, asked: _Subscribe, steps: Iterator[int]) -> None:
         """What `subscribe` could not do at once. It is cancelled when the client is gone."""
@@ -388,13 +387,10 @@ class Memberships:
         self._touch(connection, audiences)
 
     def _touch(self, connection: Connection, audiences: Iterable[str]) -> None:
+        """Have Redis told of the client on these topics: as it is then, so the rest may wait for the next turns."""
         topics = [topic for topic in map(hub.topic_of, audiences) if topic is not None]
-        self._touch_topics(connection.client_id, topics)
+        each_in_turns(topics, partial(self._touch_topic, connection.client_id))
         self._registry.touch_client(connection.client_id)
-
-    def _touch_topics(self, client_id: str, topics: Sequence[str]) -> None:
-        """Have Redis told of the client on these topics: as it is then, so the rest may wait for the next turn."""
-        each_in_turns(topics, partial(self._touch_topic, client_id))
 
     def _touch_topic(self, client_id: str, topic: str) -> None:
         self._registry.touch_topic(topic)

@@ -12,7 +12,7 @@ from gateway.core.position import Position
 from gateway.core.sequence import Entry, Page
 from gateway.core.topics import Rule, TopicRules
 from gateway.metrics import Metrics
-from gateway.streams import Streams
+from gateway.streams import MAX_READING, Streams
 from tests.deadlines import eventually
 
 RULES = TopicRules([Rule(pattern="*", history=100)])
@@ -197,3 +197,18 @@ async def test_an_idle_topic_whose_redis_was_flushed_is_told_of_it() -> None:
     await node.streams.check()
     await eventually(lambda: node.gaps == 1)
     assert node.streams.place("t") == place(0, "f")
+
+
+async def test_of_many_topics_in_doubt_a_bounded_number_is_read_at_a_time() -> None:
+    node = Node()
+    topics = [f"t{number}" for number in range(MAX_READING + 50)]
+    await asyncio.gather(*map(node.streams.ready, topics))
+    node.history.reads = 0
+    node.history.go.clear()
+    node.streams.doubt(topics)
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert node.history.reads == MAX_READING
+    node.history.go.set()
+    await asyncio.gather(*map(node.streams.ready, topics))
+    assert node.history.reads == len(topics)
