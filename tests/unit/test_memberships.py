@@ -141,7 +141,7 @@ class Client(Connection):
         self.unsent = 0
         self.most_unsent = 0
         self.reads = True
-        self.sends_left = -1  # after so many sends the connection is closed amid the next; -1: never
+        self.sends_left = -1  # after so many sends the connection is lost; -1: never
         self.refuses = False  # then that send is refused, as of a slow consumer
 
     def send(self, data: bytes) -> bool:
@@ -152,7 +152,7 @@ class Client(Connection):
         if self.sends_left == 0:
             if self.refuses:
                 return False
-            self.abort(1006)
+            asyncio.get_running_loop().call_soon(self.abort, 1006)  # as a transport says that it is lost
             return True
         self.sends_left -= 1
         self.sent += [orjson.loads(text) for text in frames.payloads(data)]
