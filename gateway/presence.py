@@ -66,6 +66,7 @@ class Presence:
         self._rewrite: set[str] = set()  # topics whose rows of ours must all be written again
         self._nodes: set[str] = set()  # whose clients are or were on the rosters
         self._absent: set[str] = set()  # of those: had no lease at the last check
+        self._checks = 0
         self._suspects: set[str] = set()  # topics whose roster had another number of clients than Redis
         self._wake = asyncio.Event()
 
@@ -146,6 +147,7 @@ class Presence:
 
         Clients of a node that had no lease at this check nor at the last one are removed. A roster that has another
         number of clients than Redis, twice in a row, is read again, and this node's own rows of it are written again.
+        One more, in turn, is read again whatever its number: a client may have another user by now.
 
         Raises:
             Unavailable: Redis did not answer in time.
@@ -161,7 +163,12 @@ class Presence:
         self._absent = absent & self._nodes
         some = min(TOPICS, max(1, CHECKED // len(living)))
         topics = list(dict.fromkeys([*self._suspects, *itertools.islice(self._rooms, some)]))[:some]
-        for topic, count in zip(topics, await self._attendance.count(topics, living), strict=True):
+        if not topics:
+            return  # the last one was closed meanwhile
+        counts = await self._attendance.count(topics, living)
+        self._checks += 1
+        self.doubt(topics[self._checks % len(topics)])
+        for topic, count in zip(topics, counts, strict=True):
             room = self._rooms.pop(topic, None)
             suspected = topic in self._suspects
             self._suspects.discard(topic)
