@@ -99,7 +99,7 @@ class Errands:
         except ProtocolError as error:
             self._outbox.refuse(connection, error)
         except Unconfirmed:
-            message = "Published, but too few replicas confirmed it; safe to retry with the same idempotencyKey"
+            message = "Published, but too few replicas confirmed it; published again, it is a second message"
             self._outbox.refuse(connection, ProtocolError(Code.UNAVAILABLE, message, request_id))
         except Impaired as error:
             message = f"Not possible now, try again later: {error}"

@@ -55,7 +55,8 @@ class Publisher:
         """Publish all of them, or none, in one round trip.
 
         Raises:
-            ProtocolError: One cannot be a message, or is for a topic of the gateway's own; nothing was published.
+            ProtocolError: One cannot be a message, is for a topic of the gateway's own, or has an idempotency key with
+                `to` or on a topic without history; nothing was published.
             TooLarge: One is larger than 1 MiB; nothing was published.
             Unavailable: Redis did not confirm in time, or no node has told its rules; whether it is published is not
                 known. With the same `idempotencyKey`, on a topic with history, it is safe to try again.

@@ -60,10 +60,13 @@ def _engine(place: Place) -> ModuleType:
     if choice not in (None, "local", "compose"):
         raise StackError(f"STACK is local or compose, and not {choice!r}.")
     if choice == "compose":
+        missing = compose.lacks()
+        if missing is not None:
+            raise StackError(f"STACK=compose needs Docker with Compose, and {missing}: start it, or use STACK=local.")
         return compose
     from stack import local  # here, because it needs supervisor and a Docker host may not have it
 
-    return local if choice == "local" or local.running(place) or not compose.answers() else compose
+    return local if choice == "local" or local.running(place) or compose.lacks() is not None else compose
 
 
 def _count(text: str) -> int:

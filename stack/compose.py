@@ -10,14 +10,18 @@ from stack.place import ROOT, Place, StackError
 CLUSTER = {"REDIS_SINGLE": "0", "GATEWAY_REDIS_URL": "redis+cluster://redis-1,redis-2,redis-3"}
 
 
-def answers() -> bool:
-    """Whether there is an engine to talk to, and Compose to do it with."""
-    try:
-        for command in (["docker", "compose", "version"], ["docker", "info"]):
+def lacks() -> str | None:
+    """What is missing to run containers, as a part of a sentence; None: nothing is."""
+    for command, missing in (
+        (["docker", "--version"], "there is no docker command"),
+        (["docker", "compose", "version"], "docker has no compose command"),
+        (["docker", "info"], "no Docker engine answers"),
+    ):
+        try:
             subprocess.run(command, capture_output=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return False
-    return True
+        except (OSError, subprocess.SubprocessError):
+            return missing
+    return None
 
 
 def up(place: Place, count: int) -> None:

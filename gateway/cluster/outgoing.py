@@ -20,7 +20,7 @@ from gateway.cluster.link import Command, Link, Unavailable, Unconfirmed, WrongT
 from gateway.cluster.snapshots import Snapshots
 from gateway.core import hub, protocol, replies, topics
 from gateway.core.position import Position
-from gateway.core.publication import Publication
+from gateway.core.publication import Publication, refuse_key
 from gateway.core.topics import RulesError, TopicRules
 from gateway.metrics import Metrics
 
@@ -66,6 +66,7 @@ class Outgoing:
         that have history or a snapshot; on others nothing could be compared with it.
 
         Raises:
+            ProtocolError: One has an idempotency key on a topic without history; nothing was published.
             Fenced: The singleton's lease has ended; nothing was published.
             TooLarge: One is larger than a message may be; nothing was published.
             Unconfirmed: All are published, but too few replicas have those with history (GATEWAY_WAIT_REPLICAS).
@@ -77,6 +78,8 @@ class Outgoing:
         places: list[int] = []  # where each publication's own answer stands
         durable = False
         for publication in publications:
+            if publication.key is not None and not self._rules.of(publication.topic).history:
+                raise refuse_key(publication.topic)
             places.append(len(commands))
             for topic in self._names(publication):
                 text = replies.data(publication, topic, protocol.iso(said_ms or now))

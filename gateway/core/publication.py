@@ -34,11 +34,16 @@ class Publication:
 
     @classmethod
     def of_client(cls, message: Mapping[str, Json], request_id: RequestId) -> Publication:
-        """What a client's PUBLISH says; what only an item may have is not read.
+        """What a client's PUBLISH says; `to` and `except`, which only an item may have, are not read.
 
         Raises:
-            ProtocolError: A field is missing or of the wrong form.
+            ProtocolError: A field is missing or of the wrong form, or there is an idempotency key: a client could use
+                up another publisher's.
         """
+        if message.get("idempotencyKey") is not None:
+            raise ProtocolError(
+                Code.DATA_REFUSED, "PUBLISH takes no idempotencyKey; POST /api/publish does", request_id
+            )
         return cls(*_said(message, request_id))
 
     @classmethod
@@ -61,6 +66,8 @@ class Publication:
         key = item.get("idempotencyKey")
         if key is not None and not (is_name(key) and _IDEMPOTENCY_KEY.fullmatch(key)):
             raise ProtocolError(Code.DATA_REFUSED, "idempotencyKey must be 1 to 200 of A-Z a-z 0-9 _ . : -")
+        if key is not None and to is not None:
+            raise ProtocolError(Code.DATA_REFUSED, "idempotencyKey has no effect with to: leave one of them out")
         return cls(topic, data, extras, to, except_client, key)
 
     @classmethod
@@ -75,6 +82,14 @@ class Publication:
         except ValueError as error:
             raise ProtocolError(Code.DATA_REFUSED, str(error)) from None
         return cls.of_item(dict(item))
+
+
+def refuse_key(topic: str) -> ProtocolError:
+    """What a publication with an idempotency key is answered on `topic`, which has no history to find it in."""
+    return ProtocolError(
+        Code.DATA_REFUSED,
+        f"idempotencyKey has no effect on {topic}, a topic without history: leave it out, or give the topic history",
+    )
 
 
 def refuse_reserved(topic: str) -> None:

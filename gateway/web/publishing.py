@@ -59,6 +59,8 @@ async def publish(request: Request) -> Any:
         positions = await node.relay.publish(publications)
     except TooLarge as error:
         raise ApiError(413, "too_large", str(error)) from None
+    except ProtocolError as error:
+        raise ApiError(400, "bad_request", error.message) from None
     return {
         "results": [
             {"topic": publication.topic, **(position._asdict() if position is not None else {})}
@@ -114,7 +116,8 @@ _MESSAGE = record(
     },
     idempotencyKey={
         "type": ["string", "null"], "pattern": r"^[A-Za-z0-9_.:\-]{1,200}$",
-        "description": "On topics with history: the same again within 5 minutes is the same message",
+        "description": "The same again within 5 minutes is the same message; only on topics with history and without "
+        "`to`, else 400",
     },
     **{"except": {**CLIENT_ID, "type": ["string", "null"], "description": "All hearers but this one"}},
 )  # fmt: skip

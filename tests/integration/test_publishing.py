@@ -14,7 +14,7 @@ import orjson
 import pytest
 
 from gateway.publisher import ProtocolError, Publisher
-from tests.client import Client
+from tests.client import Api, Client
 from tests.cluster import API_KEY, NAMESPACE, ROOT, Cluster, Redis
 from tests.conftest import Connect
 from tests.deadlines import eventually
@@ -133,3 +133,27 @@ async def test_no_way_in_publishes_on_the_gateways_own_topics(
     for client in (hearer, admin):
         assert not [said for said in client.messages if said.get("data") == {"forged": True}]
     assert node.metric("gateway_messages_relayed_total", kind="refused") == len(own)
+
+
+async def test_an_idempotency_key_is_refused_where_it_would_have_no_effect(
+    plain: Cluster, connect: Connect, api: Callable[..., Api]
+) -> None:
+    http = api(plain[0]).http
+    hearer = await connect(plain[1], user="ann")
+    await hearer.subscribe("plain", "contest")
+    kept = {"topic": "contest", "data": "kept", "idempotencyKey": "k"}
+    alone = {"topic": "plain", "data": "plain", "idempotencyKey": "k"}
+    addressed = {**kept, "to": {"user": "ann"}}
+    for refused, word in ((alone, "plain, a topic without history"), (addressed, "no effect with to")):
+        for body in (refused, {"messages": [kept, refused]}):
+            answer = await http.post("/api/publish", json=body)
+            assert (answer.status_code, answer.json()["error"]["code"]) == (400, "bad_request")
+            assert word in answer.json()["error"]["message"]
+        async with Publisher(plain.redis.url, namespace=NAMESPACE) as publisher:
+            with pytest.raises(ProtocolError, match=word):
+                await publisher.publish_all([kept, refused])
+    refusal = await hearer.call(type="PUBLISH", **kept)
+    assert (refusal["type"], refusal["code"]) == ("ERROR", 4016)
+    assert (await http.post("/api/publish", json={"topic": "plain", "data": "last"})).is_success
+    await hearer.hear(type="DATA", topic="plain")
+    assert hearer.data() == ["last"]  # nothing of what was refused, in a batch neither

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -47,3 +50,26 @@ def test_redis_is_one_or_a_cluster() -> None:
     assert Place.from_env({"REDIS": "cluster"}).redis == "cluster"
     with pytest.raises(StackError, match="REDIS is single or cluster"):
         Place.from_env({"REDIS": "many"})
+
+
+@pytest.mark.parametrize(
+    ("script", "says"),
+    [
+        (None, "there is no docker command"),
+        ('test "$1" = --version', "docker has no compose command"),
+        ('test "$1" != info || { echo "Cannot connect to the Docker daemon"; exit 1; }', "no Docker engine answers"),
+    ],
+)
+@pytest.mark.parametrize("command", [["up", "3"], ["restart"], ["down"], ["status"], ["logs"]], ids=" ".join)
+def test_compose_without_an_engine_is_one_sentence(
+    tmp_path: Path, script: str | None, says: str, command: list[str]
+) -> None:
+    if script is not None:
+        (tmp_path / "docker").write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / "docker").chmod(0o755)
+    done = subprocess.run(
+        [sys.executable, "-m", "stack", *command], cwd=ROOT, capture_output=True, text=True, check=False,
+        env={"PATH": str(tmp_path), "STACK": "compose"},
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"STACK=compose needs Docker with Compose, and {says}: start it, or use STACK=local.\n"

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from gateway.core import protocol, replies
 from gateway.core.numbers import NumberError
-from gateway.core.protocol import ProtocolError
+from gateway.core.protocol import Code, ProtocolError
 from gateway.core.publication import Publication
 from tests.unit.test_messages import names, to_text, values
 from tests.unit.test_protocol import NOW
@@ -103,3 +103,15 @@ def test_any_item_is_a_publication_that_can_be_sent_or_a_protocol_error(item: An
         assert (sent["topic"], sent["data"]) == (item["topic"], item["data"])
         assert sent.keys() <= {"type", "topic", "data", "timestamp", "action", "subtype", "priority"}
         assert sent.keys().isdisjoint({"to", "except"})
+
+
+def test_an_idempotency_key_goes_with_no_address_and_not_into_a_clients_publish() -> None:
+    item = {"topic": "chat", "data": 1, "idempotencyKey": "k"}
+    assert Publication.of_item(item).key == "k"
+    for to in ({"user": "ann"}, {"role": "admin"}, {"client": "n.1.1"}):
+        with pytest.raises(ProtocolError, match="no effect with to"):
+            Publication.of_item({**item, "to": to})
+    with pytest.raises(ProtocolError, match="PUBLISH takes no idempotencyKey") as refused:
+        Publication.of_client(item, "r")
+    assert (refused.value.code, refused.value.request_id) == (Code.DATA_REFUSED, "r")
+    assert Publication.of_client({**item, "idempotencyKey": None}, "r").key is None
