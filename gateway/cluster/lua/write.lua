@@ -5,7 +5,7 @@
 -- Returns the number of this write under the lease, from 1; 0 if the lease is gone and nothing was written; -1 if another
 -- program had written keys of another type: they were removed, and all rows must be written.
 -- The node compares the number at each beat: a Redis that has lost its last moments has a smaller one.
-if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
+if redis.call('TYPE', KEYS[1]).ok ~= 'hash' then return 0 end -- what another program writes there is no lease
 for key = 2, 3 do
   local type = redis.call('TYPE', KEYS[key]).ok
   if type ~= 'hash' and type ~= 'none' then
