@@ -253,8 +253,12 @@ class Topics:
                 self._hand_on(self._known[topic], [Presence(topic, who)])
             case {"type": "ACKNOWLEDGMENT", "operation": "subscribe", "topics": [*topics]}:
                 ask = self._asked.pop(str(frame.get("requestId")), None)
-                if ask is not None:  # else it was sent again, and answered before
+                if ask is not None:
                     self._subscribed(ask, frozenset(topics), frame.get("positions") or {}, now)
+                elif ended := [topic for topic in topics if topic not in self._known]:
+                    # It answers a SUBSCRIBE that was sent again; the topic was taken from us between.
+                    self._replies.append(_unsubscribe(ended))
+                    self._tell()
             case {"type": "ERROR"}:
                 ask = self._asked.get(str(frame.get("requestId", frame.get("inReplyTo"))))
                 if ask is not None:
@@ -274,14 +278,9 @@ class Topics:
         self, ask: _Ask, heard: frozenset[str], positions: Mapping[str, Mapping[str, Any]], now: float
     ) -> None:
         self._answered(now)
-        taken: list[str] = []
         for known in ask.entries:
             topic, position = known.name, positions.get(known.name)
             known.asked = False
-            if self._known.get(topic) is not known:
-                if topic in heard and topic not in self._known:
-                    taken.append(topic)  # it ended while it was asked for
-                continue
             self._touch(known)
             known.joined = known.joined or topic in heard
             if not known.joined:
@@ -294,9 +293,6 @@ class Topics:
                 # After a recovery the server sends no last value: newcomers are asked for again.
                 if not subscription.ended and (subscription.entered.done() or not recovered):
                     subscription.enter()
-        if taken:
-            self._replies.append(_unsubscribe(taken))
-            self._tell()
 
     def _turned_down(self, ask: _Ask, why: Refused, now: float) -> None:
         ask.refusals += 1
@@ -304,9 +300,8 @@ class Topics:
             return  # it was sent again, and that may be acknowledged
         del self._asked[ask.request_id]
         self._answered(now)
-        current = [known for known in ask.entries if self._known.get(known.name) is known]
-        entries = [known for known in current if known.subscriptions]
-        self._release(known for known in current if not known.subscriptions)  # they were left meanwhile
+        entries = [known for known in ask.entries if known.subscriptions]
+        self._release(known for known in ask.entries if not known.subscriptions)  # they were left meanwhile
         if why.temporary:
             if why.code == Code.TOO_MANY_REQUESTS:
                 self._pace.refused(now)
@@ -316,9 +311,10 @@ class Topics:
             self._replies += [self._send(self._make(some), now) for some in (entries[:half], entries[half:]) if some]
         else:
             for known in entries:
-                self._drop(known.name, why)
                 if known.joined:
                     self._replies.append(_unsubscribe([known.name]))
+                known.asked = False
+                self._drop(known.name, why)
         self._tell()
 
     def _answered(self, now: float) -> None:
@@ -342,11 +338,15 @@ class Topics:
             del self._known[known.name]
 
     def _drop(self, topic: str, why: BaseException) -> None:
-        known = self._known.pop(topic, None)
-        if known is not None:
-            for subscription in known.subscriptions:
-                subscription.end(why)
-            known.subscriptions.clear()
+        known = self._known.get(topic)
+        if known is None:
+            return
+        for subscription in known.subscriptions:
+            subscription.end(why)
+        known.subscriptions.clear()
+        known.place, known.joined = Place(topic), False
+        if not known.asked:
+            del self._known[topic]  # else upon its answer
 
     def _hand_on(
         self, known: _Topic, events: Iterable[Event], concerns: Callable[[Subscription], bool] = lambda _: True

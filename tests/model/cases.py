@@ -16,39 +16,45 @@ Step = list[Any]
 Case = list[Step]
 
 TOPICS: Final = ["plain", "last", "kept", "both"]
-HANDLES: Final = 5
+HANDLES: Final = 4
 
 # How often which step comes.
 _WEIGHTS: Final = {
-    "subscribe": 16, "close": 9, "publish": 18, "say": 2, "up": 14, "down": 14, "all": 6, "cut": 5, "reconnect": 2,
-    "time": 8, "miss": 2, "forget": 2, "revoke": 1, "refuse": 2, "outage": 2, "restore": 2, "expire": 2,
+    "subscribe": 18, "close": 10, "publish": 16, "say": 2, "up": 14, "down": 20, "all": 5, "cut": 5, "reconnect": 3,
+    "time": 8, "miss": 2, "forget": 2, "repeat": 2, "revoke": 2, "refuse": 3, "outage": 2, "restore": 2, "expire": 2,
     "refuse_tokens": 2, "token": 3,
 }  # fmt: skip
 
 
 def make(random: Random) -> Case:
-    """A case of at most 60 steps. The first says whether there is a token."""
-    case: Case = [["start", random.random() < 0.4]]
-    if random.random() < 0.7:  # most begin connected
+    """A case of some dozen steps. The first says whether there is a token.
+
+    It is about a topic or two, so that what happens to one meets what else happens to it.
+    """
+    topics = random.sample(TOPICS, random.randrange(1, 3))
+    case: Case = [["start", random.random() < 0.3]]
+    case += [["publish", topic] for topic in topics if random.random() < 0.7]
+    if random.random() < 0.8:  # most begin connected
         case += [["connect"], ["all"]]
     words, weights = list(_WEIGHTS), list(_WEIGHTS.values())
-    case += [_step(word, random) for word in random.choices(words, weights, k=random.randrange(3, 58))]
+    for word in random.choices(words, weights, k=random.randrange(3, 50)):
+        case.append(_step(word, topics, random))
+        if word == "subscribe" and random.random() < 0.4:  # the next step comes amid the answer
+            case += [["up", 1], ["down", 1]]
     return case
 
 
-def _step(word: str, random: Random) -> Step:
+def _step(word: str, topics: list[str], random: Random) -> Step:
     match word:
         case "subscribe":
-            name = random.choice(TOPICS) if random.random() < 0.92 else random.choice([SECRET, BAD])
+            name = random.choice(topics) if random.random() < 0.92 else random.choice([*TOPICS, SECRET, BAD])
             return [word, random.randrange(HANDLES), name]
         case "close":
             return [word, random.randrange(HANDLES)]
-        case "publish" | "say" | "miss" | "revoke":
-            return [word, random.choice(TOPICS)]
-        case "forget":
-            return [word, random.choice(["kept", "both"])]
+        case "publish" | "say" | "miss" | "revoke" | "forget" | "repeat":
+            return [word, random.choice(topics)]
         case "up" | "down":
-            return [word, random.randrange(1, 4)]
+            return [word, random.choice([1, 1, 2, 3])]
         case "cut":
             final = random.random() < 0.02
             return [word, 3503 if final else random.choice([1000, 1001, 1006, 1006, 1009, 3001, 3005, 3008])]

@@ -130,7 +130,7 @@ class Player:
                 self._cut(code)
             case ["time", ms]:
                 self._pass(ms)
-            case ["publish" | "miss" | "forget" | "revoke" as word, topic]:
+            case ["publish" | "miss" | "forget" | "repeat" | "revoke" as word, topic]:
                 getattr(self.server, word)(topic)
             case ["refuse", count]:
                 self.server.refuse_subscribes = count
@@ -270,9 +270,13 @@ class Player:
         if handle.entered:
             return
         handle.entered = True
+        handle.expected = upto + 1
+        self._check_last_value(handle)
+
+    def _check_last_value(self, handle: Handle) -> None:
+        upto = self._upto(handle)
         if self.server.topics[handle.topic].snapshot and upto >= 0 and upto not in (handle.initial, handle.last):
             raise Violation(f"{handle.topic}: the last value, {upto}, did not come; {handle.initial} did")
-        handle.expected = upto + 1
 
     def _message(self, handle: Handle, index: int) -> None:
         if index <= handle.last:
@@ -293,7 +297,9 @@ class Player:
             handle.expected = frame["data"]  # another epoch: before its first message
         else:
             handle.expected = self._upto(handle) + 1
-            handle.away = False if frame.get("type") == "ACKNOWLEDGMENT" else handle.away
+            if frame.get("type") == "ACKNOWLEDGMENT":
+                handle.away = False
+                self._check_last_value(handle)
 
     def _upto(self, handle: Handle) -> int:
         if self.current is None or handle.topic not in self.current.upto:

@@ -33,6 +33,7 @@ class Topic:
     epoch: int = 0
     offset: int = 0
     log: list[tuple[int, int]] = field(default_factory=list)
+    missed_last: bool = False  # the last message was not sent
 
     @property
     def last(self) -> int:
@@ -74,7 +75,8 @@ class Connection:
     down: deque[Down] = field(default_factory=deque)
     joined: dict[str, int] = field(default_factory=dict)
     waiting: list[Frame] = field(default_factory=list)  # SUBSCRIBEs, for Redis
-    revoked: set[str] = field(default_factory=set)  # perhaps an UNSUBSCRIBE was on its way
+    answered: set[str] = field(default_factory=set)  # the ids of SUBSCRIBEs; some are on their way again
+    revoked: set[str] = field(default_factory=set)  # an UNSUBSCRIBE may come in vain
     authenticated: bool = False
 
 
@@ -164,12 +166,15 @@ class Server:
     def _subscribe(self, connection: Connection, frame: Frame) -> None:
         for other in connection.waiting:
             shared = set(other["topics"]) & set(frame["topics"])
-            if shared and other["requestId"] != frame["requestId"]:
+            if shared and other["requestId"] not in (frame["requestId"], *connection.answered):
                 raise Violation(f"a second SUBSCRIBE for {shared} while the first waits")
         if self.degraded:
             connection.waiting.append(frame)
             return
         answer = {"requestId": frame["requestId"]}
+        if frame["requestId"] in connection.answered:  # the client cannot know which of the answers is the last
+            connection.revoked.update(frame["topics"])
+        connection.answered.add(frame["requestId"])
         if self.refuse_subscribes:
             self.refuse_subscribes -= 1
             self._unavailable(frame)
@@ -218,6 +223,7 @@ class Server:
     def publish(self, name: str) -> None:
         """A message on a topic."""
         topic = self.topics[name]
+        topic.missed_last = False
         topic.offset += 1
         topic.log.append((topic.epoch, topic.offset))
         if self.connection is not None and name in self.connection.joined and not self.degraded:
@@ -227,6 +233,7 @@ class Server:
     def miss(self, name: str) -> None:
         """A message that the server could not hear, which it says."""
         topic = self.topics[name]
+        topic.missed_last = True
         topic.offset += 1
         topic.log.append((topic.epoch, topic.offset))
         if self.connection is not None and name in self.connection.joined:
@@ -234,10 +241,17 @@ class Server:
             self._gap([name])
 
     def forget(self, name: str) -> None:
-        """The topic's history is lost and begins anew; the server's members have missed nothing."""
+        """The topic's history, if any, is lost and begins anew; the server's members have missed nothing."""
         topic = self.topics[name]
         topic.epoch += 1
         topic.offset = 0
+
+    def repeat(self, name: str) -> None:
+        """A message of a topic with history comes twice, as it may when nodes disagree about what was sent."""
+        topic = self.topics[name]
+        whole = self.connection is not None and self.connection.joined.get(name) == len(topic.log) > 0
+        if topic.history and whole and not topic.missed_last and topic.log[-1][0] == topic.epoch:
+            self._say(topic.frame(topic.last))
 
     def revoke(self, name: str) -> None:
         """The client may not hear a topic any more."""

@@ -14,12 +14,12 @@ from tests.model.cases import Case, Step, make, shrink
 from tests.model.play import Client, Event, failure
 from tests.model.python_client import PythonClient
 
-CASES = 300
+CASES = 500
 
 # What random cases have found, each as short as it can be.
 FOUND: dict[str, Case] = {
     "a SUBSCRIBE that was sent again is acknowledged behind a refusal, when its topic has been left": [
-        ["start", False], ["connect"], ["all"], ["refuse", 2], ["subscribe", 4, "plain"], ["time", 11_000],
+        ["start", False], ["connect"], ["all"], ["refuse", 2], ["subscribe", 4, "plain"], ["time", 2_500],
         ["close", 4], ["all"],
     ],
     "a topic is taken and given back while a second subscription asks for it": [
@@ -28,6 +28,14 @@ FOUND: dict[str, Case] = {
     ],
     "a topic is left while it is asked for with one that is refused": [
         ["start", False], ["connect"], ["subscribe", 2, "secret"], ["subscribe", 1, "last"], ["down", 2], ["close", 2],
+    ],
+    "a topic is taken before the server has answered a SUBSCRIBE that was sent again": [
+        ["start", False], ["connect"], ["subscribe", 3, "last"], ["down", 1], ["up", 1], ["time", 1_000],
+        ["revoke", "last"],
+    ],
+    "a topic is taken and subscribed to again while a second subscription asks for it": [
+        ["start", False], ["connect"], ["subscribe", 0, "both"], ["all"], ["revoke", "both"], ["subscribe", 2, "both"],
+        ["down", 1], ["subscribe", 2, "both"],
     ],
 }  # fmt: skip
 

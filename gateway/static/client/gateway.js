@@ -539,8 +539,7 @@ export class Gateway extends EventTarget {
       known.asked = false;
       this.#touch(known);
     };
-    const current = ask.entries.filter((known) => this.#topics.get(known.topic) === known);
-    const entries = current.filter((known) => known.hearers.size || again(known)); // others were left meanwhile
+    const entries = ask.entries.filter((known) => known.hearers.size || again(known)); // others were left meanwhile
     this.#asked.delete(ask.requestId);
     this.#await();
     if (refusal.temporary) {
@@ -550,20 +549,21 @@ export class Gateway extends EventTarget {
       const half = (entries.length + 1) >> 1;
       for (const some of [entries.slice(0, half), entries.slice(half)]) if (some.length) this.#ask(some);
     } else {
-      for (const { topic, joined } of entries) {
-        this.#drop(topic, refusal);
-        if (joined) this.#unsubscribe([topic]);
+      for (const known of entries) {
+        if (known.joined) this.#unsubscribe([known.topic]);
+        known.asked = false;
+        this.#drop(known.topic, refusal);
       }
     }
   }
 
   #drop(topic, why) {
     const known = this.#topics.get(topic);
-    this.#topics.delete(topic);
-    for (const subscription of known?.hearers ?? []) {
-      known.hearers.delete(subscription);
-      subscription.now("ended", why);
-    }
+    if (!known) return;
+    const { hearers, asked } = known;
+    Object.assign(known, { place: new Place(topic), hearers: new Set(), joined: false });
+    if (!asked) this.#topics.delete(topic); // else upon its answer
+    for (const subscription of hearers) subscription.now("ended", why);
   }
 
   #leave(subscription) {
@@ -790,7 +790,7 @@ export class Gateway extends EventTarget {
     this.#hangUp();
     this.#listening?.abort();
     this.#connected.reject(end);
-    for (const topic of this.#topics.keys()) this.#drop(topic, end);
+    for (const topic of [...this.#topics.keys()]) this.#drop(topic, end);
     this.#now("closed", { code: end.code, reason: end.reason });
   }
 
@@ -835,7 +835,11 @@ export class Gateway extends EventTarget {
       else if (answer) answer.reject(refusal);
       else if (frame.code === 4401 || refusal.temporary) this.#authenticated?.reject(refusal); // AUTH has no id
     } else {
-      if (ask) this.#subscribed(ask, frame); // none: it was sent twice
+      if (ask) this.#subscribed(ask, frame);
+      else if (frame.operation === "subscribe") { // to one that was sent again; a topic may have been taken between
+        const ended = frame.topics.filter((name) => !this.#topics.has(name));
+        if (ended.length) this.#unsubscribe(ended);
+      }
       answer?.resolve(frame);
     }
   }
@@ -853,16 +857,12 @@ export class Gateway extends EventTarget {
   }
 
   #subscribed(ask, { topics, positions = {} }) {
-    const socket = this.#socket, heard = new Set(topics), taken = [];
+    const socket = this.#socket, heard = new Set(topics);
     this.#asked.delete(ask.requestId);
     this.#await();
     for (const known of ask.entries) {
       const { topic, place, covered } = known, position = positions[topic];
       known.asked = false;
-      if (this.#topics.get(topic) !== known) {
-        if (heard.has(topic) && !this.#topics.has(topic)) taken.push(topic); // it ended, and was asked for again before
-        continue;
-      }
       this.#touch(known);
       known.joined ||= heard.has(topic);
       if (!known.joined) {
@@ -876,7 +876,6 @@ export class Gateway extends EventTarget {
         if (subscription.state === "pending" && (subscription.entered || !position?.recovered)) subscription.now("subscribed");
       }
     }
-    if (taken.length) this.#unsubscribe(taken);
   }
 }
 
