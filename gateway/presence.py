@@ -166,8 +166,6 @@ class Presence:
         if not topics:
             return  # the last one was closed meanwhile
         counts = await self._attendance.count(topics, living)
-        self._checks += 1
-        self.doubt(topics[self._checks % len(topics)])
         for topic, count in zip(topics, counts, strict=True):
             room = self._rooms.pop(topic, None)
             suspected = topic in self._suspects
@@ -182,6 +180,10 @@ class Presence:
                 self.doubt(topic)
             else:  # it may be on its way
                 self._suspects.add(topic)
+        self._checks += 1
+        in_turn = topics[self._checks % len(topics)]
+        if in_turn not in self._suspects:  # else its number is compared once more first
+            self.doubt(in_turn)
 
     async def _bury(self, nodes: set[str]) -> None:
         """Remove the clients of dead nodes from all rosters."""
