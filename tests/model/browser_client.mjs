@@ -3,7 +3,7 @@
 
 import { createInterface } from "node:readline";
 import { mock } from "node:test";
-import { Gateway } from "../../gateway/static/client/gateway.js";
+import { Closed, Gateway } from "../../gateway/static/client/gateway.js";
 
 const immediate = setImmediate;
 let events, gateway, handles, token, tokens, socket;
@@ -36,6 +36,32 @@ function getToken() {
   return `t${tokens}`;
 }
 
+/** What a callback does: the caller's code runs amid ours. */
+const reactions = {
+  close(handle) {
+    note("did", "close", handle);
+    handles.get(handle).close();
+  },
+  again(handle, topic) {
+    const next = handles.size;
+    try {
+      steps.subscribe(next, topic);
+      note("did", "subscribe", next, topic);
+    } catch (error) {
+      if (!(error instanceof Closed)) throw error;
+    }
+  },
+  swap(handle, topic) {
+    reactions.close(handle);
+    reactions.again(handle, topic);
+  },
+  all(_, topic) {
+    note("did", "unsubscribe", topic);
+    gateway.unsubscribe(topic);
+  },
+  reconnect: () => gateway.reconnect(0),
+};
+
 const steps = {
   async start(withToken) {
     gateway?.close();
@@ -49,11 +75,17 @@ const steps = {
   },
   connect: () => void gateway.connect().catch(() => {}),
   reconnect: () => gateway.reconnect(),
-  subscribe(handle, topic) {
+  subscribe(handle, topic, on, reaction) {
+    const told = (event, value) => {
+      note("told", handle, event, value);
+      if (event !== on) return;
+      on = null; // once
+      reactions[reaction](handle, topic);
+    };
     handles.set(handle, gateway.subscribe(topic, {
-      onData: ({ data, initial }) => note("told", handle, initial ? "initial" : "message", data),
-      onGap: () => note("told", handle, "gap"),
-      onState: (state, error) => state !== "pending" && note("told", handle, state, error?.name),
+      onData: ({ data, initial }) => told(initial ? "initial" : "message", data),
+      onGap: () => told("gap"),
+      onState: (state, error) => state !== "pending" && told(state, error?.name),
     }));
   },
   close: (handle) => handles.get(handle).close(),

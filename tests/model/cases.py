@@ -18,6 +18,11 @@ Case = list[Step]
 TOPICS: Final = ["plain", "last", "kept", "both"]
 HANDLES: Final = 4
 
+# Upon which event a callback of the caller's does what: ends its subscription, subscribes once more, both, ends all
+# subscriptions to the topic, or gives up the connection.
+EVENTS: Final = ["subscribed", "recovered", "message", "initial", "gap", "ended"]
+REACTIONS: Final = ["close", "again", "swap", "all", "reconnect"]
+
 # How often which step comes.
 _WEIGHTS: Final = {
     "subscribe": 18, "close": 10, "publish": 16, "say": 2, "up": 14, "down": 20, "all": 5, "cut": 5, "reconnect": 3,
@@ -48,7 +53,10 @@ def _step(word: str, topics: list[str], random: Random) -> Step:
     match word:
         case "subscribe":
             name = random.choice(topics) if random.random() < 0.92 else random.choice([*TOPICS, SECRET, BAD])
-            return [word, random.randrange(HANDLES), name]
+            step = [word, random.randrange(HANDLES), name]
+            if random.random() < 0.25:
+                step += [random.choice(EVENTS), random.choice(REACTIONS)]
+            return step
         case "close":
             return [word, random.randrange(HANDLES)]
         case "publish" | "say" | "miss" | "revoke" | "forget" | "repeat":

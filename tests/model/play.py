@@ -30,9 +30,10 @@ _SETTLE_ROUNDS: Final = 400  # of 500 ms, after which a client must have recover
 class Client(Protocol):
     """A client as the player sees it: it is told what happens, and says what it did upon that, in order.
 
-    Steps: start (with a token?), connect, subscribe (handle, topic), close (handle), say (id, topic), reconnect, token
-    (how the next are given), deliver (text), cut (code), time (ms), end. Events: open, send (text), shut; state (name);
-    told (handle, event, value); asked (a token); answered (id, how).
+    Steps: start (with a token?), connect, subscribe (handle, topic; upon which event its callback does what), close
+    (handle), say (id, topic), reconnect, token (how the next are given), deliver (text), cut (code), time (ms), end.
+    Events: open, send (text), shut; state (name); told (handle, event, value); did (what a callback does); answered
+    (id, how); fault (what nobody caught).
     """
 
     @property
@@ -106,8 +107,8 @@ class Player:
             case ["start", with_token]:
                 self.server = Server(with_token=with_token)
                 self._do(step)
-            case ["subscribe", number, topic]:
-                self._subscribe(number, topic)
+            case ["subscribe", number, topic, *reaction]:
+                self._subscribe(number, topic, reaction)
             case ["close", number]:
                 self._close(number)
             case ["say", topic]:
@@ -143,12 +144,12 @@ class Player:
             case ["expire"]:
                 self.server.expire()
 
-    def _subscribe(self, number: int, topic: str) -> None:
+    def _subscribe(self, number: int, topic: str, reaction: list[str]) -> None:
         if self.state == "closed" or (number in self.handles and self.handles[number].open):
             return
         handle = self.handles[number] = Handle(len(self.all), topic, self.clock_ms)
         self.all.append(handle)
-        self._do(["subscribe", handle.number, topic])
+        self._do(["subscribe", handle.number, topic, *reaction])
 
     def _close(self, number: int) -> None:
         handle = self.handles.get(number)
@@ -215,6 +216,14 @@ class Player:
                 self.state = state
             case ["told", number, *what]:
                 self._told(self.all[number], *what)
+            case ["did", "close", number]:
+                self.all[number].closed = True
+            case ["did", "unsubscribe", topic]:
+                for handle in self.all:
+                    handle.closed = handle.closed or handle.topic == topic
+            case ["did", "subscribe", number, topic]:
+                assert number == len(self.all)
+                self.all.append(Handle(number, topic, self.clock_ms))
             case ["answered", number, how]:
                 if self.said[number]:
                     raise Violation("a call is answered twice")
@@ -262,16 +271,20 @@ class Player:
                 upto = self._upto(handle)
                 if handle.expected != upto + 1:
                     raise Violation(f"{handle.topic}: recovered, but {handle.expected} to {upto} did not come")
-                handle.away = False
+                self._back(handle)
 
     def _entered(self, handle: Handle) -> None:
         upto = self._upto(handle)
-        handle.away = False
         if handle.entered:
+            self._back(handle)
             return
         handle.entered = True
+        self._back(handle)
         handle.expected = upto + 1
         self._check_last_value(handle)
+
+    def _back(self, handle: Handle) -> None:
+        handle.away = self.server.connection is None  # another's callback may just have given it up
 
     def _check_last_value(self, handle: Handle) -> None:
         upto = self._upto(handle)
@@ -298,7 +311,7 @@ class Player:
         else:
             handle.expected = self._upto(handle) + 1
             if frame.get("type") == "ACKNOWLEDGMENT":
-                handle.away = False
+                self._back(handle)
                 self._check_last_value(handle)
 
     def _upto(self, handle: Handle) -> int:
@@ -322,27 +335,18 @@ class Player:
     # ---- the end
 
     def _settle(self) -> None:
-        """Let the server be well: soon all must be as the caller wants it, and then silence."""
+        """Let the server be well: soon all must be as the caller wants it, and then silence; so too after a message."""
         self.server.find_redis()
         self.server.refuse_subscribes = self.server.refuse_tokens = 0
         self._do(["token", "fresh"])
         self._do(["connect"])
-        quiet, since = 0, self.sent
-        for _ in range(_SETTLE_ROUNDS):
-            self._deliver_all()
-            self._pass(500)
-            self._deliver_all()
-            quiet = quiet + 1 if self._settled() and self.sent == since else 0
-            since = self.sent
-            if quiet >= 80 or self.state == "closed":
-                break
-        else:
-            raise Violation(f"it does not settle: {self.state}, {[h for h in self.all if h.open and not h.entered]}")
-        if self.state == "closed":
-            if not self.fatal and self.server.refused_tokens < 3:
-                raise Violation("it has ended")
-        else:
-            self._check_settled()
+        self._calm_down(80)
+        if self.state != "closed":
+            for name in self.server.topics:
+                self.server.publish(name)
+            self._calm_down(4)
+        if self.state == "closed" and not self.fatal and self.server.refused_tokens < 3:
+            raise Violation("it has ended")
         self.fatal = True
         self._do(["end"])
         if any(handle.open for handle in self.all):
@@ -350,24 +354,37 @@ class Player:
         if unanswered := [number for number, how in self.said.items() if not how]:
             raise Violation(f"calls without an answer: {unanswered}")
 
+    def _calm_down(self, rounds: int) -> None:
+        """Go on until all has been as it should be, and silent, for so many half seconds."""
+        quiet, since = 0, self.sent
+        for _ in range(_SETTLE_ROUNDS):
+            self._deliver_all()
+            self._pass(500)
+            self._deliver_all()
+            quiet = quiet + 1 if self._settled() and self.sent == since else 0
+            since = self.sent
+            if self.state == "closed":
+                return
+            if quiet >= rounds:
+                self._check_settled()
+                return
+        raise Violation(f"it does not settle: {self.state}, {[h for h in self.all if h.open and not h.entered]}")
+
     def _settled(self) -> bool:
         return self.state in ("connected", "authenticated") and all(
             handle.entered and not handle.away for handle in self.all if handle.open
         )
 
     def _check_settled(self) -> None:
-        connection = self.server.connection
-        assert connection is not None
+        assert self.server.connection is not None
+        joined = set(self.server.connection.joined)
         wanted = {handle.topic for handle in self.all if handle.open}
-        if set(connection.joined) != wanted:
-            raise Violation(f"the server sends {sorted(connection.joined)}, the caller wants {sorted(wanted)}")
-        for name in self.server.topics:
-            self.server.publish(name)
-        self._deliver_all()
+        if joined != wanted:
+            raise Violation(f"the server sends {sorted(joined)}, the caller wants {sorted(wanted)}")
         for handle in self.all:
             topic = self.server.topics.get(handle.topic)
-            if handle.open and topic is not None and handle.last != topic.last:
-                raise Violation(f"{handle.topic}: the last message is {topic.last}, but {handle.last} came last")
+            if handle.open and topic is not None and handle.expected != len(topic.log):
+                raise Violation(f"{handle.topic}: {handle.expected} to {topic.last} did not come")
 
 
 def failure(client: Client, case: Case) -> str | None:

@@ -180,7 +180,7 @@ class PythonClient:
                     self._early = {}
             case "reconnect", []:
                 gateway.reconnect()
-            case "subscribe", [handle, topic]:
+            case "subscribe", [handle, topic, *_]:  # it has no callbacks
                 self._begin(handle, self._subscribe(handle, topic))
             case "close", [handle]:
                 if handle in self._early:

@@ -37,6 +37,13 @@ FOUND: dict[str, Case] = {
         ["start", False], ["connect"], ["subscribe", 0, "both"], ["all"], ["revoke", "both"], ["subscribe", 2, "both"],
         ["down", 1], ["subscribe", 2, "both"],
     ],
+    "a callback subscribes again while all subscriptions to its topic are ended": [
+        ["start", False], ["subscribe", 3, "plain", "subscribed", "all"], ["subscribe", 0, "plain", "ended", "again"],
+    ],
+    "a callback gives up the connection while others are told of its acknowledgement": [
+        ["start", False], ["connect"], ["subscribe", 3, "last"], ["down", 1], ["up", 3], ["down", 3], ["cut", 1006],
+        ["subscribe", 2, "kept", "subscribed", "reconnect"],
+    ],
 }  # fmt: skip
 
 # What reviews have found in earlier versions.

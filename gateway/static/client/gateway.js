@@ -373,7 +373,7 @@ export class Gateway extends EventTarget {
 
   /** Hear the topic no more: ends all its subscriptions. */
   unsubscribe(topic) {
-    this.#topics.get(topic)?.hearers.forEach((subscription) => subscription.close());
+    for (const subscription of [...(this.#topics.get(topic)?.hearers ?? [])]) subscription.close();
   }
 
   /** To loop over: `for await (const message of gateway.topic("contest"))`; over `events()` for gaps and presence too. */
@@ -580,7 +580,7 @@ export class Gateway extends EventTarget {
     if (!known) return false;
     const { away } = known.place;
     for (const event of makeEvents(known.place)) {
-      for (const subscription of known.hearers) {
+      for (const subscription of [...known.hearers]) { // a callback may subscribe
         // A snapshot comes again with every SUBSCRIBE: it is for who has just come, or comes back.
         if (concerns(subscription) && !(event.initial && subscription.entered && !away)) subscription.offer(event);
       }
@@ -861,6 +861,7 @@ export class Gateway extends EventTarget {
     this.#asked.delete(ask.requestId);
     this.#await();
     for (const known of ask.entries) {
+      if (socket !== this.#socket) return; // a callback has given it up
       const { topic, place, covered } = known, position = positions[topic];
       known.asked = false;
       this.#touch(known);
@@ -871,7 +872,7 @@ export class Gateway extends EventTarget {
       }
       this.#handOn(topic, () => place.acknowledged(position), ({ entered }) => entered); // newcomers missed nothing
       for (const subscription of covered) {
-        if (socket !== this.#socket) return; // a callback has given it up
+        if (socket !== this.#socket) return;
         // After a recovery the server sends no last value: newcomers are asked for again.
         if (subscription.state === "pending" && (subscription.entered || !position?.recovered)) subscription.now("subscribed");
       }
