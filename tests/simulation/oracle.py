@@ -22,16 +22,21 @@ class Feed:
     conflated: bool = False  # only order and the last value are promised
     places: dict[int, int] = field(default_factory=dict)  # message -> index
     excluded: dict[int, str] = field(default_factory=dict)  # index -> client that must not receive it
+    # Indexes that a node with other topic rules published past the stream: what an outage loses of them may go unsaid
+    # until the other nodes know of its rules.
+    outside: set[int] = field(default_factory=set)
 
     def __len__(self) -> int:
         return len(self.places)
 
-    def add(self, message: int, exclude: str | None) -> None:
-        """Redis has published a message, for everyone but `exclude`."""
+    def add(self, message: int, exclude: str | None, *, numbered: bool) -> None:
+        """Redis has published a message, for everyone but `exclude`; `numbered`: it is in the topic's stream."""
         if message in self.places:
             raise Broken(f"{self.topic}: message {message} was published twice")
         if exclude is not None:
             self.excluded[len(self.places)] = exclude
+        if self.numbered and not numbered:
+            self.outside.add(len(self.places))
         self.places[message] = len(self.places)
 
 
@@ -142,7 +147,10 @@ class Watch:
             return None
         if self.feed.conflated:
             first = max(first, index - 1)
-        return next((at for at in range(first, index) if self.feed.excluded.get(at) not in self.ids), None)
+        return next((at for at in range(first, index) if self._owed(at)), None)
+
+    def _owed(self, index: int) -> bool:
+        return index not in self.feed.outside and self.feed.excluded.get(index) not in self.ids
 
     def _fail(self, what: str) -> None:
         raise Broken(f"{self.client} on {self.feed.topic}: {what}")

@@ -182,7 +182,7 @@ class World:
         found = re.search(rb'"n":(\d+)', payload)
         if found is not None and name in self.feeds:
             number = int(found[1])
-            self.feeds[name].add(number, self._excluded.get(number))
+            self.feeds[name].add(number, self._excluded.get(number), numbered=b'"offset":' in payload)
 
     def _reconnect(self, client: SimulatedClient) -> None:
         living = [member.node for member in self.members if member.node is not None]
