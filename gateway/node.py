@@ -226,6 +226,7 @@ class Node:
             clients=lambda: self.clients.ids(),
             topic=lambda topic: self._hub.count(hub.of_topic(topic)),
             topics=self._hub.topics,
+            dropped=lambda topics: self.presence.rewrite(filter(self.relay.has_presence, topics)),
         )
 
     def _make_backend(self) -> Backend | None:

@@ -106,9 +106,9 @@ class Presence:
             self._stale.add(topic)
             self._wake.set()
 
-    def rewrite(self) -> None:
-        """All our rows were lost."""
-        self._rewrite.update(self._rooms)
+    def rewrite(self, topics: Iterable[str] = ()) -> None:
+        """Write this node's rows again: those of all topics with a roster here, and of `topics`."""
+        self._rewrite.update(self._rooms, topics)
         self._wake.set()
 
     def receive(self, topic: str, envelope: Envelope) -> None:

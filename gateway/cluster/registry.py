@@ -53,6 +53,7 @@ class Memory:
     clients: Callable[[], Iterable[str]]
     topic: Callable[[str], int]  # local subscribers; 0: none
     topics: Callable[[], Iterable[str]]
+    dropped: Callable[[Iterable[str]], None] = lambda _: None  # topics of rows that a Redis which lost some still has
 
 
 class Registry:
@@ -74,6 +75,7 @@ class Registry:
         self._everything = True
         self._enrolled = False  # in the index since the lease was taken: without it no reaper finds the rows
         self._unsure = False  # of what the last beat has done
+        self._came_back = False  # rows of an earlier moment, under the living lease
         self._writes = 0  # number of the last write that Redis has confirmed under this lease
         self._wake = asyncio.Event()
         self._beat, self._enroll, self._living = link.script("beat"), link.script("enroll"), link.script("living")
@@ -119,6 +121,7 @@ class Registry:
         if not kept:
             event = "lease taken, writing all rows" if writes < 0 else "rows lost, writing all rows"
             self._log.info(event, clients=self._memory.about().get("clients"))
+            self._came_back |= writes >= 0
             self._writes = max(0, writes)
             self._everything = True
             self._enrolled = False
@@ -183,6 +186,10 @@ class Registry:
         self._clients, self._topics, self._everything = set(), set(), False
         try:
             if everything:
+                if self._came_back:
+                    [came_back] = await self._topic_rows.read([self._keys.topics(self._node_id)])
+                    self._memory.dropped([name.decode(errors="replace") for name in came_back])
+                    self._came_back = False
                 calls = self._calls(self._memory.clients(), self._memory.topics(), drop_first=True)
             else:
                 calls = self._calls(clients, topics, drop_first=False)

@@ -29,7 +29,7 @@ from tests.simulation.redis_server import RedisServer
 
 EPOCH: Final = 1_795_000_000.0  # seconds since 1970 at which a simulation begins
 LEASE_SECONDS: Final = 5.0
-SETTLE_SECONDS: Final = 12.0  # after the last fault: leases end, retries succeed, gaps are repaired
+SETTLE_SECONDS: Final = 16.0  # after the last fault: leases end, retries succeed, gaps are repaired
 NODES: Final = 3
 
 RULES: Final = """

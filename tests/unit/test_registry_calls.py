@@ -72,6 +72,11 @@ class FakeRows:
             case _:
                 return [[], 0]  # no other node: none whose lease has ended, none that follows
 
+    async def read(self, _keys: Sequence[str]) -> list[dict[bytes, bytes]]:
+        """The node's topics, for `Hashes`."""
+        self.travel()
+        return [{topic.encode(): b"1" for topic in self.rows[1]}]
+
     def write(self, args: Args) -> int:
         if not self.leased:
             return 0
@@ -109,7 +114,9 @@ class Node:
         self.topics: dict[str, int] = {}
         self.redis = FakeRows()
         self.enrolled = False  # in the index since the lease was taken
+        self.dropped: set[str] = set()
         memory = Memory(
+            dropped=self.dropped.update,
             about=dict,
             client=self.clients.get,
             clients=lambda: list(self.clients),
@@ -119,6 +126,7 @@ class Node:
         self.registry = Registry(
             cast(Link, self.redis), Keys("gw:"), "n.b", lease_seconds=10, memory=memory, metrics=METRICS
         )
+        self.registry._topic_rows = cast(Any, self.redis)
 
     def change(self, client: int, topic: int, there: bool) -> None:
         """A client comes or goes, and with it a topic's only subscriber."""
@@ -225,10 +233,12 @@ async def test_a_beat_that_redis_takes_late_and_that_nobody_hears_of_loses_no_ro
 @in_virtual_time
 async def test_rows_that_redis_has_lost_under_a_living_lease_are_written_again() -> None:
     node = Node()
+    node.change(2, 2, there=True)
     await node.beat()
     await node.registry.flush()
     on_disk = node.redis.state()
     node.change(1, 1, there=True)
+    node.change(2, 2, there=False)
     await node.registry.flush()
     assert await node.beat()
     node.redis.go_back(on_disk)
@@ -236,6 +246,7 @@ async def test_rows_that_redis_has_lost_under_a_living_lease_are_written_again()
     assert not await node.beat()
     await node.registry.flush()
     assert node.is_projected
+    assert node.dropped == {"t2"}, "its people must be written again too"
     assert await node.beat()
 
 
