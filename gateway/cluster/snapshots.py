@@ -77,8 +77,10 @@ class Snapshots:
         return self._known[topic][1]
 
     def begin(self, topic: str) -> None:
-        """The topic has no subscriber here yet: the first ones are sent the value that is known now."""
-        self._floors[topic] = self._known[topic][0]
+        """The topic has no subscriber here yet: the first ones are sent the value that is known now, if one still is."""
+        known = self._known.get(topic)
+        if known is not None:
+            self._floors[topic] = known[0]
 
     def is_superseded(self, topic: str, version: int) -> bool:
         """Whether every subscriber here was sent this version, or a newer one, before.

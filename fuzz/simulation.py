@@ -1,0 +1,45 @@
+"""Histories of a simulated cluster, on all cores, until the time is up."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+
+import structlog
+
+from fuzz.run import Failed
+from tests.simulation.search import report
+
+BATCH = 20  # histories that a process plays at a time
+
+
+def run(seed: int, seconds: float, tell: Callable[[str], None]) -> int:
+    """Play the histories of the seeds from `seed` on; how many there were.
+
+    Raises:
+        Failed: One breaks a promise; the message has its seed and its shortest steps.
+    """
+    ends = time.monotonic() + seconds
+    processes = os.cpu_count() or 1
+    played = 0
+    with ProcessPoolExecutor(processes, initializer=_quiet) as pool:
+        while played == 0 or time.monotonic() < ends:
+            first = seed + played
+            for found in pool.map(_play, [first + BATCH * at for at in range(processes)]):
+                if found is not None:
+                    raise Failed(f"{found}\nagain: make fuzz TARGETS=simulation SEED={found.split()[1].rstrip(':')}")
+            played += BATCH * processes
+            tell(f"{played:,} histories")
+    return played
+
+
+def _quiet() -> None:
+    logging.disable(logging.CRITICAL)
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+
+
+def _play(first: int) -> str | None:
+    return next(filter(None, map(report, range(first, first + BATCH))), None)

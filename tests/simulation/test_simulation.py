@@ -1,0 +1,86 @@
+"""Histories of a simulated cluster: random ones, and the shortest of those that found a fault once."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.simulation.search import STEPS, report, shrink
+from tests.simulation.world import Step, random_steps, run_history
+
+OOM = "OOM command not allowed when used memory > 'maxmemory'."
+
+# What each found is in its name. Most need an order of events that no other test makes.
+FOUND = {
+    "a node with other rules publishes to a topic without its history": (1010, [
+        Step(0.3, "kill", (0,)),
+        Step(0.0, "start", (0, "other")),
+        Step(0.3, "subscribe", (4, ("plain1",))),
+    ]),
+    "rows are lost under a living lease": (65, [
+        Step(0.05, "save", ()),
+        Step(0.3, "publish", ("conflated1", 1)),
+        Step(0.05, "restart", (0.01, True)),
+    ]),
+    "a last value is forgotten while a newcomer waits for it": (430, [
+        Step(0.0, "publish", ("history2", 0)),
+        Step(0.05, "publish", ("value1", 1)),
+        Step(0.002, "disconnect", (0,)),
+        Step(0.002, "ask", (1, "room1", "presence")),
+        Step(0.3, "publish", ("history2", 1)),
+        Step(0.05, "start", (2, None)),
+        Step(0.0, "subscribe", (0, ("history1", "conflated1", "snapshot1", "value1"))),
+    ]),
+    "a member who left is in Redis again": (10113, [
+        Step(0.0, "ask", (1, "room1", "presence")),
+        Step(0.002, "subscribe", (4, ("room1",))),
+        Step(0.05, "publish", ("history2", 0)),
+        Step(0.05, "publish", ("history2", 0)),
+        Step(0.0, "publish", ("snapshot1", 1)),
+        Step(0.3, "publish", ("room1", 1)),
+        Step(0.3, "freeze", (0.5,)),
+        Step(0.002, "cut", (4,)),
+        Step(0.0, "subscribe", (3, ("value1", "conflated1", "plain1", "snapshot1"))),
+        Step(0.3, "save", ()),
+        Step(0.002, "publish", ("room1", 0)),
+        Step(0.3, "subscribe", (2, ("history1",))),
+        Step(0.002, "restart", (0.5, True)),
+    ]),
+    "writes are refused while a client subscribes again": (23, [
+        Step(0.05, "publish", ("history1", 1)),
+        Step(0.0, "subscribe", (3, ("history2", "history1"))),
+        Step(0.0, "subscribe", (1, ("snapshot1",))),
+        Step(0.002, "subscribe", (3, ("snapshot1", "value1", "conflated1", "history1"))),
+        Step(0.0, "flush", ()),
+        Step(0.002, "refuse", (OOM, 1.0)),
+        Step(0.0, "cut", (3,)),
+        Step(0.3, "unsubscribe", (3, "value1")),
+    ]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("found", FOUND)
+def test_a_history_that_found_a_fault_keeps_all_promises(found: str) -> None:
+    seed, steps = FOUND[found]
+    run_history(seed, steps)
+
+
+@pytest.mark.parametrize("block", range(12))
+def test_random_histories_keep_all_promises(block: int) -> None:
+    for seed in range(10 * block, 10 * block + 10):
+        assert report(seed) is None
+
+
+def test_the_same_seed_gives_the_same_history() -> None:
+    steps = random_steps(7, STEPS)
+    assert random_steps(7, STEPS) == steps
+    assert run_history(7, steps) == run_history(7, steps)
+
+
+def test_a_failing_history_is_made_as_short_as_it_can_be() -> None:
+    steps = [Step(0, "publish", (f"topic{number}", 0)) for number in range(20)]
+
+    def fails(_seed: int, some: object) -> str | None:
+        assert isinstance(some, list)
+        return "lost" if steps[3] in some and steps[17] in some else None
+
+    assert shrink(1, steps, fails) == [steps[3], steps[17]]
