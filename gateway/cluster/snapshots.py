@@ -77,7 +77,7 @@ class Snapshots:
         return self._known[topic][1]
 
     def begin(self, topic: str) -> None:
-        """The topic has no subscriber here yet: the first ones are sent the value that is known now, if one still is."""
+        """The topic has no subscriber here yet: the first ones are sent the value that is known now, if any."""
         known = self._known.get(topic)
         if known is not None:
             self._floors[topic] = known[0]
