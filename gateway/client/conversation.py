@@ -130,6 +130,8 @@ class Conversation:
                 text = await self._socket.recv()
                 self._heartbeat.heard()
                 self._take(_read(text))
+        except (TypeError, ValueError, KeyError, AttributeError) as error:  # what it meant is not known
+            raise Lost(f"a message that cannot be read: {error!r}") from error
         except ConnectionClosed as closed:
             code, reason = (closed.rcvd.code, closed.rcvd.reason) if closed.rcvd is not None else (1006, "")
             if 3500 <= code < 4000:
@@ -177,18 +179,12 @@ def _read(text: str | bytes) -> Frame:
     """A frame as Python has it; answers of a back end may hold integers of any length.
 
     Raises:
-        Lost: It is none; what the server meant is not known.
+        ValueError: It is no JSON.
     """
-    frame: Any
     try:
-        try:
-            frame = protocol.loads(text if isinstance(text, bytes) else text.encode())
-        except NumberError:
-            frame = json.loads(text)
-    except ValueError as error:
-        raise Lost(f"the server sent a message that is no JSON: {error}") from None
-    if not isinstance(frame, dict):
-        raise Lost("the server sent a message that is no JSON object")
+        frame: Frame = protocol.loads(text if isinstance(text, bytes) else text.encode())
+    except NumberError:
+        frame = json.loads(text)
     return frame
 
 

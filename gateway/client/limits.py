@@ -25,9 +25,12 @@ class Limits:
 
 
 def stated(limits: Mapping[str, Any]) -> Limits:
-    """The limits in a `welcome`; what an older server does not state is the default."""
-    names = {"message_bytes": "messageBytes", "subscriptions_per_second": "subscriptionsPerSecond"}
-    return Limits(**{ours: limits[theirs] for ours, theirs in names.items() if theirs in limits})
+    """The limits in a `welcome`; what it does not state as a positive number is the default."""
+    size, rate = limits.get("messageBytes"), limits.get("subscriptionsPerSecond")
+    return Limits(
+        size if isinstance(size, int) and size > 0 else Limits().message_bytes,
+        rate if isinstance(rate, int | float) and rate > 0 else Limits().subscriptions_per_second,
+    )
 
 
 def batches(

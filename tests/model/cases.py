@@ -23,11 +23,21 @@ HANDLES: Final = 4
 EVENTS: Final = ["subscribed", "recovered", "message", "initial", "gap", "ended"]
 REACTIONS: Final = ["close", "again", "swap", "all", "reconnect"]
 
+# What no server sends.
+ODD: Final = [
+    "", "{", "\x00", "[]", "7", "null", '"text"', "{}", '{"type":7}', '{"type":"DATA"}', '{"type":"DATA","topic":7}',
+    '{"type":"DATA","topic":"odd","offset":"x","epoch":[]}', '{"type":"PRESENCE","topic":null}', '{"type":"SYSTEM"}',
+    '{"type":"SYSTEM","action":"gap"}', '{"type":"SYSTEM","action":"gap","data":{"topics":7}}', '{"type":"ERROR"}',
+    '{"type":"SYSTEM","action":"unsubscribed","data":[]}', '{"type":"ERROR","code":"x","requestId":[]}',
+    '{"type":"ACKNOWLEDGMENT","operation":"subscribe","topics":7,"positions":7}', '{"type":"ACKNOWLEDGMENT"}',
+    '{"type":"SYSTEM","action":"shutdown","data":{"reconnectMs":"soon"}}', '{"type":"SYSTEM","action":7,"data":7}',
+]  # fmt: skip
+
 # How often which step comes.
 _WEIGHTS: Final = {
     "subscribe": 18, "close": 10, "publish": 16, "say": 2, "up": 14, "down": 20, "all": 5, "cut": 5, "reconnect": 3,
-    "time": 8, "miss": 2, "forget": 2, "repeat": 2, "revoke": 2, "refuse": 3, "outage": 2, "restore": 2, "expire": 2,
-    "refuse_tokens": 2, "token": 3,
+    "time": 8, "miss": 2, "forget": 2, "repeat": 2, "odd": 1, "revoke": 2, "refuse": 3, "outage": 2, "restore": 2,
+    "expire": 2, "refuse_tokens": 2, "token": 3,
 }  # fmt: skip
 
 
@@ -66,6 +76,8 @@ def _step(word: str, topics: list[str], random: Random) -> Step:
         case "cut":
             final = random.random() < 0.02
             return [word, 3503 if final else random.choice([1000, 1001, 1006, 1006, 1009, 3001, 3005, 3008])]
+        case "odd":
+            return [word, random.choice(ODD)]
         case "time":
             return [word, random.choice([1, 50, 400, 1_000, 3_000, 11_000, 30_000])]
         case "refuse":

@@ -125,6 +125,9 @@ class Player:
             case ["down", count]:
                 for _ in range(count):
                     self._down()
+            case ["odd", text]:
+                if self.server.connection is not None and self.state in ("connected", "authenticated"):
+                    self._do(["deliver", text])
             case ["all"]:
                 self._deliver_all()
             case ["cut", code]:

@@ -44,6 +44,10 @@ FOUND: dict[str, Case] = {
         ["start", False], ["connect"], ["subscribe", 3, "last"], ["down", 1], ["up", 3], ["down", 3], ["cut", 1006],
         ["subscribe", 2, "kept", "subscribed", "reconnect"],
     ],
+    "a callback gives up the connection while others are told of its recovery": [
+        ["start", False], ["connect"], ["subscribe", 2, "kept", "recovered", "reconnect"], ["subscribe", 1, "kept"],
+        ["all"], ["cut", 1001],
+    ],
 }  # fmt: skip
 
 # What reviews have found in earlier versions.

@@ -578,9 +578,10 @@ export class Gateway extends EventTarget {
   #handOn(topic, makeEvents, concerns = () => true) {
     const known = this.#topics.get(topic);
     if (!known) return false;
-    const { away } = known.place;
+    const { away } = known.place, socket = this.#socket;
     for (const event of makeEvents(known.place)) {
-      for (const subscription of [...known.hearers]) { // a callback may subscribe
+      for (const subscription of [...known.hearers]) { // a callback may subscribe, or give up the connection
+        if (event.type === "recovered" && socket !== this.#socket) break;
         // A snapshot comes again with every SUBSCRIBE: it is for who has just come, or comes back.
         if (concerns(subscription) && !(event.initial && subscription.entered && !away)) subscription.offer(event);
       }
@@ -645,7 +646,14 @@ export class Gateway extends EventTarget {
     const url = String(new URL(address, globalThis.location?.href)).replace(/^http/, "ws");
     const socket = (this.#socket = new this.#Socket(url));
     // What a connection that was given up still says is ignored.
-    socket.onmessage = ({ data }) => socket === this.#socket && this.#heard(JSON.parse(data));
+    socket.onmessage = ({ data }) => {
+      if (socket !== this.#socket) return;
+      try {
+        this.#heard(JSON.parse(data));
+      } catch (error) { // what it meant is not known
+        this.#lost(`a message that cannot be read: ${error.message}`);
+      }
+    };
     socket.onclose = ({ code, reason }) => socket === this.#socket && this.#lost(reason, code);
   }
 
