@@ -174,7 +174,8 @@ class Registry:
                 state.end()
 
     async def flush(self) -> bool:
-        """Write what has changed, once the node is in the index. False if the lease is gone: then all is written later.
+        """Write what has changed, once the node is in the index. False if the next beat must come first: then all is
+        written.
 
         Raises:
             Unavailable: Redis did not confirm; what was to be written will be again.
@@ -202,6 +203,9 @@ class Registry:
                         return False
                     self._wake.set()
                     return True
+                if written <= self._writes:  # Redis has lost some: the next beat has all of them written again
+                    self._everything = self._unsure = True
+                    return False
                 self._writes = written
                 self._metrics.registry_writes.labels("row").inc(rows)
         except BaseException:

@@ -251,6 +251,22 @@ async def test_rows_that_redis_has_lost_under_a_living_lease_are_written_again()
 
 
 @in_virtual_time
+async def test_a_loss_is_noticed_though_later_writes_make_up_the_number() -> None:
+    node = Node()
+    await node.beat()
+    await node.registry.flush()
+    on_disk = node.redis.state()
+    node.change(1, 1, there=True)
+    await node.registry.flush()
+    node.redis.go_back(on_disk)
+    node.change(2, 2, there=True)
+    assert not await node.registry.flush()
+    assert not await node.beat()
+    assert await node.registry.flush()
+    assert node.is_projected
+
+
+@in_virtual_time
 async def test_a_storm_of_clients_costs_calls_not_rows() -> None:
     node = Node()
     await node.beat()
