@@ -44,7 +44,7 @@ bench: .venv/dev.done ## beside its peers and the limit: SCENARIOS= ROUNDS= QUIC
 	@$(PYTHON) -m stack.need redis-server haproxy nodejs npm gcc libc6-dev
 	@$(BIN)/python -m bench
 
-fuzz: .venv/dev.done ## hostile input by chance; SEED= MINUTES=5 TARGETS="frames sockets" ROUND=
+fuzz: .venv/dev.done ## hostile input by chance; SEED= MINUTES=5 TARGETS="frames sockets" or simulation; ROUND=
 	@$(PYTHON) -m stack.need redis-server nodejs
 	@$(BIN)/python -m fuzz
 

@@ -1,6 +1,7 @@
 """`python -m fuzz`: hostile input by chance; 0 if nothing was found.
 
 SEED=7 the same choices again · MINUTES=5 for so long · TARGETS="frames sockets" only these · ROUND=17 this one alone
+TARGETS=simulation plays histories of a simulated cluster on all cores; it is played alone
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ import sys
 import tempfile
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 
+from fuzz import simulation
 from fuzz.run import NAMES, Failed, Plan, run
 from tests.cluster import Cluster, Redis
 
@@ -26,8 +29,9 @@ def main() -> int:
         minutes = float(os.environ.get("MINUTES") or 5)
         only = int(os.environ["ROUND"]) if os.environ.get("ROUND") else None
         targets = tuple((os.environ.get("TARGETS") or " ".join(NAMES)).split())
-        if unknown := set(targets) - set(NAMES):
-            raise ValueError(f"TARGETS must be some of {' '.join(NAMES)}, not {' '.join(sorted(unknown))}")
+        if targets != ("simulation",) and (unknown := set(targets) - set(NAMES)):
+            others = " ".join(sorted(unknown))
+            raise ValueError(f"TARGETS must be some of {' '.join(NAMES)}, or simulation alone, not {others}")
     except ValueError as error:
         print(error)
         return 2
@@ -38,6 +42,8 @@ def main() -> int:
     def tell(line: str) -> None:
         print(f"{time.monotonic() - started:6.1f}  {line}", flush=True)
 
+    if targets == ("simulation",):
+        return _simulate(seed, minutes, tell)
     with tempfile.TemporaryDirectory(prefix="gateway-fuzz-") as name:
         folder = Path(name)
         with (
@@ -58,6 +64,19 @@ def main() -> int:
     for target, rounds in report.rounds.items():
         print(f"{target:10} {rounds:8,} rounds {report.octets[target]:14,} bytes")
     print("nothing was found")
+    return 0
+
+
+def _simulate(seed: int, minutes: float, tell: Callable[[str], None]) -> int:
+    try:
+        played = simulation.run(seed, 60 * minutes, tell)
+    except Failed as failed:
+        print(failed)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted")
+        return 130
+    print(f"{played:,} histories, nothing was found")
     return 0
 
 
