@@ -14,9 +14,9 @@ order, whatever happened between; where one cannot be had any more, `Subscriptio
     pace.py           when to try again, when a silent server is dead, when a token is replaced   (pure)
     events.py         what a caller gets, and what can go wrong            (pure)
     subscription.py   what one caller hears of one topic
-    topics.py         what to send for them, and who is given what the server sends   (pure)
+    topics.py         all subscriptions: what to send, and which of them receive what   (pure)
     conversation.py   what goes over one socket
-    tokens.py         who this is: log in, and replace a token before it ends
+    tokens.py         log in, and replace a token before it expires
     gateway.py        the client's life: connect, log in, come back
 """
 

@@ -4,7 +4,7 @@ GatewayError
   Refused          the server answered with an ERROR
   NoAnswer         it did not answer in time: what was asked may have been done
   Disconnected     the socket was lost before the answer: the same holds
-  TooLarge         the message is larger than the server takes: it was not sent
+  TooLarge         the message is larger than the server accepts: it was not sent
   TooSlow          a subscription was not read as fast as its topic speaks
   Closed           this is over: the server said not to come back, or the caller left
 """
@@ -93,10 +93,10 @@ class Disconnected(GatewayError):
 
 
 class TooLarge(GatewayError):
-    """The message is larger than the server takes. It was not sent."""
+    """The message is larger than the server accepts. It was not sent."""
 
     def __init__(self, what: str, size: int, most: int) -> None:
-        super().__init__(f"{what} has {size} bytes; the server takes {most} at most")
+        super().__init__(f"{what} has {size} bytes; the server accepts at most {most}")
 
 
 class TooSlow(GatewayError):

@@ -29,7 +29,7 @@ from gateway.core.position import Position
 from gateway.core.protocol import Json
 
 BUFFER_EVENTS: Final = 10_000
-TOKEN_TRIES: Final = 3  # so many refused tokens in a row, each asked for anew, end the client
+TOKEN_TRIES: Final = 3  # refused tokens in a row, each fetched again, after which the client ends
 
 # Handshake answers that are no better a minute later. 401 and 403 are among them, 429 and 5xx are not.
 _HOPELESS: Final = frozenset({400, 401, 403, 404, 405, 426})
@@ -68,14 +68,15 @@ class Timing:
 class Gateway:
     """The client. It connects on entering its `async with`, which waits until it is connected.
 
-    `url` begins with ws, wss, http or https. It may be a function, or a coroutine function, asked at each attempt: for
-    one of several load balancers, say. `token` or `get_token` (asked at each connection and before the last one ends;
-    it may be a coroutine function) says who this is; without a token (None) the client goes on as an anonymous one.
-    `connect_timeout` bounds the time to enter, in seconds; by default it tries without end. `on_state` is called with
-    each `State`; `on_system` with what the server says of itself: action and data; `on_other` with messages for this
-    user or client on topics without a subscription here. Further keywords go to websockets' `connect`.
+    `url` begins with ws, wss, http or https. It may be a function or a coroutine function that returns the URL; it is
+    called at each attempt, for example to choose one of several load balancers. The login uses `token`, or what
+    `get_token` returns: a function or a coroutine function, called at each connection and before the current token
+    expires. Without a token (None) the client is an anonymous one. `connect_timeout` bounds the time to enter, in
+    seconds; by default the client tries without end. `on_state` is called with each `State`; `on_system` with the
+    action and the data of each SYSTEM message; `on_other` with messages for this user or client on topics without a
+    subscription here. Further keywords are passed to websockets' `connect`.
 
-    Attempts that fail are logged by the logger `gateway.client`: each new reason, and a lasting one once a minute.
+    The logger `gateway.client` logs failed attempts: each new reason, and the same reason once a minute.
 
     Raises:
         ValueError: No server can be reached at `url`.
@@ -103,7 +104,7 @@ class Gateway:
         self._url = url if callable(url) else address(url)
         self._timing = timing or Timing()
         self._tokens: Tokens | None = None
-        if token is not None:  # it never changes, so it is not asked for again
+        if token is not None:  # a constant token is not tried again
             self._tokens = Tokens(lambda: token, self._timing.answer, 1)
         elif get_token is not None:
             self._tokens = Tokens(get_token, self._timing.answer, TOKEN_TRIES)

@@ -1,4 +1,4 @@
-"""What the server's limits make of what the client sends: messages of a size, subscriptions at a pace.  (pure)"""
+"""The server's limits, and how the client keeps to them: sizes of messages, rate of subscriptions.  (pure)"""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import Any, Final
 
 import orjson
 
-BURST_SECONDS: Final = 10.0  # the server's rates are averages over so long
-# A SUBSCRIBE is no larger than this, though the server takes more: each is answered in time, and counts as one message.
+BURST_SECONDS: Final = 10.0  # the server's rates are averages over this time
+# A SUBSCRIBE is no larger than this, though the server accepts more: so each is answered in time, and counts as one
+# message.
 SUBSCRIBE_BYTES: Final = 60_000
 SUBSCRIBE_TOPICS: Final = 500
 _HEAD_BYTES: Final = 100  # of a SUBSCRIBE, beside the topics and their places
@@ -37,9 +38,9 @@ def batches(
     topics: Iterable[str], recover: Callable[[str], Mapping[str, Any] | None], most_bytes: int,
     most_topics: int = SUBSCRIBE_TOPICS,
 ) -> Iterator[list[str]]:  # fmt: skip
-    """Topics in batches, each for one SUBSCRIBE or UNSUBSCRIBE of at most `most_bytes`.
+    """Split topics into batches, each for one SUBSCRIBE or UNSUBSCRIBE of at most `most_bytes`.
 
-    `recover` gives what is sent with a topic, or None. A topic that is too large alone has a batch of its own.
+    `recover` gives the position that is sent with a topic, or None. A topic that is too large alone has its own batch.
     """
     batch: list[str] = []
     size = _HEAD_BYTES
@@ -57,23 +58,23 @@ def batches(
 
 
 class Pace:
-    """Keeps to nine tenths of a rate of the server's; `now` in seconds of any clock that only goes forward."""
+    """Keeps to nine tenths of one of the server's rates. `now`: in seconds, of a monotonic clock."""
 
     def __init__(self, per_second: float) -> None:
         self._rate = 0.9 * per_second
-        self._spent = -math.inf  # when all that was taken will have been earned
+        self._spent = -math.inf  # the time at which everything taken so far is earned
         self.most = max(1, math.floor(self._rate * BURST_SECONDS))  # at once
 
     def seconds(self, count: int, now: float) -> float:
-        """How long to wait until `count` may go."""
+        """How long to wait before `count` may be sent."""
         return min(max(self._after(count, now) - now, 0.0), BURST_SECONDS)
 
     def take(self, count: int, now: float) -> None:
-        """So many are sent."""
+        """Count what is sent."""
         self._spent = self._after(count, now)
 
     def refused(self, now: float) -> None:
-        """The server has refused some: nothing is left."""
+        """The server has refused some: nothing is left now."""
         self._spent = max(self._spent, now)
 
     def _after(self, count: int, now: float) -> float:

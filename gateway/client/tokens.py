@@ -1,4 +1,4 @@
-"""Tokens: asked for at each connection, and again before the last one ends."""
+"""Login with a token: fetched at each connection, and again before the current one expires."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ GetToken = Callable[[], str | Awaitable[str | None] | None]
 
 
 class Tokens:
-    """Logs in with what `get_token` gives. `answer`: seconds for it, and for the server's answer to AUTH.
+    """Logs in with the tokens of `get_token`. `answer`: seconds for both the token and the server's answer to AUTH.
 
-    So many refusals in a row as `tries` says, each of a token that was asked for anew, are final.
+    After `tries` refusals in a row, each of a token that was fetched again, the client ends.
     """
 
     def __init__(self, get_token: GetToken, answer: float, tries: int) -> None:
@@ -31,11 +31,11 @@ class Tokens:
         self._refusals = 0
 
     async def log_in(self, talk: Conversation) -> bool:
-        """Log in with a token. False: there is none, so the client goes on as an anonymous one.
+        """Log in with a token. False: there is none, so the client continues as an anonymous one.
 
         Raises:
             Closed: The server has refused too many tokens.
-            Lost, Disconnected: There is none now, or it was refused; the next connection asks for another.
+            Lost, Disconnected: No token now, or the server refused it; the next connection fetches another.
         """
         try:
             async with asyncio.timeout(self._answer):
@@ -54,7 +54,7 @@ class Tokens:
         return True
 
     async def renew(self, talk: Conversation) -> None:
-        """Replace the token before it ends. While that fails the old one holds; when that ends, so does the socket.
+        """Replace the token before it expires. Until then the old one holds, so a failure is retried.
 
         Raises:
             Disconnected: The socket is lost.
@@ -68,21 +68,21 @@ class Tokens:
             with suppress(Refused, Lost, TimeoutError):
                 async with asyncio.timeout(self._answer):
                     fresh = await self._token()
-                    if fresh is not None and fresh != talk.token:  # else there is nothing to say
+                    if fresh is not None and fresh != talk.token:  # else there is nothing to send
                         await talk.log_in(fresh)
                         continue
             await asyncio.sleep(REFRESH_AGAIN_SECONDS)
 
     async def _token(self) -> str | None:
-        """A token, or None: there is none.
+        """A token, or None.
 
         Raises:
-            Lost: None could be had; the next connection asks again.
+            Lost: `get_token` failed; the next connection calls it again.
         """
         try:
             token = self._get_token()
             if inspect.isawaitable(token):
-                # A future may be another's as well: it is not cancelled when we have waited long enough.
+                # Other code may wait for the same future, so a timeout here must not cancel it.
                 token = await (asyncio.shield(token) if asyncio.isfuture(token) else token)
             if token is not None and not isinstance(token, str):
                 raise TypeError(f"it is of type {type(token).__name__}, not str")

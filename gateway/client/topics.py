@@ -1,7 +1,7 @@
-"""The topics that are subscribed to: what to send for them, and who is given what the server sends.  (pure)
+"""All subscriptions: what to send to the server for them, and which of them receive what the server sends.  (pure)
 
-At most one SUBSCRIBE for a topic is on its way, and no UNSUBSCRIBE is sent before that is answered. So what the server
-does for a topic is known at any time, however often its subscriptions come and go.
+At most one SUBSCRIBE for a topic is unanswered, and no UNSUBSCRIBE is sent before its answer. So the client always
+knows whether the server sends a topic, however often the caller subscribes and closes.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class _Topic:
     name: str
     place: Place
     subscriptions: dict[Subscription, None] = field(default_factory=dict)
-    asked: bool = False  # a SUBSCRIBE is on its way, or waits to be sent again
-    covered: list[Subscription] = field(default_factory=list)  # those that its answer is for
+    asked: bool = False  # a SUBSCRIBE is unanswered, or was refused for now
+    covered: list[Subscription] = field(default_factory=list)  # the subscriptions that its answer is for
     joined: bool = False  # acknowledged on this connection
 
 
@@ -54,10 +54,10 @@ class _Ask:
 
 
 class Topics:
-    """All subscriptions. `ack` and `answer`: seconds until a SUBSCRIBE is sent again, and until it is given up.
+    """All subscriptions. `ack` and `answer`: seconds until a SUBSCRIBE is sent again, and until the client gives up.
 
-    `changed` is called when `outgoing` has something to do; `other` with messages on topics without a subscription.
-    `now` is in seconds of a clock that only goes forward.
+    `changed` is called when `outgoing` may have something to send; `other` with each message on a topic without a
+    subscription. `now` is in seconds of a monotonic clock.
     """
 
     def __init__(
@@ -71,22 +71,22 @@ class Topics:
         self._tell = changed
         self._other = other
         self._known: dict[str, _Topic] = {}
-        self._changed: dict[_Topic, None] = {}  # those of them that the server must be told of
+        self._changed: dict[_Topic, None] = {}  # those that may need a SUBSCRIBE or UNSUBSCRIBE
         self._connected = False
         self._limits = Limits()
         self._pace = Pace(self._limits.subscriptions_per_second)
         self._ids = itertools.count(1)
-        self._asked: dict[str, _Ask] = {}  # without an answer, oldest first
-        self._progress = 0.0  # when one was answered, or the first of them sent
+        self._asked: dict[str, _Ask] = {}  # unanswered SUBSCRIBEs, oldest first
+        self._progress = 0.0  # when one was answered last, or the first of them sent
         self._look_again = 0.0  # when to send the oldest again
-        self._refused: list[tuple[float, list[_Topic]]] = []  # for now; when to ask again
-        self._replies: list[bytes] = []  # to what the server sent
+        self._refused: list[tuple[float, list[_Topic]]] = []  # refused for now: when to try again
+        self._replies: list[bytes] = []  # messages to send because of what the server sent
         self._paced: float | None = None  # when the server's rate allows more
 
     # ---- the subscriptions
 
     def add(self, topic: str, buffer: int) -> Subscription:
-        """One more subscription to `topic`, asked for now or on the next connection."""
+        """Add a subscription to `topic`. The SUBSCRIBE is sent now or on the next connection."""
         subscription = Subscription(topic, buffer, self.leave)
         known = self._known.setdefault(topic, _Topic(topic, Place(topic)))
         known.subscriptions[subscription] = None
@@ -94,7 +94,7 @@ class Topics:
         return subscription
 
     def leave(self, subscription: Subscription) -> None:
-        """One less. After the last the topic is left."""
+        """End a subscription. After the last one of its topic the UNSUBSCRIBE is sent."""
         subscription.end(Closed(None, "unsubscribed"))
         known = self._known.get(subscription.topic)
         if known is not None and subscription in known.subscriptions:
@@ -110,7 +110,7 @@ class Topics:
     # ---- connections
 
     def connected(self, limits: Limits) -> None:
-        """There is a connection: all topics are asked for, with their places."""
+        """There is a connection: subscribe to all topics again, with their positions."""
         self._connected = True
         self._limits = limits
         self._pace = Pace(limits.subscriptions_per_second)
@@ -118,7 +118,7 @@ class Topics:
             self._touch(known)
 
     def disconnected(self) -> None:
-        """It is lost."""
+        """The connection is lost."""
         self._connected = self.degraded = False
         self._paced = None
         self._asked.clear()
@@ -134,14 +134,14 @@ class Topics:
                 del self._known[known.name]
 
     def end(self, why: BaseException) -> None:
-        """There will be no other."""
+        """There will be no other connection: end all subscriptions."""
         for topic in list(self._known):
             self._drop(topic, why)
 
     # ---- what to send
 
     def due(self) -> float | None:
-        """When `outgoing` has something to do though nothing changes; None: it has not."""
+        """The time at which to call `outgoing` again though nothing changed; None: there is no need."""
         times = [when for when, _ in self._refused]
         times += [self._look_again] if self._asked else []
         times += [self._paced] if self._paced is not None else []
@@ -151,7 +151,7 @@ class Topics:
         """The messages to send now, in order.
 
         Raises:
-            Disconnected: The server has not answered a SUBSCRIBE for so long that another may do better.
+            Disconnected: The server has not answered a SUBSCRIBE for `answer` seconds; another server may.
         """
         if not self._connected:
             return []
@@ -180,18 +180,18 @@ class Topics:
                 continue
             waiting = sum(len(other.data) for other in self._asked.values())
             if waiting and waiting + len(ask.data) > window:
-                break  # more at once could be more than the server holds for a client that waits
+                break  # the server bounds the bytes that wait behind an unanswered SUBSCRIBE
             texts.append(self._send(ask, now))
         else:
             if not self._asked:
-                self._backoff.reset()  # all is as it should be
+                self._backoff.reset()  # everything is acknowledged
         return texts
 
     def _differences(self) -> tuple[list[str], dict[str, _Topic]]:
-        """The topics to leave, and those to ask for."""
+        """The topics to unsubscribe from, and the entries to subscribe to by topic."""
         left: list[str] = []
         for known in list(self._changed):
-            if self._known.get(known.name) is known and not known.asked:  # else it ended, or its answer brings it back
+            if self._known.get(known.name) is known and not known.asked:  # else it ended, or its answer leads back here
                 if any(not subscription.live for subscription in known.subscriptions):
                     continue
                 if not known.subscriptions:
@@ -229,7 +229,7 @@ class Topics:
         waited_for = (ask for ask in self._asked.values() if any(known.subscriptions for known in ask.entries))
         ask = next(waited_for, None)
         if ask is None or self.degraded:
-            self._progress = now  # while Redis is away another node could not answer either
+            self._progress = now  # without Redis another node could not answer either
         elif ask.tries < SUBSCRIBE_TRIES and not self._pace.seconds(len(ask.entries), now):
             return [self._count(ask, now)]
         elif now - self._progress >= self._answer:
@@ -239,7 +239,7 @@ class Topics:
     # ---- what the server sends
 
     def heard(self, frame: Frame, now: float) -> None:
-        """A message of the server's that answers no other call."""
+        """Handle a message of the server that answers no call."""
         match frame:
             case {"type": "DATA", "topic": str(topic)}:
                 heard = message(frame)
@@ -256,7 +256,7 @@ class Topics:
                 if ask is not None:
                     self._subscribed(ask, frozenset(topics), frame.get("positions") or {}, now)
                 elif ended := [topic for topic in topics if topic not in self._known]:
-                    # It answers a SUBSCRIBE that was sent again; the topic was taken from us between.
+                    # A second answer, to a SUBSCRIBE that was sent again. The topic ended between the two.
                     self._replies.append(_unsubscribe(ended))
                     self._tell()
             case {"type": "ERROR"}:
@@ -290,18 +290,18 @@ class Topics:
             news = known.place.acknowledged(position)
             self._hand_on(known, news, lambda subscription: subscription.entered.done())  # newcomers missed nothing
             for subscription in known.covered:
-                # After a recovery the server sends no last value: newcomers are asked for again.
+                # After a recovery the server sends no last value, so new subscriptions need another SUBSCRIBE.
                 if not subscription.ended and (subscription.entered.done() or not recovered):
                     subscription.enter()
 
     def _turned_down(self, ask: _Ask, why: Refused, now: float) -> None:
         ask.refusals += 1
         if ask.refusals < ask.tries:
-            return  # it was sent again, and that may be acknowledged
+            return  # the other copies of it may be acknowledged
         del self._asked[ask.request_id]
         self._answered(now)
         entries = [known for known in ask.entries if known.subscriptions]
-        self._release(known for known in ask.entries if not known.subscriptions)  # they were left meanwhile
+        self._release(known for known in ask.entries if not known.subscriptions)  # closed meanwhile
         if why.temporary:
             if why.code == Code.TOO_MANY_REQUESTS:
                 self._pace.refused(now)
@@ -346,7 +346,7 @@ class Topics:
         known.subscriptions.clear()
         known.place, known.joined = Place(topic), False
         if not known.asked:
-            del self._known[topic]  # else upon its answer
+            del self._known[topic]  # else its answer removes it
 
     def _hand_on(
         self, known: _Topic, events: Iterable[Event], concerns: Callable[[Subscription], bool] = lambda _: True

@@ -166,7 +166,7 @@ async def test_what_is_larger_than_the_server_takes_is_not_sent(server: Server) 
             gateway.request("t", "a", b=large),
             gateway.command("t", "a", large),
         ):
-            with pytest.raises(TooLarge, match=r"has 10\d\d bytes; the server takes 1024"):
+            with pytest.raises(TooLarge, match=r"has 10\d\d bytes; the server accepts at most 1024"):
                 await asked
         with pytest.raises(TooLarge):
             await gateway.subscribe("t" * 2000)

@@ -76,16 +76,16 @@ const steps = {
   connect: () => void gateway.connect().catch(() => {}),
   reconnect: () => gateway.reconnect(),
   subscribe(handle, topic, on, reaction) {
-    const told = (event, value) => {
-      note("told", handle, event, value);
+    const notify = (event, value) => {
+      note("notified", handle, event, value);
       if (event !== on) return;
       on = null; // once
       reactions[reaction](handle, topic);
     };
     handles.set(handle, gateway.subscribe(topic, {
-      onData: ({ data, initial }) => told(initial ? "initial" : "message", data),
-      onGap: () => told("gap"),
-      onState: (state, error) => state !== "pending" && told(state, error?.name),
+      onData: ({ data, initial }) => notify(initial ? "initial" : "message", data),
+      onGap: () => notify("gap"),
+      onState: (state, error) => state !== "pending" && notify(state, error?.name),
     }));
   },
   close: (handle) => handles.get(handle).close(),

@@ -1,10 +1,11 @@
 """One case, played against one client: the steps, and what must be true after each of them.
 
-What a client must do: once a subscription is told that it is subscribed, it is given every message published after
-the server's acknowledgement, once and in order, or a gap in the place of what is missing; nothing after it was closed;
-a last value before it is told, if there is one. It asks for a topic only while somebody waits for it, and never twice
-at a time; it leaves a topic that nobody hears, and no other. Its states come in a sensible order. In the end, when the
-server is well, all is as the caller wants it, and silent.
+What a client must do. Once a subscription is "subscribed", it receives every message that is published after the
+server's acknowledgement, once and in order, or a gap in place of what is missing. It receives the last value before it
+is "subscribed", and nothing after it was closed. The client sends SUBSCRIBE only for a topic with a pending
+subscription and without an unanswered SUBSCRIBE, and UNSUBSCRIBE only for a topic without subscriptions. Its states
+follow one another as documented. In the end, with a healthy server, the server sends exactly the topics that the caller
+subscribed to, and the client is silent.
 """
 
 from __future__ import annotations
@@ -28,12 +29,12 @@ _SETTLE_ROUNDS: Final = 400  # of 500 ms, after which a client must have recover
 
 
 class Client(Protocol):
-    """A client as the player sees it: it is told what happens, and says what it did upon that, in order.
+    """A client as the player sees it: it carries out steps, and reports what it did, in order.
 
     Steps: start (with a token?), connect, subscribe (handle, topic; upon which event its callback does what), close
     (handle), say (id, topic), reconnect, token (how the next are given), deliver (text), cut (code), time (ms), end.
-    Events: open, send (text), shut; state (name); told (handle, event, value); did (what a callback does); answered
-    (id, how); fault (what nobody caught).
+    Events: open, send (text), shut; state (name); notified (handle, event, value); did (what a callback does); answered
+    (id, how); fault (an uncaught exception).
     """
 
     @property
@@ -48,17 +49,17 @@ class Client(Protocol):
 
 @dataclass
 class Handle:
-    """A subscription of the caller's, and what it was told."""
+    """A subscription of the caller's, and what it has received."""
 
     number: int
     topic: str
     since_ms: int
     closed: bool = False  # by the caller
-    ended: bool = False  # it was told
-    entered: bool = False  # it was told that it is subscribed
+    ended: bool = False  # the client ended it
+    entered: bool = False  # it was "subscribed"
     away: bool = False  # its connection was lost since
     last: int = -1  # the index of the last message
-    initial: int | None = None  # the index of the last value that it was given last
+    initial: int | None = None  # the index of its last "last value"
     expected: int | None = None  # the index of the next message; None: not known before the first acknowledgement
 
     @property
@@ -217,8 +218,8 @@ class Player:
                 if state not in _NEXT[self.state]:
                     raise Violation(f"state {state!r} after {self.state!r}")
                 self.state = state
-            case ["told", number, *what]:
-                self._told(self.all[number], *what)
+            case ["notified", number, *what]:
+                self._notified(self.all[number], *what)
             case ["did", "close", number]:
                 self.all[number].closed = True
             case ["did", "unsubscribe", topic]:
@@ -245,14 +246,14 @@ class Player:
                 if any(name in other["topics"] for other in asked if other["requestId"] not in self.answered):
                     raise Violation(f"SUBSCRIBE to {name} while another is on its way")
                 if not any(handle.topic == name and handle.open for handle in self.all):
-                    raise Violation(f"SUBSCRIBE to {name}, which nobody waits for")
+                    raise Violation(f"SUBSCRIBE to {name}, which has no subscription")
                 here = [handle for handle in self.all if handle.topic == name and handle.open]
                 if all(handle.entered and not handle.away for handle in here):
                     raise Violation(f"SUBSCRIBE to {name}, which all are subscribed to")
             asked.append(json.loads(json.dumps(frame)))
         connection.up.append(frame)
 
-    def _told(self, handle: Handle, event: str, value: Any = None) -> None:
+    def _notified(self, handle: Handle, event: str, value: Any = None) -> None:
         if event == "ended":
             handle.ended = True
             self._check_end(handle, str(value))
@@ -298,7 +299,7 @@ class Player:
         if index <= handle.last:
             raise Violation(f"{handle.topic}: {index} comes behind {handle.last}")
         if handle.expected is not None and index != handle.expected:
-            raise Violation(f"{handle.topic}: {index} comes, but {handle.expected} did not, and no gap was told")
+            raise Violation(f"{handle.topic}: {index} comes, but {handle.expected} did not, and there was no gap")
         handle.last = index
         if handle.entered:
             handle.expected = index + 1
@@ -319,7 +320,7 @@ class Player:
 
     def _upto(self, handle: Handle) -> int:
         if self.current is None or handle.topic not in self.current.upto:
-            raise Violation(f"{handle.topic}: told without a word of the server's")
+            raise Violation(f"{handle.topic}: notified without a message of the server")
         return self.current.upto[handle.topic]
 
     def _check_end(self, handle: Handle, why: str) -> None:

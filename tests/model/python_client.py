@@ -96,17 +96,17 @@ class _Noted(Subscription):
         super().offer(event)
         match event:
             case Message(data=data, initial=initial):
-                self.owner.note("told", self.handle, "initial" if initial else "message", data)
+                self.owner.note("notified", self.handle, "initial" if initial else "message", data)
             case _:
-                self.owner.note("told", self.handle, "gap" if isinstance(event, Gap) else "recovered")
+                self.owner.note("notified", self.handle, "gap" if isinstance(event, Gap) else "recovered")
 
     def enter(self) -> None:
         super().enter()
-        self.owner.note("told", self.handle, "subscribed")
+        self.owner.note("notified", self.handle, "subscribed")
 
     def end(self, why: BaseException) -> None:
         if not self.ended:
-            self.owner.note("told", self.handle, "ended", type(why).__name__)
+            self.owner.note("notified", self.handle, "ended", type(why).__name__)
         super().end(why)
 
 

@@ -1,6 +1,6 @@
-"""A model of the server's side of the wire: topics with everything ever published, connections, and who is told what.
+"""A model of the server: its topics with everything ever published, and its side of the wire.
 
-It is strict: what an honest client never sends is a `Violation`.
+It is strict: a message that a correct client never sends is a `Violation`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ SECRET: Final = "secret"  # may not be subscribed to
 
 
 class Violation(AssertionError):
-    """A client has sent what it should not, or has told its caller what is not true."""
+    """A client has sent a wrong message, or has misinformed its caller."""
 
 
 @dataclass
@@ -60,7 +60,7 @@ class Topic:
 
 @dataclass
 class Down:
-    """A message on its way to the client. `upto`: for topics, the last message published before the server said it."""
+    """A message on its way to the client. `upto`: by topic, the last message that was published before it was sent."""
 
     frame: Frame
     upto: dict[str, int] = field(default_factory=dict)
@@ -276,7 +276,7 @@ class Server:
                 self._say({"type": "SYSTEM", "topic": "system", "action": "degraded", "data": {}})
 
     def find_redis(self) -> None:
-        """It comes back: histories are repaired, of other topics a gap is told, and what waited is answered."""
+        """Redis comes back: repair histories, report a gap for other topics, answer what waited."""
         if not self.degraded:
             return
         self.degraded = False

@@ -40,11 +40,11 @@ FOUND: dict[str, Case] = {
     "a callback subscribes again while all subscriptions to its topic are ended": [
         ["start", False], ["subscribe", 3, "plain", "subscribed", "all"], ["subscribe", 0, "plain", "ended", "again"],
     ],
-    "a callback gives up the connection while others are told of its acknowledgement": [
+    "a callback gives up the connection amid its acknowledgement": [
         ["start", False], ["connect"], ["subscribe", 3, "last"], ["down", 1], ["up", 3], ["down", 3], ["cut", 1006],
         ["subscribe", 2, "kept", "subscribed", "reconnect"],
     ],
-    "a callback gives up the connection while others are told of its recovery": [
+    "a callback gives up the connection amid its recovery": [
         ["start", False], ["connect"], ["subscribe", 2, "kept", "recovered", "reconnect"], ["subscribe", 1, "kept"],
         ["all"], ["cut", 1001],
     ],
@@ -112,7 +112,7 @@ class _Liar:
 
 
 def _says(event: Event, *what: Any) -> bool:
-    return event[0] == "told" and event[2:] == list(what)
+    return event[0] == "notified" and event[2:] == list(what)
 
 
 def _subscribe_twice(event: Event) -> list[Event]:

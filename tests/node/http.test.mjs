@@ -113,7 +113,7 @@ test("what was too much at once is said in smaller requests, and what is too lar
     await turns();
   }
   assert.deepEqual(taken, ["0", "a", "b", "c", "d"]);
-  assert.deepEqual(heard, [{ code: 1009, reason: "a message is larger than the server takes" }]);
+  assert.deepEqual(heard, [{ code: 1009, reason: "a message is larger than the server accepts" }]);
 });
 
 for (const [address, sse] of [

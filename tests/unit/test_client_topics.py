@@ -226,7 +226,7 @@ async def test_a_topic_larger_than_a_message_ends_alone() -> None:
     assert frame["topics"] == ["t"]
     bench.acknowledge(frame)
     assert small.live
-    with pytest.raises(TooLarge, match=r"SUBSCRIBE has 20\d\d bytes; the server takes 1024"):
+    with pytest.raises(TooLarge, match=r"SUBSCRIBE has 20\d\d bytes; the server accepts at most 1024"):
         await large.entered
 
 

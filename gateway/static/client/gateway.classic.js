@@ -14,10 +14,10 @@ globalThis.gateway = (() => {
 
 const SUBSCRIBE_TRIES = 3;
 const MISSED_PONGS = 3;
-const TOKEN_TRIES = 3; // so many refused tokens in a row, each asked for anew, end the client
+const TOKEN_TRIES = 3; // refused tokens in a row, each fetched again, after which the client ends
 const BUFFER_EVENTS = 10_000;
-const BURST_MS = 10_000; // the server's limits are averages over so long
-// A SUBSCRIBE is no larger than this, though the server takes more: each has its answer in time, and counts as one message.
+const BURST_MS = 10_000; // the server's rates are averages over this time
+// A SUBSCRIBE is no larger than this, though the server accepts more: so each is answered in time and counts as one message.
 const SUBSCRIBE_BYTES = 60_000;
 const SUBSCRIBE_TOPICS = 500;
 const LIMITS = { messageBytes: 1 << 20, subscriptionsPerSecond: 1_500 }; // where `welcome` does not state them
@@ -68,7 +68,7 @@ class TooSlow extends GatewayError {
   name = "TooSlow";
 }
 
-/** The message is larger than the server takes. It was not sent. */
+/** The message is larger than the server accepts. It was not sent. */
 class TooLarge extends GatewayError {
   name = "TooLarge";
 }
@@ -113,7 +113,7 @@ class Place {
   /** SUBSCRIBE was acknowledged, with this position if the topic has history. */
   acknowledged(position) {
     const wasAway = this.away;
-    // On one connection the messages tell the place: another epoch, for one, must be seen as the gap it is.
+    // On one connection only messages move the position. Otherwise a second acknowledgement would hide a new epoch.
     const known = this.#joined && !wasAway && this.#position;
     this.away = false;
     this.#joined = true;
@@ -163,15 +163,15 @@ class Backoff {
   }
 }
 
-/** The length of a text in bytes, as the server counts it. */
+/** The length of a text in UTF-8 bytes. */
 const bytes = (text) => new TextEncoder().encode(text).length;
 
 /**
- * Topics in batches, each for one SUBSCRIBE or UNSUBSCRIBE of at most `maxBytes`; `recover(topic)` gives what is said
- * with it, or null. A topic that is too large alone has a batch of its own.
+ * Split topics into batches, each for one SUBSCRIBE or UNSUBSCRIBE of at most `maxBytes`. `recover(topic)` gives the
+ * position that is sent with it, or null. A topic that is too large alone has a batch of its own.
  */
 function* batches(topics, recover, maxBytes, maxTopics = SUBSCRIBE_TOPICS) {
-  let batch = [], size = 100; // what else is in the message
+  let batch = [], size = 100; // of the rest of the message
   for (const topic of topics) {
     const place = recover(topic);
     const name = bytes(JSON.stringify(topic)) + 1;
@@ -187,9 +187,9 @@ function* batches(topics, recover, maxBytes, maxTopics = SUBSCRIBE_TOPICS) {
   if (batch.length) yield batch;
 }
 
-/** Keeps to nine tenths of a rate of the server's, which is an average over BURST_MS; `nowMs` of any clock. */
+/** Keeps to nine tenths of one of the server's rates, an average over BURST_MS. `nowMs`: of any clock. */
 class Pace {
-  #spentMs = -Infinity; // when all that was taken will have been earned
+  #spentMs = -Infinity; // the time at which everything taken so far is earned
   #perMs;
 
   constructor(perSecond) {
@@ -197,16 +197,16 @@ class Pace {
     this.most = Math.floor(this.#perMs * BURST_MS); // at once
   }
 
-  /** How long to wait until `count` may go. */
+  /** How long to wait before `count` may be sent. */
   ms(count, nowMs) {
-    return Math.min(Math.max(this.#after(count, nowMs) - nowMs, 0), BURST_MS); // a clock that was set back stops nothing
+    return Math.min(Math.max(this.#after(count, nowMs) - nowMs, 0), BURST_MS); // bounded, since the clock may be set back
   }
 
   take(count, nowMs) {
     this.#spentMs = this.#after(count, nowMs);
   }
 
-  /** The server has refused: nothing is left. */
+  /** The server has refused some: nothing is left now. */
   refused(nowMs) {
     this.#spentMs = Math.max(this.#spentMs, nowMs);
   }
@@ -303,9 +303,9 @@ class Gateway extends EventTarget {
   #chances = 1; // that it still has; without end for a WebSocket where one has come through
   #backoff;
   #topics = new Map(); // name -> {topic, place, hearers, covered, asked, joined}
-  #changed = new Set(); // of those: what the server must be told of
-  #syncing = false; // that will be done at the end of this turn
-  #asked = new Map(); // SUBSCRIBEs without an answer, by request id: {entries, size, tries}
+  #changed = new Set(); // the entries that may need a SUBSCRIBE or UNSUBSCRIBE
+  #syncing = false; // #sync will run at the end of this turn
+  #asked = new Map(); // SUBSCRIBEs without an answer, by request id: {entries, text, size, tries, refusals}
   #answers = new Map(); // other calls, by request id: {resolve, reject}
   #limits = LIMITS;
   #pace;
@@ -315,7 +315,7 @@ class Gateway extends EventTarget {
   #connected = deferred();
   #authenticated = null;
   #refreshing = null; // the socket on which the token is being replaced
-  #tokenTries; // refusals that end the client
+  #tokenTries; // refused tokens in a row after which the client ends
   #refusals = 0; // of tokens, in a row
   #reconnectMs = null; // said by a server that sends us away
   #heartbeat;
@@ -336,7 +336,7 @@ class Gateway extends EventTarget {
     super();
     this.#url = typeof url === "function" ? url : () => url;
     this.#getToken = getToken;
-    this.#tokenTries = token === undefined ? TOKEN_TRIES : 1; // one that never changes is not asked for again
+    this.#tokenTries = token === undefined ? TOKEN_TRIES : 1; // a constant token is not tried again
     this.#timing = { ...TIMING, ...timing };
     this.#Socket = this.#WebSocket = WebSocket;
     this.#fallback = fallback;
@@ -428,9 +428,9 @@ class Gateway extends EventTarget {
       const send = () => {
         const most = this.#limits.messageBytes, size = bytes(text);
         if (size > most) {
-          answer.reject(new TooLarge(`${frame.type} has ${size} bytes; the server takes ${most} at most`));
+          answer.reject(new TooLarge(`${frame.type} has ${size} bytes; the server accepts at most ${most}`));
         } else {
-          this.#sync(); // frames of one socket are handled in order: what was subscribed to before comes before
+          this.#sync(); // the server handles messages in order: a SUBSCRIBE from before this call goes first
           this.#answers.set(requestId, answer);
           this.#send(text);
         }
@@ -450,24 +450,24 @@ class Gateway extends EventTarget {
 
   // ---- topics
   //
-  // At most one SUBSCRIBE for a topic is on its way, and no UNSUBSCRIBE is sent before that is answered. So what the
-  // server does for a topic is known at any time, however often its hearers come and go.
+  // At most one SUBSCRIBE for a topic is unanswered, and no UNSUBSCRIBE is sent before its answer. So the client always
+  // knows whether the server sends a topic, however often the caller subscribes and closes.
 
-  /** The hearers of a topic are others: tell the server at the end of this turn, since there may be more. */
+  /** The subscriptions of a topic changed. All changes of one turn go to the server together, at its end. */
   #touch(known) {
     this.#changed.add(known);
     if (!this.#syncing) queueMicrotask(() => this.#sync());
     this.#syncing = true;
   }
 
-  /** Leave the topics that nobody hears any more; ask for those that somebody waits for, as far as the limits allow. */
+  /** Unsubscribe from topics without subscriptions; subscribe to topics with a pending one, within the limits. */
   #sync() {
     this.#syncing = false;
-    if (!this.#ready) return; // the next connection asks for all
+    if (!this.#ready) return; // the next connection subscribes to all
     const left = [];
     for (const known of this.#changed) {
       const { topic, asked, hearers, joined } = known;
-      if (this.#topics.get(topic) === known && !asked) { // else it has ended, or is looked at again upon its answer
+      if (this.#topics.get(topic) === known && !asked) { // else it has ended, or its answer leads back here
         if ([...hearers].some(({ state }) => state === "pending")) continue;
         if (!hearers.size) {
           this.#topics.delete(topic);
@@ -486,10 +486,10 @@ class Gateway extends EventTarget {
       if (waitMs > 0) return this.#timer("sync", () => this.#sync(), waitMs);
       if (!this.#ask(topics.map((topic) => entries.get(topic)), limits[0]) || !this.#ready) return;
     }
-    if (!this.#asked.size) this.#backoff.reset(); // all is as it should be
+    if (!this.#asked.size) this.#backoff.reset(); // everything is acknowledged
   }
 
-  /** Send a SUBSCRIBE. False: not now, since more than `window` bytes of them would wait for their answers. */
+  /** Send a SUBSCRIBE. False: it must wait, since more than `window` bytes would be unanswered. */
   #ask(entries, window = Infinity) {
     const requestId = `j${++this.#lastId}`;
     const topics = entries.map(({ topic }) => topic);
@@ -498,7 +498,7 @@ class Gateway extends EventTarget {
     const text = JSON.stringify({ type: "SUBSCRIBE", topics, recover, requestId });
     const size = bytes(text), most = this.#limits.messageBytes;
     if (size > most) {
-      this.#drop(topics[0], new TooLarge(`SUBSCRIBE has ${size} bytes; the server takes ${most} at most`)); // it is alone
+      this.#drop(topics[0], new TooLarge(`SUBSCRIBE has ${size} bytes; the server accepts at most ${most}`)); // the only topic
       return true;
     }
     const waiting = [...this.#asked.values()].reduce((sum, other) => sum + other.size, 0);
@@ -521,14 +521,14 @@ class Gateway extends EventTarget {
     this.#send(ask.text);
   }
 
-  /** Send the oldest SUBSCRIBE again when none is answered; in the end give up the node: perhaps another can. */
+  /** While no SUBSCRIBE is answered, send the oldest again, and after `answerMs` give up the connection. */
   #await(since = Date.now()) {
     const { ackMs, answerMs } = this.#timing;
     this.#forget("ack");
     if (!this.#asked.size) return;
     this.#timer("ack", () => {
       const ask = [...this.#asked.values()].find(({ entries }) => entries.some(({ hearers }) => hearers.size));
-      if (!ask || this.degraded) return this.#await(); // while Redis is away another node could not either
+      if (!ask || this.degraded) return this.#await(); // without Redis another node could not answer either
       if (ask.tries < SUBSCRIBE_TRIES && !this.#pace.ms(ask.entries.length, Date.now())) this.#say(ask);
       else if (Date.now() - since >= answerMs) return this.#lost("no answer to SUBSCRIBE");
       this.#await(since);
@@ -536,13 +536,13 @@ class Gateway extends EventTarget {
   }
 
   #refused(ask, refusal) {
-    if (ask.tries > ++ask.refusals) return; // it was sent again, and that may be acknowledged
+    if (ask.tries > ++ask.refusals) return; // the other copies of it may be acknowledged
     const socket = this.#socket;
     const again = (known) => {
       known.asked = false;
       this.#touch(known);
     };
-    const entries = ask.entries.filter((known) => known.hearers.size || again(known)); // others were left meanwhile
+    const entries = ask.entries.filter((known) => known.hearers.size || again(known)); // the others were closed meanwhile
     this.#asked.delete(ask.requestId);
     this.#await();
     if (refusal.temporary) {
@@ -565,7 +565,7 @@ class Gateway extends EventTarget {
     if (!known) return;
     const { hearers, asked } = known;
     Object.assign(known, { place: new Place(topic), hearers: new Set(), joined: false });
-    if (!asked) this.#topics.delete(topic); // else upon its answer
+    if (!asked) this.#topics.delete(topic); // else its answer removes it
     for (const subscription of hearers) subscription.now("ended", why);
   }
 
@@ -629,7 +629,7 @@ class Gateway extends EventTarget {
   // ---- the connection
 
   #open() {
-    const attempt = (this.#socket = { close() {} }); // in the socket's place until there is an address
+    const attempt = (this.#socket = { close() {} }); // a placeholder until there is an address
     const dial = (address) => attempt === this.#socket && this.#dial(address);
     const fail = (error) => attempt === this.#socket && this.#lost(`cannot connect: ${error?.message ?? error}`);
     this.#heartbeat = new Heartbeat();
@@ -653,7 +653,7 @@ class Gateway extends EventTarget {
       if (socket !== this.#socket) return;
       try {
         this.#heard(JSON.parse(data));
-      } catch (error) { // what it meant is not known
+      } catch (error) { // its meaning is lost, so a gap must be assumed
         this.#lost(`a message that cannot be read: ${error.message}`);
       }
     };
@@ -665,7 +665,7 @@ class Gateway extends EventTarget {
     this.#forget("open");
     this.#limits = { ...LIMITS, ...limits };
     this.#pace = new Pace(this.#limits.subscriptionsPerSecond);
-    socket.maxBytes = this.#limits.messageBytes; // for one that sends several messages together
+    socket.maxBytes = this.#limits.messageBytes; // for HttpSocket, which sends several messages together
     this.#chances = this.#Socket === this.#WebSocket ? Infinity : 0;
     this.clientId = clientId;
     this.node = node;
@@ -675,7 +675,7 @@ class Gateway extends EventTarget {
         if (await this.#authenticate(socket)) this.#now("authenticated");
       } catch (error) {
         if (socket !== this.#socket) return;
-        // A token may be out of date, or the server not be able to tell: the next connection asks for another.
+        // The token may have expired in a cache, or the server cannot verify it now. The next connection fetches another.
         if (error instanceof Refused && !error.temporary && ++this.#refusals >= this.#tokenTries) {
           this.#finish(new Closed(error.code, error.reason ?? error.message));
         } else {
@@ -726,8 +726,8 @@ class Gateway extends EventTarget {
     const { answerMs } = this.#timing;
     const token = await within(answerMs, (async () => this.#getToken())(), "getToken gave none");
     if (socket !== this.#socket) return false;
-    if (this.#ready && (!token || token === this.#token)) throw new GatewayError("no other token"); // ask again later
-    if (!token) return false; // as whoever the cookie says, or nobody in particular
+    if (this.#ready && (!token || token === this.#token)) throw new GatewayError("no other token"); // retried later
+    if (!token) return false; // the user of the cookie, or an anonymous client
     if (typeof token !== "string") throw new TypeError(`getToken gave a ${typeof token}, not a string`);
     this.#authenticated = deferred();
     this.#send(JSON.stringify({ type: "AUTH", authToken: token }));
@@ -847,7 +847,7 @@ class Gateway extends EventTarget {
       else if (frame.code === 4401 || refusal.temporary) this.#authenticated?.reject(refusal); // AUTH has no id
     } else {
       if (ask) this.#subscribed(ask, frame);
-      else if (frame.operation === "subscribe") { // to one that was sent again; a topic may have been taken between
+      else if (frame.operation === "subscribe") { // a second answer; the topic may have ended between the two
         const ended = frame.topics.filter((name) => !this.#topics.has(name));
         if (ended.length) this.#unsubscribe(ended);
       }
@@ -872,7 +872,7 @@ class Gateway extends EventTarget {
     this.#asked.delete(ask.requestId);
     this.#await();
     for (const known of ask.entries) {
-      if (socket !== this.#socket) return; // a callback has given it up
+      if (socket !== this.#socket) return; // a callback has given up the connection
       const { topic, place, covered } = known, position = positions[topic];
       known.asked = false;
       this.#touch(known);
@@ -884,7 +884,7 @@ class Gateway extends EventTarget {
       this.#handOn(topic, () => place.acknowledged(position), ({ entered }) => entered); // newcomers missed nothing
       for (const subscription of covered) {
         if (socket !== this.#socket) return;
-        // After a recovery the server sends no last value: newcomers are asked for again.
+        // After a recovery the server sends no last value, so new subscriptions need another SUBSCRIBE.
         if (subscription.state === "pending" && (subscription.entered || !position?.recovered)) subscription.now("subscribed");
       }
     }
@@ -913,7 +913,7 @@ function guarded(handler, ...values) {
   }
 }
 
-/** The promise, or after `ms` a failure. */
+/** The promise's result, or a rejection after `ms`. */
 function within(ms, promise, what) {
   let timer;
   const late = new Promise((_, reject) => {

@@ -112,8 +112,9 @@ export interface Options {
   /** A token that never changes. */
   token?: string;
   /**
-   * Gives a token; asked at each connection, and before the last one ends. It has 10 s (`answerMs`). None (null) goes on
-   * without: as the user of the cookie, or as an anonymous client. After a failure it is asked again with the next try.
+   * Gives a token. Called at each connection, and before the current token expires; it has 10 s (`answerMs`). Without a
+   * token (null) the client continues as the user of the cookie, or as an anonymous client. After an error, or when the
+   * server refuses the token, it is called again at the next attempt.
    */
   getToken?(): string | null | undefined | Promise<string | null | undefined>;
   timing?: Partial<Timing>;
@@ -134,8 +135,8 @@ export interface GatewayEvents {
 /** One socket to the cluster, opened again whenever it is lost, and all that goes over it. */
 export class Gateway extends EventTarget {
   /**
-   * `url`: ws:, wss:, http:, https: or relative to the page; a function is asked before each connection, and may give a
-   * promise. One that fails is a failed attempt: event `state`, `waiting`, with the reason.
+   * `url`: ws:, wss:, http:, https: or relative to the page; or a function that gives one, or a promise of one, called
+   * before each connection. If it fails, so does the attempt: event `state`, `waiting`, with the reason.
    */
   constructor(url: string | URL | (() => string | URL | Promise<string | URL>), options?: Options);
   readonly state: State;
@@ -195,7 +196,7 @@ export class NoAnswer extends GatewayError {}
 /** The socket was lost before the answer; what was asked may have been done or not. */
 export class Disconnected extends GatewayError {}
 
-/** The message is larger than the server takes. It was not sent. */
+/** The message is larger than the server accepts. It was not sent. */
 export class TooLarge extends GatewayError {}
 
 /** More events waited in a loop over a topic than it may hold; it has ended. */

@@ -8,7 +8,7 @@ let held = !globalThis.EventSource; // event streams do not come through here, s
 /** Server-Sent Events, or long polling where those do not come through; what is said goes by POST. */
 export class HttpSocket {
   readyState = 0;
-  maxBytes = 1 << 20; // of the messages of one request, as the server says it
+  maxBytes = 1 << 20; // of the messages in one request; gateway.js sets the server's limit
   #url;
   #name = ""; // the stream's, which whoever speaks in it must know
   #waiting = [];
@@ -89,8 +89,8 @@ export class HttpSocket {
   // ---- speaking
 
   /**
-   * One request at a time, with as much of what waits as the server takes. When one fails it is unknown what was
-   * carried out, so the connection ends; except 413: nothing was, and a smaller request may pass.
+   * Send what waits, one request at a time, each within `maxBytes`. When a request fails it is not known what was
+   * carried out, so the connection ends. After 413 nothing was carried out, and smaller requests are tried.
    */
   async #speak() {
     this.#speaking = true;
@@ -99,7 +99,7 @@ export class HttpSocket {
         const messages = this.#next();
         const { status } = await this.#post("/say", [this.#name, ...messages].join("\n"));
         if (status === 413) {
-          if (messages.length === 1) return this.#end(1009, "a message is larger than the server takes");
+          if (messages.length === 1) return this.#end(1009, "a message is larger than the server accepts");
           this.maxBytes = size(messages) / 2;
           this.#waiting.unshift(...messages);
         } else if (status !== 204) {
@@ -113,7 +113,7 @@ export class HttpSocket {
     }
   }
 
-  /** What goes into one request: at least one message. */
+  /** Remove the messages of the next request from those that wait: at least one. */
   #next() {
     let count = 1, room = this.maxBytes - size([this.#waiting[0]]);
     while (count < this.#waiting.length && (room -= size([this.#waiting[count]])) >= 0) count++;
@@ -122,7 +122,7 @@ export class HttpSocket {
 
   // ---- both
 
-  /** The address beside that of the WebSocket: `/realtime/ws` and `/realtime/sse`. */
+  /** The address beside the WebSocket's: for `/realtime/ws` it is `/realtime/sse`. */
   #at(path) {
     const url = new URL(this.#url);
     url.pathname = url.pathname.replace(/(\/api\/v69)?\/[^/]*\/?$/, path);
@@ -141,7 +141,7 @@ export class HttpSocket {
   }
 }
 
-/** The bytes of messages, each with the line's end before it. */
+/** The size of messages in bytes, each with a line end. */
 function size(messages) {
   return messages.reduce((sum, text) => sum + new TextEncoder().encode(text).length + 1, 0);
 }
