@@ -60,7 +60,7 @@ class Timing:
 
     base: float = 1.0  # reconnect: the first wait is anywhere between 0 and this, and then it doubles
     cap: float = 20.0
-    ack: float = 1.0  # a SUBSCRIBE without an answer is sent again after so long
+    ack: float = 1.0  # a SUBSCRIBE without an answer is sent again after this time, unless it recovers
     answer: float = 10.0  # any answer
     open: float = 10.0  # an address, TCP and handshake, and the server's welcome, each
 

@@ -49,6 +49,7 @@ class _Ask:
     request_id: str
     entries: list[_Topic]
     data: bytes
+    recovers: bool
     tries: int = 0
     refusals: int = 0
 
@@ -207,7 +208,7 @@ class Topics:
         if recover:
             frame["recover"] = recover
         frame["requestId"] = f"s{next(self._ids)}"
-        return _Ask(frame["requestId"], entries, protocol.dumps(frame))
+        return _Ask(frame["requestId"], entries, protocol.dumps(frame), bool(recover))
 
     def _send(self, ask: _Ask, now: float) -> bytes:
         for known in ask.entries:
@@ -230,7 +231,8 @@ class Topics:
         ask = next(waited_for, None)
         if ask is None or self.degraded:
             self._progress = now  # without Redis another node could not answer either
-        elif ask.tries < SUBSCRIBE_TRIES and not self._pace.seconds(len(ask.entries), now):
+        elif not ask.recovers and ask.tries < SUBSCRIBE_TRIES and not self._pace.seconds(len(ask.entries), now):
+            # One that recovers is sent once: its copy would have the server send the same messages again.
             return [self._count(ask, now)]
         elif now - self._progress >= self._answer:
             raise Disconnected("no answer to SUBSCRIBE")

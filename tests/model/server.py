@@ -74,7 +74,6 @@ class Connection:
     up: deque[Frame] = field(default_factory=deque)
     down: deque[Down] = field(default_factory=deque)
     joined: dict[str, int] = field(default_factory=dict)
-    recovered: dict[str, bool] = field(default_factory=dict)  # what was said of each
     waiting: list[Frame] = field(default_factory=list)  # SUBSCRIBEs, for Redis
     answered: set[str] = field(default_factory=set)  # the ids of SUBSCRIBEs; some are on their way again
     revoked: set[str] = field(default_factory=set)  # an UNSUBSCRIBE may come in vain
@@ -194,11 +193,11 @@ class Server:
                 positions[topic.name] = {"epoch": f"e{topic.epoch}", "offset": topic.offset, "mark": 1000 + topic.last}
                 place = frame.get("recover", {}).get(topic.name)
                 if place is not None:
-                    again = topic.name in connection.joined  # the same SUBSCRIBE, sent again: nothing comes twice
+                    if topic.name in connection.joined:
+                        raise Violation(f"{topic.name} is recovered twice")
                     missed = topic.missed(place)
-                    recovered = connection.recovered[topic.name] if again else missed is not None
-                    connection.recovered[topic.name] = positions[topic.name]["recovered"] = recovered
-                    for index in missed or () if not again else ():
+                    recovered = positions[topic.name]["recovered"] = missed is not None
+                    for index in missed or ():
                         self._say(topic.frame(index))
             if topic.snapshot and topic.log and not recovered:
                 self._say(topic.frame(topic.last, initial=True))

@@ -156,6 +156,20 @@ test("a SUBSCRIBE without an answer is sent three times, and then the connection
   assert.equal(names().at(-1), "waiting");
 });
 
+test("a SUBSCRIBE that recovers is sent once, since its copy would recover again", async () => {
+  const { gateway } = await connected();
+  gateway.subscribe("t");
+  await turns();
+  socket().subscribed({ t: at(1) });
+  gateway.reconnect(0);
+  await pass(10);
+  socket().welcome();
+  for (let second = 0; second < 9; second++) await pass(1_000);
+  assert.deepEqual(socket().frames("SUBSCRIBE").map(({ recover }) => recover), [{ t: at(1) }]);
+  await pass(1_000);
+  assert.equal(gateway.state, "waiting");
+});
+
 test("while the server has lost Redis, a SUBSCRIBE waits with it", async () => {
   const { gateway } = await connected();
   socket().say({ type: "SYSTEM", action: "degraded", data: { message: "…" } });

@@ -264,6 +264,19 @@ async def test_a_subscribe_without_an_answer_is_sent_three_times_and_then_given_
         bench.pass_seconds(1)
 
 
+async def test_a_subscribe_that_recovers_is_sent_once_since_its_copy_would_recover_again() -> None:
+    bench = Bench()
+    bench.topics.add("t", 10)
+    bench.acknowledge(bench.turn()[0], positions={"t": at(1)})
+    bench.topics.disconnected()
+    bench.topics.connected(Limits())
+    [frame] = bench.turn()
+    assert frame["recover"] == {"t": at(1)}
+    assert bench.pass_seconds(9) == []
+    with pytest.raises(Disconnected):
+        bench.pass_seconds(1)
+
+
 async def test_while_answers_come_none_is_given_up() -> None:
     bench = Bench(Limits(message_bytes=1024))
     for number in range(500):

@@ -503,7 +503,7 @@ class Gateway extends EventTarget {
     }
     const waiting = [...this.#asked.values()].reduce((sum, other) => sum + other.size, 0);
     if (waiting && waiting + size > window) return false;
-    const ask = { requestId, entries, text, size, tries: 0, refusals: 0 };
+    const ask = { requestId, entries, text, size, recover, tries: 0, refusals: 0 };
     for (const known of entries) {
       this.#changed.delete(known);
       known.asked = true;
@@ -529,7 +529,8 @@ class Gateway extends EventTarget {
     this.#timer("ack", () => {
       const ask = [...this.#asked.values()].find(({ entries }) => entries.some(({ hearers }) => hearers.size));
       if (!ask || this.degraded) return this.#await(); // without Redis another node could not answer either
-      if (ask.tries < SUBSCRIBE_TRIES && !this.#pace.ms(ask.entries.length, Date.now())) this.#say(ask);
+      // One that recovers is sent once: its copy would have the server send the same messages again.
+      if (!ask.recover && ask.tries < SUBSCRIBE_TRIES && !this.#pace.ms(ask.entries.length, Date.now())) this.#say(ask);
       else if (Date.now() - since >= answerMs) return this.#lost("no answer to SUBSCRIBE");
       this.#await(since);
     }, ackMs);

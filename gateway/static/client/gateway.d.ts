@@ -98,7 +98,7 @@ export interface Timing {
   baseMs: number;
   /** the longest wait (20000) */
   capMs: number;
-  /** a SUBSCRIBE without an answer is sent again after so long (1000) */
+  /** a SUBSCRIBE without an answer is sent again after this time (1000), unless it recovers */
   ackMs: number;
   /** any answer (10000) */
   answerMs: number;
