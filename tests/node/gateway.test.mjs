@@ -719,6 +719,25 @@ test("a topic that its second hearer may not hear any more ends for all, and is 
   assert.deepEqual(sentFor("UNSUBSCRIBE"), ["UNSUBSCRIBE t"]);
 });
 
+test("a topic may have the name of what every object has", async () => {
+  const { gateway } = await connected();
+  const notes = ["constructor", "toString", "__proto__", "valueOf"].map((topic) => {
+    const note = notebook();
+    gateway.subscribe(topic, note.handlers);
+    return note;
+  });
+  await turns();
+  socket().subscribed({ __proto__: null, toString: at(3) });
+  gateway.reconnect(0);
+  await pass(10);
+  socket().welcome();
+  await turns();
+  assert.deepEqual(socket().last("SUBSCRIBE").topics.length, 4);
+  assert.deepEqual(JSON.stringify(socket().last("SUBSCRIBE").recover), '{"toString":{"epoch":"e","offset":3}}');
+  socket().subscribed({ __proto__: null, toString: at(3, { recovered: true }) });
+  assert.deepEqual(notes.map(({ heard }) => heard.at(-1)), ["subscribed", "recovered", "subscribed", "subscribed"]);
+});
+
 test("what a callback does in the midst of an answer is respected", async () => {
   const { gateway } = await connected();
   const note = notebook();

@@ -871,7 +871,8 @@ export class Gateway extends EventTarget {
     this.#await();
     for (const known of ask.entries) {
       if (socket !== this.#socket) return; // a callback has given up the connection
-      const { topic, place, covered } = known, position = positions[topic];
+      const { topic, place, covered } = known;
+      const position = Object.hasOwn(positions, topic) ? positions[topic] : null; // a topic may be named "constructor"
       known.asked = false;
       this.#touch(known);
       known.joined ||= heard.has(topic);
