@@ -11,25 +11,35 @@
 
 -- A whole number as this script writes it, and small enough to be counted on exactly; nil for anything else.
 local function whole(text, most)
-  if text and #text <= 16 and string.find(text, '^%d+$') and tonumber(text) < most then return tonumber(text) end
+  if type(text) == 'string' and #text <= 16 and string.find(text, '^%d+$') and tonumber(text) < most then return tonumber(text) end
+end
+
+local function is_epoch(text) return text and string.find(text, '^%w+$') and #text <= 64 end
+
+-- Write fields of a hash. A key of another type is replaced: another program wrote it.
+local function set(key, ...)
+  if type(redis.pcall('HSET', key, ...)) == 'table' then
+    redis.call('UNLINK', key)
+    redis.call('HSET', key, ...)
+  end
 end
 
 local function written(number) return string.format('%.0f', number) end
 
 local time = redis.call('TIME')
 if ARGV[11] ~= '' then
-  local newest = tonumber(redis.call('HGET', KEYS[2], 'fence:' .. ARGV[11]) or 0)
+  local newest = whole(redis.pcall('HGET', KEYS[2], 'fence:' .. ARGV[11]), 2 ^ 53) or 0
   if tonumber(ARGV[12]) < newest or time[1] * 1000 + math.floor(time[2] / 1000) >= tonumber(ARGV[13]) then
     return { written(newest) }
   end
-  redis.call('HSET', KEYS[2], 'fence:' .. ARGV[11], ARGV[12])
 end
 if ARGV[8] ~= '' then
-  local first = redis.call('HMGET', KEYS[3], 'epoch', 'offset', 'mark')
-  if first[1] then
+  local first = redis.pcall('HMGET', KEYS[3], 'epoch', 'offset', 'mark')
+  local offset, mark = whole(first[2], 1e15), whole(first[3] or '0', 9e15)
+  if is_epoch(first[1]) and offset and mark then
     -- A write, so that WAIT behind it covers the first answer's message too, whichever connection that came by.
     redis.call('PEXPIRE', KEYS[3], ARGV[9])
-    return { first[1], tonumber(first[2]), first[3] or '0', 1 }
+    return { first[1], offset, written(mark), 1 }
   end
 end
 
@@ -38,7 +48,7 @@ local epoch, top, last = meta[1], whole(meta[2], 1e14), whole(meta[3] or '0', 9e
 -- Bytes of all messages that were ever added; and of those that were so before the oldest that is kept, when that was last
 -- looked at.
 local bytes, floor = whole(meta[4] or '0', 9e15) or 0, whole(meta[5] or '0', 9e15) or 0
-if not (epoch and string.find(epoch, '^%w+$') and #epoch <= 64 and top and last) then
+if not (is_epoch(epoch) and top and last) then
   -- There is no meta, or it is not one: the numbering begins anew.
   if meta.err then redis.call('UNLINK', KEYS[2]) end
   -- A growing write first: a Redis without memory refuses a script's first write, and no later one.
@@ -90,6 +100,7 @@ if bytes - floor > tonumber(ARGV[16]) then
 end
 redis.call('HSET', KEYS[2], 'epoch', epoch, 'top', written(offset), 'mark', written(mark), 'bytes', written(bytes),
   'floor', written(floor))
+if ARGV[11] ~= '' then redis.call('HSET', KEYS[2], 'fence:' .. ARGV[11], ARGV[12]) end
 if offset % 32 == 1 then
   -- The oldest that are past their time go too: more than came in since the last time, and read one at a time.
   for _ = 1, 64 do
@@ -102,11 +113,11 @@ redis.call('PEXPIRE', KEYS[1], ARGV[5])
 -- The numbering outlives the messages, so that whoever was away longer is told so.
 redis.call('PEXPIRE', KEYS[2], ARGV[5] + ARGV[15])
 if KEYS[4] ~= KEYS[2] then
-  redis.call('HSET', KEYS[4], 'v', written(mark), 'm', text)
+  set(KEYS[4], 'v', written(mark), 'm', text)
   redis.call('PEXPIRE', KEYS[4], ARGV[5] + ARGV[15])
 end
 if ARGV[8] ~= '' then
-  redis.call('HSET', KEYS[3], 'epoch', epoch, 'offset', written(offset), 'mark', written(mark))
+  set(KEYS[3], 'epoch', epoch, 'offset', written(offset), 'mark', written(mark))
   redis.call('PEXPIRE', KEYS[3], ARGV[9])
 end
 redis.call(ARGV[14], ARGV[1], string.format('%s %s %.0f %.0f %.0f\n', ARGV[2], epoch, offset, mark, last) .. text)

@@ -4,6 +4,7 @@
 local meta = redis.pcall('HMGET', KEYS[1], 'epoch', 'top')
 if not (meta[1] and meta[2]) then return '' end
 -- Always a write, so that WAIT behind it covers the renewal by another node too.
-if meta[1] == ARGV[1] then redis.call('HSET', KEYS[1], 'epoch', ARGV[2]) end
+local epoch = meta[1] == ARGV[1] and ARGV[2] or meta[1]
+redis.call('HSET', KEYS[1], 'epoch', epoch)
 if redis.call('PTTL', KEYS[1]) < tonumber(ARGV[3]) then redis.call('PEXPIRE', KEYS[1], ARGV[3]) end
-return redis.call('HGET', KEYS[1], 'epoch')
+return epoch
