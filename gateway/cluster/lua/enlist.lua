@@ -6,6 +6,7 @@ local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local names = {}
 for at = 4, #ARGV, 2 do names[#names + 1] = ARGV[at] end
+if #names == 0 then return {} end
 local known = redis.pcall('ZMSCORE', KEYS[1], unpack(names)) -- `States.write` bounds their number
 if known.err then -- a key of another type: another program wrote it
   redis.call('UNLINK', KEYS[1])
@@ -13,15 +14,17 @@ if known.err then -- a key of another type: another program wrote it
 end
 local number -- in the index; counted, and the forgotten removed, only when a service is new
 local listed, scores = {}, {}
+local new = {} -- name -> 1 or 0: a service may stand there several times, once for each of its instances
 for at, name in ipairs(names) do
-  listed[at] = 1
-  if not known[at] then
+  listed[at] = new[name] or 1
+  if not known[at] and not new[name] then
     if not number then
       redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - ARGV[1])
       number = redis.call('ZCARD', KEYS[1])
     end
     number = number + 1
     if number > tonumber(ARGV[2]) then listed[at] = 0 end
+    new[name] = listed[at]
   end
   if listed[at] == 1 then
     scores[#scores + 1] = now + ARGV[3 + 2 * at]

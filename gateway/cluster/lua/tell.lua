@@ -5,6 +5,7 @@
 -- A version of Redis' is its time in us, or one more than the last: it only grows, even over a flushed Redis.
 -- Returns 1 and the version; 0 and the version that is there, if that is newer; -1 and their number, if there are too many.
 local function decoded(text)
+  if #text > 65536 then return {} end -- no record is larger
   local ok, record = pcall(cjson.decode, text)
   return ok and type(record) == 'table' and record or {}
 end
@@ -28,7 +29,7 @@ else
   -- Five times as many as there may be are looked at, however many another program has written.
   local rows = redis.call('HSCAN', KEYS[1], 0, 'COUNT', 5 * ARGV[6])[2]
   for at = 1, #rows, 2 do
-    local ends = #rows[at + 1] <= 65536 and tonumber(decoded(rows[at + 1]).leaseEnds) or 0
+    local ends = tonumber(decoded(rows[at + 1]).leaseEnds) or 0
     if not (ends + ARGV[5] >= now) then redis.call('HDEL', KEYS[1], rows[at]) end
   end
   local number = redis.call('HLEN', KEYS[1])
