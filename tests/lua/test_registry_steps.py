@@ -298,6 +298,9 @@ def test_bury_removes_nothing_while_the_lease_lives(steps: Steps, rows: list[str
 
 def test_bury_removes_rows_of_another_type_and_counts_no_clients(steps: Steps, rows: list[str]) -> None:
     steps.redis.set(rows[1], "x")
-    steps.redis.rpush(rows[2], "x")
+    steps.redis.hset(rows[2], "news", 1)
     assert steps.call("bury", rows) == [2, 0]
+    steps.redis.hset(rows[1], "c1", "{}")
+    steps.redis.set(rows[2], "x")
+    assert steps.call("bury", rows) == [2, 1]
     assert steps.state() == {}

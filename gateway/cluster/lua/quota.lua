@@ -9,12 +9,12 @@ local held = redis.pcall('GET', KEYS[1])
 local spent = type(held) ~= 'table' and tonumber(held or 0) or 0 -- of another type, or no number: a full bucket
 if not (spent <= now + ARGV[2] + 1) then spent = 0 end -- a debt is at most a full bucket: no gateway wrote it
 spent = math.max(spent, now - ARGV[2])
-local granted = math.min(tonumber(ARGV[3]), math.floor((now - spent) * ARGV[1] + 0.000001))
+local granted = math.max(0, math.min(tonumber(ARGV[3]), math.floor((now - spent) * ARGV[1] + 0.000001)))
 if ARGV[4] == '2' then granted = tonumber(ARGV[3]) end
 if ARGV[4] == '1' and granted < tonumber(ARGV[3]) then return 0 end
 if granted > 0 then
   spent = spent + granted / ARGV[1]
   -- When it is full again it need not be there.
-  redis.call('SET', KEYS[1], string.format('%.6f', spent), 'PX', math.ceil((spent - now + ARGV[2]) * 1000))
+  redis.call('SET', KEYS[1], string.format('%.6f', spent), 'PX', math.max(1, math.ceil((spent - now + ARGV[2]) * 1000)))
 end
 return granted
