@@ -178,18 +178,26 @@ def clients(remote: Remote, client_id: str | None, limit: int, cursor: str | Non
 
 @cli.command()
 @click.argument("topic", required=False)
+@click.option("--contains", metavar="TEXT", help="Only topics with this text in their name.")
+@click.option("--limit", type=click.IntRange(1), default=1000, show_default=True, help="At most so many.")
+@click.option("--after", metavar="TOPIC", help="Only topics behind this name: `next` of an answer that was not all.")
 @speaking
-def topics(remote: Remote, topic: str | None) -> Steps:
+def topics(remote: Remote, topic: str | None, contains: str | None, limit: int, after: str | None) -> Steps:
     """Topics and their subscribers; with TOPIC, by node."""
     if topic is not None:
+        if contains is not None or after is not None:
+            raise click.UsageError("TOPIC names one topic: leave --contains and --after out.")
         one = remote.topic(topic)
         yield one
         print_table(["node", "clients"], list(one["nodes"].items()), none=f"No client is subscribed to {topic}.")
         return
-    found = remote.topics()
+    found = remote.topics(limit, after, contains)
     yield found
     rows = [[heard["topic"], heard["subscribers"], len(heard["nodes"])] for heard in found["topics"]]
-    print_table(["topic", "clients", "nodes"], rows, none="No client is subscribed to any topic.")
+    none = "No client is subscribed to any topic." if contains is None and after is None else "No topic matches."
+    print_table(["topic", "clients", "nodes"], rows, none=none)
+    if found.get("next") is not None:
+        click.echo(f"The first {limit}; there are more, and --limit shows them.", err=True)
 
 
 @cli.command()

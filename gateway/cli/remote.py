@@ -12,6 +12,7 @@ import orjson
 
 DEFAULT_URL: Final = "http://127.0.0.1:8404"  # the load balancer's internal port in the local stack
 PAGE_CLIENTS: Final = 1000
+PAGE_TOPICS: Final = 1000
 
 CONNECT_SECONDS: Final = 5.0
 # Longer than a node waits for Redis, so that it is the node that says why.
@@ -69,9 +70,16 @@ class Remote:
         """The living nodes."""
         return self._ask("GET", "nodes", expect="nodes")
 
-    def topics(self) -> dict[str, Any]:
-        """All topics that somebody hears."""
-        return self._ask("GET", "topics", expect="topics")
+    def topics(self, limit: int, after: str | None = None, contains: str | None = None) -> dict[str, Any]:
+        """The first `limit` topics that have subscribers, over as many pages as that takes."""
+        found: list[dict[str, Any]] = []
+        while True:
+            about = {"after": after, "contains": contains, "limit": min(limit - len(found), PAGE_TOPICS)}
+            page = self._ask("GET", "topics", expect="topics", parameters=about)
+            found += page["topics"]
+            after = page.get("next")  # gateway 0.1.0 has no pages
+            if after is None or len(found) >= limit:
+                return {**page, "topics": found}
 
     def topic(self, topic: str) -> dict[str, Any]:
         """One topic."""

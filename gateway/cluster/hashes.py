@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
 from gateway.cluster.link import Impaired, Link, Refused, WrongType
@@ -24,12 +24,24 @@ class Hashes:
     async def read(self, keys: Sequence[str]) -> list[dict[bytes, bytes]]:
         """Fields and values of each hash; the first pages of all are one round trip. A key of another type has none.
 
-        What is changed meanwhile may be in it or not; what is not changed is.
+        A field that changes during the read may be missing; every other field is there.
 
         Raises:
             Unavailable: Redis did not answer in time, or refused for another reason than the type of a key.
         """
         found: list[dict[bytes, bytes]] = [{} for _ in keys]
+        async for at, flat in self.pages(keys):
+            found[at].update(zip(flat[::2], flat[1::2], strict=True))
+        return found
+
+    async def pages(self, keys: Sequence[str]) -> AsyncIterator[tuple[int, list[bytes]]]:
+        """The same a page at a time: the place of its hash in `keys`, and field, value, field, value, ...
+
+        A page has about `PAGE_FIELDS` fields. HSCAN may give a field twice.
+
+        Raises:
+            Unavailable: as `read`.
+        """
         cursors: dict[int, bytes | int] = dict.fromkeys(range(len(keys)), 0)
         for _ in range(MAX_PAGES):
             if not cursors:
@@ -50,12 +62,11 @@ class Hashes:
                 if isinstance(answer, Refused):
                     raise answer
                 cursor, left_out, flat = answer
-                found[at].update(zip(flat[::2], flat[1::2], strict=True))
                 if left_out:
                     self._link.rows.skip(self._kind, keys[at], "a field or a value is too long", left_out)
                 if cursor != b"0":
                     following[at] = cursor
+                yield at, flat
             cursors = following
         for at in cursors:
             self._link.rows.skip(self._kind, keys[at], f"more than {MAX_PAGES * PAGE_FIELDS} fields")
-        return found

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -23,6 +23,7 @@ from gateway.cluster import rows
 from gateway.cluster.hashes import Hashes
 from gateway.cluster.keys import Keys, node_of
 from gateway.cluster.link import Link, Script, Unavailable, WrongType
+from gateway.cluster.listings import Listings, topic_row
 from gateway.logs import StateLog, logger
 from gateway.metrics import Metrics
 
@@ -36,7 +37,6 @@ WRITE_ROWS: Final = 250
 WRITE_BYTES: Final = 256 << 10
 MAX_NODES: Final = 1000  # that a query reads
 MAX_DEAD: Final = 100  # that one look at the index finds
-MAX_CLIENT_BYTES: Final = 4 << 20  # of a client's row: its names and up to 5,000 topics make 1 MB
 MAX_FIELD_BYTES: Final = 1000  # of a field of a node's own row, and of a topic's count
 _NO_LEASE: Final = 0  # answer of write.lua; below it keys of another type were removed, above it is the write's number
 _TEXTS: Final = ("name", "address", "path", "version", "started")
@@ -82,6 +82,7 @@ class Registry:
         self._node_rows = Hashes(link, "node", MAX_FIELD_BYTES)
         self._topic_rows = Hashes(link, "topic", MAX_FIELD_BYTES)
         self._write = link.script("write")
+        self.listings = Listings(link, keys, self.living)
 
     # ---- what the node says
 
@@ -274,20 +275,6 @@ class Registry:
                 listed.append({"id": node_id, **row, "clients": clients, "topics": topics})
         return listed
 
-    async def topics(self) -> list[dict[str, Any]]:
-        """Each topic somebody hears, with its subscribers in all and on each node; by name.
-
-        Raises:
-            Unavailable: Redis did not answer in time.
-        """
-        by_topic: dict[str, dict[str, int]] = {}
-        ids = await self.living()
-        keys = [self._keys.topics(node_id) for node_id in ids]
-        for node_id, key, counts in zip(ids, keys, await self._topic_rows.read(keys), strict=True):
-            for topic, count in self._link.rows.each("topic", key, counts.items(), _count):
-                by_topic.setdefault(topic, {})[node_id] = count
-        return [_topic_row(topic, counts) for topic, counts in sorted(by_topic.items())]
-
     async def topic(self, topic: str) -> dict[str, Any]:
         """One topic's subscribers, in all and on each node; zero if nobody hears it.
 
@@ -301,7 +288,7 @@ class Registry:
             for node_id, count in zip(ids, found, strict=True)
             if count is not None
         }
-        return _topic_row(topic, {node_id: count for node_id, count in counts.items() if count})
+        return topic_row(topic, {node_id: count for node_id, count in counts.items() if count})
 
     async def client(self, client_id: str) -> dict[str, Any] | None:
         """One client's row; None if it is not connected.
@@ -313,46 +300,7 @@ class Registry:
         alive, row = await self._link.ask_each(
             [("EXISTS", self._keys.node(node_id)), ("HGET", self._keys.clients(node_id), client_id)]
         )
-        return self._client(client_id, row) if alive == 1 and row is not None else None
-
-    async def clients(
-        self, *, user: str | None = None, ip: str | None = None, topic: str | None = None, node: str | None = None,
-        after: str | None = None,
-    ) -> AsyncIterator[dict[str, Any]]:  # fmt: skip
-        """The clients that match, by node and then in the order they came; `after` a client id, the rest.
-
-        Raises:
-            Unavailable: Redis did not answer in time.
-        """
-        ids = [i for i in await self.living() if node is None or node in (i, i.rpartition(".")[0])]
-        after_node = node_of(after) if after else ""
-        for node_id in ids:
-            if after and node_id < after_node:
-                continue
-            key = self._keys.clients(node_id)
-            try:
-                names = await self._link.ask("HKEYS", key)
-            except WrongType as error:
-                self._link.rows.skip("client", key, error)
-                continue
-            members = list(self._link.rows.each("client", key, names, rows.client_id))
-            members.sort(key=_order)
-            if after and node_id == after_node:
-                members = [member for member in members if _order(member) > _order(after)]
-            for at in range(0, len(members), SCRIPT_ROWS):
-                page = members[at : at + SCRIPT_ROWS]
-                for client_id, row in zip(page, await self._link.ask("HMGET", key, *page), strict=True):
-                    client = self._client(client_id, row) if row is not None else None
-                    if client is None or (user is not None and client["user"] != user):
-                        continue
-                    if ip is not None and client["ip"] != ip:
-                        continue
-                    if topic is None or topic in client["topics"]:
-                        yield client
-
-    def _client(self, client_id: str, row: object) -> dict[str, Any] | None:
-        key = self._keys.clients(node_of(client_id))
-        return self._link.rows.take("client", key, lambda: _client_row(client_id, row))
+        return self.listings.client(client_id, row) if alive == 1 and row is not None else None
 
 
 async def living(link: Link, keys: Keys, script: Script) -> list[str]:
@@ -369,10 +317,6 @@ async def living(link: Link, keys: Keys, script: Script) -> list[str]:
     return sorted(link.rows.each("node", keys.nodes, found, rows.node_id))
 
 
-def _order(client_id: str) -> int:
-    return int(client_id.rpartition(".")[2])
-
-
 def _node_row(fields: dict[bytes, bytes]) -> dict[str, Any]:
     """A node's own row; empty if there is none."""
     if not fields:
@@ -381,22 +325,3 @@ def _node_row(fields: dict[bytes, bytes]) -> dict[str, Any]:
     datetime.fromisoformat(row["started"])  # raises ValueError
     row["rules"] = rows.text(fields[b"rules"]) if b"rules" in fields else ""  # gateway 0.1.0 writes none
     return row | {flag: fields.get(flag.encode()) == b"1" for flag in ("ready", "draining", "moving")}
-
-
-def _count(field: tuple[bytes, bytes]) -> tuple[str, int]:
-    topic, count = field
-    return rows.text(topic), rows.integer(count)
-
-
-def _client_row(client_id: str, row: object) -> dict[str, Any]:
-    found = rows.json_object(row, MAX_CLIENT_BYTES)
-    for name in ("connectedAt", "ip", "userAgent", "user", "role"):
-        if not isinstance(found[name], str | None):
-            raise ValueError(f"{name} is no text")  # noqa: TRY004  the type of input
-    if not isinstance(found["topics"], list) or not all(isinstance(topic, str) for topic in found["topics"]):
-        raise ValueError("topics is no list of names")
-    return {"id": client_id, "node": node_of(client_id), **found}
-
-
-def _topic_row(topic: str, counts: dict[str, int]) -> dict[str, Any]:
-    return {"topic": topic, "subscribers": sum(counts.values()), "nodes": counts}

@@ -27,6 +27,7 @@ from gateway.web.openapi import (
     ref,
 )
 
+MAX_PAGE_TOPICS: Final = 20_000  # that the clients on a page have together, if it is more than one client: about 1 MB
 _CLIENT_ID: Final = r"[A-Za-z0-9_.\-]{1,200}"
 _CURSOR: Final = r"[A-Za-z0-9_.\-]+\.[0-9]{1,18}"  # a client's id
 
@@ -40,10 +41,12 @@ async def list_clients(request: Request) -> Any:
     if topic is not None and not is_topic(topic):
         raise ApiError(400, "bad_request", f"{shown(topic)} is not a topic: a name has {NAME_FORM}")
     found: list[dict[str, Any]] = []
-    async for client in node_of(request).registry.clients(
+    held = 0
+    async for client in node_of(request).registry.listings.clients(
         user=query.get("user"), ip=query.get("ip"), topic=topic, node=query.get("node"), after=cursor
     ):
-        if len(found) == limit:
+        held += len(client["topics"])
+        if len(found) == limit or (found and held > MAX_PAGE_TOPICS):
             return {"clients": found, "next": found[-1]["id"]}
         found.append(client)
     return {"clients": found, "next": None}
@@ -76,7 +79,7 @@ async def disconnect_user(request: Request) -> Any:
     if not user:
         raise ApiError(404, "not_found", f"There is no user at {request.url.path[:200]}: a user has a name")
     _check_user(user)
-    found = [client["id"] async for client in node.registry.clients(user=user)]
+    found = [client["id"] async for client in node.registry.listings.clients(user=user)]
     # Even if none is listed: one may be connecting this very moment.
     await node.control.order("disconnect", user=user)
     return {"disconnected": found}
@@ -124,7 +127,9 @@ PATHS: Final[Schema] = {
             "listClients", "Clients, a page at a time",
             answer(ref("Clients"), "By node, then in the order they came"),
             parameters=_filters(),
-            description="A client that comes or goes meanwhile may be on no page; none is on two.",
+            description="A client that comes or goes meanwhile may be on no page; none is on two. A page has fewer "
+            f"clients than `limit` if they have more than {MAX_PAGE_TOPICS:,} topics together: `next` says whether "
+            "more follow.",
         )
     },
     "/api/clients/{id}": {

@@ -8,8 +8,8 @@ from starlette.requests import Request
 
 from gateway.core import topics
 from gateway.core.messages import DEFAULT_HISTORY_LIMIT, MAX_HISTORY_LIMIT
-from gateway.core.protocol import shown
-from gateway.web.answers import ApiError, limit_of, node_of, resource
+from gateway.core.protocol import MAX_NAME_LENGTH, shown
+from gateway.web.answers import DEFAULT_LIMIT, ApiError, limit_of, node_of, resource
 from gateway.web.openapi import (
     CLIENT_ID,
     COUNT,
@@ -26,10 +26,19 @@ from gateway.web.openapi import (
     ref,
 )
 
+MAX_PAGE_TOPICS: Final = 1000
+
 
 async def list_topics(request: Request) -> Any:
-    """Every topic somebody hears, with counts."""
-    return {"topics": await node_of(request).registry.topics()}
+    """The topics that have subscribers, with counts, a page at a time."""
+    query = request.query_params
+    limit = limit_of(query.get("limit"), MAX_PAGE_TOPICS)
+    for name in ("after", "contains"):
+        if len(query.get(name, "")) > MAX_NAME_LENGTH:
+            raise ApiError(400, "bad_request", f"{name} has at most {MAX_NAME_LENGTH} characters, as names of topics")
+    return await node_of(request).registry.listings.topics(
+        limit, after=query.get("after", ""), contains=query.get("contains", "")
+    )
 
 
 async def show_topic(request: Request) -> Any:
@@ -90,13 +99,26 @@ def _range() -> list[Schema]:
     ]
 
 
+def _page() -> list[Schema]:
+    limit = {"type": "integer", "minimum": 1, "maximum": MAX_PAGE_TOPICS, "default": DEFAULT_LIMIT}
+    text = {"type": "string", "maxLength": MAX_NAME_LENGTH}
+    return [
+        in_query("after", text, "Only topics behind this name: `next` of the page before"),
+        in_query("contains", text, "Only topics with this text in their name"),
+        in_query("limit", limit, "Topics on a page"),
+    ]
+
+
 _TOPIC: Final = in_path("topic", TOPIC)
 
 PATHS: Final[Schema] = {
     "/api/topics": {
         "get": operation(
-            "listTopics", "Every topic that a client is subscribed to",
-            answer(record(topics=array(ref("Topic"))), "By name"),
+            "listTopics", "Topics that clients are subscribed to, a page at a time",
+            answer(ref("Topics"), "By name"),
+            parameters=_page(),
+            description="A topic that gets its first subscriber or loses its last one meanwhile may be on no page; "
+            "none is on two. The number of all topics is in `nodes`.",
         )
     },
     "/api/topics/{topic}": {
@@ -133,6 +155,13 @@ SCHEMAS: Final[Schema] = {
         nodes={"type": "object", "additionalProperties": COUNT, "description": "Subscribers by node id",
                "examples": [{"n1.9f2c31ab": 3}]},
     ),
+    "Topics": record(
+        topics=array(ref("Topic")),
+        next={"type": ["string", "null"], "description": "The next page's `after`; null: this was the last"},
+        nodes={"type": "object", "additionalProperties": COUNT,
+               "description": "All topics by node id, whatever is on the page; a topic on two nodes counts at both",
+               "examples": [{"n1.9f2c31ab": 3}]},
+    ),
     "History": record(
         topic=TOPIC, epoch=EPOCH, offset={**COUNT, "description": "Of the newest message there is"},
         mark=MARK,
@@ -152,7 +181,7 @@ SCHEMAS: Final[Schema] = {
 }  # fmt: skip
 
 ROUTES: Final = [
-    resource("/api/topics", GET=("read", list_topics)),
+    resource("/api/topics", "after", "contains", "limit", GET=("read", list_topics)),
     resource(
         "/api/topics/{topic:name}/history", "limit", "since", "reverse",
         GET=("read", show_history), DELETE=("admin", delete_history),

@@ -136,21 +136,31 @@ async def test_a_page_goes_on_where_its_last_client_has_left(plain: Cluster, bac
     assert rest["next"] is None
 
 
+async def node_ids(back_end: Api) -> list[str]:
+    """Ids of the living nodes."""
+    return [row["id"] for row in (await back_end.get("/api/nodes"))["nodes"]]
+
+
 async def test_topics_are_counted_over_all_nodes(plain: Cluster, back_end: Api, connect: Connect) -> None:
     clients = [await connect(node) for node in (plain[0], plain[0], plain[2])]
     await asyncio.gather(*(client.subscribe("counted", "a/b:c.d-e") for client in clients))
     ids = [client.id.rpartition(".")[0] for client in clients]
     row = {"topic": "counted", "subscribers": 3, "nodes": {ids[0]: 2, ids[2]: 1}}
 
-    async def told(path: str, wanted: Any) -> None:
+    async def told(path: str, wanted: Any, **query: str | int) -> None:
         async def holds() -> bool:
-            return bool(await back_end.get(path) == wanted)
+            return bool(await back_end.get(path, **query) == wanted)
 
         await eventually(holds)
 
     await told("/api/topics/counted", row)
     await told("/api/topics/a/b:c.d-e", {**row, "topic": "a/b:c.d-e"})
-    await told("/api/topics", {"topics": [{**row, "topic": "a/b:c.d-e"}, row]})
+    other, totals = {**row, "topic": "a/b:c.d-e"}, {**dict.fromkeys(await node_ids(back_end), 0), ids[0]: 2, ids[2]: 2}
+    await told("/api/topics", {"topics": [other, row], "next": None, "nodes": totals})
+    await told("/api/topics", {"topics": [other], "next": "a/b:c.d-e", "nodes": totals}, limit=1)
+    await told("/api/topics", {"topics": [row], "next": None, "nodes": totals}, limit=1, after="a/b:c.d-e")
+    await told("/api/topics", {"topics": [row], "next": None, "nodes": totals}, contains="nte")
+    await told("/api/topics", {"topics": [], "next": None, "nodes": totals}, contains="*")
     await clients[0].unsubscribe("counted")
     await clients[2].close()
     await told("/api/topics/counted", {"topic": "counted", "subscribers": 1, "nodes": {ids[0]: 1}})

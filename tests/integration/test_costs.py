@@ -200,7 +200,7 @@ class Caller:
             "POST /api/publish without a key": plain("POST", "/api/publish", 401, json={"topic": "t", "data": 1}),
             "POST /api/publish": by_key("POST", lambda: "/api/publish", json={"topic": "plain", "data": "x" * 100}),
             "POST /api/publish, 1,000 messages with history": by_key("POST", lambda: "/api/publish", json=batch),
-            "GET /api/topics, all of them": by_key("GET", lambda: "/api/topics"),
+            "GET /api/topics, 1,000 of them": by_key("GET", lambda: "/api/topics"),
             "GET /api/topics/{topic}": by_key("GET", lambda: "/api/topics/crowd:77"),
             "GET /api/topics/{topic}/history, 100 messages": by_key(
                 "GET", lambda: "/api/topics/kept%3Apast/history?limit=100"

@@ -355,7 +355,7 @@ class World:
         nodes = [member.node for member in self.members if member.node is not None]
         truth = {client.client_id: sorted(client.subscriptions) for client in self.clients}
         for node in nodes:
-            listed = {row["id"]: row["topics"] async for row in node.registry.clients()}
+            listed = {row["id"]: row["topics"] async for row in node.registry.listings.clients()}
             if listed != truth:
                 raise Broken(f"the registry lists {listed}, but there are {truth}")
             held = {connection.client_id for connection in node.clients}
@@ -366,7 +366,7 @@ class World:
             there = sorted(client.client_id or "" for client in self.clients if "room1" in client.subscriptions)
             if sorted(people) != there:
                 raise Broken(f"{node.id} sees {people} in room1, but there are {there}")
-        counts = {row["topic"]: row["subscribers"] for row in await nodes[0].registry.topics()}
+        counts = {row["topic"]: row["subscribers"] for row in (await nodes[0].registry.listings.topics(1000))["topics"]}
         expected: dict[str, int] = {}
         for client in self.clients:
             for topic in client.subscriptions:

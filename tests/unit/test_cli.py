@@ -288,7 +288,8 @@ def test_publish_asks_nothing_of_the_api_when_it_is_used_wrongly(
     ("words", "method", "path"),
     [
         (["nodes"], "GET", "nodes"),
-        (["topics"], "GET", "topics"),
+        (["topics"], "GET", "topics?limit=1000"),
+        (["topics", "--contains", "a&b"], "GET", "topics?contains=a%26b&limit=1000"),
         (["topics", "a/b:c"], "GET", "topics/a%2Fb%3Ac"),
         (["topics", ".."], "GET", "topics/%2E%2E"),
         (["clients", "n1.0.1"], "GET", "clients/n1.0.1"),
@@ -311,6 +312,7 @@ def test_names_of_any_form_reach_the_api_whole(shell: Shell, words: list[str], m
     "words",
     [
         ["disconnect"], ["disconnect", "--client", "a", "--user", "b"], ["unsubscribe", "a"],
+        ["topics", "a", "--contains", "b"], ["topics", "a", "--after", "b"], ["topics", "--limit", "0"],
         ["clients", "a", "--user", "b"], ["clients", "a", "--cursor", "b"], ["clients", "--limit", "0"],
         ["nodes", "n1"], ["token", "issue"], ["token", "ann"], ["token", "issue", ""], ["token", "issue", "a" * 201],
         ["token", "issue", "ann", "--role", "king"], ["token", "issue", "ann", "--seconds", "0"], ["nonsense"],
@@ -376,11 +378,41 @@ def test_a_list_that_is_not_all_says_so_on_standard_error(shell: Shell) -> None:
     assert shell.run("clients", "--limit", "3").stderr == ""
 
 
+def topic_pages(request: httpx.Request) -> httpx.Response:
+    """An API with 2,500 topics, which gives them in pages."""
+    query = request.url.params
+    start, limit = int(query.get("after", "t-1").removeprefix("t")) + 1, int(query["limit"])
+    found = [{"topic": f"t{at}", "subscribers": 1, "nodes": {}} for at in range(start, min(start + limit, 2500))]
+    following = found[-1]["topic"] if start + limit < 2500 else None
+    return httpx.Response(200, json={"topics": found, "next": following, "nodes": {"n1.0": 2500}})
+
+
+@pytest.mark.parametrize(
+    ("limit", "asked", "following"),
+    [(2500, [1000, 1000, 500], None), (9999, [1000, 1000, 1000], None), (1500, [1000, 500], "t1499"), (2, [2], "t1")],
+)
+def test_topics_follow_the_pages(shell: Shell, limit: int, asked: list[int], following: str | None) -> None:
+    shell.answer = topic_pages
+    done = shell.run("topics", "--limit", str(limit), "--contains", "t", "--json")
+    answer = orjson.loads(done.stdout)
+    assert [row["topic"] for row in answer["topics"]] == [f"t{at}" for at in range(min(2500, limit))]
+    assert (answer["next"], answer["nodes"]) == (following, {"n1.0": 2500})
+    assert [int(request.url.params["limit"]) for request in shell.asked] == asked
+    assert all(request.url.params["contains"] == "t" for request in shell.asked)
+
+
+def test_topics_that_are_not_all_say_so_on_standard_error(shell: Shell) -> None:
+    shell.answer = topic_pages
+    done = shell.run("topics", "--limit", "2", "--after", "t9")
+    assert "The first 2; there are more" in done.stderr
+    assert [line.split()[0] for line in done.stdout.splitlines()] == ["topic", "t10", "t11"]
+
+
 @pytest.mark.parametrize(
     ("words", "document"),
     [
         (["nodes"], {"nodes": [node("n1")]}),
-        (["topics"], {"topics": []}),
+        (["topics"], {"topics": [], "next": None, "nodes": {"n1.0": 0}}),
         (["topics", "t"], {"topic": "t", "subscribers": 0, "nodes": {}}),
         (["clients", "n1.0.1"], client(1)),
         (["clients"], {"clients": [client(1)], "next": None}),
@@ -468,6 +500,7 @@ def test_what_others_chose_cannot_direct_the_terminal(shell: Shell) -> None:
         (["nodes"], {"nodes": []}, "No node is there.\n"),
         (["clients"], {"clients": [], "next": None}, "No client is there.\n"),
         (["topics"], {"topics": []}, "No client is subscribed to any topic.\n"),
+        (["topics", "--contains", "x"], {"topics": []}, "No topic matches.\n"),
         (["topics", "t"], {"topic": "t", "subscribers": 0, "nodes": {}}, "No client is subscribed to t.\n"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

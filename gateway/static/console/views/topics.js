@@ -5,6 +5,7 @@ import { count, listed, some } from "../format.js";
 
 const LIST_MS = 5_000;
 const LISTED = 500; // topics; of more, a filter finds the one
+const TYPING_MS = 200; // after the last letter the API is asked for what the filter finds
 const KEPT = 200; // messages shown
 const PAST = 50; // of them from before the topic was opened
 const SHOWN_CHARACTERS = 2_000; // of one message
@@ -15,7 +16,9 @@ export class Topics {
   #session;
   #operator;
   #timer = null;
-  #topics = []; // as the API lists them
+  #topics = []; // the first that the filter finds, as the API lists them
+  #more = false; // it finds more than these
+  #typing = null;
   #open = null; // {topic, subscription}
   #messages = []; // newest first
   #seen = new Set(); // places of those that have one: what was read and what is heard overlap
@@ -25,7 +28,11 @@ export class Topics {
   constructor(session, operator) {
     this.#session = session;
     this.#operator = operator;
-    $("topic-name").addEventListener("input", () => this.#drawList());
+    $("topic-name").addEventListener("input", () => {
+      clearTimeout(this.#typing);
+      this.#typing = setTimeout(() => this.#list(), TYPING_MS);
+      this.#drawList();
+    });
     onSubmit($("find-topic"), () => (location.hash = `#topics/${$("topic-name").value}`));
     onSubmit($("publish"), () => this.#publish());
     $("publish-to").addEventListener("change", ({ target }) => {
@@ -52,6 +59,7 @@ export class Topics {
 
   leave() {
     clearInterval(this.#timer);
+    clearTimeout(this.#typing);
     this.#close();
   }
 
@@ -68,9 +76,13 @@ export class Topics {
       this.#drawList("The list is for administrators. You can open a topic that you know by name.");
       return;
     }
+    const contains = $("topic-name").value.slice(0, 200);
     try {
-      this.#topics = (await this.#session.api("GET", "/api/topics")).topics;
-      this.#drawList(this.#topics.length ? "" : "Nobody hears any topic just now.");
+      const found = await this.#session.api("GET", `/api/topics?${new URLSearchParams({ limit: LISTED, ...(contains && { contains }) })}`);
+      if (contains !== $("topic-name").value.slice(0, 200)) return; // it has changed meanwhile, and is asked for again
+      this.#topics = found.topics;
+      this.#more = found.next !== null;
+      this.#drawList(this.#topics.length || contains ? "" : "Nobody hears any topic just now.");
     } catch (error) {
       this.#drawList(error.message);
     }
@@ -80,12 +92,12 @@ export class Topics {
     const wanted = $("topic-name").value;
     const found = this.#topics.filter(({ topic }) => topic.includes(wanted));
     found.sort((a, b) => b.subscribers - a.subscribers || a.topic.localeCompare(b.topic, "en", { numeric: true }));
-    write($("topics-count"), this.#topics.length ? some(this.#topics.length, "topic") : "");
-    const rest = found.length > LISTED ? `${count(found.length - LISTED)} more: filter to find yours.` : "";
-    const none = this.#topics.length && !found.length ? `No topic that is heard has “${wanted}” in its name; Open goes to it all the same.` : "";
+    write($("topics-count"), this.#topics.length ? some(this.#topics.length, "topic") + (this.#more ? " and more" : "") : "");
+    const rest = this.#more ? "There are more: filter to find yours." : "";
+    const none = wanted && !found.length ? `No topic that is heard has “${wanted}” in its name; Open goes to it all the same.` : "";
     write($("topics-empty"), empty || rest || none);
     const make = ({ topic }) => h("li", {}, h("a", { href: `#topics/${topic}` }, h("span", { className: "code", textContent: topic }), h("b")));
-    each($("topic-list"), found.slice(0, LISTED), ({ topic }) => topic, make, (item, { topic, subscribers }) => {
+    each($("topic-list"), found, ({ topic }) => topic, make, (item, { topic, subscribers }) => {
       write(item.firstChild.lastChild, count(subscribers));
       item.firstChild.lastChild.title = some(subscribers, "subscriber");
       if (topic === this.#open?.topic) item.firstChild.setAttribute("aria-current", "true");
