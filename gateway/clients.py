@@ -28,6 +28,7 @@ from gateway.limits import Limits
 from gateway.logs import logger
 from gateway.memberships import Memberships
 from gateway.metrics import Metrics
+from gateway.outages import DEGRADED, Outages
 from gateway.outbox import Outbox
 from gateway.relay import SAID, Relay
 from gateway.settings import Settings
@@ -37,7 +38,6 @@ from gateway.turns import each_in_turns
 
 USER_AGENT_CHARACTERS: Final = 256
 WARNING_SECONDS: Final = 30.0  # before its token's end a client is told
-DEGRADED: Final = "Live updates are interrupted; you stay connected"
 NOT_ANY_MORE: Final = "not allowed for the user that you are now"
 
 _CLOSE_CODES: Final = frozenset({*map(int, Close), 1000, 1005, 1006, 1011})
@@ -83,6 +83,7 @@ class Clients:
         self._log = logger()
         self.event_streams = EventStreams()
         self._open: dict[str, Connection] = {}
+        self.outages = Outages(lambda: list(self), hub, relay, outbox, memberships)
         self._counter = 0
 
     def __len__(self) -> int:
@@ -129,11 +130,6 @@ class Clients:
         self.limits.forget(connection)
         self._metrics.closes.labels(str(int(code)) if code in _CLOSE_CODES else "other").inc()
         self._log.debug("client closed", client=connection.client_id, code=int(code))
-
-    def tell_all(self, action: str, message: str) -> None:
-        """Send everybody a SYSTEM message."""
-        data = replies.system(action, {"message": message}, self._outbox.time())
-        each_in_turns(list(self), lambda connection: self._outbox.send(connection, data))
 
     def sweep(self, now: float) -> None:
         """Ping who is silent; close who stays silent, ends no message, or has a token that ended; `now`: loop time."""
@@ -288,12 +284,16 @@ class Clients:
 
     def obey(self, order: Disconnect | Unsubscribe) -> None:
         """Carry out an order on those of its clients that it is about."""
-        for connection in self._named(order.whom):
-            self._log.info("order", op=type(order).__name__.lower(), client=connection.client_id, reason=order.reason)
-            if isinstance(order, Disconnect):
-                connection.close(Close.DISCONNECTED, order.reason)
-            else:
-                self._unsubscribe(connection, order.topics, order.reason)
+        each_in_turns(self._named(order.whom), partial(self._obey, order))
+
+    def _obey(self, order: Disconnect | Unsubscribe, connection: Connection) -> None:
+        if connection.stage is not Stage.OPEN:
+            return
+        self._log.info("order", op=type(order).__name__.lower(), client=connection.client_id, reason=order.reason)
+        if isinstance(order, Disconnect):
+            connection.close(Close.DISCONNECTED, order.reason)
+        else:
+            self._unsubscribe(connection, order.topics, order.reason)
 
     def _named(self, whom: Whom) -> list[Connection]:
         if whom.client is not None:
@@ -312,43 +312,7 @@ class Clients:
                 connection, replies.system("unsubscribed", {"topics": heard, "reason": reason}, self._outbox.time())
             )
 
-    # ---- what the bus could not hear
-
-    def bus_lost(self, reason: str, channels: list[str]) -> None:
-        """Redis, or a part of it, is away: tell the clients, and let those go on whose frames wait for it."""
-        self._relay.lost(channels)
-        self._log.warning("degraded", reason=reason)
-        if self._memberships.degraded:
-            return  # of another part, that has been told
-        self._memberships.degrade()
-        self.tell_all("degraded", DEGRADED)
-        each_in_turns(list(self), self._memberships.go_on)
-
-    def bus_missed(self, channels: list[str]) -> None:
-        """What was published on these channels meanwhile is lost to us, and said so."""
-        missed: dict[Connection, list[str]] = {}
-        audiences = [self._relay.audience_of(channel) for channel in channels]
-        lost = set(self._relay.missed(topic for topic in map(hub.topic_of, audiences) if topic is not None))
-        for audience in audiences:
-            topic = hub.topic_of(audience)
-            if topic is not None and topic not in lost:
-                continue  # its stream has what was missed
-            for member in self._hub.members(audience):
-                assert isinstance(member, Connection)
-                told = missed.setdefault(member, [])
-                if topic is not None:
-                    told.append(topic)
-        now = self._outbox.time()
-        for connection, topics in missed.items():
-            self._outbox.send(connection, replies.gap(topics, now))
-        if missed:
-            self._log.warning("gap told", clients=len(missed))
-
-    def bus_resumed(self) -> None:
-        """All of Redis is back."""
-        if self._memberships.degraded:
-            self._memberships.degraded = False
-            self.tell_all("restored", "Live updates flow again")
+    # ---- messages that are lost, and presence
 
     def gap(self, topic: str) -> None:
         """Messages of this topic are lost to all who hear it here."""
@@ -356,8 +320,6 @@ class Clients:
         for member in self._hub.members(hub.of_topic(topic)):
             assert isinstance(member, Connection)
             self._outbox.send(member, data)
-
-    # ---- presence
 
     def attendees(self, topic: str) -> list[Attendee]:
         """Its own clients on the topic, as they are now."""

@@ -158,7 +158,7 @@ class Node:
         )  # fmt: skip
         self.departures = Departures(self.clients, outbox, drain_seconds=settings.drain_seconds)
         self.relay.on_gap = self.clients.gap
-        self.relay.on_missed = self.clients.bus_missed
+        self.relay.on_missed = self.clients.outages.bus_missed
         self._tasks: set[asyncio.Task[None]] = set()
         self._heartbeat = Heartbeat(self.registry, lease_seconds=settings.lease_seconds, renewed=self._on_lease)
         self.condition = Condition(
@@ -183,7 +183,7 @@ class Node:
         """Run the node's tasks; on the way out take its rows from Redis. Redis need not be there yet."""
         self._listen()
         self._spawn(self._link.run(), "publisher")
-        self._spawn(self._bus.run(self.clients), "bus")
+        self._spawn(self._bus.run(self.clients.outages), "bus")
         self._spawn(self.registry.run(self._heartbeat.wake), "registry")
         self._spawn(self.presence.run(self.clients), "presence")
         self._spawn(self._slots.run(), "slots")

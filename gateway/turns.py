@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+import itertools
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from typing import Final, TypeVar
 
 TURN_ITEMS: Final = 250  # topics or clients of which a turn does something: about a millisecond
@@ -19,12 +21,43 @@ async def in_turns(items: Sequence[T]) -> AsyncIterator[Sequence[T]]:
         yield items[at : at + TURN_ITEMS]
 
 
-def each_in_turns(items: Sequence[T], act: Callable[[T], object]) -> None:
+def each_in_turns(items: Iterable[T], act: Callable[[T], object]) -> None:
     """Call `act` with each of `items` in order: with the first `TURN_ITEMS` at once, with the rest in the next turns.
 
     What is begun earlier stays ahead of what is begun later.
     """
-    for item in items[:TURN_ITEMS]:
+    _act_on_some(iter(items), act)
+
+
+def _act_on_some(items: Iterator[T], act: Callable[[T], object]) -> None:
+    part = list(itertools.islice(items, TURN_ITEMS))
+    for item in part:
         act(item)
-    if len(items) > TURN_ITEMS:
-        asyncio.get_running_loop().call_soon(each_in_turns, items[TURN_ITEMS:], act)
+    if len(part) == TURN_ITEMS:
+        asyncio.get_running_loop().call_soon(_act_on_some, items, act)
+
+
+class InOrder:
+    """Works that are done one after another, each in as many turns as it needs.
+
+    A work is an iterator that does a part at each step, with at most about `TURN_ITEMS` items.
+    """
+
+    def __init__(self) -> None:
+        self._works: deque[Iterator[object]] = deque()  # the first has begun
+
+    def begin(self, work: Iterator[object]) -> None:
+        """Do the first part of `work` at once, if no other work is being done; the rest follows in later turns."""
+        self._works.append(work)
+        if len(self._works) == 1:
+            self._step()
+
+    def _step(self) -> None:
+        done = True
+        try:
+            done = next(self._works[0], self) is self
+        finally:  # a work that fails ends, and the next begins
+            if done:
+                self._works.popleft()
+            if self._works:
+                asyncio.get_running_loop().call_soon(self._step)
