@@ -25,7 +25,7 @@ class RuleWatch:
             Unavailable: Redis did not answer in time.
         """
         nodes: dict[str, list[str]] = {}
-        for row in await self._registry.nodes():
+        for row in await self._registry.node_rows():
             if row["rules"] not in ("", self._digest):  # gateway 0.1.0 has none
                 nodes.setdefault(row["rules"], []).append(row["id"])
         for digest in nodes.keys() - self._warned:

@@ -262,17 +262,29 @@ class Registry:
         Raises:
             Unavailable: Redis did not answer in time.
         """
+        listed = await self.node_rows()
+        keys = [key(row["id"]) for row in listed for key in (self._keys.clients, self._keys.topics)]
+        counts = [
+            count if isinstance(count, int) else 0
+            for count in await self._link.ask_each([("HLEN", key) for key in keys])
+        ]
+        for at, row in enumerate(listed):
+            row["clients"], row["topics"] = counts[2 * at : 2 * at + 2]
+        return listed
+
+    async def node_rows(self) -> list[dict[str, Any]]:
+        """The row of each living node as the node wrote it, at its last beat.
+
+        Raises:
+            Unavailable: Redis did not answer in time.
+        """
         ids = await self.living()
         found = await self._node_rows.read([self._keys.node(node_id) for node_id in ids])
-        counts = await self._link.ask_each(
-            [("HLEN", key(node_id)) for node_id in ids for key in (self._keys.clients, self._keys.topics)]
-        )
         listed = []
-        for at, (node_id, fields) in enumerate(zip(ids, found, strict=True)):
+        for node_id, fields in zip(ids, found, strict=True):
             row = self._link.rows.take("node", self._keys.node(node_id), partial(_node_row, fields))
             if row:
-                clients, topics = (count if isinstance(count, int) else 0 for count in counts[2 * at : 2 * at + 2])
-                listed.append({"id": node_id, **row, "clients": clients, "topics": topics})
+                listed.append({"id": node_id, **row})
         return listed
 
     async def topic(self, topic: str) -> dict[str, Any]:

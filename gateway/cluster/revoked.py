@@ -15,7 +15,7 @@ import orjson
 
 from gateway.cluster import rows
 from gateway.cluster.keys import Keys
-from gateway.cluster.link import Link, Refused, WrongType
+from gateway.cluster.link import Command, Link, Refused, WrongType
 from gateway.cluster.rows import MAX_TEXT_BYTES
 from gateway.core.identity import IsRevoked
 from gateway.core.revocations import AHEAD_SECONDS, MAX_REVOCATIONS, Kind, Revocation, Revocations, parse
@@ -24,6 +24,7 @@ from gateway.logs import StateLog
 PAGE: Final = 1000  # revocations in one round trip
 MAX_PAGES: Final = 2 * MAX_REVOCATIONS // PAGE  # that are read, however many another program has written
 VERSION_BYTES: Final = 100
+CLOCK_CHECKS: Final = 5  # every so many checks Redis' time is read, and at each check after an order
 
 
 class Full(Exception):
@@ -42,7 +43,8 @@ class Revoked:
         self._link = link
         self._keys = keys
         self._now = now
-        self._ahead = 0.0  # seconds by which Redis' clock is ahead of ours, as of the last check
+        self._ahead = 0.0  # seconds by which Redis' clock is ahead of ours, when it was last read
+        self._clock_due = 0  # checks until it is read again
         self._leeway = leeway_seconds
         self._script, self._members = link.script("revoke"), link.script("members")
         self._full = StateLog("revocations not written", over="revocations written again")
@@ -100,14 +102,18 @@ class Revoked:
         Raises:
             Unavailable: Redis did not answer in time.
         """
-        version, time = await self._link.ask_each(
-            [("GETRANGE", self._keys.revoked_version, 0, VERSION_BYTES), ("TIME",)]
-        )
+        commands: list[Command] = [("GETRANGE", self._keys.revoked_version, 0, VERSION_BYTES)]
+        if self._heard or self._clock_due <= 0:
+            commands.append(("TIME",))
+        version, *times = await self._link.ask_each(commands)
         await self._check_type(self._keys.revoked_version, version)
         version = version or None  # GETRANGE answers b"" where there is no key
-        if isinstance(time, Refused):
-            raise time
-        self._ahead = int(time[0]) + int(time[1]) / 1e6 - self._now()
+        for time in times:
+            if isinstance(time, Refused):
+                raise time
+            self._ahead = int(time[0]) + int(time[1]) / 1e6 - self._now()
+            self._clock_due = CLOCK_CHECKS
+        self._clock_due -= 1
         self.book.expire(self.clock())
         if version == self._version and not self._heard:
             self.known = True

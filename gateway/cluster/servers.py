@@ -110,8 +110,9 @@ class Servers:
     async def moved(self, server: str, connection: AbstractConnection) -> bool:
         """Whether the master is elsewhere now than where `connection`, a subscriber's, leads.
 
-        The Sentinels name another server; or the server says that it is a replica; or its name has led elsewhere at
-        the last `STRAY_LOOKS` calls. What cannot be found out is as it was.
+        The Sentinels name another server; or the server says that it is a replica (it is not asked within
+        `ROLE_SECONDS` of its last answer); or its name has led elsewhere at the last `STRAY_LOOKS` calls. What cannot
+        be found out is as it was.
         """
         if self.shards.sharded:
             return False
@@ -123,7 +124,7 @@ class Servers:
                 named = await heeding(pool.get_master_address())  # type: ignore[no-untyped-call]
                 if (connection.host, connection.port) != named:
                     return True
-            if self._says_role:
+            if self.role_is_due():
                 async with client.pipeline(transaction=False) as pipeline:
                     pipeline.execute_command("ROLE")
                     [role] = await heeding(pipeline.execute(raise_on_error=False))

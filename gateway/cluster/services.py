@@ -31,7 +31,7 @@ from gateway.cluster.keys import Keys
 from gateway.cluster.leader import Fence, Fenced, Leadership
 from gateway.cluster.link import Link, Unavailable
 from gateway.cluster.outgoing import MAX_MESSAGE_BYTES, Outgoing
-from gateway.cluster.states import Report, States, TooMany
+from gateway.cluster.states import ENLIST_SECONDS, Report, States, TooMany
 from gateway.core import dependencies, records
 from gateway.core.position import Position
 from gateway.core.publication import Publication
@@ -70,6 +70,7 @@ class ServiceManager:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._started = False
         self._refused: set[str] = set()  # services that Redis lists no more, which was logged
+        self._enlist_due = 0.0  # loop time to put all into the index again
         self._dirty: set[str] = set()  # services whose change is to be told
         self._wake = asyncio.Event()
         # What Redis said last of a service: records, Redis' time then, and ours.
@@ -231,9 +232,13 @@ class ServiceManager:
                     await self._wake.wait()
             self._wake.clear()
             due = loop.time() >= beat
+            enlist = due and loop.time() >= self._enlist_due
+            if enlist:
+                self._enlist_due = loop.time() + ENLIST_SECONDS
             try:
-                await self._write(self._keepers if due else self._dirty)
+                await self._write(self._keepers if due else self._dirty, enlist=enlist)
             except Unavailable:
+                self._enlist_due = 0.0
                 await asyncio.sleep(RETRY_SECONDS)
                 self._wake.set()
                 continue
@@ -339,8 +344,9 @@ class ServiceManager:
             self._dirty.add(service)
             self._wake.set()
 
-    async def _write(self, names: Iterable[str]) -> dict[str, str]:
-        """Write these records; of which there may be no more, and why.
+    async def _write(self, names: Iterable[str], *, enlist: bool = False) -> dict[str, str]:
+        """Write these records; of which there may be no more, and why. Services with a change to tell are put into the
+        index, and so are all with `enlist`.
 
         Raises:
             Unavailable: Redis did not confirm; what was to be told will be.
@@ -358,7 +364,7 @@ class ServiceManager:
             for name in told
         ]  # fmt: skip
         try:
-            verdicts = await self.states.write(reports)
+            verdicts = await self.states.write(reports, enlist=enlist or bool(dirty or self._refused))
         except BaseException:
             self._dirty |= dirty
             raise
@@ -375,6 +381,9 @@ class ServiceManager:
         self._changes += 1
         try:
             notice = orjson.loads(payload) if len(payload) <= records.MAX_NOTICE_BYTES else {}
+            if notice["state"] is None:  # `States.forget` has taken it out of the index
+                self._enlist_due = 0.0
+                return
             service, state = notice["serviceName"], {"instance": notice.get("instance"), **notice["state"]}
         except (ValueError, TypeError, KeyError, AttributeError):
             return  # other programs may say anything there

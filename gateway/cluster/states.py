@@ -6,8 +6,9 @@ replaces what came after it. Whoever reads compares leases with Redis' own time,
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -22,8 +23,14 @@ from gateway.core.records import MAX_INSTANCES, MAX_RECORD_BYTES, MAX_SERVICES, 
 
 # A record outlives its lease by so much: the service is then offline, with its last error.
 KEEP_MS: Final = 3_600_000
+# Services with a lease are put into the index at least so often: it is whole again soon if another program removed it.
+ENLIST_SECONDS: Final = 60.0
+_LISTED_MS: Final = KEEP_MS + int(
+    ENLIST_SECONDS * 1000
+)  # a service stays in the index beyond the lease it is put in with
 LOOKED_AT: Final = 5 * MAX_INSTANCES  # records of one service that are read, however many another program has written
 MAX_LEASE_MS: Final = 86_400_000  # the longest lease of a record
+STEP_SERVICES: Final = 5  # in one Lua step; on a cluster each service has a slot of its own
 
 
 class TooMany(Exception):
@@ -55,8 +62,10 @@ class States:
         self._enlist, self._tell, self._recall = link.script("enlist"), link.script("tell"), link.script("recall")
         self._members = link.script("members")
 
-    async def write(self, reports: Sequence[Report]) -> list[int | TooMany | Outdated]:
+    async def write(self, reports: Sequence[Report], *, enlist: bool = True) -> list[int | TooMany | Outdated]:
         """Write `reports` in one round trip; of each its version, or why it was refused.
+
+        Without `enlist` the services are not put into the index: they must be in it already.
 
         Raises:
             RecordError: One is larger than a record may be, or no JSON; nothing was written.
@@ -64,19 +73,26 @@ class States:
         """
         texts = [records.encode(report.record) for report in reports]
         leases = [part for report in reports for part in (report.service, report.lease_ms)]
-        commands: list[Command] = [
-            self._enlist([self._keys.services], [KEEP_MS, MAX_SERVICES, KEEP_MS + MAX_LEASE_MS, *leases])
-        ]
+        commands: list[Command] = []
+        if enlist:
+            bounds = [_LISTED_MS, MAX_SERVICES, _LISTED_MS + MAX_LEASE_MS]
+            commands.append(self._enlist([self._keys.services], [*bounds, *leases]))
+        parts: list[list[Any]] = []  # arguments for each report
         for report, text in zip(reports, texts, strict=True):
             channel = self._keys.service_updates if report.tell else ""
             notice = orjson.dumps({"serviceName": report.service, "instance": report.instance})
-            arguments = [
+            parts.append([
                 report.instance, report.version, text, report.lease_ms, KEEP_MS, MAX_INSTANCES, channel,
                 notice[:-1] + b',"state":',
-            ]  # fmt: skip
-            commands.append(self._tell([self._keys.service(report.service)], arguments))
-        listed, *answers = await self._link.ask_all(commands)
-        return list(map(_verdict, listed, answers))
+            ])  # fmt: skip
+        keys = [self._keys.service(report.service) for report in reports]
+        for some in self._steps(len(reports)):
+            arguments = list(itertools.chain.from_iterable(parts[some]))
+            commands.append(self._tell(keys[some], arguments))
+        answers = await self._link.ask_all(commands)
+        listed = answers.pop(0) if enlist else [1] * len(reports)
+        flat = itertools.chain.from_iterable(answers)
+        return [_verdict(*each) for each in zip(listed, flat, flat, strict=True)]
 
     async def records(self, service: str) -> tuple[dict[str, Record], int]:
         """A service's records by instance, and Redis' time in ms; none if nobody told of it in the last hour.
@@ -145,9 +161,15 @@ class States:
         return list(decoder.each("service", key, flat[::2], _name))
 
     async def _read(self, names: Sequence[str]) -> list[tuple[dict[str, Record], int]]:
+        keys = [self._keys.service(name) for name in names]
         arguments = [LOOKED_AT, MAX_RECORD_BYTES]
-        answers = await self._link.ask_all([self._recall([self._keys.service(name)], arguments) for name in names])
-        return [(_kept(dict(rows.pairs(flat)), now_ms), now_ms) for now_ms, flat in answers]
+        answers = await self._link.ask_all([self._recall(keys[some], arguments) for some in self._steps(len(keys))])
+        return [(_kept(dict(rows.pairs(flat)), now_ms), now_ms) for now_ms, *each in answers for flat in each]
+
+    def _steps(self, services: int) -> Iterator[slice]:
+        """Which of so many services go together in one Lua step."""
+        size = 1 if self._link.sharded else STEP_SERVICES
+        return (slice(at, at + size) for at in range(0, services, size))
 
 
 def _name(member: bytes) -> str:
@@ -157,8 +179,8 @@ def _name(member: bytes) -> str:
     return name
 
 
-def _verdict(listed: int, answer: list[Any]) -> int | TooMany | Outdated:
-    done, number = answer[0], int(answer[1])
+def _verdict(listed: int, done: int, answered: bytes) -> int | TooMany | Outdated:
+    number = int(answered)
     if not listed:
         return TooMany(f"The cluster lists {MAX_SERVICES} services, and no more")
     if done < 0:

@@ -6,6 +6,7 @@ import itertools
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 
 from gateway.cluster.leader import Fenced
 from gateway.cluster.services import Run, Service, ServiceError, ServiceManager
-from gateway.cluster.states import Outdated, Report, TooMany
+from gateway.cluster.states import STEP_SERVICES, Outdated, Report, TooMany
 from gateway.core import records
 from gateway.core.records import Status
 from tests.client import Api
@@ -394,3 +395,70 @@ async def test_services_stop_in_reverse_and_one_that_does_not_keeps_none_from_it
         assert stopped == ["c", "b", "a"]
         found = await other.get_service_state("b")
         assert found is not None and (found["status"], found["lastError"]) == ("stopped", "stop: no")
+
+
+async def test_a_service_that_was_taken_out_of_the_index_is_in_it_again_with_its_next_renewal(redis: Redis) -> None:
+    async with ServiceManager.connect(redis.url, name="a", lease_seconds=1) as services:
+        services.register("feed")
+        await services.start()
+
+        async def listed() -> bool:
+            return bool(redis.cli("ZCARD", f"{NAMESPACE}services"))
+
+        await eventually(listed)
+        before = redis.cli("ZSCORE", f"{NAMESPACE}services", "feed")
+        version = services.heard()
+        assert await services.states.forget("feed")
+        await eventually(lambda: services.heard() != version)
+        await eventually(listed, 3)
+        assert float(redis.cli("ZSCORE", f"{NAMESPACE}services", "feed")) > float(before)
+
+
+async def test_renewals_leave_the_index_alone_until_it_is_due(redis: Redis) -> None:
+    async with ServiceManager.connect(redis.url, name="a", lease_seconds=0.4) as services:
+        services.register("feed")
+        await services.start()
+        key, index = f"{NAMESPACE}service:{{feed}}", f"{NAMESPACE}services"
+        await eventually(lambda: all(keeper.up.is_set() for keeper in services.local()))
+        await eventually(lambda: '"status":"active"' in (redis.cli("HGET", key, services.instance) or ""))
+
+        async def renewed(times: int) -> None:
+            for _ in range(times):
+                record = redis.cli("HGET", key, services.instance)
+                await eventually(partial(differs, record))
+
+        def differs(record: str) -> bool:
+            return bool(redis.cli("HGET", key, services.instance) != record)
+
+        await renewed(2)
+        redis.cli("UNLINK", index)
+        await renewed(3)
+        assert not redis.cli("EXISTS", index)
+        services._enlist_due = 0.0  # as after `ENLIST_SECONDS`
+        await renewed(2)
+        assert redis.cli("ZRANGE", index, 0, -1) == ["feed"]
+        await renewed(3)
+        redis.cli("UNLINK", index)
+        await services.update_service_state("feed", status="degraded")
+        assert redis.cli("ZRANGE", index, 0, -1) == ["feed"], "a change puts the service into the index"
+
+
+async def test_more_services_than_one_step_takes_have_their_own_verdicts_and_records(redis: Redis) -> None:
+    async with ServiceManager.connect(redis.url, name="a") as services:
+        names = [f"s{at:02}" for at in range(2 * STEP_SERVICES + 2)]
+        old = STEP_SERVICES + 1
+        versions = [10**15 + at for at in range(len(names))]
+        first = await services.states.write([Report(names[old], "i", {"status": "error"}, 60_000, 2 * 10**15)])
+        assert first == [2 * 10**15]
+        verdicts = await services.states.write(
+            [
+                Report(name, "i", {"status": "active", "lastOperation": name}, 60_000, version)
+                for name, version in zip(names, versions, strict=True)
+            ]
+        )
+        assert isinstance(verdicts.pop(old), Outdated)
+        assert verdicts == [version for at, version in enumerate(versions) if at != old]
+        found = await services.states.read_all()
+        assert [(one["service"], one["instances"][0].get("lastOperation")) for one in found] == [
+            (name, None if at == old else name) for at, name in enumerate(names)
+        ]

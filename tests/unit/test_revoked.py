@@ -9,8 +9,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from gateway.cluster.keys import Keys
-from gateway.cluster.link import WrongType
-from gateway.cluster.revoked import Full, Revoked
+from gateway.cluster.link import Refused, WrongType
+from gateway.cluster.revoked import CLOCK_CHECKS, Full, Revoked
 from gateway.cluster.rows import Rows
 from gateway.core.revocations import Revocation
 from gateway.metrics import Metrics
@@ -110,3 +110,40 @@ async def test_a_key_of_another_type_is_deleted_and_what_is_known_is_written(key
     assert link.unlinked == [key]
     assert revoked.known
     assert "token:ours" in link.written
+
+
+async def test_redis_time_is_read_at_every_fifth_check_and_after_an_order() -> None:
+    revoked, link = make()
+    seconds, asked = 100, 0
+    answer = link._answer
+
+    def counted(name: str, key: Any = None, *rest: Any) -> Any:
+        nonlocal asked
+        if name != "TIME":
+            return answer(name, key, *rest)
+        asked += 1
+        return [b"%d" % seconds, b"500000"]
+
+    link._answer = counted  # type: ignore[method-assign]
+    times = []
+    for seconds in range(100, 100 + 2 * CLOCK_CHECKS + 1):  # noqa: B007 - `counted` reads it
+        await revoked.check()
+        times.append(revoked.clock())
+    assert times == [100.5] * CLOCK_CHECKS + [105.5] * CLOCK_CHECKS + [110.5]
+    assert asked == 3
+    seconds = 200
+    revoked.hear([OURS])
+    await revoked.check()
+    assert revoked.clock() == 200.5, "what is revoked up to a moment is judged by the clock of that moment"
+
+
+async def test_redis_time_that_was_refused_is_asked_for_again() -> None:
+    revoked, link = make()
+    answer = link._answer
+    link._answer = lambda name, *rest: Refused("NOPERM") if name == "TIME" else answer(name, *rest)  # type: ignore[method-assign]
+    with pytest.raises(Refused):
+        await revoked.check()
+    assert not revoked.known
+    link._answer = answer  # type: ignore[method-assign]
+    await revoked.check()
+    assert revoked.known

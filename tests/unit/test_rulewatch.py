@@ -13,7 +13,7 @@ class Registry:
     def __init__(self) -> None:
         self.rows: dict[str, str] = {}
 
-    async def nodes(self) -> list[dict[str, Any]]:
+    async def node_rows(self) -> list[dict[str, Any]]:
         return [{"id": name, "rules": rules} for name, rules in self.rows.items()]
 
 

@@ -83,3 +83,32 @@ def test_a_url_that_names_no_servers_of_a_cluster_is_refused(url: str) -> None:
 )
 def test_a_url_is_shown_without_its_password(url: str, shown: str) -> None:
     assert servers.describe(url) == shown
+
+
+@pytest.mark.parametrize("replica", [False, True])
+async def test_a_server_that_has_just_said_its_role_is_not_asked_again(replica: bool) -> None:
+    asked: list[str] = []
+
+    class Pipeline:
+        async def __aenter__(self) -> Pipeline:
+            return self
+
+        async def __aexit__(self, *_: object) -> None:
+            pass
+
+        def execute_command(self, command: str) -> None:
+            asked.append(command)
+
+        async def execute(self, **_: bool) -> list[Any]:
+            return [[b"slave" if replica else b"master", b"", 0]]
+
+    place = Servers("redis://127.0.0.1:1", timeout_seconds=2.0, max_connections=5)
+    place.at(ONLY).pipeline = lambda **_: Pipeline()  # type: ignore[assignment, method-assign]
+    assert await place.moved(ONLY, place.connection(ONLY)) is replica
+    assert asked == ["ROLE"]
+    assert not place.is_replica([b"master", 0, []])  # its answer behind a publish
+    assert not await place.moved(ONLY, place.connection(ONLY))
+    assert asked == ["ROLE"]
+    place._role_asked -= servers.ROLE_SECONDS
+    assert await place.moved(ONLY, place.connection(ONLY)) is replica
+    assert asked == ["ROLE", "ROLE"]
