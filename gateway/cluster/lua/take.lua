@@ -6,7 +6,6 @@ local size = redis.pcall('STRLEN', KEYS[1])
 local value = type(size) == 'number' and size > 0 and size <= tonumber(ARGV[4]) and redis.call('GET', KEYS[1])
 local left = value and redis.call('PTTL', KEYS[1]) or -2
 if value and (left == -1 or left > tonumber(ARGV[3])) then return { value, left, 0, 0 } end
-if redis.call('SET', KEYS[2], ARGV[1], 'NX', 'PX', ARGV[2]) then return { value, left, 1, 0 } end
 local held = redis.call('PTTL', KEYS[2])
 if held > 0 then return { value, left, 0, held } end
 redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[2])
