@@ -13,6 +13,8 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from gateway.clients import Clients
+from gateway.core import frames
+from gateway.core.deflate import inflate
 from gateway.core.hub import Hub
 from gateway.core.identity import Identity
 from gateway.core.session import Rules
@@ -138,7 +140,8 @@ class House:
             start = 2
             if size == 126:
                 size, start = int.from_bytes(stream[2:4], "big"), 4
-            found.append(orjson.loads(stream[start : start + size]))
+            text = stream[start : start + size]
+            found.append(orjson.loads(inflate(text, 1 << 20) if stream[0] & frames.RSV1 else text))
             stream = stream[start + size :]
         return found
 
