@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
@@ -19,6 +20,7 @@ from gateway.core.deflate import Deflater
 from gateway.core.hub import Hub
 from gateway.core.identity import Identity, IsRevoked
 from gateway.core.orders import Disconnect, Unsubscribe, Whom
+from gateway.core.permits import Judge
 from gateway.core.protocol import Close, Code, ProtocolError
 from gateway.core.rates import Outcome
 from gateway.core.roster import Attendee
@@ -213,8 +215,18 @@ class Clients:
                     self._handle(connection, message, replace(found, charged=True))
             case session.Ask() | session.Refresh():
                 self._errands.find_out(connection, effect, found, lambda more: self._again(connection, message, more))
+            case Judge(judged):
+                connection.hold("judge")
+                more = replace(found, judged=judged)
+                asyncio.get_running_loop().call_soon(self._judge_on, connection, message, more)
             case _:
                 self._carry_out(connection, effect)
+
+    def _judge_on(self, connection: Connection, message: messages.ClientMessage, found: Found) -> None:
+        # Held by another name, so that the message can be held again when it is handled.
+        connection.hold("judged")
+        self._again(connection, message, found)
+        connection.release("judged")
 
     def _again(self, connection: Connection, message: messages.ClientMessage, found: Found) -> None:
         """Handle a message once more, now that this was found out for it."""
@@ -231,8 +243,8 @@ class Clients:
             case session.Reply(data):
                 self._outbox.send(connection, data)
             case session.Join(login=True):
-                self._unsubscribe(connection, effect.taken, NOT_ANY_MORE)
-                self._admission.become(connection, lambda: self._memberships.subscribe(connection, effect))
+                enter = partial(self._memberships.subscribe, connection, effect)
+                self._take(connection, effect.taken, partial(self._admission.become, connection, enter))
             case session.Join():
                 self._memberships.subscribe(connection, effect)
             case session.Leave(topics, request_id):
@@ -241,8 +253,8 @@ class Clients:
             case session.Say(publication, request_id):
                 self._errands.publish(connection, publication, request_id)
             case session.Login(data, taken):
-                self._unsubscribe(connection, taken, NOT_ANY_MORE)
-                self._admission.become(connection, lambda: self._memberships.login(connection, data))
+                enter = partial(self._memberships.login, connection, data)
+                self._take(connection, taken, partial(self._admission.become, connection, enter))
             case session.Status(request):
                 self._outbox.send(connection, replies.answer(request, self._status(), self._outbox.time()))
             case session.Lookup(request):
@@ -301,6 +313,16 @@ class Clients:
             return [connection] if connection is not None else []
         assert whom.user is not None
         return [m for m in self._hub.members(hub.of_user(whom.user)) if isinstance(m, Connection)]
+
+    def _take(self, connection: Connection, topics: Collection[str], then: Callable[[], None]) -> None:
+        """Take the topics that the client's new identity may not have, tell the client, and go on with `then`."""
+        heard = [topic for topic in topics if connection.audiences.has_topic(topic)]
+        if heard:
+            about = {"topics": heard, "reason": NOT_ANY_MORE}
+            data = replies.system("unsubscribed", about, self._outbox.time())
+            self._memberships.unsubscribe_all(connection, heard, data, then)
+        else:
+            then()
 
     def _unsubscribe(self, connection: Connection, topics: Collection[str], reason: str) -> None:
         if not topics:

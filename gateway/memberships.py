@@ -147,9 +147,8 @@ class Memberships:
         former, now = connection.audiences.personal, _personal(connection)
         if set(former) != set(now):
             self._leave(connection, [audience for audience in former if audience not in now])
-            for topic in filter(None, map(hub.topic_of, connection.audiences)):
-                if self._relay.has_presence(topic):
-                    self._relay.presence.touch(topic, connection.client_id)
+            topics = [topic for topic in map(hub.topic_of, connection.audiences) if topic is not None]
+            each_in_turns(topics, partial(self._touch_presence, connection.client_id))
         return now
 
     # ---- what a client hears
@@ -197,20 +196,30 @@ class Memberships:
         """Let the client hear these topics no more, also those that it still waits for."""
         self._leave(connection, [*map(hub.of_topic, topics), *map(hub.joining, topics)])
 
-    def unsubscribe_all(self, connection: Connection, topics: Sequence[str], data: bytes) -> None:
-        """As `unsubscribe`, any number of topics; then send `data`. The client's next frames wait for that."""
+    def unsubscribe_all(
+        self, connection: Connection, topics: Sequence[str], data: bytes, then: Callable[[], None] = lambda: None
+    ) -> None:
+        """As `unsubscribe`, any number of topics; then send `data` and call `then`, unless the client is gone.
+
+        A message of the client is the cause: the client's next frames wait until all is done.
+        """
         if len(topics) > TURN_ITEMS:
             connection.hold("unsubscribe")
-            self._spawn(self._unsubscribe_all(connection, topics, data), "unsubscribe")
+            self._spawn(self._unsubscribe_all(connection, topics, data, then), "unsubscribe")
         else:
             self.unsubscribe(connection, topics)
             self._outbox.send(connection, data)
+            then()
 
-    async def _unsubscribe_all(self, connection: Connection, topics: Sequence[str], data: bytes) -> None:
+    async def _unsubscribe_all(
+        self, connection: Connection, topics: Sequence[str], data: bytes, then: Callable[[], None]
+    ) -> None:
         try:
             async for some in in_turns(topics):
                 self.unsubscribe(connection, some)
             self._outbox.reply(connection, data)
+            if connection.stage is Stage.OPEN:
+                then()
         except Exception:
             self._outbox.fail(connection)
         finally:
@@ -394,6 +403,9 @@ class Memberships:
 
     def _touch_topic(self, client_id: str, topic: str) -> None:
         self._registry.touch_topic(topic)
+        self._touch_presence(client_id, topic)
+
+    def _touch_presence(self, client_id: str, topic: str) -> None:
         if self._relay.has_presence(topic):
             self._relay.presence.touch(topic, client_id)
 

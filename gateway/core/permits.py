@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Final
 
 from gateway.core.identity import SUPERADMIN, Identity
 from gateway.core.protocol import Code, ProtocolError, RequestId
 from gateway.core.topics import Need, Rule
+
+JUDGE_TOPICS: Final = 1000  # of which one turn judges: about a millisecond
 
 
 class Verdict(enum.Enum):
@@ -68,3 +72,29 @@ def refusal(verdict: Verdict, topic: str, request_id: RequestId) -> ProtocolErro
     """The error that a client is sent for a verdict that refuses."""
     code, message = REFUSALS[verdict]
     return ProtocolError(code, message.format(topic=topic), request_id)
+
+
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """Handle the message again in the next turn of the event loop: topics remain to be judged beside these."""
+
+    judged: Mapping[str, Verdict]
+
+
+def judge(
+    names: Iterable[str],
+    judged: Mapping[str, Verdict],
+    said: Mapping[str, Verdict],
+    weigh_one: Callable[[str], Verdict],
+) -> list[tuple[str, Verdict]] | Judge:
+    """Each of `names` with its verdict; `Judge` with the verdicts so far, if too many are left for one turn.
+
+    `judged`: verdicts of the turns before; `said`: those of the back end, about topics for which it is to be asked.
+    """
+    verdicts = dict(judged)
+    left = [name for name in names if name not in verdicts]
+    for name in left[:JUDGE_TOPICS]:
+        verdicts[name] = weigh_one(name)
+    if len(left) > JUDGE_TOPICS:
+        return Judge(verdicts)
+    return [(n, said.get(n, verdicts[n]) if verdicts[n] is Verdict.ASK else verdicts[n]) for n in names]

@@ -13,7 +13,7 @@ from typing import Final, TypeAlias
 from gateway.core import messages, replies, targets, topics
 from gateway.core.hub import Audiences, topics_of
 from gateway.core.identity import ANONYMOUS, AuthError, Grant, Identity, IsRevoked, UnknownKey
-from gateway.core.permits import Verdict, refusal, weigh
+from gateway.core.permits import Judge, Verdict, judge, refusal, weigh
 from gateway.core.position import Position
 from gateway.core.protocol import Close, Code, Json, ProtocolError, RequestId
 from gateway.core.publication import Publication
@@ -137,7 +137,7 @@ class Quit:
 
 
 Settled: TypeAlias = Reply | Login | Join | Leave | Say | Status | Lookup | Fetch | Forward | Report | Quit
-Effect: TypeAlias = Settled | Ask | Refresh | Charge
+Effect: TypeAlias = Settled | Ask | Refresh | Charge | Judge
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +148,7 @@ class Found:
     charged: bool = False  # that the topics of the client are judged again was counted
     keys_away: bool = False  # it could not be
     said: Mapping[str, Verdict] = field(default_factory=dict)  # by the back end, of each topic it was asked about
+    judged: Mapping[str, Verdict] = field(default_factory=dict)  # by the rules, of the topics judged so far
 
 
 NOTHING: Final = Found()
@@ -180,8 +181,8 @@ class Session:
     def handle(self, message: messages.ClientMessage, heard: Audiences, now: str, found: Found = NOTHING) -> Effect:
         """What `message` is to cause. `heard`: the audiences it is in already; `now`: ISO 8601.
 
-        After `Ask`, `Refresh` and `Charge`, and only then, nothing has changed yet: the same message is to be handled
-        again, with all that was `found` for it.
+        After `Ask`, `Refresh`, `Charge` and `Judge`, and only then, nothing has changed yet: the same message is to be
+        handled again, with all that was `found` for it.
 
         Raises:
             ProtocolError: It may not; nothing has changed.
@@ -261,11 +262,22 @@ class Session:
         if not found.charged:
             raise _Needed(Charge(heard.topics, request_id))
         names = topics_of(heard).difference(but)
-        verdicts = {name: self._weigh("subscribe", name, identity, self._held(name), found) for name in sorted(names)}
-        asked = tuple(name for name, verdict in verdicts.items() if verdict is Verdict.ASK)
+        verdicts = self._judge(names, identity, self._held, found)
+        asked = sorted(name for name, verdict in verdicts if verdict is Verdict.ASK)
         if asked:
-            raise _Needed(Ask("subscribe", asked, identity))
-        return tuple(name for name, verdict in verdicts.items() if verdict is not Verdict.ALLOWED)
+            raise _Needed(Ask("subscribe", tuple(asked), identity))
+        return tuple(sorted(name for name, verdict in verdicts if verdict is not Verdict.ALLOWED))
+
+    def _judge(
+        self, names: Collection[str], identity: Identity, held: Callable[[str], Sequence[Grant]], found: Found
+    ) -> list[tuple[str, Verdict]]:
+        """Each of `names` with the verdict whether `identity` may subscribe; `held`: the grants that count."""
+        verdicts = judge(
+            names, found.judged, found.said, lambda name: self._weigh("subscribe", name, identity, held(name), found)
+        )
+        if isinstance(verdicts, Judge):
+            raise _Needed(verdicts)
+        return verdicts
 
     @staticmethod
     def _unproved(error: AuthError, code: Code, request_id: RequestId, found: Found) -> Exception:
@@ -296,7 +308,8 @@ class Session:
         used = self._demand_all(message.topics, request_id, identity, grants, found)  # all or nothing
         taken = self._beyond(identity, heard, message.topics, request_id, found)
         limit = self._rules.max_client_topics
-        if heard.topics + sum(not heard.has_topic(topic) for topic in message.topics) > limit:
+        most = heard.topics + len(message.topics)  # if it has none of them yet
+        if most > limit and most - sum(map(heard.has_topic, message.topics)) > limit:
             return Quit(Close.TOO_MANY_TOPICS, f"more than {limit} topics")
         if message.token is not None:
             self._become(identity, taken)
@@ -305,13 +318,12 @@ class Session:
         return Join(message.topics, request_id, message.token is not None, message.recover, taken)
 
     def _demand_all(
-        self, names: Iterable[str], request_id: RequestId, identity: Identity, grants: Sequence[Grant],
+        self, names: Collection[str], request_id: RequestId, identity: Identity, grants: Sequence[Grant],
         found: Found,
     ) -> dict[str, Grant]:  # fmt: skip
         """See that it may hear them all; the new grants by which it may hear some."""
         asked, used = [], {}
-        for name in names:
-            verdict = self._weigh("subscribe", name, identity, (), found)
+        for name, verdict in self._judge(names, identity, lambda _name: (), found):
             if verdict is Verdict.ALLOWED:
                 continue
             covering = [grant for grant in (*grants, *self._held(name)) if grant.covers(name, identity)]
@@ -395,6 +407,6 @@ class Session:
 class _Needed(Exception):
     """Something must be found out before the message can be judged."""
 
-    def __init__(self, effect: Ask | Refresh | Charge) -> None:
+    def __init__(self, effect: Ask | Refresh | Charge | Judge) -> None:
         super().__init__()
         self.effect = effect

@@ -1,8 +1,9 @@
-"""gateway.clients: orders and revocations about very many clients of a node are carried out in turns."""
+"""gateway.clients: what concerns very many clients or topics is done in turns of the event loop, and in order."""
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 from typing import Any, cast
 
 import pytest
@@ -11,6 +12,9 @@ from uvicorn.server import ServerState
 
 from gateway.core.identity import Identity
 from gateway.core.orders import Disconnect, Unsubscribe, Whom
+from gateway.core.permits import JUDGE_TOPICS
+from gateway.core.session import Rules, Session
+from gateway.core.topics import parse
 from gateway.transport.connection import Stage
 from gateway.transport.socket import Socket
 from gateway.turns import TURN_ITEMS
@@ -70,3 +74,72 @@ async def test_a_topic_is_taken_from_the_clients_of_a_user_a_few_a_turn() -> Non
     counts = await turns_until_all(lambda client: not client.audiences.has_topic("a"), clients)
     assert max(after - before for before, after in zip([0, *counts], counts, strict=False)) <= TURN_ITEMS
     assert all(client.audiences.has_topic("b") for client in clients)
+
+
+MANY = 2 * JUDGE_TOPICS + 10
+RULES = """
+[[topic]]
+pattern = "theirs:*"
+subscribe = "role:admin"
+"""
+
+
+def house_of_an_administrator() -> House:
+    """A client that is an administrator, until it says AUTH."""
+    works = dict.fromkeys(("has_history", "has_presence"), lambda _: False)
+    house = House(broken(is_plain=lambda _: True, snapshot=lambda _: None, **works), refuse)
+    rules = Rules(lambda _: Identity("ann", "user"), cast(Any, refuse), parse(RULES, "rules"), 10_000)
+    house.connection.session = Session(rules, Identity("eve", "admin"))
+    house.clients.limits.allows = lambda *_: True  # type: ignore[method-assign]
+    house.clients.limits.charge = lambda *_: True  # type: ignore[method-assign]
+    return house
+
+
+async def all_answers(house: House, number: int) -> list[tuple[str, Any]]:
+    """The next messages to the client, `number` of them."""
+    found: list[dict[str, Any]] = []
+    async with asyncio.timeout(30):
+        while len(found) < number:
+            found += await house.answers()
+            await asyncio.sleep(0)
+    return [(answer["type"], answer.get("action")) for answer in found]
+
+
+async def test_a_subscribe_of_very_many_topics_is_judged_in_turns_and_the_next_frame_waits() -> None:
+    house = house_of_an_administrator()
+    await all_answers(house, 1)
+    house.say(type="SUBSCRIBE", topics=[f"theirs:{at}" for at in range(MANY)], requestId="r")
+    house.say(type="ping", timestamp=1)
+    assert not house.connection.audiences.topics  # all or nothing
+    assert [kind for kind, _ in await all_answers(house, 2)] == ["ACKNOWLEDGMENT", "pong"]
+    assert house.connection.audiences.topics == MANY
+
+
+async def test_a_new_identity_loses_very_many_topics_in_turns_before_it_is_acknowledged() -> None:
+    house = house_of_an_administrator()
+    await all_answers(house, 1)
+    for at in range(MANY):
+        house.clients._hub.join(cast(Any, house.connection), f"topic:theirs:{at}")
+    house.clients._hub.join(cast(Any, house.connection), "topic:ours")
+    house.say(type="AUTH", authToken="x")
+    house.say(type="ping", timestamp=1)
+    assert house.connection.audiences.topics == MANY + 1
+    left = [MANY + 1]
+    while left[-1] > 1:
+        await asyncio.sleep(0)
+        left.append(house.connection.audiences.topics)
+        assert len(left) < 100
+    assert max(before - after for before, after in itertools.pairwise(left)) <= TURN_ITEMS
+    assert await all_answers(house, 3) == [("SYSTEM", "unsubscribed"), ("ACKNOWLEDGMENT", None), ("pong", None)]
+    assert house.connection.session.identity.user == "ann"
+
+
+async def test_a_client_that_is_gone_while_it_is_judged_is_left_alone() -> None:
+    house = house_of_an_administrator()
+    await all_answers(house, 1)
+    house.say(type="SUBSCRIBE", topics=[f"theirs:{at}" for at in range(MANY)], requestId="r")
+    house.connection.abort(1006)
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert not house.connection.audiences
+    assert not house.tasks

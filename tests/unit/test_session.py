@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from gateway.app import load_rules
 from gateway.core import hub, messages, replies, session, topics
 from gateway.core.hub import Audiences
 from gateway.core.identity import ANONYMOUS, AuthError, Grant, Identity, UnknownKey
-from gateway.core.permits import Verdict
+from gateway.core.permits import JUDGE_TOPICS, Judge, Verdict
 from gateway.core.protocol import Close, Code, ProtocolError
 from gateway.core.publication import Publication
 from gateway.core.session import (
@@ -667,3 +668,65 @@ def test_topics_are_compared_with_a_bounded_number_of_patterns() -> None:
 
 
 CLOSED = '[[topic]]\npattern = "*"\nsubscribe = "token"'
+
+
+def judge_all(client: Session, message: messages.ClientMessage, heard: Audiences, found: Found) -> list[session.Effect]:
+    """The effects of a message that is handled again until it is settled."""
+    effects = [client.handle(message, heard, NOW, found)]
+    while isinstance(effects[-1], Judge):
+        assert len(effects) < 50
+        found = replace(found, judged=effects[-1].judged)
+        effects.append(client.handle(message, heard, NOW, found))
+    return effects
+
+
+class Judging(Session):
+    """It counts the topics that it judges."""
+
+    judged = 0
+
+    def _weigh(self, *about: Any) -> Verdict:
+        self.judged += 1
+        return super()._weigh(*about)
+
+
+@pytest.mark.parametrize("size", [1, JUDGE_TOPICS, JUDGE_TOPICS + 1, 3 * JUDGE_TOPICS + 5])
+def test_topics_are_judged_some_at_a_time_each_once_and_all_or_nothing(size: int) -> None:
+    client = Judging(Rules(verify, verify_grant, DEFAULT, 10_000), ANN)
+    names = tuple(f"contest:{at}" for at in range(size))
+    effects = judge_all(client, subscribe(*names), Audiences(), NOTHING)
+    assert effects[-1] == Join(names, "r", False)
+    assert len(effects) == -(-size // JUDGE_TOPICS)
+    assert client.judged == size
+    with pytest.raises(ProtocolError) as refused:
+        judge_all(client, subscribe(*names, "admin"), Audiences(), NOTHING)
+    assert refused.value.code is Code.ROLE_NEEDED
+
+
+def test_a_new_identity_is_judged_for_very_many_topics_some_at_a_time() -> None:
+    names = [f"portfolio:{at}" for at in range(2 * JUDGE_TOPICS)] + [f"contest:{at}" for at in range(JUDGE_TOPICS)]
+    client = Judging(Rules(verify, verify_grant, DEFAULT, 10_000), ADMIN)
+    heard = Audiences([*map(hub.of_topic, names), hub.of_topic("admin"), hub.joining("admin:x")])
+    *parts, effect = judge_all(client, messages.Auth("ann"), heard, Found(charged=True))
+    assert all(isinstance(part, Judge) for part in parts)
+    assert len(parts) == 3
+    assert client.judged == len(names) + 2
+    assert isinstance(effect, Login)
+    assert set(effect.taken) >= {"admin"}
+    assert client.identity is ANN
+
+
+def test_of_topics_judged_before_the_back_end_answers_count() -> None:
+    rules = topics.parse('[[topic]]\npattern = "asked:*"\nsubscribe = "ask"\n', "rules")
+    names = tuple(f"asked:{at}" for at in range(JUDGE_TOPICS + 1))
+    client = Judging(Rules(verify, verify_grant, rules, 10_000), ANN)
+    *_, ask = judge_all(client, subscribe(*names), Audiences(), NOTHING)
+    assert ask == Ask("subscribe", names, ANN)
+    assert client.judged == len(names)
+    [judged] = judge_all(client, subscribe(*names), Audiences(), NOTHING)[:-1]
+    assert isinstance(judged, Judge)
+    found = Found(judged=judged.judged, said=dict.fromkeys(names, Verdict.ALLOWED))
+    assert judge_all(client, subscribe(*names), Audiences(), found) == [Join(names, "r", False)]
+    found = replace(found, said={**found.said, names[3]: Verdict.REFUSED})
+    with pytest.raises(ProtocolError):
+        judge_all(client, subscribe(*names), Audiences(), found)
