@@ -313,6 +313,7 @@ def test_an_answer_without_mark_is_given_as_it_was(steps: Steps, topic: Topic) -
         {"offset": "x"},
         {"offset": ""},
         {"mark": "x"},
+        {"mark": str(9 * 10**15)},
         {"epoch": None},
         {"offset": None},
     ],
@@ -413,6 +414,8 @@ def test_the_bound_of_bytes_is_exact(topic: Topic) -> None:
     assert topic.about() == topic.about() | {"bytes": str(5 * size), "floor": str(size)}
     topic.append_of(4 * size)
     assert topic.offsets() == [3, 4, 5, 6]
+    topic.append_of(10**6)
+    assert topic.about()["floor"] == str(2 * size), "it is known until more must be dropped"
 
 
 def test_a_large_message_drops_many_small_ones_at_once(topic: Topic) -> None:

@@ -136,6 +136,14 @@ def test_what_is_over_is_forgotten_and_makes_room(steps: Steps, rows: list[str],
     assert steps.scores(rows[1]) == {"user:ann": 2.5}
 
 
+def test_a_single_one_that_is_over_is_forgotten(steps: Steps, rows: list[str], soon: float) -> None:
+    steps.redis.zadd(rows[0], {"user:old": steps.now_ms() // 1000})
+    steps.redis.zadd(rows[1], {"user:old": 1.5})
+    revoke(steps, rows, ("token:t", soon, "0"))
+    assert steps.scores(rows[0]) == {"token:t": soon}
+    assert not steps.redis.exists(rows[1])
+
+
 def test_at_most_a_thousand_are_forgotten_at_once(steps: Steps, rows: list[str], soon: float) -> None:
     steps.redis.zadd(rows[0], {f"user:{at}": 1 for at in range(1500)})
     steps.redis.zadd(rows[1], {f"user:{at}": 1 for at in range(1500)})
