@@ -50,9 +50,10 @@ def test_attend_adds_to_the_people_and_renews_their_time(steps: Steps, rows: lis
         steps.redis.hset(key, "c1", "ann")
     steps.redis.pexpire(rows[1], 5000)
     steps.redis.hset(rows[2], "news", 7)  # subscribers, which the registry counts
+    steps.redis.hset(rows[1], "bob", "a client that is named as the row of another")
     with steps.silence():
         assert attend(steps, rows, {"c2": "bob"}, ["c1", "c9"]) == 1
-    assert steps.hash(rows[1]) == {"c2": "bob"}
+    assert steps.hash(rows[1]) == {"c2": "bob", "bob": "a client that is named as the row of another"}
     assert steps.expires(rows[1], PEOPLE_MS)
     assert steps.hash(rows[2])["news"] == "7"
 
