@@ -289,6 +289,8 @@ def test_recall_looks_at_no_more_than_it_is_asked_for(steps: Steps, keys: Keys) 
     store(steps, **{f"i{at}": {} for at in range(3000)})
     _, rows = steps.call("recall", [keys.service("a")], 100, 1000)
     assert 100 <= len(rows) // 2 <= 200
+    _, rows = steps.call("recall", [keys.service("a")], 5000, 1000)
+    assert len(rows) // 2 == 3000
 
 
 def test_recall_of_a_key_of_another_type_finds_nothing(steps: Steps, keys: Keys) -> None:

@@ -136,8 +136,10 @@ def test_a_newest_token_that_is_none_refuses_nothing(steps: Steps, keys: Keys, n
     assert steps.hash(keys.snapshot(TOPIC))["fence:prices"] == "5"
 
 
-def test_without_memory_nothing_is_kept(steps: Steps) -> None:
-    keep(steps)
+@pytest.mark.parametrize("before", [0, 1])
+def test_without_memory_nothing_is_kept(steps: Steps, before: int) -> None:
+    for _ in range(before):
+        keep(steps)
     steps.redis.config_set("maxmemory", 1)
     try:
         for fence in (None, Fence("prices", 5, steps.now_ms() + 60_000)):
