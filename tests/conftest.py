@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack
@@ -25,6 +26,11 @@ Connect = Callable[..., Awaitable[Client]]
 # How long an example takes says how busy the machine is, not whether the code is right.
 hypothesis.settings.register_profile("tests", deadline=None)
 hypothesis.settings.load_profile("tests")
+
+
+def pytest_configure() -> None:
+    """Have the processes that tests start obey SIGHUP, also where the tests run under nohup."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.hookimpl(wrapper=True)

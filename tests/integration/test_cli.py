@@ -198,6 +198,7 @@ async def test_all_is_well_by_the_balancer_and_by_a_node(plain: Cluster, front: 
         assert all(one["ok"] for one in document["checks"])
         assert [one["check"].split(".")[0] for one in document["checks"]] == [
             "settings", "Redis from here", "API", "key", "Redis", "node n1", "node n2", "node n3",
+            "topic rules",
         ]  # fmt: skip
     assert f"version {__version__}" in (await gateway(front, "check")).out
 

@@ -140,8 +140,8 @@ async def test_an_idempotency_key_is_refused_where_it_would_have_no_effect(
 ) -> None:
     http = api(plain[0]).http
     hearer = await connect(plain[1], user="ann")
-    await hearer.subscribe("plain", "contest")
-    kept = {"topic": "contest", "data": "kept", "idempotencyKey": "k"}
+    await hearer.subscribe("plain", "contest-keys")
+    kept = {"topic": "contest-keys", "data": "kept", "idempotencyKey": "k"}
     alone = {"topic": "plain", "data": "plain", "idempotencyKey": "k"}
     addressed = {**kept, "to": {"user": "ann"}}
     for refused, word in ((alone, "plain, a topic without history"), (addressed, "no effect with to")):
