@@ -155,8 +155,7 @@ async def test_a_node_that_restarts_keeps_its_slot(
     running = sync()
     until(lambda: up(balancer) == {node.address for node in nodes})
     slots, said = led(balancer), running.log()
-    nodes[0].restart()
-    until(lambda: balancer.down(nodes[0]) or up(balancer) == {nodes[1].address})
+    nodes[0].restart()  # HAProxy may find it away or not, as quick as it is
     until(lambda: up(balancer) == {node.address for node in nodes}, 30)
     assert (led(balancer), running.log()) == (slots, said)
 
