@@ -1,1 +1,1 @@
-"""All that lives in Redis, and nothing else: what a node writes there can be rebuilt from its memory."""
+"""State that nodes share in Redis. A node can rebuild everything it writes there from its own memory."""

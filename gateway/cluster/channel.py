@@ -1,12 +1,12 @@
-"""A channel that somebody here hears, or wants to.  (pure)
+"""A pub/sub channel of this node and the state of its subscription in Redis.  (pure)
 
-A channel changes state only upon Redis' own confirmation, and at most one command a
-channel is under way, so no confirmation can be mistaken for another:
+A channel changes state only when Redis confirms it, and at most one command per channel is in flight, so a
+confirmation always belongs to that command:
 
     OUT --SUBSCRIBE sent--> JOINING --confirmed--> IN --UNSUBSCRIBE sent--> LEAVING --confirmed--> OUT
-                 any, when the connection is lost: OUT, and what was IN has missed messages
-            JOINING, on a cluster: refused, since the slot is not here (any more): OUT
-                 IN, on a cluster: put out, since the slot goes elsewhere: OUT, and it has missed messages
+    any state, when the connection is lost: OUT; a channel that was IN may have missed messages
+    JOINING, on a cluster, when the server rejects it because it does not have the slot: OUT
+    IN, on a cluster, when the server unsubscribes it because the slot moves: OUT, and it may have missed messages
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Callback = Callable[[str, bytes], None]  # channel, payload
 
 
 class State(enum.Enum):
-    """Of a channel."""
+    """State of a channel's subscription."""
 
     OUT = enum.auto()
     JOINING = enum.auto()
@@ -27,27 +27,27 @@ class State(enum.Enum):
     LEAVING = enum.auto()
 
 
-class Hearer(Protocol):
-    """Who hears it: an `Ear`, at the server that has its slot."""
+class ChannelHolder(Protocol):
+    """The subscriber (`Ear`) that a channel is assigned to: the connection to the server that has its slot."""
 
     server: str
-    check_channel: str  # on which it sends itself a sign
+    check_channel: str  # the self-check publishes and receives its token here
 
     @property
-    def hears(self) -> bool:
-        """Whether it has a connection that is not given up."""
+    def connected(self) -> bool:
+        """Whether it has a connection that is not being closed."""
 
     def reconcile(self, channel: Channel) -> None:
-        """Bring the channel to what is wanted of it."""
+        """Subscribe or unsubscribe the channel, depending on whether it has callbacks."""
 
-    def excuse(self, channel: Channel) -> None:
-        """Nobody is owed what was missed on it."""
+    def clear_missed(self, channel: Channel) -> None:
+        """Stop counting the channel as missed: it has no callbacks that need a report."""
 
     def drop(self, channel: Channel) -> None:
-        """Have it no more."""
+        """Remove the channel from this subscriber."""
 
     def on_check(self, channel: str, payload: bytes) -> None:
-        """What is heard on its check channel."""
+        """Handle a message on the check channel."""
 
 
 class Waiter:
@@ -61,7 +61,7 @@ class Waiter:
 
 
 class Channel:
-    """What somebody here hears, or wants to."""
+    """One channel: its callbacks, its state and the subscriber it is assigned to."""
 
     __slots__ = ("callbacks", "ear", "key", "missed", "name", "since", "state", "waiters")
 
@@ -69,8 +69,8 @@ class Channel:
         self.name = name
         self.key = name.encode()
         self.state = State.OUT
-        self.ear: Hearer | None = None  # None: nobody is known to have its slot
-        self.missed = False  # it was IN, and is not confirmed again: messages may have been missed
-        self.since = 0  # the number of its last confirmation, of all there were
+        self.ear: ChannelHolder | None = None  # None: no known server has its slot
+        self.missed = False  # it was IN and is not confirmed again yet: messages may have been missed
+        self.since = 0  # sequence number of its last confirmation, unique in this process
         self.callbacks: tuple[Callback, ...] = ()
         self.waiters: dict[Callable[[], None], list[Waiter]] = {}  # by their `done`

@@ -1,10 +1,11 @@
-"""One connection to one server, and the channels that are heard on it.
+"""A subscriber: one pub/sub connection to one Redis server, and the channels subscribed on it.
 
-The ear's owner (bus.py) says which channels are its; one reader and one writer alone touch the connection and bring
-Redis to what is wanted. How a channel's state changes, channel.py tells.
+The owner (bus.py) assigns channels to the subscriber. Only one reader task and one writer task use the connection;
+they send SUBSCRIBE and UNSUBSCRIBE until Redis matches the wanted set. channel.py describes the states of a channel.
 
-Redis answers in order, but what it says by itself stands between the answers, and a channel that is put out reads like
-one that was left. So a PING follows each UNSUBSCRIBE: what was left is out when that is answered, whatever came before.
+Redis answers commands in order, but pushed messages stand between the answers, and a pushed unsubscribe (the slot
+moved) looks like the answer to an UNSUBSCRIBE. So the node sends a PING after each UNSUBSCRIBE: when the PING is
+answered, the channels of that UNSUBSCRIBE are out.
 """
 
 from __future__ import annotations
@@ -32,82 +33,82 @@ from gateway.metrics import Metrics
 COMMAND_CHANNELS: Final = 500  # channels in one SUBSCRIBE
 RETRY_BASE_SECONDS: Final = 0.05
 RETRY_CAP_SECONDS: Final = 1.0
-CHECK: Final = b"check "  # begins a payload of the self-check
+CHECK: Final = b"check "  # prefix of a self-check payload
 
-# What a server of a cluster says of a channel that is not, or not yet, to be heard there. MovedError is an AskError.
+# Errors by which a cluster server rejects a channel whose slot it does not have now. MovedError is an AskError.
 _ELSEWHERE: Final = (AskError, TryAgainError, ClusterDownError)
 _JOINED: Final = (b"subscribe", b"ssubscribe")
 _joins: Final = itertools.count(1)
 
 
 class Owner(Protocol):
-    """Whose ear it is."""
+    """Callbacks of a subscriber."""
 
-    def hand_on(self, channel: Channel, payload: bytes) -> None:
-        """A message has come."""
+    def deliver(self, channel: Channel, payload: bytes) -> None:
+        """Deliver one message of the channel to its callbacks."""
 
     def confirmed(self, channel: Channel) -> None:
-        """Redis has confirmed the channel: nobody needs to wait for it any more."""
+        """Redis confirmed the channel: release the callers that wait for it."""
 
     def disrupted(self) -> None:
-        """The connection is gone."""
+        """The subscriber lost its connection."""
 
     def changed(self, channel: Channel) -> None:
-        """The channel is OUT or IN, and may be wanted otherwise."""
+        """The channel reached OUT or IN; the wanted state may differ by now."""
 
     def refused(self, channels: Iterable[Channel]) -> None:
-        """They are OUT, and not to be heard there now."""
+        """The server rejected these channels; they are OUT."""
 
     def lost(self, ear: Ear, reason: str, channels: list[str]) -> None:
-        """It did not come back at once; on these channels nothing is heard."""
+        """The first reconnect failed; the node receives nothing on these channels."""
 
     def resumed(self, channels: list[str]) -> None:
-        """All that the ear has is heard; on these channels messages may have been missed."""
+        """All channels of the subscriber are confirmed; messages on these may have been missed."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Order:
-    """A command under way."""
+class _InFlight:
+    """A SUBSCRIBE or UNSUBSCRIBE that is in flight."""
 
     joins: bool
-    channels: dict[bytes, Channel]  # those whose confirmation has not come
+    channels: dict[bytes, Channel]  # those that Redis has not confirmed yet
 
 
 class Ear:
-    """Hears on `server`. `run` must run; the rest may be called at any time."""
+    """Subscribes to channels on `server`. `run` must be running; the other methods may be called at any time."""
 
     def __init__(self, link: Link, server: str, owner: Owner, metrics: Metrics) -> None:
         self.server = server
-        self.check_channel = ""  # its owner gives it one that lies there
-        self.reason: str | None = "not yet connected"  # why it hears nothing; None: it hears all it has
+        self.check_channel = ""  # the owner sets a channel whose slot is on this server
+        self.reason: str | None = "not yet connected"  # why it receives nothing; None: all its channels are confirmed
         self._link = link
         self._owner = owner
         self._metrics = metrics
         self._log = logger()
         self._channels: dict[bytes, Channel] = {}
-        self._changed: dict[bytes, Channel] = {}  # to be brought to what is wanted
-        self._orders: deque[_Order] = deque()
+        self._changed: dict[bytes, Channel] = {}  # to be subscribed or unsubscribed by the writer
+        self._in_flight: deque[_InFlight] = deque()
         self._wake = asyncio.Event()
-        self._missed: set[bytes] = set()  # of its channels
-        self._resumed: list[str] = []  # were missed, and are confirmed again
-        self._kick: asyncio.Future[str] | None = None  # of the connection under way; a reason ends it
-        self._connection: AbstractConnection | None = None  # that one
-        self._settled = False  # all that is wanted was confirmed since the connection was made
-        self._told_lost = False
-        self.lost_at = -math.inf  # loop time at which it last lost a connection on which all was heard
+        self._missed: set[bytes] = set()  # keys of its channels that may have missed messages
+        self._resumed: list[str] = []  # channels that may have missed messages and are confirmed again
+        self._closing: asyncio.Future[str] | None = None  # of the current connection; setting a reason closes it
+        self._connection: AbstractConnection | None = None  # the current one
+        self._settled = False  # all wanted channels were confirmed on this connection
+        self._reported_lost = False
+        self.lost_at = -math.inf  # loop time when it last lost a connection with all channels confirmed
         self._attempt = 0
         self._checks: dict[bytes, asyncio.Future[None]] = {}
-        self._hears_itself = asyncio.Event()  # the check channel is IN
+        self._check_joined = asyncio.Event()  # the check channel is IN
 
-    # ---- what its owner says
+    # ---- called by the owner
 
     @property
-    def hears(self) -> bool:
-        """Whether it has a connection that is not given up."""
-        return self._kick is not None and not self._kick.done()
+    def connected(self) -> bool:
+        """Whether it has a connection that is not being closed."""
+        return self._closing is not None and not self._closing.done()
 
     def take(self, channel: Channel) -> None:
-        """Have a channel, which is OUT, from its last ear."""
+        """Take over a channel, which is OUT, from its previous subscriber."""
         if channel.ear is not None and channel.ear is not self:
             channel.ear.drop(channel)
         channel.ear = self
@@ -117,53 +118,52 @@ class Ear:
         self.reconcile(channel)
 
     def drop(self, channel: Channel) -> None:
-        """Have a channel, which is OUT, no more."""
+        """Remove a channel, which is OUT."""
         self._channels.pop(channel.key, None)
         self._changed.pop(channel.key, None)
         channel.ear = None
-        self.excuse(channel)
+        self.clear_missed(channel)
 
     def reconcile(self, channel: Channel) -> None:
-        """Note that a channel of its own may be in another state than wanted."""
+        """Schedule a channel whose state may differ from the wanted one."""
         if channel.state in (State.OUT, State.IN):
             self._changed[channel.key] = channel
             self._wake.set()
 
-    def excuse(self, channel: Channel) -> None:
-        """It need not wait for a channel with the news that all is heard."""
+    def clear_missed(self, channel: Channel) -> None:
+        """Stop counting this channel as missed."""
         self._missed.discard(channel.key)
         self._settle()
 
     # ---- the self-check
 
     async def check(self) -> float:
-        """Send a token through the check channel; seconds until it was heard.
+        """Publish a token on the check channel and wait until it arrives; return the seconds it took.
 
-        A Redis that is frozen, a subscription that died unnoticed, and a master that is one no more, raise nothing by
-        themselves.
+        Without this check, a frozen Redis, a dead subscription or a demoted master would raise no error.
 
         Raises:
-            Unavailable: It did not come back in time, or from a server that is not the master any more; the
-                connection is then given up and made anew.
+            Unavailable: The token did not arrive in time, or the server is no longer the master. The subscriber then
+                closes the connection and reconnects.
         """
         loop = asyncio.get_running_loop()
-        judged, connection = self._kick, self._connection
+        checked, connection = self._closing, self._connection
         token = secrets.token_hex(8).encode()
-        heard: asyncio.Future[None] = loop.create_future()
-        self._checks[token] = heard
+        arrived: asyncio.Future[None] = loop.create_future()
+        self._checks[token] = arrived
         started = loop.time()
         try:
             async with asyncio.timeout(self._link.timeout_seconds):
-                await self._hears_itself.wait()  # a token sent before would be lost
+                await self._check_joined.wait()  # a token sent earlier would be lost
                 await self._link.publish(self.check_channel, CHECK + token)
-                await heard
+                await arrived
                 seconds = loop.time() - started
                 if connection is not None and await self._link.moved(self.server, connection):
                     raise Unavailable("Redis has another master now")
         except (TimeoutError, Unavailable) as error:
             reason = f"self-check failed: {explain(error)}"
-            # A connection made meanwhile is not the one that failed.
-            if judged is self._kick:
+            # If the subscriber reconnected meanwhile, the new connection did not fail.
+            if checked is self._closing:
                 self.give_up(reason)
             raise Unavailable(reason) from None
         finally:
@@ -171,53 +171,53 @@ class Ear:
         return seconds
 
     def give_up(self, reason: str) -> None:
-        """End the connection, and make it anew."""
-        if self._kick is not None and not self._kick.done():
+        """Close the connection and reconnect."""
+        if self._closing is not None and not self._closing.done():
             self.reason = self.reason or reason
-            self._kick.set_result(reason)
+            self._closing.set_result(reason)
 
     def on_check(self, _channel: str, payload: bytes) -> None:
-        """A message on the check channel."""
-        heard = self._checks.get(payload.removeprefix(CHECK)) if payload.startswith(CHECK) else None
-        if heard is not None and not heard.done():
-            heard.set_result(None)
+        """Handle a message on the check channel."""
+        arrived = self._checks.get(payload.removeprefix(CHECK)) if payload.startswith(CHECK) else None
+        if arrived is not None and not arrived.done():
+            arrived.set_result(None)
 
     # ---- the connection
 
     async def run(self) -> None:
-        """Keep a connection, for ever: what it loses is wanted again on the next, with full jitter between."""
+        """Stay connected until cancelled. Reconnects use full jitter, and each resubscribes all wanted channels."""
         while True:
             try:
                 await self._converse()
             except (Unavailable, *REDIS_ERRORS) as error:
                 self.disconnected(str(error if isinstance(error, Unavailable) else failure(error)))
-            self._link.doubt()
+            self._link.mark_stale()
             cap = min(RETRY_CAP_SECONDS, RETRY_BASE_SECONDS * 2**self._attempt)
             self._attempt = min(self._attempt + 1, 16)
             await asyncio.sleep(random.uniform(0, cap))
 
     async def _converse(self) -> None:
         connection = self._connection = await self._link.subscriber(self.server)
-        self._kick = asyncio.get_running_loop().create_future()
+        self._closing = asyncio.get_running_loop().create_future()
         self._changed = {key: channel for key, channel in self._channels.items() if channel.callbacks}
         self._wake.set()
         # No TaskGroup: in Python 3.11 one that meets an error and a cancellation at once loses the cancellation.
-        work = (self._read(connection), self._write(connection), self._until_kicked(self._kick))
+        work = (self._read(connection), self._write(connection), self._until_closing(self._closing))
         tasks = [asyncio.get_running_loop().create_task(one) for one in work]
         try:
             ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in ended:
-                task.result()  # none ends but by an error
+                task.result()  # each task ends only with an error
         finally:
-            self._kick = self._connection = None
+            self._closing = self._connection = None
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             await connection.disconnect(nowait=True)
 
     @staticmethod
-    async def _until_kicked(kick: asyncio.Future[str]) -> None:
-        raise Unavailable(await kick)
+    async def _until_closing(closing: asyncio.Future[str]) -> None:
+        raise Unavailable(await closing)
 
     async def _write(self, connection: AbstractConnection) -> None:
         while True:
@@ -234,29 +234,29 @@ class Ear:
                     channel.state = State.LEAVING
                     leaves.append(channel)
             packed: list[bytes] = []
-            for command, some in self._commands("SUBSCRIBE", joins):
-                self._orders.append(_Order(True, some))
-                packed += connection.pack_command(command, *some)
-            for command, some in self._commands("UNSUBSCRIBE", leaves):
-                self._orders.append(_Order(False, some))
-                packed += [*connection.pack_command(command, *some), *connection.pack_command("PING")]
+            for command, batch in self._commands("SUBSCRIBE", joins):
+                self._in_flight.append(_InFlight(True, batch))
+                packed += connection.pack_command(command, *batch)
+            for command, batch in self._commands("UNSUBSCRIBE", leaves):
+                self._in_flight.append(_InFlight(False, batch))
+                packed += [*connection.pack_command(command, *batch), *connection.pack_command("PING")]
             if packed:
                 await heeding(connection.send_packed_command(packed, check_health=False))
 
     def _commands(self, word: str, channels: Iterable[Channel]) -> Iterator[tuple[str, dict[bytes, Channel]]]:
-        """The commands for `channels`. On a cluster those of several slots cannot stand in one."""
+        """Yield the commands for `channels`. On a cluster, one command holds channels of one slot only."""
         groups: dict[int, list[Channel]] = {}
         for channel in channels:
             sharded = self._link.publish_command(channel.name) == "SPUBLISH"
             groups.setdefault(slot_of(channel.key) if sharded else -1, []).append(channel)
         for slot, group in groups.items():
             for at in range(0, len(group), COMMAND_CHANNELS):
-                some = {channel.key: channel for channel in group[at : at + COMMAND_CHANNELS]}
-                yield word if slot < 0 else f"S{word}", some
+                batch = {channel.key: channel for channel in group[at : at + COMMAND_CHANNELS]}
+                yield word if slot < 0 else f"S{word}", batch
 
     async def _read(self, connection: AbstractConnection) -> None:
-        # While answers lie ready, `read_response` does not yield to the loop: all messages that have arrived
-        # are handed on in one turn of it, which is what the hub joins into one write a client.
+        # While parsed answers are available, `read_response` does not yield to the event loop. All messages that
+        # have arrived are delivered in one turn, so the hub can join them into one write per client.
         while True:
             try:
                 answer: Any = await connection.read_response(disable_decoding=True, timeout=math.inf)
@@ -264,25 +264,25 @@ class Ear:
                 self._on_refusal(error)
                 continue
             if len(answer) != 3:  # to a PING
-                self._on_left()
+                self._on_unsubscribed()
                 continue
             kind, name, payload = answer
             channel = self._channels.get(name)
             if kind in (b"message", b"smessage"):
                 if channel is not None:
-                    self._owner.hand_on(channel, payload)
+                    self._owner.deliver(channel, payload)
             elif kind in _JOINED:
                 self._on_joined(name)
             elif kind == b"sunsubscribe" and channel is not None and channel.state is State.IN:
-                self._on_put_out(channel)
+                self._on_forced_out(channel)
 
-    # ---- what Redis says
+    # ---- answers of Redis
 
     def _on_joined(self, key: bytes) -> None:
-        order = self._orders[0]
-        channel = order.channels.pop(key)
-        if not order.channels:
-            self._orders.popleft()
+        command = self._in_flight[0]
+        channel = command.channels.pop(key)
+        if not command.channels:
+            self._in_flight.popleft()
         channel.state = State.IN
         channel.missed = False
         channel.since = next(_joins)
@@ -292,55 +292,55 @@ class Ear:
             self._resumed.append(channel.name)
         if channel.name == self.check_channel:
             self._attempt = 0
-            self._hears_itself.set()
+            self._check_joined.set()
         if not channel.callbacks:
             self._owner.changed(channel)
         self._settle()
 
-    def _on_left(self) -> None:
-        for channel in self._orders.popleft().channels.values():
+    def _on_unsubscribed(self) -> None:
+        for channel in self._in_flight.popleft().channels.values():
             channel.state = State.OUT
             self._owner.changed(channel)
 
     def _on_refusal(self, error: Exception) -> None:
-        order = self._orders[0]
-        if not order.joins:
-            return  # the slot is gone, and the channels with it; the PING behind it is answered
-        self._orders.popleft()
+        command = self._in_flight[0]
+        if not command.joins:
+            return  # the slot moved and took the channels along; the PING that follows is still answered
+        self._in_flight.popleft()
         if isinstance(error, MovedError):
             self._link.moved_to(error, self.server)
-        for channel in order.channels.values():
+        for channel in command.channels.values():
             channel.state = State.OUT
-        self._owner.refused(order.channels.values())
+        self._owner.refused(command.channels.values())
 
-    def _on_put_out(self, channel: Channel) -> None:
+    def _on_forced_out(self, channel: Channel) -> None:
         channel.state = State.OUT
         if channel.name == self.check_channel:
-            self._hears_itself.clear()
+            self._check_joined.clear()
         if channel.callbacks:
             channel.missed = True
             self._missed.add(channel.key)
         self._owner.changed(channel)
 
     def _settle(self) -> None:
-        """Say so, once, when everything that was heard before the loss is heard again."""
-        if self._missed or not self._hears_itself.is_set() or (self._settled and not self._resumed):
+        """Report once when all channels that were lost are confirmed again."""
+        if self._missed or not self._check_joined.is_set() or (self._settled and not self._resumed):
             return
         resumed, self._resumed = self._resumed, []
         if not self._settled:
             self._settled = True
-            self._told_lost = False
+            self._reported_lost = False
             self.reason = None
             self._log.info("bus connected", channels=len(self._channels), **self._where())
         self._owner.resumed(resumed)
 
     def disconnected(self, reason: str) -> None:
-        """The connection is gone."""
+        """Reset all channels: the connection is lost."""
         self.reason = reason
         self._owner.disrupted()
-        self._hears_itself.clear()
-        self._orders.clear()
-        resumed, self._resumed = set(self._resumed), []  # but never told: it goes on being missed
+        self._check_joined.clear()
+        self._in_flight.clear()
+        resumed, self._resumed = set(self._resumed), []  # not reported yet, so these still count as missed
         was_connected = False
         for channel in list(self._channels.values()):
             was_connected |= channel.state is not State.OUT
@@ -356,8 +356,8 @@ class Ear:
         was_settled, self._settled = self._settled, False
         if was_settled:
             self.lost_at = asyncio.get_running_loop().time()
-        if not was_settled and not self._told_lost:
-            self._told_lost = True
+        if not was_settled and not self._reported_lost:
+            self._reported_lost = True
             self._owner.lost(self, reason, [self._channels[key].name for key in self._missed])
 
     def _where(self) -> dict[str, str]:

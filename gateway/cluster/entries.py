@@ -3,7 +3,7 @@
 What is read is remembered (`near`) until a notice says that it changed: writers publish one in the same step with the
 write, on one channel. Not Redis' own client tracking: its state lives in Redis, a part for each connection of a pool,
 and is gone without a word when one of them, or the one that it redirects to, is made anew. The bus knows when it
-was deaf (`Bus.hearing`), so it is known what can no longer be trusted.
+was deaf (`Bus.confirmed_since`), so it is known what can no longer be trusted.
 """
 
 from __future__ import annotations
@@ -276,7 +276,7 @@ class Entries:
         self.on_changed(keys, prefix)
 
     def _listen(self) -> None:
-        self.near.heard(self._bus.hearing(self._keys.cache_changes))
+        self.near.heard(self._bus.confirmed_since(self._keys.cache_changes))
 
     # ---- within
 

@@ -61,7 +61,7 @@ class History:
         meta = self._keys.history_meta(topic)
         answered = self._keys.history_answer(topic, key) if key else meta
         last = self._keys.snapshot(topic) if rule.snapshot else meta
-        return self._append.whole([self._keys.history(topic), meta, answered, last], [
+        return self._append.with_source([self._keys.history(topic), meta, answered, last], [
             channel, message.header(), message.text, rule.history, rule.history_seconds * 1000, message.published_ms,
             secrets.token_hex(4), key or "", IDEMPOTENCY_MS, message.exclude or "",
             *(fence or NO_FENCE), self._link.publish_command(channel), META_MS, rule.history_bytes,
@@ -104,7 +104,7 @@ class History:
             Unavailable: Redis did not answer in time.
         """
         keys = [self._keys.history_meta(topic)]
-        command = self._renew.whole(keys, [epoch, secrets.token_hex(4), META_MS])
+        command = self._renew.with_source(keys, [epoch, secrets.token_hex(4), META_MS])
         [renewed] = await self._link.send([command], durable=True)
         return self._top(keys[0], renewed, b"0", b"").epoch
 

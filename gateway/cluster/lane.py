@@ -171,7 +171,7 @@ class Lanes:
         try:
             answers, lack = await self._transact(server, list(groups.values()))
         except Unavailable as error:
-            self._servers.doubt()
+            self._servers.mark_stale()
             for call in batch:
                 _fail(call, type(error)(str(error)))
             return
@@ -186,7 +186,7 @@ class Lanes:
 
     def _settle(self, calls: Sequence[_Call], answers: list[Any] | Exception, lack: str | None) -> None:
         if isinstance(answers, Exception):
-            self._servers.doubt()
+            self._servers.mark_stale()
             for call in calls:
                 _fail(call, failure(answers))
             return

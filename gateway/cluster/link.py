@@ -1,11 +1,11 @@
-"""The way to Redis: commands, publishers and subscribers' connections, on one server or on a cluster of them.
+"""The Redis client of a node: commands, publishing and connections for subscribers, on one server or a cluster.
 
-Every round trip has a deadline and none is retried behind the caller's back: a PUBLISH sent twice would be
-heard twice. What fails, fails as `Unavailable`. On a Redis Cluster a server that says "not mine" has done nothing, so
-that is no retry: whoever has the slot is asked instead.
+Every round trip has a deadline, and the client never retries by itself: a PUBLISH that is sent twice is delivered
+twice. Failures raise `Unavailable`. On a Redis Cluster, a server that answers MOVED has done nothing, so sending the
+command to the named server is not a retry.
 
-What must reach replicas or the disk before it is acknowledged has publishers of its own: one that is slow holds up
-nothing else.
+Publishes that must reach replicas or the disk before they are acknowledged use pipelines of their own, so that a slow
+replica or disk does not delay the others.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from gateway.cluster.servers import Servers
 from gateway.cluster.shards import ONLY, named
 from gateway.metrics import Metrics
 
-# Enough for one publisher, one registry writer, one beat, and API requests side by side.
+# Enough for one publisher, one registry writer, one heartbeat, and API requests in parallel.
 POOL_CONNECTIONS: Final = 16
 
 
@@ -50,22 +50,22 @@ _COMMENT: Final = re.compile(r"^\s*(--.*)?\n|^\s+", re.MULTILINE)  # whole lines
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """A Lua step."""
+    """A Lua script that Redis runs as one atomic step."""
 
     source: str
     digest: str
 
     def __call__(self, keys: Sequence[str | bytes], arguments: Sequence[Any]) -> Command:
-        """The command that takes it, for `Link.ask`."""
+        """The EVALSHA command, for `Link.ask`, which loads a missing script."""
         return "EVALSHA", self.digest, len(keys), *keys, *arguments
 
-    def whole(self, keys: Sequence[str | bytes], arguments: Sequence[Any]) -> Command:
-        """The same for `Link.send`: within a transaction, a script that is missing could not be made good."""
+    def with_source(self, keys: Sequence[str | bytes], arguments: Sequence[Any]) -> Command:
+        """The EVAL command, for `Link.send`: inside a transaction, a missing script could not be loaded."""
         return "EVAL", self.source, len(keys), *keys, *arguments
 
 
 class Link:
-    """Connections to the Redis at `url`, each round trip within `timeout_seconds`."""
+    """A client of the Redis at `url`. Each round trip takes at most `timeout_seconds`."""
 
     def __init__(
         self, url: str, *, timeout_seconds: float, name: str, metrics: Metrics, durability: Durability | None = None
@@ -73,14 +73,14 @@ class Link:
         self.timeout_seconds = timeout_seconds
         self.rows = Rows(metrics)
         self.reads = Reads(self.ask_each, self._place)
-        # RESP2: its pub/sub costs a third less than RESP3's, and we need nothing of the newer protocol.
+        # RESP2: its pub/sub costs a third less than that of RESP3, and the node uses no feature of RESP3.
         self._servers = Servers(
             url, timeout_seconds=timeout_seconds, max_connections=POOL_CONNECTIONS, protocol=2, client_name=name
         )
         self.shards = self._servers.shards
         self.sharded = self.shards.sharded  # it is a Redis Cluster
-        self.on_left: Callable[[str], None] = lambda _reason: None  # called when the connections were dropped
-        self.followers: list[Link] = []  # to the same Redis: they drop their connections, too
+        self.on_left: Callable[[str], None] = lambda _reason: None  # called after the connections were closed
+        self.followers: list[Link] = []  # clients of the same Redis that close their connections too
         self._servers.on_left = self._on_left
         self._scripts: dict[str, Script] = {}
         self._plain = self._durable = Lanes(self._servers, timeout_seconds, metrics, Durability())
@@ -88,9 +88,9 @@ class Link:
             self._durable = Lanes(self._servers, timeout_seconds, metrics, durability)
 
     def script(self, name: str) -> Script:
-        """The Lua step ``lua/{name}.lua``."""
+        """The script ``lua/{name}.lua``, without comments."""
         source = resources.files("gateway.cluster").joinpath("lua", f"{name}.lua").read_text()
-        source = _COMMENT.sub("", source)  # it travels with each publish, and Redis hashes all of it
+        source = _COMMENT.sub("", source)  # each publish carries the source, and Redis hashes all of it
         script = Script(source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
         self._scripts[script.digest] = script
         return script
@@ -98,19 +98,19 @@ class Link:
     # ---- asking
 
     async def ask(self, *command: Any) -> Any:
-        """The answer to one command, as redis-py makes it.
+        """Send one command; return the answer as redis-py parses it.
 
         Raises:
-            Unavailable: Redis is away, slow, or refused it.
+            Unavailable: Redis is unreachable or slow, or rejected the command.
         """
         return (await self.ask_all([command]))[0]
 
     async def ask_all(self, commands: Sequence[Command]) -> list[Any]:
-        """The answers to several, in one round trip to each server concerned. On one server they are done in order.
+        """Send several commands, in one round trip per server; return their answers. Each server runs them in order.
 
         Raises:
-            WrongType: A key of one of them holds another type; the other commands are done.
-            Unavailable: as `ask`; some may be done.
+            WrongType: A key holds another type; the other commands were executed.
+            Unavailable: As `ask`; some commands may have been executed.
         """
         answers = await self.ask_each(commands)
         for answer in answers:
@@ -119,29 +119,29 @@ class Link:
         return answers
 
     async def ask_each(self, commands: Sequence[Command]) -> list[Any]:
-        """As `ask_all`, but for a command that Redis refused the answer is a `Refused`: it does not affect the others.
+        """As `ask_all`, but a command that Redis rejects gets a `Refused` as its answer and does not affect the others.
 
         Raises:
-            Unavailable: Redis is away or slow; some may be done.
+            Unavailable: Redis is unreachable or slow; some commands may have been executed.
         """
         try:
             async with asyncio.timeout(self.timeout_seconds):
                 await self._servers.learn()
                 return await self._follow(list(commands))
         except REDIS_ERRORS as error:
-            self._servers.doubt()
+            self._servers.mark_stale()
             raise failure(error) from error
 
     async def leave(self, reason: str) -> None:
-        """Drop all connections, and resolve the name anew: the server is not the master. Not on a Redis Cluster."""
+        """Close all connections and resolve the name again: the server is not the master. No effect on a cluster."""
         if not self.sharded:
             await self._servers.leave(ONLY, self._servers.at(ONLY), reason)
 
     async def ask_at(self, server: str, *command: Any) -> Any:
-        """The answer of one server.
+        """Send one command to one server; return its answer.
 
         Raises:
-            Unavailable: as `ask`.
+            Unavailable: As `ask`.
         """
         try:
             async with asyncio.timeout(self.timeout_seconds):
@@ -153,14 +153,14 @@ class Link:
         return answer
 
     async def _follow(self, commands: list[Command]) -> list[Any]:
-        """Ask, and ask on where a server names another."""
+        """Send the commands, and follow MOVED and ASK answers to other servers."""
         answers: list[Any] = [None] * len(commands)
-        # Which are to be asked, and where; True: there though the slot is still being moved there.
+        # Index of each command to send -> its server, and whether ASKING precedes it (the slot is being moved there).
         places: dict[int, tuple[str, bool]] = {}
         for at, command in enumerate(commands):
             try:
                 places[at] = self._owner(command), False
-            except Impaired as error:  # a part of the cluster that is away does not affect the others
+            except Impaired as error:  # a part of the cluster that failed does not affect the others
                 answers[at] = error
         first = True
         while places:
@@ -168,12 +168,12 @@ class Link:
             for at, (server, _) in places.items():
                 by_server.setdefault(server, []).append(at)
             asked = [
-                self._pipe(server, [commands[at] for at in its], [places[at][1] for at in its])
-                for server, its in by_server.items()
+                self._pipe(server, [commands[at] for at in indices], [places[at][1] for at in indices])
+                for server, indices in by_server.items()
             ]
             again: dict[int, tuple[str, bool]] = {}
-            for (server, its), found in zip(by_server.items(), await _all(asked), strict=True):
-                for at, answer in zip(its, found, strict=True):
+            for (server, indices), found in zip(by_server.items(), await _all(asked), strict=True):
+                for at, answer in zip(indices, found, strict=True):
                     match answer:
                         case NoScriptError():
                             script = self._scripts[commands[at][1]]
@@ -187,8 +187,8 @@ class Link:
                             again[at] = self._owner(commands[at]), False
                         case ResponseError() if not isinstance(answer, ClusterDownError):
                             answers[at] = refused = failure(answer)
-                            if not isinstance(refused, WrongType):  # which says nothing about the server
-                                self._servers.doubt()
+                            if not isinstance(refused, WrongType):  # a wrong type says nothing about the server
+                                self._servers.mark_stale()
                         case Exception():
                             raise answer
                         case _:
@@ -199,14 +199,14 @@ class Link:
         return answers
 
     def _place(self, command: Command) -> str | None:
-        """The server of a command, as far as it is known."""
+        """The server of a command; None: unknown, or a single Redis."""
         return self.shards.owner(self.shards.slot(command)) if self.sharded else None
 
     def _owner(self, command: Command) -> str:
         return self._servers.owner(self.shards.slot(command))
 
     async def _pipe(self, server: str, commands: Sequence[Command], asking: Sequence[bool] = ()) -> list[Any]:
-        """What `server` answers; errors stand among the answers."""
+        """Send commands to `server`; return its answers, with errors among them."""
         asking = asking or [False] * len(commands)
         client = self._servers.at(server)
         async with client.pipeline(transaction=False) as pipeline:
@@ -227,36 +227,36 @@ class Link:
     # ---- publishing
 
     def publish_command(self, channel: str) -> str:
-        """How one publishes on `channel`: on a cluster, if it has a slot of its own, only to that slot's server."""
+        """PUBLISH, or SPUBLISH on a cluster if the channel has a hash tag and so belongs to one server."""
         return "SPUBLISH" if self.sharded and "{" in channel else "PUBLISH"
 
     async def publish(self, channel: str, payload: bytes) -> None:
         """Publish one payload.
 
         Raises:
-            Unavailable: as `send`.
+            Unavailable: As `send`.
         """
         await self.send([(self.publish_command(channel), channel, payload)])
 
     async def send(self, commands: Sequence[Command], *, durable: bool = False) -> list[Any]:
-        """Have Redis do all of `commands` in one transaction; their answers. What waits shares the round trip.
+        """Execute `commands` in one transaction; return their answers. Waiting calls share a round trip.
 
-        Commands of the same kind, `durable` or not, are done in the order of the calls. On a cluster it is one
-        transaction for those of each slot: of the others some may be done when this fails.
+        Commands of the same kind, `durable` or not, run in the order of the calls. On a cluster there is one
+        transaction per slot: if one fails, those of other slots may have been executed.
 
         Raises:
-            Unconfirmed: They are done, but not as durable as they must be. Only if `durable`.
-            Unavailable: Redis is away or slow, refused one, or too much is waiting for it.
+            Unconfirmed: The commands were executed, but Redis did not confirm their durability. Only if `durable`.
+            Unavailable: Redis is unreachable or slow, rejected a command, or too many commands are waiting.
         """
         return await (self._durable if durable else self._plain).send(commands)
 
     # ---- subscribing
 
     async def subscriber(self, server: str) -> AbstractConnection:
-        """A connected connection of its own for pub/sub; the caller disconnects it.
+        """Open a dedicated connection for pub/sub; the caller closes it.
 
         Raises:
-            Unavailable: The server cannot be reached, or refuses the login.
+            Unavailable: The server cannot be reached, or rejects the login.
         """
         connection = self._servers.connection(server)
         try:
@@ -270,10 +270,10 @@ class Link:
         return connection
 
     async def moved(self, server: str, connection: AbstractConnection) -> bool:
-        """Whether the master is elsewhere now than where `connection`, a subscriber's, leads.
+        """Whether the master is now another server than the one that `connection`, a subscriber's, leads to.
 
-        Then all other connections have been dropped as well. A master that was cut off believes in itself until it
-        meets a Sentinel, and a server that was replaced goes on to take what is published.
+        If so, all other connections have been closed too. A master that was cut off keeps its role until it reaches a
+        Sentinel, and a replaced server goes on accepting publishes.
         """
         if not await self._servers.moved(server, connection):
             return False
@@ -286,43 +286,43 @@ class Link:
             await follower.leave(reason)
 
     def moved_to(self, error: MovedError, asked: str) -> str:
-        """Note where the slot is that `asked` has no more; the server's name."""
+        """Record the new server of a slot that `asked` no longer has; return the server's name."""
         server = named(error.host, error.port, asked)
         self.shards.move(error.slot_id, server)
         return server
 
-    async def learn(self, *, anew: bool = False) -> None:
-        """On a cluster, know which server has which slot: if a server has failed, or `anew`.
+    async def learn(self, *, force: bool = False) -> None:
+        """Read the slot map of a cluster if it may be outdated, or always with `force`.
 
         Raises:
-            Unavailable: No server could tell in time.
+            Unavailable: No server answered in time.
         """
         try:
             async with asyncio.timeout(self.timeout_seconds):
-                await self._servers.learn(anew=anew)
+                await self._servers.learn(force=force)
         except TimeoutError:
             raise Unavailable("no server of the cluster answered in time") from None
 
-    def doubt(self) -> None:
-        """A server of the cluster failed: another may have its slots."""
-        self._servers.doubt()
+    def mark_stale(self) -> None:
+        """Read the slot map again before the next use: a server failed, and another may have its slots."""
+        self._servers.mark_stale()
 
     # ---- life
 
     async def run(self) -> None:
-        """The publishers, for ever."""
+        """Run the pipelines until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             for lanes in {self._plain, self._durable}:
                 lanes.start(tasks.create_task)
-            await asyncio.get_running_loop().create_future()  # lanes come and go with the servers of a cluster
+            await asyncio.get_running_loop().create_future()  # pipelines start and end with the servers of a cluster
 
     async def close(self) -> None:
-        """Close all connections that rest in the pools."""
+        """Close all pools."""
         await self._servers.close()
 
 
 async def _all(work: Sequence[Coroutine[Any, Any, list[Any]]]) -> list[list[Any]]:
-    """What all of `work` gives, done side by side; else the first error, when all have ended."""
+    """Run all of `work` in parallel; return the results, or raise the first error once all have ended."""
     if len(work) == 1:
         return [await work[0]]
     found = await asyncio.gather(*work, return_exceptions=True)

@@ -56,7 +56,7 @@ class Attendance:
         # On a cluster the channel lies in another slot. Rows come first: a node that reads them then hears the rest.
         tells = "" if self._link.sharded else channel
         arguments = [topic, int(drop_first), PEOPLE_MS, tells, message if tells else "", len(joined), *pairs, *left]
-        [written] = await self._link.send([self._attend.whole(keys, arguments)])
+        [written] = await self._link.send([self._attend.with_source(keys, arguments)])
         if written and not tells:
             await self._link.publish(channel, message)
         return bool(written)

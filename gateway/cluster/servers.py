@@ -1,4 +1,4 @@
-"""Where Redis is: the one at a URL, whichever server Sentinels call the master now, or the masters of a cluster.
+"""The servers of Redis: the one at a URL, the master that Sentinels name, or the masters of a cluster.
 
 `gateway.core.urls` describes the URLs.
 """
@@ -35,41 +35,41 @@ from gateway.core.urls import REDIS_PORT, RedisUrl, parse_redis
 from gateway.logs import logger
 from gateway.settings import SettingsError
 
-ROLE_SECONDS: Final = 0.25  # publishes are confirmed by the server's role when the last confirmation is older
-STRAY_LOOKS: Final = 3  # a name leads elsewhere when so many lookups in a row have not brought the server's address
-LEARN_SECONDS: Final = 0.1  # no sooner is a cluster asked again who has what, however many ask for it
+ROLE_SECONDS: Final = 0.25  # a publish asks for the server's role if the last answer is older than this
+MOVED_LOOKUPS: Final = 3  # lookups in a row without the server's address after which the host name counts as moved
+LEARN_SECONDS: Final = 0.1  # shortest interval between two reads of a cluster's slot map
 _FAILING: Final = re.compile(rb"cluster_slots_p?fail:[1-9]")  # in CLUSTER INFO
 
 
 class Servers:
-    """Connections to all servers that a URL leads to, by the servers' names; none is opened yet.
+    """Connection pools for all servers that a URL leads to, by server name. The constructor opens no connection.
 
-    `options` as redis-py's pools and connections have.
+    `options` are passed to the pools and connections of redis-py.
 
     Raises:
-        UrlError: `url` is not a URL of Redis.
+        UrlError: `url` is not a Redis URL.
         SettingsError: A file that its TLS options name cannot be used.
     """
 
     def __init__(self, url: str, *, timeout_seconds: float, **options: Any) -> None:
         self._place = place = parse_redis(url)
-        self.on_left: Callable[[str], Awaitable[None]] | None = None  # called when all connections were dropped
-        self._role_asked = -math.inf  # loop time at which a server last said that it is the master
-        self._says_role = place.kind != "cluster"  # a cluster says MOVED; some proxies do not know the command
-        self._strays = 0  # lookups in a row without the server's address
+        self.on_left: Callable[[str], Awaitable[None]] | None = None  # called after all connections were closed
+        self._role_asked = -math.inf  # loop time when a server last answered ROLE as master
+        self._knows_role = place.kind != "cluster"  # a cluster answers MOVED instead; some proxies do not know ROLE
+        self._moved_lookups = 0  # lookups in a row without the server's address
         self._lookup: asyncio.Future[Any] | None = None
         self._timeout = timeout_seconds
         self._options = options | {f"{wait}timeout": timeout_seconds for wait in ("", "socket_", "socket_connect_")}
-        self._options["retry"] = Retry(NoBackoff(), 0)  # the caller decides what a failure leads to
+        self._options["retry"] = Retry(NoBackoff(), 0)  # the caller decides how to react to a failure
         self._options |= {"username": place.user, "password": place.password, **place.tls_options}
         if place.tls:
             _check_tls(place)
         self._clients: dict[str, Redis] = {}
         self._seeds: list[str] = []
         self.shards = Shards(sharded=place.kind == "cluster")
-        self._learning = asyncio.Lock()
+        self._learn_lock = asyncio.Lock()
         self._learned = -1.0  # loop time
-        self._doubted = self.shards.sharded  # what is known of the cluster may be old
+        self._stale = self.shards.sharded  # the slot map may be outdated
         if self.shards.sharded:
             self._options["connection_class"] = SSLConnection if place.tls else Connection
             self._seeds = [address(*host) for host in place.hosts]
@@ -86,7 +86,7 @@ class Servers:
         return client
 
     def connection(self, server: str) -> AbstractConnection:
-        """A connection to it beside those of its client, not yet connected."""
+        """A new connection to the server, outside the pool and not connected yet."""
         connections: ConnectionPool = self.at(server).connection_pool
         connection: AbstractConnection = connections.make_connection()  # type: ignore[no-untyped-call]
         return connection
@@ -94,25 +94,26 @@ class Servers:
     # ---- the master, if there is no cluster
 
     def role_is_due(self) -> bool:
-        """Whether the next publishes should be confirmed by the role of the server that takes them (`is_replica`)."""
-        return self._says_role and asyncio.get_running_loop().time() - self._role_asked >= ROLE_SECONDS
+        """Whether the next publishes should also ask the server for its role (see `is_replica`)."""
+        return self._knows_role and asyncio.get_running_loop().time() - self._role_asked >= ROLE_SECONDS
 
     def is_replica(self, role: Any) -> bool:
-        """Whether the answer `role` to ROLE is a replica's. Then what the server publishes reaches its own subscribers
-        alone, so it must not count as published.
+        """Whether the answer `role` to ROLE is that of a replica.
+
+        A message published on a replica reaches only that replica's subscribers, so it does not count as published.
         """
-        if isinstance(role, Exception):  # not permitted or not known: it cannot be asked
-            self._says_role = False
+        if isinstance(role, Exception):  # the server does not permit or know ROLE
+            self._knows_role = False
             return False
         self._role_asked = asyncio.get_running_loop().time()
         return _is_replica(role)
 
     async def moved(self, server: str, connection: AbstractConnection) -> bool:
-        """Whether the master is elsewhere now than where `connection`, a subscriber's, leads.
+        """Whether the master is now another server than the one that `connection`, a subscriber's, leads to.
 
-        The Sentinels name another server; or the server says that it is a replica (it is not asked within
-        `ROLE_SECONDS` of its last answer); or its name has led elsewhere at the last `STRAY_LOOKS` calls. What cannot
-        be found out is as it was.
+        True if the Sentinels name another server; if the server answers that it is a replica (it is not asked again
+        within `ROLE_SECONDS`); or if the host name resolved to other addresses at the last `MOVED_LOOKUPS` calls.
+        If a check fails, its last result stays.
         """
         if self.shards.sharded:
             return False
@@ -132,13 +133,13 @@ class Servers:
                     return True
         except REDIS_ERRORS:
             return False
-        self._strays = self._strays + 1 if await self._strays_from(connection) else 0
-        return self._strays >= STRAY_LOOKS
+        self._moved_lookups = self._moved_lookups + 1 if await self._name_moved(connection) else 0
+        return self._moved_lookups >= MOVED_LOOKUPS
 
-    async def _strays_from(self, connection: AbstractConnection) -> bool:
-        """Whether the URL's host name does not lead to the server of `connection` at this moment."""
+    async def _name_moved(self, connection: AbstractConnection) -> bool:
+        """Whether the URL's host name now resolves to other addresses than that of `connection`."""
         if self._place.kind != "single" or (self._lookup is not None and not self._lookup.done()):
-            return False  # a resolver that does not answer is not asked again meanwhile
+            return False  # one lookup at a time: the resolver may hang
         writer: asyncio.StreamWriter | None = getattr(connection, "_writer", None)
         peer = writer.get_extra_info("peername") if writer is not None else None
         [(host, port)] = self._place.hosts
@@ -149,28 +150,28 @@ class Servers:
         try:
             async with asyncio.timeout(self._timeout):
                 found = await asyncio.shield(self._lookup)
-        except OSError:  # TimeoutError, too
+        except OSError:  # includes TimeoutError
             return False
         return peer[0] not in {address[0] for *_, address in found}
 
     async def judge(self, server: str, client: Redis, answers: Iterable[Any]) -> None:
-        """Leave `server` if one of its `answers` to `client` says that it is not the master."""
+        """Leave `server` if one of its `answers` to `client` shows that it is not the master."""
         for answer in answers:
             if isinstance(answer, Exception) and isinstance(wrong := failure(answer), WrongServer):
                 await self.leave(server, client, str(wrong))
                 return
 
     async def leave(self, server: str, client: Redis, reason: str) -> None:
-        """Drop all connections of `client` and of the subscribers, because `server` is not the master.
+        """Close all connections of `client` and of the subscribers, because `server` is not the master.
 
-        Those that are made from now on resolve the name anew, and are refused by a replica. Once a client: what fails
-        on its other connections says nothing about those made since.
+        New connections resolve the name again and reject a replica. This happens once per client object: a later
+        failure on its old connections says nothing about the new ones.
         """
         if self.shards.sharded or self._clients.get(server) is not client:
-            self.doubt()
+            self.mark_stale()
             return
         self._clients[server] = Redis(connection_pool=_pool(self._place, **self._options))
-        self._role_asked, self._strays = -math.inf, 0
+        self._role_asked, self._moved_lookups = -math.inf, 0
         logger().warning("left a server that is not the master", reason=reason)
         if self.on_left is not None:
             await self.on_left(reason)
@@ -178,82 +179,82 @@ class Servers:
 
     # ---- a cluster's map
 
-    def doubt(self) -> None:
-        """A server failed: who has its slots is to be asked."""
-        self._doubted = self.shards.sharded
+    def mark_stale(self) -> None:
+        """Read the slot map again before the next use: a server failed."""
+        self._stale = self.shards.sharded
 
     def owner(self, slot: int) -> str:
         """The server that has `slot`.
 
         Raises:
-            Impaired: None is known to have it, or the one that has it has failed in the eyes of the cluster.
+            Impaired: No known server has it, or the cluster has marked its server as failed.
         """
         server = self.shards.owner(slot)
         if server is None or server in self.shards.failed:
-            self.doubt()
+            self.mark_stale()
             failed = "" if server is None else f": its master {server} has failed"
             raise Impaired(f"slot {slot} of the Redis Cluster has no server{failed}")
         return server
 
-    async def learn(self, *, anew: bool = False) -> None:
-        """Know which server has which slot, if that is in doubt; in any case, if `anew`.
+    async def learn(self, *, force: bool = False) -> None:
+        """Read the slot map of a cluster if it may be outdated, or always with `force`.
 
         Raises:
-            Unavailable: No server could tell.
+            Unavailable: No server answered.
         """
-        if not self.shards.sharded or not (anew or self._doubted):
+        if not self.shards.sharded or not (force or self._stale):
             return
-        async with self._learning:
+        async with self._learn_lock:
             now = asyncio.get_running_loop().time()
             if self.shards.servers and now < self._learned + LEARN_SECONDS:
                 return
             await self._learn()
-            self._doubted, self._learned = False, asyncio.get_running_loop().time()
+            self._stale, self._learned = False, asyncio.get_running_loop().time()
             for server in self._clients.keys() - set(self.shards.servers):
                 await _close(self._clients.pop(server))
 
     async def _learn(self) -> None:
         masters = list(self.shards.servers)
-        random.shuffle(masters)  # nodes do not all ask the same
+        random.shuffle(masters)  # spread the nodes over the servers
         reason: BaseException = TimeoutError("no server of the cluster answered")
-        unsure: tuple[Any, str, str] | None = None
+        outdated: tuple[Any, str, str] | None = None
         for server in dict.fromkeys([*masters, *self._seeds]):
             pipeline = self.at(server).pipeline(transaction=False)
             pipeline.execute_command("CLUSTER", "INFO")
             pipeline.execute_command("CLUSTER", "SLOTS")
             try:
-                # They are asked one after the other: half the time for one, so that a frozen one hides no other.
+                # Servers are asked in turn, each with half the time, so that a frozen one leaves time for the next.
                 async with asyncio.timeout(self._timeout / 2):
                     info, rows = await heeding(pipeline.execute())
                     nodes = await self._nodes(server) if _FAILING.search(info) else ""
             except REDIS_ERRORS as error:
                 reason = error
                 continue
-            # One that was cut off from the others still tells of the world before.
+            # A server that is cut off from the others still answers with an old map.
             if b"cluster_state:ok" in info:
                 self.shards.learn(rows, server, nodes)
                 return
-            unsure = unsure or (rows, server, nodes)
-        if unsure is None:
+            outdated = outdated or (rows, server, nodes)
+        if outdated is None:
             raise Unavailable(explain(reason)) from reason
-        self.shards.learn(*unsure)
+        self.shards.learn(*outdated)
 
     async def _nodes(self, server: str) -> str:
-        """What `server` says of each server of the cluster."""
+        """The answer of `server` to CLUSTER NODES."""
         pipeline = self.at(server).pipeline(transaction=False)
         pipeline.execute_command("CLUSTER", "NODES")
         [answer] = await heeding(pipeline.execute())
         return answer.decode(errors="replace") if isinstance(answer, bytes) else ""
 
     async def close(self) -> None:
-        """Close all connections that rest in the pools."""
+        """Close all pools."""
         while self._clients:
             _, client = self._clients.popitem()
             await _close(client)
 
 
 def _pool(place: RedisUrl, **options: Any) -> ConnectionPool:
-    """Connections to the one server at `place`, or to the master that its Sentinels name."""
+    """A pool for the one server at `place`, or for the master that its Sentinels name."""
     options = dict(options)
     if place.kind == "unix":
         options |= {"connection_class": _RoleUnixConnection, "path": place.path}
@@ -263,7 +264,7 @@ def _pool(place: RedisUrl, **options: Any) -> ConnectionPool:
         [(host, port)] = place.hosts
         options["connection_class"] = _RoleSSLConnection if place.tls else _RoleConnection
         return BlockingConnectionPool(host=host, port=port, db=place.database, **options)
-    # They are asked one after the other: half the time for the first, so that one which is frozen hides no other.
+    # Sentinels are asked in turn, each with half the time, so that a frozen one leaves time for the next.
     sentinels = _Sentinels(  # type: ignore[no-untyped-call]
         place.hosts,
         sentinel_kwargs={
@@ -278,10 +279,10 @@ def _pool(place: RedisUrl, **options: Any) -> ConnectionPool:
 
 
 def _check_tls(place: RedisUrl) -> None:
-    """Read the files that the TLS options name: a missing one stops the start, instead of every connection.
+    """Read the files that the TLS options name, so that a missing file fails the start and not each connection.
 
     Raises:
-        SettingsError: One cannot be used.
+        SettingsError: A file cannot be used.
     """
     options: dict[str, Any] = dict(place.tls_options)
     try:
@@ -293,7 +294,7 @@ def _check_tls(place: RedisUrl) -> None:
 
 
 def describe(url: str) -> str:
-    """`url`, which `Servers` takes, without user, password and options, for people."""
+    """`url` without user, password and options, for logs and messages."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
@@ -301,7 +302,7 @@ def describe(url: str) -> str:
 def _host(text: str, default_port: int) -> tuple[str, int]:
     parts = urlsplit(f"//{text}")
     if not parts.hostname:
-        raise ValueError(f"{text!r} is no host:port")
+        raise ValueError(f"{text!r} is not an address: use host:port")
     return parts.hostname, parts.port or default_port
 
 
@@ -311,15 +312,15 @@ async def _close(client: Redis) -> None:
 
 
 class _Sentinels(Sentinel):
-    """redis-py's, but for the list of them, which all that connects at once shares.
+    """The Sentinel client of redis-py with a safe update of its list of Sentinels.
 
-    Whoever answers is asked first the next time. redis-py exchanges two places for that, by a number from before it
-    waited; when two do so side by side, one Sentinel is in the list twice and another no more. A node that knew but one
-    in the end was lost when that one was cut off.
+    The Sentinel that answers moves to the front of the list. redis-py swaps two entries by an index that it took before
+    it waited. If two calls do that at once, one Sentinel is in the list twice and another is lost. A node that is left
+    with one Sentinel fails when that Sentinel does.
     """
 
     async def discover_master(self, service_name: str) -> tuple[str, int]:
-        """Where the master is, by the first Sentinel that knows one which is well."""
+        """Host and port of the master, from the first Sentinel that reports a healthy one."""
         for sentinel in tuple(self.sentinels):
             try:
                 masters: Any = await sentinel.sentinel_masters()
@@ -334,20 +335,20 @@ class _Sentinels(Sentinel):
 
 
 class _MasterPool(SentinelConnectionPool, BlockingConnectionPool):
-    """redis-py's pool for Sentinel refuses when it is exhausted; ours waits, as with a single Redis."""
+    """A Sentinel pool that waits for a free connection, as the pool of a single Redis does; redis-py's raises."""
 
     async def aclose(self) -> None:
-        """Close what rests here, and the connections to the Sentinels."""
+        """Close the pool and the connections to the Sentinels."""
         await super().aclose()
         await self.sentinel_manager.aclose()
 
 
-class _AsksRole(AbstractConnection):
-    """A connection to a master, and to nothing else.
+class _MasterOnly(AbstractConnection):
+    """A connection that accepts only a master.
 
-    A Sentinel that was cut off, or a name that is resolved from a cache, leads to the old server, which may be a
-    replica by now. That would take our PUBLISH, and only its own subscribers would receive it. So the server is asked
-    too, as Redis' guidelines for clients want.
+    A Sentinel that was cut off, or a cached DNS answer, leads to the old server, which may be a replica by now. A
+    replica accepts PUBLISH, but only its own subscribers receive the message. So the node also asks the server for its
+    role, as the Redis guidelines for clients require.
     """
 
     async def on_connect_check_health(self, check_health: bool = True) -> None:
@@ -356,7 +357,7 @@ class _AsksRole(AbstractConnection):
         await self.send_command("ROLE", check_health=False)
         try:
             role = await self.read_response()
-        except ResponseError:  # not permitted or not known: it cannot be asked
+        except ResponseError:  # the server does not permit or know ROLE
             return
         if _is_replica(role):
             pieces: list[tuple[str, Any]] = self.repr_pieces()  # type: ignore[no-untyped-call]
@@ -364,19 +365,19 @@ class _AsksRole(AbstractConnection):
             raise RedisConnectionError(f"{place} is a replica, not the master")
 
 
-class _RoleConnection(_AsksRole, Connection):
+class _RoleConnection(_MasterOnly, Connection):
     pass
 
 
-class _RoleSSLConnection(_AsksRole, SSLConnection):
+class _RoleSSLConnection(_MasterOnly, SSLConnection):
     pass
 
 
-class _RoleUnixConnection(_AsksRole, UnixDomainSocketConnection):
+class _RoleUnixConnection(_MasterOnly, UnixDomainSocketConnection):
     pass
 
 
-class _MasterConnection(_AsksRole, SentinelManagedConnection):
+class _MasterConnection(_MasterOnly, SentinelManagedConnection):
     pass
 
 

@@ -326,8 +326,8 @@ class ServiceManager:
 
         While the value stays the same no service's state has changed, except by the end of a lease.
         """
-        hearing = self._bus.hearing(self._keys.service_updates)
-        return None if hearing is None else (hearing, self._changes)
+        confirmed_since = self._bus.confirmed_since(self._keys.service_updates)
+        return None if confirmed_since is None else (confirmed_since, self._changes)
 
     def _stale(self, service: str) -> dict[str, Any] | None:
         rows, now_ms, read = self._known.get(service, ({}, 0, None))

@@ -1,8 +1,8 @@
-"""Which server has which slot, as far as is known.  (pure)
+"""The slot map: which Redis server has which slot, as far as the node knows.  (pure)
 
-A Redis Cluster has 16,384 slots. A key's is told by what stands between its first braces, and each slot is given to one
-of the masters. A single Redis is a cluster of one server, which has them all and is never asked. What is known may be
-old: a server that is asked for a slot which it has no more names who has it, and that is noted here (`move`).
+A Redis Cluster has 16,384 slots. The text between the first braces of a key decides its slot, and each slot belongs to
+one master. A single Redis is treated as a cluster of one server that has all slots. The map may be outdated: a server
+that no longer has a slot answers MOVED with the new server, and `move` records it.
 """
 
 from __future__ import annotations
@@ -16,37 +16,37 @@ from redis.crc import key_slot
 from gateway.cluster.answers import Command
 
 SLOTS: Final = 16_384
-ONLY: Final = ""  # the name of the server that is the only one; others are called "host:port"
+ONLY: Final = ""  # name of the server of a single Redis; the servers of a cluster are named "host:port"
 
 _WITHOUT_KEY: Final = ("TIME", "PING")
 
 
 class Shards:
-    """The map of slots. `sharded`: of a Redis Cluster, of which nothing is known yet."""
+    """The slot map. `sharded`: it describes a Redis Cluster and is empty at first."""
 
     def __init__(self, *, sharded: bool) -> None:
         self.sharded = sharded
-        self.version = 0  # another one whenever something has changed
+        self.version = 0  # grows with every change
         self._owners: list[str | None] = [None if sharded else ONLY] * SLOTS
         self.servers: tuple[str, ...] = () if sharded else (ONLY,)  # those that have slots
-        self.failed: frozenset[str] = frozenset()  # masters that have failed in the eyes of the cluster
-        self.suspected: frozenset[str] = frozenset()  # these, and those that one of the others does not reach
-        self.uncovered = SLOTS if sharded else 0  # so many slots nobody has, as far as is known
+        self.failed: frozenset[str] = frozenset()  # masters that the cluster has marked as failed
+        self.suspected: frozenset[str] = frozenset()  # these, and masters that another server cannot reach
+        self.uncovered = SLOTS if sharded else 0  # number of slots without a known server
 
     def owner(self, slot: int) -> str | None:
-        """The server that has `slot`; None: nobody is known to."""
+        """The server that has `slot`; None: unknown."""
         return self._owners[slot]
 
     def slot(self, command: Command) -> int:
-        """The slot of `command`: that of its first key, or channel. All other keys must have the same."""
+        """The slot of a command: that of its first key or channel. All its keys must be in one slot."""
         if not self.sharded or command[0] in _WITHOUT_KEY:
             return 0
         return slot_of(command[3] if command[0] in ("EVAL", "EVALSHA") else command[1])
 
     def learn(self, rows: Iterable[Sequence[Any]], asked: str, nodes: str = "") -> None:
-        """Take in what `asked` answers to CLUSTER SLOTS: (first, last, (host, port, id, …), …) of each range.
+        """Apply the answer of server `asked` to CLUSTER SLOTS: (first, last, (host, port, id, …), …) for each range.
 
-        `nodes`: its answer to CLUSTER NODES, if some masters may have failed: a line for each, with id, address, flags.
+        `nodes`: its answer to CLUSTER NODES, if a master may have failed: one line per server with id, address, flags.
         """
         owners: list[str | None] = [None] * SLOTS
         names: dict[str, str] = {}
@@ -62,7 +62,7 @@ class Shards:
             self._count()
 
     def move(self, slot: int, server: str) -> None:
-        """Note that `server` has `slot` now: who had it said so."""
+        """Record that `server` has `slot` now, as the previous server answered."""
         if self._owners[slot] != server:
             self._owners[slot] = server
             self._count()
@@ -72,10 +72,10 @@ class Shards:
         return self._owners[slot_of(name)] if self.sharded else ONLY
 
     def name_at(self, server: str, name: str) -> str:
-        """A channel's name that begins as `name` does and lies in a slot of `server`.
+        """A channel name that begins with `name` and lies in a slot of `server`.
 
         Raises:
-            LookupError: It has none.
+            LookupError: `server` has no slot.
         """
         if not self.sharded:
             return name
@@ -103,7 +103,7 @@ def address(host: str, port: int) -> str:
 
 
 def named(host: str, port: int, asked: str) -> str:
-    """The server that `asked` names; one that does not know its own host, or shall not tell it, means: where I am."""
+    """The name of a server in an answer of `asked`. An empty or unknown host ("", "?") means the host of `asked`."""
     return address(asked.rpartition(":")[0].strip("[]") if host in ("", "?") else host, port)
 
 

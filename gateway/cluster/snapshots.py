@@ -30,7 +30,7 @@ class Snapshots:
 
         Or the newest token, in a list, if `fence` shuts it out.
         """
-        return self._keep.whole([self._keys.snapshot(topic)], [
+        return self._keep.with_source([self._keys.snapshot(topic)], [
             channel, message.header(), message.text, *(fence or NO_FENCE), self._link.publish_command(channel), KEEP_MS,
         ])  # fmt: skip
 

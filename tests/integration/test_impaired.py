@@ -17,7 +17,7 @@ import pytest
 from gateway.cluster.answers import WrongServer
 from gateway.cluster.keys import Keys
 from gateway.cluster.link import Impaired, Link, Unavailable
-from gateway.cluster.servers import STRAY_LOOKS
+from gateway.cluster.servers import MOVED_LOOKUPS
 from gateway.cluster.shards import ONLY
 from gateway.metrics import Metrics
 from tests.client import Api, Front
@@ -315,9 +315,11 @@ async def test_a_name_that_leads_elsewhere_again_and_again_is_followed(
         assert await link.ask("PING")
         subscriber = await link.subscriber(ONLY)
         told[:] = ["127.0.0.2", "127.0.0.1"]
-        assert not any([await link.moved(ONLY, subscriber) for _ in range(2 * STRAY_LOOKS)]), "one of several"
+        assert not any([await link.moved(ONLY, subscriber) for _ in range(2 * MOVED_LOOKUPS)]), "one of several"
         told[:] = ["127.0.0.2"]
-        assert [await link.moved(ONLY, subscriber) for _ in range(STRAY_LOOKS)] == [False] * (STRAY_LOOKS - 1) + [True]
+        assert [await link.moved(ONLY, subscriber) for _ in range(MOVED_LOOKUPS)] == [False] * (MOVED_LOOKUPS - 1) + [
+            True
+        ]
         assert left == ["Redis has another master now"]
         with pytest.raises(Unavailable, match=r"redis\.internal"):
             await link.ask("PING")  # at the new address there is nothing

@@ -79,7 +79,7 @@ def test_take_of_a_stale_value_gives_value_and_lock(steps: Steps, rows: list[str
 
 @pytest.mark.parametrize(("left", "ours"), [(7000, 1), (7001, 0)])
 def test_take_knows_stale_from_fresh_to_the_millisecond(steps: Steps, rows: list[str], left: int, ours: int) -> None:
-    command = steps.link.script("take").whole(rows, ["mine", LOCK_MS, 7000, MOST_BYTES])
+    command = steps.link.script("take").with_source(rows, ["mine", LOCK_MS, 7000, MOST_BYTES])
 
     def answer() -> Any:
         with steps.redis.pipeline() as pipeline:

@@ -134,7 +134,7 @@ def test_a_lease_without_an_end_or_of_more_than_a_day_is_taken(steps: Steps, row
 
 
 def test_a_lease_of_a_day_is_another_instances(steps: Steps, rows: list[str]) -> None:
-    command = steps.link.script("lead").whole(rows, ["a", "0", LEASE_MS])
+    command = steps.link.script("lead").with_source(rows, ["a", "0", LEASE_MS])
 
     def answer() -> Any:
         with steps.redis.pipeline() as pipeline:

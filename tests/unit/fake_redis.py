@@ -160,11 +160,11 @@ class FakeRedis:
         """Nothing has a slot."""
         return "PUBLISH"
 
-    async def learn(self, *, anew: bool = False) -> None:
+    async def learn(self, *, force: bool = False) -> None:
         """There is nothing to learn."""
 
-    def doubt(self) -> None:
-        """Nor to doubt."""
+    def mark_stale(self) -> None:
+        """There is no slot map."""
 
     async def subscriber(self, _server: str) -> AbstractConnection:
         """A new connection, if it can be reached."""

@@ -753,7 +753,7 @@ async def test_a_lost_part_of_a_cluster_is_no_reason_until_the_servers_would_kno
         bus = ear.bus
 
         def state() -> tuple[str | None, str | None, bool]:
-            return bus.reason, bus.partial, bus.whole
+            return bus.reason, bus.partial, bus.complete
 
         assert state() == (None, None, True)
         away.append("dead:1")

@@ -26,8 +26,8 @@ class Redis:
     async def learn(self) -> None:
         """There is nothing to learn."""
 
-    def doubt(self) -> None:
-        """Nor to doubt."""
+    def mark_stale(self) -> None:
+        """There is no slot map."""
 
     def owner(self, _slot: int) -> str:
         return ""
