@@ -100,53 +100,59 @@ class Meter:
 
 
 class Purse:
-    """What one node has fetched from a bucket that the whole cluster shares, and how much it fetches next.
+    """Tokens of one user that a node has fetched ahead from a bucket that the whole cluster shares.
 
-    It asks for as many as it spent in its last window, and one at first: rare use is counted exactly, and steady use
-    costs a few round trips a second. What a window leaves over is lost: at most one part in `MAX_SHARE` of a second's.
+    A node asks for as many as were spent in the last window, at most `most`, and at least for those that it needs now.
+    So rare use is counted exactly, and steady use costs a few round trips a second. A purse holds at most `most`; they
+    are lost when it has been idle for a window.
     """
 
     WINDOW_SECONDS: Final = 1.0
-    PAUSE_SECONDS: Final = 0.1  # after an empty answer: whoever goes on must not cost a round trip each time
-    MAX_SHARE: Final = 5  # at most a fifth of a second's worth at once
+    PAUSE_SECONDS: Final = 0.1  # after a refusal, so that a client that goes on does not cost a round trip each time
 
-    __slots__ = ("_held", "_paused_until", "_rate", "_spent", "_spent_before", "_window_ends")
+    __slots__ = ("_asking", "_held", "_most", "_paused_until", "_refused", "_spent", "_spent_before", "_window_ends")
 
-    def __init__(self, rate: Rate) -> None:
-        self._rate = rate
-        self._held = self._spent = self._spent_before = 0
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._held = self._spent = self._spent_before = self._asking = self._refused = 0
         self._window_ends = self._paused_until = UNUSED
 
-    def spend(self, now: float) -> bool:
-        """Spend one of those that are here. False: there is none."""
+    def spend(self, now: float, count: int = 1) -> bool:
+        """Spend `count` tokens. False, and none is spent, if fewer are here."""
         self._turn(now)
-        if not self._held:
+        if self._held < count:
             return False
-        self._held -= 1
-        self._spent += 1
+        self._held -= count
+        self._spent += count
         return True
 
-    def wanted(self, now: float) -> int:
-        """How many to fetch; 0: none, it was in vain a moment ago."""
-        if now < self._paused_until:
-            return 0
-        most = max(1, int(self._rate.per_second) // self.MAX_SHARE)
-        return min(max(1, self._spent, self._spent_before), most)
+    def ask(self, now: float, count: int = 1) -> int:
+        """How many tokens to fetch for a use of `count`: `fetched` must follow. 0: as many were refused a moment ago.
 
-    def fetched(self, granted: int, now: float) -> None:
-        """So many were fetched."""
+        One fetch at a time is ahead of its use: otherwise each of many clients would fetch for all of them.
+        """
+        if now < self._paused_until and count >= self._refused:
+            return 0
+        ahead = 0 if self._asking else min(max(self._spent, self._spent_before), self._most)
+        self._asking += 1
+        return max(count, ahead)
+
+    def fetched(self, granted: int, now: float, count: int = 1) -> None:
+        """The fetch for a use of `count` is over, and gave so many."""
         self._turn(now)
+        self._asking -= 1
         self._held += granted
-        if not granted:
-            self._paused_until = now + self.PAUSE_SECONDS
+        if granted < count:
+            self._refused, self._paused_until = count, now + self.PAUSE_SECONDS
 
     def idle(self, now: float) -> bool:
         """Whether it holds nothing worth remembering."""
-        return now > self._window_ends + self.WINDOW_SECONDS
+        return now > self._window_ends + self.WINDOW_SECONDS and not self._asking
 
     def _turn(self, now: float) -> None:
         if now < self._window_ends:
             return
-        self._spent_before = 0 if self.idle(now) else self._spent
-        self._spent = self._held = 0
+        if self.idle(now):
+            self._held = self._spent = 0
+        self._spent_before, self._spent = self._spent, 0
         self._window_ends = now + self.WINDOW_SECONDS

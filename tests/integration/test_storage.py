@@ -64,6 +64,23 @@ async def test_topics_that_a_client_makes_up_have_a_bound(cluster: Start, connec
     assert 86_400 * 0.9 < redis.cli("TTL", key) < 86_400 * 1.1
 
 
+async def test_steady_publishes_on_a_topic_that_keeps_messages_seldom_ask_for_the_allowance(
+    cluster: Start, connect: Connect, redis: Redis
+) -> None:
+    def asked() -> list[int]:
+        """How often the allowance was written, and how often it was asked whether a key exists."""
+        stats = redis.cli("INFO", "commandstats")
+        return [stats.get(f"cmdstat_{command}", {"calls": 0})["calls"] for command in ("set", "exists")]
+
+    [node] = cluster(1)
+    client = await connect(node, user="ann")
+    before = asked()
+    assert len(await store(client, ["contest-chat"] * 100, "x")) == 100
+    charged, looked_for = (now - then for now, then in zip(asked(), before, strict=True))
+    assert 1 <= charged <= 40
+    assert 1 <= looked_for <= 3
+
+
 async def test_while_redis_is_nearly_full_clients_store_nothing(
     cluster: Start, connect: Connect, api: Callable[[Front], Api]
 ) -> None:

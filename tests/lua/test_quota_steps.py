@@ -8,7 +8,7 @@ import pytest
 from redis.exceptions import OutOfMemoryError
 
 from gateway.cluster.keys import Keys
-from gateway.cluster.quota import ALL_OR_NONE, AS_MANY_AS_THERE_ARE, IN_ANY_CASE
+from gateway.cluster.quota import INTO_DEBT
 from tests.lua.steps import Steps
 
 PER_SECOND = 0.5  # so slow that none is earned during a test
@@ -21,9 +21,9 @@ def key(keys: Keys) -> str:
     return keys.quota("ann")
 
 
-def take(steps: Steps, key: str, wanted: int, how: int = AS_MANY_AS_THERE_ARE) -> int:
+def take(steps: Steps, key: str, wanted: int, least: int = 1) -> int:
     """Take tokens."""
-    return int(steps.call("quota", [key], PER_SECOND, SECONDS, wanted, how))
+    return int(steps.call("quota", [key], PER_SECOND, SECONDS, wanted, least))
 
 
 def is_short_of(steps: Steps, key: str, tokens: float) -> bool:
@@ -36,14 +36,14 @@ def is_short_of(steps: Steps, key: str, tokens: float) -> bool:
     )
 
 
-@pytest.mark.parametrize("how", [AS_MANY_AS_THERE_ARE, ALL_OR_NONE, IN_ANY_CASE])
-def test_tokens_are_taken_one_by_one_and_many_at_once(steps: Steps, key: str, how: int) -> None:
+@pytest.mark.parametrize("least", [0, 1, INTO_DEBT])
+def test_tokens_are_taken_one_by_one_and_many_at_once(steps: Steps, key: str, least: int) -> None:
     with steps.silence():
-        assert take(steps, key, 1, how) == 1
+        assert take(steps, key, 1, least) == 1
         assert is_short_of(steps, key, 1)
-        assert take(steps, key, 4, how) == 4
+        assert take(steps, key, 4, least) == 4
         assert is_short_of(steps, key, 5)
-        assert take(steps, key, 15, how) == 15
+        assert take(steps, key, 15, least) == 15
         assert is_short_of(steps, key, 20)
 
 
@@ -60,27 +60,28 @@ def test_a_full_bucket_grants_no_more_than_it_holds(steps: Steps, key: str) -> N
     assert is_short_of(steps, key, 20)
 
 
-def test_all_or_none_refuses_more_than_there_is(steps: Steps, key: str) -> None:
+def test_none_is_taken_where_there_are_fewer_than_the_least(steps: Steps, key: str) -> None:
     with steps.nothing_done():
-        assert take(steps, key, 21, ALL_OR_NONE) == 0
-    assert take(steps, key, 20, ALL_OR_NONE) == 20
+        assert take(steps, key, 30, least=21) == 0
+    assert take(steps, key, 12, least=12) == 12
+    assert take(steps, key, 30, least=8) == 8
     with steps.nothing_done():
-        assert take(steps, key, 1, ALL_OR_NONE) == 0
+        assert take(steps, key, 1, least=1) == 0
 
 
-def test_in_any_case_goes_into_debt(steps: Steps, key: str) -> None:
-    assert take(steps, key, 20, IN_ANY_CASE) == 20
-    assert take(steps, key, 10, IN_ANY_CASE) == 10
+def test_into_debt_all_are_taken(steps: Steps, key: str) -> None:
+    assert take(steps, key, 20, INTO_DEBT) == 20
+    assert take(steps, key, 10, INTO_DEBT) == 10
     assert is_short_of(steps, key, 30)
-    for how in (ALL_OR_NONE, AS_MANY_AS_THERE_ARE):
+    for least in (0, 1):
         with steps.nothing_done():
-            assert take(steps, key, 1, how) == 0
+            assert take(steps, key, 1, least) == 0
 
 
-@pytest.mark.parametrize("how", [AS_MANY_AS_THERE_ARE, ALL_OR_NONE, IN_ANY_CASE])
-def test_nothing_is_written_where_nothing_is_wanted(steps: Steps, key: str, how: int) -> None:
+@pytest.mark.parametrize("least", [0, 1, INTO_DEBT])
+def test_nothing_is_written_where_nothing_is_wanted(steps: Steps, key: str, least: int) -> None:
     with steps.nothing_done():
-        assert take(steps, key, 0, how) == 0
+        assert take(steps, key, 0, least) == 0
 
 
 @pytest.mark.parametrize(("ago", "there"), [(0, 0), (2.01, 1), (3.9, 1), (10.01, 5), (SECONDS, 20), (10**6, 20)])
@@ -119,13 +120,13 @@ def test_a_debt_of_more_than_a_full_bucket_is_none_of_ours(steps: Steps, key: st
 
 def test_large_numbers_are_exact(steps: Steps, key: str) -> None:
     size = 10**12
-    assert steps.call("quota", [key], size / 86_400, 86_400, size - 7, ALL_OR_NONE) == size - 7
+    assert steps.call("quota", [key], size / 86_400, 86_400, size - 7, size - 7) == size - 7
     assert b"e" not in steps.redis.get(key)
     assert math.isclose(float(steps.redis.get(key)), steps.now_us() / 1e6, abs_tol=5)
 
 
 def test_a_small_part_of_a_large_bucket_gives_a_ttl_of_a_millisecond_at_least(steps: Steps, key: str) -> None:
-    assert steps.call("quota", [key], 10**9, 1, 1, AS_MANY_AS_THERE_ARE) == 1
+    assert steps.call("quota", [key], 10**9, 1, 1, 1) == 1
 
 
 def test_without_memory_no_token_is_granted(steps: Steps, key: str) -> None:

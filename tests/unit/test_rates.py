@@ -120,6 +120,9 @@ def test_the_verdict_is_a_matter_of_debt_alone(per_second: float, now: float, se
 # ---- a bucket that several nodes share
 
 
+MOST = 20  # that a purse fetches ahead
+
+
 class Bucket:
     """The cluster's, without limit or with what it has left."""
 
@@ -127,47 +130,75 @@ class Bucket:
         self.left = left
         self.asked = 0
 
-    def take(self, purse: Purse, now: float) -> bool:
-        if purse.spend(now):
+    def take(self, purse: Purse, now: float, count: int = 1) -> bool:
+        if purse.spend(now, count):
             return True
-        wanted = purse.wanted(now)
+        wanted = purse.ask(now, count)
         if not wanted:
             return False
+        self.grant(purse, now, wanted, count)
+        return purse.spend(now, count)
+
+    def grant(self, purse: Purse, now: float, wanted: int, least: int = 1) -> None:
         self.asked += 1
         granted = int(min(wanted, self.left))
+        granted = granted if granted >= least else 0
         self.left -= granted
-        purse.fetched(granted, now)
-        return purse.spend(now)
+        purse.fetched(granted, now, least)
 
 
-def test_rare_use_takes_one_token_each() -> None:
-    bucket, purse = Bucket(100), Purse(Rate(100))
-    assert all(bucket.take(purse, START + 5 * at) for at in range(100))
+def test_rare_use_takes_what_it_spends() -> None:
+    bucket, purse = Bucket(400), Purse(MOST)
+    assert all(bucket.take(purse, START + 5 * at, 4) for at in range(100))
     assert (bucket.left, bucket.asked) == (0, 100)
 
 
-def test_steady_use_costs_few_round_trips() -> None:
-    bucket, purse = Bucket(), Purse(Rate(100))
+def test_steady_use_costs_few_round_trips_and_loses_nothing() -> None:
+    bucket, purse = Bucket(10_000), Purse(MOST)
     assert all(bucket.take(purse, START + at / 90) for at in range(900))
     assert bucket.asked < 900 / 10
+    assert 10_000 - bucket.left <= 900 + MOST
+
+
+def test_a_use_of_more_than_is_fetched_ahead_fetches_exactly_that() -> None:
+    bucket, purse = Bucket(1000), Purse(MOST)
+    assert all(bucket.take(purse, START + at / 1000, 100) for at in range(10))
+    assert (bucket.left, bucket.asked) == (0, 10)
+
+
+def test_one_fetch_at_a_time_is_ahead() -> None:
+    bucket, purse = Bucket(), Purse(MOST)
+    assert all(bucket.take(purse, START, 1) for _ in range(10))
+    asked = [purse.ask(START, 2) for _ in range(3)]
+    assert asked == [10, 2, 2]
+    for wanted in asked:
+        bucket.grant(purse, START, wanted, 2)
+    assert purse.ask(START, 2) == 10
 
 
 def test_an_empty_bucket_is_not_asked_at_each_try() -> None:
-    bucket, purse = Bucket(0), Purse(Rate(100))
+    bucket, purse = Bucket(0), Purse(MOST)
     assert not any(bucket.take(purse, START + at / 1000) for at in range(1000))
     assert bucket.asked <= 11
 
 
-@given(st.integers(1, 1000), st.lists(st.tuples(st.floats(0, 3), st.integers(1, 50)), max_size=60))
+def test_a_smaller_use_is_tried_at_once_after_a_larger_one_was_refused() -> None:
+    bucket, purse = Bucket(10), Purse(MOST)
+    assert not bucket.take(purse, START, 11)
+    assert bucket.take(purse, START, 10)
+    assert not bucket.take(purse, START, 11)
+    assert bucket.asked == 2
+
+
+@given(st.integers(1, 1000), st.lists(st.tuples(st.floats(0, 3), st.integers(1, 50), st.integers(1, 9)), max_size=60))
 def test_no_more_is_spent_than_was_fetched_and_little_is_wasted(
-    per_second: int, bursts: list[tuple[float, int]]
+    most: int, bursts: list[tuple[float, int, int]]
 ) -> None:
-    rate, bucket, now, spent, windows = Rate(per_second), Bucket(1e9), START, 0, 1
-    purse = Purse(rate)
-    for wait, uses in bursts:
+    bucket, now, spent = Bucket(1e9), START, 0
+    purse = Purse(most)
+    for wait, uses, count in bursts:
         now += wait
-        windows += 1
-        spent += sum(bucket.take(purse, now) for _ in range(uses))
+        spent += sum(count * bucket.take(purse, now, count) for _ in range(uses))
     fetched = 1e9 - bucket.left
-    assert spent == sum(uses for _, uses in bursts)
-    assert spent <= fetched <= spent + windows * max(1, per_second // Purse.MAX_SHARE)
+    assert spent == sum(uses * count for _, uses, count in bursts)
+    assert spent <= fetched <= spent + most * (len(bursts) + 1)
