@@ -24,7 +24,7 @@ import redis as redis_py
 from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.auth import authenticator
-from tests.deadlines import until
+from tests.deadlines import eventually, until
 from tests.processes import Process, clean_environment, free_port
 
 ROOT = Path(__file__).parent.parent
@@ -219,6 +219,21 @@ class Node(Closing):
         """The lines of its log that tell of `event`; of a shared node, those of this test."""
         return [line for line in self._lines() if line.get("event") == event]
 
+    async def logged(self, event: str, count: int = 1, **fields: object) -> list[dict[str, Any]]:
+        """As `events`, of those with these fields, once there are `count`: a thread writes a line after its event."""
+
+        def found() -> list[dict[str, Any]]:
+            return [line for line in self.events(event) if fields.items() <= line.items()]
+
+        await eventually(lambda: len(found()) >= count, 10, f"{self.name} has logged {event!r} {count} times")
+        return found()
+
+    def finish_log(self) -> None:
+        """Wait until its log has the lines of all that it has done so far. The last is that of a request of ours."""
+        path = f"/api/users/{os.urandom(8).hex()}/clients"
+        httpx.delete(f"{self.url}{path}", timeout=5, trust_env=False)  # without a key: refused, and logged
+        until(lambda: any(line["path"] == path for line in self.events("audit")), 10, "the node has logged a request")
+
     def complaints(self) -> list[dict[str, Any]]:
         """The lines of its log that tell of a fault in itself."""
         return [line for line in self._lines() if line["level"] in ("error", "critical") or "exception" in line]
@@ -286,7 +301,11 @@ class Cluster(Closing):
             host = self._hosts[at] if self._hosts else HERE
             self.nodes.append(Node(f"n{at + 1}", self._folder, self._store, host, **self._settings))
         for node in self.nodes[-n:]:
-            until(node.ready, 30, f"{node.name} is ready")
+            try:
+                until(node.ready, 60, f"{node.name} is ready")
+            except AssertionError as error:
+                error.add_note(node.process.last_words())  # it is closed before the failure is reported
+                raise
 
     def __iter__(self) -> Iterator[Node]:
         return iter(self.nodes)

@@ -95,6 +95,8 @@ async def test_no_secret_is_ever_logged(
     # A signature is what makes a token one; and a part is as good as the whole to whoever looks for it.
     secrets += [name.rpartition(".")[2] for name in streams]
     secrets += [one.rpartition(".")[2][:20] for one in said.values()]
+    for node in nodes:
+        node.finish_log()
     logs = read_logs(folder)
     assert {"n1.log", "n2.log", "haproxy.log", "redis.log"} <= logs.keys()
     assert '"level":"debug"' in logs["n1.log"]

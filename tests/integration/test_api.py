@@ -170,10 +170,15 @@ async def test_topics_are_counted_over_all_nodes(plain: Cluster, back_end: Api, 
 async def test_nodes_are_listed(plain: Cluster, back_end: Api, connect: Connect) -> None:
     client = await connect(plain[1])
     await listed(back_end, [client])
-    nodes = (await back_end.get("/api/nodes"))["nodes"]
-    assert [(node["name"], node["clients"], node["ready"], node["draining"]) for node in nodes] == [
-        ("n1", 0, True, False), ("n2", 1, True, False), ("n3", 0, True, False),
-    ]  # fmt: skip
+    nodes: list[Any] = []
+
+    async def are_told() -> bool:  # a node writes its row at its next beat
+        nodes[:] = (await back_end.get("/api/nodes"))["nodes"]
+        return [(node["name"], node["clients"], node["ready"], node["draining"]) for node in nodes] == [
+            ("n1", 0, True, False), ("n2", 1, True, False), ("n3", 0, True, False),
+        ]  # fmt: skip
+
+    await eventually(are_told)
     assert [node["address"] for node in nodes] == [f"127.0.0.1:{node.port}" for node in plain]
 
 

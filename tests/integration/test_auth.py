@@ -386,10 +386,11 @@ async def test_each_key_is_good_for_its_scopes_and_every_administrative_act_is_l
         await eventually(lambda: _found(ask, client.id), 10)
         assert [await ask(name, *gone) for name in ("feed", "eye", "nobody", "chief")] == [403, 403, 401, 200]
         assert [await ask(name, "GET", "/api/nodes") for name in ("feed", "eye", "chief")] == [403, 200, 403]
-    lines = node.events("audit")
+    lines = await node.logged("audit", len(CAME_OF_IT))
     told = [(line["key"], line["act"], line["status"]) for line in lines]
     assert told == [(key, "disconnect_client", status) for key, status in CAME_OF_IT]
     assert all(line["about"] == {"id": client.id} and line["ip"] == "127.0.0.1" for line in lines)
+    node.finish_log()
     log = "\n".join(node.process.log())
     assert not any(secret in log for secret, _ in made.values())
     assert API_KEY not in log
@@ -471,7 +472,7 @@ async def test_an_administrators_token_is_good_for_the_api_and_named_in_the_log(
         assert await ask("GET", "/api/nodes", root) == (200, "")
         assert await ask("POST", "/api/publish", root, json={"topic": "news", "data": 1}) == (200, "")
         assert await ask("DELETE", "/api/users/nobody-there/clients", root) == (200, "")
-        await eventually(lambda: [line["key"] for line in node.events("audit")] == ["admin:steward"])
+        assert [line["key"] for line in await node.logged("audit")] == ["admin:steward"]
 
         assert await ask("GET", "/api/nodes", token("ann")) == (403, "The token is good, but not an administrator's")
         assert await ask("GET", "/api/nodes", token("steward", "admin", -60)) == (401, "The token has expired")
@@ -493,4 +494,4 @@ async def _found(ask: Any, client_id: str) -> bool:
 
 async def test_an_open_node_says_so(cluster: Start) -> None:
     [node] = cluster(1, open=1)
-    assert any("GATEWAY_OPEN=1" in line for line in node.process.log())
+    await eventually(lambda: any("GATEWAY_OPEN=1" in line for line in node.process.log()))

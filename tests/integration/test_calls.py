@@ -127,6 +127,7 @@ async def test_what_is_no_topic_is_asked_nowhere(behind: Start, connect: Connect
             assert (await request(client, topic))["code"] == 4007
             assert (await client.call(type="COMMAND", topic=topic, action="a"))["code"] == 4014
         assert not server.asked
+        node.finish_log()
         assert not node.complaints()
 
 

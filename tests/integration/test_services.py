@@ -293,7 +293,7 @@ async def test_administrators_are_told_once_of_every_change_through_the_death_of
         http = api(nodes[1]).http
         admin = await connect(nodes[1], user="root", role="admin")
         await admin.subscribe("service", "circuit-breaker")
-    assert at.metric("gateway_service_instances", service="feed", status="error") == 1
+    await eventually(lambda: at.metric("gateway_service_instances", service="feed", status="error") == 1)
     assert at.metric("gateway_service_operations_total", service="gateway.announcer") > 0
     at.kill()
 

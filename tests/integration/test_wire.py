@@ -315,7 +315,7 @@ async def test_logs_are_acknowledged_and_written(node: Node, connect: Connect) -
     assert without_time(answer) == {
         "type": "ACKNOWLEDGMENT", "topic": "logs", "message": "Logs received", "count": 2,
     }  # fmt: skip
-    lines = [event["line"] for event in node.events("browser log") if event["client"] == client.id]
+    lines = [event["line"] for event in await node.logged("browser log", 2, client=client.id)]
     assert [orjson.loads(line) for line in lines] == [{"level": "error", "message": "broken ☃"}, {}]
 
 
@@ -531,7 +531,7 @@ async def test_a_silent_client_is_pinged_and_then_closed(
     assert await silent.close_code() == 3012
     assert await silent.ended()  # though it has not answered the close either
     assert (await answering.ask(type="ping"))["type"] == "pong"
-    assert node.metric("gateway_closes_total", code="3012") == 1
+    await eventually(lambda: node.metric("gateway_closes_total", code="3012") == 1)
     await eventually(lambda: node.metric("gateway_connections") == 1)
 
 
