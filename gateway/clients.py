@@ -137,44 +137,48 @@ class Clients:
         """Ping who is silent; close who stays silent, ends no message, or has a token that ended; `now`: loop time."""
         each_in_turns(list(self), partial(self._sweep, now, self._now_ms() / 1000))
 
-    def _sweep(self, now: float, seconds: float, connection: Connection) -> None:
+    def _sweep(self, now: float, seconds: float, connection: Connection) -> int:
         if connection.stage is not Stage.OPEN:
-            return
+            return 0
         if connection.pinged:
             if connection.is_silent(self._settings.ping_seconds + self._settings.pong_seconds, now):
                 connection.close(Close.NO_PONG, "no pong")
         elif connection.is_silent(self._settings.ping_seconds, now):
             connection.ping()
-        self._watch_tokens(connection, seconds)
+        taken = self._watch_tokens(connection, seconds)
         if connection.is_late(now):
             self._metrics.limited.labels("message_seconds").inc()
             connection.close(Close.BAD_USE, "message not complete in time")
+        return taken
 
-    def _watch_tokens(self, connection: Connection, now: float) -> None:
-        """Tell whose token ends soon, close whose has ended; the same of tokens for topics. `now`: s since 1970."""
+    def _watch_tokens(self, connection: Connection, now: float) -> int:
+        """Tell whose token ends soon, close whose has ended; take the topics of tokens for topics that have ended.
+
+        `now`: seconds since 1970. Returns how many topics were taken.
+        """
         client, expires = connection.session, connection.session.identity.expires
         if expires is not None and expires <= now:
             connection.close(Close.TOKEN_EXPIRED, "token expired")
-            return
+            return 0
         if expires is not None and not client.warned:
             ends = expires - self._settings.jwt_leeway_seconds
             if ends - WARNING_SECONDS <= now:
                 client.warned = True
                 self._outbox.send(connection, replies.token_expiring(int(ends * 1000), self._outbox.time()))
-        self._unsubscribe(connection, client.expire_grants(now), "subscription token expired")
+        return self._unsubscribe(connection, client.expire_grants(now), "subscription token expired")
 
     def enforce(self, revoked: IsRevoked) -> None:
         """Close whose token is revoked, and take what was heard by a revoked subscription token."""
         each_in_turns(list(self), partial(self._enforce, revoked))
 
-    def _enforce(self, revoked: IsRevoked, connection: Connection) -> None:
+    def _enforce(self, revoked: IsRevoked, connection: Connection) -> int:
         identity = connection.session.identity
         if revoked(identity.token_id, identity.user, identity.issued):
             self._log.info("token revoked", client=connection.client_id)
             connection.close(Close.BAD_TOKEN, "token revoked")
-        else:
-            gone = connection.session.revoke_grants(revoked)
-            self._unsubscribe(connection, gone, "subscription token revoked")
+            return 0
+        gone = connection.session.revoke_grants(revoked)
+        return self._unsubscribe(connection, gone, "subscription token revoked")
 
     # ---- what a client says
 
@@ -298,14 +302,14 @@ class Clients:
         """Carry out an order on those of its clients that it is about."""
         each_in_turns(self._named(order.whom), partial(self._obey, order))
 
-    def _obey(self, order: Disconnect | Unsubscribe, connection: Connection) -> None:
+    def _obey(self, order: Disconnect | Unsubscribe, connection: Connection) -> int:
         if connection.stage is not Stage.OPEN:
-            return
+            return 0
         self._log.info("order", op=type(order).__name__.lower(), client=connection.client_id, reason=order.reason)
         if isinstance(order, Disconnect):
             connection.close(Close.DISCONNECTED, order.reason)
-        else:
-            self._unsubscribe(connection, order.topics, order.reason)
+            return 0
+        return self._unsubscribe(connection, order.topics, order.reason)
 
     def _named(self, whom: Whom) -> list[Connection]:
         if whom.client is not None:
@@ -324,15 +328,17 @@ class Clients:
         else:
             then()
 
-    def _unsubscribe(self, connection: Connection, topics: Collection[str], reason: str) -> None:
+    def _unsubscribe(self, connection: Connection, topics: Collection[str], reason: str) -> int:
+        """Take these topics and tell the client; of how many topics something was done."""
         if not topics:
-            return
+            return 0
         heard = [topic for topic in topics if connection.audiences.has_topic(topic)]
         if heard:
             self._memberships.unsubscribe(connection, heard)
             self._outbox.send(
                 connection, replies.system("unsubscribed", {"topics": heard, "reason": reason}, self._outbox.time())
             )
+        return len(topics)
 
     # ---- messages that are lost, and presence
 

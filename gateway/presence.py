@@ -106,9 +106,9 @@ class Presence:
             self._stale.add(topic)
             self._wake.set()
 
-    def rewrite(self, topics: Iterable[str] = ()) -> None:
-        """Write this node's rows again: those of all topics with a roster here, and of `topics`."""
-        self._rewrite.update(self._rooms, topics)
+    def rewrite(self, topics: Iterable[str] | None = None) -> None:
+        """Write this node's rows of `topics` again; None: of all topics with a roster here."""
+        self._rewrite.update(self._rooms if topics is None else topics)
         self._wake.set()
 
     def receive(self, topic: str, envelope: Envelope) -> None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from typing import Final, TypeVar
 
-TURN_ITEMS: Final = 250  # topics or clients of which a turn does something: about a millisecond
-
 T = TypeVar("T")
+TURN_ITEMS: Final = 250  # topics or clients of which a turn does something: about a millisecond
+# Something to do with an item; it returns how many further items it did something of, if any.
+Act = Callable[[T], int | None]
 
 
 async def in_turns(items: Sequence[T]) -> AsyncIterator[Sequence[T]]:
@@ -21,20 +21,22 @@ async def in_turns(items: Sequence[T]) -> AsyncIterator[Sequence[T]]:
         yield items[at : at + TURN_ITEMS]
 
 
-def each_in_turns(items: Iterable[T], act: Callable[[T], object]) -> None:
+def each_in_turns(items: Iterable[T], act: Act[T]) -> None:
     """Call `act` with each of `items` in order: with the first `TURN_ITEMS` at once, with the rest in the next turns.
 
-    What is begun earlier stays ahead of what is begun later.
+    A turn ends earlier where `act` returns that it did something of further items. What is begun earlier stays ahead
+    of what is begun later.
     """
     _act_on_some(iter(items), act)
 
 
-def _act_on_some(items: Iterator[T], act: Callable[[T], object]) -> None:
-    part = list(itertools.islice(items, TURN_ITEMS))
-    for item in part:
-        act(item)
-    if len(part) == TURN_ITEMS:
-        asyncio.get_running_loop().call_soon(_act_on_some, items, act)
+def _act_on_some(items: Iterator[T], act: Act[T]) -> None:
+    done = 0
+    for item in items:
+        done += 1 + (act(item) or 0)
+        if done >= TURN_ITEMS:
+            asyncio.get_running_loop().call_soon(_act_on_some, items, act)
+            return
 
 
 class InOrder:

@@ -53,7 +53,8 @@ class Memory:
     clients: Callable[[], Iterable[str]]
     topic: Callable[[str], int]  # local subscribers; 0: none
     topics: Callable[[], Iterable[str]]
-    dropped: Callable[[Iterable[str]], None] = lambda _: None  # topics of rows that a Redis which lost some still has
+    # Topics of rows that a Redis which lost some still has; called with about `PAGE_FIELDS` of them a turn.
+    dropped: Callable[[Iterable[str]], None] = lambda _: None
 
 
 class Registry:
@@ -189,8 +190,8 @@ class Registry:
         try:
             if everything:
                 if self._came_back:
-                    [came_back] = await self._topic_rows.read([self._keys.topics(self._node_id)])
-                    self._memory.dropped([name.decode(errors="replace") for name in came_back])
+                    async for _, flat in self._topic_rows.pages([self._keys.topics(self._node_id)]):
+                        self._memory.dropped([name.decode(errors="replace") for name in flat[::2]])
                     self._came_back = False
                 calls = self._calls(self._memory.clients(), self._memory.topics(), drop_first=True)
             else:

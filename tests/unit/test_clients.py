@@ -76,6 +76,17 @@ async def test_a_topic_is_taken_from_the_clients_of_a_user_a_few_a_turn() -> Non
     assert all(client.audiences.has_topic("b") for client in clients)
 
 
+async def test_clients_that_lose_many_topics_are_fewer_a_turn() -> None:
+    house = House(broken(is_plain=lambda _: True, has_history=lambda _: False, has_presence=lambda _: False), refuse)
+    topics = [f"t{at}" for at in range(TURN_ITEMS // 2)]
+    clients = crowd(house, "ann", 10)
+    for client in clients:
+        for topic in topics:
+            house.clients._hub.join(cast(Any, client), f"topic:{topic}")
+    house.clients.obey(Unsubscribe(Whom(None, "ann"), topics, "enough"))
+    assert await turns_until_all(lambda client: not client.audiences.topics, clients) == [2, 4, 6, 8, 10]
+
+
 MANY = 2 * JUDGE_TOPICS + 10
 RULES = """
 [[topic]]

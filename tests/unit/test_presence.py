@@ -206,6 +206,16 @@ async def test_what_could_not_be_written_is_written_again_and_nothing_else() -> 
 
 
 @in_virtual_time
+async def test_rows_of_these_topics_alone_are_written_again() -> None:
+    at = At()
+    await at.open("a", "b")
+    at.house.here = {"a": [ANN], "b": [ANN], "closed": []}
+    at.presence.rewrite(["b", "closed"])
+    await at.presence.flush(at.house)
+    assert sorted(at.rows.written) == [("b", [ANN], [], True), ("closed", [], [], True)]
+
+
+@in_virtual_time
 async def test_what_a_cancelled_batch_had_to_write_is_not_lost() -> None:
     at = At()
     at.house.here = {"a": [ANN]}

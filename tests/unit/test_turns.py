@@ -24,6 +24,21 @@ async def test_each_is_acted_upon_in_order_so_many_a_turn_and_an_earlier_round_s
 
 
 @in_virtual_time
+async def test_an_item_counts_for_all_that_was_done_with_it() -> None:
+    done: list[int] = []
+
+    def act(item: int) -> int:
+        done.append(item)
+        return TURN_ITEMS // 2
+
+    each_in_turns(range(6), act)
+    for turn in range(1, 4):
+        assert len(done) == 2 * turn
+        await asyncio.sleep(0)
+    assert done == list(range(6))
+
+
+@in_virtual_time
 async def test_parts_come_in_order_each_in_a_turn_of_its_own() -> None:
     items = list(range(2 * TURN_ITEMS + 1))
     turns = [0]
