@@ -6,6 +6,7 @@ import asyncio
 import gc
 import signal
 import socket
+from contextlib import suppress
 from types import FrameType
 from typing import Final
 
@@ -19,6 +20,7 @@ from gateway.transport.request import RequestProtocol
 from gateway.transport.socket import Socket
 
 GC_THRESHOLDS = (10_000, 20, 20)
+DATE_SECONDS: Final = 1.0  # the Date header of answers has seconds
 SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)  # each makes the node drain and end
 
 
@@ -30,6 +32,7 @@ class Server(uvicorn.Server):
         self._node = node
         self._loop: asyncio.AbstractEventLoop | None = None
         self._leaving: asyncio.Task[None] | None = None
+        self._drained = asyncio.Event()
         self._signals = signals
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
@@ -44,6 +47,13 @@ class Server(uvicorn.Server):
                 await self._leaving
         finally:
             self._loop = None
+
+    async def main_loop(self) -> None:
+        """Keep the Date header right until the node has drained. uvicorn's own loop wakes up ten times a second."""
+        while not await self.on_tick(0):
+            with suppress(TimeoutError):
+                async with asyncio.timeout(DATE_SECONDS):
+                    await self._drained.wait()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002  signal's signature
         """The handler of all `SIGNALS`. uvicorn's own would end the process by the signal instead of with 0."""
@@ -60,6 +70,7 @@ class Server(uvicorn.Server):
             await self._node.drain()
         finally:
             self.should_exit = True
+            self._drained.set()
 
 
 def serve(settings: Settings) -> int:
