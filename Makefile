@@ -1,38 +1,38 @@
-# make            what there is
-# make up         the cluster on this machine
-# make lint types test   what .ci/run asks of a change
+# make            lists the targets
+# make up         starts the cluster on this machine
+# make lint types test   runs the checks of .ci/run
 
 PYTHON ?= python3
 NODES  ?= 3
 BIN    := .venv/bin
 
-# Several -j jobs would build one .venv at the same time.
+# With -j, several targets would build the same .venv at the same time.
 .NOTPARALLEL:
 .PHONY: help up rolling-restart down status logs test pictures chaos bench fuzz lint types
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
 
-up: .venv/stack.done ## start the cluster, or scale it: NODES=3, or NODES=max for one a core; REDIS=cluster
+up: .venv/stack.done ## start the cluster, or scale it: NODES=3, or NODES=max for one per core; REDIS=cluster
 	@$(BIN)/python -m stack up $(NODES)
 
-rolling-restart: .venv/stack.done ## restart the nodes one after the other; nobody is refused meanwhile
+rolling-restart: .venv/stack.done ## restart the nodes one after the other; no client is rejected
 	@$(BIN)/python -m stack restart
 
-down: .venv/stack.done ## stop it, leaving nothing behind
+down: .venv/stack.done ## stop the cluster
 	@$(BIN)/python -m stack down
 
-status: .venv/stack.done ## nodes, health, addresses
+status: .venv/stack.done ## show nodes, health, addresses
 	@$(BIN)/python -m stack status
 
 logs: .venv/stack.done ## follow all logs
 	@$(BIN)/python -m stack logs
 
-test: .venv/dev.done ## all tests; ARGS= goes to pytest, e.g. ARGS="-k hub -x"
+test: .venv/dev.done ## run all tests; ARGS= goes to pytest, e.g. ARGS="-k hub -x"
 	@$(PYTHON) -m stack.need redis-server haproxy chromium nodejs npm iproute2 nftables
 	@$(BIN)/pytest $(ARGS)
 
-pictures: .venv/dev.done ## the README's pictures, taken by the browser tests
+pictures: .venv/dev.done ## take the README's screenshots with the browser tests
 	@$(PYTHON) -m stack.need redis-server haproxy chromium
 	@PICTURES=docs/images $(BIN)/pytest -n 0 -m picture tests/browser
 
@@ -40,25 +40,25 @@ chaos: .venv/dev.done ## break a private cluster on purpose; SEED= MINUTES= FAUL
 	@$(PYTHON) -m stack.need redis-server haproxy iproute2 nftables
 	@$(BIN)/python -m chaos
 
-bench: .venv/dev.done ## beside its peers and the limit: SCENARIOS= ROUNDS= QUICK=1
+bench: .venv/dev.done ## compare with peers and the C limit: SCENARIOS= ROUNDS= QUICK=1
 	@$(PYTHON) -m stack.need redis-server haproxy nodejs npm gcc libc6-dev
 	@$(BIN)/python -m bench
 
-fuzz: .venv/dev.done ## hostile input by chance; SEED= MINUTES=5 TARGETS="frames sockets" or simulation; ROUND=
+fuzz: .venv/dev.done ## random hostile input; SEED= MINUTES=5 TARGETS="frames sockets" or simulation; ROUND=
 	@$(PYTHON) -m stack.need redis-server nodejs
 	@$(BIN)/python -m fuzz
 
-lint: .venv/dev.done ## style, the floors of the house, haproxy.cfg in all its variants
+lint: .venv/dev.done ## check style, import rules, haproxy.cfg in all its variants
 	@$(PYTHON) -m stack.need haproxy openssl
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/lint-imports
 	haproxy/check.sh
 
-types: .venv/dev.done ## mypy --strict
+types: .venv/dev.done ## run mypy --strict
 	$(BIN)/mypy --strict
 
-# The marks are younger than pyproject.toml, or the environment is brought up to date.
+# If pyproject.toml is newer than these marker files, update the environment.
 .venv/stack.done: pyproject.toml
 	@$(call install,stack)
 
