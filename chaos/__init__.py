@@ -1,13 +1,13 @@
-"""Break a real cluster on purpose, and count what its clients lost.  `make chaos`
+"""Causes failures in a real cluster and counts what its clients lost.  `make chaos`
 
 __main__.py    the command: options from the environment, exit code
-plan.py        which faults, how many clients, for how long                (pure)
-ledger.py      what one client had of one topic: lost, doubled, told       (pure)
-report.py      a phase's figures, its broken promises, the table           (pure)
-network.py     hosts of their own for all of them, and cables to pull
-stack.py       a private Redis or several, gateway nodes and HAProxy, in a folder of their own
+plan.py        which faults, how many clients, for how long                       (pure)
+ledger.py      what one client received on one topic: lost, duplicated, reported  (pure)
+report.py      a phase's figures, its broken promises, the table                  (pure)
+network.py     a host (network namespace) for each process, and network cuts
+stack.py       private Redis servers, gateway nodes and HAProxy, in their own folder
 publisher.py   numbered messages, each published exactly once
-listener.py    a client with the reference logic, and its ledgers
-faults.py      what can happen
-run.py         one fault after another, and what became of the messages meanwhile
+listener.py    a gateway client and its ledgers
+faults.py      the faults
+run.py         runs one fault after another and checks the messages
 """

@@ -1,10 +1,10 @@
-"""`python -m chaos`: break a private cluster, count, print one table; 0 if every promise was kept.
+"""`python -m chaos`: causes failures in a private cluster and prints one table; exits with 0 if every promise was kept.
 
-SEED=7 the same choices again · MINUTES=30 faults by chance for so long · FAULTS="kill flush" only these · QUICK=1
+SEED=7 repeats the same choices · MINUTES=30 random faults for this time · FAULTS="kill flush" only these · QUICK=1
 shorter waits and fewer clients · CLIENTS=100 · FSYNC=always Redis syncs each write ·
-REDIS=sentinel a master, two replicas and three Sentinels · REDIS=cluster three masters and a replica of each ·
-WAIT=1 so many replicas must have a message first ·
-HOSTS=1 two load balancers, four nodes, six of Redis, each on a host of its own; cut from each other
+REDIS=sentinel a master, two replicas and three Sentinels · REDIS=cluster three masters with a replica each ·
+WAIT=1 number of replicas that must confirm a message ·
+HOSTS=1 two load balancers, four nodes and six Redis processes, each on its own host, with network cuts
 """
 
 from __future__ import annotations
@@ -28,28 +28,28 @@ from chaos.network import NetworkError
 
 
 def main() -> int:
-    """Run it; the exit code."""
+    """Runs the faults; returns the exit code."""
     console = Console(width=None if sys.stdout.isatty() else 150, highlight=False)
     try:
         plan = plans.from_env(os.environ, KNOWN, random.SystemRandom().randrange(1 << 32))
     except plans.PlanError as error:
         console.print(str(error), markup=False)
         return 2
-    # Either way it ends what it has started: asyncio cancels its task at Ctrl-C. An exception raised wherever we happen
-    # to be could be swallowed there, and the run would go on.
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # it may have been started with it ignored
+    # Both signals stop all started processes: asyncio cancels its task at Ctrl-C. An exception raised at an arbitrary
+    # place could be caught there, and the run would continue.
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # the parent may have set it to be ignored
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     folder = Path(tempfile.mkdtemp(prefix="gateway-chaos-"))
     started = time.monotonic()
 
-    def tell(line: str) -> None:
+    def show(line: str) -> None:
         console.print(f"{time.monotonic() - started:6.1f}  {line}", markup=False)
 
     console.print(f"SEED={plan.seed}")
     kept = False
     try:
         with stack.running(plan, folder) as running:
-            phases = asyncio.run(run.run(plan, running, tell))
+            phases = asyncio.run(run.run(plan, running, show))
             complaints = running.nodes.complaints()
         console.print(report.table(phases))
         for phase in phases:

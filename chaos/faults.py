@@ -1,4 +1,4 @@
-"""What can happen to a cluster. Each fault ends with everything running again, though not yet calm."""
+"""The faults. After each, everything runs again, but the cluster may still be recovering."""
 
 from __future__ import annotations
 
@@ -13,33 +13,33 @@ from chaos.plan import Plan
 from chaos.stack import BALANCERS, HARD_STOP_SECONDS, SERVICES, Stack
 from tests.redis_cluster import slots_around
 
-Outage = tuple[float, float]  # loop time at which a master was killed, and at which another had taken over
+Outage = tuple[float, float]  # loop times: a master was killed, another had taken over
 Act = Callable[[Stack, Plan, random.Random], Awaitable[list[Outage] | None]]
 
 DOWN_SECONDS: Final = 2.0
 MOVED_SLOTS: Final = 1000
-LOST_PERCENT: Final = 20  # of a node's packets, each way
+LOST_PERCENT: Final = 20  # of a node's packets, in each direction
 TAIL_BYTES: Final = 20_000  # of the AOF: about a second of traffic
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What is done, and what is promised in spite of it."""
+    """An action, and the promises that hold in spite of it."""
 
     about: str
     act: Act
-    keeps_history: bool = True  # topics with history lose nothing; else: whatever is lost is told
-    forks: bool = False  # for a while there are two histories: what of them is lost can only be told, whatever the plan
-    forgets: bool = False  # every client must be told, on every topic with history
+    keeps_history: bool = True  # no loss on topics with history; otherwise every loss is reported
+    forks: bool = False  # two histories exist for a while: losses are only reported, with every plan
+    forgets: bool = False  # every client must be notified, on every topic with history
 
 
 async def nothing(_stack: Stack, plan: Plan, _rng: random.Random) -> None:
-    """The measure for all others."""
+    """No fault: the baseline for the others."""
     await asyncio.sleep(plan.calm_seconds)
 
 
 async def kill_node(stack: Stack, plan: Plan, rng: random.Random) -> None:
-    """Its clients must go elsewhere, its rows be gone at lease end; then it comes back under a new id."""
+    """Its clients must reconnect elsewhere, its rows disappear at lease end; then it restarts with a new id."""
     node = await asyncio.to_thread(stack.some_node, rng)
     await asyncio.to_thread(node.kill)
     await asyncio.sleep(plan.lease_seconds + 2)
@@ -47,7 +47,7 @@ async def kill_node(stack: Stack, plan: Plan, rng: random.Random) -> None:
 
 
 async def freeze_node(stack: Stack, plan: Plan, rng: random.Random) -> None:
-    """Longer than its lease and its clients' patience: it wakes up as a ghost, full of old messages."""
+    """Longer than its lease and its clients' timeouts: it wakes up without a lease, with old messages."""
     node = await asyncio.to_thread(stack.some_node, rng)
     node.freeze()
     try:
@@ -58,21 +58,21 @@ async def freeze_node(stack: Stack, plan: Plan, rng: random.Random) -> None:
 
 
 async def deafen(stack: Stack, _plan: Plan, rng: random.Random) -> None:
-    """No node hears what is published until it has noticed."""
+    """No node receives publishes until it notices the lost subscriber connection."""
     for _ in range(3):
         await asyncio.to_thread(stack.redis.kill_pubsub)
         await asyncio.sleep(rng.uniform(0.2, 1.0))
 
 
 async def restart_redis(stack: Stack, _plan: Plan, _rng: random.Random) -> None:
-    """In order: it writes its AOF before it ends."""
+    """An orderly stop: Redis writes its AOF before it exits."""
     await asyncio.to_thread(stack.redis.stop)
     await asyncio.sleep(DOWN_SECONDS)
     await asyncio.to_thread(stack.redis.start)
 
 
 async def freeze_redis(stack: Stack, plan: Plan, _rng: random.Random) -> None:
-    """No connection breaks and nothing is answered."""
+    """No connection breaks, and Redis does not answer."""
     stack.redis.freeze()
     try:
         await asyncio.sleep(plan.freeze_redis_seconds)
@@ -81,7 +81,7 @@ async def freeze_redis(stack: Stack, plan: Plan, _rng: random.Random) -> None:
 
 
 async def reload_haproxy(stack: Stack, _plan: Plan, _rng: random.Random) -> None:
-    """The old worker keeps its sockets, and at the hard stop cuts them all at once."""
+    """The old worker keeps its sockets, and closes them all at once at the hard stop."""
     for balancer in stack.balancers:
         balancer.reload()
     await asyncio.sleep(HARD_STOP_SECONDS + 2)
@@ -89,33 +89,33 @@ async def reload_haproxy(stack: Stack, _plan: Plan, _rng: random.Random) -> None
 
 
 async def rolling_restart(stack: Stack, _plan: Plan, _rng: random.Random) -> None:
-    """Each node drains, ends and comes back before the next."""
+    """Each node drains, exits and restarts before the next."""
     for node in stack.nodes:
         await asyncio.to_thread(stack.leave, node)
         await asyncio.to_thread(stack.start, node)
 
 
 async def lose_tail(stack: Stack, _plan: Plan, _rng: random.Random) -> None:
-    """A power cut: Redis comes back without its last moments, and gives the same offsets to other messages."""
+    """A power failure: Redis restarts without its last writes, and gives the same offsets to other messages."""
     await asyncio.to_thread(stack.redis.kill)
     await asyncio.to_thread(stack.redis.forget_tail, TAIL_BYTES)
     await asyncio.to_thread(stack.redis.start)
 
 
 async def kill_redis(stack: Stack, _plan: Plan, _rng: random.Random) -> None:
-    """Without a chance to write what it holds; the kernel has what it wrote."""
+    """Redis cannot write its buffers; the kernel has everything written before."""
     await asyncio.to_thread(stack.redis.kill)
     await asyncio.sleep(DOWN_SECONDS)
     await asyncio.to_thread(stack.redis.start)
 
 
 async def flush(stack: Stack, _plan: Plan, _rng: random.Random) -> None:
-    """Histories, leases, rows: all gone, while everything runs."""
+    """Deletes histories, leases and rows while everything runs."""
     await asyncio.to_thread(stack.redis.flush)
 
 
 async def fail_over(stack: Stack, plan: Plan, _rng: random.Random) -> list[Outage]:
-    """kill -9 the master, three times; each time a replica takes over, which may not have had the last messages."""
+    """kill -9 the master, three times; each time a replica takes over, perhaps without the last messages."""
     loop, outages = asyncio.get_running_loop(), []
     for _ in range(3):
         began = loop.time()
@@ -123,12 +123,12 @@ async def fail_over(stack: Stack, plan: Plan, _rng: random.Random) -> list[Outag
         outages.append((began, loop.time()))
         await asyncio.to_thread(killed.start)
         await asyncio.to_thread(stack.sentinels.until_whole)
-        await asyncio.sleep(plan.calm_seconds)  # else one outage could run into the next
+        await asyncio.sleep(plan.calm_seconds)  # so that outages do not overlap
     return outages
 
 
 async def kill_shard(stack: Stack, _plan: Plan, rng: random.Random) -> list[Outage]:
-    """kill -9 a master of the cluster; its replica takes over, and may not have had the last messages."""
+    """kill -9 a master of the Redis Cluster; its replica takes over, perhaps without the last messages."""
     servers = stack.redis_cluster
     killed = rng.choice(await asyncio.to_thread(servers.masters))
     began = asyncio.get_running_loop().time()
@@ -140,7 +140,7 @@ async def kill_shard(stack: Stack, _plan: Plan, rng: random.Random) -> list[Outa
 
 
 async def move_slots(stack: Stack, plan: Plan, _rng: random.Random) -> None:
-    """A thousand slots, those of all topics among them, go to the next master, and after a moment back."""
+    """Moves a thousand slots, including those of all topics, to the next master, and later back."""
     servers, slots = stack.redis_cluster, slots_around(plan.topics(), MOVED_SLOTS)
     await asyncio.to_thread(servers.move, slots)
     await asyncio.sleep(plan.calm_seconds)
@@ -149,7 +149,7 @@ async def move_slots(stack: Stack, plan: Plan, _rng: random.Random) -> None:
 
 
 async def kill_balancer(stack: Stack, _plan: Plan, rng: random.Random) -> None:
-    """Its clients find their nodes through the other."""
+    """Its clients reach their nodes through the other load balancer."""
     balancer = rng.choice(stack.balancers)
     await asyncio.to_thread(balancer.kill)
     await asyncio.sleep(DOWN_SECONDS)
@@ -157,7 +157,7 @@ async def kill_balancer(stack: Stack, _plan: Plan, rng: random.Random) -> None:
 
 
 async def cut_redis(stack: Stack, plan: Plan, rng: random.Random) -> None:
-    """A node keeps its clients and hears nothing; it is unready, and in nobody's list. Then it makes good."""
+    """The node keeps its clients, receives nothing, is unready and listed by no query. Then it repairs the topics."""
     node = await asyncio.to_thread(stack.some_node, rng)
     async with _cut(stack, [node.name], SERVICES):
         await asyncio.sleep(plan.cut_seconds)
@@ -166,26 +166,26 @@ async def cut_redis(stack: Stack, plan: Plan, rng: random.Random) -> None:
 
 
 async def cut_balancer(stack: Stack, plan: Plan, rng: random.Random) -> None:
-    """Sockets between the two are dead, and neither end is told."""
+    """Sockets between the two are dead, and neither end is notified."""
     node, at = await asyncio.to_thread(stack.some_node, rng), rng.randrange(len(BALANCERS))
     async with _cut(stack, [node.name], [BALANCERS[at]]):
         await asyncio.sleep(plan.cut_seconds)
         down = await asyncio.to_thread(stack.balancers[at].down, node)
-        assert down, f"{BALANCERS[at]} gives clients to {node.name}, which it does not reach"
+        assert down, f"{BALANCERS[at]} sends clients to {node.name}, which it cannot reach"
     await asyncio.to_thread(stack.until_up, node)
 
 
 async def halve(stack: Stack, plan: Plan, _rng: random.Random) -> None:
-    """Half of all is without Redis; the other half goes on, with the master and most Sentinels."""
+    """One half has no Redis master; the other half continues, with the master and most Sentinels."""
     small, large = await asyncio.to_thread(lambda: stack.halves(master=False))
     await _halve(stack, plan, small, large)
 
 
 async def halve_with_master(stack: Stack, plan: Plan, _rng: random.Random) -> None:
-    """The half with the master has too few Sentinels: the other makes a master of its own."""
+    """The half with the master has too few Sentinels: the other half promotes a master."""
     small, large = await asyncio.to_thread(lambda: stack.halves(master=True))
     await _halve(stack, plan, small, large)
-    assert await asyncio.to_thread(lambda: stack.halves(master=True)[0]) != small, "the master is who it was"
+    assert await asyncio.to_thread(lambda: stack.halves(master=True)[0]) != small, "the master has not changed"
 
 
 async def _halve(stack: Stack, plan: Plan, small: Sequence[str], large: Sequence[str]) -> None:
@@ -199,7 +199,7 @@ async def _halve(stack: Stack, plan: Plan, small: Sequence[str], large: Sequence
 
 
 async def lose_packets(stack: Stack, plan: Plan, rng: random.Random) -> None:
-    """A bad cable: what is lost is sent again, later and later."""
+    """A bad cable: TCP retransmits lost packets, ever later."""
     node = await asyncio.to_thread(stack.some_node, rng)
     try:
         await asyncio.to_thread(stack.network.lose, node.name, LOST_PERCENT)
@@ -248,10 +248,10 @@ _OF_A_REDIS: Final = {
     "hosts": ("balancer-kill", "cut-redis", "cut-balancer", "halves", "halves-master", "packets"),
 }
 
-# Which can happen, by the kind of Redis; and where each has a host of its own.
+# The faults for each kind of Redis, and for separate hosts.
 KNOWN: Final = {
     kind: [name for name in FAULTS if name in own or not any(name in other for other in _OF_A_REDIS.values())]
     for kind, own in _OF_A_REDIS.items()
 }
-# What others have shown before, and what may be different here.
+# Some faults of the other kinds that may behave differently here.
 KNOWN["hosts"] = ["calm", "kill", "failover", *_OF_A_REDIS["hosts"]]

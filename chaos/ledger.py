@@ -1,7 +1,7 @@
-"""What one client had of one topic whose messages are numbered 1, 2, 3 …: the judge of all promises.  (pure)
+"""What one client received on one topic with messages 1, 2, 3 …; all promises are checked here.  (pure)
 
-A number that was passed over is missing. It is told of if a notice came after the last number before it: with the
-jump, or later. One that still comes is no longer missing, but out of order.
+A skipped number is missing. It counts as reported if a notice arrived after the last number before it, with the
+jump or later. If it still arrives, it counts as out of order instead of missing.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """What became of a phase's messages at one client."""
+    """Counts of a phase's messages at one client."""
 
     received: int = 0
     lost_told: int = 0
@@ -31,21 +31,21 @@ class Account:
 
     @property
     def lost(self) -> int:
-        """Told or not."""
+        """Reported or not."""
         return self.lost_told + self.lost_untold
 
 
 class Ledger:
-    """Takes numbers and notices in the order the client had them; gives an account at the end of each phase."""
+    """Records numbers and notices in the client's order; returns an account at the end of each phase."""
 
     def __init__(self) -> None:
         self.last = 0
-        self._missing: dict[int, bool] = {}  # number -> whether it was told of
+        self._missing: dict[int, bool] = {}  # number -> whether it was reported
         self._noticed = False  # since the last number
         self._received = self._duplicated = self._reordered = self._notices = 0
 
     def number(self, number: int) -> None:
-        """A message was handed on."""
+        """Records a received message."""
         self._received += 1
         if number > self.last:
             for passed in range(self.last + 1, number):
@@ -59,21 +59,21 @@ class Ledger:
             self._duplicated += 1
 
     def notice(self) -> None:
-        """The client was told that messages may be missing."""
+        """Records a notice that messages may be missing."""
         self._notices += 1
         self._noticed = True
         self._missing = dict.fromkeys(self._missing, True)
 
     def close(self, published: int, unsure: Collection[int] = ()) -> Account:
-        """The account up to the number `published`; `unsure`: numbers that may not have been published."""
+        """Returns the account up to the number `published`. `unsure`: numbers that may not have been published."""
         for passed in range(self.last + 1, published + 1):
             self._missing[passed] = self._noticed
         for number in unsure:
             self._missing.pop(number, None)
-        untold = [number for number, told in self._missing.items() if not told]
+        unreported = [number for number, reported in self._missing.items() if not reported]
         account = Account(
-            self._received, len(self._missing) - len(untold), len(untold), self._duplicated, self._reordered,
-            self._notices, min(untold, default=None),
+            self._received, len(self._missing) - len(unreported), len(unreported), self._duplicated, self._reordered,
+            self._notices, min(unreported, default=None),
         )  # fmt: skip
         self.last = max(self.last, published)
         self._missing = {}

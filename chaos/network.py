@@ -1,8 +1,8 @@
-"""Hosts on one machine: network namespaces with an address each, joined by a switch that drops what it is told.
+"""Hosts on one machine: network namespaces with an address each, joined by a switch that can drop packets.
 
-The switch is a bridge in a namespace of its own, so nothing of it shows outside. What it drops is gone without a word:
-nobody gets a reset, as when a cable is pulled. Names say which process made them; what a dead run left behind is
-removed by the next.
+The switch is a bridge in its own namespace, so nothing of it is visible outside. It drops packets silently, without a
+reset, as when a cable is unplugged. The names contain the process that created them; the next run removes what a
+killed run left.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from typing import Final
 from tests.cluster import Closing, Host, program
 
 PREFIX: Final = "gwchaos"
-NETWORK: Final = "10.91"  # /16; it exists nowhere but in these namespaces
+NETWORK: Final = "10.91"  # /16; it exists only in these namespaces
 COMMAND_SECONDS: Final = 20.0
 CLONE_NEWNET: Final = 0x40000000
 NAMESPACES: Final = Path("/run/netns")
 
 
 class NetworkError(Exception):
-    """It cannot be made here; the message says why, in one sentence."""
+    """The network cannot be created here; the message states the reason."""
 
 
 class Network(Closing):
-    """Hosts by these names, each of which reaches all others.
+    """Hosts with these names; each can reach all others.
 
     Raises:
-        NetworkError: This machine does not let us.
+        NetworkError: This process may not create namespaces.
     """
 
     def __init__(self, names: Sequence[str]) -> None:
@@ -61,20 +61,20 @@ class Network(Closing):
                 f"link add name {name} type veth peer name eth0 netns {space}", f"link set dev {name} master bridge up"
             )
             _batch(space, f"addr add {address}/16 dev eth0", "link set dev lo up", "link set dev eth0 up")
-        self._tell()  # a kernel that cannot drop must say so now, and not in the midst of it
+        self._apply()  # a kernel that cannot drop packets must fail now, not during the run
 
     def host(self, name: str) -> Host:
-        """Where a process runs that is started there."""
+        """The host on which to start a process."""
         return Host(self._addresses[name], (program("ip"), "netns", "exec", self._run + name))
 
     def crowd(self, name: str) -> str:
-        """Have a host answer for many addresses more; the first two numbers of what is below (`.16.0` to `.31.255`)."""
+        """Adds many addresses (`.16.0` to `.31.255`) to a host; returns their first two numbers."""
         _batch(self._run + name, f"route add local {NETWORK}.16.0/20 dev lo")
         return NETWORK
 
     @contextmanager
     def inside(self, name: str) -> Iterator[None]:
-        """We are on that host ourselves: this thread, and those that it starts meanwhile."""
+        """Moves this thread, and threads that it starts, to that host."""
         with open("/proc/thread-self/ns/net") as home:
             with (NAMESPACES / (self._run + name)).open() as there:
                 _enter(there.fileno())
@@ -83,27 +83,27 @@ class Network(Closing):
             finally:
                 _enter(home.fileno())
 
-    # ---- what the switch does
+    # ---- faults
 
     def cut(self, some: Iterable[str], others: Iterable[str]) -> None:
-        """Drop every packet between any of these and any of those."""
+        """Drops every packet between `some` and `others`."""
         one, other = _set(some), _set(others)
         self._dropped += [f"iifname {one} oifname {other} drop", f"iifname {other} oifname {one} drop"]
-        self._tell()
+        self._apply()
 
     def lose(self, name: str, percent: int) -> None:
-        """Drop so many of a hundred packets to and from a host, by chance."""
+        """Drops `percent` of the packets to and from a host, at random."""
         chance = f"numgen random mod 100 < {percent} drop"
         self._dropped += [f"iifname {_set([name])} {chance}", f"oifname {_set([name])} {chance}"]
-        self._tell()
+        self._apply()
 
     def heal(self) -> None:
-        """Drop nothing any more."""
+        """Stops dropping packets."""
         self._dropped.clear()
-        self._tell()
+        self._apply()
 
-    def _tell(self) -> None:
-        """All rules at once, in the place of those before."""
+    def _apply(self) -> None:
+        """Replaces all rules in one step."""
         chain = ["type filter hook forward priority 0; policy accept;", *self._dropped]
         rules = "\n".join(["flush ruleset", "table bridge cuts {", "chain forward {", *chain, "}", "}", ""])
         _run([program("ip"), "netns", "exec", f"{self._run}switch", program("nft"), "-f", "-"], rules)
@@ -112,7 +112,7 @@ class Network(Closing):
         _batch(f"{self._run}switch", *commands)
 
     def close(self) -> None:
-        """Remove all of it, with whatever still runs there."""
+        """Removes all namespaces, with the processes in them."""
         for space in _spaces(self._run):
             _remove(space)
 
@@ -126,7 +126,7 @@ def _spaces(prefix: str) -> list[str]:
 
 
 def run_of(pid: int) -> str:
-    """How the namespaces begin that a process makes. With when it began: numbers of processes come again."""
+    """Name prefix of a process's namespaces. It includes the start time, because process ids are reused."""
     try:
         began = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
     except OSError:
@@ -135,7 +135,7 @@ def run_of(pid: int) -> str:
 
 
 def _sweep() -> None:
-    """Remove what runs have left behind that are no more."""
+    """Removes the namespaces of runs that no longer exist."""
     for space in _spaces(PREFIX):
         match = re.fullmatch(rf"{PREFIX}-(\d+)-\d+-\w+", space)
         if match is not None and not space.startswith(f"{run_of(int(match[1]))}-"):
@@ -143,7 +143,7 @@ def _sweep() -> None:
 
 
 def _remove(space: str) -> None:
-    """End what was started in it, then take its name; with the last process it is gone."""
+    """Kills the namespace's processes and deletes its name; the kernel removes it with the last process."""
     with suppress(NetworkError):
         for pid in map(int, _ip("netns", "pids", space).split()):
             if pid != os.getpid():
@@ -168,7 +168,7 @@ def _batch(space: str, *commands: str) -> None:
 
 def _run(command: Sequence[str], given: str = "") -> str:
     try:
-        done = subprocess.run(  # noqa: S603  words of ours
+        done = subprocess.run(  # noqa: S603  fixed arguments
             command, input=given, capture_output=True, text=True, check=False, timeout=COMMAND_SECONDS
         )
     except subprocess.TimeoutExpired:

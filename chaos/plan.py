@@ -7,61 +7,61 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 FULL_CLIENTS = 100
-REPLICAS = {"single": 0, "sentinel": 2, "cluster": 1}  # of a master
+REPLICAS = {"single": 0, "sentinel": 2, "cluster": 1}  # per master
 QUICK_CLIENTS = 30
-MANY_TOPICS = {"history_topics": 12, "plain_topics": 6}  # so that each master of a cluster has some of them
+MANY_TOPICS = {"history_topics": 12, "plain_topics": 6}  # so that each master of a Redis Cluster has some
 
 
 class PlanError(ValueError):
-    """A variable that cannot be understood; the message is one sentence for the person who set it."""
+    """An invalid variable; the message names it, its value and the permitted values."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What to do. Topics are numbered; those with history carry most of the traffic."""
+    """The options of a run. Topics are numbered; those with history carry most of the traffic."""
 
     seed: int
-    faults: tuple[str, ...]  # in this order; for a soak: to choose from
+    faults: tuple[str, ...]  # in this order; with `minutes`: to choose from
     minutes: float = 0  # 0: each fault once
     clients: int = FULL_CLIENTS
     nodes: int = 3
-    restless: float = 0.1  # of the clients cut their own connection again and again, whatever else happens
-    restless_seconds: float = 3.0  # so often, on average
-    # Or "sentinel": a master, two replicas, three Sentinels; or "cluster": three masters and a replica of each.
+    restless: float = 0.1  # share of the clients that keep closing their own connection
+    restless_seconds: float = 3.0  # average time between two closes
+    # "sentinel": a master, two replicas, three Sentinels. "cluster": three masters with a replica each.
     redis: str = "single"
-    hosts: bool = False  # each on a host of its own, and two load balancers
+    hosts: bool = False  # each process on its own host, and two load balancers
     fsync: str = "everysec"
-    wait_replicas: int = 0  # that must have a message of a topic with history before it is acknowledged
+    wait_replicas: int = 0  # that must confirm a message on a topic with history before its acknowledgement
     lease_seconds: float = 10.0
     ping_seconds: float = 3.0
     pong_seconds: float = 3.0
     freeze_node_seconds: float = 15.0
     freeze_redis_seconds: float = 8.0
-    calm_seconds: float = 2.0  # of plain traffic before each fault, and after
+    calm_seconds: float = 2.0  # of traffic without a fault, before and after each fault
     drain_seconds: float = 3.0
-    max_lag_seconds: int = 4  # after it a master that no replica hears refuses writes; where there are hosts
+    max_lag_seconds: int = 4  # with hosts: a master without replicas for this long rejects writes
     history_topics: int = 4
     plain_topics: int = 2
-    history_rate: float = 40.0  # messages a second, on all topics of the kind together
+    history_rate: float = 40.0  # messages a second, on all topics with history together
     plain_rate: float = 10.0
 
     def topics(self) -> list[str]:
-        """Those with history, then the others."""
+        """Topics with history, then the others."""
         return [f"h{at + 1}" for at in range(self.history_topics)] + [f"p{at + 1}" for at in range(self.plain_topics)]
 
     def rate(self, topic: str) -> float:
-        """Messages a second on one of them."""
+        """Messages a second on one topic."""
         return self.history_rate / self.history_topics if keeps(topic) else self.plain_rate / self.plain_topics
 
     @property
     def cut_seconds(self) -> float:
-        """How long a cut lasts: longer than a lease, a fail-over, and the silence that an end of a connection bears."""
+        """How long a cut lasts: longer than a lease, a failover, and the timeouts of both ends of a connection."""
         return max(self.lease_seconds, 4 * self.ping_seconds, 8.0) + 4
 
     @property
     def ghost_seconds(self) -> float:
-        """How long a client that is gone may be listed: its node's lease and a beat; or, where only the way to it was
-        lost, until the node misses its pong. And a second to ask in."""
+        """How long a disconnected client may be listed: its node's lease and a heartbeat; or, if only the network path
+        was lost, until the node misses its pong. One second is added for the query."""
         return max(1.2 * self.lease_seconds, self.ping_seconds + self.pong_seconds + 1) + 1
 
 
@@ -71,12 +71,12 @@ def keeps(topic: str) -> bool:
 
 
 def from_env(environ: Mapping[str, str], faults: Mapping[str, Collection[str]], seed: int) -> Plan:
-    """The plan that SEED, MINUTES, FAULTS, QUICK, CLIENTS, FSYNC, REDIS, WAIT and HOSTS ask for.
+    """The plan of the variables SEED, MINUTES, FAULTS, QUICK, CLIENTS, FSYNC, REDIS, WAIT and HOSTS.
 
-    `faults`: the names of those there are for each kind of Redis, and for "hosts".
+    `faults`: the names of the faults for each kind of Redis, and for "hosts".
 
     Raises:
-        PlanError: A value that cannot be.
+        PlanError: A value is invalid.
     """
     hosts = environ.get("HOSTS", "") not in ("", "0")
     kinds = ["sentinel"] if hosts else [kind for kind in faults if kind != "hosts"]
@@ -88,7 +88,7 @@ def from_env(environ: Mapping[str, str], faults: Mapping[str, Collection[str]], 
     unknown = set(chosen) - set(known)
     if unknown:
         given = "HOSTS=1" if hosts else f"REDIS={redis}"
-        raise PlanError(f"FAULTS names {min(unknown)!r}; with {given} there are {', '.join(known)}")
+        raise PlanError(f"FAULTS names {min(unknown)!r}; with {given} the faults are {', '.join(known)}")
     fsync = environ.get("FSYNC") or "everysec"
     if fsync not in ("everysec", "always", "no"):
         raise PlanError(f"FSYNC must be everysec, always or no, not {fsync!r}")
@@ -104,7 +104,7 @@ def from_env(environ: Mapping[str, str], faults: Mapping[str, Collection[str]], 
 
 
 def hurried(plan: Plan) -> Plan:
-    """The same with shorter waits: every fault still lasts longer than what is to notice it."""
+    """The same with shorter waits: every fault still lasts longer than the timeouts that detect it."""
     values = {name: getattr(plan, name) for name in Plan.__dataclass_fields__}
     values |= {
         "lease_seconds": 2.0, "ping_seconds": 1.0, "pong_seconds": 2.0, "freeze_node_seconds": 5.0,

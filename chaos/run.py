@@ -1,4 +1,4 @@
-"""One fault after another, with numbered messages all the time; after each the books are closed."""
+"""Runs one fault after another during a stream of numbered messages, and checks the ledgers after each."""
 
 from __future__ import annotations
 
@@ -22,44 +22,44 @@ from chaos.publisher import Publisher
 from chaos.report import Failover, Phase
 from chaos.stack import Stack
 
-PHASE_SECONDS = 180.0  # for a fault and all that follows from it
-SETTLE_SECONDS = 60.0  # until every client is connected, listed and has all there is to have
+PHASE_SECONDS = 180.0  # for a fault and its consequences
+SETTLE_SECONDS = 60.0  # until every client is connected, listed and has received everything
 LONGEST_PHASE_SECONDS = PHASE_SECONDS + 4 * SETTLE_SECONDS
-CALM_SECONDS = 1.0  # the cluster lists exactly the clients there are, for so long
+CALM_SECONDS = 1.0  # how long the cluster must list exactly the connected clients
 POLL_SECONDS = 0.2
 CONNECT_AT_ONCE = 20
 
 
-async def run(plan: Plan, stack: Stack, tell: Callable[[str], None]) -> list[Phase]:
-    """All phases of the plan; `tell` is called with a line about each.
+async def run(plan: Plan, stack: Stack, show: Callable[[str], None]) -> list[Phase]:
+    """Runs all phases of the plan; calls `show` with a line about each.
 
     Raises:
-        TimeoutError: It takes longer than its parts may.
+        TimeoutError: The run exceeds the sum of its parts' deadlines.
     """
     rng = random.Random(plan.seed)
     phases: list[Phase] = []
     allowed = SETTLE_SECONDS + 60 * plan.minutes + LONGEST_PHASE_SECONDS * (1 if plan.minutes else len(plan.faults))
     try:
         async with asyncio.timeout(allowed):
-            await _run(plan, stack, tell, rng, phases)
+            await _run(plan, stack, show, rng, phases)
     except TimeoutError:
-        raise TimeoutError(f"it did not end within {allowed:g} s") from None
+        raise TimeoutError(f"the run did not end within {allowed:g} s") from None
     return phases
 
 
-async def _run(plan: Plan, stack: Stack, tell: Callable[[str], None], rng: random.Random, phases: list[Phase]) -> None:
+async def _run(plan: Plan, stack: Stack, show: Callable[[str], None], rng: random.Random, phases: list[Phase]) -> None:
     async with (
         Publisher.running([balancer.api_url for balancer in stack.balancers], plan, rng) as publisher,
         _audience(plan, stack, publisher) as listeners,
     ):
-        tell(f"{len(listeners)} clients on {plan.nodes} nodes")
+        show(f"{len(listeners)} clients on {plan.nodes} nodes")
         publisher.go()
         for name in _faults(plan, rng):
-            tell(f"{FAULTS[name].about} …")
+            show(f"{FAULTS[name].about} …")
             conductor = _Conductor(plan, stack, publisher, listeners, rng)
             phases.append(await conductor.phase(FAULTS[name]))
             for sentence in phases[-1].broken():
-                tell(f"BROKEN {sentence}")
+                show(f"BROKEN {sentence}")
 
 
 def _faults(plan: Plan, rng: random.Random) -> Sequence[str] | _Random:
@@ -67,7 +67,7 @@ def _faults(plan: Plan, rng: random.Random) -> Sequence[str] | _Random:
 
 
 class _Random:
-    """Faults by chance until the plan's time is over."""
+    """Random faults until the plan's time is over."""
 
     def __init__(self, plan: Plan, rng: random.Random) -> None:
         self._plan = plan
@@ -96,12 +96,12 @@ async def _audience(plan: Plan, stack: Stack, publisher: Publisher) -> AsyncIter
 
         restless = round(plan.clients * plan.restless)
 
-        # One after the other: a task group must be left by the task that entered it.
+        # One after the other: the task that enters a task group must leave it.
         yield [await come(at) for at in range(plan.clients)]
 
 
 class _Conductor:
-    """Conducts one phase."""
+    """Runs one phase."""
 
     def __init__(
         self, plan: Plan, stack: Stack, publisher: Publisher, listeners: Sequence[Listener], rng: random.Random
@@ -111,13 +111,13 @@ class _Conductor:
         self._publisher = publisher
         self._listeners = listeners
         self._rng = rng
-        self._wrong_at = 0.0  # loop time at which the cluster's list of clients was last found wrong
+        self._wrong_at = 0.0  # loop time at which the cluster's list of clients was last wrong
         self._seen: dict[str, float] = {}  # client id -> loop time at which it was last connected
-        self._late: list[tuple[float, float]] = []  # loop time, and by how much we were late
-        self._ghost_seconds = 0.0  # the longest that one was listed which was gone
+        self._late: list[tuple[float, float]] = []  # loop time, and this test's own delay
+        self._ghost_seconds = 0.0  # the longest time that a disconnected client was listed
 
     async def phase(self, fault: Fault) -> Phase:
-        """The fault, the calm after it, the books."""
+        """Runs the fault, waits until the cluster is calm, and checks the ledgers."""
         loop = asyncio.get_running_loop()
         publisher, wrong = self._publisher, []
         for listener in self._listeners:
@@ -140,14 +140,14 @@ class _Conductor:
                     await self._until(lambda: all(listener.connected for listener in self._listeners))
                     await publisher.close_phase()
             except (TimeoutError, AssertionError) as error:
-                wrong.append(str(error).partition("\n")[0] or "it did not settle in time")
-            except (httpx.HTTPError, RedisError) as error:  # a server that the fault asked was not there, or silent
+                wrong.append(str(error).partition("\n")[0] or "the cluster did not settle in time")
+            except (httpx.HTTPError, RedisError) as error:  # a server that the fault used did not answer
                 wrong.append(f"{type(error).__name__}: {error}")
             listed = await self._settled()
         finally:
             for task in (*watches, churn):
                 task.cancel()
-        wrong += [f"{node.name} ended by itself" for node in self._stack.nodes if not node.process.alive]
+        wrong += [f"{node.name} exited by itself" for node in self._stack.nodes if not node.process.alive]
         phase = replace(
             self._close(fault, before, wrong, listed),
             failovers=[self._failover(outage) for outage in outages or ()],
@@ -157,7 +157,7 @@ class _Conductor:
         return phase
 
     async def _settled(self) -> bool:
-        """Wait until all had all, and the cluster's list is right. False if it is not."""
+        """Waits until all clients have received everything and the cluster's list is right. False if it is not."""
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(SETTLE_SECONDS):
@@ -169,7 +169,7 @@ class _Conductor:
                 async with asyncio.timeout(SETTLE_SECONDS):
                     await self._until(self._all_had_all)
             except TimeoutError:
-                pass  # the books will show it
+                pass  # the ledgers will show it
         return True
 
     def _failover(self, outage: Outage) -> Failover:
@@ -180,7 +180,7 @@ class _Conductor:
         return Failover(ended - began, resumed - ended, late)
 
     async def _watch_ourselves(self) -> None:
-        """Note how late we are ourselves: a busy machine does with us what a fault does with the cluster."""
+        """Records this test's own delays: a busy machine delays the test as a fault delays the cluster."""
         loop = asyncio.get_running_loop()
         while True:
             due = loop.time() + POLL_SECONDS
@@ -196,11 +196,11 @@ class _Conductor:
 
     @staticmethod
     async def _until(holds: Callable[[], bool]) -> None:
-        while not holds():  # noqa: ASYNC110  what it asks about has no event
+        while not holds():  # noqa: ASYNC110  the condition has no event
             await asyncio.sleep(POLL_SECONDS / 4)
 
     async def _watch(self) -> None:
-        """Compare the cluster's list of clients with the truth, all the time."""
+        """Compares the cluster's list of clients with the real one, continuously."""
         loop = asyncio.get_running_loop()
         quiet = {listener.source for listener in self._listeners if not listener.restless}
         while True:
@@ -209,7 +209,7 @@ class _Conductor:
             self._seen.update((one.gateway.client_id, asked) for one in self._listeners if one.connected)
             listed = await self._publisher.clients()
             if listed is None:
-                # Nobody can be taken from a list that nobody can write; what is in it then is no older than this.
+                # While Redis is down no row can be removed, so this time does not count.
                 self._seen = dict.fromkeys(self._seen, loop.time())
             for client_id in listed or ():
                 self._ghost_seconds = max(self._ghost_seconds, asked - self._seen.setdefault(client_id, asked))
@@ -220,12 +220,12 @@ class _Conductor:
             await asyncio.sleep(POLL_SECONDS)
 
     def _connected(self) -> dict[str, str]:
-        """Ids and addresses of the clients that stay connected if they can."""
+        """Ids and addresses of the connected clients that do not cut their own connection."""
         quiet = [listener for listener in self._listeners if listener.connected and not listener.restless]
         return {listener.gateway.client_id: listener.source for listener in quiet}
 
     async def _churn(self) -> None:
-        """Have the restless come and go, so that somebody recovers at every moment of a fault."""
+        """Makes the restless clients reconnect, so that some client recovers at every moment of a fault."""
         restless = [listener for listener in self._listeners if listener.restless]
         while restless:
             await asyncio.sleep(self._plan.restless_seconds / len(restless))
@@ -234,27 +234,27 @@ class _Conductor:
     def _close(self, fault: Fault, before: dict[str, int], wrong: list[str], listed: bool) -> Phase:
         publisher = self._publisher
         accounts: dict[str, list[Account]] = {"h": [], "p": []}
-        untold = 0
+        unnotified = 0
         for listener in self._listeners:
-            told = True
+            notified = True
             for topic, ledger in listener.ledgers.items():
                 account = ledger.close(publisher.published[topic], publisher.unsure[topic])
                 accounts[topic[0]].append(account)
-                told &= account.notices > 0 or not keeps(topic)
-            untold += fault.forgets and not told
+                notified &= account.notices > 0 or not keeps(topic)
+            unnotified += fault.forgets and not notified
         for unsure in publisher.unsure.values():
             unsure.clear()
         return Phase(
             fault.about, fault.keeps_history or (self._plan.wait_replicas > 0 and not fault.forks),
             sum(number - before[topic] for topic, number in publisher.published.items()),
-            reduce(add, accounts["h"], Account()), reduce(add, accounts["p"], Account()), untold,
+            reduce(add, accounts["h"], Account()), reduce(add, accounts["p"], Account()), unnotified,
             [seconds for one in self._listeners if not one.restless for seconds in one.reconnects],
             self._ghost_seconds, self._plan.ghost_seconds, listed, wrong,
         )  # fmt: skip
 
 
 def _grown(before: dict[int, int], after: dict[int, int]) -> list[int]:
-    """How much each has grown; nothing if they are not the same ones, or one began anew."""
+    """How much each counter has grown; empty if the servers changed, or a counter restarted."""
     if before.keys() != after.keys() or any(after[name] < count for name, count in before.items()):
         return []
     return [after[name] - count for name, count in before.items()]

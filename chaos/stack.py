@@ -1,4 +1,4 @@
-"""A private Redis or several, gateway nodes and HAProxy, in a folder of their own; the verbs are those of the tests."""
+"""Private Redis servers, gateway nodes and HAProxy, in their own folder; built from the test kit."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.deadlines import until
 from tests.redis_cluster import RedisCluster
 from tests.sentinel import Sentinels
 
-# "h" keeps history, and one of these topics a snapshot too; "p" keeps nothing.
+# Topics with "h" have history, and one of them a snapshot; topics with "p" have neither.
 RULES = """
 [[topic]]
 pattern = "h1"
@@ -28,12 +28,12 @@ pattern = "h*"
 history = 5000
 """
 
-HARD_STOP_SECONDS = 4  # after a reload HAProxy's old worker cuts what it still has
+HARD_STOP_SECONDS = 4  # after a reload HAProxy's old worker closes its remaining sockets
 STOP_SECONDS = 30.0
 READY_SECONDS = 40.0
 
 
-CLIENTS = "clients"  # the host of all clients, and ours
+CLIENTS = "clients"  # the host of all clients and of this process
 SERVICES = ["r1", "r2", "r3", "s1", "s2", "s3"]  # Redis servers and Sentinels
 BALANCERS = ["lb1", "lb2"]
 PEER_PORT = 10_000
@@ -41,76 +41,76 @@ PEER_PORT = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """What is broken. All its methods block."""
+    """The system under test. All methods block."""
 
     store: Redis | Sentinels | RedisCluster
     nodes: Cluster
     balancers: Sequence[Balancer]
     cables: Network | None = None
-    crowd: str = "127.0"  # the clients' addresses begin so
+    crowd: str = "127.0"  # first two numbers of the clients' addresses
 
     @property
     def redis(self) -> Redis:
-        """The one server, where there is one."""
+        """The single server, if Redis is one server."""
         assert isinstance(self.store, Redis)
         return self.store
 
     @property
     def sentinels(self) -> Sentinels:
-        """The servers and who watches them, where they are several."""
+        """The servers and their Sentinels, if Redis has Sentinels."""
         assert isinstance(self.store, Sentinels)
         return self.store
 
     @property
     def redis_cluster(self) -> RedisCluster:
-        """The masters and their replicas, where it is a Redis Cluster."""
+        """The masters and their replicas, if Redis is a Redis Cluster."""
         assert isinstance(self.store, RedisCluster)
         return self.store
 
     @property
     def network(self) -> Network:
-        """The hosts, where there are any: nodes, and those of `SERVICES` and `BALANCERS`, by their names."""
+        """The hosts, if there are any: nodes, and those of `SERVICES` and `BALANCERS`, by name."""
         assert self.cables is not None
         return self.cables
 
     def publishes(self) -> dict[int, int]:
-        """How many messages each master of a cluster has published, by its port; empty: it is none."""
+        """Published messages of each master of a Redis Cluster, by its port; otherwise empty."""
         return self.store.published() if isinstance(self.store, RedisCluster) else {}
 
     def source(self, at: int) -> str:
-        """The address of a client: HAProxy keeps a source on one node."""
+        """The address of a client; HAProxy keeps a source on one node."""
         return f"{self.crowd}.{16 + at // 250}.{1 + at % 250}"
 
     def ways(self, at: int) -> list[str]:
-        """Where a client connects, in the order in which it tries."""
+        """The URLs of a client, in the order of its attempts."""
         urls = [balancer.ws for balancer in self.balancers]
         first = at % len(urls)
         return urls[first:] + urls[:first]
 
     def some_node(self, rng: random.Random) -> Node:
-        """One of those that have clients."""
+        """A random node that has clients."""
         return rng.choice([node for node in self.nodes if node.metric("gateway_connections") >= 1])
 
     def start(self, node: Node) -> None:
-        """Run a node that has ended, and wait until HAProxy gives it clients."""
+        """Starts a stopped node, and waits until every HAProxy reports it up."""
         node.start()
         until(node.ready, READY_SECONDS, f"{node.name} is ready")
         self.until_up(node)
 
     def until_up(self, *nodes: Node) -> None:
-        """Wait until every HAProxy gives them clients."""
+        """Waits until every HAProxy reports the nodes up."""
         for balancer in self.balancers:
             for node in nodes:
-                until(lambda b=balancer, n=node: b.up(n), READY_SECONDS, f"HAProxy has found {node.name} up")  # type: ignore[misc]
+                until(lambda b=balancer, n=node: b.up(n), READY_SECONDS, f"HAProxy reports {node.name} up")  # type: ignore[misc]
 
     def leave(self, node: Node) -> None:
-        """Ask a node to drain and end; it must do so in order."""
+        """Drains a node; it must exit with 0."""
         node.terminate()
         code = node.process.exit_code(STOP_SECONDS)
-        assert code == 0, f"{node.name} ended with {code} after SIGTERM"
+        assert code == 0, f"{node.name} exited with {code} after SIGTERM"
 
     def halves(self, *, master: bool) -> tuple[list[str], list[str]]:
-        """All hosts but the clients', in two. The smaller has one Sentinel, and the `master` or a replica."""
+        """All hosts except the clients', in two halves. The smaller has one Sentinel, and the master or a replica."""
         chosen = self.sentinels.master()
         if not master:
             chosen = next(server for server in self.sentinels.servers if server is not chosen)
@@ -121,10 +121,10 @@ class Stack:
 
 @contextmanager
 def running(plan: Plan, folder: Path) -> Iterator[Stack]:
-    """The stack, all up; its logs are in `folder`. Nothing of it outlives the `with`.
+    """Runs the stack; its logs are in `folder`. Leaving the `with` stops all processes.
 
     Raises:
-        NetworkError: There are no hosts of their own to be had here.
+        NetworkError: This machine cannot create separate hosts.
     """
     with _hosts(plan, folder) if plan.hosts else _here(plan, folder) as stack:
         yield stack
@@ -142,19 +142,21 @@ def _here(plan: Plan, folder: Path) -> Iterator[Stack]:
 
 @contextmanager
 def _hosts(plan: Plan, folder: Path) -> Iterator[Stack]:
-    """Each on a host of its own, and we on the clients'."""
+    """Each process on its own host, and this process on the clients' host."""
     with ExitStack() as stack:
         names = [f"n{at}" for at in range(1, plan.nodes + 1)]
         network = stack.enter_context(Network([CLIENTS, *BALANCERS, *names, *SERVICES]))
         crowd = network.crowd(CLIENTS)
         stack.enter_context(network.inside(CLIENTS))
         hosts = [network.host(name) for name in SERVICES]
-        # A master that no replica hears must not go on taking what will be lost.
+        # A master without replicas must not accept writes that will be lost.
         strict = {"min-replicas-to-write": "1", "min-replicas-max-lag": str(plan.max_lag_seconds)}
         store = stack.enter_context(Sentinels(folder, hosts=hosts[:3], watcher_hosts=hosts[3:], more=strict))
         trusted = ",".join(network.host(name).address for name in BALANCERS)
-        told = {**_settings(plan, folder), "trusted_proxies": trusted}
-        nodes = stack.enter_context(Cluster(plan.nodes, folder, store, [network.host(name) for name in names], **told))
+        settings = {**_settings(plan, folder), "trusted_proxies": trusted}
+        nodes = stack.enter_context(
+            Cluster(plan.nodes, folder, store, [network.host(name) for name in names], **settings)
+        )
         peers = {f"LB{at}": f"{network.host(name).address}:{PEER_PORT}" for at, name in enumerate(BALANCERS, 1)}
         balancers = []
         for name in BALANCERS:

@@ -1,12 +1,12 @@
-"""The whole cluster on one machine, for `make up` and its siblings.
+"""The cluster on one machine, for `make up` and the related targets.
 
-- __main__.py       up, down, status, logs: picks the engine, prints what a person needs
-- place.py          where this stack lives and listens; its API key
-- compose.py        the engine where Docker answers: compose.yaml
-- local.py          the engine elsewhere: the same processes under supervisord
-- configuration.py  what the local stack's supervisord and HAProxy are told
-- ports.py          whether its ports are free, and who has them
-- balancer.py       what HAProxy says of the nodes, the same on both engines
-- waiting.py        until something holds, with a deadline
-- need.py           tools the machine lacks, installed by apt or named
+- __main__.py       up, restart, down, status, logs: selects the engine, prints the result
+- place.py          folder, ports and API key of a stack
+- compose.py        engine for Docker Compose: compose.yaml
+- local.py          engine without Docker: the same processes under supervisord
+- configuration.py  configuration of the local stack's supervisord and HAProxy
+- ports.py          checks that the ports are free, names the process that uses one
+- balancer.py       state of the nodes as HAProxy reports it, for both engines
+- waiting.py        waits for a condition, with a deadline
+- need.py           installs missing tools with apt, or names them
 """

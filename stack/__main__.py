@@ -11,10 +11,10 @@ from stack.place import MAX_NODES, Place, StackError
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="stack", description="The whole cluster on one machine.")
+    parser = argparse.ArgumentParser(prog="stack", description="Runs the cluster on one machine.")
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("up", help="start, or scale what runs").add_argument(
-        "nodes", help="how many, or max: one a core"
+    commands.add_parser("up", help="start or scale the stack").add_argument(
+        "nodes", help="number of nodes, or max for one per core"
     )
     commands.add_parser("restart", help="restart the nodes one after the other")
     commands.add_parser("down", help="stop everything")
@@ -30,7 +30,7 @@ def main() -> int:
                 engine.up(place, count)
                 _print_welcome(place, count)
             case "restart":
-                print(f"All {engine.restart(place)} nodes are new, and HAProxy sees them up.")
+                print(f"All {engine.restart(place)} nodes have restarted, and HAProxy reports them up.")
             case "down":
                 engine.down(place)
                 print("The stack is down.")
@@ -49,22 +49,22 @@ def main() -> int:
         return 1
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # `make status | head` has read enough; the interpreter's last flush must not fail
+    except BrokenPipeError:  # `make status | head` closed the pipe; the interpreter's last flush must not fail
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 
 def _engine(place: Place) -> ModuleType:
-    """Compose where it answers, unless a local stack runs already; STACK=local or compose overrides."""
+    """Compose if it answers, unless a local stack already runs; STACK=local or compose overrides."""
     choice = os.environ.get("STACK")
     if choice not in (None, "local", "compose"):
-        raise StackError(f"STACK is local or compose, and not {choice!r}.")
+        raise StackError(f"STACK must be local or compose, not {choice!r}.")
     if choice == "compose":
         missing = compose.lacks()
         if missing is not None:
             raise StackError(f"STACK=compose needs Docker with Compose, and {missing}: start it, or use STACK=local.")
         return compose
-    from stack import local  # here, because it needs supervisor and a Docker host may not have it
+    from stack import local  # imported here, because a Docker host may not have supervisor
 
     return local if choice == "local" or local.running(place) or compose.lacks() is not None else compose
 
@@ -73,7 +73,7 @@ def _count(text: str) -> int:
     if text == "max":
         return min(len(os.sched_getaffinity(0)), MAX_NODES)
     if not text.isdecimal() or not 1 <= int(text) <= MAX_NODES:
-        raise StackError(f"NODES must be a number from 1 to {MAX_NODES}, or max, and is {text!r}.")
+        raise StackError(f"NODES must be a number from 1 to {MAX_NODES}, or max, not {text!r}.")
     return int(text)
 
 
@@ -93,7 +93,7 @@ def _print_welcome(place: Place, count: int) -> None:
     key = place.relative(place.key_file)
     print(f"{count} node{'s are' if count > 1 else ' is'} ready behind HAProxy.\n\n{_addresses(place)}\n")
     if os.environ.get("GATEWAY_OPEN", "1") == "1":
-        print("An open demo (GATEWAY_OPEN=1): everybody may do everything, so it listens on 127.0.0.1 only.")
+        print("This is an open demo (GATEWAY_OPEN=1): every client may do everything, so it listens on 127.0.0.1 only.")
     print(f"The API key is in {key}. To publish:\n")
     print(f'  curl http://127.0.0.1:{place.admin_port}/api/publish -H "Authorization: Bearer $(cat {key})" \\')
     print("""    -H 'Content-Type: application/json' -d '{"topic": "news", "data": {"text": "hello"}}'""")

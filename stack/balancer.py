@@ -1,4 +1,4 @@
-"""What HAProxy says of the nodes, read from its statistics."""
+"""State of the nodes, read from HAProxy's statistics."""
 
 import csv
 import io
@@ -19,7 +19,7 @@ class Server:
 
 
 def servers(place: Place) -> list[Server]:
-    """The nodes HAProxy knows, in its order; none while it does not answer."""
+    """The nodes in HAProxy's order; an empty list while HAProxy does not answer."""
     url = f"http://127.0.0.1:{place.admin_port}/stats;csv"
     try:
         with urllib.request.urlopen(url, timeout=2) as reply:
@@ -31,12 +31,12 @@ def servers(place: Place) -> list[Server]:
         for row in csv.DictReader(io.StringIO(text.removeprefix("# ")))
         if row["pxname"] == "gw"
         and row["svname"] != "BACKEND"
-        and not row["status"].startswith("MAINT")  # slots that Docker's DNS fills with nobody
+        and not row["status"].startswith("MAINT")  # empty slots of Docker's DNS
     ]
 
 
 def wait_for_all(place: Place, count: int, seconds: float, log: Path | None = None) -> None:
-    """Returns when HAProxy knows `count` nodes and all are up."""
+    """Returns when HAProxy reports `count` nodes, all up."""
 
     def seen() -> str:
         return ", ".join(f"{server.name} {server.status}" for server in servers(place)) or "none"
@@ -44,15 +44,15 @@ def wait_for_all(place: Place, count: int, seconds: float, log: Path | None = No
     until(
         lambda: [server.status for server in servers(place)] == ["UP"] * count,
         seconds,
-        lambda: f"HAProxy does not see {count} nodes up, but {seen()}.",
+        lambda: f"HAProxy should report {count} nodes up, but reports {seen()}.",
         log,
     )
 
 
 def wait_for_one(place: Place, name: str, seconds: float) -> None:
-    """Returns when this node is up for HAProxy, which is a few checks after it says so itself."""
+    """Returns when HAProxy reports this node up, a few checks after the node is ready."""
     until(
         lambda: any(server.name == name and server.status == "UP" for server in servers(place)),
         seconds,
-        lambda: f"HAProxy does not see {name} up again.",
+        lambda: f"HAProxy does not report {name} up again.",
     )

@@ -1,4 +1,4 @@
-"""The stack as containers: compose.yaml, where a Docker engine answers."""
+"""The stack as containers: compose.yaml, for machines with a Docker engine."""
 
 import os
 import subprocess
@@ -6,12 +6,12 @@ import subprocess
 from stack import balancer
 from stack.place import ROOT, Place, StackError
 
-# Six servers in the place of one; any of them names the others.
+# Six servers instead of one; each of them names the others.
 CLUSTER = {"REDIS_SINGLE": "0", "GATEWAY_REDIS_URL": "redis+cluster://redis-1,redis-2,redis-3"}
 
 
 def lacks() -> str | None:
-    """What is missing to run containers, as a part of a sentence; None: nothing is."""
+    """What is missing to run containers, as part of a sentence; None if nothing is missing."""
     for command, missing in (
         (["docker", "--version"], "there is no docker command"),
         (["docker", "compose", "version"], "docker has no compose command"),
@@ -25,7 +25,7 @@ def lacks() -> str | None:
 
 
 def up(place: Place, count: int) -> None:
-    """Starts or scales to `count` nodes and waits until HAProxy sees them all."""
+    """Starts or scales to `count` nodes and waits until HAProxy reports all of them up."""
     profile = ["--profile", "cluster"] if place.redis == "cluster" else []
     try:
         _compose(place, *profile, "up", "--detach", "--build", "--wait", "--wait-timeout", "120", nodes=count)
@@ -36,13 +36,13 @@ def up(place: Place, count: int) -> None:
 
 
 def restart(place: Place) -> int:
-    """Restarts the nodes one after the other, each when HAProxy sees all of them up again; how many there are."""
+    """Restarts the nodes one after the other, each when HAProxy reports all of them up. Returns their number."""
     nodes = _ask(place, "ps", "--quiet", "gateway").split()
     if not nodes:
         raise StackError("The stack is down, so there is nothing to restart: make up starts it.")
     for at, container in enumerate(nodes, 1):
         print(f"Restarting node {at} of {len(nodes)} ({container[:12]}) ...", flush=True)
-        # Of a scaled service Compose itself restarts all together. The time is compose.yaml's stop_grace_period.
+        # Compose would restart all replicas together. The time is compose.yaml's stop_grace_period.
         done = subprocess.run(["docker", "restart", "--time", "60", container], stdout=subprocess.DEVNULL, check=False)
         if done.returncode:
             raise StackError(f"docker restart {container[:12]} failed (exit {done.returncode}).")
@@ -51,7 +51,7 @@ def restart(place: Place) -> int:
 
 
 def down(place: Place) -> None:
-    # The nodes first: they say goodbye to their clients, through an HAProxy that is still there.
+    # Stop the nodes first: they notify their clients through HAProxy, which must still run.
     _compose(place, "stop", "gateway")
     _compose(place, "--profile", "*", "down")
 
@@ -71,7 +71,7 @@ def _compose(place: Place, *command: str, nodes: int = 0) -> None:
 
 
 def _ask(place: Place, *command: str) -> str:
-    """What Compose prints."""
+    """The output of Compose."""
     done = subprocess.run(
         ["docker", "compose", *command], cwd=ROOT, env=_environment(place), capture_output=True, text=True, check=False
     )

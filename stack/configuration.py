@@ -1,4 +1,4 @@
-"""The two files the local stack generates, as text: supervisord's and HAProxy's environment."""
+"""The two generated files of the local stack, as text: supervisord's configuration and HAProxy's environment."""
 
 import os
 import resource
@@ -10,12 +10,12 @@ from pathlib import Path
 from stack.need import tool
 from stack.place import MAX_NODES, ROOT, Place, StackError
 
-STOP_SECONDS = 60  # a node's drain fits in; then supervisord kills
-OPEN_FILES = 20_000  # two for each of HAProxy's 8,000 connections, and then some
+STOP_SECONDS = 60  # longer than a node's drain; then supervisord kills the process
+OPEN_FILES = 20_000  # more than two for each of HAProxy's 8,000 connections
 HAPROXY_CFG = ROOT / "haproxy" / "haproxy.cfg"
 REDIS_CONF = ROOT / "stack" / "redis.conf"
 
-# Everyone here comes from 127.0.0.1, so one source may be hundreds of clients. Defaults: haproxy/README.md.
+# All clients have the address 127.0.0.1, so one source may be hundreds of clients. Defaults: haproxy/README.md.
 LIMITS = {"RL_CUR": "5000", "RL_CONN": "20000", "RL_REQ": "20000"}
 
 
@@ -32,9 +32,9 @@ def haproxy_command(environment: Path, *options: str) -> list[str]:
 
 
 def supervisord(place: Place, nodes: int) -> str:
-    """Redis, HAProxy and each node as programs of their own, so that one can change alone."""
+    """Redis, HAProxy and each node are separate programs, so that each can change independently."""
     redis_socket = place.run / "redis.sock"
-    # A Unix socket: the usual port may be taken, and an open Redis on a port is one a web page can write to.
+    # A Unix socket: the default port may be in use, and a web page could write to a Redis without password on a port.
     redis = [
         *(tool("redis-server") or "redis-server", str(REDIS_CONF), "--port", "0"),
         *("--unixsocket", str(redis_socket), "--unixsocketperm", "700"),
@@ -53,14 +53,14 @@ def supervisord(place: Place, nodes: int) -> str:
             "[supervisord]",
             f"logfile={_escaped(log_file(place, 'supervisord'))}",
             f"pidfile={_escaped(place.run / 'supervisord.pid')}",
-            f"minfds={_open_files()}",  # a shell's soft limit of 1,024 would be a node's limit of clients
+            f"minfds={_open_files()}",  # the shell's soft limit of 1,024 would limit a node's clients
             "[unix_http_server]",
             f"file={_escaped(place.run / 'supervisor.sock')}",
             "chmod=0700",
             "[rpcinterface:supervisor]",
             "supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface",
             *_program(place, "redis", redis),
-            # Started once the nodes are ready: it then takes them for up, and no slow start skews the load.
+            # Started when the nodes are ready: it then treats them as up, and no slow start distorts the load.
             *_program(place, "haproxy", haproxy, "autostart=false"),
         ]
         + [
@@ -104,9 +104,9 @@ def _program(
 
 
 def haproxy_environment(place: Place, nodes: int) -> str:
-    """haproxy.cfg's variables as a file of its own, read before it.
+    """The variables of haproxy.cfg as a separate file, which HAProxy reads first.
 
-    A process' environment is fixed at its start, and HAProxy's must change with the number of nodes.
+    The environment of a running process cannot change, and HAProxy's must change with the number of nodes.
     """
     variables = {
         **LIMITS,
@@ -118,13 +118,13 @@ def haproxy_environment(place: Place, nodes: int) -> str:
         "LB_ADMIN": f"127.0.0.1:{place.admin_port}",
         "LB_RUN": str(place.run),
     }
-    gone = [f"GW{node}" for node in range(nodes + 1, MAX_NODES + 1)]  # a reload keeps what nobody unsets
+    gone = [f"GW{node}" for node in range(nodes + 1, MAX_NODES + 1)]  # a reload keeps variables unless they are unset
     lines = [f"setenv {name} {_quoted(value)}" for name, value in sorted(variables.items())]
     return "\n  ".join(["global", *lines, *(f"unsetenv {name}" for name in gone)]) + "\n"
 
 
 def _from_shell(*prefixes: str) -> dict[str, str]:
-    """What the person set for this run, passed on by name: supervisord would keep a dead shell's values."""
+    """Settings of the current shell, passed explicitly: supervisord would keep those of the shell that started it."""
     return {name: value for name, value in os.environ.items() if name.startswith(prefixes)}
 
 
@@ -134,9 +134,9 @@ def _open_files() -> int:
 
 
 def _quoted(value: str) -> str:
-    """A word for supervisord and for HAProxy; they share single quotes, without any escape."""
+    """A quoted word for supervisord and HAProxy; both accept single quotes, without an escape."""
     if "'" in value or "\n" in value:
-        raise StackError("A setting holds a quote or a line break, which the local stack cannot pass on.")
+        raise StackError("A setting contains a quote or a line break, which the local stack cannot pass on: remove it.")
     return f"'{value}'"
 
 

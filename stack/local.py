@@ -1,7 +1,7 @@
 """The stack as plain processes: redis-server, haproxy and N nodes under supervisord, all on 127.0.0.1.
 
-A node is a supervisord program and an HAProxy server of the same name (gw1, gw2 ...). To scale is to write
-both configurations anew and have both daemons read them: who did not change is not touched.
+A node is a supervisord program and an HAProxy server of the same name (gw1, gw2 ...). To scale, the stack rewrites
+both configurations and both daemons reload them; unchanged programs continue.
 """
 
 import os
@@ -32,9 +32,9 @@ def running(place: Place) -> bool:
 
 
 def up(place: Place, count: int) -> None:
-    """Starts the stack, or brings a running one to `count` nodes; returns when HAProxy sees all ready."""
+    """Starts the stack, or brings a running one to `count` nodes; returns when HAProxy reports all of them up."""
     if place.redis != "single":
-        raise StackError("REDIS=cluster is six containers: it needs Docker Compose.")
+        raise StackError("REDIS=cluster needs six containers: use Docker Compose (STACK=compose).")
     try:
         need("redis-server", "haproxy")
     except MissingError as missing:
@@ -49,7 +49,7 @@ def up(place: Place, count: int) -> None:
             _wait_ready(place, supervisor, range(1, count + 1))
             _load_haproxy(place, supervisor, count)
         except StackError:
-            down(place)  # half a stack helps nobody; its logs stay
+            down(place)  # a partial stack is useless; its logs remain
             raise
     else:
         ports.refuse_taken(wanted)
@@ -59,7 +59,7 @@ def up(place: Place, count: int) -> None:
 
 
 def restart(place: Place) -> int:
-    """Restarts the nodes one after the other, each when HAProxy sees the one before up again; how many there are."""
+    """Restarts the nodes one after the other, each when HAProxy reports the last one up. Returns their number."""
     supervisor = _supervisor(place)
     nodes = _nodes(supervisor)
     if not nodes:
@@ -73,14 +73,14 @@ def restart(place: Place) -> int:
 
 
 def down(place: Place) -> None:
-    """Stops everything, nodes first: their farewell needs Redis and HAProxy. Waits until all are gone."""
+    """Stops everything, nodes first: their drain needs Redis and HAProxy. Waits until all processes have exited."""
     supervisor = _supervisor(place)
     if supervisor is None:
         return
     _stop(supervisor, _nodes(supervisor))
     supervisor.shutdown()
-    pid_file = place.run / "supervisord.pid"  # removed as the last act, after every child has ended
-    until(lambda: not pid_file.exists(), STOP_SECONDS, lambda: "supervisord did not end.")
+    pid_file = place.run / "supervisord.pid"  # supervisord removes it last, after every child has exited
+    until(lambda: not pid_file.exists(), STOP_SECONDS, lambda: "supervisord did not exit.")
 
 
 def status(place: Place) -> None:
@@ -98,7 +98,7 @@ def logs(place: Place) -> None:
 
 
 def _supervisor(place: Place) -> Any:
-    """The RPC interface of this stack's supervisord, or None where none runs."""
+    """The RPC interface of this stack's supervisord, or None if it does not run."""
     transport = SupervisorTransport(serverurl=f"unix://{place.run / 'supervisor.sock'}")
     supervisor: Any = ServerProxy("http://127.0.0.1", transport=transport).supervisor
     try:
@@ -123,14 +123,14 @@ def _start(place: Place, count: int) -> Any:
 
 
 def _change(place: Place, supervisor: Any, count: int) -> None:
-    """Has supervisord act on a new configuration, and start what had given up."""
+    """Makes supervisord apply a new configuration, and restarts programs that had failed."""
     _write(place.run / "supervisord.conf", configuration.supervisord(place, count))
     [(added, changed, removed)] = supervisor.reloadConfig()
     balanced = supervisor.getProcessInfo("haproxy")["statename"] == "RUNNING"
     _stop(supervisor, removed)
     for name in removed:
         supervisor.removeProcessGroup(name)
-    for name in changed:  # one after the other: the rest serves meanwhile
+    for name in changed:  # one after the other: the others serve meanwhile
         print(f"Restarting {name}: its settings have changed ...", flush=True)
         _stop(supervisor, [name])
         supervisor.removeProcessGroup(name)
@@ -145,14 +145,14 @@ def _change(place: Place, supervisor: Any, count: int) -> None:
 
 
 def _stop(supervisor: Any, names: list[str]) -> None:
-    """Stops all of them at the same time, gracefully, and returns when they are gone."""
+    """Stops all of them at the same time, gracefully, and returns when they have exited."""
     for name in names:
         supervisor.stopProcessGroup(name, False)
 
     def left() -> list[str]:
         return [name for name in names if supervisor.getProcessInfo(name)["pid"]]
 
-    until(lambda: not left(), STOP_SECONDS + 5, lambda: f"{', '.join(left())} did not end.")
+    until(lambda: not left(), STOP_SECONDS + 5, lambda: f"{', '.join(left())} did not exit.")
 
 
 def _nodes(supervisor: Any) -> list[str]:
@@ -164,27 +164,27 @@ def _nodes(supervisor: Any) -> list[str]:
 
 
 def _wait_ready(place: Place, supervisor: Any, nodes: Iterable[int]) -> None:
-    """Returns when each node's /readyz says 200; raises StackError with its reason otherwise."""
-    deadline = time.monotonic() + READY_SECONDS  # one for all: they start at the same time
+    """Returns when each node's /readyz answers 200; otherwise raises StackError with the node's reason."""
+    deadline = time.monotonic() + READY_SECONDS  # one deadline for all: they start at the same time
     for node in nodes:
         name = f"gw{node}"
         while reason := _unready(node_port(place, node)):
             if supervisor.getProcessInfo(name)["statename"] == "FATAL":
-                raise StackError(f"{name} ends as soon as it starts.", log_file(place, name))
+                raise StackError(f"{name} exits during its start.", log_file(place, name))
             if time.monotonic() > deadline:
                 raise StackError(f"{name} is not ready after {READY_SECONDS} s: {reason}", log_file(place, name))
             time.sleep(0.1)
 
 
 def _wait_back(place: Place, supervisor: Any, name: str, balanced: bool) -> None:
-    """Returns when a restarted node takes clients and, if it runs, HAProxy gives it some."""
+    """Returns when a restarted node is ready and HAProxy, if it runs, reports it up."""
     _wait_ready(place, supervisor, [int(name.removeprefix("gw"))])
     if balanced:
         balancer.wait_for_one(place, name, seconds=10)
 
 
 def _unready(port: int) -> str:
-    """Why the node takes no clients; empty when it does."""
+    """Why the node is not ready; empty if it is."""
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=2):
             return ""
@@ -198,7 +198,7 @@ def _unready(port: int) -> str:
 
 
 def _load_haproxy(place: Place, supervisor: Any, count: int) -> None:
-    """Starts HAProxy, or has it read what changed: a reload refuses no connection and ends no socket."""
+    """Starts HAProxy, or reloads it if something changed: a reload rejects no connection and closes no socket."""
     log = log_file(place, "haproxy")
     loaded = place.run / "haproxy-env.cfg"
     candidate = place.run / "haproxy-env.new"
@@ -207,7 +207,7 @@ def _load_haproxy(place: Place, supervisor: Any, count: int) -> None:
     command = configuration.haproxy_command(candidate, "-c")
     tried = subprocess.run(command, capture_output=True, text=True, check=False)
     if tried.returncode:
-        raise StackError(f"HAProxy refuses its configuration:\n{tried.stderr.strip()}")
+        raise StackError(f"HAProxy rejects its configuration:\n{tried.stderr.strip()}")
     stale = (
         not loaded.exists()
         or loaded.read_text() != text
@@ -225,10 +225,10 @@ def _load_haproxy(place: Place, supervisor: Any, count: int) -> None:
     balancer.wait_for_all(place, count, seconds=10, log=log)
 
 
-# -- small things
+# -- files
 
 
 def _write(file: Path, text: str) -> None:
-    """For the owner's eyes: these files hold keys."""
+    """Writes a file that only its owner can read, because these files contain keys."""
     with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as out:
         out.write(text)

@@ -1,7 +1,7 @@
-"""Install what the machine lacks with apt, or say in one sentence what to install.
+"""Installs missing packages with apt, or prints in one sentence what to install.
 
-`python3 -m stack.need redis-server haproxy` runs before there is any .venv, so this file knows the standard
-library only.
+`python3 -m stack.need redis-server haproxy` runs before .venv exists, so this file uses only the standard
+library.
 """
 
 import importlib.util
@@ -10,15 +10,15 @@ import shutil
 import subprocess
 import sys
 
-# Debian keeps haproxy where a plain user's PATH does not look.
+# Debian installs haproxy outside a user's PATH.
 PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/local/sbin", "/usr/sbin", "/sbin"])
 
-# What a package is known by, where it is not its own name.
+# The program of a package, if it differs from the package's name.
 _PROGRAMS = {"nodejs": "node", "iproute2": "ip", "nftables": "nft"}
 
 
 class MissingError(Exception):
-    """Something must be installed first, and we may not."""
+    """A package is missing, and this process may not install it."""
 
 
 def tool(name: str) -> str | None:
@@ -27,7 +27,7 @@ def tool(name: str) -> str | None:
 
 
 def need(*packages: str) -> None:
-    """Returns when every Debian package is there; raises MissingError where we cannot install it."""
+    """Returns when every Debian package is installed; raises MissingError if one cannot be installed."""
     missing = [package for package in packages if not _present(package)]
     if not missing:
         return
@@ -46,7 +46,7 @@ def need(*packages: str) -> None:
 
 
 def _present(package: str) -> bool:
-    if package == "python3-venv":  # Debian cuts ensurepip out of Python
+    if package == "python3-venv":  # Debian's Python does not include ensurepip
         return importlib.util.find_spec("ensurepip") is not None
     if package == "libc6-dev":
         return os.path.exists("/usr/include/stdio.h")
@@ -54,8 +54,8 @@ def _present(package: str) -> bool:
 
 
 def main() -> int:
-    if sys.version_info < (3, 11):  # noqa: UP036 - whatever `python3` is runs this file
-        print(f"Python 3.11 or newer is needed, and this one is {sys.version.split()[0]}.", file=sys.stderr)
+    if sys.version_info < (3, 11):  # noqa: UP036 - any `python3` may run this file
+        print(f"Python 3.11 or newer is needed; this is {sys.version.split()[0]}.", file=sys.stderr)
         return 1
     try:
         need(*sys.argv[1:])

@@ -1,4 +1,4 @@
-"""Where a stack lives and listens. Several run side by side when each has its own."""
+"""Folder and ports of a stack. Stacks with different ones can run side by side."""
 
 import os
 import secrets
@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-MAX_NODES = 16  # the slots of haproxy.cfg: GW1..GW16, and GW_MAX with Docker's DNS
+MAX_NODES = 16  # the servers of haproxy.cfg: GW1..GW16, and GW_MAX with Docker's DNS
 
 
 class StackError(Exception):
-    """What went wrong, in one sentence; `log` is the file whose last lines tell more."""
+    """What went wrong, in one sentence; the last lines of the file `log` have details."""
 
     def __init__(self, sentence: str, log: Path | None = None) -> None:
         super().__init__(sentence)
@@ -21,8 +21,8 @@ class StackError(Exception):
 @dataclass(frozen=True)
 class Place:
     run: Path  # all state: the API key, logs, sockets, Redis' files
-    lb_port: int  # the public side of HAProxy
-    admin_port: int  # its internal side: API, stats, metrics
+    lb_port: int  # HAProxy's public port
+    admin_port: int  # HAProxy's internal port: API, stats, metrics
     node_port: int  # of the first node; the others follow. Local stack only
     redis: str = "single"  # or "cluster": three masters, three replicas. With Compose only
 
@@ -31,15 +31,15 @@ class Place:
         def port(name: str, default: int) -> int:
             text = env.get(name, str(default))
             if not text.isascii() or not text.isdigit() or not 0 < int(text) < 65536:
-                raise StackError(f"{name} must be a port number, and is {text!r}.")
+                raise StackError(f"{name} must be a port number, not {text!r}.")
             return int(text)
 
         redis = env.get("REDIS") or "single"
         if redis not in ("single", "cluster"):
-            raise StackError(f"REDIS is single or cluster, and not {redis!r}.")
+            raise StackError(f"REDIS must be single or cluster, not {redis!r}.")
         run = Path(env.get("STACK_DIR", ROOT / ".run")).resolve()
         if len(str(run)) > 70:  # sun_path holds 108 bytes, and HAProxy and supervisord append to the names
-            raise StackError(f"STACK_DIR is too long a path for Unix sockets: {run}")
+            raise StackError(f"STACK_DIR has more than 70 characters, too long for Unix sockets: {run}")
         return cls(
             run=run,
             lb_port=port("LB_PORT", 8080),
@@ -53,9 +53,9 @@ class Place:
         return self.run / "api-key"
 
     def api_key(self) -> str:
-        """The key of the HTTP API: GATEWAY_API_KEY if given, else made once and kept between runs.
+        """The key of the HTTP API: GATEWAY_API_KEY if set, otherwise generated once and kept between runs.
 
-        Whichever it is lies in `key_file`, so that the printed curl line is right.
+        `key_file` contains it in both cases, so that the printed curl command works.
         """
         self.run.mkdir(mode=0o700, parents=True, exist_ok=True)
         kept = self.key_file.read_text().strip() if self.key_file.exists() else ""
@@ -67,5 +67,5 @@ class Place:
         return key
 
     def relative(self, path: Path) -> str:
-        """The path as a person in the repository would type it."""
+        """The path relative to the current folder, if it is inside."""
         return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)

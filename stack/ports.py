@@ -1,4 +1,4 @@
-"""Whether the ports we want are free, and who has them if not."""
+"""Checks whether ports are free, and names the process that uses one."""
 
 import socket
 import sys
@@ -9,7 +9,7 @@ from stack.place import StackError
 
 
 def refuse_taken(wanted: Iterable[tuple[str, int]]) -> None:
-    """Raises StackError at the first port somebody has. `wanted`: the variable that moves it, the port."""
+    """Raises StackError for the first port in use. `wanted`: (variable that sets it, port)."""
     for variable, port in wanted:
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # lingering closed sockets do not count
@@ -17,12 +17,12 @@ def refuse_taken(wanted: Iterable[tuple[str, int]]) -> None:
                 probe.bind(("127.0.0.1", port))
             except OSError:
                 raise StackError(
-                    f"Port {port} is taken{_by_whom(port)}: stop that, or choose another with {variable}=..."
+                    f"Port {port} is in use{_by_whom(port)}: stop that process, or choose another with {variable}=..."
                 ) from None
 
 
 def _by_whom(port: int) -> str:
-    """The process that listens there, as far as the kernel lets us see."""
+    """The process that listens there, if this user may see it."""
     if sys.platform != "linux":
         return ""
     listening = "0A"
@@ -34,6 +34,6 @@ def _by_whom(port: int) -> str:
             try:
                 if any(fd.readlink() == Path(f"socket:[{inode}]") for fd in (process / "fd").iterdir()):
                     return f" by {(process / 'comm').read_text().strip()} (pid {process.name})"
-            except OSError:  # not ours to look at, or gone
+            except OSError:  # no permission, or the process has exited
                 continue
     return ""

@@ -1,4 +1,4 @@
-"""Waiting for what others do, with a deadline each time."""
+"""Waiting for a condition, with a deadline."""
 
 import time
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from stack.place import StackError
 
 
 def until(holds: Callable[[], bool], seconds: float, otherwise: Callable[[], str], log: Path | None = None) -> None:
-    """Returns when `holds()`; raises StackError at the deadline, with the sentence `otherwise()` makes then."""
+    """Returns when `holds()` is true; at the deadline raises StackError with the sentence of `otherwise()`."""
     deadline = time.monotonic() + seconds
     while not holds():
         if time.monotonic() > deadline:

@@ -109,9 +109,9 @@ def test_a_failover_is_told_with_both_its_times_and_publishes_with_their_spread(
     phase = replace(KEPT, failovers=[report.Failover(4.26, 0.94)], publishes=[90, 100, 110])
     assert phase.broken() == []
     busy = replace(KEPT, failovers=[report.Failover(4.0, 3.5, late=1.6)])
-    assert busy.broken() == [] and busy.notes()[0].endswith("(the trial itself was up to 1.6 s late)")
+    assert busy.broken() == [] and busy.notes()[0].endswith("(the test itself was delayed by up to 1.6 s)")
     assert phase.notes() == [
-        "a fault: another server had taken over after 4.3 s; all was delivered again 0.9 s after that",
+        "a fault: another server had taken over after 4.3 s; delivery was complete again 0.9 s later",
         "a fault: publishes of each master: 90, 100, 110; at most 10% off their mean",
     ]
 

@@ -48,7 +48,7 @@ def test_nodes_wait_for_the_redis_there_is_and_are_told_of_servers_that_exist() 
 def test_redis_is_one_or_a_cluster() -> None:
     assert Place.from_env({}).redis == "single"
     assert Place.from_env({"REDIS": "cluster"}).redis == "cluster"
-    with pytest.raises(StackError, match="REDIS is single or cluster"):
+    with pytest.raises(StackError, match="REDIS must be single or cluster"):
         Place.from_env({"REDIS": "many"})
 
 
