@@ -1,7 +1,7 @@
-"""`python -m fuzz`: hostile input by chance; 0 if nothing was found.
+"""`python -m fuzz`: random hostile input; exits with 0 if nothing was found.
 
-SEED=7 the same choices again · MINUTES=5 for so long · TARGETS="frames sockets" only these · ROUND=17 this one alone
-TARGETS=simulation plays histories of a simulated cluster on all cores; it is played alone
+SEED=7 repeats the same choices · MINUTES=5 duration · TARGETS="frames sockets" only these · ROUND=17 only this round
+TARGETS=simulation runs histories of a simulated cluster on all cores; it cannot be combined with others
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tests.cluster import Cluster, Redis
 
 
 def main() -> int:
-    """Run it; the exit code."""
+    """Runs the rounds; returns the exit code."""
     try:
         seed = int(os.environ.get("SEED") or random.SystemRandom().randrange(1 << 31))
         minutes = float(os.environ.get("MINUTES") or 5)
@@ -31,19 +31,19 @@ def main() -> int:
         targets = tuple((os.environ.get("TARGETS") or " ".join(NAMES)).split())
         if targets != ("simulation",) and (unknown := set(targets) - set(NAMES)):
             others = " ".join(sorted(unknown))
-            raise ValueError(f"TARGETS must be some of {' '.join(NAMES)}, or simulation alone, not {others}")
+            raise ValueError(f"TARGETS must be some of {' '.join(NAMES)}, or only simulation, not {others}")
     except ValueError as error:
         print(error)
         return 2
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # either way it ends what it has started
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # both signals stop all started processes
     print(f"SEED={seed}", flush=True)
     started = time.monotonic()
 
-    def tell(line: str) -> None:
+    def show(line: str) -> None:
         print(f"{time.monotonic() - started:6.1f}  {line}", flush=True)
 
     if targets == ("simulation",):
-        return _simulate(seed, minutes, tell)
+        return _simulate(seed, minutes, show)
     with tempfile.TemporaryDirectory(prefix="gateway-fuzz-") as name:
         folder = Path(name)
         with (
@@ -53,7 +53,7 @@ def main() -> int:
             ) as nodes,
         ):
             try:
-                report = asyncio.run(run(Plan(seed, 60 * minutes, targets, only), nodes[0], folder, tell))
+                report = asyncio.run(run(Plan(seed, 60 * minutes, targets, only), nodes[0], folder, show))
             except Failed as failed:
                 traceback.print_exception(failed)
                 print(nodes[0].process.last_words()[-4000:])
@@ -67,9 +67,9 @@ def main() -> int:
     return 0
 
 
-def _simulate(seed: int, minutes: float, tell: Callable[[str], None]) -> int:
+def _simulate(seed: int, minutes: float, show: Callable[[str], None]) -> int:
     try:
-        played = simulation.run(seed, 60 * minutes, tell)
+        played = simulation.run(seed, 60 * minutes, show)
     except Failed as failed:
         print(failed)
         return 1

@@ -1,4 +1,4 @@
-"""The HTTP API against what its own description allows and forbids, by schemathesis."""
+"""Checks the HTTP API against its OpenAPI document, with schemathesis."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Final
 from fuzz.live import Found
 from tests.cluster import API_KEY, Node
 
-# Carried out, these would end the node that is tried, or send its clients away.
+# These would stop the tested node or disconnect its clients.
 SPARED: Final = "/drain|/rebalance"
 
-# Data that its schema forbids may also be so large that nobody looks at it.
+# The node rejects very large invalid data before it validates it.
 CONFIG: Final = """
 [checks.negative_data_rejection]
 expected-statuses = [400, 401, 403, 404, 405, 409, 413, 415, 422, 429, "5xx"]
@@ -21,10 +21,10 @@ expected-statuses = [400, 401, 403, 404, 405, 409, 413, 415, 422, 429, "5xx"]
 
 
 async def explore(node: Node, seed: int, examples: int, folder: Path) -> None:
-    """Try every operation with about `examples` requests by chance, and those that its schemas make likely to fail.
+    """Tests every operation with about `examples` random requests, and with requests that are likely to fail.
 
     Raises:
-        Found: An answer is not what the description says, or none at all.
+        Found: A response does not match the document, or is missing.
     """
     (folder / "schemathesis.toml").write_text(CONFIG)
     process = await asyncio.create_subprocess_exec(
@@ -32,7 +32,7 @@ async def explore(node: Node, seed: int, examples: int, folder: Path) -> None:
         "--header", f"Authorization: Bearer {API_KEY}", "--exclude-path-regex", SPARED, "--seed", str(seed),
         "--max-examples", str(examples), "--phases", "examples,coverage,fuzzing", "--workers", "1", "--no-color",
         "--warnings", "off",
-        # A time that lies ahead, a cursor from the page before: not all that is refused can be said in a schema.
+        # A schema cannot express every rule, for example a time in the future or a cursor from the last page.
         "--exclude-checks", "positive_data_acceptance",
         cwd=folder, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
     )  # fmt: skip

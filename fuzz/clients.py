@@ -1,4 +1,4 @@
-"""Both clients against a model of the server: random cases, see tests/model."""
+"""Runs random cases with both clients against a model of the server (tests/model)."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from tests.model.python_client import PythonClient
 
 
 def case(random: Random) -> int:
-    """Play one case against each client; the number of steps."""
+    """Runs one case with each client; returns the number of steps."""
     made = cases.make(random)
-    # The Python client has a loop of its own, which cannot run inside ours.
+    # The Python client has its own event loop, which cannot run inside this one.
     with ThreadPoolExecutor(1) as other:
         other.submit(_play_python, made).result()
     _play(_browser(), made)

@@ -1,4 +1,4 @@
-"""A running node against any octets, frames, messages, handshakes and requests."""
+"""Sends arbitrary bytes, frames, messages, handshakes and requests to a running node."""
 
 from __future__ import annotations
 
@@ -14,51 +14,51 @@ from tests.deadlines import eventually
 from tests.raw import RawSocket, frame
 
 ANSWER_SECONDS: Final = 20.0
-GROWTH_BYTES: Final = 48 << 20  # what a node may hold more at the end than after its first rounds: pools, caches
+GROWTH_BYTES: Final = 48 << 20  # permitted growth after the first rounds: pools, caches
 
 
 class Found(AssertionError):
-    """Something ended, was lost or was kept that should not have been."""
+    """A target found a fault."""
 
 
 class Watch:
-    """An honest client, and the node's own figures, from the first round to the last."""
+    """A well-behaved client and the node's metrics, from the first round to the last."""
 
     def __init__(self, node: Node, client: Client) -> None:
         self.node = node
         self.client = client
-        self.expected: set[str] = set()  # events that the node logs as errors, rightly
+        self.expected: set[str] = set()  # error events that the node should log
         self._marks = 0
         self._memory = 0
 
     async def look(self) -> None:
-        """Fail unless the node lives, answers, and complains of nothing."""
+        """Fails unless the node runs, answers, and logs no unexpected error."""
         if not self.node.process.alive:
-            raise Found("the node died")
+            raise Found("the node exited")
         self._marks += 1
         await self.client.send(type="ping", timestamp=self._marks)
         await self.client.hear(type="pong", timestamp=self._marks, start=max(0, len(self.client.messages) - 1))
         if complaints := [line for line in self.node.complaints() if line.get("event") not in self.expected]:
-            raise Found(f"the node complains: {complaints[0]}")
+            raise Found(f"the node logged an error: {complaints[0]}")
         del self.client.messages[1:]
 
     async def warm(self) -> None:
-        """Take the node's memory, as it is now, for what it may hold."""
+        """Records the node's current memory as the baseline."""
         self._memory = self.node.memory_bytes()
 
     async def settle(self) -> None:
-        """Fail unless all sockets but the honest one are gone, and the memory is what it was."""
+        """Fails unless all other sockets are closed and the memory is near its baseline."""
         await self.look()
         await eventually(
-            lambda: self.node.metric("gateway_connections") == 1, ANSWER_SECONDS, "all sockets but one are gone"
+            lambda: self.node.metric("gateway_connections") == 1, ANSWER_SECONDS, "all sockets but one are closed"
         )
         held = self.node.memory_bytes()
         if self._memory and held - self._memory > GROWTH_BYTES:
-            raise Found(f"the node holds {held >> 20} MiB; after the first rounds it was {self._memory >> 20} MiB")
+            raise Found(f"the node uses {held >> 20} MiB; after the first rounds it used {self._memory >> 20} MiB")
 
 
 async def sockets(random: Random, watch: Watch) -> int:
-    """Frames and octets of all kinds on one socket: it may be closed, and nothing else may happen."""
+    """Sends frames and bytes of all kinds on one socket: the node may only close it. Returns the bytes sent."""
     socket = await RawSocket.open(watch.node)
     sent = 0
     try:
@@ -81,14 +81,14 @@ async def sockets(random: Random, watch: Watch) -> int:
             socket.writer.write_eof()
             await socket.ended()
     except OSError:
-        pass  # it was closed amid what we sent
+        pass  # the node closed it while this side was sending
     finally:
         await socket.close()
     return sent
 
 
 async def sessions(random: Random, watch: Watch) -> int:
-    """Any messages in whole frames: every one is answered, and the socket stays open."""
+    """Sends arbitrary messages in valid frames: the node answers each, and the socket stays open."""
     client = await Client.connect(
         watch.node, user=random.choice([None, "ann", "root"]), role=random.choice(["user", "admin"])
     )
@@ -107,8 +107,8 @@ async def sessions(random: Random, watch: Watch) -> int:
         mark = f"end {random.random()}"
         await client.send(type="ping", timestamp=mark)
         await client.hear(type="pong", timestamp=mark, within=ANSWER_SECONDS)
-        if failed := [heard for heard in client.messages if heard.get("code") == 5000]:
-            raise Found(f"the node failed at a message: {failed[0]}")
+        if failed := [reply for reply in client.messages if reply.get("code") == 5000]:
+            raise Found(f"the node had an internal error: {failed[0]}")
     finally:
         await client.leave()
     return sent
@@ -130,7 +130,7 @@ TARGETS_HTTP: Final = [
 
 
 async def requests(random: Random, watch: Watch) -> int:
-    """Requests and handshakes of all kinds, and octets that are none."""
+    """Sends requests and handshakes of all kinds, and bytes that are not HTTP."""
     method = random.choice([b"GET", b"GET", b"GET", b"POST", b"HEAD", b"DELETE", b"TRACE", b"CONNECT", b"X", b""])
     target = random.choice(TARGETS_HTTP)
     version = random.choice([b"HTTP/1.1"] * 8 + [b"HTTP/1.0", b"HTTP/2.0", b""])
@@ -147,11 +147,11 @@ async def requests(random: Random, watch: Watch) -> int:
             writer.write_eof()
             async with asyncio.timeout(ANSWER_SECONDS):
                 answer = await reader.read(1 << 16)
-            # 503: not now; 505: a WebSocket is asked for in another version of HTTP.
+            # 503: overload; 505: a WebSocket handshake with another version of HTTP.
             if answer.startswith(b"HTTP/1.1 5") and answer[9:12] not in (b"503", b"505"):
-                raise Found(f"the node failed: {answer[:200]!r} to {request[:400]!r}")
+                raise Found(f"the node answered {answer[:200]!r} to {request[:400]!r}")
             if b"requires-python" in answer or b"class Settings" in answer:
-                raise Found(f"a file of ours was served to {request[:400]!r}")
+                raise Found(f"the node served a private file to {request[:400]!r}")
     finally:
         writer.transport.abort()
         with contextlib.suppress(OSError):

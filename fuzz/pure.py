@@ -1,4 +1,4 @@
-"""Parsers against any input: a value or their own error comes out, and nothing else."""
+"""Parsers with arbitrary input: each returns a value or raises its own error."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ NUMBERS: Final = [0, 1, -1, 1.5, -0.0, 1e308, 2**31, 2**53 + 1, 2**63, -(2**63),
 
 
 def frames(random: Random) -> int:
-    """Frames, broken and whole, in any pieces: the library judges them as we do. The bytes tried."""
+    """Valid and invalid frames, in any pieces: the library gives the same result. Returns the bytes tried."""
     stream = b""
     for _ in range(random.randrange(1, 9)):
         head = random.choice([0x81, 0x82, 0x01, 0x80, 0x00, 0x89, 0x8A, random.randrange(256)])
         if head & 0xF == CLOSE:
-            continue  # what follows a close is the connection's business, not the parser's
+            continue  # the connection, not the parser, handles frames after a close
         size = random.choice([0, 1, 125, 126, 127, 1000, 65535, 65536, random.randrange(4000)])
         stream += raw(head, random.randbytes(size), masked=random.random() < 0.97)
     whole = parse([stream])
@@ -60,7 +60,7 @@ def frames(random: Random) -> int:
 
 
 def compression(random: Random) -> int:
-    """Joined frames: compressed, they are what they were. And no octets inflate beyond the limit, or fail otherwise."""
+    """Joined frames survive compression; no bytes inflate beyond the limit or raise another error."""
     items = [(TEXT, dumps([message(random) for _ in range(random.randrange(20))])) for _ in range(random.randrange(5))]
     joined = b"".join(build(opcode, payload) for opcode, payload in items)
     small, found = deflate(joined), []
@@ -76,7 +76,7 @@ def compression(random: Random) -> int:
 
 
 def value(random: Random, depth: int = 0) -> Any:
-    """Any JSON value, mostly of words that mean something here."""
+    """Any JSON value, mostly of words of the protocol."""
     kind = random.randrange(8 if depth < 4 else 4)
     if kind < 3:
         return random.choice(WORDS)
@@ -88,7 +88,7 @@ def value(random: Random, depth: int = 0) -> Any:
 
 
 def message(random: Random) -> dict[str, Any]:
-    """Something like a client's message."""
+    """An object that resembles a client's message."""
     kinds = ["AUTH", "SUBSCRIBE", "UNSUBSCRIBE", "PUBLISH", "REQUEST", "COMMAND", "LOGS", "ping"]
     made = {"type": random.choice(kinds)}
     for name in (
@@ -109,7 +109,7 @@ def message(random: Random) -> dict[str, Any]:
 
 
 def dumps(made: Any) -> bytes:
-    """JSON with numbers of any size, which orjson would not write."""
+    """JSON with integers of any size, which orjson cannot write."""
     if isinstance(made, dict):
         return b"{" + b",".join(orjson.dumps(name) + b":" + dumps(inner) for name, inner in made.items()) + b"}"
     if isinstance(made, list):
@@ -118,7 +118,7 @@ def dumps(made: Any) -> bytes:
 
 
 def mutate(random: Random, text: bytes) -> bytes:
-    """The text with some octets changed, cut out, doubled or put in."""
+    """The text with some bytes changed, removed, duplicated or inserted."""
     made = bytearray(text)
     for _ in range(random.randrange(6)):
         at, size = random.randrange(len(made) + 1), random.randrange(8)
@@ -147,7 +147,7 @@ def _verify_grant(token: str) -> Grant:
 
 
 def messages(random: Random) -> int:
-    """A client's messages to their effect or an ERROR, an item of a publish to its publication or the same."""
+    """A client's messages give an effect or an ERROR; a publish item gives a publication or an error."""
     rules = Rules(_verify, _verify_grant, _packaged(), 100)
     session, tried = Session(rules, ANONYMOUS), 0
     for _ in range(50):
@@ -165,7 +165,7 @@ def messages(random: Random) -> int:
 
 
 def cluster(random: Random) -> int:
-    """What another program may say on Redis: orders and envelopes."""
+    """Control messages and envelopes from other programs on Redis."""
     tried = 0
     for _ in range(50):
         text = mutate(
@@ -193,7 +193,7 @@ def cluster(random: Random) -> int:
 
 
 def settings(random: Random) -> int:
-    """Environments: settings, or one sentence that names the variable."""
+    """Environments give settings, or one sentence that names the variable."""
     known = [f"GATEWAY_{name.upper()}" for name in Settings.__dataclass_fields__] + ["GATEWAY_X", "PATH"]
     texts = [
         "0",
@@ -223,7 +223,7 @@ def settings(random: Random) -> int:
 
 
 def rules(random: Random) -> int:
-    """Topic files: rules, or one sentence that says where and what."""
+    """Topic files give rules, or one sentence with the place and the error."""
     text = mutate(random, mutate(random, PACKAGED.encode())).decode(errors="replace")
     if random.random() < 0.3:
         text = random.choice(["a = " + "[" * 5000, "topic = " + dumps(value(random)).decode().replace('":', '"=')])
@@ -291,7 +291,7 @@ def _only_topics(random: Random, name: str) -> None:
 
 
 def _stays_below(random: Random, topic: str, action: str, user: str) -> None:
-    """Wherever values are put into a path, even a careless server finds as many segments in it as the rule has."""
+    """A path with inserted values has as many segments as the rule, even for a server that decodes carelessly."""
     source = random.choice(
         ["/in/{1}", "/in/{topic}/{action}", "/in/{user}", "/in/x{1}y/{user}.json", "/in/{1}{action}"]
     )

@@ -1,6 +1,6 @@
-"""A running node against any values in Redis: every key that it reads, and types, bytes and sizes that nobody expects.
+"""Writes arbitrary values to the keys that a running node reads: unexpected types, bytes and sizes.
 
-Whatever stands there, the node lives and is ready, the API answers, and a topic that is not touched is served.
+The node must stay ready, the API must answer, and a topic without changed keys must work.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from tests.cluster import API_KEY, NAMESPACE
 from tests.deadlines import eventually
 
 KEYS: Final = Keys(NAMESPACE)
-TOPICS: Final = ("contest-1", "contest-chat-1", "market-data")  # with history, with presence too, with a last value
+TOPICS: Final = ("contest-1", "contest-chat-1", "market-data")  # history; history and presence; last value
 UNTOUCHED: Final = "plain"
-# What the node rightly logs as an error of Redis when a stream is found to have gone back.
+# The error that the node should log when a stream has lost messages.
 EXPECTED: Final = "stream lost messages, renewing its epoch"
 PATHS: Final = (
     "/api/nodes", "/api/clients", "/api/topics", "/api/services", "/api/services/gateway.bus", "/api/cache/a",
@@ -35,7 +35,7 @@ Write = Callable[[Redis, str, Random, str], Coroutine[Any, Any, object]]
 
 
 def keys(random: Random, node_id: str) -> str:
-    """A key that the node reads."""
+    """A random key that the node reads."""
     other = random.choice([node_id, "other.00000000"])
     topic = random.choice(TOPICS)
     service = random.choice(["gateway.bus", "gateway.registry", "gateway.announcer", "feed"])
@@ -49,13 +49,13 @@ def keys(random: Random, node_id: str) -> str:
 
 
 def channels(random: Random, node_id: str) -> str:
-    """A channel that the node hears, but for that of orders: what is one would be obeyed."""
+    """A channel of the node, except the control channel, whose valid messages the node would execute."""
     topics = [KEYS.audience(f"topic:{topic}") for topic in TOPICS]
     return random.choice([*topics, KEYS.own(node_id), KEYS.ingest, KEYS.cache_changes, KEYS.service_updates])
 
 
 def blob(random: Random) -> bytes:
-    """A value."""
+    """A random value."""
     return random.choice([
         b"", b"\xff\xfe", b"0", b"-1", b"1", b"1.5", b"nan", b"inf", b"1e309", b"9" * random.choice([16, 19, 400]),
         b"{}", b"[1", b'{"user":1}', b'{"version":1e300,"leaseEnds":1e300,"status":"active"}', b"1 other", b"\n" * 9,
@@ -65,7 +65,7 @@ def blob(random: Random) -> bytes:
 
 
 def name(random: Random, node_id: str) -> bytes:
-    """A field or a member."""
+    """A random field or member."""
     return random.choice([
         b"v", b"m", b"epoch", b"top", b"mark", b"bytes", b"offset", b"ready", b"name", b"started", b"token:x",
         b"user:mallory", b"gateway.bus", b"plain", b"other.00000000", b"other.00000000.1", f"{node_id}.1".encode(),
@@ -112,7 +112,7 @@ WRITES: Final[tuple[Write, ...]] = (_string, _list, _set, _sorted_set, _hash, _h
 
 
 async def rows(random: Random, watch: Watch) -> int:
-    """Some values are written, then the node is used: only what stands on them may fail, and clearly."""
+    """Writes some values, then uses the node: only operations on these keys may fail, with a clear error."""
     node_id = watch.client.id.rpartition(".")[0]
     touched: list[str] = []
     watch.expected.add(EXPECTED)
@@ -128,18 +128,18 @@ async def rows(random: Random, watch: Watch) -> int:
             try:
                 await random.choice(WRITES)(redis, key, random, node_id)
             except ResponseError:
-                await redis.delete(key)  # it has another type, or the value does not go there
+                await redis.delete(key)  # the key has another type, or does not accept the value
         try:
             await _use(random, watch)
         except Exception as found:
-            raise Found(f"after {touched} were written: {type(found).__name__}: {found}") from found
+            raise Found(f"after writes to {touched}: {type(found).__name__}: {found}") from found
         if touched and random.random() < 0.5:
             await redis.delete(*touched)
     return len(touched)
 
 
 async def _use(random: Random, watch: Watch) -> None:
-    """Have the node read what stands there, and serve a topic that is not touched."""
+    """Makes the node read the values, and use a topic without changed keys."""
     client, other = await Client.connect(watch.node), await Client.connect(watch.node)
     headers = {"authorization": f"Bearer {API_KEY}"}
     try:
@@ -153,9 +153,9 @@ async def _use(random: Random, watch: Watch) -> None:
             answers.append(await http.post("/api/publish", json={"topic": UNTOUCHED, "data": 0}))
             for answer in answers:
                 if answer.status_code not in (200, 404, 502, 503):
-                    raise Found(f"{answer.request.url.path} is answered {answer.status_code}: {answer.text[:300]}")
+                    raise Found(f"{answer.request.url.path} got status {answer.status_code}: {answer.text[:300]}")
             if answers[-1].status_code != 200:
-                raise Found(f"{UNTOUCHED} cannot be published on: {answers[-1].text[:300]}")
+                raise Found(f"publish on {UNTOUCHED} failed: {answers[-1].text[:300]}")
             await client.subscribe(UNTOUCHED)
             await http.post("/api/publish", json={"topic": UNTOUCHED, "data": 1})
             await client.hear(type="DATA", topic=UNTOUCHED, data=1, within=ANSWER_SECONDS)

@@ -1,4 +1,4 @@
-"""Rounds of every target until the time is up."""
+"""Runs rounds of every target until the time is over."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from tests.cluster import Node
 
 LIVE: Final = {**live.TARGETS, "rows": rows}
 NAMES: Final = (*pure.TARGETS, *LIVE, "api")
-PURE_ROUNDS: Final = 40  # of each pure target between two looks at the node
+PURE_ROUNDS: Final = 40  # of each pure target between two checks of the node
 LIVE_ROUNDS: Final = 12
 WARM_CYCLES: Final = 3
 
 
 class Failed(Exception):
-    """A round found something; the message says what, and how to play it again."""
+    """A round found a fault; the message describes it and the command that repeats it."""
 
 
 @dataclass
 class Report:
-    """What was tried."""
+    """Counts of what was tried."""
 
     rounds: Counter[str] = field(default_factory=Counter)
     octets: Counter[str] = field(default_factory=Counter)
@@ -36,7 +36,7 @@ class Report:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is tried: by which seed, for how long, which targets; `round`: this one alone."""
+    """The options of a run; with `round` only this round."""
 
     seed: int
     seconds: float
@@ -45,23 +45,23 @@ class Plan:
     api_examples: int = 60
 
 
-async def run(plan: Plan, node: Node, folder: Path, tell: Callable[[str], None]) -> Report:
-    """Play rounds against parsers, and `node` with its API.
+async def run(plan: Plan, node: Node, folder: Path, show: Callable[[str], None]) -> Report:
+    """Runs rounds against the parsers, and against `node` and its API.
 
     Raises:
         Failed: At the first finding.
     """
     report = Report()
     deadline, cycle = time.monotonic() + plan.seconds, 0
-    if "api" in plan.targets:  # before our own client comes: it would be found and disconnected
+    if "api" in plan.targets:  # before the watching client connects: it would be disconnected
         try:
             await api.explore(node, plan.seed, plan.api_examples, folder)
         except live.Found as found:
-            raise Failed(f"{found}\nagain: make fuzz SEED={plan.seed} TARGETS=api") from None
+            raise Failed(f"{found}\nrepeat: make fuzz SEED={plan.seed} TARGETS=api") from None
         report.rounds["api"] += 1
-        tell("api explored")
+        show("api explored")
     others = [name for name in plan.targets if name != "api"]
-    if not others:  # the same seed would explore the same again
+    if not others:  # the same seed would repeat the same requests
         return report
     client = await Client.connect(node)
     watch = live.Watch(node, client)
@@ -77,7 +77,7 @@ async def run(plan: Plan, node: Node, folder: Path, tell: Callable[[str], None])
             if cycle == WARM_CYCLES:
                 await watch.warm()
             if cycle % 20 == 0:
-                tell(f"{sum(report.rounds.values()):,} rounds, {sum(report.octets.values()):,} bytes")
+                show(f"{sum(report.rounds.values()):,} rounds, {sum(report.octets.values()):,} bytes")
         try:
             await watch.settle()
         except (AssertionError, TimeoutError) as found:
@@ -97,5 +97,5 @@ async def _play(plan: Plan, report: Report, watch: live.Watch, name: str, at: in
             await watch.look()
     except Exception as found:
         again = f"make fuzz SEED={plan.seed} TARGETS={name} ROUND={at}"
-        raise Failed(f"{name}, round {at}: {type(found).__name__}: {found}\nagain: {again}") from found
+        raise Failed(f"{name}, round {at}: {type(found).__name__}: {found}\nrepeat: {again}") from found
     report.rounds[name] += 1

@@ -1,4 +1,4 @@
-"""Histories of a simulated cluster, on all cores, until the time is up."""
+"""Runs histories of a simulated cluster, on all cores, until the time is over."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import structlog
 from fuzz.run import Failed
 from tests.simulation.search import report
 
-BATCH = 20  # histories that a process plays at a time
+BATCH = 20  # histories per process and step
 
 
-def run(seed: int, seconds: float, tell: Callable[[str], None]) -> int:
-    """Play the histories of the seeds from `seed` on; how many there were.
+def run(seed: int, seconds: float, show: Callable[[str], None]) -> int:
+    """Runs the histories of the seeds from `seed` on; returns their number.
 
     Raises:
         Failed: One breaks a promise; the message has its seed and its shortest steps.
@@ -30,9 +30,9 @@ def run(seed: int, seconds: float, tell: Callable[[str], None]) -> int:
             first = seed + played
             for found in pool.map(_play, [first + BATCH * at for at in range(processes)]):
                 if found is not None:
-                    raise Failed(f"{found}\nagain: make fuzz TARGETS=simulation SEED={found.split()[1].rstrip(':')}")
+                    raise Failed(f"{found}\nrepeat: make fuzz TARGETS=simulation SEED={found.split()[1].rstrip(':')}")
             played += BATCH * processes
-            tell(f"{played:,} histories")
+            show(f"{played:,} histories")
     return played
 
 
