@@ -4,21 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
-from prometheus_client import (
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
-    disable_created_metrics,
-    generate_latest,
-)
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client import CollectorRegistry, Gauge, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
+
+from gateway.core.instruments import Counter, Counters, Histogram
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-
-disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each, which nobody asks for
 
 _FAST = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 
@@ -29,76 +23,59 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
-        self.received = Counter("gateway_messages_received", "messages from clients", ["type"], registry=registry)
-        self.relayed = Counter(
-            "gateway_messages_relayed", "messages heard from the cluster", ["kind"], registry=registry
+        instruments = _Instruments()
+        registry.register(instruments)
+        self.received = instruments.counters("gateway_messages_received", "messages from clients", "type")
+        self.relayed = instruments.counters("gateway_messages_relayed", "messages heard from the cluster", "kind")
+        self.housekeeping_failures = instruments.counters(
+            "gateway_housekeeping_failures", "runs of periodic work that failed; they are retried", "step"
         )
-        self.housekeeping_failures = Counter(
-            "gateway_housekeeping_failures", "runs of periodic work that failed; they are retried", ["step"],
-            registry=registry,
-        )  # fmt: skip
-        self.malformed = Counter(
-            "gateway_malformed", "values read from Redis that were not valid and were skipped", ["kind"],
-            registry=registry,
-        )  # fmt: skip
-        self.fanout = Histogram(
-            "gateway_fanout_seconds", "time to hand what waits to all its hearers", buckets=_FAST, registry=registry
+        self.malformed = instruments.counters(
+            "gateway_malformed", "values read from Redis that were not valid and were skipped", "kind"
         )
-        self.relay_delay = Histogram(
-            "gateway_relay_delay_seconds", "publish to delivery; two hosts' clocks", buckets=_FAST, registry=registry
+        self.fanout = instruments.histogram("gateway_fanout_seconds", "time to hand what waits to all its hearers")
+        self.relay_delay = instruments.histogram(
+            "gateway_relay_delay_seconds", "publish to delivery; two hosts' clocks"
         )
-        self.round_trip = Histogram(
-            "gateway_redis_round_trip_seconds", "a command's way to Redis and back", buckets=_FAST, registry=registry
+        self.round_trip = instruments.histogram("gateway_redis_round_trip_seconds", "a command's way to Redis and back")
+        self.self_check = instruments.histogram(
+            "gateway_self_check_seconds", "a token's way through the node's own channel"
         )
-        self.self_check = Histogram(
-            "gateway_self_check_seconds", "a token's way through the node's own channel", buckets=_FAST,
-            registry=registry,
-        )  # fmt: skip
-        self.loop_lag = Histogram(
-            "gateway_loop_lag_seconds", "how late the event loop wakes a timer", buckets=_FAST, registry=registry
+        self.loop_lag = instruments.histogram("gateway_loop_lag_seconds", "how late the event loop wakes a timer")
+        self.slow_consumers = instruments.counter("gateway_slow_consumers", "clients closed because they did not read")
+        self.opens = instruments.counter("gateway_opens", "sockets accepted")
+        self.refusals = instruments.counters("gateway_refusals", "handshakes refused", "status")
+        self.closes = instruments.counters("gateway_closes", "sockets closed, by code", "code")
+        self.errors = instruments.counters("gateway_errors", "ERROR messages sent, by code", "code")
+        self.limited = instruments.counters("gateway_limited", "what a limit has refused, dropped or closed", "limit")
+        self.registry_writes = instruments.counters(
+            "gateway_registry_writes", "rows written to Redis and the round trips that took", "kind"
         )
-        self.slow_consumers = Counter(
-            "gateway_slow_consumers", "clients closed because they did not read", registry=registry
+        self.publishes = instruments.counters("gateway_publishes", "messages to publish, by result", "result")
+        self.stream_reads = instruments.counter("gateway_stream_reads", "reads of topics' streams")
+        self.key_fetches = instruments.counters(
+            "gateway_key_fetches", "fetches of the key server's keys, by result", "result"
         )
-        self.opens = Counter("gateway_opens", "sockets accepted", registry=registry)
-        self.refusals = Counter("gateway_refusals", "handshakes refused", ["status"], registry=registry)
-        self.closes = Counter("gateway_closes", "sockets closed, by code", ["code"], registry=registry)
-        self.errors = Counter("gateway_errors", "ERROR messages sent, by code", ["code"], registry=registry)
-        self.limited = Counter(
-            "gateway_limited", "what a limit has refused, dropped or closed", ["limit"], registry=registry
+        self.permissions = instruments.counters(
+            "gateway_permissions", "questions of permission to the back end, by how they were answered", "result"
         )
-        self.registry_writes = Counter(
-            "gateway_registry_writes", "rows written to Redis and the round trips that took", ["kind"],
-            registry=registry,
-        )  # fmt: skip
-        self.publishes = Counter("gateway_publishes", "messages to publish, by result", ["result"], registry=registry)
-        self.stream_reads = Counter("gateway_stream_reads", "reads of topics' streams", registry=registry)
-        self.key_fetches = Counter(
-            "gateway_key_fetches", "fetches of the key server's keys, by result", ["result"], registry=registry
+        self.reconnects = instruments.counter("gateway_bus_reconnects", "subscriber connections lost")
+        self.backend_calls = instruments.counters(
+            "gateway_backend_calls", "calls to the back end, by how they ended", "result"
         )
-        self.permissions = Counter(
-            "gateway_permissions", "questions of permission to the back end, by how they were answered", ["result"],
-            registry=registry,
-        )  # fmt: skip
-        self.reconnects = Counter("gateway_bus_reconnects", "subscriber connections lost", registry=registry)
-        self.backend_calls = Counter(
-            "gateway_backend_calls", "calls to the back end, by how they ended", ["result"], registry=registry
+        self.backend_seconds = instruments.histogram("gateway_backend_seconds", "call to answer, of those it answered")
+        self.cache_reads = instruments.counters(
+            "gateway_cache_reads", "values asked of the cache, by where they were found", "found"
         )
-        self.backend_seconds = Histogram(
-            "gateway_backend_seconds", "call to answer, of those it answered", buckets=_FAST, registry=registry
+        self.cache_writes = instruments.counters(
+            "gateway_cache_writes", "values written or deleted, by result", "result"
         )
-        self.cache_reads = Counter(
-            "gateway_cache_reads", "values asked of the cache, by where they were found", ["found"], registry=registry
+        self.cache_loads = instruments.counters("gateway_cache_loads", "loads run by this node", "result")
+        self.cache_waits = instruments.counters(
+            "gateway_cache_waits", "callers and nodes that waited for another's load", "for"
         )
-        self.cache_writes = Counter(
-            "gateway_cache_writes", "values written or deleted, by result", ["result"], registry=registry
-        )
-        self.cache_loads = Counter("gateway_cache_loads", "loads run by this node", ["result"], registry=registry)
-        self.cache_waits = Counter(
-            "gateway_cache_waits", "callers and nodes that waited for another's load", ["for"], registry=registry
-        )
-        self.cache_bytes = Counter(
-            "gateway_cache_bytes", "texts of values moved from and to Redis", ["direction"], registry=registry
+        self.cache_bytes = instruments.counters(
+            "gateway_cache_bytes", "texts of values moved from and to Redis", "direction"
         )
         self.redis_up = Gauge("gateway_redis_up", "1 while the bus is connected", registry=registry)
 
@@ -135,6 +112,46 @@ class Metrics:
     def exposition(self) -> bytes:
         """All of it in Prometheus' text format."""
         return generate_latest(self.registry)
+
+
+class _Instruments(Collector):
+    """The counters and histograms, read at each scrape."""
+
+    def __init__(self) -> None:
+        self._described: list[tuple[str, str, str, Counter | Counters | Histogram]] = []  # name, help, label or ""
+
+    def counter(self, name: str, about: str) -> Counter:
+        """A counter without a label."""
+        counter = Counter()
+        self._described.append((name, about, "", counter))
+        return counter
+
+    def counters(self, name: str, about: str, label: str) -> Counters:
+        """Counters with one label."""
+        counters = Counters()
+        self._described.append((name, about, label, counters))
+        return counters
+
+    def histogram(self, name: str, about: str) -> Histogram:
+        """A histogram of seconds."""
+        histogram = Histogram(_FAST)
+        self._described.append((name, about, "", histogram))
+        return histogram
+
+    def collect(self) -> list[Metric]:
+        return [_family(*described) for described in self._described]
+
+
+def _family(name: str, about: str, label: str, instrument: Counter | Counters | Histogram) -> Metric:
+    if isinstance(instrument, Histogram):
+        bounds = map(floatToGoString, instrument.bounds)
+        return HistogramMetricFamily(name, about, list(zip(bounds, instrument.totals(), strict=True)), instrument.sum)
+    if isinstance(instrument, Counter):
+        return CounterMetricFamily(name, about, instrument.value)
+    family = CounterMetricFamily(name, about, labels=[label])
+    for value, counter in instrument.items():
+        family.add_metric([value], counter.value)
+    return family
 
 
 class _Readings(Collector):

@@ -147,7 +147,7 @@ class Opened:
 
     def skipped(self) -> float:
         """How many messages could not be read."""
-        return float(self.relay._metrics.relayed.labels("unreadable")._value.get())
+        return float(self.relay._metrics.relayed.labels("unreadable").value)
 
 
 @in_virtual_time
