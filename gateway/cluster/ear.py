@@ -241,7 +241,8 @@ class Ear:
                 self._in_flight.append(_InFlight(False, batch))
                 packed += [*connection.pack_command(command, *batch), *connection.pack_command("PING")]
             if packed:
-                await heeding(connection.send_packed_command(packed, check_health=False))
+                async with asyncio.timeout(self._link.timeout_seconds):
+                    await heeding(connection.send_packed_command(packed, check_health=False))
 
     def _commands(self, word: str, channels: Iterable[Channel]) -> Iterator[tuple[str, dict[bytes, Channel]]]:
         """Yield the commands for `channels`. On a cluster, one command holds channels of one slot only."""

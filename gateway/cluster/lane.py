@@ -21,9 +21,9 @@ from gateway.cluster.answers import (
     Command,
     Unavailable,
     Unconfirmed,
+    exchange,
     failure,
     fault,
-    heeding,
 )
 from gateway.cluster.servers import Servers
 from gateway.cluster.shards import named
@@ -210,23 +210,21 @@ class Lanes:
         WAIT is no part of the transactions (it would not block in one), but of the connection: replicas, and the disk,
         confirm what this connection has written.
         """
-        # MULTI and EXEC by hand: redis-py's transaction would end the pipeline, and give its connection back.
         client = self._servers.at(server)
-        pipeline = client.pipeline(transaction=False)
+        sent: list[Command] = []
         sizes = []
         for group in groups:
             commands = [command for call in group for command in call.commands]
             sizes.append(len(commands))
-            for command in [("MULTI",), *commands, ("EXEC",)] if len(commands) > 1 else commands:
-                pipeline.execute_command(*command)
+            sent += [("MULTI",), *commands, ("EXEC",)] if len(commands) > 1 else commands
         if asks_role := self._servers.role_is_due():  # behind the commands: the server was the master for all of them
-            pipeline.execute_command("ROLE")
+            sent.append(("ROLE",))
         waiting = self._durability.command()
         if waiting is not None:
-            pipeline.execute_command(*waiting)
+            sent.append(waiting)
         try:
             async with asyncio.timeout(self._timeout):
-                answers = await heeding(pipeline.execute(raise_on_error=False))
+                answers = await exchange(client, sent)
         except REDIS_ERRORS as error:
             raise failure(error) from error
         lack = self._durability.lack(answers.pop()) if waiting is not None else None

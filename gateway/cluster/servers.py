@@ -59,7 +59,10 @@ class Servers:
         self._moved_lookups = 0  # lookups in a row without the server's address
         self._lookup: asyncio.Future[Any] | None = None
         self._timeout = timeout_seconds
-        self._options = options | {f"{wait}timeout": timeout_seconds for wait in ("", "socket_", "socket_connect_")}
+        self._options = options | {f"{wait}timeout": timeout_seconds for wait in ("", "socket_connect_")}
+        # Each caller has a deadline for its whole round trip. redis-py's own would be a task at each write and a timer
+        # at each answer.
+        self._options["socket_timeout"] = None
         self._options["retry"] = Retry(NoBackoff(), 0)  # the caller decides how to react to a failure
         self._options |= {"username": place.user, "password": place.password, **place.tls_options}
         if place.tls:

@@ -8,6 +8,7 @@ from typing import Any, Self, cast
 import pytest
 from redis.exceptions import ResponseError
 
+from gateway.cluster import lane
 from gateway.cluster.answers import Unconfirmed
 from gateway.cluster.lane import Durability, Lanes
 from gateway.cluster.shards import Shards
@@ -21,7 +22,6 @@ class Redis:
         self.shards = Shards(sharded=False)
         self.confirms = confirms
         self.commands: list[tuple[Any, ...]] = []
-        self._sent: list[tuple[Any, ...]] = []
 
     async def learn(self) -> None:
         """There is nothing to learn."""
@@ -41,29 +41,22 @@ class Redis:
     def at(self, _server: str) -> Self:
         return self
 
-    def pipeline(self, *, transaction: bool) -> Self:
-        assert not transaction
-        self._sent = []
-        return self
-
-    def execute_command(self, *command: Any) -> None:
-        self._sent.append(command)
-
-    async def execute(self, *, raise_on_error: bool) -> list[Any]:
-        assert not raise_on_error
-        self.commands += self._sent
-        return [self.confirms if name.startswith("WAIT") else 1 for name, *_ in self._sent]
+    async def exchange(self, _client: Self, commands: list[tuple[Any, ...]]) -> list[Any]:
+        self.commands += commands
+        return [self.confirms if name.startswith("WAIT") else 1 for name, *_ in commands]
 
 
 async def publish(redis: Redis, durability: Durability) -> list[Any]:
     lanes = Lanes(cast(Any, redis), 2.0, Metrics(), durability)
     tasks = set()
     lanes.start(lambda work: tasks.add(asyncio.create_task(work)))
-    try:
-        return await lanes.send([("PUBLISH", "channel", b"x")])
-    finally:
-        for task in tasks:
-            task.cancel()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lane, "exchange", redis.exchange)
+        try:
+            return await lanes.send([("PUBLISH", "channel", b"x")])
+        finally:
+            for task in tasks:
+                task.cancel()
 
 
 @pytest.mark.parametrize(

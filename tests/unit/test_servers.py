@@ -40,7 +40,7 @@ def test_one_sentinel_that_does_not_answer_leaves_time_for_another() -> None:
     found = pool("redis+sentinel://a,b/live")
     for sentinel in found.sentinel_manager.sentinels:
         assert sentinel.connection_pool.connection_kwargs["socket_timeout"] == 1.0
-    assert found.connection_kwargs["socket_timeout"] == 2.0
+    assert found.connection_kwargs["socket_connect_timeout"] == 2.0
 
 
 def test_tls_is_spoken_with_the_servers() -> None:
