@@ -1,12 +1,12 @@
-"""How fast it is, beside its peers and beside the limit: ``make bench``. The floors, top to bottom:
+"""Compares the gateway with its peers and with a C program: ``make bench``. The modules, from top to bottom:
 
 __main__
-scenarios    what is measured, and of whom
+scenarios    what is measured, with which contenders
 report       results.md, README's table, the picture
-contenders   each server: how it is started, spoken to and published to
-lab          one measurement's Redis, server and load, each on its core; nothing of it stays
-load         load.c, built and spoken to
+contenders   each server: how to start it, subscribe and publish
+lab          Redis, server and load of one measurement, each on its core
+load         builds load.c and sends commands to it
 machine      cores, /proc, versions
-targets      what the figures are held against                                 (pure)
-figures      medians, percentiles, what all rounds of all contenders gave      (pure)
+targets      targets of the figures                                            (pure)
+figures      medians, percentiles, results of all rounds and contenders        (pure)
 """

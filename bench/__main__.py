@@ -1,10 +1,10 @@
-"""`python -m bench`: measure, print the targets, write results.json, results.md, the picture and the pages' sections.
+"""`python -m bench`: measures, prints the targets, writes results.json, results.md, the picture and the pages.
 
-SCENARIOS="paced storm" only these, the others stay as they were · ROUNDS=5 · QUICK=1 one short round of a fifth of the
-clients, of what the targets speak of: its figures are printed and kept out of the way · ROUNDS=0 write the report again
+SCENARIOS="paced storm" only these; the others keep their results · ROUNDS=5 · QUICK=1 one short round with a fifth of
+the clients, only for the targets; its figures are stored separately · ROUNDS=0 only writes the report
 
-The first round goes over all scenarios, the others leave out what has neither a target nor a peer. After fourteen
-minutes none is begun but in the first round: a slow machine makes fewer of them.
+The first round runs all scenarios, later rounds only those with a target or a peer. After fourteen minutes only the
+first round continues, so a slow machine runs fewer rounds.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from bench.scenarios import BY_NAME, SCENARIOS
 from bench.scenarios import Scenario as Asked
 
 MAX_ROUNDS = 20
-MAX_SECONDS = 14 * 60.0  # after which only the first round goes on
+MAX_SECONDS = 14 * 60.0  # after this only the first round continues
 
 
 class PlanError(ValueError):
-    """A word in the environment that cannot be understood."""
+    """An invalid variable; the message names it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is to be measured, how often, and how long a figure is looked at."""
+    """What to measure, how often and for how long."""
 
     scenarios: tuple[Asked, ...]
     rounds: int
@@ -43,25 +43,25 @@ class Plan:
 
     @property
     def seconds(self) -> float:
-        """How long a figure is looked at."""
+        """How long each figure is measured."""
         return 0.6 if self.quick else 1.2
 
     @property
     def share(self) -> float:
-        """Of the full number of clients."""
+        """The share of the full number of clients."""
         return 0.2 if self.quick else 1.0
 
 
 def plan(environ: Mapping[str, str]) -> Plan:
-    """What the environment asks for.
+    """The plan of the environment.
 
     Raises:
-        PlanError: It names a scenario that there is not, or a number that is none.
+        PlanError: A scenario does not exist, or a number is invalid.
     """
     names = environ.get("SCENARIOS", "").replace(",", " ").split()
     for name in names:
         if name not in BY_NAME:
-            raise PlanError(f"SCENARIOS: there is no {name!r}, only {', '.join(BY_NAME)}")
+            raise PlanError(f"SCENARIOS names {name!r}; the scenarios are {', '.join(BY_NAME)}")
     quick = environ.get("QUICK", "") not in ("", "0")
     rounds = environ.get("ROUNDS", "") or ("1" if quick else "3")
     if not (rounds.isascii() and rounds.isdigit() and int(rounds) <= MAX_ROUNDS):
@@ -70,17 +70,17 @@ def plan(environ: Mapping[str, str]) -> Plan:
     return Plan(asked, int(rounds), quick)
 
 
-def schedule(told: Plan) -> Iterator[tuple[int, Asked]]:
-    """Rounds and what is measured in each."""
+def schedule(plan: Plan) -> Iterator[tuple[int, Asked]]:
+    """The rounds and their scenarios."""
     targeted = {scenario for scenario, _ in targets.asked()}
-    for at in range(1, told.rounds + 1):
-        for scenario in told.scenarios:
+    for at in range(1, plan.rounds + 1):
+        for scenario in plan.scenarios:
             if at == 1 or len(scenario.contenders) > 1 or scenario.name in targeted:
                 yield at, scenario
 
 
 def _targeted() -> Iterator[Asked]:
-    """The scenarios without what no target asks for."""
+    """The scenarios, with only those contenders that a target needs."""
     wanted = targets.asked()
     for scenario in SCENARIOS:
         those = [contender for contender in scenario.contenders if (scenario.name, contender.name) in wanted]
@@ -88,56 +88,56 @@ def _targeted() -> Iterator[Asked]:
             yield replace(scenario, contenders=those)
 
 
-def measure(asked: Asked, told: Plan, at: int, found: Scenario) -> None:
-    """Its contenders in turn, for the round `at`; one that fails is noted, and the others go on."""
+def measure(asked: Asked, plan: Plan, at: int, found: Scenario) -> None:
+    """Measures the contenders in turn, in round `at`; records a failure and continues with the next."""
     for contender in asked.contenders:
         started = time.monotonic()
         try:
-            figures = one(asked, contender, told)
-        except Exception as error:  # whatever it was: the others are measured
+            figures = one(asked, contender, plan)
+        except Exception as error:  # continue with the others
             found.failures[contender.name] = f"{type(error).__name__}: {error}".splitlines()[0][:200]
-            said = f"failed: {str(error)[:2000]}"
+            text = f"failed: {str(error)[:2000]}"
         else:
             found.rounds.setdefault(contender.name, []).append(figures)
-            said = "  ".join(f"{name} {report.number(value)}" for name, value in list(figures.items())[:4])
+            text = "  ".join(f"{name} {report.number(value)}" for name, value in list(figures.items())[:4])
         took = time.monotonic() - started
-        print(f"{asked.name:<18}{at}/{told.rounds}  {contender.title:<18}{took:5.1f} s  {said}", flush=True)
+        print(f"{asked.name:<18}{at}/{plan.rounds}  {contender.title:<18}{took:5.1f} s  {text}", flush=True)
 
 
-def one(asked: Asked, contender: Contender, told: Plan) -> Round:
-    """One round of one contender, in a lab of its own."""
-    with lab(told.seconds) as made:
-        return asked.measure(made, contender, told.share)
+def one(asked: Asked, contender: Contender, plan: Plan) -> Round:
+    """One round of one contender, in a new lab."""
+    with lab(plan.seconds) as made:
+        return asked.measure(made, contender, plan.share)
 
 
 def main() -> int:
-    """Run it; the exit code: 0 if all was measured, however fast."""
+    """Runs the bench. Returns 0 if everything was measured, even if a target was missed."""
     try:
-        told = plan(os.environ)
+        chosen = plan(os.environ)
     except PlanError as error:
         print(error, file=sys.stderr)
         return 2
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # either way what runs is ended
-    folder = CACHE / "quick" if told.quick else report.HERE
-    if told.quick:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # both signals stop all started processes
+    folder = CACHE / "quick" if chosen.quick else report.HERE
+    if chosen.quick:
         shutil.rmtree(folder, ignore_errors=True)
-    fresh = told.rounds and told.scenarios is SCENARIOS
+    fresh = chosen.rounds and chosen.scenarios is SCENARIOS
     results = Results() if fresh else report.load(folder / "results.json")
     started = time.monotonic()
     try:
-        for at, asked in schedule(told):
+        for at, asked in schedule(chosen):
             if at == 1:
                 results.scenarios[asked.name] = Scenario(f"{datetime.now(UTC):%Y-%m-%d}")
             elif time.monotonic() > started + MAX_SECONDS:
                 break
-            measure(asked, told, at, results.scenarios[asked.name])
+            measure(asked, chosen, at, results.scenarios[asked.name])
             results.machine = machine.describe() | contenders.versions()
-            report.write(results, folder)  # after each, so that nothing is lost if the next is interrupted
+            report.write(results, folder)  # after each scenario, so that an interruption loses nothing
         report.write(results, folder)
     except KeyboardInterrupt:
-        print("interrupted; what was measured is kept", file=sys.stderr)
+        print("interrupted; the results so far are stored", file=sys.stderr)
         return 130
-    if not told.quick:
+    if not chosen.quick:
         for page in report.PAGES:
             page.write_text(report.renew(page, results))
     print(f"\n{report.verdicts(results)}\n\n{time.monotonic() - started:.0f} s; figures in {folder}/results.md")

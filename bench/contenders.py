@@ -1,4 +1,4 @@
-"""Each server: how it is installed, started, spoken to and published to. What is peculiar to one stands here alone."""
+"""The servers: how to install and start each, subscribe and publish. Only this module knows their differences."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ from gateway.core import hub
 from tests.cluster import NAMESPACE
 
 CACHE: Final = HERE / ".cache"
-TEXT_BYTES: Final = 200  # of a message as its client reads it
-STAMP: Final = "@" * 19  # load.c puts the time here
-NUMBER: Final = "#####"  # and here a topic's number
+TEXT_BYTES: Final = 200  # of a message as the client receives it
+STAMP: Final = "@" * 19  # load.c writes the time here
+NUMBER: Final = "#####"  # and a topic's number here
 
 NODE_PACKAGES: Final = ("ws", "redis", "socket.io", "@socket.io/redis-adapter")
 PYTHON_PACKAGES: Final = ("python-socketio", "redis", "uvicorn[standard]")
 
 
 class InstallError(Exception):
-    """A peer could not be had; the others are measured without it."""
+    """A peer could not be installed; the others are measured without it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """A server. `command` gives what runs it; None: it is our own node, which the lab starts."""
+    """A server. `command` returns its command line; None for the gateway, which the lab starts."""
 
     name: str
     title: str
     path: str
-    script: str  # what a client says, for a topic `{topic}`
-    message: Callable[[str, int], tuple[str, bytes]]  # topic and bytes of its text -> Redis channel and payload
-    command: Callable[[], Sequence[str]] | None = None  # port and Redis' port follow
+    script: str  # a client's messages, for the topic `{topic}`
+    message: Callable[[str, int], tuple[str, bytes]]  # topic and size -> Redis channel and payload
+    command: Callable[[], Sequence[str]] | None = None  # arguments: port and Redis' port
 
     def publish(self, topic: str, size: int = TEXT_BYTES) -> bytes:
         """A template of the Redis command that publishes a message of `size` bytes."""
@@ -50,13 +50,13 @@ class Contender:
         words = [b"PUBLISH", channel.encode(), payload]
         return b"*3\r\n" + b"".join(b"$%d\r\n%b\r\n" % (len(word), word) for word in words)
 
-    def say(self, topic: str) -> bytes:
-        """A script for one client that hears `topic`."""
+    def script_of(self, topic: str) -> bytes:
+        """A script for one client that subscribes to `topic`."""
         return self.script.replace("{topic}", topic).encode()
 
 
 def data(topic: str, size: int) -> bytes:
-    """A DATA message of `size` bytes with the time in it."""
+    """A DATA message of `size` bytes that contains the time."""
     message = {
         "type": "DATA",
         "topic": topic,
@@ -69,7 +69,7 @@ def data(topic: str, size: int) -> bytes:
 
 
 def prices(topic: str, size: int) -> bytes:
-    """A DATA message of some `size` bytes with the time and as many tokens' prices as fill it."""
+    """A DATA message of about `size` bytes with the time and token prices."""
     chance = random.Random(size)
     tokens: list[dict[str, object]] = []
     while len(text := _prices(topic, tokens)) < size:
@@ -170,7 +170,7 @@ def _run(*command: str | Path) -> None:
 
 
 def versions() -> dict[str, str]:
-    """Of the peers that are installed."""
+    """Versions of the installed peers."""
     found = {}
     for package in NODE_PACKAGES:
         file = CACHE / "node" / "node_modules" / package / "package.json"

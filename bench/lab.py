@@ -1,4 +1,4 @@
-"""One measurement: a Redis of its own, a server, the load, each on its core. Nothing of it outlives the `with`."""
+"""One measurement: a private Redis, a server and the load, each on its core. Leaving the `with` stops them all."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.deadlines import until
 from tests.processes import Process, clean_environment, free_port
 
 START_SECONDS: Final = 20.0
-# What the letter before a topic's number means to our node.
+# The topic rules of our node, by the letter before a topic's number.
 RULES: Final = """
 [[topic]]
 pattern = "t*"
@@ -38,19 +38,19 @@ history = 1000
 pattern = "p*"
 presence = true
 """
-# A step of Lua is one round trip, whatever it calls inside.
+# A Lua step is one round trip, independent of its commands.
 STEPS: Final = ("cmdstat_eval", "cmdstat_evalsha", "cmdstat_subscribe", "cmdstat_publish")
 UNLIMITED: Final = {"RL_CUR": 20_000, "RL_CONN": 20_000, "RL_REQ": 20_000}
 
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A contender that runs: one process, or several behind HAProxy."""
+    """A running contender: one process, or several behind HAProxy."""
 
     contender: Contender
     ports: tuple[int, ...]
     pids: tuple[int, ...]
-    front: int  # where clients come in
+    front: int  # the port for clients
     beside: tuple[int, ...] = ()  # HAProxy's processes
 
     def memory_kb(self) -> float:
@@ -59,7 +59,7 @@ class Server:
 
 
 class Lab:
-    """Where things are measured; `seconds` is how long one figure is looked at."""
+    """The processes of a measurement; `seconds` is the duration of a measurement."""
 
     def __init__(self, folder: Path, seconds: float) -> None:
         self.folder = folder
@@ -75,23 +75,23 @@ class Lab:
         self.load = self._stack.enter_context(Load(build("load.c", CACHE), folder))
 
     def close(self) -> None:
-        """End all that was started here."""
+        """Stops all started processes."""
         self._stack.close()
 
     def start(self, contender: Contender, *, nodes: int = 1, haproxy: bool = False, **settings: object) -> Server:
-        """Run it, and wait until it takes connections; `settings` are for our node."""
+        """Starts a contender and waits until it accepts connections; `settings` apply to our node."""
         with on(SERVER_CORE):
             if contender is GATEWAY:
                 rules = self.folder / "topics.toml"
                 rules.write_text(RULES)
-                told = {
+                values = {
                     "topics": rules,
                     "log_level": "error",
                     "drain_seconds": 0,
                     "client_messages_per_second": 1_000_000,
                     **settings,
                 }
-                ours = self._stack.enter_context(Cluster(nodes, self.folder, self.redis, **told))
+                ours = self._stack.enter_context(Cluster(nodes, self.folder, self.redis, **values))
                 ports, pids = tuple(node.port for node in ours), tuple(node.process.pid for node in ours)
                 if haproxy:
                     return self._balanced(contender, ports, pids, ours.nodes)
@@ -112,11 +112,11 @@ class Lab:
         process.spawn()
 
         def listens() -> bool:
-            assert process.alive, f"{name} ended:\n{process.last_words()}"
+            assert process.alive, f"{name} exited:\n{process.last_words()}"
             with socket.socket() as probe:
                 return probe.connect_ex(("127.0.0.1", port)) == 0
 
-        until(listens, START_SECONDS, f"{command[-1]} takes connections")
+        until(listens, START_SECONDS, f"{command[-1]} accepts connections")
         return port, process
 
     def _balanced(
@@ -124,7 +124,7 @@ class Lab:
     ) -> Server:
         with on(LOAD_CORE, SERVER_CORE):
             if nodes is not None:
-                # The project's own HAProxy, which looks for ready nodes; its limits are for one source of many.
+                # The project's own HAProxy configuration, with limits for a single source raised.
                 balancer = self._stack.enter_context(Balancer(nodes, self.folder, **UNLIMITED))
                 return Server(contender, ports, pids, balancer.port, family(balancer.process.pid))
             front = free_port()
@@ -141,38 +141,38 @@ class Lab:
             process.spawn()
 
             def listens() -> bool:
-                assert process.alive, f"haproxy ended:\n{process.last_words()}"
+                assert process.alive, f"haproxy exited:\n{process.last_words()}"
                 with socket.socket() as probe:
                     return probe.connect_ex(("127.0.0.1", front)) == 0
 
-            until(listens, START_SECONDS, "haproxy takes connections")
+            until(listens, START_SECONDS, "haproxy accepts connections")
         return Server(contender, ports, pids, front, (process.pid,))
 
-    # ---- what the load does
+    # ---- load
 
     def connect(
         self, server: Server, count: int, *, topic: str = "t#####", topics: int = 1, ports: Sequence[int] = (),
         script: bytes | None = None, seconds: float = 60, parallel: int = 256, **words: object,
     ) -> dict[str, Any]:  # fmt: skip
-        """Connect `count` clients and have each hear a topic.
+        """Connects `count` clients and subscribes each to a topic.
 
         Raises:
-            AssertionError: Not all of them came in.
+            AssertionError: Not all of them connected.
         """
-        said = server.contender.say(topic) if script is None else script
+        text = server.contender.script_of(topic) if script is None else script
         fronts = ",".join(map(str, ports or [server.front]))
         answer = self.load.ask(
-            "connect", seconds, ports=fronts, path=server.contender.path, script=self.load.file(said),
+            "connect", seconds, ports=fronts, path=server.contender.path, script=self.load.file(text),
             count=count, topics=topics, parallel=parallel, seconds=seconds, **words,
         )  # fmt: skip
-        assert answer["ready"] == count, f"of {count} clients {answer['failed']} did not come in: {answer}"
+        assert answer["ready"] == count, f"of {count} clients {answer['failed']} did not connect: {answer}"
         return answer
 
     def publish(
         self, server: Server, *, topic: str = "t#####", size: int = 200, fan: float, rate: float = 0,
         topics: int = 1, seconds: float | None = None, window: int = 500, drain: float = 3.0,
     ) -> dict[str, Any]:  # fmt: skip
-        """Publish through Redis at `rate` a second, or as fast as it goes; `fan` deliveries a message."""
+        """Publishes through Redis at `rate` per second (0: at saturation); `fan`: deliveries per message."""
         seconds = self.seconds if seconds is None else seconds
         template = self.load.file(server.contender.publish(topic, size))
         return self._measured(
@@ -183,7 +183,7 @@ class Lab:
     def publish_through(
         self, server: Server, via: str, template: bytes, publishers: int, script: bytes = b""
     ) -> dict[str, Any]:
-        """Publish by "http" or "ws" through the server as fast as it goes, each publisher one message at a time."""
+        """Publishes over "http" or "ws" at saturation; each publisher has one message in flight."""
         words: dict[str, object] = {"path": server.contender.path, "script": self.load.file(script)} if script else {}
         return self._measured(
             server, self.seconds, 0, via=via, port=server.ports[0], template=self.load.file(template), topics=1, fan=0,
@@ -197,22 +197,22 @@ class Lab:
         )  # fmt: skip
 
     def idle(self, server: Server, seconds: float) -> dict[str, Any]:
-        """Publish nothing."""
+        """Measures without publishing."""
         return self.load.ask("idle", seconds, seconds=seconds, servers=",".join(map(str, server.pids)))
 
     def ask_redis(self, *words: str) -> Any:
-        """The answer to one command, which `redis_stats` leaves out."""
+        """The answer to one command; `redis_stats` does not count it."""
         self._asked += 1
         return self._connection.execute_command(*words)  # type: ignore[no-untyped-call]
 
     def redis_bytes(self) -> int:
-        """Memory that Redis uses for what it holds."""
+        """Memory of the data in Redis."""
         return int(self.ask_redis("INFO", "memory")["used_memory_dataset"])
 
     def redis_stats(self) -> dict[str, int]:
-        """Commands that Redis has had but for our own, and how many of them a node waits for when clients come.
+        """Commands that Redis executed, without the bench's own, and those that nodes wait for when clients connect.
 
-        Not Redis' count of reads: one call with the rows of 500 clients is several.
+        Redis' own count of reads is not used: one call with the rows of 500 clients is several reads.
         """
         commands = self.ask_redis("INFO", "stats")["total_commands_processed"] - self._asked
         calls = self.ask_redis("INFO", "commandstats")
@@ -222,7 +222,7 @@ class Lab:
 
 @contextmanager
 def lab(seconds: float) -> Iterator[Lab]:
-    """A fresh one."""
+    """A new lab."""
     with tempfile.TemporaryDirectory(prefix="gateway-bench-") as folder:
         made = Lab(Path(folder), seconds)
         try:
@@ -232,12 +232,12 @@ def lab(seconds: float) -> Iterator[Lab]:
 
 
 def delivery(answer: dict[str, Any]) -> Round:
-    """What a `publish` says of its deliveries."""
+    """The delivery figures of a `publish` answer."""
     received = max(1, answer["received"])
     load = (answer["load_cpu"] + answer["beside_cpu"]) / answer["seconds"]
     delays = [(us, count) for us, count in answer["delays_us"]]
     found = {
-        "CPU us a delivery": 1e6 * answer["server_cpu"] / received,
+        "CPU us per delivery": 1e6 * answer["server_cpu"] / received,
         "deliveries/s": answer["received"] / answer["seconds"],
         "server core": answer["server_cpu"] / answer["seconds"],
         "load core": load,

@@ -1,17 +1,17 @@
-/* Load on a WebSocket server: connects, subscribes, publishes, counts what arrives and how late it is.
+/* Load generator for WebSocket servers: connects, subscribes, publishes, counts messages and their delays.
  *
- * One command a line on standard input, `name key=value ...`; one JSON object a line is the answer:
+ * Reads one command per line from standard input, `name key=value ...`, and answers with one JSON object per line:
  *
  *   connect  ports=port,port path= script= count= topics= parallel= seconds= [sources=] [place=] [spread=] [stall=]
- *            [deflate=1: offer compression; what comes compressed is counted, not read]
- *   publish  via=redis|http|ws port= template= topics= fan= rate= (0: as fast as it goes) window= publishers=
+ *            [deflate=1: offer compression; compressed messages are counted, not read]
+ *   publish  via=redis|http|ws port= template= topics= fan= rate= (0: saturation) window= publishers=
  *            warm= seconds= drain= servers=pid,pid beside=pid,pid [path= script=]
  *   idle     seconds= servers= beside=
  *   close
  *
- * A script is what one client says and waits for, in lines: `> text` is sent, `< text` must stand in what comes. In a
- * script and in a template ##### is the topic's number, in a script also {place}: `place` less the client's number
- * modulo `spread`. In a template the 19 times @ are the time, in ns, which comes back behind "at":" .
+ * A script has one client's messages and expected replies, one per line: `> text` is sent, `< text` must appear in a
+ * reply. In scripts and templates ##### is the topic's number. In scripts {place} is `place` minus the client's number
+ * modulo `spread`. In templates 19 times @ is replaced by the time in ns; it returns after "at":" .
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -45,9 +45,9 @@ struct socket {
   int fd, number, step;
   enum kind kind;
   enum state state;
-  char *rest; /* what has come of an unfinished frame or answer */
+  char *rest; /* bytes of an incomplete frame or response */
   size_t rest_size;
-  char *out; /* what the kernel has not taken yet */
+  char *out; /* bytes that the kernel has not accepted yet */
   size_t out_size, out_room;
   bool wants_write, busy;
 };
@@ -75,7 +75,7 @@ static long published, answered, refused, received, received_bytes;
 static bool measuring;
 static long delays[BUCKETS];
 static char *buffer;
-static int64_t read_at; /* when what is being parsed was read: one look at the clock for many messages */
+static int64_t read_at; /* when the current input was read: one clock call for many messages */
 
 static int64_t now_ns(void) {
   struct timespec t;
@@ -103,8 +103,8 @@ static int64_t bucket_us(int at) {
   return at < 64 ? at : (int64_t)(64 + at % 64) << (at / 64 - 1);
 }
 
-/* Seconds of user and system time of the processes `pids`, all their threads. By their own clocks: /proc counts in
- * hundredths of a second, of which a short look at a cheap server sees but a few. */
+/* User and system time of the processes `pids` with all threads, in seconds. Uses the processes' clocks, because /proc
+ * counts in hundredths of a second, which is too coarse for short measurements. */
 static double cpu_of(const char *pids) {
   double seconds = 0;
   while (pids && *pids) {
@@ -112,13 +112,13 @@ static double cpu_of(const char *pids) {
     struct timespec used;
     long pid = strtol(pids, (char **)&pids, 10);
     if (*pids == ',') pids++;
-    if (clock_getcpuclockid(pid, &clock) || clock_gettime(clock, &used)) continue; /* it has ended */
+    if (clock_getcpuclockid(pid, &clock) || clock_gettime(clock, &used)) continue; /* it has exited */
     seconds += used.tv_sec + used.tv_nsec / 1e9;
   }
   return seconds;
 }
 
-/* Seconds that all cores have been busy with anything at all. */
+/* Busy time of all cores, in seconds. */
 static double busy_cpu(void) {
   unsigned long user = 0, nice = 0, system = 0, idle, wait, hard = 0, soft = 0, stolen = 0;
   FILE *file = fopen("/proc/stat", "r");
@@ -136,7 +136,7 @@ static double own_cpu(void) {
 }
 
 static void on_marked(const char *text, size_t size) {
-  static size_t usual; /* messages of one run look alike */
+  static size_t usual; /* messages of one run are alike */
   const char *at = NULL;
   if (usual + MARKER_SIZE + TIME_DIGITS <= size && !memcmp(text + usual, MARKER, MARKER_SIZE)) at = text + usual;
   else at = memmem(text, size, MARKER, MARKER_SIZE);
@@ -197,7 +197,7 @@ static void put_rest(struct socket *s) {
   if (!s->out_size && s->wants_write) watch(s, EPOLL_CTL_MOD, EPOLLIN), s->wants_write = false;
 }
 
-/* A client's frames are masked; with a key of zeros the text stays as it is. */
+/* Client frames are masked; a mask of zeros leaves the text unchanged. */
 static void put_frame(struct socket *s, int opcode, const char *text, size_t size) {
   char frame[size + 14];
   size_t head = 2;
@@ -218,9 +218,9 @@ static void open_socket(struct socket *s, int port, const char *path) {
   if (s->fd < 0) fail("socket");
   setsockopt(s->fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &one, sizeof one);
   setsockopt(s->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
-  /* Redis' protected mode takes 127.0.0.1 alone for this machine. */
+  /* Redis' protected mode accepts only 127.0.0.1. */
   if (s->kind == CLIENT && bind(s->fd, (struct sockaddr *)&from, sizeof from)) fail("bind");
-  int small = 4096; /* for whom we shall not read the kernel must not keep megabytes */
+  int small = 4096; /* a stalled client must not have megabytes of kernel buffers */
   if (s->kind == CLIENT && s->number < stall) setsockopt(s->fd, SOL_SOCKET, SO_RCVBUF, &small, sizeof small);
   s->state = CONNECTING;
   s->step = 0;
@@ -229,7 +229,7 @@ static void open_socket(struct socket *s, int port, const char *path) {
   watch(s, EPOLL_CTL_ADD, EPOLLIN | (path ? EPOLLOUT : 0));
 }
 
-/* Say what is to be said now; ready when nothing is left to wait for. */
+/* Send the next lines of the script; ready when no reply is outstanding. */
 static void go_on(struct socket *s) {
   struct script *script = s->kind == CLIENT ? &client_script : &publisher_script;
   while (s->state == TALKING && s->step < script->count && script->steps[s->step].says) {
@@ -270,7 +270,7 @@ static void on_text(struct socket *s, const char *text, size_t size) {
   on_marked(text, size);
 }
 
-/* Take whole frames from `data`; how many bytes they were. */
+/* Process complete frames in `data`; return their size in bytes. */
 static size_t take_frames(struct socket *s, const char *data, size_t size) {
   size_t at = 0;
   while (size - at >= 2 && s->state != DEAD) {
@@ -307,7 +307,7 @@ static size_t take_http(struct socket *s, const char *data, size_t size) {
       go_on(s);
       return end_of_head + 4 - data;
     }
-    const char *length = strcasestr(data + at, "content-length:"); /* the buffer ends in a zero */
+    const char *length = strcasestr(data + at, "content-length:"); /* the buffer ends with a zero */
     if (!length || length > end_of_head) { end(s); return size; }
     size_t whole = end_of_head + 4 - (data + at) + strtol(length + 15, NULL, 10);
     if (size - at < whole) return at;
@@ -437,7 +437,7 @@ static void do_connect(const char *line) {
     client_ports[client_port_count++] = strtol(at, &at, 10);
   if (!client_port_count) fail("connect without ports");
   client_topics = number(line, "topics", 1);
-  sources = number(line, "sources", 250); /* as clients come: from many addresses, few from each */
+  sources = number(line, "sources", 250); /* like real clients: many addresses, few clients each */
   place = number(line, "place", 0);
   spread = number(line, "spread", 0);
   clients = calloc(count, sizeof *clients);
@@ -466,7 +466,7 @@ static void publish_one(struct socket *s, int topics) {
   static unsigned next_topic;
   char stamp[TIME_DIGITS + 1], number[16], *at;
   snprintf(stamp, sizeof stamp, "%019lld", (long long)now_ns());
-  snprintf(number, sizeof number, "%05u", next_topic++ * 7919u % topics); /* a prime: all of them, in no order */
+  snprintf(number, sizeof number, "%05u", next_topic++ * 7919u % topics); /* a prime: visits all topics, not in order */
   static char *filled;
   if (!filled) filled = malloc(1 << 20);
   memcpy(filled, template, template_size);
@@ -531,7 +531,7 @@ static void do_publish(const char *line) {
       server_cpu = cpu_of(servers), beside_cpu = cpu_of(beside), load_cpu = own_cpu();
       others_cpu = busy_cpu();
     }
-    if (publishers[0].state == DEAD) errno = ECONNRESET, fail("a publisher was cut off");
+    if (publishers[0].state == DEAD) errno = ECONNRESET, fail("a publisher was disconnected");
     for (int burst = 0; burst < 64; burst++) {
       if (rate > 0 && next > now) break;
       if (rate <= 0 && fan > 0 && published - received / fan >= window) break;
@@ -598,7 +598,7 @@ int main(void) {
   buffer = malloc(READ_BYTES + 1);
   signal(SIGPIPE, SIG_IGN);
   setvbuf(stdin, NULL, _IONBF, 0);
-  /* Between two commands nobody is served: the answers to pings wait for the next. */
+  /* Between two commands nothing is read: pongs wait for the next command. */
   while (fgets(line, sizeof line, stdin)) {
     line[strcspn(line, "\n")] = 0;
     if (!strncmp(line, "connect ", 8)) do_connect(line);

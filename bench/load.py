@@ -1,4 +1,4 @@
-"""The load generator: load.c, built with cc, in a process of its own; one call is one command to it."""
+"""The load generator: load.c, built with cc, in its own process; each call sends one command."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any, Self
 from bench.machine import LOAD_CORE, on
 
 HERE = Path(__file__).parent
-SPARE_SECONDS = 15.0  # beyond what a command itself says it takes
+SPARE_SECONDS = 15.0  # in addition to a command's own duration
 
 
 class LoadError(Exception):
@@ -22,10 +22,10 @@ class LoadError(Exception):
 
 
 def build(source: str, folder: Path) -> Path:
-    """The program made of the C file `source` of this folder.
+    """Compiles the C file `source` of this folder; returns the program.
 
     Raises:
-        LoadError: There is no compiler, or it refuses.
+        LoadError: There is no compiler, or it fails.
     """
     compiler = shutil.which("cc")
     if compiler is None:
@@ -36,12 +36,12 @@ def build(source: str, folder: Path) -> Path:
         capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     if done.returncode:
-        raise LoadError(f"{source} was not compiled:\n{done.stderr}")
+        raise LoadError(f"cc could not compile {source}:\n{done.stderr}")
     return program
 
 
 class Load:
-    """A running load generator; scripts and templates are kept in `folder`."""
+    """A running load generator; `folder` stores scripts and templates."""
 
     def __init__(self, program: Path, folder: Path) -> None:
         self._folder = folder
@@ -50,17 +50,17 @@ class Load:
             self._process = subprocess.Popen([program], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
     def file(self, content: bytes) -> Path:
-        """A file with this content: a script or a template."""
+        """Writes a script or a template to a file; returns its path."""
         self._files += 1
         path = self._folder / f"load-{self._files}"
         path.write_bytes(content)
         return path
 
     def ask(self, command: str, seconds: float, /, **words: object) -> dict[str, Any]:
-        """The answer to one command, which takes at most `seconds` by itself.
+        """Sends a command that takes at most `seconds`; returns the answer.
 
         Raises:
-            LoadError: It gave none in time, or ended.
+            LoadError: The generator did not answer in time, or exited.
         """
         assert self._process.stdin is not None and self._process.stdout is not None
         line = " ".join([command, *(f"{name}={value}" for name, value in words.items())])
@@ -72,7 +72,7 @@ class Load:
                 raise LoadError(f"the load generator did not answer within {seconds + SPARE_SECONDS:g} s: {line}")
             more = os.read(self._process.stdout.fileno(), 1 << 20)
             if not more:
-                raise LoadError(f"the load generator ended: {answer.decode()}")
+                raise LoadError(f"the load generator exited: {answer.decode()}")
             answer += more
         document: dict[str, Any] = json.loads(answer)
         if "error" in document:
@@ -85,7 +85,7 @@ class Load:
         return self._process.pid
 
     def close(self) -> None:
-        """End it."""
+        """Kills the process."""
         self._process.kill()
         self._process.communicate()
 

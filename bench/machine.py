@@ -1,4 +1,4 @@
-"""The machine under the measurement: its cores, what a process has used, what is installed."""
+"""The machine: its cores, the resources of processes, installed versions."""
 
 from __future__ import annotations
 
@@ -11,14 +11,13 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
-# The servers have one core for themselves, the load and Redis the other; HAProxy runs on both, a thread each, as it
-# does wherever nobody tells it otherwise.
+# The servers have one core, the load and Redis share the other. HAProxy has a thread on each core, its default.
 SERVER_CORE, LOAD_CORE = max(os.sched_getaffinity(0)), min(os.sched_getaffinity(0))
 
 
 @contextmanager
 def on(*cores: int) -> Iterator[None]:
-    """What is started in the `with` runs on these cores alone, for all its life."""
+    """Processes that are started in the `with` run only on these cores."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, cores)
     try:
@@ -28,7 +27,7 @@ def on(*cores: int) -> Iterator[None]:
 
 
 def cpu_seconds(pids: Iterable[int]) -> float:
-    """User and system time of the processes, all their threads."""
+    """User and system time of the processes, including all threads."""
     ticks = 0
     for pid in pids:
         after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -48,26 +47,26 @@ def memory_kb(pids: Iterable[int]) -> float:
 
 
 def describe() -> dict[str, str]:
-    """What a reader must know of this machine."""
+    """Properties of this machine for the report."""
     cpu = re.search(r"model name\s*:\s*(.*)", Path("/proc/cpuinfo").read_text())
     return {
         "processor": f"{cpu[1] if cpu else platform.processor()}, {os.cpu_count()} cores",
         "kernel": platform.release(),
         "Python": platform.python_version(),
         **{name: version(name) for name in ("starlette", "uvicorn", "uvloop", "redis")},
-        "Redis": _said("redis-server", "--version", pattern=r"v=(\S+)"),
-        "HAProxy": _said("haproxy", "-v", pattern=r"version (\S+)"),
-        "Node.js": _said("node", "--version", pattern=r"v(\S+)"),
+        "Redis": _version("redis-server", "--version", pattern=r"v=(\S+)"),
+        "HAProxy": _version("haproxy", "-v", pattern=r"version (\S+)"),
+        "Node.js": _version("node", "--version", pattern=r"v(\S+)"),
     }
 
 
-def _said(*command: str, pattern: str) -> str:
+def _version(*command: str, pattern: str) -> str:
     path = os.pathsep.join([os.environ.get("PATH", ""), "/usr/local/sbin", "/usr/sbin"])
     try:
-        said = subprocess.run(
+        output = subprocess.run(
             command, capture_output=True, text=True, timeout=20, check=False, env={"PATH": path}
         ).stdout
     except OSError:
         return "not installed"
-    found = re.search(pattern, said)
+    found = re.search(pattern, output)
     return found[1] if found else "unknown"

@@ -1,4 +1,4 @@
-"""results.md, README's section and the picture, all made from results.json alone, so that none can drift from it."""
+"""Writes results.md, the README's section and the picture from results.json alone, so that they always agree."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ README: Final = HERE.parent / "README.md"
 SCALING: Final = HERE.parent / "docs" / "scaling.md"
 BEGIN: Final = "<!-- made by make bench -->"
 END: Final = "<!-- end of what make bench made -->"
-BUSY: Final = 0.95  # of the load's core: from here on it is not the server alone that is measured
-DISTURBED: Final = 0.2  # of a core that belongs to neither side
-# README's rows: title, scenario, metric.
+BUSY: Final = 0.95  # of the load's core: above it the load limits the result
+DISTURBED: Final = 0.2  # of a core used by neither side
+# The README's rows: title, scenario, metric.
 MAIN: Final = (
-    ("CPU us a delivery, 1,000 subscribers, 100 messages/s", "paced", "CPU us a delivery"),
-    ("deliveries a second of a core, as fast as it goes", "saturation", "deliveries a CPU second"),
+    ("CPU us per delivery, 1,000 subscribers, 100 messages/s", "paced", "CPU us per delivery"),
+    ("deliveries per second and core, at saturation", "saturation", "deliveries per CPU second"),
     ("p99 ms through HAProxy, two nodes", "haproxy", "p99 ms"),
-    ("KB an idle, subscribed connection", "storm", "KB a connection"),
-    ("connects + subscribes a second of a core", "storm", "connects a CPU second"),
+    ("KB per idle, subscribed connection", "storm", "KB per connection"),
+    ("connects + subscribes per second and core", "storm", "connects per CPU second"),
 )
 
 
 def number(value: float | None) -> str:
-    """Three figures that count, with commas."""
+    """Three significant digits, with commas."""
     if value is None:
         return ""
     if abs(value) >= 1000:
@@ -38,25 +38,25 @@ def number(value: float | None) -> str:
 
 
 def table(rows: Iterable[Sequence[str]]) -> str:
-    """A table in Markdown; the first row is its head."""
+    """A Markdown table; the first row is the header."""
     head, *others = rows
     lines = [head, ["---"] * len(head), *others]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def verdicts(results: Results) -> str:
-    """Every target, and whether it is met."""
+    """A table of all targets, and whether each is met."""
     words = {True: "met", False: "**missed**", None: "not measured"}
     rows: list[Sequence[str]] = [("figure", "target", "measured", "")]
     for target in targets.TARGETS:
         value = target.value(results)
         measured = number(value) + (target.unit if value is not None else "")
-        rows.append((target.figure, target.said, measured, words[target.met(results)]))
+        rows.append((target.figure, target.text, measured, words[target.met(results)]))
     return table(rows)
 
 
 def main_rows(results: Results) -> str:
-    """What README shows of all contenders."""
+    """The README's table of all contenders."""
     rows: list[Sequence[str]] = [("", *(contender.title for contender in contenders.ALL))]
     for title, scenario, metric in MAIN:
         figures = [number(results.median(scenario, contender.name, metric)) for contender in contenders.ALL]
@@ -65,10 +65,10 @@ def main_rows(results: Results) -> str:
 
 
 def whole(results: Results) -> str:
-    """results.md."""
+    """The text of results.md."""
     parts = [
-        "# Figures\n\nMade by `make bench` from results.json; do not edit. Medians of the rounds;"
-        " docs/performance.md says how they are measured and what they mean.",
+        "# Figures\n\n`make bench` generates this page from results.json; do not edit it. The figures are medians of"
+        " the rounds. docs/performance.md explains how they are measured.",
         "\n".join(f"- {name}: {value}" for name, value in results.machine.items()),
         "## Targets\n\n" + verdicts(results),
     ]
@@ -88,7 +88,9 @@ def _scenario(results: Results, scenario: scenarios.Scenario) -> str:
     lines = [f"## {scenario.name}: {scenario.title}", f"{found.date}, {most} round{'s' * (most != 1)}.", table(rows)]
     limited = [c.title for c in present if (results.median(scenario.name, c.name, "load core") or 0) >= BUSY]
     if limited:
-        lines.append(f"The load's core was full with: {', '.join(limited)}. Times and rates are its own there.")
+        lines.append(
+            f"The load's core was saturated with: {', '.join(limited)}. The load limits times and rates there."
+        )
     disturbed = max((results.median(scenario.name, c.name, "others' core") or 0 for c in present), default=0)
     if disturbed >= DISTURBED:
         lines.append(f"The machine was not quiet: other programs took up to {disturbed:.2f} of a core.")
@@ -97,28 +99,28 @@ def _scenario(results: Results, scenario: scenarios.Scenario) -> str:
 
 
 def section(results: Results) -> str:
-    """README's section, between its marks."""
+    """The README's section, with its markers."""
     dates = sorted({found.date for found in results.scenarios.values()})
     when = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}" if dates else "never"
     return "\n\n".join(
         (
             BEGIN,
-            "![The gateway beside its peers](bench/results.svg)",
+            "![The gateway compared with its peers](bench/results.svg)",
             main_rows(results),
             verdicts(results),
-            f"Measured {when} on {results.machine.get('processor', 'a machine unknown')}: the server has one core,"
-            " load and Redis the other. All figures: [bench/results.md](bench/results.md).",
+            f"Measured {when} on {results.machine.get('processor', 'an unknown machine')}: the server has one core,"
+            " load and Redis share the other. All figures: [bench/results.md](bench/results.md).",
             END,
         )
     )
 
 
 def scaling(results: Results) -> str:
-    """The section of docs/scaling.md, between its marks; what it lacks, if it cannot be reckoned."""
+    """The section of docs/scaling.md, with its markers; or the missing figure, if it cannot be calculated."""
     try:
         found = table(capacity.rows(results))
     except capacity.Unmeasured as error:
-        found = f"Not reckoned, for want of {error}"
+        found = f"Not calculated, because a figure is missing: {error}"
     return "\n\n".join((BEGIN, found, END))
 
 
@@ -126,18 +128,18 @@ PAGES: Final = {README: section, SCALING: scaling}
 
 
 def renew(page: Path, results: Results) -> str:
-    """The text of one of `PAGES` with its section made anew."""
+    """The text of one of `PAGES` with its section updated."""
     text, marked = page.read_text(), re.compile(re.escape(BEGIN) + ".*?" + re.escape(END), re.DOTALL)
-    assert marked.search(text), f"{page.name} has lost its mark {BEGIN}"
+    assert marked.search(text), f"{page.name} must contain the marker {BEGIN}"
     return marked.sub(lambda _: PAGES[page](results), text)
 
 
 def picture(results: Results, path: Path) -> None:
-    """The main rows, as bars."""
+    """Draws the README's rows as bars."""
     import matplotlib as mpl
 
     mpl.use("svg")
-    mpl.rcParams["svg.hashsalt"] = "gateway"  # the same figures, the same file
+    mpl.rcParams["svg.hashsalt"] = "gateway"  # equal figures give equal files
     mpl.rcParams["svg.fonttype"] = "none"  # text stays text
     mpl.rcParams["font.size"] = 9
     from matplotlib import pyplot
@@ -165,12 +167,12 @@ def picture(results: Results, path: Path) -> None:
 
 
 def load(path: Path) -> Results:
-    """What was measured before; nothing if there is no such file."""
+    """Results of an earlier run; empty if the file does not exist."""
     return Results.from_json(json.loads(path.read_text())) if path.exists() else Results()
 
 
 def write(results: Results, folder: Path) -> None:
-    """All that is kept of a run: results.json, results.md and results.svg in `folder`."""
+    """Writes results.json, results.md and results.svg to `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "results.json").write_text(json.dumps(results.as_json(), indent=1) + "\n")
     (folder / "results.md").write_text(whole(results))

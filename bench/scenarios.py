@@ -1,4 +1,4 @@
-"""What is measured. Each scenario is a function of a fresh lab and one contender, and gives one round's figures."""
+"""The scenarios. Each is a function of a new lab and a contender, and returns the figures of one round."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from bench.machine import cpu_seconds, memory_kb
 from tests.cluster import API_KEY
 from tests.deadlines import until
 
-BEATS_SECONDS: Final = 6.0  # of several beats, whatever the haste
+BEATS_SECONDS: Final = 6.0  # covers several heartbeats, also with QUICK=1
 HEADERS: Final = {"Authorization": f"Bearer {API_KEY}"}
 
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """One row of questions, asked of some contenders; `measure` gets the share of the full size that is wanted."""
+    """A scenario and its contenders; `measure` gets the share of the full size."""
 
     name: str
     title: str
@@ -44,7 +44,7 @@ class Scenario:
 
 
 def paced(lab: Lab, contender: Contender, share: float) -> Round:
-    """What one message to all costs when nothing waits."""
+    """Cost of a message to all subscribers under paced load."""
     clients = int(1000 * share)
     server = lab.start(contender)
     lab.connect(server, clients)
@@ -52,43 +52,43 @@ def paced(lab: Lab, contender: Contender, share: float) -> Round:
 
 
 def saturation(lab: Lab, contender: Contender, share: float) -> Round:
-    """As fast as it goes: always 500 messages under way."""
+    """Saturation: always 500 messages in flight."""
     clients = int(1000 * share)
     server = lab.start(contender)
     lab.connect(server, clients)
     answer = lab.publish(server, fan=clients, drain=0)
-    return {**delivery(answer), "deliveries a CPU second": answer["received"] / max(0.001, answer["server_cpu"])}
+    return {**delivery(answer), "deliveries per CPU second": answer["received"] / max(0.001, answer["server_cpu"])}
 
 
 def several(lab: Lab, contender: Contender, share: float) -> Round:
-    """Each client hears all of five topics, as fast as it goes: what comes on them is joined into one write, too."""
+    """Each client subscribes to five topics, at saturation: the hub joins messages of several topics."""
     clients, many = int(500 * share), 5
     server = lab.start(contender)
-    lab.connect(server, clients, script=contender.say('","'.join(f"t{number:05}" for number in range(many))))
+    lab.connect(server, clients, script=contender.script_of('","'.join(f"t{number:05}" for number in range(many))))
     return delivery(lab.publish(server, fan=clients, topics=many, drain=0))
 
 
 def topics(lab: Lab, contender: Contender, share: float) -> Round:
-    """Each message goes to one client: what a message costs, not a delivery. First calmly, then as fast as it goes."""
+    """Each message goes to one client: the cost of a message. First under paced load, then at saturation."""
     clients = int(10_000 * share)
     server = lab.start(contender)
     lab.connect(server, clients, topics=clients)
-    calm = delivery(lab.publish(server, fan=1, topics=clients, rate=2000))
+    paced = delivery(lab.publish(server, fan=1, topics=clients, rate=2000))
     fast = delivery(lab.publish(server, fan=1, topics=clients, drain=0))
     return {
-        "CPU us a message": fast["CPU us a delivery"],
+        "CPU us per message": fast["CPU us per delivery"],
         "messages/s": fast["deliveries/s"],
         "server core": fast["server core"],
         "load core": fast["load core"],
         "others' core": fast["others' core"],
-        "CPU us a message, 2,000/s": calm["CPU us a delivery"],
-        "p50 ms, 2,000/s": calm["p50 ms"],
-        "p99 ms, 2,000/s": calm["p99 ms"],
+        "CPU us per message, 2,000/s": paced["CPU us per delivery"],
+        "p50 ms, 2,000/s": paced["p50 ms"],
+        "p99 ms, 2,000/s": paced["p99 ms"],
     }
 
 
 def storm(lab: Lab, contender: Contender, share: float) -> Round:
-    """All come at once; then nothing happens. Into our node they are when Redis lists them all."""
+    """All clients connect at once, then are idle. On our node the storm ends when Redis lists all of them."""
     clients = int(10_000 * share)
     server = lab.start(contender)
     empty = _idle(lab, server) if contender is GATEWAY else {}
@@ -97,16 +97,16 @@ def storm(lab: Lab, contender: Contender, share: float) -> Round:
     if contender is GATEWAY:
         until(lambda: _registered(lab) == clients, 20, "Redis lists all clients")
     used, after, seconds = cpu_seconds(server.pids) - cpu, lab.redis_stats(), time.monotonic() - began
-    # What a node does whoever comes is no cost of who comes; it is larger the slower they come.
+    # Subtract the node's periodic round trips, which do not depend on clients.
     trips = after["round trips"] - stats["round trips"] - empty.get("idle Redis round trips/s", 0) * seconds
     full = _idle(lab, server) if contender is GATEWAY else {}
-    lab.idle(server, 1)  # what the storm left behind is let go
+    lab.idle(server, 1)  # let the node free the storm's memory
     return {
         "connects/s": clients / answer["seconds"],
-        "connects a CPU second": clients / max(0.001, used),
+        "connects per CPU second": clients / max(0.001, used),
         "load core": answer["load_cpu"] / answer["seconds"],
-        "KB a connection": (server.memory_kb() - memory) / clients,
-        "Redis commands a client": (after["commands"] - stats["commands"]) / clients,
+        "KB per connection": (server.memory_kb() - memory) / clients,
+        "Redis commands per client": (after["commands"] - stats["commands"]) / clients,
         "Redis round trips per 100": 100 * trips / clients,
         **{f"{metric}, empty": value for metric, value in empty.items()},
         **{f"{metric}, full": value for metric, value in full.items()},
@@ -129,31 +129,31 @@ def _registered(lab: Lab) -> int:
 
 
 def recovery(lab: Lab, contender: Contender, share: float) -> Round:
-    """All are cut off and come back to a topic with history, at fifty different places."""
+    """All clients disconnect and return to a topic with history, at fifty different positions."""
     clients, spread = int(5000 * share), 50
     server = lab.start(contender)
     lab.connect(server, clients, topic="h00000")
     stamped = {"at": "0" * len(STAMP), "pad": "x" * 80}
     with httpx.Client(base_url=f"http://127.0.0.1:{server.front}", headers=HEADERS, trust_env=False) as api:
         api.post("/api/publish", json={"messages": [{"topic": "h00000", "data": stamped}] * 100}).raise_for_status()
-        place = api.get("/api/topics/h00000/history", params={"limit": 1}).raise_for_status().json()
+        position = api.get("/api/topics/h00000/history", params={"limit": 1}).raise_for_status().json()
     lab.load.ask("close", 5)
-    recover = {"h00000": {"epoch": place["epoch"], "offset": "PLACE"}}
+    recover = {"h00000": {"epoch": position["epoch"], "offset": "PLACE"}}
     asked = {"type": "SUBSCRIBE", "topics": ["h00000"], "requestId": "1", "recover": recover}
-    said = b"> " + orjson.dumps(asked).replace(b'"PLACE"', b"{place}") + b'\n< "recovered":true\n'
+    script = b"> " + orjson.dumps(asked).replace(b'"PLACE"', b"{place}") + b'\n< "recovered":true\n'
     cpu = cpu_seconds(server.pids)
-    answer = lab.connect(server, clients, script=said, parallel=1000, place=place["offset"], spread=spread)
+    answer = lab.connect(server, clients, script=script, parallel=1000, place=position["offset"], spread=spread)
     missed = sum(number % spread for number in range(clients))
     assert answer["received"] == missed, f"{missed} messages were missed, {answer['received']} recovered"
     return {
         "clients/s": clients / answer["seconds"],
         "messages recovered/s": missed / answer["seconds"],
-        "CPU us a client": 1e6 * (cpu_seconds(server.pids) - cpu) / clients,
+        "CPU us per client": 1e6 * (cpu_seconds(server.pids) - cpu) / clients,
     }
 
 
 def publishing(lab: Lab, contender: Contender, share: float) -> Round:
-    """How many messages one node takes, by API and by socket, to a topic that one client hears."""
+    """Publish rate of one node, over HTTP and WebSocket, to a topic with one subscriber."""
     server = lab.start(contender)
     figures: dict[str, float] = {}
     for topic, kept in (("t00000", ""), ("h00000", ", history")):
@@ -163,23 +163,25 @@ def publishing(lab: Lab, contender: Contender, share: float) -> Round:
             f"POST /api/publish HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {API_KEY}\r\n"
             f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
         ).encode() + body
-        said = orjson.dumps({"type": "PUBLISH", "topic": topic, "data": {"at": STAMP}, "requestId": "1"})
+        message = orjson.dumps({"type": "PUBLISH", "topic": topic, "data": {"at": STAMP}, "requestId": "1"})
         for way, answer in (
             ("HTTP", lab.publish_through(server, "http", request, publishers=max(4, int(32 * share)))),
             (
                 "socket",
-                lab.publish_through(server, "ws", said, max(8, int(64 * share)), server.contender.say("t00001")),
+                lab.publish_through(
+                    server, "ws", message, max(8, int(64 * share)), server.contender.script_of("t00001")
+                ),
             ),
         ):
-            assert not answer["refused"], f"{answer['refused']} publishes were refused"
+            assert not answer["refused"], f"{answer['refused']} publishes were rejected"
             figures[f"{way} publishes/s{kept}"] = answer["answered"] / answer["seconds"]
-            figures[f"CPU us a {way} publish{kept}"] = 1e6 * answer["server_cpu"] / max(1, answer["answered"])
+            figures[f"CPU us per {way} publish{kept}"] = 1e6 * answer["server_cpu"] / max(1, answer["answered"])
         lab.load.ask("close", 5)
     return figures
 
 
 def haproxy(lab: Lab, contender: Contender, share: float) -> Round:
-    """500 clients of two nodes behind HAProxy, 50 messages a second: how late they come."""
+    """Delay for 500 clients of two nodes behind HAProxy, 50 messages a second."""
     clients = int(500 * share)
     server = lab.start(contender, nodes=2, haproxy=True)
     lab.connect(server, clients)
@@ -188,26 +190,26 @@ def haproxy(lab: Lab, contender: Contender, share: float) -> Round:
 
 
 def beside(lab: Lab, contender: Contender, share: float) -> Round:
-    """What the nodes need beside them: HAProxy and Redis, whose figures the sums of docs/scaling.md begin with."""
+    """Costs of HAProxy and Redis; docs/scaling.md uses them."""
     clients = int(2000 * share)
     server = lab.start(contender, nodes=2, haproxy=True)
     memory, rows = memory_kb(server.beside), lab.redis_bytes()
     lab.connect(server, clients)
     until(lambda: _registered(lab) == clients, 20, "Redis lists all clients")
     figures = {
-        "HAProxy KB a connection": (memory_kb(server.beside) - memory) / clients,
-        "Redis bytes a client": (lab.redis_bytes() - rows) / clients,
+        "HAProxy KB per connection": (memory_kb(server.beside) - memory) / clients,
+        "Redis bytes per client": (lab.redis_bytes() - rows) / clients,
     }
     balanced = lab.publish(replace(server, pids=server.beside), fan=clients, rate=25_000 / clients)
-    figures["HAProxy CPU us a delivery"] = 1e6 * balanced["server_cpu"] / max(1, balanced["received"])
+    figures["HAProxy CPU us per delivery"] = 1e6 * balanced["server_cpu"] / max(1, balanced["received"])
     lab.load.ask("close", 5)
     for nodes in (1, 4):
         server = lab.start(contender, nodes=nodes)
         lab.connect(server, nodes, ports=server.ports)
         relayed = replace(server, pids=(lab.redis.process.pid,))
         answer = lab.publish(relayed, fan=nodes, rate=500, seconds=2 * lab.seconds)
-        # Each message is received once of each node.
-        figures[f"Redis CPU us a message, {nodes} nodes"] = (
+        # Each node receives each message once.
+        figures[f"Redis CPU us per message, {nodes} nodes"] = (
             1e6 * answer["server_cpu"] * nodes / max(1, answer["received"])
         )
         lab.load.ask("close", 5)
@@ -215,24 +217,24 @@ def beside(lab: Lab, contender: Contender, share: float) -> Round:
 
 
 def presence(lab: Lab, contender: Contender, share: float) -> Round:
-    """A topic on which everybody is told who comes."""
+    """A topic with presence: every member is notified of every join."""
     clients = int(5000 * share)
     server = lab.start(contender)
     cpu = cpu_seconds(server.pids)
     answer = lab.connect(server, clients, topic="p00000", parallel=1000)
     with httpx.Client(base_url=f"http://127.0.0.1:{server.front}", headers=HEADERS, trust_env=False, timeout=20) as api:
 
-        def people() -> Any:
+        def members() -> Any:
             return api.get("/api/topics/p00000/presence").raise_for_status().json()["count"]
 
-        until(lambda: people() == clients, 20, "all are on the topic")
+        until(lambda: members() == clients, 20, "all clients are members")
     used = cpu_seconds(server.pids) - cpu
-    figures = {"joins/s": clients / answer["seconds"], "CPU us a join": 1e6 * used / clients}
+    figures = {"joins/s": clients / answer["seconds"], "CPU us per join": 1e6 * used / clients}
     return figures | dict(delivery(lab.publish(server, topic="p00000", fan=clients, rate=10)))
 
 
 def stalled(lab: Lab, contender: Contender, share: float) -> Round:
-    """One client of many stops reading: what the others notice."""
+    """One of many clients stops reading: the effect on the others."""
     clients = int(1000 * share)
     server = lab.start(contender, client_buffer_bytes=64 << 10, max_message_bytes=64 << 10)
     lab.connect(server, clients, stall=1)
@@ -243,7 +245,7 @@ def stalled(lab: Lab, contender: Contender, share: float) -> Round:
 
 
 def compression(lab: Lab, contender: Contender, share: float) -> Round:
-    """Prices to clients who do not offer compression, and to clients who do, of one node that has it."""
+    """Prices to clients without and with permessage-deflate, from one node with compression."""
     clients = int(1000 * share)
     server = replace(lab.start(contender, compression=1), contender=PRICED)
     figures: dict[str, float] = {}
@@ -253,8 +255,8 @@ def compression(lab: Lab, contender: Contender, share: float) -> Round:
             answer = lab.publish(server, fan=clients, rate=50, size=size, drain=10)
             assert not answer["lost"], f"{answer['lost']} deliveries were lost"
             found, received = delivery(answer), max(1, answer["received"])
-            figures[f"CPU us a delivery, {size // 1000} KB {how}"] = found["CPU us a delivery"]
-            figures[f"bytes a delivery, {size // 1000} KB {how}"] = answer["received_bytes"] / received
+            figures[f"CPU us per delivery, {size // 1000} KB {how}"] = found["CPU us per delivery"]
+            figures[f"bytes per delivery, {size // 1000} KB {how}"] = answer["received_bytes"] / received
             figures["others' core"] = max(found["others' core"], figures.get("others' core", 0))
             lab.load.ask("close", 5)
     return figures
@@ -272,11 +274,11 @@ def _sized(clients: int, rate: float, *, many: int = 1, nodes: int = 1) -> Calla
 
 
 OURS: Final = (GATEWAY,)
-BOUNDED: Final = (GATEWAY, LIMIT)  # where it is the kernel that sets the figure, it is asked alone as well
+BOUNDED: Final = (GATEWAY, LIMIT)  # where the kernel determines the figure, the C program is measured too
 SCENARIOS: Final = (
     Scenario("paced", "1,000 subscribers, 100 messages of 200 bytes a second", ALL, paced),
-    Scenario("saturation", "1,000 subscribers, as fast as it goes", ALL, saturation),
-    Scenario("several", "500 clients that hear five topics each, as fast as it goes", OURS, several),
+    Scenario("saturation", "1,000 subscribers, at saturation", ALL, saturation),
+    Scenario("several", "500 clients with five topics each, at saturation", OURS, several),
     Scenario("topics", "10,000 topics with one subscriber each", (GATEWAY, STARLETTE, WS, SOCKETIO), topics),
     Scenario(
         "storm",
@@ -284,7 +286,7 @@ SCENARIOS: Final = (
         (GATEWAY, STARLETTE, WS, SOCKETIO, PYTHON_SOCKETIO),
         storm,
     ),
-    Scenario("recovery", "5,000 clients come back to a topic with history", OURS, recovery),
+    Scenario("recovery", "5,000 clients return to a topic with history", OURS, recovery),
     Scenario("publishing", "publish rate of one node", OURS, publishing),
     Scenario(
         "haproxy",
@@ -292,7 +294,7 @@ SCENARIOS: Final = (
         ALL,
         haproxy,
     ),
-    Scenario("beside", "what HAProxy and Redis need for the nodes", OURS, beside),
+    Scenario("beside", "costs of HAProxy and Redis", OURS, beside),
     Scenario("presence", "a topic with presence and 5,000 clients", OURS, presence),
     Scenario(
         "stalled", "one of 1,000 clients stops reading, 100 messages of 4 KB a second", (GATEWAY, STARLETTE), stalled
@@ -305,7 +307,7 @@ SCENARIOS: Final = (
     Scenario(
         "nodes-2", "1,000 subscribers of 2 nodes on one core, 50 messages a second", OURS, _sized(1000, 50, nodes=2)
     ),
-    Scenario("nodes-4", "the same of 4 nodes", OURS, _sized(1000, 50, nodes=4)),
-    Scenario("nodes-8", "the same of 8 nodes", OURS, _sized(1000, 50, nodes=8)),
+    Scenario("nodes-4", "the same with 4 nodes", OURS, _sized(1000, 50, nodes=4)),
+    Scenario("nodes-8", "the same with 8 nodes", OURS, _sized(1000, 50, nodes=8)),
 )
 BY_NAME: Final = {scenario.name: scenario for scenario in SCENARIOS}

@@ -1,4 +1,4 @@
-"""What the figures are held against, and whether they hold.  (pure)"""
+"""Targets of the figures, and whether they are met.  (pure)"""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import Final, TypeAlias
 
 from bench.figures import Results
 
-Value: TypeAlias = Callable[[Results], float | None]  # None: it was not measured
+Value: TypeAlias = Callable[[Results], float | None]  # None if not measured
 
-US = "CPU us a delivery"
+US = "CPU us per delivery"
 PEERS: Final = ("starlette", "ws", "socketio", "python-socketio")
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A figure and its bound, `at_most` or at least; a bound may itself be measured in the same run."""
+    """A figure and its bound: an upper bound with `at_most`, otherwise a lower bound."""
 
     figure: str
     value: Value
@@ -25,12 +25,12 @@ class Target:
     unit: str = ""
 
     @property
-    def said(self) -> str:
-        """The bound in words."""
-        return f"{'at most' if self.at_most else 'at least'} {self.bound:,g}{self.unit}"
+    def text(self) -> str:
+        """The bound as text."""
+        return f"{'at most' if self.at_most else 'at least'} {self.bound:,.10g}{self.unit}"
 
     def met(self, results: Results) -> bool | None:
-        """Whether it holds; None if it was not measured."""
+        """Whether the target is met; None if the figure was not measured."""
         value = self.value(results)
         if value is None:
             return None
@@ -38,12 +38,12 @@ class Target:
 
 
 def of(scenario: str, metric: str, contender: str = "gateway") -> Value:
-    """A median."""
+    """The median of a metric."""
     return lambda results: results.median(scenario, contender, metric)
 
 
 def ratio(upper: Value, lower: Value) -> Value:
-    """One by the other."""
+    """`upper` divided by `lower`."""
 
     def divided(results: Results) -> float | None:
         above, below = upper(results), lower(results)
@@ -53,7 +53,7 @@ def ratio(upper: Value, lower: Value) -> Value:
 
 
 def least(values: list[Value]) -> Value:
-    """The smallest of those that were measured."""
+    """The smallest measured value."""
 
     def smallest(results: Results) -> float | None:
         return min((value for one in values if (value := one(results)) is not None), default=None)
@@ -62,7 +62,7 @@ def least(values: list[Value]) -> Value:
 
 
 def spread(values: list[Value]) -> Value:
-    """The largest by the smallest; all must have been measured."""
+    """The largest value divided by the smallest; None unless all were measured."""
 
     def apart(results: Results) -> float | None:
         measured = [one(results) for one in values]
@@ -74,55 +74,61 @@ def spread(values: list[Value]) -> Value:
 
 TARGETS: Final = (
     Target(
-        "paced fan-out, CPU a delivery: by the C limit",
+        "paced fan-out, CPU per delivery, relative to the C program",
         ratio(of("paced", US), of("paced", US, "limit")),
         1.2,
         unit=" x",
     ),
-    Target("by plain Starlette", ratio(of("paced", US), of("paced", US, "starlette")), 0.65, unit=" x"),
-    Target("by Socket.IO", ratio(of("paced", US), of("paced", US, "socketio")), 1.0, unit=" x"),
     Target(
-        "saturation, deliveries a second of a core", of("saturation", "deliveries a CPU second"), 2_000_000, False, "/s"
+        "the same, relative to plain Starlette", ratio(of("paced", US), of("paced", US, "starlette")), 0.65, unit=" x"
+    ),
+    Target("the same, relative to Socket.IO", ratio(of("paced", US), of("paced", US, "socketio")), 1.0, unit=" x"),
+    Target(
+        "saturation, deliveries per second and core",
+        of("saturation", "deliveries per CPU second"),
+        2_000_000,
+        False,
+        "/s",
     ),
     Target(
-        "by Socket.IO",
-        ratio(of("saturation", "deliveries a CPU second"), of("saturation", "deliveries a CPU second", "socketio")),
+        "the same, relative to Socket.IO",
+        ratio(of("saturation", "deliveries per CPU second"), of("saturation", "deliveries per CPU second", "socketio")),
         15,
         False,
         " x",
     ),
     Target(
-        "p99 delay through HAProxy, two nodes: by the best peer",
+        "p99 delay through HAProxy, two nodes, relative to the best peer",
         ratio(of("haproxy", "p99 ms"), least([of("haproxy", "p99 ms", peer) for peer in PEERS])),
         0.8,
         unit=" x",
     ),
     Target(
-        "node CPU a delivery there: by plain Starlette",
+        "node CPU per delivery through HAProxy, relative to plain Starlette",
         ratio(of("haproxy", US), of("haproxy", US, "starlette")),
         0.65,
         unit=" x",
     ),
-    Target("an idle, subscribed, registered connection", of("storm", "KB a connection"), 6, unit=" KB"),
+    Target("memory of an idle, subscribed, registered connection", of("storm", "KB per connection"), 6, unit=" KB"),
     Target(
-        "connects + subscribes + registrations a second of a core",
-        of("storm", "connects a CPU second"),
+        "connects + subscribes + registrations per second and core",
+        of("storm", "connects per CPU second"),
         2500,
         False,
         "/s",
     ),
-    Target("a message to a topic with one subscriber, CPU", of("topics", "CPU us a message"), 25, unit=" us"),
-    Target("HTTP publishes a second, without history", of("publishing", "HTTP publishes/s"), 5000, False, "/s"),
-    Target("with history", of("publishing", "HTTP publishes/s, history"), 3000, False, "/s"),
+    Target("CPU of a message to a topic with one subscriber", of("topics", "CPU us per message"), 25, unit=" us"),
+    Target("HTTP publishes per second, without history", of("publishing", "HTTP publishes/s"), 5000, False, "/s"),
+    Target("HTTP publishes per second, with history", of("publishing", "HTTP publishes/s, history"), 3000, False, "/s"),
     Target(
-        "cost a delivery from 100 to 10,000 subscribers, largest by smallest",
+        "CPU per delivery for 100 to 10,000 subscribers, largest / smallest",
         spread([of(f"subscribers-{n}", US) for n in (100, 1000, 10_000)]),
         1.25,
         unit=" x",
     ),
     Target("Redis round trips per 100 connects + subscribes", of("storm", "Redis round trips per 100"), 1),
     Target(
-        "Redis commands of a beat with 10,000 clients: by none",
+        "Redis commands when idle, with 10,000 clients relative to none",
         ratio(of("storm", "idle Redis commands/s, full"), of("storm", "idle Redis commands/s, empty")),
         1.1,
         unit=" x",
@@ -131,7 +137,7 @@ TARGETS: Final = (
 
 
 def asked() -> frozenset[tuple[str, str]]:
-    """The scenarios that the targets speak of, each with a contender."""
+    """The pairs of scenario and contender that the targets need."""
     seen: set[tuple[str, str]] = set()
 
     class Listening(Results):

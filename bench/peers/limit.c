@@ -1,6 +1,6 @@
-/* The limit: what a server costs that does nothing but one `send` a message and client. `limit <port> <redis port>`
+/* The limit: the cost of a server that only calls `send` once per message and client. `limit <port> <redis port>`
  *
- * It knows one topic, joins whoever says SUBSCRIBE, and parses no more than it must; a real server does more.
+ * It has one topic, subscribes each client on SUBSCRIBE, and parses as little as possible; a real server does more.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -17,7 +17,7 @@
 
 #define CLIENTS 20000
 #define BYTES (1 << 20)
-/* The accept key of RFC 6455's own example, which is the key our load sends. */
+/* The accept key for the example key of RFC 6455, which the load sends. */
 #define ACCEPT "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n" \
                "Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n"
 #define JOINED "{\"type\":\"ACKNOWLEDGMENT\",\"operation\":\"subscribe\",\"status\":\"success\"}"

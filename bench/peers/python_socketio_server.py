@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-import socketio  # type: ignore[import-not-found]  # installed beside us, at bench time
+import socketio  # type: ignore[import-not-found]  # installed by the bench
 import uvicorn
 
 io = socketio.AsyncServer(
@@ -14,7 +14,7 @@ io = socketio.AsyncServer(
 
 @io.event  # type: ignore[untyped-decorator]
 async def subscribe(sid: str, topic: str) -> bool:
-    """The client wants to hear `topic`."""
+    """Adds the client to the room of `topic`."""
     await io.enter_room(sid, topic)
     return True
 

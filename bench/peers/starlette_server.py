@@ -1,4 +1,4 @@
-"""The "before": the WebSocket server that everybody writes first, with Starlette and Redis.
+"""A minimal WebSocket server with Starlette and Redis, as a first version would be.
 
 `python starlette_server.py <port> <redis port>`
 """
@@ -21,38 +21,38 @@ members: defaultdict[str, set[WebSocket]] = defaultdict(set)
 
 
 async def serve(websocket: WebSocket) -> None:
-    """One client."""
+    """Serves one client."""
     await websocket.accept()
-    heard: set[str] = set()
+    subscribed: set[str] = set()
     try:
         while True:
             message = await websocket.receive_json()
             for topic in message["topics"]:
                 members[topic].add(websocket)
-                heard.add(topic)
+                subscribed.add(topic)
             await websocket.send_json({"type": "ACKNOWLEDGMENT", "operation": "subscribe", "status": "success"})
     except WebSocketDisconnect:
         pass
     finally:
-        for topic in heard:
+        for topic in subscribed:
             members[topic].discard(websocket)
 
 
 async def relay() -> None:
-    """Everything that is published, to whom it is for."""
+    """Sends every published message to its subscribers."""
     bus = redis.asyncio.Redis(port=int(sys.argv[2])).pubsub()
     await bus.psubscribe("bench:*")
     async for message in bus.listen():
         if message["type"] == "pmessage":
             text = message["data"].decode()
             for websocket in list(members[message["channel"].decode().removeprefix("bench:")]):
-                with suppress(WebSocketDisconnect, RuntimeError):  # it is leaving
+                with suppress(WebSocketDisconnect, RuntimeError):  # it is disconnecting
                     await websocket.send_text(text)
 
 
 @asynccontextmanager
 async def lifespan(_app: Starlette) -> AsyncIterator[None]:
-    """Relay while the server runs."""
+    """Runs the relay while the server runs."""
     task = asyncio.create_task(relay())
     yield
     task.cancel()

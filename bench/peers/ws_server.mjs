@@ -17,15 +17,15 @@ await bus.pSubscribe("bench:*", (text, channel) => {
 });
 
 new WebSocketServer({ host: "127.0.0.1", port, path: "/ws", backlog: 4096 }).on("connection", (socket) => {
-  const heard = new Set();
+  const subscribed = new Set();
   socket.on("error", () => {});
   socket.on("message", (data) => {
     for (const topic of JSON.parse(data).topics) {
       if (!members.has(topic)) members.set(topic, new Set());
       members.get(topic).add(socket);
-      heard.add(topic);
+      subscribed.add(topic);
     }
     socket.send(JSON.stringify({ type: "ACKNOWLEDGMENT", operation: "subscribe", status: "success" }));
   });
-  socket.on("close", () => heard.forEach((topic) => members.get(topic).delete(socket)));
+  socket.on("close", () => subscribed.forEach((topic) => members.get(topic).delete(socket)));
 });

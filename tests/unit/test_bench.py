@@ -152,7 +152,7 @@ def test_the_clients_of_a_dead_node_share_the_others() -> None:
 def test_nothing_is_reckoned_from_what_was_not_measured_and_it_says_what_that_is() -> None:
     with pytest.raises(capacity.Unmeasured, match="make bench SCENARIOS=beside"):
         capacity.rows(results(s={}))
-    assert "Not reckoned, for want of" in report.scaling(results(s={}))
+    assert "Not calculated, because a figure is missing" in report.scaling(results(s={}))
 
 
 def test_what_was_measured_is_enough_to_reckon_every_cell() -> None:
