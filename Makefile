@@ -8,7 +8,7 @@ BIN    := .venv/bin
 
 # With -j, several targets would build the same .venv at the same time.
 .NOTPARALLEL:
-.PHONY: help up rolling-restart down status logs test pictures chaos bench fuzz lint types
+.PHONY: help up rolling-restart down status logs test pictures chaos bench fuzz mutants lint types
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -47,6 +47,10 @@ bench: .venv/dev.done ## compare with peers and the C limit: SCENARIOS= ROUNDS= 
 fuzz: .venv/dev.done ## random hostile input; SEED= MINUTES=5 TARGETS="frames sockets" or simulation; ROUND=
 	@$(PYTHON) -m stack.need redis-server nodejs
 	@$(BIN)/python -m fuzz
+
+mutants: .venv/dev.done ## random small faults that tests should notice; SEED=1 COUNT=120 FILES=core QUICK=1 TREE=../other JOBS=
+	@$(PYTHON) -m stack.need redis-server haproxy nodejs
+	@$(BIN)/python -m mutants
 
 lint: .venv/dev.done ## check style, import rules, haproxy.cfg in all its variants
 	@$(PYTHON) -m stack.need haproxy openssl
