@@ -94,7 +94,7 @@ async def test_nodes_live_with_rows_that_no_gateway_writes(
     await eventually(lambda: forgotten(raw, "dead.00000000"))
     newcomer = await connect(nodes[0], user="bob")
     await newcomer.subscribe("prices")
-    nodes.grow(1)  # and a new node starts beside them
+    await asyncio.to_thread(nodes.grow, 1)  # and a new node starts beside them; the clients answer pings meanwhile
     await works(nodes, [*clients, newcomer], api, 2)
     for node in nodes:
         node.finish_log()
