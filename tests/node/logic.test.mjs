@@ -55,7 +55,7 @@ test("so many pings without a sign of life are enough", () => {
   const heartbeat = new Heartbeat();
   for (let ping = 0; ping < logic.heartbeat.pings; ping++) assert.ok(heartbeat.ping());
   assert.ok(!heartbeat.ping());
-  heartbeat.heard();
+  heartbeat.received();
   assert.ok(heartbeat.ping());
 });
 

@@ -1,5 +1,5 @@
-// Makes gateway.classic.js, for pages without modules, from gateway.js: the same text in a function, and one global,
-// `gateway`, with everything that the module exports.  node classic.mjs
+// Generates gateway.classic.js, for pages without modules, from gateway.js: the same code in a function, and one global,
+// `gateway`, with all exports of the module.  node classic.mjs
 
 import { readFileSync, writeFileSync } from "node:fs";
 
@@ -9,7 +9,7 @@ const body = readFileSync(at("gateway.js"), "utf8").replace(/^export ((?:class|f
   names.push(name);
   return rest;
 });
-const head = "// Made from gateway.js by classic.mjs. <script src=\"/gateway.classic.js\"></script> defines `gateway`.\n";
+const head = "// Generated from gateway.js by classic.mjs. <script src=\"/gateway.classic.js\"></script> defines `gateway`.\n";
 writeFileSync(
   at("gateway.classic.js"),
   `${head}globalThis.gateway = (() => {\n"use strict";\n${body}\nreturn { ${names.join(", ")} };\n})();\n`,

@@ -1,31 +1,31 @@
-/** The browser client of the gateway. Times are milliseconds; what it does is told in gateway.js, the wire in protocol.md. */
+/** The browser client of the gateway. Times are milliseconds. clients.md describes its behaviour, protocol.md the wire protocol. */
 
 export type Json = null | boolean | number | string | Json[] | { [name: string]: Json };
 
-/** Something published on a topic. `offset`, `epoch` and `mark`: its place, on topics with history. */
+/** A message published on a topic. `offset`, `epoch` and `mark` are its position on topics with history. */
 export interface Message<Data = any> {
   type: "message";
   topic: string;
   data: Data;
-  /** ISO 8601, of the publish */
+  /** time of the publish, ISO 8601 */
   timestamp: string;
   offset: number | null;
   epoch: string | null;
   mark: number | null;
-  /** the last value, which came with the subscription: not news */
+  /** true for the last value that a new subscription receives: not a new message */
   initial: boolean;
   /** `action`, `subtype`, `priority`, as published */
   extras: { [name: string]: Json };
 }
 
-/** Messages may be missing between what was handed on before this and what comes after. */
+/** Messages may be missing between the last event and the next one. */
 export interface Gap {
   type: "gap";
   topic: string;
   reason: string;
 }
 
-/** The connection was lost, and nothing was missed: the messages before this made it good. */
+/** The connection was lost, and all missed messages were delivered before this event. */
 export interface Recovered {
   type: "recovered";
   topic: string;
@@ -36,7 +36,7 @@ export interface Person {
   user?: string;
 }
 
-/** Who came to the topic and who left it. Where there are very many, only their number is told. */
+/** Members that joined and left the topic. With more than 1,000 members the server sends only their number. */
 export interface Presence {
   type: "presence";
   topic: string;
@@ -53,18 +53,18 @@ export interface Position {
 }
 
 export interface History extends Position {
-  /** DATA frames, as they were sent */
+  /** DATA frames, as the node sends them */
   messages: Array<{ topic: string; data: any; timestamp: string; offset: number; epoch: string; mark?: number }>;
 }
 
-/** pending: asked for, or waiting for a connection; recovered: subscribed again, and nothing was missed. */
+/** pending: requested, or waiting for a connection; recovered: subscribed again without a loss. */
 export type SubscriptionState = "pending" | "subscribed" | "recovered" | "ended";
 
 export interface Handlers<Data = any> {
   onData?(message: Message<Data>): void;
   onPresence?(presence: Presence): void;
   onGap?(gap: Gap): void;
-  /** `error`: why it ended; null if it was closed */
+  /** `error`: the reason for `ended`; null if the caller closed it */
   onState?(state: SubscriptionState, error: GatewayError | null): void;
 }
 
@@ -76,35 +76,35 @@ export interface Subscription {
   close(): void;
 }
 
-/** Loop over it for its messages, or over `events()` for gaps and presence too, each where it belongs. */
+/** Loop over it for messages, or over `events()` for messages, gaps and presence in order. */
 export interface Topic<Data = any> extends AsyncIterable<Message<Data>> {
   events(): AsyncIterableIterator<Message<Data> | Gap | Recovered | Presence>;
 }
 
-/** connected: welcomed; authenticated: and the token was accepted; waiting: until it tries again. */
+/** connected: welcomed; authenticated: the token was accepted too; waiting: until the next attempt. */
 export type State = "connecting" | "connected" | "authenticated" | "waiting" | "closed";
 
 export interface StateDetail {
   state: State;
-  /** waiting, closed: the close code, and why */
+  /** waiting, closed: the close code and the reason */
   code?: number | null;
   reason?: string;
-  /** waiting: until it tries again */
+  /** waiting: the time until the next attempt */
   waitMs?: number;
 }
 
 export interface Timing {
-  /** reconnect: the first wait is anywhere between 0 and this (1000), and then it doubles */
+  /** reconnect: the first wait is random between 0 and this (1000); the bound then doubles */
   baseMs: number;
   /** the longest wait (20000) */
   capMs: number;
-  /** a SUBSCRIBE without an answer is sent again after this time (1000), unless it recovers */
+  /** resend a SUBSCRIBE without an answer after this time (1000), unless it recovers */
   ackMs: number;
-  /** any answer (10000) */
+  /** deadline of any answer (10000) */
   answerMs: number;
-  /** until there is an address, a connection and the server's welcome (10000) */
+  /** deadline of address, connection and the server's welcome together (10000) */
   openMs: number;
-  /** a sign of life, after the network changed or the machine slept (5000) */
+  /** deadline of any message after the network changed or the machine slept (5000) */
   probeMs: number;
 }
 
@@ -112,31 +112,31 @@ export interface Options {
   /** A token that never changes. */
   token?: string;
   /**
-   * Gives a token. Called at each connection, and before the current token expires; it has 10 s (`answerMs`). Without a
-   * token (null) the client continues as the user of the cookie, or as an anonymous client. After an error, or when the
-   * server refuses the token, it is called again at the next attempt.
+   * Returns a token. The client calls it for each connection and before the current token expires; it has 10 s
+   * (`answerMs`). Without a token (null) the client acts as the user of the cookie, or as an anonymous client. After an
+   * error, or if the server rejects the token, the client calls it again at the next attempt.
    */
   getToken?(): string | null | undefined | Promise<string | null | undefined>;
   timing?: Partial<Timing>;
-  /** The WebSocket class, where there is no global one. */
+  /** The WebSocket class, if there is no global one. */
   WebSocket?: new (url: string) => any;
-  /** Gives a module whose `HttpSocket` is tried where WebSockets do not come through (gateway.http.js); null: nothing is. */
+  /** Loads the module whose `HttpSocket` is used where WebSockets are blocked (gateway.http.js); null for none. */
   fallback?: null | (() => Promise<{ HttpSocket: new (url: string) => any }>);
 }
 
 export interface GatewayEvents {
   state: CustomEvent<StateDetail>;
-  /** What the server says of itself: welcome, degraded, restored, shutdown, move, gap, unsubscribed, token_expiring. */
+  /** A notice from the server: welcome, degraded, restored, shutdown, move, gap, unsubscribed, token_expiring. */
   system: CustomEvent<{ action: string; [name: string]: any }>;
-  /** A message for this user or client on a topic nobody subscribed to here. */
+  /** A message for this user or client on a topic without a subscription here. */
   other: CustomEvent<Message>;
 }
 
-/** One socket to the cluster, opened again whenever it is lost, and all that goes over it. */
+/** One connection to the cluster, reopened whenever it is lost, and all requests over it. */
 export class Gateway extends EventTarget {
   /**
-   * `url`: ws:, wss:, http:, https: or relative to the page; or a function that gives one, or a promise of one, called
-   * before each connection. If it fails, so does the attempt: event `state`, `waiting`, with the reason.
+   * `url`: ws:, wss:, http:, https: or relative to the page; or a function that returns one, or a promise of one, called
+   * before each connection. If it fails, the attempt fails: event `state`, `waiting`, with the reason.
    */
   constructor(url: string | URL | (() => string | URL | Promise<string | URL>), options?: Options);
   readonly state: State;
@@ -144,21 +144,21 @@ export class Gateway extends EventTarget {
   readonly node: string;
   /** The server's name for this connection. */
   readonly clientId: string;
-  /** The node has lost Redis, and said so; it says so when it is back. */
+  /** The node reported that it lost Redis; false again after `restored`. */
   readonly degraded: boolean;
-  /** Connect, or try again now. Resolves when messages can go out; rejects with `Closed`. */
+  /** Connect, or retry at once. Resolves when messages can be sent; rejects with `Closed`. */
   connect(): Promise<void>;
-  /** Leave; all subscriptions end. */
+  /** Close the client; all subscriptions end. */
   close(): void;
-  /** Give up this connection and make a new one, as if it had been lost; `afterMs`: not before. */
+  /** Drop this connection and reconnect; `afterMs`: the time to wait before. */
   reconnect(afterMs?: number): void;
-  /** Hear a topic, as often as wanted: there is one subscription on the wire. Throws `Closed` after the end. */
+  /** Subscribe to a topic; several subscriptions share one on the wire. Throws `Closed` after the client has ended. */
   subscribe<Data = any>(topic: string, handlers?: Handlers<Data>): Subscription;
   /** End all subscriptions to a topic. */
   unsubscribe(topic: string): void;
-  /** Hear a topic in a loop. Throws `TooSlow` when more than `limit` (10000) events wait, `Refused`, or `Closed`. */
+  /** A topic for loops, which throw `TooSlow` when more than `limit` (10000) events wait, `Refused`, or `Closed`. */
   topic<Data = any>(topic: string, options?: { limit?: number }): Topic<Data>;
-  /** Its place if the topic has history. Rejects with `Refused`, `TooLarge`, `NoAnswer`, `Disconnected` or `Closed`, as the others. */
+  /** Resolves with the position if the topic has history. Like the other requests it rejects with `Refused`, `TooLarge`, `NoAnswer`, `Disconnected` or `Closed`. */
   publish(
     topic: string,
     data: Json,
@@ -182,27 +182,27 @@ export class Gateway extends EventTarget {
 
 export class GatewayError extends Error {}
 
-/** The server answered with an ERROR; `temporary`: the same may be carried out later. */
+/** The server answered with an ERROR; with `temporary` a retry can succeed. */
 export class Refused extends GatewayError {
   readonly code: number;
   readonly temporary: boolean;
-  /** of a token: `token_expired`, `token_invalid` or `token_required` */
+  /** for a token: `token_expired`, `token_invalid` or `token_required` */
   readonly reason: string | null;
 }
 
-/** No answer in time; what was asked may have been done or not. */
+/** No answer in time. The server may or may not have executed the request. */
 export class NoAnswer extends GatewayError {}
 
-/** The socket was lost before the answer; what was asked may have been done or not. */
+/** The connection was lost before the answer. The server may or may not have executed the request. */
 export class Disconnected extends GatewayError {}
 
 /** The message is larger than the server accepts. It was not sent. */
 export class TooLarge extends GatewayError {}
 
-/** More events waited in a loop over a topic than it may hold; it has ended. */
+/** A loop over a topic had more waiting events than its limit; the loop has ended. */
 export class TooSlow extends GatewayError {}
 
-/** The client has ended; `code` is the server's, null if the caller left. */
+/** The client has ended; `code` is the server's close code, or null if the caller closed it. */
 export class Closed extends GatewayError {
   readonly code: number | null;
   readonly reason: string;

@@ -1,18 +1,18 @@
-// Where a network lets no WebSocket through: a socket's manners over plain HTTP. gateway.js loads this when its socket
-// fails before it ever worked. What goes over it is what goes over the socket, a message at a time.
+// For networks that block WebSockets: a class with a WebSocket's interface over plain HTTP. gateway.js loads it when its
+// first WebSocket fails. It carries the same messages as a WebSocket.
 
-const OPEN_MS = 3_000; // an event stream says its name at once; who says nothing for so long is held back by a proxy
+const OPEN_MS = 3_000; // an event stream sends its name at once; after this time assume that a proxy buffers it
 
-let held = !globalThis.EventSource; // event streams do not come through here, so messages are fetched
+let buffered = !globalThis.EventSource; // event streams do not work here: use long polling
 
-/** Server-Sent Events, or long polling where those do not come through; what is said goes by POST. */
+/** Receives by Server-Sent Events, or by long polling if a proxy buffers those; sends by POST. */
 export class HttpSocket {
   readyState = 0;
-  maxBytes = 1 << 20; // of the messages in one request; gateway.js sets the server's limit
+  maxBytes = 1 << 20; // of one request; gateway.js sets the server's limit
   #url;
-  #name = ""; // the stream's, which whoever speaks in it must know
+  #name = ""; // of the stream; every request must contain it
   #waiting = [];
-  #speaking = false;
+  #sending = false;
   #source = null;
   #timer = null;
   #aborter = new AbortController();
@@ -20,13 +20,13 @@ export class HttpSocket {
   constructor(url) {
     this.#url = new URL(url);
     this.#url.protocol = this.#url.protocol.replace("ws", "http");
-    if (held) this.#poll();
+    if (buffered) this.#poll();
     else this.#listen();
   }
 
   send(text) {
     this.#waiting.push(text);
-    if (!this.#speaking) this.#speak();
+    if (!this.#sending) this.#flush();
   }
 
   close() {
@@ -35,15 +35,15 @@ export class HttpSocket {
     this.#hangUp();
   }
 
-  // ---- hearing
+  // ---- receiving
 
   #listen() {
     this.#source = new EventSource(this.#at("/sse"), { withCredentials: true });
-    this.#source.onmessage = ({ data }) => this.#hear(data);
-    // It would come back by itself, but when to come back is for others to say.
-    this.#source.onerror = () => (this.readyState ? this.#end(1006, "the event stream broke off") : this.#fetch());
+    this.#source.onmessage = ({ data }) => this.#receive(data);
+    // EventSource would reconnect by itself, but gateway.js decides when to reconnect.
+    this.#source.onerror = () => (this.readyState ? this.#end(1006, "the event stream was interrupted") : this.#fetch());
     this.#timer = setTimeout(() => {
-      held = true;
+      buffered = true;
       this.#fetch();
     }, OPEN_MS);
   }
@@ -62,17 +62,17 @@ export class HttpSocket {
     try {
       while (this.readyState !== 3) {
         const answer = await this.#post("/poll", this.#name);
-        if (!answer.ok) throw new Error(`a poll was answered with ${answer.status}`);
+        if (!answer.ok) throw new Error(`a poll got status ${answer.status}`);
         const text = await answer.text();
-        if (text) text.split("\n").forEach((message) => this.#hear(message));
+        if (text) text.split("\n").forEach((message) => this.#receive(message));
       }
     } catch (error) {
       this.#end(1006, error.message);
     }
   }
 
-  /** A message, or one of the two that a socket has no need of. */
-  #hear(text) {
+  /** Handle a message, or OPEN and CLOSE, which a WebSocket does not need. */
+  #receive(text) {
     if (this.readyState === 3) return;
     const { type, stream, code, reason } = /^{"type":"(OPEN|CLOSE)"/.test(text) ? JSON.parse(text) : {};
     if (type === "CLOSE") {
@@ -86,14 +86,14 @@ export class HttpSocket {
     }
   }
 
-  // ---- speaking
+  // ---- sending
 
   /**
-   * Send what waits, one request at a time, each within `maxBytes`. When a request fails it is not known what was
-   * carried out, so the connection ends. After 413 nothing was carried out, and smaller requests are tried.
+   * Send the waiting messages, one request at a time, each within `maxBytes`. If a request fails, the server may have
+   * executed it, so the connection ends. After 413 the server executed nothing, and smaller requests follow.
    */
-  async #speak() {
-    this.#speaking = true;
+  async #flush() {
+    this.#sending = true;
     try {
       while (this.#waiting.length && this.readyState === 1) {
         const messages = this.#next();
@@ -103,26 +103,26 @@ export class HttpSocket {
           this.maxBytes = size(messages) / 2;
           this.#waiting.unshift(...messages);
         } else if (status !== 204) {
-          throw new Error(`a message was answered with ${status}`);
+          throw new Error(`a message got status ${status}`);
         }
       }
     } catch (error) {
       this.#end(1006, error.message);
     } finally {
-      this.#speaking = false;
+      this.#sending = false;
     }
   }
 
-  /** Remove the messages of the next request from those that wait: at least one. */
+  /** Remove the messages of the next request from the waiting ones: at least one. */
   #next() {
     let count = 1, room = this.maxBytes - size([this.#waiting[0]]);
     while (count < this.#waiting.length && (room -= size([this.#waiting[count]])) >= 0) count++;
     return this.#waiting.splice(0, count);
   }
 
-  // ---- both
+  // ---- requests
 
-  /** The address beside the WebSocket's: for `/realtime/ws` it is `/realtime/sse`. */
+  /** An address beside the WebSocket's: for `/realtime/ws` it is `/realtime/sse`. */
   #at(path) {
     const url = new URL(this.#url);
     url.pathname = url.pathname.replace(/(\/api\/v69)?\/[^/]*\/?$/, path);

@@ -1,36 +1,35 @@
-// The browser client: one socket to the cluster, kept alive; every topic in order, and the truth about what was missed.
+// The browser client: keeps one connection to the cluster, delivers each topic in order, and reports gaps.
 //
 //   import { Gateway } from "/gateway.js";
 //   const gateway = new Gateway("/ws", { getToken });
 //   gateway.subscribe("contest", { onData: ({ data }) => show(data), onGap: ({ reason }) => reload(reason) });
 //   await gateway.connect();
 //
-// It reconnects by itself, subscribes again and recovers: on a topic with history each message is handed on once and in
-// order, whatever happened between; where one cannot be had any more, there is a gap in its place.
-// gateway.d.ts describes it. Times are milliseconds.
+// It reconnects, subscribes again and recovers. On a topic with history it delivers each message once and in order; if
+// messages can no longer be recovered, it delivers a gap instead. gateway.d.ts describes the API. Times are milliseconds.
 
 const SUBSCRIBE_TRIES = 3;
 const MISSED_PONGS = 3;
-const TOKEN_TRIES = 3; // refused tokens in a row, each fetched again, after which the client ends
+const TOKEN_TRIES = 3; // rejected tokens in a row, each fetched again, after which the client ends
 const BUFFER_EVENTS = 10_000;
 const BURST_MS = 10_000; // the server's rates are averages over this time
-// A SUBSCRIBE is no larger than this, though the server accepts more: so each is answered in time and counts as one message.
+// Limits of one SUBSCRIBE, below the server's: so each is answered in time and counts as one message.
 const SUBSCRIBE_BYTES = 60_000;
 const SUBSCRIBE_TOPICS = 500;
-const LIMITS = { messageBytes: 1 << 20, subscriptionsPerSecond: 1_500 }; // where `welcome` does not state them
-const REFRESH_MS = 60_000; // a token is replaced so long before its end, or in the last quarter of a short life
+const LIMITS = { messageBytes: 1 << 20, subscriptionsPerSecond: 1_500 }; // used if `welcome` does not state them
+const REFRESH_MS = 60_000; // replace a token this long before it expires, or in the last quarter of a short lifetime
 const REFRESH_AGAIN_MS = 5_000; // after a failure
 const PING = '{"type":"ping"}';
 const TIMING = {
-  baseMs: 1_000, // reconnect: the first wait is anywhere between 0 and this, and then it doubles
+  baseMs: 1_000, // reconnect: the first wait is random between 0 and this; the bound then doubles
   capMs: 20_000,
-  ackMs: 1_000, // a SUBSCRIBE without an answer is sent again after so long
-  answerMs: 10_000, // any answer
-  openMs: 10_000, // until the server's welcome
-  probeMs: 5_000, // a sign of life, after the network changed or the machine slept
+  ackMs: 1_000, // resend a SUBSCRIBE without an answer after this time
+  answerMs: 10_000, // deadline of any answer
+  openMs: 10_000, // deadline of the server's welcome
+  probeMs: 5_000, // deadline of any message after the network changed or the machine slept
 };
 
-// ---- what can go wrong
+// ---- errors
 
 export class GatewayError extends Error {
   name = "GatewayError";
@@ -41,7 +40,7 @@ export class GatewayError extends Error {
   }
 }
 
-/** The server answered with an ERROR; `temporary`: the same may be carried out later. */
+/** The server answered with an ERROR; with `temporary` a retry can succeed. */
 export class Refused extends GatewayError {
   name = "Refused";
 
@@ -50,17 +49,17 @@ export class Refused extends GatewayError {
   }
 }
 
-/** No answer in time; what was asked may have been done or not. */
+/** No answer in time. The server may or may not have executed the request. */
 export class NoAnswer extends GatewayError {
   name = "NoAnswer";
 }
 
-/** The socket was lost before the answer; what was asked may have been done or not. */
+/** The connection was lost before the answer. The server may or may not have executed the request. */
 export class Disconnected extends GatewayError {
   name = "Disconnected";
 }
 
-/** More events waited in a loop over a topic than it may hold; it has ended. */
+/** A loop over a topic had more waiting events than its limit; the loop has ended. */
 export class TooSlow extends GatewayError {
   name = "TooSlow";
 }
@@ -70,7 +69,7 @@ export class TooLarge extends GatewayError {
   name = "TooLarge";
 }
 
-/** The client has ended; `code` is the server's, null if the caller left. */
+/** The client has ended; `code` is the server's close code, or null if the caller closed it. */
 export class Closed extends GatewayError {
   name = "Closed";
 
@@ -79,35 +78,35 @@ export class Closed extends GatewayError {
   }
 }
 
-// ---- the pure parts, the same as in the Python client's place.py and pace.py
+// ---- pure parts, the same as in the Python client's place.py and pace.py
 
-/** Where a subscriber is in one topic, and what that makes of what the server says. */
+/** A subscriber's position in one topic. Its methods return the events to deliver. */
 export class Place {
-  away = false; // it was acknowledged, and the connection was lost since
+  away = false; // subscribed before, and the connection was lost since
   #joined = false;
-  #position = null; // epoch, offset and mark of the last message that was handed on
+  #position = null; // epoch, offset and mark of the last delivered message
 
   constructor(topic) {
     this.topic = topic;
   }
 
-  /** What SUBSCRIBE says under `recover`; null: there is nothing to recover from. */
+  /** The position for `recover` of SUBSCRIBE, or null. */
   recover() {
     return this.away ? this.#position : null;
   }
 
-  /** What to hand on of a message: nothing if it was had before. */
+  /** The events for a message; none if it is a duplicate. */
   take(message) {
     const { initial, epoch, offset, mark } = message;
     if (initial || epoch === null) return [message];
     const last = this.#position;
     if (last?.epoch === epoch && offset <= last.offset) return [];
     this.#position = toPosition({ epoch, offset, mark });
-    // At 0 the topic had no message yet, and gets its epoch with the first.
+    // At offset 0 the topic had no message yet; its first message brings the epoch.
     return last?.offset && last.epoch !== epoch ? [this.#gap("the history began anew"), message] : [message];
   }
 
-  /** SUBSCRIBE was acknowledged, with this position if the topic has history. */
+  /** SUBSCRIBE was acknowledged, with a position if the topic has history. */
   acknowledged(position) {
     const wasAway = this.away;
     // On one connection only messages move the position. Otherwise a second acknowledgement would hide a new epoch.
@@ -120,7 +119,7 @@ export class Place {
     return [this.#gap(`reconnected: ${position ? "what was missed is no longer kept" : "a topic without history"}`)];
   }
 
-  /** The server tells of a gap: what it goes on with may even have lower offsets than were had. */
+  /** The server reported a gap; the following messages may have lower offsets. */
   lost(reason) {
     this.#position = null;
     return [this.#gap(reason)];
@@ -136,7 +135,7 @@ export class Place {
   }
 }
 
-/** Full jitter: each wait is anywhere between 0 and a bound that doubles, so that a crowd comes back spread out. */
+/** Full jitter: each wait is random between 0 and a bound that doubles, so that many clients reconnect spread out. */
 export class Backoff {
   #attempt = 0;
   #baseMs;
@@ -149,10 +148,10 @@ export class Backoff {
     this.#random = random;
   }
 
-  /** How long to wait now; `toldMs`: the server has said when to come. */
-  ms(toldMs = null) {
+  /** The next wait; `serverMs`: the wait that the server requested. */
+  ms(serverMs = null) {
     const bound = Math.min(this.#capMs, this.#baseMs * 2 ** Math.min(this.#attempt++, 32));
-    return toldMs ?? this.#random() * bound;
+    return serverMs ?? this.#random() * bound;
   }
 
   reset() {
@@ -164,11 +163,11 @@ export class Backoff {
 const bytes = (text) => new TextEncoder().encode(text).length;
 
 /**
- * Split topics into batches, each for one SUBSCRIBE or UNSUBSCRIBE of at most `maxBytes`. `recover(topic)` gives the
- * position that is sent with it, or null. A topic that is too large alone has a batch of its own.
+ * Split topics into batches, each for one SUBSCRIBE or UNSUBSCRIBE of at most `maxBytes`. `recover(topic)` returns the
+ * position to send with it, or null. A single topic that is too large gets its own batch.
  */
 export function* batches(topics, recover, maxBytes, maxTopics = SUBSCRIBE_TOPICS) {
-  let batch = [], size = 100; // of the rest of the message
+  let batch = [], size = 100; // bytes of the rest of the message
   for (const topic of topics) {
     const place = recover(topic);
     const name = bytes(JSON.stringify(topic)) + 1;
@@ -184,9 +183,9 @@ export function* batches(topics, recover, maxBytes, maxTopics = SUBSCRIBE_TOPICS
   if (batch.length) yield batch;
 }
 
-/** Keeps to nine tenths of one of the server's rates, an average over BURST_MS. `nowMs`: of any clock. */
+/** Limits a rate to nine tenths of the server's, averaged over BURST_MS. `nowMs` may come from any clock. */
 export class Pace {
-  #spentMs = -Infinity; // the time at which everything taken so far is earned
+  #spentMs = -Infinity; // the time at which the rate permits everything sent so far
   #perMs;
 
   constructor(perSecond) {
@@ -194,16 +193,16 @@ export class Pace {
     this.most = Math.floor(this.#perMs * BURST_MS); // at once
   }
 
-  /** How long to wait before `count` may be sent. */
+  /** The wait before `count` more may be sent. */
   ms(count, nowMs) {
-    return Math.min(Math.max(this.#after(count, nowMs) - nowMs, 0), BURST_MS); // bounded, since the clock may be set back
+    return Math.min(Math.max(this.#after(count, nowMs) - nowMs, 0), BURST_MS); // bounded, because the clock may be set back
   }
 
   take(count, nowMs) {
     this.#spentMs = this.#after(count, nowMs);
   }
 
-  /** The server has refused some: nothing is left now. */
+  /** The server rejected a message: the burst is used up. */
   refused(nowMs) {
     this.#spentMs = Math.max(this.#spentMs, nowMs);
   }
@@ -213,34 +212,34 @@ export class Pace {
   }
 }
 
-/** Counts pings that nothing was heard after. Any message is a sign of life: a pong may stand behind many. */
+/** Counts pings without an answer. Any message counts as an answer, because a pong may arrive after many others. */
 export class Heartbeat {
   #unanswered = 0;
 
-  /** It is time for a ping. False: too many had no answer, the server is dead. */
+  /** Counts a ping. False if too many had no answer: the server is dead. */
   ping() {
     return this.#unanswered++ < MISSED_PONGS;
   }
 
-  heard() {
+  received() {
     this.#unanswered = 0;
   }
 }
 
-/** When to replace a token, in ms from now; null: it says no end that is still to come. */
+/** When to replace a token, in ms from now; null if it states no future expiry. */
 export function refreshMs(token, nowMs) {
   try {
     const claims = JSON.parse(atob(token.split(".")[1].replace(/-/g, "+").replace(/_/g, "/")));
     const left = claims.exp * 1000 - nowMs;
     return left > 0 ? left - Math.min(REFRESH_MS, left / 4) : null;
   } catch {
-    return null; // no JWT: the server says when it ends
+    return null; // not a JWT: the server announces its expiry
   }
 }
 
-// ---- a topic's hearer
+// ---- a subscription
 
-/** What one caller hears of one topic. States: pending, subscribed, recovered, ended. */
+/** One caller's subscription to a topic. States: pending, subscribed, recovered, ended. */
 export class Subscription {
   state = "pending";
   entered = false; // acknowledged once
@@ -255,12 +254,12 @@ export class Subscription {
     this.#leave = leave;
   }
 
-  /** Hear the topic no more. */
+  /** End the subscription. */
   close() {
     this.#leave(this);
   }
 
-  // ---- for the gateway alone
+  // ---- used by Gateway only
 
   offer(event) {
     const { type } = event;
@@ -284,23 +283,23 @@ export class Subscription {
 
 // ---- the client
 
-/** One socket to the cluster, opened again whenever it is lost, and all that goes over it. */
+/** One connection to the cluster, reopened whenever it is lost, and all requests over it. */
 export class Gateway extends EventTarget {
   state = "waiting"; // connecting, connected, authenticated, waiting, closed
   node = ""; // the server's name
-  clientId = ""; // and its name for this connection
-  degraded = false; // it has lost Redis, and said so
+  clientId = ""; // the server's name for this connection
+  degraded = false; // the server reported that it lost Redis
   #url;
   #getToken;
   #token = null;
   #timing;
   #WebSocket;
-  #fallback; // loads another kind of socket
-  #Socket; // which of the two is tried
-  #chances = 1; // that it still has; without end for a WebSocket where one has come through
+  #fallback; // loads the HTTP socket class
+  #Socket; // the class in use
+  #chances = 1; // remaining attempts with this class; Infinity after a WebSocket has worked
   #backoff;
-  #topics = new Map(); // name -> {topic, place, hearers, covered, asked, joined}
-  #changed = new Set(); // the entries that may need a SUBSCRIBE or UNSUBSCRIBE
+  #topics = new Map(); // name -> {topic, place, subscriptions, covered, asked, joined}
+  #changed = new Set(); // entries that may need a SUBSCRIBE or UNSUBSCRIBE
   #syncing = false; // #sync will run at the end of this turn
   #asked = new Map(); // SUBSCRIBEs without an answer, by request id: {entries, text, size, tries, refusals}
   #answers = new Map(); // other calls, by request id: {resolve, reject}
@@ -308,13 +307,13 @@ export class Gateway extends EventTarget {
   #pace;
   #lastId = 0;
   #socket = null;
-  #ready = false; // messages may go out: welcomed, and authenticated if there is a token
+  #ready = false; // messages may be sent: welcomed, and authenticated if there is a token
   #connected = deferred();
   #authenticated = null;
   #refreshing = null; // the socket on which the token is being replaced
-  #tokenTries; // refused tokens in a row after which the client ends
-  #refusals = 0; // of tokens, in a row
-  #reconnectMs = null; // said by a server that sends us away
+  #tokenTries; // rejected tokens in a row after which the client ends
+  #refusals = 0; // rejected tokens in a row
+  #reconnectMs = null; // requested by a draining or rebalancing server
   #heartbeat;
   #timers = {};
   #end = null;
@@ -333,16 +332,16 @@ export class Gateway extends EventTarget {
     super();
     this.#url = typeof url === "function" ? url : () => url;
     this.#getToken = getToken;
-    this.#tokenTries = token === undefined ? TOKEN_TRIES : 1; // a constant token is not tried again
+    this.#tokenTries = token === undefined ? TOKEN_TRIES : 1; // do not retry a constant token
     this.#timing = { ...TIMING, ...timing };
     this.#Socket = this.#WebSocket = WebSocket;
     this.#fallback = fallback;
     this.#backoff = new Backoff(this.#timing.baseMs, this.#timing.capMs);
   }
 
-  // ---- for the caller
+  // ---- public methods
 
-  /** Connect, or try again now; resolves when messages can go out. */
+  /** Connect, or retry at once; resolves when messages can be sent. */
   connect() {
     if (!this.#end && !this.#socket) {
       this.#watch();
@@ -351,38 +350,38 @@ export class Gateway extends EventTarget {
     return this.#connected.promise;
   }
 
-  /** Leave; all subscriptions end. */
+  /** Close the client; all subscriptions end. */
   close() {
-    this.#finish(new Closed(null, "the caller has left"));
+    this.#finish(new Closed(null, "closed by the caller"));
   }
 
-  /** Give up this connection and make a new one, as if it had been lost; `afterMs`: not before. */
+  /** Drop this connection and reconnect; `afterMs`: the time to wait before. */
   reconnect(afterMs = null) {
-    if (this.#socket) this.#lost("given up", 1006, afterMs);
+    if (this.#socket) this.#lost("reconnect requested", 1006, afterMs);
   }
 
   subscribe(topic, handlers = {}) {
     if (this.#end) throw this.#end;
     const subscription = new Subscription(topic, handlers, (leaving) => this.#leave(leaving));
-    if (!this.#topics.has(topic)) this.#topics.set(topic, { topic, place: new Place(topic), hearers: new Set() });
+    if (!this.#topics.has(topic)) this.#topics.set(topic, { topic, place: new Place(topic), subscriptions: new Set() });
     const known = this.#topics.get(topic);
-    known.hearers.add(subscription);
+    known.subscriptions.add(subscription);
     this.#touch(known);
     return subscription;
   }
 
-  /** Hear the topic no more: ends all its subscriptions. */
+  /** End all subscriptions to the topic. */
   unsubscribe(topic) {
-    for (const subscription of [...(this.#topics.get(topic)?.hearers ?? [])]) subscription.close();
+    for (const subscription of [...(this.#topics.get(topic)?.subscriptions ?? [])]) subscription.close();
   }
 
-  /** To loop over: `for await (const message of gateway.topic("contest"))`; over `events()` for gaps and presence too. */
+  /** For loops: `for await (const message of gateway.topic("contest"))`; `events()` also yields gaps and presence. */
   topic(topic, { limit = BUFFER_EVENTS } = {}) {
     const read = (only) => this.#read(topic, limit, only);
     return { [Symbol.asyncIterator]: () => read("message"), events: () => read() };
   }
 
-  /** Say something on a topic; its place if the topic has history. It is never sent twice. */
+  /** Publish; returns the position if the topic has history. The client never sends it twice. */
   async publish(topic, data, extras) {
     const position = await this.#call({ ...extras, type: "PUBLISH", topic, data });
     return position.epoch ? toPosition(position) : null;
@@ -396,17 +395,17 @@ export class Gateway extends EventTarget {
     return (await this.#call({ type: "COMMAND", topic, action, data })).data;
   }
 
-  /** Who is on a topic. */
+  /** The members of a topic. */
   presence(topic) {
     return this.request(topic, "presence");
   }
 
-  /** A topic's last messages, or the first behind the offset `since`. */
+  /** A topic's last messages, or the first after the offset `since`. */
   history(topic, range) {
     return this.request(topic, "history", range);
   }
 
-  // ---- asking
+  // ---- requests
 
   #call(frame) {
     return new Promise((resolve, reject) => {
@@ -427,7 +426,7 @@ export class Gateway extends EventTarget {
         if (size > most) {
           answer.reject(new TooLarge(`${frame.type} has ${size} bytes; the server accepts at most ${most}`));
         } else {
-          this.#sync(); // the server handles messages in order: a SUBSCRIBE from before this call goes first
+          this.#sync(); // the server handles messages in order: send an earlier SUBSCRIBE first
           this.#answers.set(requestId, answer);
           this.#send(text);
         }
@@ -442,15 +441,15 @@ export class Gateway extends EventTarget {
   }
 
   #send(text) {
-    if (this.#socket?.readyState === 1) this.#socket.send(text); // else its end is about to be told
+    if (this.#socket?.readyState === 1) this.#socket.send(text); // otherwise its close event follows
   }
 
   // ---- topics
   //
-  // At most one SUBSCRIBE for a topic is unanswered, and no UNSUBSCRIBE is sent before its answer. So the client always
+  // A topic has at most one unanswered SUBSCRIBE, and no UNSUBSCRIBE is sent before its answer. So the client always
   // knows whether the server sends a topic, however often the caller subscribes and closes.
 
-  /** The subscriptions of a topic changed. All changes of one turn go to the server together, at its end. */
+  /** Record a change of a topic's subscriptions. The changes of one event loop turn are sent together at its end. */
   #touch(known) {
     this.#changed.add(known);
     if (!this.#syncing) queueMicrotask(() => this.#sync());
@@ -463,10 +462,10 @@ export class Gateway extends EventTarget {
     if (!this.#ready) return; // the next connection subscribes to all
     const left = [];
     for (const known of this.#changed) {
-      const { topic, asked, hearers, joined } = known;
-      if (this.#topics.get(topic) === known && !asked) { // else it has ended, or its answer leads back here
-        if ([...hearers].some(({ state }) => state === "pending")) continue;
-        if (!hearers.size) {
+      const { topic, asked, subscriptions, joined } = known;
+      if (this.#topics.get(topic) === known && !asked) { // otherwise it has ended, or its answer calls this again
+        if ([...subscriptions].some(({ state }) => state === "pending")) continue;
+        if (!subscriptions.size) {
           this.#topics.delete(topic);
           if (joined) left.push(topic);
         }
@@ -486,7 +485,7 @@ export class Gateway extends EventTarget {
     if (!this.#asked.size) this.#backoff.reset(); // everything is acknowledged
   }
 
-  /** Send a SUBSCRIBE. False: it must wait, since more than `window` bytes would be unanswered. */
+  /** Send a SUBSCRIBE. False if it must wait, because more than `window` bytes would be unanswered. */
   #ask(entries, window = Infinity) {
     const requestId = `j${++this.#lastId}`;
     const topics = entries.map(({ topic }) => topic);
@@ -504,49 +503,49 @@ export class Gateway extends EventTarget {
     for (const known of entries) {
       this.#changed.delete(known);
       known.asked = true;
-      known.covered = [...known.hearers];
+      known.covered = [...known.subscriptions];
     }
     this.#asked.set(requestId, ask);
-    this.#say(ask);
+    this.#transmit(ask);
     if (!waiting) this.#await();
     return true;
   }
 
-  #say(ask) {
+  #transmit(ask) {
     ask.tries++;
     this.#pace.take(ask.entries.length, Date.now());
     this.#send(ask.text);
   }
 
-  /** While no SUBSCRIBE is answered, send the oldest again, and after `answerMs` give up the connection. */
+  /** While SUBSCRIBEs have no answer, resend the oldest; after `answerMs` drop the connection. */
   #await(since = Date.now()) {
     const { ackMs, answerMs } = this.#timing;
     this.#forget("ack");
     if (!this.#asked.size) return;
     this.#timer("ack", () => {
-      const ask = [...this.#asked.values()].find(({ entries }) => entries.some(({ hearers }) => hearers.size));
+      const ask = [...this.#asked.values()].find(({ entries }) => entries.some(({ subscriptions }) => subscriptions.size));
       if (!ask || this.degraded) return this.#await(); // without Redis another node could not answer either
-      // One that recovers is sent once: its copy would have the server send the same messages again.
-      if (!ask.recover && ask.tries < SUBSCRIBE_TRIES && !this.#pace.ms(ask.entries.length, Date.now())) this.#say(ask);
+      // Send a SUBSCRIBE with `recover` only once: a copy would make the server send the same messages again.
+      if (!ask.recover && ask.tries < SUBSCRIBE_TRIES && !this.#pace.ms(ask.entries.length, Date.now())) this.#transmit(ask);
       else if (Date.now() - since >= answerMs) return this.#lost("no answer to SUBSCRIBE");
       this.#await(since);
     }, ackMs);
   }
 
   #refused(ask, refusal) {
-    if (ask.tries > ++ask.refusals) return; // the other copies of it may be acknowledged
+    if (ask.tries > ++ask.refusals) return; // another copy of it may be acknowledged
     const socket = this.#socket;
     const again = (known) => {
       known.asked = false;
       this.#touch(known);
     };
-    const entries = ask.entries.filter((known) => known.hearers.size || again(known)); // the others were closed meanwhile
+    const entries = ask.entries.filter((known) => known.subscriptions.size || again(known)); // the others were closed meanwhile
     this.#asked.delete(ask.requestId);
     this.#await();
     if (refusal.temporary) {
       if (refusal.code === 4029) this.#pace.refused(Date.now());
       setTimeout(() => socket === this.#socket && entries.forEach(again), this.#backoff.ms());
-    } else if (ask.entries.length > 1) { // all or nothing: one of them is to blame
+    } else if (ask.entries.length > 1) { // rejected as a whole: find the rejected topic by bisection
       const half = (entries.length + 1) >> 1;
       for (const some of [entries.slice(0, half), entries.slice(half)]) if (some.length) this.#ask(some);
     } else {
@@ -561,29 +560,29 @@ export class Gateway extends EventTarget {
   #drop(topic, why) {
     const known = this.#topics.get(topic);
     if (!known) return;
-    const { hearers, asked } = known;
-    Object.assign(known, { place: new Place(topic), hearers: new Set(), joined: false });
-    if (!asked) this.#topics.delete(topic); // else its answer removes it
-    for (const subscription of hearers) subscription.now("ended", why);
+    const { subscriptions, asked } = known;
+    Object.assign(known, { place: new Place(topic), subscriptions: new Set(), joined: false });
+    if (!asked) this.#topics.delete(topic); // otherwise its answer removes it
+    for (const subscription of subscriptions) subscription.now("ended", why);
   }
 
   #leave(subscription) {
     const { topic } = subscription;
     const known = this.#topics.get(topic);
     subscription.now("ended");
-    if (!known?.hearers.delete(subscription) || known.hearers.size) return;
+    if (!known?.subscriptions.delete(subscription) || known.subscriptions.size) return;
     if (this.#ready) this.#touch(known);
     else this.#topics.delete(topic);
   }
 
-  #handOn(topic, makeEvents, concerns = () => true) {
+  #deliver(topic, makeEvents, concerns = () => true) {
     const known = this.#topics.get(topic);
     if (!known) return false;
     const { away } = known.place, socket = this.#socket;
     for (const event of makeEvents(known.place)) {
-      for (const subscription of [...known.hearers]) { // a callback may subscribe, or give up the connection
+      for (const subscription of [...known.subscriptions]) { // a callback may subscribe or reconnect
         if (event.type === "recovered" && socket !== this.#socket) break;
-        // A snapshot comes again with every SUBSCRIBE: it is for who has just come, or comes back.
+        // Every SUBSCRIBE repeats the snapshot: deliver it only to new subscriptions, or after a reconnect.
         if (concerns(subscription) && !(event.initial && subscription.entered && !away)) subscription.offer(event);
       }
     }
@@ -596,7 +595,7 @@ export class Gateway extends EventTarget {
     const put = (event) => {
       if (ended || (only && event.type !== only)) return;
       if (waiting.length < limit) waiting.push(event);
-      else stop(new TooSlow(`${limit} events of ${topic} wait to be read`));
+      else stop(new TooSlow(`the loop over ${topic} has ${limit} waiting events, its limit`));
       wake?.();
     };
     const stop = (error) => {
@@ -610,7 +609,7 @@ export class Gateway extends EventTarget {
       onGap: put,
       onState(state, error) {
         if (state === "recovered") put({ type: state, topic });
-        if (state === "ended") stop(error?.code && error); // none: it was the caller's wish
+        if (state === "ended") stop(error?.code && error); // no error: the caller closed it
       },
     });
     try {
@@ -627,7 +626,7 @@ export class Gateway extends EventTarget {
   // ---- the connection
 
   #open() {
-    const attempt = (this.#socket = { close() {} }); // a placeholder until there is an address
+    const attempt = (this.#socket = { close() {} }); // a placeholder until the address is known
     const dial = (address) => attempt === this.#socket && this.#dial(address);
     const fail = (error) => attempt === this.#socket && this.#lost(`cannot connect: ${error?.message ?? error}`);
     this.#heartbeat = new Heartbeat();
@@ -646,13 +645,13 @@ export class Gateway extends EventTarget {
     this.#chances--;
     const url = String(new URL(address, globalThis.location?.href)).replace(/^http/, "ws");
     const socket = (this.#socket = new this.#Socket(url));
-    // What a connection that was given up still says is ignored.
+    // Ignore events of a connection that was dropped.
     socket.onmessage = ({ data }) => {
       if (socket !== this.#socket) return;
       try {
-        this.#heard(JSON.parse(data));
-      } catch (error) { // its meaning is lost, so a gap must be assumed
-        this.#lost(`a message that cannot be read: ${error.message}`);
+        this.#receive(JSON.parse(data));
+      } catch (error) { // messages may be lost, so reconnect
+        this.#lost(`invalid message: ${error.message}`);
       }
     };
     socket.onclose = ({ code, reason }) => socket === this.#socket && this.#lost(reason, code);
@@ -663,7 +662,7 @@ export class Gateway extends EventTarget {
     this.#forget("open");
     this.#limits = { ...LIMITS, ...limits };
     this.#pace = new Pace(this.#limits.subscriptionsPerSecond);
-    socket.maxBytes = this.#limits.messageBytes; // for HttpSocket, which sends several messages together
+    socket.maxBytes = this.#limits.messageBytes; // for HttpSocket, which sends several messages in one request
     this.#chances = this.#Socket === this.#WebSocket ? Infinity : 0;
     this.clientId = clientId;
     this.node = node;
@@ -673,7 +672,7 @@ export class Gateway extends EventTarget {
         if (await this.#authenticate(socket)) this.#now("authenticated");
       } catch (error) {
         if (socket !== this.#socket) return;
-        // The token may have expired in a cache, or the server cannot verify it now. The next connection fetches another.
+        // The token may have expired, or the server cannot verify it now. The next connection fetches another.
         if (error instanceof Refused && !error.temporary && ++this.#refusals >= this.#tokenTries) {
           this.#finish(new Closed(error.code, error.reason ?? error.message));
         } else {
@@ -700,7 +699,7 @@ export class Gateway extends EventTarget {
     }, pingMs);
   }
 
-  /** A dead network closes no socket for minutes: ask, and believe silence. */
+  /** A broken network closes no socket for minutes: send a ping, and treat silence as a lost connection. */
   #probe() {
     if (!this.#ready || this.#timers.probe) return;
     this.#send(PING);
@@ -712,7 +711,7 @@ export class Gateway extends EventTarget {
     this.#listening = new AbortController();
     const { signal } = this.#listening;
     const look = ({ type }) => {
-      if (type === "online") this.#chances = 1; // perhaps another network: one more attempt of this kind
+      if (type === "online") this.#chances = 1; // perhaps another network: one more attempt with this class
       if (this.#socket) this.#probe();
       else if (type !== "offline" && !globalThis.document?.hidden) this.connect();
     };
@@ -722,11 +721,11 @@ export class Gateway extends EventTarget {
   /** Log in with a token, if there is one. */
   async #authenticate(socket) {
     const { answerMs } = this.#timing;
-    const token = await within(answerMs, (async () => this.#getToken())(), "getToken gave none");
+    const token = await within(answerMs, (async () => this.#getToken())(), "getToken returned no token");
     if (socket !== this.#socket) return false;
-    if (this.#ready && (!token || token === this.#token)) throw new GatewayError("no other token"); // retried later
+    if (this.#ready && (!token || token === this.#token)) throw new GatewayError("getToken returned no new token"); // retried later
     if (!token) return false; // the user of the cookie, or an anonymous client
-    if (typeof token !== "string") throw new TypeError(`getToken gave a ${typeof token}, not a string`);
+    if (typeof token !== "string") throw new TypeError(`getToken must return a string, not a ${typeof token}`);
     this.#authenticated = deferred();
     this.#send(JSON.stringify({ type: "AUTH", authToken: token }));
     await within(answerMs, this.#authenticated.promise, "no answer to AUTH");
@@ -745,32 +744,32 @@ export class Gateway extends EventTarget {
     try {
       await this.#authenticate(socket);
     } catch {
-      // The old token still holds; when it ends the server closes, and the next connection asks again.
+      // The old token is still valid; when it expires the server closes, and the next connection fetches another.
       if (socket === this.#socket) this.#timer("refresh", () => this.#refresh(), REFRESH_AGAIN_MS);
     } finally {
       if (this.#refreshing === socket) this.#refreshing = null;
     }
   }
 
-  #lost(reason, code = 1006, toldMs = this.#reconnectMs) {
+  #lost(reason, code = 1006, serverMs = this.#reconnectMs) {
     if (code >= 3500 && code < 4000) return this.#finish(new Closed(code, reason));
     this.#hangUp();
     if (this.#chances < 1) this.#change();
-    const waitMs = this.#backoff.ms(toldMs);
+    const waitMs = this.#backoff.ms(serverMs);
     this.#reconnectMs = null;
     this.#timer("open", () => this.#open(), waitMs);
     this.#now("waiting", { code, reason, waitMs });
-    for (const { hearers } of this.#topics.values()) hearers.forEach((subscription) => subscription.now("pending"));
+    for (const { subscriptions } of this.#topics.values()) subscriptions.forEach((subscription) => subscription.now("pending"));
   }
 
-  /** There are networks that let no WebSocket through: try the other kind next, in turn. */
+  /** Some networks block WebSockets: alternate between WebSocket and HTTP. */
   async #change() {
     this.#chances = 1;
     try {
       const { HttpSocket } = await this.#fallback();
       this.#Socket = this.#Socket === HttpSocket ? this.#WebSocket : HttpSocket;
     } catch {
-      // There is none, or it can be had as little as anything else.
+      // There is no fallback, or it could not be loaded.
     }
   }
 
@@ -785,7 +784,7 @@ export class Gateway extends EventTarget {
     for (const known of this.#topics.values()) {
       Object.assign(known, { asked: false, joined: false });
       known.place.disconnected();
-      if (!known.hearers.size) this.#topics.delete(known.topic);
+      if (!known.subscriptions.size) this.#topics.delete(known.topic);
     }
     this.#asked.clear();
     this.#changed.clear();
@@ -822,18 +821,18 @@ export class Gateway extends EventTarget {
     delete this.#timers[name];
   }
 
-  // ---- what the server says
+  // ---- messages from the server
 
-  #heard(frame) {
+  #receive(frame) {
     const { type, topic, requestId = frame.inReplyTo } = frame;
     const answer = this.#answers.get(requestId), ask = this.#asked.get(requestId);
-    this.#heartbeat.heard();
+    this.#heartbeat.received();
     this.#forget("probe");
     if (type === "DATA" && !answer) {
       const message = toMessage(frame);
-      if (!this.#handOn(topic, (place) => place.take(message))) this.#emit("other", message);
+      if (!this.#deliver(topic, (place) => place.take(message))) this.#emit("other", message);
     } else if (type === "PRESENCE") {
-      this.#handOn(topic, () => [{ ...frame, type: "presence" }]);
+      this.#deliver(topic, () => [{ ...frame, type: "presence" }]);
     } else if (type === "SYSTEM") {
       this.#system(frame.action, frame.data ?? {});
     } else if (frame.operation === "authenticate") {
@@ -845,7 +844,7 @@ export class Gateway extends EventTarget {
       else if (frame.code === 4401 || refusal.temporary) this.#authenticated?.reject(refusal); // AUTH has no id
     } else {
       if (ask) this.#subscribed(ask, frame);
-      else if (frame.operation === "subscribe") { // a second answer; the topic may have ended between the two
+      else if (frame.operation === "subscribe") { // a second answer; the topic may have ended since the first
         const ended = frame.topics.filter((name) => !this.#topics.has(name));
         if (ended.length) this.#unsubscribe(ended);
       }
@@ -855,7 +854,7 @@ export class Gateway extends EventTarget {
 
   #system(action, about) {
     for (const topic of about.topics ?? []) {
-      if (action === "gap") this.#handOn(topic, (place) => place.lost("the server could not hear the topic"));
+      if (action === "gap") this.#deliver(topic, (place) => place.lost("the server could not hear the topic"));
       if (action === "unsubscribed") this.#drop(topic, new Refused(4403, about.reason));
     }
     this.#reconnectMs = about.reconnectMs ?? this.#reconnectMs; // shutdown, move
@@ -866,21 +865,21 @@ export class Gateway extends EventTarget {
   }
 
   #subscribed(ask, { topics, positions = {} }) {
-    const socket = this.#socket, heard = new Set(topics);
+    const socket = this.#socket, subscribed = new Set(topics);
     this.#asked.delete(ask.requestId);
     this.#await();
     for (const known of ask.entries) {
-      if (socket !== this.#socket) return; // a callback has given up the connection
+      if (socket !== this.#socket) return; // a callback dropped the connection
       const { topic, place, covered } = known;
       const position = Object.hasOwn(positions, topic) ? positions[topic] : null; // a topic may be named "constructor"
       known.asked = false;
       this.#touch(known);
-      known.joined ||= heard.has(topic);
+      known.joined ||= subscribed.has(topic);
       if (!known.joined) {
         this.#drop(topic, new Refused(4004, `no such topic: ${topic}`));
         continue;
       }
-      this.#handOn(topic, () => place.acknowledged(position), ({ entered }) => entered); // newcomers missed nothing
+      this.#deliver(topic, () => place.acknowledged(position), ({ entered }) => entered); // new subscriptions missed nothing
       for (const subscription of covered) {
         if (socket !== this.#socket) return;
         // After a recovery the server sends no last value, so new subscriptions need another SUBSCRIBE.
@@ -890,18 +889,18 @@ export class Gateway extends EventTarget {
   }
 }
 
-/** A place in a topic as SUBSCRIBE takes it; servers before 0.2 send no mark. */
+/** A position as SUBSCRIBE expects it; servers before 0.2 send no mark. */
 function toPosition({ epoch, offset, mark }) {
   return { epoch, offset, ...(mark != null && { mark }) };
 }
 
-/** The message that a DATA frame carries. */
+/** The message of a DATA frame. */
 function toMessage({ type: _, topic, data = null, timestamp, initialData, ...more }) {
   const { offset = null, epoch = null, mark = null, ...extras } = more;
   return { type: "message", topic, data, timestamp, offset, epoch, mark, initial: !!initialData, extras };
 }
 
-/** Call back; a fault of the caller's is reported as one, and stops nothing here. */
+/** Call a handler; report its exception without interrupting the client. */
 function guarded(handler, ...values) {
   try {
     handler?.(...values);
@@ -921,7 +920,7 @@ function within(ms, promise, what) {
   return Promise.race([promise, late]).finally(() => clearTimeout(timer));
 }
 
-/** A promise that is settled from outside; one that nobody waits for is no fault. */
+/** A promise with its resolve and reject functions; an unobserved rejection is not an error. */
 function deferred() {
   const made = {};
   made.promise = new Promise((resolve, reject) => Object.assign(made, { resolve, reject }));
