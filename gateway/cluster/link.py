@@ -16,6 +16,7 @@ import random
 import re
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib import resources
 from typing import Any, Final
 
@@ -64,6 +65,14 @@ class Script:
         return "EVAL", self.source, len(keys), *keys, *arguments
 
 
+@cache
+def _script(name: str) -> Script:
+    """The script ``lua/{name}.lua``, read from disk once."""
+    source = resources.files("gateway.cluster").joinpath("lua", f"{name}.lua").read_text()
+    source = _COMMENT.sub("", source)  # each publish carries the source, and Redis hashes all of it
+    return Script(source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
+
+
 class Link:
     """A client of the Redis at `url`. Each round trip takes at most `timeout_seconds`."""
 
@@ -89,9 +98,7 @@ class Link:
 
     def script(self, name: str) -> Script:
         """The script ``lua/{name}.lua``, without comments."""
-        source = resources.files("gateway.cluster").joinpath("lua", f"{name}.lua").read_text()
-        source = _COMMENT.sub("", source)  # each publish carries the source, and Redis hashes all of it
-        script = Script(source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
+        script = _script(name)
         self._scripts[script.digest] = script
         return script
 
