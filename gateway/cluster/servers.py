@@ -25,6 +25,7 @@ from redis.asyncio.connection import (
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import MasterNotFoundError, SentinelConnectionPool, SentinelManagedConnection
 from redis.backoff import NoBackoff
+from redis.driver_info import DriverInfo
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
@@ -38,6 +39,7 @@ from gateway.settings import SettingsError
 ROLE_SECONDS: Final = 0.25  # a publish asks for the server's role if the last answer is older than this
 MOVED_LOOKUPS: Final = 3  # lookups in a row without the server's address after which the host name counts as moved
 LEARN_SECONDS: Final = 0.1  # shortest interval between two reads of a cluster's slot map
+DRIVER: Final = DriverInfo()  # without it, redis-py reads its version from disk for each new connection
 _FAILING: Final = re.compile(rb"cluster_slots_p?fail:[1-9]")  # in CLUSTER INFO
 
 
@@ -64,6 +66,7 @@ class Servers:
         # at each answer.
         self._options["socket_timeout"] = None
         self._options["retry"] = Retry(NoBackoff(), 0)  # the caller decides how to react to a failure
+        self._options["driver_info"] = DRIVER
         self._options |= {"username": place.user, "password": place.password, **place.tls_options}
         if place.tls:
             _check_tls(place)

@@ -43,6 +43,11 @@ def test_one_sentinel_that_does_not_answer_leaves_time_for_another() -> None:
     assert found.connection_kwargs["socket_connect_timeout"] == 2.0
 
 
+def test_a_new_connection_does_not_look_up_the_version_of_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("redis.utils.get_lib_version", lambda: pytest.fail("read from disk"))
+    assert Servers("redis://127.0.0.1/0", timeout_seconds=1.0).connection(ONLY).driver_info is servers.DRIVER
+
+
 def test_tls_is_spoken_with_the_servers() -> None:
     assert issubclass(pool("rediss+sentinel://a/live").connection_class, SSLConnection)
     assert not issubclass(pool("redis+sentinel://a/live").connection_class, SSLConnection)
