@@ -7,12 +7,14 @@ that opens its connections through the event loop runs on it unchanged.
 from __future__ import annotations
 
 import asyncio
-import selectors
+import contextvars
+import heapq
+import itertools
 from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from tests.unit.virtual_time import Clock, VirtualLoop
+from tests.unit.virtual_time import VirtualLoop
 
 Address = tuple[str, int]
 
@@ -211,22 +213,57 @@ class Network:
         return client, protocol
 
 
-class MemoryOnly(Clock):
-    """Nothing outside ever makes anything ready, so the system is not asked."""
-
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        """Move the clock."""
-        self.wait(timeout)
-        return []
-
-
 class SimulatedLoop(VirtualLoop):
-    """Virtual time, and connections through `network`, which must be set before the first one is opened."""
+    """Virtual time, and connections through `network`, which must be set before the first one is opened.
+
+    It schedules as asyncio's loop does, for less: nothing outside is ever asked, and timers of one instant run in the
+    order in which they were set.
+    """
 
     network: Network
+    _ready: deque[asyncio.Handle]
+    _stopping: bool
 
     def __init__(self) -> None:
-        super().__init__(MemoryOnly())
+        super().__init__()
+        self._timers: list[tuple[float, int, asyncio.TimerHandle]] = []
+        self._count = itertools.count()
+
+    def call_soon(  # type: ignore[override]
+        self, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
+    ) -> asyncio.Handle:
+        """Have it run in the next turn."""
+        handle = asyncio.Handle(callback, args, self, context)
+        self._ready.append(handle)
+        return handle
+
+    def call_at(  # type: ignore[override]
+        self, when: float, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
+    ) -> asyncio.TimerHandle:
+        """Have it run at a time."""
+        timer = asyncio.TimerHandle(when, callback, args, self, context)
+        heapq.heappush(self._timers, (when, next(self._count), timer))
+        return timer
+
+    def _run_once(self) -> None:
+        """Run what is ready; if nothing is, the clock moves to the next timer."""
+        timers, ready = self._timers, self._ready
+        if not ready and not self._stopping:
+            while timers and timers[0][2].cancelled():
+                heapq.heappop(timers)
+            if timers:
+                self._clock.now = max(self._clock.now, timers[0][0])
+            else:
+                self._clock.wait(None)
+        now = self._clock.now
+        while timers and timers[0][0] <= now:
+            timer = heapq.heappop(timers)[2]
+            if not timer.cancelled():
+                ready.append(timer)
+        for _ in range(len(ready)):
+            handle = ready.popleft()
+            if not handle.cancelled():
+                handle._run()
 
     async def create_connection(  # type: ignore[override]
         self, protocol_factory: Callable[[], asyncio.BaseProtocol], host: str, port: int, **_options: Any

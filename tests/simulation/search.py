@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 
-from tests.simulation.world import Step, random_steps, run_history
-
-STEPS = 50  # in a history
+from tests.simulation.histories import Step, random_steps
+from tests.simulation.world import run_history
 
 
 class Finding(AssertionError):
@@ -45,9 +44,9 @@ def shrink(
         size //= 2
 
 
-def report(seed: int, count: int = STEPS) -> str | None:
+def report(seed: int) -> str | None:
     """What the history of a seed breaks, with the shortest steps that still do; None if it breaks nothing."""
-    steps = random_steps(seed, count)
+    steps = random_steps(seed)
     if failure(seed, steps) is None:
         return None
     shortest = shrink(seed, steps)

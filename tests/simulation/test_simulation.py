@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+
 import pytest
 
-from tests.simulation.search import STEPS, report, shrink
-from tests.simulation.world import Step, random_steps, run_history
+from tests.simulation.histories import OOM, Step, random_steps
+from tests.simulation.search import report, shrink
+from tests.simulation.world import run_history
 
 # A node that is killed here leaves its connections behind, as a process does that ends without a word.
 pytestmark = [
@@ -13,14 +17,15 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 
-OOM = "OOM command not allowed when used memory > 'maxmemory'."
+BLOCKS = 24  # that the random histories are divided into, so that all cores play them
+BLOCK = 50  # histories in each
 
 # What each found is in its name. Most need an order of events that no other test makes.
 FOUND = {
     "a node with other rules publishes to a topic without its history": (1010, [
         Step(0.3, "kill", (0,)),
         Step(0.0, "start", (0, "other")),
-        Step(0.3, "subscribe", (4, ("plain1",))),
+        Step(0.3, "subscribe", (2, ("plain1",))),
     ]),
     "rows are lost under a living lease": (65, [
         Step(0.05, "save", ()),
@@ -38,13 +43,13 @@ FOUND = {
     ]),
     "a member who left is in Redis again": (10113, [
         Step(0.0, "ask", (1, "room1", "presence")),
-        Step(0.002, "subscribe", (4, ("room1",))),
+        Step(0.002, "subscribe", (2, ("room1",))),
         Step(0.05, "publish", ("history2", 0)),
         Step(0.05, "publish", ("history2", 0)),
         Step(0.0, "publish", ("snapshot1", 1)),
         Step(0.3, "publish", ("room1", 1)),
         Step(0.3, "freeze", (0.5,)),
-        Step(0.002, "cut", (4,)),
+        Step(0.002, "cut", (2,)),
         Step(0.0, "subscribe", (3, ("value1", "conflated1", "plain1", "snapshot1"))),
         Step(0.3, "save", ()),
         Step(0.002, "publish", ("room1", 0)),
@@ -70,15 +75,17 @@ def test_a_history_that_found_a_fault_keeps_all_promises(found: str) -> None:
     run_history(seed, steps)
 
 
-@pytest.mark.parametrize("block", range(12))
-def test_random_histories_keep_all_promises(block: int) -> None:
-    for seed in range(10 * block, 10 * block + 10):
+@pytest.mark.parametrize("block", range(BLOCKS))
+def test_random_histories_keep_all_promises(block: int, record_property: Callable[[str, object], None]) -> None:
+    started = time.monotonic()
+    for seed in range(BLOCK * block, BLOCK * (block + 1)):
         assert report(seed) is None
+    record_property("histories", (BLOCK, time.monotonic() - started))
 
 
 def test_the_same_seed_gives_the_same_history() -> None:
-    steps = random_steps(7, STEPS)
-    assert random_steps(7, STEPS) == steps
+    steps = random_steps(7)
+    assert random_steps(7) == steps
     assert run_history(7, steps) == run_history(7, steps)
 
 
