@@ -10,12 +10,12 @@ from typing import Final
 from gateway.cluster.link import Impaired, Unavailable
 from gateway.cluster.registry import Registry
 
-BEATS_A_LEASE: Final = 5
+BEATS_PER_LEASE: Final = 5
 RETRY_SECONDS: Final = 0.3  # without a lease the node is unready, and need not stay so until the next beat is due
 
 
 class Heartbeat:
-    """Renews the lease `BEATS_A_LEASE` times in its life, at once after `wake`, and soon again after a failure.
+    """Renews the lease `BEATS_PER_LEASE` times in its life, at once after `wake`, and soon again after a failure.
 
     `renewed` is called at each success, with whether the lease had been alive. If not, Redis has no rows of the node.
     """
@@ -24,7 +24,7 @@ class Heartbeat:
         self.reason: str | None = "lease not yet taken"  # why the node has no lease to rely on; None: it has
         self.impaired: str | None = None  # why no node could renew a lease; that is no reason to be unready
         self._registry = registry
-        self._interval = lease_seconds / BEATS_A_LEASE
+        self._interval = lease_seconds / BEATS_PER_LEASE
         self._renewed = renewed
         self._wanted = asyncio.Event()
 

@@ -47,7 +47,7 @@ from gateway.core.sources import Sources
 from gateway.core.topics import TopicRules
 from gateway.departures import Departures
 from gateway.errands import Budgets, Errands
-from gateway.heartbeat import BEATS_A_LEASE, Heartbeat
+from gateway.heartbeat import BEATS_PER_LEASE, Heartbeat
 from gateway.housekeeping import Housekeeping
 from gateway.logs import logger
 from gateway.memberships import Memberships
@@ -116,9 +116,9 @@ class Node:
         self.services = ServiceManager(
             self._link, keys, self._bus, self._publish, self.id, lease_seconds=settings.lease_seconds
         )
-        self._announcer = Announcer(self.services.states, self.services.heard)
+        self._announcer = Announcer(self.services.states, self.services.change_marker)
         announcer.register(
-            self.services, self._announcer, settings.lease_seconds / BEATS_A_LEASE,
+            self.services, self._announcer, settings.lease_seconds / BEATS_PER_LEASE,
             {
                 "gateway.bus": lambda: self._bus.reason or self._bus.partial,
                 "gateway.registry": lambda: self._heartbeat.reason or self._heartbeat.impaired,
@@ -282,7 +282,7 @@ class Node:
     # ---- periodic work
 
     def _make_housekeeping(self) -> Housekeeping:
-        beat = self.settings.lease_seconds / BEATS_A_LEASE
+        beat = self.settings.lease_seconds / BEATS_PER_LEASE
         steps = Housekeeping(self.metrics)
         reaper = Reaper(
             self._link, self._keys, self.registry, channel=self.relay.channel, found=lambda: steps.wake("reap"),
@@ -309,7 +309,7 @@ class Node:
         if not kept:
             self.presence.rewrite()
             self._slots.rewrite()
-            self.services.tell_all()
+            self.services.rewrite_all()
             self._housekeeping.wake("rules")
 
     def _on_readiness(self, ready: bool) -> None:

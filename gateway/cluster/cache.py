@@ -1,6 +1,6 @@
-"""The cache that all nodes share: JSON under a key, for a while. docs/cache.md tells how to use it.
+"""The cache that all nodes share: JSON values under keys, with a time to live. docs/cache.md shows how to use it.
 
-Redis away is a miss, counted, and no error, unless the caller wants one (`strict`).
+If Redis is unreachable, a read is a miss and is counted; with `strict` it raises an error.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ MAX_TTL_SECONDS: Final = 30 * 86_400.0
 LOAD_SECONDS: Final = 10.0
 MAX_KEY_LENGTH: Final = 500
 
-# No braces: the key stands in a hash tag. No spaces, so that it can be read in a log and typed into redis-cli.
+# No braces: the key is part of a hash tag. No spaces: people read it in logs and type it into redis-cli.
 _KEY: Final = re.compile(r"[^\x00-\x20\x7f{}\ud800-\udfff]*")
 
 
 class Miss(enum.Enum):
-    """There is no such value; None is a value."""
+    """The type of `MISS`, which means that there is no value. None is a value."""
 
     MISS = enum.auto()
 
@@ -48,21 +48,21 @@ MISS: Final = Miss.MISS
 
 
 class ValueTooLarge(ValueError):
-    """Larger than a value may be; nothing was written."""
+    """The value is over the size limit; nothing was written."""
 
 
 class Timed(NamedTuple):
-    """What a load may return to say itself how long its value is kept; 0: it is not."""
+    """A value with its own time to live, as a load may return it; 0 seconds: do not keep it."""
 
     value: Json
     ttl_seconds: float
 
 
 class Cache:
-    """The cache, as one process uses it; `spawn` runs a coroutine and holds it.
+    """One process's access to the cache. `spawn` runs a coroutine as a task and keeps a reference to it.
 
-    Keys have 1 to 500 characters, none of them a space or a brace; ValueError otherwise. Values are what JSON can
-    hold unchanged (`protocol.dumps`); TypeError otherwise. What is read is what JSON made of it: of a tuple a list.
+    Keys have 1 to 500 characters without spaces and braces, otherwise ValueError. Values must survive JSON unchanged
+    (`protocol.dumps`), otherwise TypeError. A read returns the JSON form, for example a list for a tuple.
     """
 
     def __init__(
@@ -81,15 +81,15 @@ class Cache:
         """The value of `key`, or `MISS`.
 
         Raises:
-            Unavailable: Redis did not answer in time. Only if `strict`; else that is a miss.
+            Unavailable: Redis did not answer in time. Only if `strict`; otherwise it is a miss.
         """
         return (await self.get_many([key], strict=strict)).get(key, MISS)
 
     async def get_many(self, keys: Iterable[str], *, strict: bool = False) -> dict[str, Json]:
-        """The values of those of `keys` that have one.
+        """The values of `keys`; keys without a value are left out.
 
         Raises:
-            Unavailable: as `get`.
+            Unavailable: As `get`.
         """
         texts = await self._entries.read(list(dict.fromkeys(map(check_key, keys))), strict=strict)
         values = {}
@@ -101,53 +101,52 @@ class Cache:
         return values
 
     async def ttl(self, key: str, *, strict: bool = False) -> float | None:
-        """For how many seconds the value is kept on; None: there is none. Infinite, if somebody else wrote it so.
+        """Seconds until the value expires; None: no value. Infinite if another program wrote it without a TTL.
 
         Raises:
-            Unavailable: as `get`.
+            Unavailable: As `get`.
         """
         return await self._entries.ttl(check_key(key), strict=strict)
 
     async def set(self, key: str, value: Json, ttl_seconds: float = TTL_SECONDS, *, strict: bool = False) -> bool:
-        """Keep `value` for at most `ttl_seconds`, at least nine tenths of it. False, if Redis did not take it.
+        """Keep `value` for `ttl_seconds`, less up to a tenth. False if Redis did not confirm.
 
         Raises:
-            ValueTooLarge: It is too large.
-            Unavailable: Redis did not take it. Only if `strict`.
+            ValueTooLarge: The value is over the size limit.
+            Unavailable: Redis did not confirm. Only if `strict`.
         """
         return await self.set_many({key: value}, ttl_seconds, strict=strict)
 
     async def set_many(
         self, values: Mapping[str, Json], ttl_seconds: float = TTL_SECONDS, *, strict: bool = False
     ) -> bool:
-        """Keep them all, as `set` does. False, if Redis did not take them all.
+        """Keep several values, as `set` does. False if Redis did not confirm all of them.
 
         Raises:
-            ValueTooLarge: One is too large; none was written.
-            Unavailable: as `set`.
+            ValueTooLarge: A value is over the size limit; none was written.
+            Unavailable: As `set`.
         """
         texts = {check_key(key): pack(value) for key, value in values.items()}
         for key, text in texts.items():
             if len(text) > MAX_VALUE_BYTES:
-                raise ValueTooLarge(f"the value of {key!r} has {len(text)} bytes; {MAX_VALUE_BYTES} may be")
+                raise ValueTooLarge(f"the value of {key!r} has {len(text)} bytes; the limit is {MAX_VALUE_BYTES}")
         return await self._entries.put(texts, check_ttl(ttl_seconds), strict=strict)
 
     async def delete(self, key: str, *, strict: bool = False) -> bool:
-        """Forget the value, on all nodes. Whether there was one; False, too, if Redis did not answer.
+        """Delete the value on all nodes. True if there was one; False if not, or if Redis did not answer.
 
         Raises:
-            Unavailable: Redis did not do it: it may come back with the value. Only if `strict`.
+            Unavailable: Redis did not confirm, so it may still have the value. Only if `strict`.
         """
         return await self._entries.drop(check_key(key), strict=strict)
 
     async def clear(self, prefix: str, *, strict: bool = False) -> int:
-        """Forget all values whose keys begin with `prefix`; how many there were. What is set meanwhile may go too.
+        """Delete all values whose keys begin with `prefix`; return their number. May also delete values set meanwhile.
 
-        In steps, between which Redis serves others. All its keys are gone through, twice: reckon with a second for
-        each million.
+        It scans all keys of Redis twice, in small steps, which takes about one second per million keys.
 
         Raises:
-            Unavailable: Redis failed on the way: some may be left. Only if `strict`.
+            Unavailable: Redis failed before the end: some values may be left. Only if `strict`.
         """
         return await self._entries.clear(check_prefix(prefix), strict=strict)
 
@@ -155,16 +154,16 @@ class Cache:
         self, key: str, load: Callable[[], Awaitable[Json]], ttl_seconds: float = TTL_SECONDS, *,
         stale_seconds: float = 0.0, load_seconds: float = LOAD_SECONDS,
     ) -> Json:  # fmt: skip
-        """The value of `key`; if there is none, what `load` returns, kept for at most `ttl_seconds`.
+        """The value of `key`; if there is none, the result of `load`, kept for at most `ttl_seconds`.
 
-        `load` runs once for all who ask in the cluster, for `load_seconds` at most; it may return `Timed`. Its error is
-        raised to all of this process who asked; another process, if one waits, tries then. If the process that loads
-        dies, another loads when that time is over. Nobody waits longer than three times that time.
+        `load` runs once for all callers in the cluster, for at most `load_seconds`; it may return `Timed`. If it fails,
+        all callers in this process get the error, and a process that waits then runs its own load. If the loading
+        process dies, another loads once that time is over. A call takes at most three times `load_seconds`.
 
-        `stale_seconds`: so much longer it is kept, to be given to whoever asks while somebody loads it anew.
+        `stale_seconds`: for this long after its expiry, callers get the old value while a new one is loaded.
 
         Raises:
-            TimeoutError: `load` took longer than its time.
+            TimeoutError: `load` took longer than `load_seconds`.
         """
         check_ttl(ttl_seconds)
 
@@ -186,9 +185,9 @@ class Cache:
 
 @asynccontextmanager
 async def connect(url: str, *, namespace: str = "gw:", timeout_seconds: float = 2.0) -> AsyncIterator[Cache]:
-    """The cache for a program that is no node: of the Redis at `url`, shared with the nodes of this namespace.
+    """The cache for a standalone program, on the Redis at `url`, shared with the nodes of this namespace.
 
-    Redis need not be there yet. `timeout_seconds`: the deadline of each of its answers.
+    Redis may still be unreachable. `timeout_seconds`: deadline of each round trip.
     """
     metrics = Metrics()
     link = Link(url, timeout_seconds=timeout_seconds, name="gateway-cache", metrics=metrics)
@@ -204,17 +203,17 @@ async def connect(url: str, *, namespace: str = "gw:", timeout_seconds: float = 
     def ended(task: asyncio.Task[None]) -> None:
         tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
-            logger().critical("a task of the cache died", task=task.get_name(), exc_info=task.exception())
+            logger().critical("cache task failed", task=task.get_name(), exc_info=task.exception())
 
     async def check() -> None:
         while True:
-            with suppress(Unavailable):  # the bus makes its connection anew
+            with suppress(Unavailable):  # the bus reconnects
                 await bus.check()
             await asyncio.sleep(timeout_seconds)
 
     cache = Cache(link, keys, bus, metrics, spawn)
     spawn(link.run(), "publisher")
-    spawn(bus.run(_Nobody()), "bus")
+    spawn(bus.run(_NoListener()), "bus")
     spawn(check(), "check")
     try:
         yield cache
@@ -226,26 +225,26 @@ async def connect(url: str, *, namespace: str = "gw:", timeout_seconds: float = 
         await link.close()
 
 
-class _Nobody:
-    """Needs not be told what the bus could not hear: the cache asks it."""
+class _NoListener:
+    """A listener that does nothing: the cache asks the bus for the state of its channel instead."""
 
     def bus_lost(self, reason: str, channels: list[str]) -> None:
-        """A connection is gone."""
+        """A connection is lost."""
 
     def bus_missed(self, channels: list[str]) -> None:
         """Messages may have been missed."""
 
     def bus_resumed(self) -> None:
-        """All is heard."""
+        """All wanted channels are confirmed."""
 
 
 def pack(value: Json) -> bytes:
-    """The text that is kept for `value`.
+    """The JSON text of `value`.
 
     Raises:
-        TypeError: JSON cannot hold it unchanged.
+        TypeError: JSON cannot represent the value unchanged.
     """
-    # In a list: what is kept can be written as a part of something else, too, and orjson limits the depth.
+    # Encoded inside a list: the text may become part of a larger one, and orjson limits the depth.
     try:
         return protocol.dumps([value])[1:-1]
     except ValueError as error:
@@ -253,31 +252,31 @@ def pack(value: Json) -> bytes:
 
 
 def check_key(key: str) -> str:
-    """`key`, which can be one.
+    """Return `key` if it is valid.
 
     Raises:
-        ValueError: It cannot.
+        ValueError: It is not a valid key.
     """
     if not 1 <= len(key) <= MAX_KEY_LENGTH or not _KEY.fullmatch(key):
-        raise ValueError(f"a cache key has 1 to {MAX_KEY_LENGTH} characters, no space and no brace, not {key[:60]!r}")
+        raise ValueError(f"cache key {key[:60]!r}: use 1 to {MAX_KEY_LENGTH} characters, no spaces and no braces")
     return key
 
 
 def check_prefix(prefix: str) -> str:
-    """`prefix`, with which keys can begin; the empty one begins all.
+    """Return `prefix` if a key can begin with it; every key begins with the empty prefix.
 
     Raises:
-        ValueError: None can.
+        ValueError: No key can begin with it.
     """
     return prefix and check_key(prefix)
 
 
 def check_ttl(seconds: float) -> float:
-    """`seconds`, for which a value can be kept.
+    """Return `seconds` if it is a valid time to live.
 
     Raises:
-        ValueError: It cannot.
+        ValueError: It is out of range.
     """
     if not 0.001 <= seconds <= MAX_TTL_SECONDS:
-        raise ValueError(f"a value is kept for 0.001 to {MAX_TTL_SECONDS:.0f} seconds, not {seconds!r}")
+        raise ValueError(f"time to live {seconds!r}: use 0.001 to {MAX_TTL_SECONDS:.0f} seconds")
     return seconds

@@ -1,9 +1,9 @@
-"""What the cache holds: texts in Redis, and near by those this process has read.
+"""The storage of the cache: texts in Redis, and a near cache of those that this process has read.
 
-What is read is remembered (`near`) until a notice says that it changed: writers publish one in the same step with the
-write, on one channel. Not Redis' own client tracking: its state lives in Redis, a part for each connection of a pool,
-and is gone without a word when one of them, or the one that it redirects to, is made anew. The bus knows when it
-was deaf (`Bus.confirmed_since`), so it is known what can no longer be trusted.
+The near cache keeps a text until a notice of its change arrives; every writer publishes one in the same Lua step as the
+write. The client tracking of Redis is not used: its state belongs to single connections, and it is lost without notice
+when one of them reconnects. The bus knows since when its subscription is unbroken (`Bus.confirmed_since`), so the node
+knows which texts it can still trust.
 """
 
 from __future__ import annotations
@@ -22,27 +22,27 @@ from gateway.cluster.link import Link, Refused, Unavailable, WrongType
 from gateway.cluster.near import Near, Reading
 from gateway.metrics import Metrics
 
-JITTER: Final = 0.1  # a value is kept up to so much shorter than asked, so that what came together does not go together
+JITTER: Final = 0.1  # a TTL is shortened by up to this part, so that values written together expire apart
 NEAR_BYTES: Final = 16 << 20
-AWAY_SECONDS: Final = 0.5  # after Redis failed it is not asked for so long: callers would wait for its deadline in turn
+AWAY_SECONDS: Final = 0.5  # pause after Redis failed: callers would wait for the deadline one after the other
 BATCH_KEYS: Final = 500
 MAX_VALUE_BYTES: Final = 1 << 20
-MAX_NOTICE_BYTES: Final = 1 << 20  # of a notice: it names at most 500 keys of 500 characters
+MAX_NOTICE_BYTES: Final = 1 << 20  # a notice names at most 500 keys of 500 characters
 
-_NOTHING: Final = -2  # what PTTL says of a key that is not
+_NOTHING: Final = -2  # PTTL's answer for a key that does not exist
 
 
 class Taken(NamedTuple):
-    """What `Entries.take` found."""
+    """Result of `Entries.take`."""
 
     text: bytes | None
     stale: bool
-    ours: bool  # the lock: it is for us to load the value
-    lock_seconds: float  # else, how long another still has it
+    ours: bool  # this caller got the lock and must load the value
+    lock_seconds: float  # otherwise, how long another process holds the lock
 
 
 class Entries:
-    """Reads and writes texts; `on_changed` is called with keys that have changed, and with what keys begin with."""
+    """Reads and writes texts. Calls `on_changed` with the keys that changed, or with their common prefix."""
 
     def __init__(self, link: Link, keys: Keys, bus: Bus, metrics: Metrics) -> None:
         self.near = Near(NEAR_BYTES)
@@ -59,18 +59,18 @@ class Entries:
     # ---- reading
 
     def remembered(self, key: str, margin: float = 0.0) -> bytes | None:
-        """The text of `key`, if it is known near by and kept for more than `margin` seconds."""
-        self._listen()
+        """The text of `key` in the near cache, if it does not expire within `margin` seconds."""
+        self._update_subscription()
         text = self.near.get(key, asyncio.get_running_loop().time(), margin)
         if text is not None:
             self._metrics.cache_reads.labels("near").inc()
         return text
 
     async def read(self, keys: Sequence[str], *, strict: bool) -> dict[str, bytes]:
-        """The texts of those of `keys` that have one, from near by or from Redis.
+        """The texts of `keys`, from the near cache or from Redis; keys without a value are left out.
 
         Raises:
-            Unavailable: Redis did not answer in time. Only if `strict`; else what it has is missing.
+            Unavailable: Redis did not answer in time. Only if `strict`; otherwise its values are missing.
         """
         near = {key: self.remembered(key) for key in keys}
         found = {key: text for key, text in near.items() if text is not None}
@@ -93,7 +93,7 @@ class Entries:
         readings = [self.near.reading(key) for key in keys]
         answers: list[Any] = [None, _NOTHING] * len(keys)
 
-        # A byte more than a value may have, so that a longer one is found out and not fetched.
+        # One byte more than the limit, so that the node detects a longer value without fetching all of it.
         rows = [self._keys.cached(key) for key in keys]
         commands = [command for row in rows for command in (("GETRANGE", row, 0, MAX_VALUE_BYTES), ("PTTL", row))]
         try:
@@ -106,7 +106,7 @@ class Entries:
         return {key: text for key, text in zip(keys, answers[::2], strict=True) if text is not None}
 
     def _valid(self, row: str, text: Any) -> bytes | None:
-        """The text that Redis answered; None if there is none, or none of ours."""
+        """The text in an answer of Redis; None if there is none, or another program wrote it."""
         if isinstance(text, Refused) and not isinstance(text, WrongType):
             raise text
         if isinstance(text, WrongType) or len(text) > MAX_VALUE_BYTES:
@@ -115,7 +115,7 @@ class Entries:
         return text or None
 
     async def take(self, key: str, token: str, *, lock_seconds: float, stale_seconds: float) -> Taken:
-        """The text of `key`; if there is none, or it is in its last `stale_seconds`, also the lock, if nobody has it.
+        """The text of `key`. If it is missing or within its last `stale_seconds`, also take the lock if it is free.
 
         Raises:
             Unavailable: Redis did not answer in time.
@@ -131,7 +131,7 @@ class Entries:
         return Taken(text, _seconds(left) <= stale_seconds, bool(ours), max(lock_left, 1) / 1000)
 
     async def ttl(self, key: str, *, strict: bool) -> float | None:
-        """Seconds for which `key` is kept on; None: it is not there. Infinite, if somebody else wrote it so.
+        """Seconds until `key` expires; None: no value. Infinite if another program wrote it without a TTL.
 
         Raises:
             Unavailable: Redis did not answer in time. Only if `strict`.
@@ -147,10 +147,10 @@ class Entries:
     # ---- writing
 
     async def put(self, texts: Mapping[str, bytes], ttl_seconds: float, *, strict: bool) -> bool:
-        """Keep them for at most `ttl_seconds`. False, if Redis did not take them all.
+        """Write texts with a TTL of at most `ttl_seconds`. False if Redis did not confirm all of them.
 
         Raises:
-            Unavailable: It did not. Only if `strict`.
+            Unavailable: Redis did not confirm. Only if `strict`.
         """
         items = list(texts.items())
         for at in range(0, len(items), BATCH_KEYS):
@@ -167,7 +167,7 @@ class Entries:
         return True
 
     async def keep(self, key: str, text: bytes, ttl_seconds: float, stale_seconds: float, token: str) -> None:
-        """Keep what was loaded, unless the lock is no longer the token's."""
+        """Write a loaded text if `token` still holds the lock."""
         kept = False
 
         async def write() -> None:
@@ -179,15 +179,15 @@ class Entries:
             self._metrics.cache_bytes.labels("written").inc(len(text))
 
     async def release(self, key: str, token: str) -> None:
-        """Give up the lock, if it is still the token's, so that who waits for it goes on. Else it ends by itself."""
+        """Release the lock if `token` still holds it, and notify the processes that wait. Otherwise it expires."""
         arguments = [token, self._keys.cache_changes, _notice(keys=[key])]
         await self._write(lambda: self._link.ask(*self._yield([self._keys.cache_lock(key)], arguments)), [])
 
     async def drop(self, key: str, *, strict: bool) -> bool:
-        """Forget it everywhere. Whether it was there; False, too, if Redis did not answer.
+        """Delete a value on all nodes. True if there was one; False if not, or if Redis did not answer.
 
         Raises:
-            Unavailable: Redis did not do it. Only if `strict`.
+            Unavailable: Redis did not confirm. Only if `strict`.
         """
         found = False
 
@@ -201,17 +201,17 @@ class Entries:
         return found
 
     async def clear(self, prefix: str, *, strict: bool) -> int:
-        """Forget all whose keys begin so; how many there were.
+        """Delete all values whose keys begin with `prefix`; return their number.
 
         Raises:
-            Unavailable: Redis failed on the way. Only if `strict`.
+            Unavailable: Redis failed before the end. Only if `strict`.
         """
         cleared = 0
 
         async def write() -> None:
             nonlocal cleared
-            # Twice: a load that had begun before may, amid the first time, keep its old value where was looked already.
-            # After the first time the locks of all such loads are gone.
+            # Two scans: during the first, a load that began earlier may write its old value behind the cursor. After
+            # the first scan, the locks of all such loads are gone.
             await self._link.learn()
             for server in self._link.shards.servers * 2:
                 cleared += await self._sweep(server, self._keys.cached_under(prefix))
@@ -243,7 +243,7 @@ class Entries:
                 raise
             return False
         finally:
-            self._changed(keys, prefix)  # the notice comes too, but the writer must not read its own past until then
+            self._changed(keys, prefix)  # before the notice arrives: the writer must not read its old value until then
         self._metrics.cache_writes.labels("ok").inc()
         return True
 
@@ -254,14 +254,14 @@ class Entries:
         rows = [self._keys.cached(key), self._keys.cache_lock(key)]
         return rows, [text, _ms(seconds), token, self._keys.cache_changes, _notice(keys=[key])]
 
-    # ---- what changes
+    # ---- change notices
 
     def _on_notice(self, _channel: str, payload: bytes) -> None:
         try:
-            said = orjson.loads(payload) if len(payload) <= MAX_NOTICE_BYTES else None
+            notice = orjson.loads(payload) if len(payload) <= MAX_NOTICE_BYTES else None
         except ValueError:
-            said = None
-        match said:
+            notice = None
+        match notice:
             case {"keys": list(keys)}:
                 self._changed([key for key in keys if isinstance(key, str)])
             case {"prefix": str(prefix)}:
@@ -275,13 +275,13 @@ class Entries:
             self.near.forget_all(prefix)
         self.on_changed(keys, prefix)
 
-    def _listen(self) -> None:
-        self.near.heard(self._bus.confirmed_since(self._keys.cache_changes))
+    def _update_subscription(self) -> None:
+        self.near.set_subscription(self._bus.confirmed_since(self._keys.cache_changes))
 
-    # ---- within
+    # ---- internals
 
     def _read(self, key: str, reading: Reading, text: bytes | None, left_ms: int) -> None:
-        self._listen()
+        self._update_subscription()
         self.near.read(key, reading, text, _seconds(left_ms), asyncio.get_running_loop().time())
         if text is not None:
             self._metrics.cache_bytes.labels("read").inc(len(text))
@@ -289,7 +289,7 @@ class Entries:
     async def _ask(self, question: Callable[[], Awaitable[Any]], *, strict: bool = False) -> Any:
         loop = asyncio.get_running_loop()
         if not strict and loop.time() < self._away_until:
-            raise Unavailable("Redis failed a moment ago")
+            raise Unavailable(f"Redis failed less than {AWAY_SECONDS} s ago: retry later")
         try:
             return await question()
         except Unavailable:
@@ -306,5 +306,5 @@ def _ms(seconds: float) -> int:
 
 
 def _seconds(left_ms: int) -> float:
-    """What PTTL says, in seconds; infinite, where there is no end."""
+    """An answer of PTTL in seconds; infinite if the key has no TTL."""
     return math.inf if left_ms == -1 else left_ms / 1000

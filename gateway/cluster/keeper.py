@@ -1,7 +1,7 @@
-"""One service of this process, kept running: started when it may be, tried again after a fault.
+"""Keeps one service of this process running: starts it after its dependencies and restarts it after an error.
 
-A service's own fault is its own: it is counted, the service is tried again with a pause, and its breaker leaves it
-alone when that does not help.
+An error in a service does not affect other services. The keeper counts it and restarts the service after a pause; the
+circuit breaker stops the attempts when they keep failing.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from gateway.logs import logger
 CHECK_SECONDS: Final = 30.0
 START_SECONDS: Final = 30.0
 STOP_SECONDS: Final = 10.0
-RETRY_SECONDS: Final = 1.0  # before a start that failed is tried again; doubled up to the longest
+RETRY_SECONDS: Final = 1.0  # pause after a failed start, doubled up to MAX_RETRY_SECONDS
 MAX_RETRY_SECONDS: Final = 30.0
 
-# These change with every operation; they are told with the next beat, and nobody is woken for them.
+# These fields change with every operation. They are written with the next renewal, not at once.
 _QUIET: Final = frozenset({"updateCount", "lastCheck", "lastOperation", "lastErrorAt"})
 
 Publish = Callable[[Publication, Fence | None], Awaitable[Position | None]]
@@ -37,14 +37,14 @@ Act = Callable[["Run"], Awaitable[Any]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Service:
-    """What a service is. Each of its functions is given the `Run` it belongs to."""
+    """Definition of a service. Each of its functions receives the current `Run`."""
 
     name: str
     start: Act | None = None
-    stop: Act | None = None  # after a start that succeeded; has 10 s
-    tick: Act | None = None  # its work, done again and again
-    tick_seconds: float = 0.0  # between the beginnings of two
-    check: Act | None = None  # raises, or gives False, when it is not well
+    stop: Act | None = None  # called after a successful start; has 10 s
+    tick: Act | None = None  # periodic work
+    tick_seconds: float = 0.0  # from the start of one tick to the start of the next
+    check: Act | None = None  # raises or returns False if the service is unhealthy
     check_seconds: float = CHECK_SECONDS
     depends_on: tuple[str, ...] = ()
     singleton: bool = False
@@ -52,7 +52,7 @@ class Service:
 
 
 class Run:
-    """One run of a service, from its start to its stop: what its functions are given."""
+    """One run of a service, from start to stop. It is the argument of the service's functions."""
 
     def __init__(self, keeper: Keeper, publish: Publish, lease: Lease | None) -> None:
         self.name = keeper.service.name
@@ -62,17 +62,19 @@ class Run:
 
     @property
     def token(self) -> int:
-        """A singleton's fencing token: show it wherever you write, and let the older be refused. 0: no singleton."""
+        """The fencing token of a singleton: send it with every write, and reject older tokens. 0: not a singleton."""
         return self._lease.token if self._lease is not None else 0
 
     async def publish(self, topic: str, data: Any, **more: Any) -> Position | None:
-        """Publish on `topic`; `more` as in the HTTP API (`action`, `to`, …). A singleton's message is fenced: once its
-        lease has ended, Redis refuses it. That takes a topic with history or a snapshot.
+        """Publish on `topic`; `more` holds the fields of the HTTP API (`action`, `to`, …).
+
+        The message of a singleton is fenced: Redis rejects it once the lease has ended. This requires a topic with
+        history or a snapshot.
 
         Raises:
-            Fenced: Another may lead; the run is about to be stopped.
-            ProtocolError: There can be no such message, or the topic is the gateway's own.
-            TooLarge, Unconfirmed, Unavailable: as `Outgoing.publish`.
+            Fenced: Another instance may lead; the run is about to stop.
+            ProtocolError: The message is invalid, or the topic is reserved for the gateway.
+            TooLarge, Unconfirmed, Unavailable: As `Outgoing.publish`.
         """
         publication = Publication.of_python({"topic": topic, "data": data, **more})
         if not records.is_reserved(self.name):
@@ -81,12 +83,12 @@ class Run:
 
     @asynccontextmanager
     async def operation(self, name: str) -> AsyncIterator[None]:
-        """Measure what is done inside; what it raises counts as a failure, and goes on."""
+        """Measure the block. An exception counts as a failure and propagates."""
         started = asyncio.get_running_loop().time()
         try:
             yield
         except Fenced:
-            raise  # the end of a lease is no fault of the service
+            raise  # the end of a lease is not an error of the service
         except Exception as error:
             self._keeper.ended(name, started, error)
             raise
@@ -94,14 +96,14 @@ class Run:
 
 
 class Keeper:
-    """A service's record, and `keep`, which runs it. `changed` is told its name, and whether it matters at once."""
+    """Runs one service (`keep`) and holds its record. Calls `changed` with its name and whether to write it at once."""
 
     def __init__(self, service: Service, host: str, changed: Callable[[str, bool], None]) -> None:
         self.service = service
         self.breaker = Breaker()
         self.stats = Stats()
-        self.up = asyncio.Event()  # what depends on it may start
-        self.version = 0  # of the record; 0: nothing was said of it yet
+        self.up = asyncio.Event()  # services that depend on it may start
+        self.version = 0  # version of the record; 0: no state was set yet
         self.record: Record = {
             "status": Status.STARTING if service.enabled else Status.DISABLED, "running": False, "host": host,
             "singleton": service.singleton, "dependsOn": list(service.depends_on), "updateCount": 0,
@@ -109,10 +111,12 @@ class Keeper:
         self._changed = changed
         self._log = logger()
 
-    # ---- what is told of it
+    # ---- the record
 
-    def say(self, status: Status | None = None, error: str | None = None, *, loud: bool = False, **more: Any) -> None:
-        """Change the record; all that changes it comes through here. `loud`: told at once, whatever it is."""
+    def update(
+        self, status: Status | None = None, error: str | None = None, *, urgent: bool = False, **more: Any
+    ) -> None:
+        """Change the record; every change comes through here. `urgent`: write it at once in any case."""
         before = self.record
         self.record = {**before, **more, "updateCount": before["updateCount"] + 1}
         if status is not None:
@@ -120,12 +124,12 @@ class Keeper:
         if error is not None:
             self.record |= {"lastError": error[:MAX_ERROR_CHARACTERS], "lastErrorAt": now_iso()}
         self.version = max(self.version + 1, int(time.time() * 1_000_000))
-        self._changed(self.service.name, loud or any(
+        self._changed(self.service.name, urgent or any(
             value != before.get(name) for name, value in self.record.items() if name not in _QUIET
         ))  # fmt: skip
 
     def ended(self, name: str, started: float, error: Exception | None) -> None:
-        """An operation that began at `started` (loop time) has ended, with `error` if it failed."""
+        """Count an operation that began at `started` (loop time), with its `error` if it failed."""
         now, before = asyncio.get_running_loop().time(), self.breaker.state
         self.stats.add(now - started, failed=error is not None)
         status = None
@@ -133,37 +137,37 @@ class Keeper:
             self.breaker.succeeded(now)
             if self.breaker.state == "closed" and self.record["running"]:
                 status = Status.ACTIVE
-            self.say(status, lastOperation=name, loud=self.breaker.state != before)
+            self.update(status, lastOperation=name, urgent=self.breaker.state != before)
             return
-        # That Redis is away is no fault of the service: it goes on when Redis does.
+        # An unreachable Redis is not an error of the service, so it does not open the breaker.
         if not isinstance(error, Unavailable) or before == "half-open":
             self.breaker.failed(now)
         status = Status.DEGRADED if self.breaker.state == "closed" and self.record["running"] else Status.ERROR
-        self.say(status, f"{name}: {explain(error)}", lastOperation=name, loud=self.breaker.state != before)
+        self.update(status, f"{name}: {explain(error)}", lastOperation=name, urgent=self.breaker.state != before)
 
-    def told(self) -> Record:
-        """The record as it is now."""
+    def current_record(self) -> Record:
+        """The record with the current statistics."""
         return {"stats": self.stats.told(self.breaker.state), **self.record}
 
-    # ---- keeping it running
+    # ---- running the service
 
     async def keep(self, needs: Sequence[Keeper], publish: Publish, leadership: Leadership | None) -> None:
-        """Run it until it is cancelled: behind those it needs, and, with `leadership`, while it leads."""
+        """Run the service until cancelled: after its dependencies start, and with `leadership` only while it leads."""
         for other in needs:
             if not other.up.is_set():
-                self.say(waitsFor=other.service.name)
+                self.update(waitsFor=other.service.name)
                 await other.up.wait()
-        self.say(waitsFor=None)
+        self.update(waitsFor=None)
         if leadership is None:
-            await self._again_and_again(publish, None)
+            await self._run_repeatedly(publish, None)
             return
         while True:
             lease = await leadership.campaign(self._stand_by)
             self._log.info("service leads", service=self.service.name, token=lease.token)
-            self.say(Status.STARTING, standby=False, token=lease.token)
+            self.update(Status.STARTING, standby=False, token=lease.token)
             loop = asyncio.get_running_loop()
             tasks = [
-                loop.create_task(self._again_and_again(publish, lease)),
+                loop.create_task(self._run_repeatedly(publish, lease)),
                 loop.create_task(leadership.hold(lease)),
             ]
             try:
@@ -174,36 +178,36 @@ class Keeper:
                 ended = await asyncio.gather(*tasks, return_exceptions=True)
                 await leadership.resign(lease.token)
             for error in ended:
-                if isinstance(error, Exception):  # a fault of ours: the service's own are caught
+                if isinstance(error, Exception):  # an error of the keeper: errors of the service are caught
                     raise error
-            self._log.warning("service leads no more", service=self.service.name, token=lease.token)
-            self.say(token=0)
+            self._log.warning("service lost its lease", service=self.service.name, token=lease.token)
+            self.update(token=0)
 
     def _stand_by(self) -> None:
-        self.up.set()  # it runs elsewhere
+        self.up.set()  # it runs on another instance
         if not self.record.get("standby"):
-            self.say(Status.ACTIVE, running=False, standby=True)
+            self.update(Status.ACTIVE, running=False, standby=True)
 
-    async def _again_and_again(self, publish: Publish, lease: Lease | None) -> None:
-        """One run after the other; it ends by itself only when the lease is found to have ended."""
+    async def _run_repeatedly(self, publish: Publish, lease: Lease | None) -> None:
+        """Run the service again and again; return only when Redis reports that the lease has ended."""
         loop, pause = asyncio.get_running_loop(), RETRY_SECONDS
         while True:
             if not self.breaker.allows(loop.time()):
                 await asyncio.sleep(max(0.05, self.breaker.wait(loop.time())))
                 continue
             run = Run(self, publish, lease)
-            if self.record["status"] != Status.ERROR:  # which it stays until a start succeeds
-                self.say(Status.STARTING)
+            if self.record["status"] != Status.ERROR:  # the status stays ERROR until a start succeeds
+                self.update(Status.STARTING)
             try:
                 async with run.operation("start"), asyncio.timeout(START_SECONDS):
                     if self.service.start is not None:
                         await self.service.start(run)
                 pause = RETRY_SECONDS
-                self.say(Status.ACTIVE, running=True, startedAt=now_iso())
+                self.update(Status.ACTIVE, running=True, startedAt=now_iso())
                 self.up.set()
                 await self._work(run)
             except Fenced as error:
-                self._log.warning("service was fenced", service=run.name, reason=str(error))
+                self._log.warning("service fenced", service=run.name, reason=str(error))
                 return
             except Exception as error:
                 self._log.warning("service failed", service=run.name, reason=explain(error))
@@ -214,34 +218,34 @@ class Keeper:
             pause = min(2 * pause, MAX_RETRY_SECONDS)
 
     async def _work(self, run: Run) -> None:
-        """Tick and check, each in its own time; a fault is counted, and only `Fenced` ends it."""
+        """Call tick and check at their intervals. Errors are counted; only `Fenced` ends this method."""
         service, loop = self.service, asyncio.get_running_loop()
         acts = {"tick": (service.tick, service.tick_seconds), "check": (service.check, service.check_seconds)}
-        due = {what: loop.time() for what, (act, _) in acts.items() if act is not None}
+        due = {kind: loop.time() for kind, (act, _) in acts.items() if act is not None}
         if not due:
-            await loop.create_future()  # it lives by itself until it is stopped
+            await loop.create_future()  # no periodic work: wait until the service is stopped
         while True:
-            what = min(due, key=lambda name: due[name])
-            await asyncio.sleep(max(0.0, due[what] - loop.time()))
-            act, seconds = acts[what]
+            kind = min(due, key=lambda name: due[name])
+            await asyncio.sleep(max(0.0, due[kind] - loop.time()))
+            act, seconds = acts[kind]
             assert act is not None
             if self.breaker.allows(loop.time()):
                 with suppress(_Counted):
-                    await self._act(run, what, act)
-            due[what] = max(due[what] + seconds, loop.time())  # after a long one the missed are not made up for
+                    await self._call(run, kind, act)
+            due[kind] = max(due[kind] + seconds, loop.time())  # a long call skips the calls that it delayed
 
-    async def _act(self, run: Run, what: str, act: Act) -> None:
+    async def _call(self, run: Run, kind: str, act: Act) -> None:
         try:
-            async with run.operation(what):
-                if await act(run) is False and what == "check":
-                    raise _Counted("it is not well")
+            async with run.operation(kind):
+                if await act(run) is False and kind == "check":
+                    raise _Counted("the check returned False")
         except (Fenced, _Counted):
             raise
         except Exception as error:
             raise _Counted from error
         finally:
-            if what == "check":
-                self.say(lastCheck=now_iso())
+            if kind == "check":
+                self.update(lastCheck=now_iso())
 
     async def _end(self, run: Run) -> None:
         if not self.record["running"]:
@@ -251,22 +255,22 @@ class Keeper:
                 if self.service.stop is not None:
                     await self.service.stop(run)
         except Exception as error:
-            self._log.warning("service did not stop in order", service=run.name, reason=explain(error))
-            self.say(error=f"stop: {explain(error)}")
-        self.say(running=False)
+            self._log.warning("service stop failed", service=run.name, reason=explain(error))
+            self.update(error=f"stop: {explain(error)}")
+        self.update(running=False)
 
 
 class _Counted(Exception):
-    """A tick or a check failed, and that has been counted."""
+    """A tick or a check failed, and the failure has been counted."""
 
 
 def explain(error: BaseException) -> str:
-    """An error in one short line."""
+    """The error as one short line."""
     if isinstance(error, TimeoutError) and not str(error):
-        return "it took too long"
+        return "timed out"
     return str(error).split("\n")[0][:MAX_ERROR_CHARACTERS] or type(error).__name__
 
 
 def now_iso() -> str:
-    """Now, as records tell it."""
+    """The current time in the format of records."""
     return protocol.iso(int(time.time() * 1000))

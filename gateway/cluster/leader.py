@@ -1,9 +1,9 @@
-"""Singletons: one instance leads in the whole cluster, under a lease with a fencing token.
+"""Leader election for singletons: one instance in the cluster leads, under a lease with a fencing token.
 
-Whoever finds the lease free takes it, with a token greater than any before; the others wait for its end. A leader that
-was frozen past its lease does not know it when it wakes. So what it writes carries its token and the end of its lease,
-and Redis itself refuses what is late (append.lua, keep.lua): two checks, of which the clock's holds when Redis has
-forgotten the tokens, and the tokens' when Redis has forgotten the lease.
+An instance that finds the lease free takes it, with a token greater than any before; the others wait until it ends. A
+leader that was frozen past its lease does not notice that when it resumes. So each of its writes carries its token and
+the end of its lease, and Redis rejects late writes (append.lua, keep.lua). There are two checks: the one of the clock
+still works if Redis lost the tokens, and the one of the tokens still works if Redis lost the lease.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ from typing import Final, NamedTuple
 from gateway.cluster.keys import Keys
 from gateway.cluster.link import Link, Unavailable
 
-RENEWALS_A_LEASE: Final = 3
-# What the lease of a dead leader is waited for beyond its end, and between two tries while Redis is away.
+RENEWALS_PER_LEASE: Final = 3
+# Pause after the end of another leader's lease, and between two attempts while Redis is unreachable.
 AFTER_SECONDS: Final = 0.02
 RETRY_SECONDS: Final = 0.25
 
 
 class Fence(NamedTuple):
-    """What a singleton's write must show."""
+    """Proof of leadership that a singleton sends with each write."""
 
     service: str
     token: int
-    until_ms: int  # end of its lease, ms since 1970 in Redis' own time
+    until_ms: int  # end of its lease, in ms since 1970, by the clock of Redis
 
 
 NO_FENCE: Final = Fence("", 0, 0)
 
 
 class Fenced(Exception):
-    """A write of a singleton whose lease has ended, or whose successor has written already: it was not done."""
+    """Redis rejected the write of a singleton: its lease has ended, or its successor has written already."""
 
 
 class Lease:
@@ -44,18 +44,18 @@ class Lease:
         self.service = service
         self.token = token
         self.until_ms = until_ms
-        self.ends = ends  # loop time after which it may be another's
+        self.ends = ends  # loop time after which another instance may hold it
 
     def fence(self) -> Fence:
-        """What its writes show."""
+        """The fence to send with each write."""
         return Fence(self.service, self.token, self.until_ms)
 
 
 class Leadership:
-    """One instance's part in the election of a singleton."""
+    """One instance's side of the election of a singleton."""
 
     def __init__(self, link: Link, keys: Keys, service: str, instance: str, lease_seconds: float) -> None:
-        self.leader: str | None = None  # who has the lease, as far as we know
+        self.leader: str | None = None  # the instance that holds the lease, as far as known
         self._link = link
         self._keys = [keys.leader(service), keys.fence(service)]
         self._service = service
@@ -63,8 +63,8 @@ class Leadership:
         self._lease_seconds = lease_seconds
         self._lead, self._resign = link.script("lead"), link.script("resign")
 
-    async def campaign(self, stood_by: Callable[[], None]) -> Lease:
-        """Wait until the lease is ours; `stood_by` is called whenever another has it."""
+    async def campaign(self, on_standby: Callable[[], None]) -> Lease:
+        """Wait until this instance gets the lease; `on_standby` is called whenever another instance has it."""
         while True:
             loop = asyncio.get_running_loop()
             asked = loop.time()
@@ -77,15 +77,15 @@ class Leadership:
                 self.leader = self._instance
                 return Lease(self._service, token, until_ms, asked + self._lease_seconds)
             self.leader = holder
-            stood_by()
-            # A leader that resigns tells nobody: standing by is looking now and then, and at the end of the lease.
-            wait = min(until_ms / 1000 + AFTER_SECONDS, self._lease_seconds / RENEWALS_A_LEASE)
+            on_standby()
+            # A leader that resigns does not notify the others, so they also check at intervals.
+            wait = min(until_ms / 1000 + AFTER_SECONDS, self._lease_seconds / RENEWALS_PER_LEASE)
             await asyncio.sleep(wait + random.uniform(0, AFTER_SECONDS))
 
     async def hold(self, lease: Lease) -> None:
-        """Renew `lease` until it is lost, or may be: Redis was away until its end, or has given it to another."""
+        """Renew `lease`; return when it is lost, or when Redis was unreachable until its end."""
         loop = asyncio.get_running_loop()
-        pause = self._lease_seconds / RENEWALS_A_LEASE
+        pause = self._lease_seconds / RENEWALS_PER_LEASE
         while True:
             await asyncio.sleep(min(pause, max(0.0, lease.ends - loop.time())))
             asked = loop.time()
@@ -97,15 +97,15 @@ class Leadership:
             except (Unavailable, TimeoutError):
                 pause = RETRY_SECONDS
                 continue
-            pause = self._lease_seconds / RENEWALS_A_LEASE
+            pause = self._lease_seconds / RENEWALS_PER_LEASE
             if token != lease.token:
-                if token:  # it was lost and free, and is ours anew; what runs under the old token must end first
+                if token:  # the lease expired and was taken again: the run under the old token must end first
                     await self.resign(token)
                 return
             lease.until_ms, lease.ends = until_ms, asked + self._lease_seconds
 
     async def resign(self, token: int) -> None:
-        """Give the lease back, so that nobody need wait for its end; if Redis is away, they do."""
+        """Release the lease, so that others need not wait for its end. Without Redis, the lease expires."""
         self.leader = None
         try:
             await self._link.ask(*self._resign(self._keys[:1], [self._instance, token]))

@@ -1,9 +1,9 @@
-"""Loading what the cache does not have, once for all who ask.
+"""Single flight: one load of a missing cache value for all callers in the cluster.
 
-Callers of one process share a flight; processes share a lock in Redis, with a token and an end. Who has it loads, and
-keeps the value only while the lock is its own: a write or a delete takes the lock away, since it is newer. The
-others wait for the notice of the value. If the load fails the lock is given up, and the next of them tries; if its
-process dies, the lock ends.
+Callers in one process share a flight. Processes share a lock in Redis, which has a token and a TTL. The process that
+holds the lock loads the value and writes it only while it still holds the lock: a newer write or delete removes the
+lock. The others wait for the change notice. If the load fails, the process releases the lock and another one tries; if
+the process dies, the lock expires.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from gateway.cluster.link import Unavailable
 from gateway.logs import RareLog
 from gateway.metrics import Metrics
 
-RECHECK_SECONDS: Final = 1.0  # who waits for a notice looks itself this often: one may be lost with the bus
-PATIENCE: Final = 2  # load times to wait for others; then the load is run without the lock
+RECHECK_SECONDS: Final = 1.0  # a process that waits for a notice also asks Redis this often: a notice may be lost
+WAIT_LOADS: Final = 2  # wait for others at most this many times `load_seconds`, then load without the lock
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """What a load gave."""
+    """Result of a load."""
 
     text: bytes
     ttl_seconds: float
-    fits: bool  # it is small enough to be kept
+    fits: bool  # it is within the size limit of the cache
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What to load, how, and for how long it holds."""
+    """A request to load one key."""
 
     key: str
     load: Callable[[], Awaitable[Loaded]]
@@ -44,7 +44,7 @@ class Order:
 
 
 class Loads:
-    """The flights of one process; `spawn` runs a coroutine and holds it."""
+    """The loads of one process. `spawn` runs a coroutine as a task and keeps a reference to it."""
 
     def __init__(
         self, entries: Entries, metrics: Metrics, spawn: Callable[[Coroutine[Any, Any, None], str], object]
@@ -53,15 +53,15 @@ class Loads:
         self._metrics = metrics
         self._spawn = spawn
         self._flights: dict[str, asyncio.Future[bytes]] = {}
-        self.waiting: dict[str, list[asyncio.Event]] = {}  # by key: who is to look again when it changes
-        self._failures = RareLog("a stale value was not loaded anew")
+        self.waiting: dict[str, list[asyncio.Event]] = {}  # by key: events to set when it changes
+        self._failures = RareLog("stale value not refreshed")
         entries.on_changed = self._changed
 
     async def text_of(self, order: Order) -> bytes:
-        """The text, from wherever it is to be had.
+        """The text from the near cache, from Redis, or from the load.
 
         Raises:
-            Exception: what the load raised; TimeoutError, if it took longer than its time.
+            Exception: The error of the load; TimeoutError if it took longer than `load_seconds`.
         """
         text = self._entries.remembered(order.key, order.stale_seconds)
         if text is not None:
@@ -72,27 +72,27 @@ class Loads:
             self._spawn(self._fly(flight, order), "cache load")
         else:
             self._metrics.cache_waits.labels("caller").inc()
-        return await asyncio.shield(flight)  # a caller that gives up is not the others' end
+        return await asyncio.shield(flight)  # a cancelled caller does not cancel the flight of the others
 
     async def _fly(self, flight: asyncio.Future[bytes], order: Order) -> None:
         try:
             flight.set_result(await self._obtain(order))
         except Exception as error:
             flight.set_exception(error)
-            flight.exception()  # if all who asked have gone, nobody needs to hear of it
+            flight.exception()  # mark as retrieved: all callers may be gone
         finally:
-            flight.cancel()  # only if it is not done: the process ends
+            flight.cancel()  # has an effect only if it is not done: the process is ending
             if self._flights.get(order.key) is flight:
                 del self._flights[order.key]
 
     async def _obtain(self, order: Order) -> bytes:
-        """The text: from Redis, by the load, or from who loads it elsewhere."""
+        """The text from Redis, from the load here, or from the load of another process."""
         loop = asyncio.get_running_loop()
-        patience_ends = loop.time() + PATIENCE * order.load_seconds
+        wait_ends = loop.time() + WAIT_LOADS * order.load_seconds
         token = secrets.token_hex(8)
-        while loop.time() < patience_ends:
-            with self._news(order.key) as news:  # what comes between the question and the wait is not missed
-                deadline = loop.time() + order.load_seconds  # not after the lock's
+        while loop.time() < wait_ends:
+            with self._notices(order.key) as changed:  # registered first, so that no notice is missed before the wait
+                deadline = loop.time() + order.load_seconds  # not after the end of the lock
                 try:
                     taken = await self._entries.take(
                         order.key, token, lock_seconds=order.load_seconds, stale_seconds=order.stale_seconds
@@ -111,7 +111,7 @@ class Loads:
                 self._metrics.cache_waits.labels("node").inc()
                 with suppress(TimeoutError):
                     async with asyncio.timeout(min(taken.lock_seconds, RECHECK_SECONDS)):
-                        await news.wait()
+                        await changed.wait()
         return (await self._load(order, loop.time() + order.load_seconds)).text
 
     async def _load_and_keep(self, order: Order, token: str, deadline: float) -> bytes:
@@ -144,12 +144,12 @@ class Loads:
     async def _refresh(self, order: Order, token: str, deadline: float) -> None:
         try:
             await self._load_and_keep(order, token, deadline)
-        except Exception as error:  # the stale value has been given already; the next who asks tries again
+        except Exception as error:  # the caller has the stale value; the next caller tries again
             self._failures.warning(reason=f"{type(error).__name__}: {error}")
 
     @contextmanager
-    def _news(self, key: str) -> Iterator[asyncio.Event]:
-        """Set when `key` has changed, or its lock was given up."""
+    def _notices(self, key: str) -> Iterator[asyncio.Event]:
+        """An event that is set when `key` changes or its lock is released."""
         event = asyncio.Event()
         events = self.waiting.setdefault(key, [])
         events.append(event)
@@ -164,6 +164,6 @@ class Loads:
         if prefix is not None:
             keys = [key for key in {*self._flights, *self.waiting} if key.startswith(prefix)]
         for key in keys:
-            self._flights.pop(key, None)  # who asks from now on is not to be given what was loaded before
+            self._flights.pop(key, None)  # new callers must not get what was loaded before
             for event in self.waiting.get(key, ()):
                 event.set()

@@ -1,10 +1,10 @@
-"""What a node remembers of the cache: texts it has read, until word comes that they changed.  (pure)
+"""The near cache: texts that a node has read from the cache, kept until a change notice arrives.  (pure)
 
-It holds what was read while the node could hear of changes, and forgets it all when it may have missed one. A read is
-announced before it is sent (`reading`): what changes until it is back is not remembered, or an old answer that was
-long under way would replace the news.
+It keeps texts only while the node receives change notices, and drops all of them when it may have missed one. The
+caller announces a read before it sends it (`reading`): if the key changes before the answer arrives, the text is not
+kept, because the answer may be older than the change.
 
-Times are arguments, in seconds of a clock that never goes back.
+Times are arguments, in seconds of a monotonic clock.
 """
 
 from __future__ import annotations
@@ -13,48 +13,51 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
-MAX_SECONDS: Final = 5.0  # whatever goes wrong, no older than that
-OVERHEAD_BYTES: Final = 200  # an entry beside its key and text
-SHARE: Final = 16  # a text larger than this part of the whole is not remembered
+MAX_SECONDS: Final = 5.0  # oldest age of a text, in case a notice is lost unnoticed
+OVERHEAD_BYTES: Final = 200  # assumed overhead of an entry beyond its key and text
+SHARE: Final = 16  # a text larger than 1/SHARE of the limit is not kept
 
 
 class _Entry(NamedTuple):
     text: bytes
-    until: float  # forgotten then
-    ends: float  # the cache forgets it then
+    until: float  # time at which this copy is dropped
+    ends: float  # time at which the value expires in Redis
 
 
 class Reading:
-    """A read of one key that is under way."""
+    """The reads of one key that are in progress."""
 
     __slots__ = ("count", "valid")
 
     def __init__(self) -> None:
-        self.count = 0  # who reads it at this moment
-        self.valid = True  # nothing has changed since the first of them began
+        self.count = 0  # reads in progress
+        self.valid = True  # the key has not changed since the first of them began
 
 
 class Near:
-    """At most `max_bytes` of texts, the least used given up first."""
+    """At most `max_bytes` of texts; the least recently used go first."""
 
     def __init__(self, max_bytes: int) -> None:
         self.bytes = 0
         self._max_bytes = max_bytes
-        self._hearing: int | None = None
+        self._subscription: int | None = None
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
         self._readings: dict[str, Reading] = {}
 
     def __len__(self) -> int:
         return len(self._entries)
 
-    def heard(self, hearing: int | None) -> None:
-        """On which connection news of changes is heard; None: on none. Another than before: some may be missed."""
-        if hearing != self._hearing:
-            self._hearing = hearing
+    def set_subscription(self, number: int | None) -> None:
+        """Set the subscription that delivers change notices (`Bus.confirmed_since`); None: there is none.
+
+        If it differs from the previous one, notices may have been missed: drop all texts.
+        """
+        if number != self._subscription:
+            self._subscription = number
             self.forget_all("")
 
     def get(self, key: str, now: float, margin: float = 0.0) -> bytes | None:
-        """The text of `key`, if it is remembered and the cache keeps it for more than `margin` seconds."""
+        """The text of `key`, if it is here and does not expire in Redis within `margin` seconds."""
         entry = self._entries.get(key)
         if entry is None or entry.ends - now <= margin:
             return None
@@ -65,17 +68,17 @@ class Near:
         return entry.text
 
     def reading(self, key: str) -> Reading:
-        """A read of `key` is about to be sent; `read` must follow, whatever comes of it."""
+        """Announce a read of `key`. The caller must call `read` afterwards, even if the read fails."""
         reading = self._readings.setdefault(key, Reading())
         reading.count += 1
         return reading
 
     def read(self, key: str, reading: Reading, text: bytes | None, seconds: float, now: float) -> None:
-        """It is back with `text`, which the cache keeps for so many `seconds` more; or without (None)."""
+        """Finish a read with `text`, which expires in `seconds`; None: no value, or the read failed."""
         reading.count -= 1
         if not reading.count and self._readings.get(key) is reading:
             del self._readings[key]
-        if text is None or seconds <= 0 or not reading.valid or self._hearing is None:
+        if text is None or seconds <= 0 or not reading.valid or self._subscription is None:
             return
         size = self._size(key, text)
         if size > self._max_bytes // SHARE:
@@ -87,7 +90,7 @@ class Near:
             self._forget(next(iter(self._entries)))
 
     def forget(self, keys: Iterable[str]) -> None:
-        """These have changed."""
+        """Drop these keys, which have changed."""
         for key in keys:
             self._forget(key)
             reading = self._readings.pop(key, None)
@@ -95,7 +98,7 @@ class Near:
                 reading.valid = False
 
     def forget_all(self, prefix: str) -> None:
-        """All whose names begin so have changed."""
+        """Drop all keys that begin with `prefix`, which have changed."""
         self.forget([key for names in (self._entries, self._readings) for key in names if key.startswith(prefix)])
 
     def _forget(self, key: str) -> None:

@@ -1,4 +1,6 @@
-"""Background services: started in order, watched, shown to the whole cluster; some of them once in it.
+"""Background services: the manager starts them in order, checks them and publishes their states to the cluster.
+
+A singleton service runs on one instance in the whole cluster:
 
     async with ServiceManager.connect("redis://127.0.0.1:6379/0") as services:
 
@@ -9,8 +11,8 @@
         await services.start()
         await asyncio.Event().wait()
 
-Nothing that a service raises ends the manager. Redis' absence ends no service but singletons; what could not be told is
-told after the return. docs/services.md has the whole story.
+An error in a service never stops the manager. When Redis is unreachable, only singletons stop; the manager writes the
+changes that it could not write once Redis is back. docs/services.md describes it in full.
 """
 
 from __future__ import annotations
@@ -40,19 +42,19 @@ from gateway.logs import logger
 from gateway.metrics import Metrics
 
 LEASE_SECONDS: Final = 10.0
-BEATS_A_LEASE: Final = 2  # a failed one is tried again every half second, until the lease ends
+RENEWALS_PER_LEASE: Final = 2  # a failed renewal is retried every half second until the lease ends
 RETRY_SECONDS: Final = 0.5
 
-Watcher = Callable[[str, dict[str, Any]], None]  # service, its changed record with the `instance` it is of
+Watcher = Callable[[str, dict[str, Any]], None]  # arguments: the service, and its record with the `instance`
 T = TypeVar("T", bound=Act)
 
 
 class ServiceError(ValueError):
-    """A service that cannot be registered; the message names it."""
+    """A service that cannot be registered; the message names the service."""
 
 
 class ServiceManager:
-    """The services of one process. `connect` makes one for a program of its own; a node makes its own."""
+    """The services of one process. A standalone program uses `connect`; a node creates its own manager."""
 
     def __init__(
         self, link: Link, keys: Keys, bus: Bus, publish: Publish, instance: str, *, lease_seconds: float
@@ -69,18 +71,18 @@ class ServiceManager:
         self._order: list[str] = []
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._started = False
-        self._refused: set[str] = set()  # services that Redis lists no more, which was logged
-        self._enlist_due = 0.0  # loop time to put all into the index again
-        self._dirty: set[str] = set()  # services whose change is to be told
+        self._refused: set[str] = set()  # services over the limit, which have been logged
+        self._enlist_due = 0.0  # loop time to add all services to the index again
+        self._dirty: set[str] = set()  # services whose change is not written yet
         self._wake = asyncio.Event()
-        # What Redis said last of a service: records, Redis' time then, and ours.
+        # The last answer of Redis for each service: records, Redis' time and the loop time of the read.
         self._known: dict[str, tuple[dict[str, Record], int, float]] = {}
         self._watchers: list[Watcher] = []
         self._bus = bus
-        self._changes = 0  # notices of other programs' and our own changes
+        self._changes = 0  # number of change notices received, including this process's own
         bus.listen([keys.service_updates], self._on_update, lambda: None)
 
-    # ---- for a program of its own
+    # ---- for a standalone program
 
     @classmethod
     @asynccontextmanager
@@ -88,17 +90,17 @@ class ServiceManager:
         cls, url: str, *, namespace: str = "gw:", name: str | None = None, lease_seconds: float = LEASE_SECONDS,
         timeout_seconds: float = 2.0,
     ) -> AsyncIterator[ServiceManager]:  # fmt: skip
-        """A manager on the Redis at `url`; at the end its services are stopped. Redis need not be there yet.
+        """A manager on the Redis at `url`, which may still be unreachable. Leaving the context stops the services.
 
-        `name`: of this program, default the host's; `namespace`: the nodes' own; `lease_seconds`: after which a dead
-        instance is offline, and a singleton is another's.
+        `name`: name of this program, by default the host name; `namespace`: as the nodes have it; `lease_seconds`: time
+        after which a dead instance counts as offline and another instance takes over its singletons.
 
         Raises:
-            ServiceError: No instance can be called `name`.
+            ServiceError: `name` is not allowed.
         """
         instance = f"{name or socket.gethostname()[:64]}.{secrets.token_hex(4)}"
         if not records.is_instance(instance):
-            raise ServiceError(f"{name!r} cannot be a program's name: at most 90 of A-Z a-z 0-9 _ . : -")
+            raise ServiceError(f"{name!r} cannot be a program's name: use at most 90 of A-Z a-z 0-9 _ . : -")
         metrics = Metrics()
         link = Link(url, timeout_seconds=timeout_seconds, name=f"services-{instance}", metrics=metrics)
         keys = Keys(namespace, link.sharded)
@@ -109,7 +111,7 @@ class ServiceManager:
             return (await outgoing.publish([publication], fence=fence))[0]
 
         manager = cls(link, keys, bus, publish, instance, lease_seconds=lease_seconds)
-        # No TaskGroup: it would wrap in a group whatever is raised in the caller's own block.
+        # No TaskGroup: it would wrap the errors of the caller's block in an ExceptionGroup.
         tasks = [asyncio.get_running_loop().create_task(work) for work in (link.run(), bus.run(manager), manager.run())]
         for task in tasks:
             task.add_done_callback(manager._ended)
@@ -125,27 +127,27 @@ class ServiceManager:
                 await link.close()
 
     def bus_lost(self, reason: str, _channels: list[str]) -> None:
-        """Redis is away; what is asked for is answered from the local copy."""
-        self._log.warning("Redis is away, the states of services are not told", reason=reason)
+        """Redis is unreachable: reads are answered from the local copy."""
+        self._log.warning("Redis unreachable, service states not written", reason=reason)
 
     def bus_missed(self, channels: list[str]) -> None:
-        """What others told meanwhile is not known; `watch` says so."""
+        """Nothing to do: watchers do not receive changes that were missed (see `watch`)."""
 
     def bus_resumed(self) -> None:
-        """Redis is back, perhaps empty: all is told again."""
-        self.tell_all()
+        """Redis is back, possibly empty: write all records again."""
+        self.rewrite_all()
 
-    # ---- what there is
+    # ---- registration
 
     def register(
         self, name: str, *, start: Act | None = None, stop: Act | None = None, tick: Act | None = None,
         tick_seconds: float = 0.0, check: Act | None = None, check_seconds: float = CHECK_SECONDS,
         depends_on: Iterable[str] = (), singleton: bool = False, enabled: bool = True,
     ) -> None:  # fmt: skip
-        """Add one service (see `Service`); those it depends on are registered before it.
+        """Add one service (see `Service`). Register the services that it depends on first.
 
         Raises:
-            ServiceError: It cannot be, or depends on one that is not there.
+            ServiceError: The service is invalid, or depends on an unknown service.
         """
         service = Service(
             name=name, start=start, stop=stop, tick=tick, tick_seconds=tick_seconds, check=check,
@@ -154,25 +156,25 @@ class ServiceManager:
         self.register_all([service])
 
     def register_all(self, services: Iterable[Service]) -> None:
-        """Add several, in any order, or none of them.
+        """Add several services in any order: either all of them or none.
 
         Raises:
-            ServiceError: One cannot be; or they depend on one that is not there, or on each other in a circle.
+            ServiceError: A service is invalid, depends on an unknown service, or the dependencies form a cycle.
         """
         added: dict[str, Service] = {}
         for service in services:
             if service.name in self._keepers or service.name in added:
                 raise ServiceError(f"{service.name} is registered already")
-            added[_possible(service).name] = service
+            added[_checked(service).name] = service
         if len(self._keepers) + len(added) > records.MAX_SERVICES:
-            raise ServiceError(f"There may be {records.MAX_SERVICES} services, and no more")
+            raise ServiceError(f"A program may register at most {records.MAX_SERVICES} services")
         graph = {name: keeper.service.depends_on for name, keeper in self._keepers.items()}
         graph |= {name: service.depends_on for name, service in added.items()}
         try:
             self._order = dependencies.order(graph)
         except dependencies.DependencyError as error:
             raise ServiceError(str(error)) from None
-        self._keepers |= {name: Keeper(service, self._host, self._touch) for name, service in added.items()}
+        self._keepers |= {name: Keeper(service, self._host, self._on_record_changed) for name, service in added.items()}
         if self._started:
             self._launch(added)
 
@@ -180,10 +182,12 @@ class ServiceManager:
         self, seconds: float, *, name: str | None = None, depends_on: Iterable[str] = (), singleton: bool = False,
         enabled: bool = True,
     ) -> Callable[[T], T]:  # fmt: skip
-        """A decorator: the async function is a service, called every `seconds` with its `Run`; it gives it its name.
+        """A decorator that registers an async function as a service, called with its `Run` every `seconds`.
+
+        The default name is the function's name with hyphens.
 
         Raises:
-            ServiceError: as `register`.
+            ServiceError: As `register`.
         """
 
         def add(function: T) -> T:
@@ -196,19 +200,19 @@ class ServiceManager:
         return add
 
     def local(self) -> Iterator[Keeper]:
-        """This process's services."""
+        """The services of this process."""
         return iter(self._keepers.values())
 
     # ---- life
 
     async def start(self) -> None:
-        """Start all, each once what it depends on is up. That is not waited for: the states tell."""
+        """Start all services, each after those it depends on. Returns at once; the states show the progress."""
         if not self._started:
             self._started = True
             self._launch(self._order)
 
     async def stop(self) -> None:
-        """Stop all, dependants first; each within 10 s, and none keeps the others from it."""
+        """Stop all services, dependants first. Each has 10 s; one that hangs does not block the others."""
         self._started = False
         for name in reversed(self._order):
             keeper, task = self._keepers[name], self._tasks.pop(name, None)
@@ -216,22 +220,22 @@ class ServiceManager:
                 task.cancel()
                 _, late = await asyncio.wait([task], timeout=STOP_SECONDS + self._link.timeout_seconds)
                 if late:
-                    self._log.error("service does not stop, and is left to itself", service=name)
+                    self._log.error("service stop timed out", service=name)
             if keeper.version and keeper.record["status"] != Status.DISABLED:
-                keeper.say(Status.STOPPED, running=False, waitsFor=None)
-        with suppress(Unavailable):  # else the leases end by themselves
+                keeper.update(Status.STOPPED, running=False, waitsFor=None)
+        with suppress(Unavailable):  # otherwise the leases expire
             await self._write(self._dirty)
 
     async def run(self) -> None:
-        """Tell what changes, and renew the leases of what was told, for ever."""
+        """Write changed records and renew leases until cancelled."""
         loop = asyncio.get_running_loop()
-        beat = loop.time()
+        renewal = loop.time()
         while True:
             with suppress(TimeoutError):
-                async with asyncio.timeout_at(beat):
+                async with asyncio.timeout_at(renewal):
                     await self._wake.wait()
             self._wake.clear()
-            due = loop.time() >= beat
+            due = loop.time() >= renewal
             enlist = due and loop.time() >= self._enlist_due
             if enlist:
                 self._enlist_due = loop.time() + ENLIST_SECONDS
@@ -243,17 +247,17 @@ class ServiceManager:
                 self._wake.set()
                 continue
             if due:
-                beat = loop.time() + self._lease_seconds / BEATS_A_LEASE
+                renewal = loop.time() + self._lease_seconds / RENEWALS_PER_LEASE
 
-    def tell_all(self) -> None:
-        """Have every record written again: Redis may have lost them."""
+    def rewrite_all(self) -> None:
+        """Schedule a write of every record: Redis may have lost them."""
         self._dirty.update(self._keepers)
         self._wake.set()
 
     def _launch(self, names: Iterable[str]) -> None:
         for name in names:
             keeper = self._keepers[name]
-            keeper.say(loud=True)
+            keeper.update(urgent=True)
             if not keeper.service.enabled:
                 continue
             needs = [self._keepers[need] for need in keeper.service.depends_on]
@@ -265,8 +269,8 @@ class ServiceManager:
             task.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        if not task.cancelled() and task.exception() is not None:  # a fault of ours: theirs are caught
-            self._log.critical("a task of the services died", task=task.get_name(), exc_info=task.exception())
+        if not task.cancelled() and task.exception() is not None:  # an error of the manager itself
+            self._log.critical("service manager task failed", task=task.get_name(), exc_info=task.exception())
 
     # ---- states
 
@@ -274,13 +278,13 @@ class ServiceManager:
         self, service: str, *, status: str, error: str | None = None, operation: str | None = None,
         stats: Mapping[str, Any] | None = None,
     ) -> bool:  # fmt: skip
-        """Say how `service` is on this instance; one that is not registered here is told of from now on.
+        """Set the state of `service` on this instance. A service that is not registered is registered as disabled.
 
-        True if Redis has it; False if Redis is away: it is kept, and written after the return.
+        True if Redis has the state; False if Redis is unreachable, in which case it is written once Redis is back.
 
         Raises:
-            ServiceError: There can be no such service, or no more of them.
-            RecordError: There can be no such state.
+            ServiceError: The service name is invalid, or the limit of services is reached.
+            RecordError: The state is invalid.
         """
         more = {"lastOperation": operation, "stats": dict(stats) if stats is not None else None}
         given = {name: value for name, value in more.items() if value is not None}
@@ -288,7 +292,7 @@ class ServiceManager:
         if service not in self._keepers:
             self.register(service, enabled=False)
         running = status in (Status.ACTIVE, Status.DEGRADED)
-        self._keepers[service].say(Status(status), error, running=running, loud=True, **given)
+        self._keepers[service].update(Status(status), error, running=running, urgent=True, **given)
         try:
             refused = await self._write([service])
         except Unavailable:
@@ -298,9 +302,9 @@ class ServiceManager:
         return True
 
     async def get_service_state(self, service: str) -> dict[str, Any] | None:
-        """A service in the whole cluster, with `stale` false; None if nobody has told of it.
+        """A service in the whole cluster, with `stale` false; None if there is no record of it.
 
-        Without Redis: what was known of it last, with `stale` true and `ageSeconds`.
+        If Redis is unreachable, this is the last known state, with `stale` true and `ageSeconds`.
         """
         loop = asyncio.get_running_loop()
         try:
@@ -314,17 +318,17 @@ class ServiceManager:
         return {**records.aggregate(service, found, now_ms), "stale": False}
 
     def watch(self, callback: Watcher) -> Callable[[], None]:
-        """Have `callback` called with each change of any service's state; call what it returns to end that.
+        """Call `callback` with each change of a service's state. The returned function removes it again.
 
-        What changes while Redis is away is not heard: read again what you rely on.
+        Changes made while Redis is unreachable are not delivered: read the states that you rely on again.
         """
         self._watchers.append(callback)
         return lambda: self._watchers.remove(callback)
 
-    def heard(self) -> tuple[int, int] | None:
-        """What this process has heard of changes; None if it hears none now.
+    def change_marker(self) -> tuple[int, int] | None:
+        """A value that differs after any change notice; None if this process receives no notices now.
 
-        While the value stays the same no service's state has changed, except by the end of a lease.
+        While the value stays the same, no service's state has changed, except by the end of a lease.
         """
         confirmed_since = self._bus.confirmed_since(self._keys.service_updates)
         return None if confirmed_since is None else (confirmed_since, self._changes)
@@ -332,73 +336,77 @@ class ServiceManager:
     def _stale(self, service: str) -> dict[str, Any] | None:
         rows, now_ms, read = self._known.get(service, ({}, 0, None))
         keeper = self._keepers.get(service)
-        if keeper is not None and keeper.version:  # of ourselves we know the newest
-            rows = {**rows, self.instance: {**keeper.told(), "version": keeper.version, "leaseEnds": now_ms + 1}}
+        if keeper is not None and keeper.version:  # this process knows the newest record of its own instance
+            rows = {
+                **rows,
+                self.instance: {**keeper.current_record(), "version": keeper.version, "leaseEnds": now_ms + 1},
+            }
         if not rows:
             return None
         age = asyncio.get_running_loop().time() - read if read is not None else 0.0
         return {**records.aggregate(service, rows, now_ms), "stale": True, "ageSeconds": round(age, 3)}
 
-    def _touch(self, service: str, tell: bool) -> None:
-        if tell:  # all else waits for the next beat
+    def _on_record_changed(self, service: str, urgent: bool) -> None:
+        if urgent:  # other changes wait for the next renewal
             self._dirty.add(service)
             self._wake.set()
 
     async def _write(self, names: Iterable[str], *, enlist: bool = False) -> dict[str, str]:
-        """Write these records; of which there may be no more, and why. Services with a change to tell are put into the
-        index, and so are all with `enlist`.
+        """Write these records; return the services that were rejected because of a limit, with the reason.
+
+        Services with a change are added to the index; with `enlist`, all are.
 
         Raises:
-            Unavailable: Redis did not confirm; what was to be told will be.
+            Unavailable: Redis did not confirm; the changes stay scheduled.
         """
-        told = [name for name in names if self._keepers[name].version]
-        if not told:
+        written = [name for name in names if self._keepers[name].version]
+        if not written:
             return {}
-        dirty = self._dirty.intersection(told)
+        dirty = self._dirty.intersection(written)
         self._dirty -= dirty
         reports = [
             Report(
-                name, self.instance, self._keepers[name].told(), int(self._lease_seconds * 1000),
+                name, self.instance, self._keepers[name].current_record(), int(self._lease_seconds * 1000),
                 self._keepers[name].version, name in dirty,
             )
-            for name in told
+            for name in written
         ]  # fmt: skip
         try:
             verdicts = await self.states.write(reports, enlist=enlist or bool(dirty or self._refused))
         except BaseException:
             self._dirty |= dirty
             raise
-        # An outdated one was overtaken by our own next: that is what versions are for.
+        # An outdated record was overtaken by the next write of this process, which its version shows.
         answered = zip(reports, verdicts, strict=True)
         refused = {report.service: str(verdict) for report, verdict in answered if isinstance(verdict, TooMany)}
         for service, reason in refused.items():
-            if service not in self._refused:  # it is refused at each beat
-                self._log.warning("service not told", service=service, reason=reason)
-        self._refused = (self._refused - set(told)) | refused.keys()
+            if service not in self._refused:  # Redis rejects it at every renewal; log it once
+                self._log.warning("service not listed", service=service, reason=reason)
+        self._refused = (self._refused - set(written)) | refused.keys()
         return refused
 
     def _on_update(self, _channel: str, payload: bytes) -> None:
         self._changes += 1
         try:
             notice = orjson.loads(payload) if len(payload) <= records.MAX_NOTICE_BYTES else {}
-            if notice["state"] is None:  # `States.forget` has taken it out of the index
+            if notice["state"] is None:  # `States.forget` has removed the service from the index
                 self._enlist_due = 0.0
                 return
             service, state = notice["serviceName"], {"instance": notice.get("instance"), **notice["state"]}
         except (ValueError, TypeError, KeyError, AttributeError):
-            return  # other programs may say anything there
+            return  # other programs can publish anything on this channel
         if not records.is_service(service):
             return
         for watcher in list(self._watchers):
             try:
                 watcher(service, state)
             except Exception:
-                self._log.exception("a watcher of services failed", service=service)
+                self._log.exception("service watcher failed", service=service)
 
 
-def _possible(service: Service) -> Service:
+def _checked(service: Service) -> Service:
     if not records.is_service(service.name):
-        raise ServiceError(f"{service.name!r} cannot be a service's name: 1 to 64 of A-Z a-z 0-9 _ . : -")
+        raise ServiceError(f"{service.name!r} cannot be a service's name: use 1 to 64 of A-Z a-z 0-9 _ . : -")
     if service.tick is not None and service.tick_seconds <= 0:
         raise ServiceError(f"{service.name}: tick_seconds must be above 0")
     if service.check_seconds <= 0:

@@ -23,7 +23,7 @@ from gateway.logs import logger
 
 Limit = Literal["user_connections", "address_connections"]
 
-STEPS_A_LEASE: Final = 2  # at least; a failed one is tried again every second
+STEPS_PER_LEASE: Final = 2  # at least; a failed one is tried again every second
 # Between two steps, for each newcomer of the last: who comes meanwhile shares the next. A storm (from 200 a second on)
 # waits longer and in larger groups, and costs Redis seven steps a second.
 STEP_SECONDS: Final = 0.005
@@ -96,7 +96,7 @@ class Slots:
             return
         while True:
             with suppress(TimeoutError):
-                async with asyncio.timeout(self._lease_seconds / STEPS_A_LEASE):
+                async with asyncio.timeout(self._lease_seconds / STEPS_PER_LEASE):
                     await self._wake.wait()
             self._wake.clear()
             newcomers, self._newcomers = self._newcomers[:STEP_ROWS], self._newcomers[STEP_ROWS:]

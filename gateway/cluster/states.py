@@ -1,7 +1,7 @@
-"""The states of all services in Redis: a record an instance, each with the end of its lease in it.
+"""The states of all services in Redis: one record per instance, which contains the end of its lease.
 
-An instance's records have versions that grow, and Redis refuses an older one: a write that was slow on its way never
-replaces what came after it. Whoever reads compares leases with Redis' own time, so no host's clock matters.
+The versions of an instance's records only grow, and Redis rejects an older one, so a delayed write never replaces a
+newer record. Readers compare leases with Redis' own time, so the clocks of the hosts do not matter.
 """
 
 from __future__ import annotations
@@ -21,40 +21,39 @@ from gateway.cluster.rows import MAX_TEXT_BYTES
 from gateway.core import records
 from gateway.core.records import MAX_INSTANCES, MAX_RECORD_BYTES, MAX_SERVICES, Record
 
-# A record outlives its lease by so much: the service is then offline, with its last error.
+# A record outlives its lease by this time: the service is then shown as offline, with its last error.
 KEEP_MS: Final = 3_600_000
-# Services with a lease are put into the index at least so often: it is whole again soon if another program removed it.
+# Services with a lease are added to the index at least this often, which restores an index that was deleted.
 ENLIST_SECONDS: Final = 60.0
-_LISTED_MS: Final = KEEP_MS + int(
-    ENLIST_SECONDS * 1000
-)  # a service stays in the index beyond the lease it is put in with
-LOOKED_AT: Final = 5 * MAX_INSTANCES  # records of one service that are read, however many another program has written
+# A service stays in the index for this time after the lease that it was added with.
+_LISTED_MS: Final = KEEP_MS + int(ENLIST_SECONDS * 1000)
+MAX_READ: Final = 5 * MAX_INSTANCES  # records of one service that are read, even if another program wrote more
 MAX_LEASE_MS: Final = 86_400_000  # the longest lease of a record
-STEP_SERVICES: Final = 5  # in one Lua step; on a cluster each service has a slot of its own
+STEP_SERVICES: Final = 5  # services in one Lua step; on a cluster each service has its own slot
 
 
 class TooMany(Exception):
-    """The cluster lists no more services, or a service no more instances."""
+    """The limit of services in the cluster, or of instances of a service, is reached."""
 
 
 class Outdated(Exception):
-    """A newer record of the instance is there."""
+    """Redis already has a newer record of the instance."""
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What one instance tells of itself. `version` 0: Redis gives one, greater than any before."""
+    """The record that one instance writes. `version` 0: Redis assigns one, greater than any before."""
 
     service: str
     instance: str
     record: Record
     lease_ms: int
     version: int = 0
-    tell: bool = True  # on `service:state:updated` too; False: only the lease is renewed
+    tell: bool = True  # also publish it on `service:state:updated`; False: only renew the lease
 
 
 class States:
-    """Writes reports, reads services."""
+    """Writes the records of instances and reads services."""
 
     def __init__(self, link: Link, keys: Keys) -> None:
         self._link = link
@@ -63,12 +62,12 @@ class States:
         self._members = link.script("members")
 
     async def write(self, reports: Sequence[Report], *, enlist: bool = True) -> list[int | TooMany | Outdated]:
-        """Write `reports` in one round trip; of each its version, or why it was refused.
+        """Write `reports` in one round trip; return the version of each, or the reason of its rejection.
 
-        Without `enlist` the services are not put into the index: they must be in it already.
+        Without `enlist` the services are not added to the index; they must already be in it.
 
         Raises:
-            RecordError: One is larger than a record may be, or no JSON; nothing was written.
+            RecordError: A record is too large or not JSON; nothing was written.
             Unavailable: Redis did not confirm.
         """
         texts = [records.encode(report.record) for report in reports]
@@ -86,16 +85,16 @@ class States:
                 notice[:-1] + b',"state":',
             ])  # fmt: skip
         keys = [self._keys.service(report.service) for report in reports]
-        for some in self._steps(len(reports)):
-            arguments = list(itertools.chain.from_iterable(parts[some]))
-            commands.append(self._tell(keys[some], arguments))
+        for part in self._steps(len(reports)):
+            arguments = list(itertools.chain.from_iterable(parts[part]))
+            commands.append(self._tell(keys[part], arguments))
         answers = await self._link.ask_all(commands)
         listed = answers.pop(0) if enlist else [1] * len(reports)
         flat = itertools.chain.from_iterable(answers)
         return [_verdict(*each) for each in zip(listed, flat, flat, strict=True)]
 
     async def records(self, service: str) -> tuple[dict[str, Record], int]:
-        """A service's records by instance, and Redis' time in ms; none if nobody told of it in the last hour.
+        """The records of a service by instance, and Redis' time in ms. Records expire one hour after their lease.
 
         Raises:
             Unavailable: Redis did not answer in time.
@@ -104,7 +103,7 @@ class States:
         return found
 
     async def read(self, service: str) -> dict[str, Any] | None:
-        """A service with its instances; None if nobody told of it in the last hour.
+        """A service with its instances; None if it has no record that was renewed in the last hour.
 
         Raises:
             Unavailable: Redis did not answer in time.
@@ -113,7 +112,7 @@ class States:
         return records.aggregate(service, found, now_ms) if found else None
 
     async def read_all(self) -> list[dict[str, Any]]:
-        """All services, by name.
+        """All services, sorted by name.
 
         Raises:
             Unavailable: Redis did not answer in time.
@@ -121,12 +120,12 @@ class States:
         return (await self.survey())[0]
 
     async def survey(self) -> tuple[list[dict[str, Any]], float]:
-        """All services, by name; and in how many seconds the next lease of an instance ends, unless it is renewed.
+        """All services, sorted by name, and the seconds until the next lease of an instance ends if it is not renewed.
 
         Raises:
             Unavailable: Redis did not answer in time.
         """
-        # Other programs may have listed more than there may be: the newest are shown.
+        # Other programs may have listed more services than the limit; the newest are shown.
         names = sorted(await self._names())
         found = [
             (name, rows, now_ms) for name, (rows, now_ms) in zip(names, await self._read(names), strict=True) if rows
@@ -136,7 +135,7 @@ class States:
         return [records.aggregate(*each) for each in found], following / 1000
 
     async def forget(self, service: str) -> bool:
-        """Remove all that is told of a service; False if nothing was. Who still lives tells it again.
+        """Remove all records of a service; False if there were none. Running instances write theirs again.
 
         Raises:
             Unavailable: Redis did not answer in time.
@@ -162,12 +161,12 @@ class States:
 
     async def _read(self, names: Sequence[str]) -> list[tuple[dict[str, Record], int]]:
         keys = [self._keys.service(name) for name in names]
-        arguments = [LOOKED_AT, MAX_RECORD_BYTES]
-        answers = await self._link.ask_all([self._recall(keys[some], arguments) for some in self._steps(len(keys))])
+        arguments = [MAX_READ, MAX_RECORD_BYTES]
+        answers = await self._link.ask_all([self._recall(keys[part], arguments) for part in self._steps(len(keys))])
         return [(_kept(dict(rows.pairs(flat)), now_ms), now_ms) for now_ms, *each in answers for flat in each]
 
     def _steps(self, services: int) -> Iterator[slice]:
-        """Which of so many services go together in one Lua step."""
+        """Slices of a list of services, one per Lua step."""
         size = 1 if self._link.sharded else STEP_SERVICES
         return (slice(at, at + size) for at in range(0, services, size))
 
@@ -175,20 +174,20 @@ class States:
 def _name(member: bytes) -> str:
     name = rows.text(member)
     if not records.is_service(name):
-        raise ValueError(f"{rows.shown(name)} is no service's name")
+        raise ValueError(f"{rows.shown(name)} is not a service name")
     return name
 
 
 def _verdict(listed: int, done: int, answered: bytes) -> int | TooMany | Outdated:
     number = int(answered)
     if not listed:
-        return TooMany(f"The cluster lists {MAX_SERVICES} services, and no more")
+        return TooMany(f"The cluster lists at most {MAX_SERVICES} services: forget one before you add another")
     if done < 0:
-        return TooMany(f"The service has {number} instances, and may have no more")
-    return number if done else Outdated(f"The record is older than the one that is there, version {number}")
+        return TooMany(f"The service has {number} instances, which is the limit: stop one before you start another")
+    return number if done else Outdated(f"The record is older than version {number}, which Redis already has")
 
 
 def _kept(rows: dict[bytes, bytes], now_ms: int) -> dict[str, Record]:
     found = {instance.decode(errors="replace"): records.parse(text) for instance, text in rows.items()}
-    # A stranger's record that is not understood has no lease; it is shown all the same, so that it is found.
+    # A foreign record that cannot be parsed has no lease. It is shown all the same, so that people can find it.
     return {i: record for i, record in found.items() if record.get("leaseEnds", now_ms) + KEEP_MS > now_ms}

@@ -102,7 +102,7 @@ async def test_a_singleton_counts_on_through_death_sleep_and_a_restarted_redis(
         sleeper.thaw()
         await eventually(lambda: len(stream.read()) > before + 10)
         await eventually(
-            lambda: "service leads no more" in "\n".join(sleeper.log()), what="the sleeper was told to stop"
+            lambda: "service lost its lease" in "\n".join(sleeper.log()), what="the sleeper was told to stop"
         )
         check(stream.read(), LEASE_SECONDS + 1)
         earlier = stream.read()
@@ -349,7 +349,7 @@ async def test_the_list_of_services_has_a_bound(redis: Redis) -> None:
         [verdict] = await services.states.write([Report("one-more", "i", {"status": "active"}, 60_000)])
         assert isinstance(verdict, TooMany)
         assert len(await services.states.read_all()) == records.MAX_SERVICES
-        with pytest.raises(ServiceError, match="lists 200 services, and no more"):
+        with pytest.raises(ServiceError, match="lists at most 200 services"):
             await services.update_service_state("one-more", status="active")
         [known] = await services.states.write([Report("s7", "i", {"status": "error"}, 60_000)])
         assert isinstance(known, int)
@@ -407,9 +407,9 @@ async def test_a_service_that_was_taken_out_of_the_index_is_in_it_again_with_its
 
         await eventually(listed)
         before = redis.cli("ZSCORE", f"{NAMESPACE}services", "feed")
-        version = services.heard()
+        version = services.change_marker()
         assert await services.states.forget("feed")
-        await eventually(lambda: services.heard() != version)
+        await eventually(lambda: services.change_marker() != version)
         await eventually(listed, 3)
         assert float(redis.cli("ZSCORE", f"{NAMESPACE}services", "feed")) > float(before)
 

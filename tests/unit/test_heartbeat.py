@@ -6,7 +6,7 @@ import asyncio
 from typing import Any, cast
 
 from gateway.cluster.link import Unavailable
-from gateway.heartbeat import BEATS_A_LEASE, RETRY_SECONDS, Heartbeat
+from gateway.heartbeat import BEATS_PER_LEASE, RETRY_SECONDS, Heartbeat
 from tests.unit.virtual_time import in_virtual_time
 
 LEASE_SECONDS = 10.0
@@ -46,11 +46,11 @@ async def test_the_lease_is_renewed_five_times_in_its_life_and_taken_once() -> N
     assert reason(heartbeat) == "lease not yet taken"
     task = asyncio.create_task(heartbeat.run())
     await asyncio.sleep(LEASE_SECONDS - 0.1)
-    assert (len(lease.beats), taken, reason(heartbeat)) == (BEATS_A_LEASE, ["taken", *["kept"] * 4], None)
+    assert (len(lease.beats), taken, reason(heartbeat)) == (BEATS_PER_LEASE, ["taken", *["kept"] * 4], None)
     lease.kept = False  # Redis was flushed
     heartbeat.wake()
     await asyncio.sleep(0.01)
-    assert taken[BEATS_A_LEASE:] == ["taken"]
+    assert taken[BEATS_PER_LEASE:] == ["taken"]
     task.cancel()
 
 

@@ -101,7 +101,7 @@ async def test_the_breaker_leaves_it_alone_and_tries_once() -> None:
         await later(30)
         assert len(calls) == 5
         assert told.keeper.breaker.state == "open"
-        assert told.keeper.told()["stats"]["breaker"] == "open"
+        assert told.keeper.current_record()["stats"]["breaker"] == "open"
         await later(OPEN_SECONDS)
         assert len(calls) == 6
 
@@ -114,7 +114,7 @@ async def test_a_start_has_a_deadline() -> None:
     told = Told(start=forever)
     async with told.kept():
         await later(START_SECONDS)
-        assert told.keeper.record["lastError"] == "start: it took too long"
+        assert told.keeper.record["lastError"] == "start: timed out"
 
 
 @in_virtual_time
@@ -141,7 +141,7 @@ async def test_a_tick_that_fails_degrades_it_until_one_succeeds() -> None:
         await later(1)
         assert told.status is Status.ACTIVE
         assert told.keeper.record["lastError"] == "tick: odd", "the last error is kept"
-        stats = told.keeper.told()["stats"]
+        stats = told.keeper.current_record()["stats"]
         assert (stats["operations"], stats["failures"]) == (3, 1)
 
 
@@ -174,7 +174,7 @@ async def test_a_check_that_gives_false_is_a_failure() -> None:
 
     told = Told(check=check, check_seconds=30)
     async with told.kept():
-        assert (told.status, told.keeper.record["lastError"]) == (Status.DEGRADED, "check: it is not well")
+        assert (told.status, told.keeper.record["lastError"]) == (Status.DEGRADED, "check: the check returned False")
         assert told.keeper.record["lastCheck"]
 
 
@@ -187,7 +187,7 @@ async def test_it_is_stopped_within_its_time() -> None:
     async with told.kept():
         began = asyncio.get_running_loop().time()
     assert round(asyncio.get_running_loop().time() - began) == STOP_SECONDS
-    assert told.keeper.record["lastError"] == "stop: it took too long"
+    assert told.keeper.record["lastError"] == "stop: timed out"
 
 
 @in_virtual_time
@@ -208,7 +208,7 @@ async def test_who_is_fenced_ends_and_it_is_no_fault() -> None:
     tick, _ = failing(Fenced("late"))
     told = Told(tick=tick, tick_seconds=1)
     await told.keeper.keep([], told.publish, None)
-    assert told.keeper.told()["stats"]["failures"] == 0
+    assert told.keeper.current_record()["stats"]["failures"] == 0
 
 
 @in_virtual_time

@@ -6,7 +6,7 @@ import asyncio
 from typing import Any, cast
 
 from gateway.cluster.keys import Keys
-from gateway.cluster.leader import RENEWALS_A_LEASE, Leadership, Lease
+from gateway.cluster.leader import RENEWALS_PER_LEASE, Leadership, Lease
 from gateway.cluster.link import Link, Unavailable
 from tests.unit.virtual_time import in_virtual_time, later
 
@@ -74,7 +74,7 @@ async def test_who_comes_first_leads_and_stays() -> None:
     await later(100)
     assert not held.done()
     assert election.holder == ("a", lease.token)
-    assert election.asked <= 100 / LEASE * RENEWALS_A_LEASE + 2
+    assert election.asked <= 100 / LEASE * RENEWALS_PER_LEASE + 2
     held.cancel()
 
 
@@ -97,7 +97,7 @@ async def test_one_that_resigns_is_followed_sooner() -> None:
     await later(0.1)
     await leader.resign(lease.token)
     await waiting
-    assert asyncio.get_running_loop().time() < LEASE / RENEWALS_A_LEASE + 0.1
+    assert asyncio.get_running_loop().time() < LEASE / RENEWALS_PER_LEASE + 0.1
 
 
 @in_virtual_time
@@ -108,7 +108,7 @@ async def test_a_lease_that_passed_to_another_is_given_up() -> None:
     election.flush()
     newer = await part(election, "b").campaign(nothing)
     await leader.hold(lease)
-    assert asyncio.get_running_loop().time() <= LEASE / RENEWALS_A_LEASE + 0.01
+    assert asyncio.get_running_loop().time() <= LEASE / RENEWALS_PER_LEASE + 0.01
     assert election.holder == ("b", newer.token)
 
 

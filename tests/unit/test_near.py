@@ -15,7 +15,7 @@ KB = 1024
 def near(max_bytes: int = 1 << 20) -> Near:
     """One that hears."""
     near = Near(max_bytes)
-    near.heard(1)
+    near.set_subscription(1)
     return near
 
 
@@ -83,10 +83,10 @@ def test_a_lost_bus_forgets_everything_and_what_is_being_read() -> None:
         one = near()
         remember(one, "a")
         reading = one.reading("b")
-        one.heard(hearing)
+        one.set_subscription(hearing)
         one.read("b", reading, b"old", 60, 0)
         assert len(one) == 0 and one.bytes == 0
-        one.heard(2)
+        one.set_subscription(2)
         remember(one, "a")
         assert one.get("a", 0) == b"1"
 
@@ -156,7 +156,7 @@ def test_whatever_happens_it_never_gives_what_was_changed_before_the_last_notice
         elif what == "cut":  # what was under way is lost
             hearing += 1
             unheard = {"a": 0, "b": 0}
-            one.heard(hearing)
+            one.set_subscription(hearing)
         for name in "ab":
             text = one.get(name, 0)
             assert text is None or int(text) == redis[name] or unheard[name], (name, text, redis)
