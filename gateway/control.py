@@ -63,7 +63,7 @@ class Control:
                 for topic in topics:
                     self._streams.forget(topic)
             case Revoke(revocations):
-                if self._trust.revoked.hear(revocations):
+                if self._trust.revoked.receive(revocations):
                     self._clients.enforce(self._trust.revoked.ends(revocations))
             case Drain(self._node_id):
                 self._leave()

@@ -296,7 +296,7 @@ class Node:
         steps.add("revocations", self.control.check_revocations, seconds=beat)
         steps.add("services", self._read_services, seconds=self.settings.lease_seconds)
         steps.add("memory", self._redis_memory.check, seconds=memory.CHECK_SECONDS)
-        steps.add("rules", self._outgoing.tell_rules, seconds=RULES_LIFE_SECONDS / 24)
+        steps.add("rules", self._outgoing.write_rules, seconds=RULES_LIFE_SECONDS / 24)
         steps.add("compare rules", self._compare_rules, seconds=COMPARE_SECONDS)
         steps.add("announce", self._announce, seconds=None)
         return steps

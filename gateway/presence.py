@@ -14,7 +14,7 @@ from typing import Any, Final, Protocol
 from gateway.cluster.envelope import Envelope
 from gateway.cluster.keys import node_of
 from gateway.cluster.link import Unavailable
-from gateway.cluster.presence import ROWS, Attendance, heard
+from gateway.cluster.presence import ROWS, Attendance, parse_presence
 from gateway.core.roster import Attendee, Roster
 from gateway.logs import StateLog
 
@@ -116,7 +116,7 @@ class Presence:
         room = self._rooms.get(topic)
         if room is None:
             return
-        word = heard(envelope)
+        word = parse_presence(envelope)
         if not room.stale and room.reading is None:
             self._apply(topic, room, *word)
         elif len(room.waiting) < MAX_WAITING:

@@ -14,7 +14,7 @@ from typing import Any, Final
 from gateway.cluster import rows
 from gateway.cluster.keys import Keys, node_of
 from gateway.cluster.link import Command, Link, Refused, Unavailable, WrongType
-from gateway.cluster.presence import told
+from gateway.cluster.presence import presence_envelope
 from gateway.cluster.registry import Registry
 from gateway.core import topics
 from gateway.logs import logger
@@ -138,4 +138,4 @@ class Reaper:
         return self._channel(topic) if topic is not None and topics.is_topic(topic) else ""
 
     def _message(self, ids: list[str]) -> bytes:
-        return told((), ids, self._now_ms(), dead=True).pack()
+        return presence_envelope((), ids, self._now_ms(), dead=True).pack()

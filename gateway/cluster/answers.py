@@ -1,4 +1,4 @@
-"""What every way to Redis shares: commands, and what may come of them."""
+"""Commands to Redis, and the errors that they can end with."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-# What Redis or the way to it can fail with. `TimeoutError` is an `OSError`.
+# Errors of Redis and of the connection to it. `TimeoutError` is an `OSError`.
 REDIS_ERRORS: Final = (RedisError, OSError)
 
 Command = tuple[Any, ...]  # a Redis command and its arguments, the last of them the largest
@@ -22,31 +22,31 @@ T = TypeVar("T")
 
 
 class Unavailable(Exception):
-    """Redis did not do it, or did not confirm in time; nothing is known to have happened."""
+    """Redis did not execute the command, or did not confirm it in time, so that its effect is unknown."""
 
 
 class Unconfirmed(Unavailable):
-    """Redis did it, but too few replicas have confirmed it: it is lost if this Redis is, now."""
+    """Redis executed the command, but too few replicas confirmed it: if this Redis fails now, the change is lost."""
 
 
 class Refused(Unavailable):
-    """Redis answered with an error: this command was not done. Others on the same connection were."""
+    """Redis rejected this command with an error. Other commands on the same connection are not affected."""
 
 
 class WrongType(Refused):
-    """A key holds another type than the command works on: some other program has written it."""
+    """A key has another type than the command expects: another program has written it."""
 
 
 class Impaired(Refused):
-    """No node could have this done now: Redis refuses writes, or no server has the slot. The node stays ready."""
+    """The command would fail on every node: Redis rejects writes, or no server has the slot. The node stays ready."""
 
 
 class WrongServer(Refused):
-    """The server is not the master (any more). Its connections are dropped, and its name is resolved anew."""
+    """The server is not the master. The node closes its connections and resolves its name again."""
 
 
-# What Redis' error codes mean: the kind of failure, and a sentence for publishers and operators. Codes that are not
-# here concern one command alone. MOVED, ASK and TRYAGAIN are followed (link.py, lane.py) and never come here.
+# Redis error codes: the kind of failure, and a sentence for publishers and operators. Codes that are not listed concern
+# one command only. MOVED, ASK and TRYAGAIN are followed (link.py, lane.py) and never arrive here.
 FAULTS: Final[dict[str, tuple[type[Refused], str]]] = {
     "READONLY": (WrongServer, "the server is a replica, not the master"),
     "MASTERDOWN": (WrongServer, "the server is a replica that has lost its master"),
@@ -66,7 +66,7 @@ _FAULT: Final = re.compile(rf"(?:^|because of: |: -)({'|'.join(FAULTS)})(?= |$)"
 
 
 def failure(error: BaseException) -> Unavailable:
-    """What an error of the way to Redis, or an error that Redis answered with, is raised as."""
+    """The exception to raise for an error of the connection, or for an error answer of Redis."""
     # redis-py takes the codes that it knows from the text.
     match = _FAULT.search(f"{getattr(error, 'status_code', None) or ''} {error}".strip())
     if match is not None:
@@ -83,7 +83,7 @@ def fault(code: str) -> Refused:
 
 
 def explain(error: BaseException) -> str:
-    """An error of the way to Redis in one short line, without the names of classes and the numbers of errors."""
+    """A connection error as one short line, without class names and error numbers."""
     if isinstance(error, TimeoutError | RedisTimeoutError):
         return "no answer in time"
     text = re.sub(r"^Error -?\d+ connecting to (\S+?)\.? ", r"\1: ", str(error))
@@ -119,13 +119,13 @@ async def _exchange(pool: Any, packed: bytes, count: int) -> list[Any]:
 
 
 async def heeding(work: Awaitable[T]) -> T:
-    """What `work` of redis-py gives, or the cancellation that it has lost.
+    """Await `work` of redis-py; return its result, or raise a cancellation that redis-py lost.
 
-    It writes under `asyncio.wait_for`, which in Python 3.11 loses a cancellation that comes in the turn in which the
-    write is done. Who is to end would go on for ever.
+    redis-py writes under `asyncio.wait_for`. In Python 3.11 that loses a cancellation that arrives in the turn in which
+    the write completes. The cancelled task would then run on.
 
-    And it does not know how uvloop says that a connection is gone which one writes on: no `OSError`, as asyncio's own
-    loop has it by then, but a `RuntimeError`, which nobody takes for a loss of Redis.
+    When a task writes to a closed connection, uvloop raises a `RuntimeError` instead of the `OSError` of asyncio's own
+    loop. It is converted, so that it counts as a lost connection.
 
     Raises:
         RedisError, OSError: `REDIS_ERRORS`, and nothing else.

@@ -1,18 +1,18 @@
-"""What travels on an audience's channel: a header line, then the final text of the client's message.  (pure)
+"""The envelope of a message on a channel: a header line, then the final text of the client's message.  (pure)
 
     2 <ms since 1970 of the publish> <addressee> <kind> …\\n<text>
 
-The addressee is ``-`` for every member, ``!<client id>`` for every member but one, and ``@<client id>`` for one client.
-The kind says what the message is, so that a node need not have the publisher's topic rules to deliver it:
+The addressee is ``-`` for every member, ``!<client id>`` for every member except one, ``@<client id>`` for one client.
+The kind describes the message, so that a node can deliver it without the publisher's topic rules:
 
     P <conflate ms>                          a plain message
     S <conflate ms> <version>                the last value of a topic with a snapshot (keep.lua adds the version)
     H <epoch> <offset> <mark> <previous>     a message of a topic with history (append.lua adds its place)
-    N                                        for the nodes themselves: word of presence
+    N                                        for the nodes themselves: a presence message
 
-Conflate ms: of the messages of this time only the last need be sent; 0: each is. The text is made once, where the
-message was published; a node that relays it reads the header only. Version 1 (gateway 0.1.0) has no kinds and no marks;
-its messages are read, except those of topics with history.
+Conflate ms: of the messages within this time a client may receive only the last; 0: it receives each. The publisher
+encodes the text once; a node that delivers it reads only the header. Version 1 (gateway 0.1.0) has no kinds and no
+marks; nodes read its messages, except those of topics with history.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from __future__ import annotations
 import enum
 from typing import Final, NamedTuple
 
-MAX_DIGITS: Final = 16  # of a number: a time a million years from now is none
+MAX_DIGITS: Final = 16  # of a number in the header
 
 
 class UnknownVersion(ValueError):
-    """A message of a version that this node does not read: it is lost to the node's clients."""
+    """The envelope has a version that this node cannot read, so its clients miss the message."""
 
 
 class Kind(enum.StrEnum):
-    """What a message is."""
+    """Kind of a message."""
 
     PLAIN = "P"
     SNAPSHOT = "S"
@@ -37,22 +37,22 @@ class Kind(enum.StrEnum):
 
 
 class Envelope(NamedTuple):
-    """A message under way. At most one of `only` and `exclude` is set, each a client id."""
+    """A message between nodes. At most one of the client ids `only` and `exclude` is set."""
 
     published_ms: int
     text: bytes
     only: str | None = None
     exclude: str | None = None
     kind: Kind = Kind.PLAIN
-    conflate_ms: int = 0  # of a plain message and a last value
-    version: int = 0  # of a last value
-    epoch: str = ""  # of a message of a topic with history, as all that follows
+    conflate_ms: int = 0  # of plain messages and snapshots
+    version: int = 0  # of a snapshot
+    epoch: str = ""  # of a message of a topic with history, like the fields below
     offset: int = 0
     mark: int = 0
     previous: int = 0
 
     def header(self) -> bytes:
-        """The header line up to where the Lua step adds version or place, without its end."""
+        """The header line without the part that the Lua step adds, and without the line end."""
         addressee = f"@{self.only}" if self.only else f"!{self.exclude}" if self.exclude else "-"
         conflate = f" {self.conflate_ms}" if self.kind in (Kind.PLAIN, Kind.SNAPSHOT) else ""
         return f"2 {self.published_ms} {addressee} {self.kind}{conflate}".encode()
@@ -68,11 +68,11 @@ class Envelope(NamedTuple):
 
     @classmethod
     def unpack(cls, payload: bytes) -> Envelope:
-        """The message in `payload`.
+        """Parse a payload.
 
         Raises:
-            UnknownVersion: It is of a version that cannot be read.
-            ValueError: It is not ours.
+            UnknownVersion: The version is not supported.
+            ValueError: The payload is not an envelope.
         """
         header, separator, text = payload.partition(b"\n")
         match header.split(b" ") if separator else []:
@@ -96,7 +96,7 @@ class Envelope(NamedTuple):
             case [b"1", ms, addressee, b"-", version]:
                 return cls(_number(ms), text, *_addressee(addressee), Kind.SNAPSHOT, version=_number(version))
             case [version, _, _, *_] if version.isdigit() and len(version) <= MAX_DIGITS and version != b"2":
-                raise UnknownVersion(f"an envelope of version {version.decode()}; this node reads version 2")
+                raise UnknownVersion(f"envelope version {version.decode()}: this node reads version 2")
         raise ValueError("not an envelope")
 
 
@@ -113,7 +113,7 @@ def _epoch(epoch: bytes) -> str:
 
 
 def _addressee(addressee: bytes) -> tuple[str | None, str | None]:
-    """The client that alone is sent the message, and the one that is not."""
+    """The client that alone receives the message, and the client that does not receive it."""
     if addressee == b"-":
         return None, None
     if addressee[:1] == b"@" and len(addressee) > 1:

@@ -1,4 +1,4 @@
-"""Reads whole hashes of Redis in pages, so that neither a long hash nor a large value holds up Redis or the node."""
+"""Reads hashes of Redis in pages, so that neither a long hash nor a large value blocks Redis or the node."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MAX_PAGES: Final = 200  # of one hash: 200,000 fields, twice what a full node ha
 
 
 class Hashes:
-    """Hashes of one kind. A value is at most `most_bytes` long, or left out: the script does not send it."""
+    """Reader of hashes of one kind. The script leaves out values over `most_bytes`."""
 
     def __init__(self, link: Link, kind: Kind, most_bytes: int) -> None:
         self._link = link
@@ -22,12 +22,12 @@ class Hashes:
         self._page = link.script("page")
 
     async def read(self, keys: Sequence[str]) -> list[dict[bytes, bytes]]:
-        """Fields and values of each hash; the first pages of all are one round trip. A key of another type has none.
+        """Fields and values of each hash. One round trip reads a page of each. A key of another type has no fields.
 
         A field that changes during the read may be missing; every other field is there.
 
         Raises:
-            Unavailable: Redis did not answer in time, or refused for another reason than the type of a key.
+            Unavailable: Redis did not answer in time, or rejected a command for another reason than a key's type.
         """
         found: list[dict[bytes, bytes]] = [{} for _ in keys]
         async for at, flat in self.pages(keys):
@@ -35,12 +35,12 @@ class Hashes:
         return found
 
     async def pages(self, keys: Sequence[str]) -> AsyncIterator[tuple[int, list[bytes]]]:
-        """The same a page at a time: the place of its hash in `keys`, and field, value, field, value, ...
+        """Read page by page: the index of the hash in `keys`, and field, value, field, value, ...
 
-        A page has about `PAGE_FIELDS` fields. HSCAN may give a field twice.
+        A page has about `PAGE_FIELDS` fields. HSCAN may return a field twice.
 
         Raises:
-            Unavailable: as `read`.
+            Unavailable: As `read`.
         """
         cursors: dict[int, bytes | int] = dict.fromkeys(range(len(keys)), 0)
         for _ in range(MAX_PAGES):
@@ -58,7 +58,7 @@ class Hashes:
                     self._link.rows.skip(self._kind, keys[at], answer)
                     continue
                 if isinstance(answer, Impaired):
-                    continue  # no server has its slot: what it holds cannot be known, and the others' can
+                    continue  # no server has the slot of this hash; the others can be read
                 if isinstance(answer, Refused):
                     raise answer
                 cursor, left_out, flat = answer

@@ -1,4 +1,4 @@
-"""The last messages of a topic, numbered: a stream and its meta, one slot each topic. Reading them writes nothing."""
+"""History: the last messages of a topic with their offsets, in a stream and its meta hash. Reads write nothing."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from gateway.core.sequence import Entry, Page
 from gateway.core.topics import Rule
 
 IDEMPOTENCY_MS: Final = 300_000
-META_MS: Final = 86_400_000  # so long meta and last value outlive the messages; nodes that have the topic open renew it
+META_MS: Final = 86_400_000  # meta and snapshot outlive the messages by this; nodes with subscribers renew it
 MAX_READ: Final = 1000  # entries in one answer
-MAX_OFFSET: Final = 10**14  # append.lua begins anew beyond it
+MAX_OFFSET: Final = 10**14  # append.lua starts a new epoch beyond it
 
 _EPOCH: Final = re.compile(r"[A-Za-z0-9]{1,64}")
 
 
 class Top(NamedTuple):
-    """The newest message of a topic: epoch, offset and mark; without an epoch, there was none yet."""
+    """Epoch, offset and mark of a topic's newest message; epoch None: no message yet."""
 
     epoch: str | None
     offset: int
@@ -38,7 +38,7 @@ NO_TOP: Final = Top(None, 0, 0)
 
 
 class History:
-    """Streams of all topics whose rule keeps some. `now` gives seconds since 1970."""
+    """The streams of all topics with history. `now` gives seconds since 1970."""
 
     def __init__(self, link: Link, keys: Keys, now: Callable[[], float] = time.time) -> None:
         self._link = link
@@ -53,10 +53,10 @@ class History:
     def append(
         self, topic: str, rule: Rule, message: Envelope, channel: str, key: str | None, fence: Fence | None = None
     ) -> Command:
-        """The command that numbers, keeps and publishes `message`, an envelope of a topic with history.
+        """The command that numbers, stores and publishes `message`, an envelope of a topic with history.
 
-        Its answer is epoch, offset, mark, and 1 if the idempotency key `key` was answered so before; or the newest
-        token alone, if `fence` shuts it out.
+        Its answer is epoch, offset, mark, and 1 if the idempotency key `key` was used before. If `fence` is outdated,
+        the answer is the newest token alone.
         """
         meta = self._keys.history_meta(topic)
         answered = self._keys.history_answer(topic, key) if key else meta
@@ -68,9 +68,9 @@ class History:
         ])  # fmt: skip
 
     async def read(self, topic: str, first: int | None, count: int = MAX_READ, *, compare: bool = True) -> Page:
-        """At most `count` entries from the offset `first` on, or the newest `count` if it is None.
+        """Read at most `count` entries from the offset `first` on, or the newest `count` entries if it is None.
 
-        `compare`: find out whether positions from before the first message can be recovered from.
+        `compare`: find out whether a client can recover from a position before the first message.
 
         Raises:
             Unavailable: Redis did not answer in time.
@@ -82,7 +82,7 @@ class History:
         place = self._top(keys[1], epoch, top, mark)
         text = self._link.rows.take("snapshot", keys[2], lambda: rows.message(last)) if last else None
         if place.epoch is None:
-            # Where there is a meta and it is broken there were messages: a position must equal no other.
+            # A broken meta means that there were messages, so this position must differ from every other.
             life = secrets.token_hex(LIFE_BYTES) if epoch else await self._lives.of(keys[1])
             nothing = unborn(life, self.hours())
             return Page(nothing, 0, [], beginning=nothing, last=text)
@@ -95,12 +95,12 @@ class History:
         return Page(place.epoch, place.offset, entries, more, place.mark, beginning, text)
 
     async def renew(self, topic: str, epoch: str) -> str | None:
-        """Replace the topic's broken `epoch`: its stream lost messages. The epoch that holds now; None: there is none.
+        """Replace the topic's broken `epoch`, because its stream lost messages. Returns the current epoch or None.
 
-        It is as durable as a publish.
+        The change is as durable as a publish.
 
         Raises:
-            Unconfirmed: It is done, but too few replicas confirmed it.
+            Unconfirmed: Redis did it, but too few replicas confirmed it.
             Unavailable: Redis did not answer in time.
         """
         keys = [self._keys.history_meta(topic)]
@@ -109,9 +109,9 @@ class History:
         return self._top(keys[0], renewed, b"0", b"").epoch
 
     async def peek(self, topics: Sequence[tuple[str, Rule]]) -> list[Top | None]:
-        """The newest message of each topic, in one round trip; None for a topic that Redis does not tell it of.
+        """The newest message of each topic, in one round trip; None for a topic whose command Redis rejected.
 
-        The topics are open at this node, so what Redis keeps of their numbering is kept from expiring.
+        Renews the TTL of the meta, because the topics have subscribers on this node.
 
         Raises:
             Unavailable: Redis did not answer in time.
@@ -127,7 +127,7 @@ class History:
         ]
 
     async def delete(self, topic: str) -> bool:
-        """Drop all its messages, the last value among them; the numbering goes on. False if there were none.
+        """Delete all messages of a topic and its snapshot; the offsets go on. False if there were none.
 
         Raises:
             Unavailable: Redis did not answer in time.
@@ -140,7 +140,7 @@ class History:
         return int(self._now() // 3600)
 
     def _top(self, key: str, epoch: bytes, top: bytes, mark: bytes) -> Top:
-        """What a meta says; `NO_TOP` if there is none, or it is broken: the next publish begins anew."""
+        """The content of a meta; `NO_TOP` if it is missing or broken: the next publish then starts an epoch."""
         if not epoch:
             return NO_TOP
         return self._link.rows.take("history", key, lambda: _decoded(epoch, top, mark)) or NO_TOP
@@ -149,12 +149,12 @@ class History:
 def _decoded(epoch: bytes, top: bytes, mark: bytes) -> Top:
     name = rows.text(epoch)
     if not _EPOCH.fullmatch(name):
-        raise ValueError(f"{rows.shown(epoch)} is no epoch")
+        raise ValueError(f"{rows.shown(epoch)} is not an epoch")
     return Top(name, rows.integer(top, most=MAX_OFFSET), rows.integer(mark) if mark else 0)
 
 
 def _entry(entry: Any) -> Entry:
-    """A message as it stands in a stream. 0.1.0 wrote no marks.
+    """Decode a stream entry. Version 0.1.0 wrote no marks.
 
     Raises:
         ValueError, LookupError, TypeError: It is malformed.
@@ -163,7 +163,7 @@ def _entry(entry: Any) -> Entry:
     fields = dict(rows.pairs(flat))
     number, _, part = identity.partition(b"-")
     if part != b"0":
-        raise ValueError(f"{rows.shown(identity)} is no id of a message")
+        raise ValueError(f"{rows.shown(identity)} is not a message id")
     exclude = rows.client_id(fields[b"x"]) if fields.get(b"x") else None
     marks = (rows.integer(fields.get(name, b"0")) for name in (b"k", b"p"))
     return Entry(rows.integer(number, least=1), rows.message(fields[b"m"]), exclude, *marks)

@@ -1,4 +1,4 @@
-"""Lists of the topics and clients of all nodes, read from Redis in pieces: no list holds the event loop or all rows."""
+"""Lists of the topics and clients of all nodes, read in parts, so that none blocks the event loop or fills memory."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from gateway.cluster.hashes import Hashes
 from gateway.cluster.keys import Keys, node_of
 from gateway.cluster.link import Link, WrongType
 
-MAX_COUNT_BYTES: Final = 20  # of a topic's number of subscribers
-MAX_CLIENT_BYTES: Final = 4 << 20  # of a client's row: its names and up to 5,000 topics make 1 MB
-TURN_NAMES: Final = 500  # ids of clients that are decoded and sorted in one turn: about a millisecond
-READ_ROWS: Final = 100  # clients' rows of one round trip
-TURN_BYTES: Final = 128 << 10  # of clients' rows that are decoded in one turn; a longer row takes a turn of its own
+MAX_COUNT_BYTES: Final = 20  # size of a topic's subscriber count
+MAX_CLIENT_BYTES: Final = 4 << 20  # size of a client's row: names and up to 5,000 topics take 1 MB
+TURN_NAMES: Final = 500  # client ids decoded and sorted in one turn: about a millisecond
+READ_ROWS: Final = 100  # client rows per round trip
+TURN_BYTES: Final = 128 << 10  # client rows decoded in one turn; a longer row takes its own turn
 
 
 class Listings:
@@ -31,13 +31,13 @@ class Listings:
         self._counts = Hashes(link, "topic", MAX_COUNT_BYTES)
 
     async def topics(self, limit: int, *, after: str = "", contains: str = "") -> dict[str, Any]:
-        """A page of the topics that have subscribers, by name: `limit` topics after the name `after` at most.
+        """A page of the topics that have subscribers: at most `limit` topics after the name `after`, sorted by name.
 
-        `contains`: only topics that have this text in their name. `next` is `after` of the next page, None on the last.
-        `nodes` has the number of all topics of each node; a topic on two nodes counts at both.
+        `contains`: only topics with this text in their name. In the result, `next` is the `after` of the next page, or
+        None on the last; `nodes` has the number of topics of each node, so a topic on two nodes counts twice.
 
-        The nodes' hashes are not sorted, so each page reads all of them, `PAGE_FIELDS` fields a turn. Of what was read
-        only the first `limit` names so far are kept, and those that came since they were last sorted out.
+        The nodes' hashes are not sorted, so each page reads all of them, `PAGE_FIELDS` fields a turn. Memory holds at
+        most about twice `limit` names and one page of fields.
 
         Raises:
             Unavailable: Redis did not answer in time.
@@ -45,13 +45,13 @@ class Listings:
         ids = await self._living()
         totals = await self._link.ask_each([("HLEN", self._keys.topics(node_id)) for node_id in ids])
         first, part = after.encode(), contains.encode()
-        last: bytes | None = None  # names behind it are not on this page
+        last: bytes | None = None  # later names are not on this page
         found: dict[bytes, dict[str, int]] = {}
         for node_id in ids:
             key = self._keys.topics(node_id)
             async for _, flat in self._counts.pages([key]):
                 for name, value in zip(flat[::2], flat[1::2], strict=True):
-                    # Bytes of UTF-8 have the order of the text.
+                    # UTF-8 bytes sort in the same order as the text.
                     if name <= first or (last is not None and name > last) or part not in name:
                         continue
                     count = self._link.rows.take("topic", key, partial(_count, name, value))
@@ -71,7 +71,7 @@ class Listings:
         self, *, user: str | None = None, ip: str | None = None, topic: str | None = None, node: str | None = None,
         after: str | None = None,
     ) -> AsyncIterator[dict[str, Any]]:  # fmt: skip
-        """The clients that match, by node and then in the order they came; `after` a client id, the rest.
+        """The matching clients, by node and then in the order they connected; with `after`, those after this client.
 
         Raises:
             Unavailable: Redis did not answer in time.
@@ -101,7 +101,7 @@ class Listings:
                         yield client
 
     async def _members(self, key: str, after: str | None) -> Iterator[str]:
-        """Ids of the clients of one node in the order they came, `after` one of them the rest."""
+        """Ids of the clients of one node in the order they connected; with `after`, those after this client."""
         try:
             names = await self._link.ask("HKEYS", key)
         except WrongType as error:
@@ -115,18 +115,18 @@ class Listings:
         return (client_id for _, client_id in heapq.merge(*runs))
 
     def client(self, client_id: str, row: object) -> dict[str, Any] | None:
-        """A client by its row in Redis; None, counted and logged, if the row is malformed."""
+        """Decode the row of a client; None, counted and logged, if the row is malformed."""
         key = self._keys.clients(node_of(client_id))
         return self._link.rows.take("client", key, lambda: _client_row(client_id, row))
 
 
 def topic_row(topic: str, counts: dict[str, int]) -> dict[str, Any]:
-    """A topic as the API shows it; `counts`: its subscribers by node id."""
+    """A topic in the format of the API; `counts`: its subscribers by node id."""
     return {"topic": topic, "subscribers": sum(counts.values()), "nodes": counts}
 
 
 def _first(found: dict[bytes, dict[str, int]], number: int) -> tuple[dict[bytes, dict[str, int]], bytes | None]:
-    """The first `number` of `found`, by name; and the last of these names, None if there are fewer."""
+    """The first `number` of `found`, sorted by name, and the last of these names; None if there are fewer."""
     names = sorted(found)[:number]
     return {name: found[name] for name in names}, names[-1] if len(names) == number else None
 
@@ -144,7 +144,7 @@ def _client_row(client_id: str, row: object) -> dict[str, Any]:
     found = rows.json_object(row, MAX_CLIENT_BYTES)
     for name in ("connectedAt", "ip", "userAgent", "user", "role"):
         if not isinstance(found[name], str | None):
-            raise ValueError(f"{name} is no text")  # noqa: TRY004  the type of input
+            raise ValueError(f"{name} is not text")  # noqa: TRY004  the type of input
     if not isinstance(found["topics"], list) or not all(isinstance(topic, str) for topic in found["topics"]):
-        raise ValueError("topics is no list of names")
+        raise ValueError("topics is not a list of names")
     return {"id": client_id, "node": node_of(client_id), **found}

@@ -1,7 +1,7 @@
 """The life of a Redis server: a name that changes whenever the server may have lost keys.
 
-A topic without messages has no key, so nothing in the keyspace tells whether it had messages that are lost. What Redis
-says of itself does (life.lua).
+A topic without messages has no key, so the keyspace does not show whether it had messages that are lost. The name is
+derived from what INFO reports about the server (life.lua).
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ LIFE_BYTES: Final = 6  # of the name
 
 
 class Lives:
-    """Asks servers for their lives. Callers that ask the same server at the same time share one question."""
+    """Asks servers for their life. Callers that ask the same server in one turn of the loop share one command."""
 
     def __init__(self, link: Link) -> None:
         self._link = link
         self._life = link.script("life")
-        self._next: dict[str | None, asyncio.Task[str]] = {}  # by server: a question that is not yet on its way
+        self._next: dict[str | None, asyncio.Task[str]] = {}  # by server: a command that is not sent yet
 
     async def of(self, key: str) -> str:
-        """The life of the server that has `key` in 12 hexadecimal digits, asked after the call.
+        """The life of the server that has `key`, as 12 hexadecimal digits, read after this call.
 
-        If the server does not tell it, a name that nothing equals: then nothing can be compared.
+        If the server does not report it, a random name that equals no other, so that no position can be compared.
 
         Raises:
             Unavailable: Redis did not answer in time.
@@ -39,10 +39,10 @@ class Lives:
         return await asyncio.shield(asking)
 
     async def _ask(self, server: str | None, key: str) -> str:
-        await asyncio.sleep(0)  # callers of the same turn of the loop share the question
+        await asyncio.sleep(0)  # callers in the same turn of the loop share the command
         del self._next[server]
         try:
             life: bytes = await self._link.ask(*self._life([key], []))
-        except Refused:  # by an ACL, or a proxy that has no INFO
+        except Refused:  # an ACL forbids INFO, or a proxy does not know it
             return secrets.token_hex(LIFE_BYTES)
         return hashlib.sha256(life).hexdigest()[: 2 * LIFE_BYTES]

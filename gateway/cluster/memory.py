@@ -1,7 +1,7 @@
-"""How full Redis is: read now and then, so that clients cannot fill it.
+"""Memory use of Redis, read periodically, so that clients cannot fill it.
 
-What a node refuses by it is what clients have Redis keep. Publishes by API keys and everything that runs the cluster go
-on until Redis itself refuses them.
+When Redis is nearly full, the node rejects client publishes that Redis would store. Publishes with API keys and the
+cluster's own writes go on until Redis itself rejects them.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ from gateway.logs import logger
 from gateway.metrics import Metrics
 
 CHECK_SECONDS: Final = 10.0
-# Where no limit is set: of `maxmemory`, or of half of the machine's memory where Redis has no maximum.
+# The default limit, as a part of `maxmemory`, or of half of the machine's memory if `maxmemory` is not set.
 SHARE: Final = 0.8
-# Of the limit: from full to no longer full, so that the state does not change with each message.
+# Below this part of the limit Redis is no longer full; the gap keeps the state from changing with each message.
 ENOUGH: Final = 0.95
 
 
 class RedisMemory:
-    """The fullest server of Redis, against `limit` bytes; 0: a share of what the server may use. `check` reads it."""
+    """Memory of the fullest Redis server, compared with `limit` bytes; 0: `SHARE` of the server's maximum."""
 
     def __init__(self, link: Link, metrics: Metrics, limit: int) -> None:
         self._link = link
         self._limit = limit
         self._log = logger()
-        self.full = False  # as of the last check that succeeded
+        self.full = False  # at the last successful check
         self.used = 0  # bytes
         self.limit = limit
         metrics.read(
@@ -37,7 +37,7 @@ class RedisMemory:
         """Read how much memory each server uses.
 
         Raises:
-            Unavailable: A server did not answer in time; what is known stays.
+            Unavailable: A server did not answer in time; the last values stay.
         """
         await self._link.learn()
         servers = self._link.shards.servers
@@ -45,15 +45,15 @@ class RedisMemory:
         self.used, self.limit = max(found, key=lambda pair: pair[0] / pair[1])
         was, self.full = self.full, self.used >= self.limit * (ENOUGH if self.full else 1)
         if self.full and not was:
-            self._log.warning("Redis is nearly full, clients store nothing", used=self.used, limit=self.limit)
+            self._log.warning("Redis nearly full, storing client messages rejected", used=self.used, limit=self.limit)
         elif was and not self.full:
-            self._log.info("Redis has room again", used=self.used, limit=self.limit)
+            self._log.info("Redis no longer nearly full", used=self.used, limit=self.limit)
 
     def _measured(self, info: Any) -> tuple[int, int]:
-        """Used bytes and the limit, of a server's INFO; a server that does not say is never full."""
-        told = {name: int(value) for name, value in _fields(info).items() if str(value).isdecimal()}
-        most = told.get("maxmemory") or told.get("total_system_memory", 0) // 2
-        return told.get("used_memory", 0), self._limit or int(SHARE * most) or 1 << 62
+        """Used bytes and the limit, from a server's INFO; a server that does not report them is never full."""
+        numbers = {name: int(value) for name, value in _fields(info).items() if str(value).isdecimal()}
+        most = numbers.get("maxmemory") or numbers.get("total_system_memory", 0) // 2
+        return numbers.get("used_memory", 0), self._limit or int(SHARE * most) or 1 << 62
 
 
 def _fields(info: Any) -> dict[str, Any]:

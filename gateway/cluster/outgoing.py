@@ -1,7 +1,7 @@
-"""What is published, on its way to Redis: the final text is made here, once for the whole cluster.
+"""Publishing: encodes each message once for the whole cluster and sends it to Redis.
 
-For a topic with history one Lua step numbers, keeps and publishes it; for one with a snapshot another keeps and
-publishes it; for the others it is one PUBLISH.
+For a topic with history, one Lua step numbers, stores and publishes the message. For a topic with a snapshot, another
+step stores and publishes it. For other topics it is one PUBLISH.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ from gateway.core.publication import Publication, refuse_key
 from gateway.core.topics import RulesError, TopicRules
 from gateway.metrics import Metrics
 
-MAX_MESSAGE_BYTES: Final = 1 << 20  # where no node's setting says otherwise
+MAX_MESSAGE_BYTES: Final = 1 << 20  # default limit for programs that have no settings of a node
 MAX_RULES_BYTES: Final = 256 << 10
-RULES_SECONDS: Final = 30.0  # so long are rules believed that were read from Redis
-RULES_LIFE_SECONDS: Final = 86_400  # in Redis; nodes write them again every hour
-MARGIN_BYTES: Final = 256  # what a message is longer by when it has its place, and what is counted beside its text
-MESSAGE_BYTES: Final = 1024  # beside a message's text: its entry, and the topic's other rows
+RULES_SECONDS: Final = 30.0  # rules that were read from Redis are valid for this time
+RULES_LIFE_SECONDS: Final = 86_400  # TTL of the rules in Redis; nodes write them every hour
+MARGIN_BYTES: Final = 256  # room for the position that is added to the text, and for the overhead of an entry
+MESSAGE_BYTES: Final = 1024  # overhead of a stored message: its entry and the other rows of the topic
 
 
 class TooLarge(ValueError):
-    """A publication that no node would relay."""
+    """The message is over the size limit, so no node would deliver it."""
 
 
 class Outgoing:
-    """The one way out for all that is published. `now` gives seconds since 1970.
+    """Publishes messages to Redis; every publish goes through here. `now` gives seconds since 1970.
 
-    `rules`: a node's own; None: those that the nodes have written to Redis.
+    `rules`: the rules of the node; None: use the rules that the nodes have written to Redis.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Outgoing:
     ) -> None:  # fmt: skip
         self._link = link
         self._rules = rules or TopicRules(())
-        self._rules_due = -math.inf if rules is None else math.inf  # loop time to read them at
+        self._rules_due = -math.inf if rules is None else math.inf  # loop time of the next read of the rules
         self._keys = keys
         self._metrics = metrics
         self._max_bytes = max_message_bytes
@@ -57,39 +57,38 @@ class Outgoing:
         self._snapshots = Snapshots(link, keys)
 
     async def publish(
-        self, publications: Sequence[Publication], said_ms: int | None = None, fence: Fence | None = None
+        self, publications: Sequence[Publication], published_ms: int | None = None, fence: Fence | None = None
     ) -> list[Position | None]:
-        """Publish all of them, or none; the place of each whose topic has history. On a Redis Cluster it is all or
-        none of each topic's.
+        """Publish all messages or none; return the position of each whose topic has history.
 
-        `said_ms`: their timestamp, ms since 1970, if it is not now. `fence`: what a singleton must show, on topics
-        that have history or a snapshot; on others nothing could be compared with it.
+        On a Redis Cluster this is all or none per topic. `published_ms`: their timestamp in ms since 1970; None: now.
+        `fence`: proof of leadership of a singleton; it requires topics with history or a snapshot.
 
         Raises:
-            ProtocolError: One has an idempotency key on a topic without history; nothing was published.
+            ProtocolError: A message has an idempotency key but its topic has no history; nothing was published.
             Fenced: The singleton's lease has ended; nothing was published.
-            TooLarge: One is larger than a message may be; nothing was published.
-            Unconfirmed: All are published, but too few replicas have those with history (GATEWAY_WAIT_REPLICAS).
+            TooLarge: A message is over the size limit; nothing was published.
+            Unconfirmed: All are published, but too few replicas confirmed those with history (GATEWAY_WAIT_REPLICAS).
             Unavailable: Redis did not confirm.
         """
         await self._learn_rules()
         now = int(self._now() * 1000)
         commands: list[Command] = []
-        places: list[int] = []  # where each publication's own answer stands
+        answer_indices: list[int] = []  # index of the answer to each publication
         durable = False
         for publication in publications:
             if publication.key is not None and not self._rules.of(publication.topic).history:
                 raise refuse_key(publication.topic)
-            places.append(len(commands))
+            answer_indices.append(len(commands))
             for topic in self._names(publication):
-                text = replies.data(publication, topic, protocol.iso(said_ms or now))
+                text = replies.data(publication, topic, protocol.iso(published_ms or now))
                 if len(text) > self._max_bytes:
-                    raise TooLarge(f"message for {topic} has {len(text)} bytes; {self._max_bytes} may be")
+                    raise TooLarge(f"message for {topic} has {len(text)} bytes; the limit is {self._max_bytes}")
                 rule = self._rules.of(topic)
                 if publication.to is None and rule.history and len(text) + MARGIN_BYTES > rule.history_bytes:
                     raise TooLarge(
-                        f"message for {topic} has {len(text)} bytes, more than the topic keeps in all: "
-                        f"{rule.history_bytes} (history_bytes of its rule)"
+                        f"message for {topic} has {len(text)} bytes; the topic keeps at most "
+                        f"{rule.history_bytes} bytes in all (history_bytes of its rule)"
                     )
                 commands.append(self._command(publication, topic, text, now, fence))
                 durable |= publication.to is None and bool(self._rules.of(topic).history)
@@ -104,10 +103,10 @@ class Outgoing:
         if fence is not None:
             _check(fence, answers)
         self._metrics.publishes.labels("ok").inc(len(publications))
-        return [_position(answers[at]) for at in places]
+        return [_position(answers[at]) for at in answer_indices]
 
     def stored(self, publication: Publication) -> tuple[int, list[str]]:
-        """How many bytes Redis keeps for `publication`, about, 0: none; and the keys of the streams that it goes to."""
+        """About how many bytes Redis stores for `publication` (0: none), and the keys of the streams it is added to."""
         size, streams = 0, []
         for topic in self._names(publication) if publication.to is None else ():
             rule = self._rules.of(topic)
@@ -118,8 +117,8 @@ class Outgoing:
                 streams.append(self._keys.history(topic))
         return size, streams
 
-    async def tell_rules(self) -> None:
-        """Write the rules for programs that publish straight on Redis.
+    async def write_rules(self) -> None:
+        """Write the topic rules to Redis for programs that publish directly on Redis.
 
         Raises:
             Unavailable: Redis did not confirm.
@@ -136,18 +135,18 @@ class Outgoing:
                 parsed = topics.parse(rows.text(text, MAX_RULES_BYTES), self._keys.rules)
                 self._rules, self._rules_due = parsed, now + RULES_SECONDS
                 return
-            reason = "no node has told its topic rules: is one running, under this namespace?"
+            reason = f"{self._keys.rules} is empty: start a node with this namespace, which writes the topic rules"
         except RulesError as error:
-            reason = f"a node of another version has other topic rules: {error}"
+            reason = f"this version cannot read the topic rules of the nodes: {error}"
         except (ValueError, WrongType) as error:
             self._link.rows.skip("rules", self._keys.rules, error)
-            reason = f"{self._keys.rules} holds no topic rules; a node writes them again when it starts: {error}"
-        if math.isinf(self._rules_due):  # once known, they hold until there are others
+            reason = f"{self._keys.rules} does not hold topic rules: restart a node, which writes them again: {error}"
+        if math.isinf(self._rules_due):  # rules that are known stay valid until new ones can be read
             raise Unavailable(reason)
         self._rules_due = now + RULES_SECONDS
 
     def _names(self, publication: Publication) -> tuple[str, ...]:
-        """The name asked for, then the topic's others."""
+        """The topic, then its aliases."""
         if publication.to is not None:
             return (publication.topic,)
         others = (name for name in self._rules.names(publication.topic) if name != publication.topic)
@@ -165,8 +164,8 @@ class Outgoing:
                 if rule.snapshot:
                     return self._snapshots.keep(topic, message, channel, fence)
                 if fence is not None:
-                    raise ValueError(f"{topic} has neither history nor a snapshot: what a singleton says there "
-                                     "could not be fenced")  # fmt: skip
+                    raise ValueError(f"{topic} has neither history nor a snapshot: Redis could not fence "
+                                     "a singleton's message, so give its rule one of them")  # fmt: skip
             case "user", user:
                 channel, message = keys.audience(hub.of_user(user)), Envelope(now, text)
             case "role", role:

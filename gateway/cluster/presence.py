@@ -1,4 +1,4 @@
-"""Who is on the topics that have presence: each node's rows under its lease, and word of it to the others."""
+"""Presence in Redis: each node writes the clients of its topics under its lease and notifies the other nodes."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from gateway.cluster.registry import living
 from gateway.core.roster import Attendee
 
 ROWS: Final = 500  # in one Lua call
-PEOPLE_MS: Final = 86_400_000  # a node's people of a topic, unless `count` renews them: what was forgotten ends too
-MAX_INFO_BYTES: Final = 4000  # of what is written of a client
+PEOPLE_MS: Final = 86_400_000  # TTL of a node's presence rows of a topic, renewed by `count`: forgotten rows expire
+MAX_INFO_BYTES: Final = 4000  # largest row of a client
 
 
 class Attendance:
-    """This node's people in Redis, and everybody's."""
+    """Writes the presence rows of this node and reads those of all nodes."""
 
     def __init__(self, link: Link, keys: Keys, node_id: str) -> None:
         self._link = link
@@ -42,9 +42,9 @@ class Attendance:
         *,
         drop_first: bool,
     ) -> bool:
-        """Write who came and who went, `ROWS` of each at most, and tell the other nodes.
+        """Write joins and leaves, at most `ROWS` of each, and notify the other nodes.
 
-        False if the lease is gone; then nothing was written and nobody was told.
+        False if the lease is gone; then nothing was written or published.
 
         Raises:
             Unavailable: Redis did not confirm.
@@ -52,17 +52,27 @@ class Attendance:
         node_id = self.node_id
         keys = [self._keys.node(node_id), self._keys.people(node_id, topic), self._keys.topics(node_id)]
         pairs = [part for a in joined for part in (a.client_id, orjson.dumps({"user": a.user}))]
-        message = told(joined, left, now_ms).pack()
-        # On a cluster the channel lies in another slot. Rows come first: a node that reads them then hears the rest.
-        tells = "" if self._link.sharded else channel
-        arguments = [topic, int(drop_first), PEOPLE_MS, tells, message if tells else "", len(joined), *pairs, *left]
+        message = presence_envelope(joined, left, now_ms).pack()
+        # On a cluster the channel is in another slot, so the message is sent after the rows: a node that reads the rows
+        # before this write receives the message later.
+        publishes = "" if self._link.sharded else channel
+        arguments = [
+            topic,
+            int(drop_first),
+            PEOPLE_MS,
+            publishes,
+            message if publishes else "",
+            len(joined),
+            *pairs,
+            *left,
+        ]
         [written] = await self._link.send([self._attend.with_source(keys, arguments)])
-        if written and not tells:
+        if written and not publishes:
             await self._link.publish(channel, message)
         return bool(written)
 
     async def living(self) -> set[str]:
-        """Ids of the nodes whose lease lives.
+        """Ids of the nodes with a valid lease.
 
         Raises:
             Unavailable: Redis did not answer in time.
@@ -70,7 +80,7 @@ class Attendance:
         return set(await living(self._link, self._keys, self._living))
 
     async def count(self, topics: Sequence[str], nodes: Collection[str]) -> list[int | None]:
-        """How many clients of these nodes are on each topic; None: Redis cannot tell. Renews this node's own rows.
+        """Number of clients of these nodes on each topic; None: a row is unreadable. Renews this node's own rows.
 
         Raises:
             Unavailable: Redis did not answer in time.
@@ -102,36 +112,36 @@ class Attendance:
 
 def _attendee(node_id: str, field: tuple[bytes, bytes]) -> Attendee:
     if node_of(rows.client_id(field[0])) != node_id:
-        raise ValueError("a node's rows are about its own clients")
+        raise ValueError("the row is about a client of another node")
     return attendee(rows.client_id(field[0]), rows.json_object(field[1], MAX_INFO_BYTES)["user"])
 
 
 def attendee(client_id: object, user: object) -> Attendee:
-    """A client on a topic, of what another node has written.
+    """A client on a topic, from values that another node has written.
 
     Raises:
-        ValueError: It cannot be one.
+        ValueError: The values are malformed.
     """
     if not isinstance(client_id, str) or not isinstance(user, str | None):
-        raise ValueError("a client on a topic is named by its id, and by its user or null")  # noqa: TRY004
+        raise ValueError("a client on a topic has a text as id, and a text or null as user")  # noqa: TRY004
     return Attendee(client_id, user)
 
 
-def told(joined: Iterable[Attendee], left: Iterable[str], now_ms: int, *, dead: bool = False) -> Envelope:
-    """The word that nodes hear of who came and went, on the topic's own channel."""
+def presence_envelope(joined: Iterable[Attendee], left: Iterable[str], now_ms: int, *, dead: bool = False) -> Envelope:
+    """The message that notifies the nodes of joins and leaves, on the channel of the topic. `dead`: the node died."""
     about: dict[str, Any] = {"joined": [list(attendee) for attendee in joined], "left": list(left), "dead": dead}
     return Envelope(now_ms, orjson.dumps(about), kind=Kind.NODES)
 
 
-def heard(envelope: Envelope) -> tuple[list[Attendee], list[str], bool]:
-    """Who came, who went, and whether they died with their node.
+def parse_presence(envelope: Envelope) -> tuple[list[Attendee], list[str], bool]:
+    """Parse a message of `presence_envelope`: joins, leaves, and whether the clients left because their node died.
 
     Raises:
-        ValueError: It is not what `told` says.
+        ValueError: The message is malformed.
     """
     try:
         about = orjson.loads(envelope.text)
         joined = [attendee(client_id, user) for client_id, user in about["joined"]]
         return joined, [str(client_id) for client_id in about["left"]], bool(about["dead"])
     except (KeyError, TypeError) as error:
-        raise ValueError("not word of presence") from error
+        raise ValueError("malformed presence message") from error

@@ -1,4 +1,4 @@
-"""Reads that several callers ask for in one turn of the event loop, sent to Redis in one round trip."""
+"""Batches of reads: those that callers request in one turn of the event loop share one round trip to Redis."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from gateway.cluster.answers import Command, Refused, Unavailable
 
-MAX_COMMANDS: Final = 100  # in one round trip: what Redis and the node spend on one stays within milliseconds
+MAX_COMMANDS: Final = 100  # per round trip, so that Redis and the node spend at most milliseconds on one
 
 
 class _Batch:
@@ -17,30 +17,30 @@ class _Batch:
     def __init__(self, server: str | None, answers: asyncio.Future[list[Any]]) -> None:
         self.server = server
         self.sending: asyncio.Future[Any] | None = None
-        self.commands: dict[Command, int] = {}  # each command, and its place among the answers
+        self.commands: dict[Command, int] = {}  # each command and the index of its answer
         self.answers = answers
 
 
 class Reads:
-    """Collects commands that change nothing. The same command, asked for twice in a turn, is sent once.
+    """Collects read commands. A command that is requested twice in a turn is sent once.
 
-    `ask_each` sends commands and answers them; a command that Redis refuses is answered with a `Refused`. `place` names
-    the server that a command is for: commands for different servers share no round trip, so that one that is away
-    affects its own commands only.
+    `ask_each` sends commands and returns their answers, with a `Refused` for a command that Redis rejects. `server_of`
+    returns the server of a command: commands for different servers do not share a round trip, so that a server that is
+    down affects its own commands only.
     """
 
     def __init__(
-        self, ask_each: Callable[[list[Command]], Awaitable[list[Any]]], place: Callable[[Command], str | None]
+        self, ask_each: Callable[[list[Command]], Awaitable[list[Any]]], server_of: Callable[[Command], str | None]
     ) -> None:
         self._ask_each = ask_each
-        self._place = place
-        self._batches: dict[str | None, _Batch] = {}  # by server: to be sent when this turn is over
+        self._server_of = server_of
+        self._batches: dict[str | None, _Batch] = {}  # by server: batches to send at the end of this turn
 
     async def ask(self, *command: Any) -> Any:
-        """The answer to one command.
+        """Send one command; return its answer.
 
         Raises:
-            Unavailable: Redis is away or slow, or refused it.
+            Unavailable: Redis is unreachable or slow, or rejected the command.
         """
         [answer] = await self.ask_each([command])
         if isinstance(answer, Refused):
@@ -48,21 +48,21 @@ class Reads:
         return answer
 
     async def ask_each(self, commands: Sequence[Command]) -> list[Any]:
-        """The answers to several commands; a `Refused` stands for one that Redis refused.
+        """Send several commands; return their answers, with a `Refused` for each that Redis rejected.
 
         Raises:
-            Unavailable: Redis is away or slow.
+            Unavailable: Redis is unreachable or slow.
         """
         asked = [self._add(command) for command in commands]
-        for batch, leads, _ in asked:
-            if leads:
+        for batch, is_new, _ in asked:
+            if is_new:
                 batch.sending = asyncio.gather(self._send(batch), return_exceptions=True)
         answers = {id(batch): await asyncio.shield(batch.answers) for batch, _, _ in asked}
-        return [answers[id(batch)][place] for batch, _, place in asked]
+        return [answers[id(batch)][server_of] for batch, _, server_of in asked]
 
     def _add(self, command: Command) -> tuple[_Batch, bool, int]:
-        """Put a command into a batch: which, whether it is new, and the command's place in it."""
-        server = self._place(command)
+        """Add a command to a batch; return the batch, whether it is new, and the index of the command in it."""
+        server = self._server_of(command)
         batch = self._batches.get(server)
         new = batch is None or (len(batch.commands) >= MAX_COMMANDS and command not in batch.commands)
         if batch is None or new:
@@ -70,7 +70,7 @@ class Reads:
         return batch, new, batch.commands.setdefault(command, len(batch.commands))
 
     async def _send(self, batch: _Batch) -> None:
-        """Send a batch when the turn is over."""
+        """Send a batch at the end of the turn."""
         try:
             await asyncio.sleep(0)
             if self._batches.get(batch.server) is batch:
@@ -81,6 +81,6 @@ class Reads:
         finally:
             if self._batches.get(batch.server) is batch:
                 del self._batches[batch.server]
-            if not batch.answers.done():  # cancelled, or there is a fault of ours
-                batch.answers.set_exception(Unavailable("the read was given up"))
-            batch.answers.exception()  # its callers may have given up
+            if not batch.answers.done():  # cancelled, or an unexpected error
+                batch.answers.set_exception(Unavailable("the read was cancelled"))
+            batch.answers.exception()  # mark as retrieved: its callers may be gone

@@ -1,7 +1,8 @@
-"""Revoked tokens, known on every node: read from Redis at the start and after every loss, told by order in between.
+"""Revoked tokens: each node keeps all revocations in memory and synchronises them with Redis.
 
-The order makes it quick, the version makes it certain: each beat compares it, and reads all if it has changed unheard.
-A node that finds Redis without what it knows writes it again.
+A control message spreads a revocation at once. The version in Redis covers lost control messages: each heartbeat
+compares it, and reads all revocations if it has changed. If Redis has lost revocations that a node knows, the node
+writes them again.
 """
 
 from __future__ import annotations
@@ -22,47 +23,47 @@ from gateway.core.revocations import AHEAD_SECONDS, MAX_REVOCATIONS, Kind, Revoc
 from gateway.logs import StateLog
 
 PAGE: Final = 1000  # revocations in one round trip
-MAX_PAGES: Final = 2 * MAX_REVOCATIONS // PAGE  # that are read, however many another program has written
+MAX_PAGES: Final = 2 * MAX_REVOCATIONS // PAGE  # pages to read at most, even if another program wrote more
 VERSION_BYTES: Final = 100
-CLOCK_CHECKS: Final = 5  # every so many checks Redis' time is read, and at each check after an order
+CLOCK_CHECKS: Final = 5  # Redis' time is read at every fifth check, and at the first check after a control message
 
 
 class Full(Exception):
-    """There are as many revocations as there may be."""
+    """The limit of revocations is reached."""
 
 
 class Revoked:
-    """This node's book of them, and Redis'. `now` gives seconds since 1970.
+    """The revocations in this node's memory, synchronised with Redis. `now` gives seconds since 1970.
 
-    All nodes compare with Redis' time. `leeway_seconds`: by how much an issuer's clock may be ahead of it.
+    All nodes use Redis' time. `leeway_seconds`: how far the clock of a token issuer may be ahead of it.
     """
 
     def __init__(self, link: Link, keys: Keys, now: Callable[[], float], leeway_seconds: float = 0.0) -> None:
         self.book = Revocations()
-        self.known = False  # Redis' was read at least once
+        self.known = False  # the revocations in Redis were read at least once
         self._link = link
         self._keys = keys
         self._now = now
-        self._ahead = 0.0  # seconds by which Redis' clock is ahead of ours, when it was last read
-        self._clock_due = 0  # checks until it is read again
+        self._ahead = 0.0  # seconds by which the clock of Redis was ahead of this node's, at the last read
+        self._clock_due = 0  # checks until the clock is read again
         self._leeway = leeway_seconds
         self._script, self._members = link.script("revoke"), link.script("members")
         self._full = StateLog("revocations not written", over="revocations written again")
-        self._version: bytes | None = None  # of Redis', when its whole was last read
-        self._heard = False  # of more since then: what Redis has of it is to be seen
+        self._version: bytes | None = None  # the version in Redis at the last full read
+        self._received = False  # revocations arrived since then, so the next check reads all of Redis
 
     def clock(self) -> float:
-        """Redis' time, in seconds since 1970, as far as it is known."""
+        """Redis' time in seconds since 1970, estimated from the last read."""
         return self._now() + self._ahead
 
     def refuses(self, token_id: str | None, user: str | None, issued: float | None) -> bool:
-        """Whether the token with this id, of this user, issued then, is revoked."""
+        """Whether the token with this id, of this user, issued at `issued`, is revoked."""
         return self._judge(token_id, user, issued, self.clock() + self._leeway)
 
     def ends(self, revocations: Iterable[Revocation]) -> IsRevoked:
-        """What says whether a token in use when `revocations` came has been revoked.
+        """A function that decides whether `revocations` revoke a token that is in use.
 
-        A token in use was issued before that, even if it says that it will be issued in a moment.
+        A token in use was issued before its revocation, even if its `iat` is slightly in the future.
         """
         users = {one.name for one in revocations if one.kind == "user"}
         return lambda token_id, user, issued: self._judge(
@@ -72,42 +73,42 @@ class Revoked:
     def _judge(self, token_id: str | None, user: str | None, issued: float | None, latest: float) -> bool:
         if not self.book.refuses(token_id, user, issued, latest):
             return False
-        # It must not become good when the time that it names has come.
+        # A token with an `iat` slightly in the future must not become valid when that time comes.
         if user is not None and issued is not None and latest < issued <= latest + AHEAD_SECONDS:
-            self._heard |= self.book.extend(user, issued)
+            self._received |= self.book.extend(user, issued)
         return True
 
     async def revoke(self, kind: Kind, name: str, until: float) -> Revocation:
-        """Revoke a token, or all that a user was given up to now in Redis' time; tell every node, ours among them.
+        """Revoke a token, or all tokens issued to a user until now by Redis' time; notify every node, this one too.
 
         Raises:
-            ValueError: There is no such name.
-            Full: Too many are kept already.
+            ValueError: `name` is invalid.
+            Full: The limit of revocations is reached.
             Unavailable: Redis did not confirm.
         """
         revocation = parse({"kind": kind, "name": name, "until": until, "before": 0})
-        # The script writes the moment between these two: `about` ends with it.
+        # The script inserts the time between these two parts: `about` ends with it.
         head, tail = orjson.dumps({"op": "revoke", "revocations": [revocation.about()]}).rsplit(b"0.0", 1)
         rows = [f"{kind}:{name}", repr(until), "now" if kind == "user" else "0"]
         return replace(revocation, before=await self._write(rows, head, tail))
 
-    def hear(self, revocations: Iterable[Revocation]) -> bool:
-        """Take in what an order tells; True if that revokes anything here."""
-        self._heard = True
+    def receive(self, revocations: Iterable[Revocation]) -> bool:
+        """Add the revocations of a control message; True if one of them is new here."""
+        self._received = True
         return self.book.add(revocations)
 
     async def check(self) -> bool:
-        """Know what Redis knows, and the other way round; True if that revokes anything here.
+        """Synchronise with Redis in both directions; True if a revocation is new here.
 
         Raises:
             Unavailable: Redis did not answer in time.
         """
         commands: list[Command] = [("GETRANGE", self._keys.revoked_version, 0, VERSION_BYTES)]
-        if self._heard or self._clock_due <= 0:
+        if self._received or self._clock_due <= 0:
             commands.append(("TIME",))
         version, *times = await self._link.ask_each(commands)
         await self._check_type(self._keys.revoked_version, version)
-        version = version or None  # GETRANGE answers b"" where there is no key
+        version = version or None  # GETRANGE answers b"" if the key does not exist
         for time in times:
             if isinstance(time, Refused):
                 raise time
@@ -115,37 +116,37 @@ class Revoked:
             self._clock_due = CLOCK_CHECKS
         self._clock_due -= 1
         self.book.expire(self.clock())
-        if version == self._version and not self._heard:
+        if version == self._version and not self._received:
             self.known = True
             return False
-        self._heard = False
+        self._received = False
         found = await self._read()
-        news = self.book.add(found.values())
+        changed = self.book.add(found.values())
         lost = [one for one in self.book if one != found.get((one.kind, one.name))]
         try:
             for at in range(0, len(lost), PAGE):
                 await self._write([part for one in lost[at : at + PAGE] for part in _row(one)])
-        except Full as error:  # this node goes on with those that it knows
+        except Full as error:  # this node keeps using those in its memory
             self._full.begin(str(error))
         else:
             self._full.end()
         self._version = version
         self.known = True
-        return news
+        return changed
 
     async def _write(self, rows: Sequence[str], head: bytes = b"", tail: bytes = b"") -> float:
-        """Write `rows`; the moment that the script put between `head` and `tail`, seconds since 1970."""
+        """Write `rows`; return the time that the script put between `head` and `tail`, in seconds since 1970."""
         keys = [self._keys.revoked, self._keys.revoked_users, self._keys.revoked_version]
         version = secrets.token_hex(8)
         written = await self._link.ask(
             *self._script(keys, [version, MAX_REVOCATIONS, self._keys.control, head, tail, *rows])
         )
         if not written:
-            raise Full(f"{MAX_REVOCATIONS} revocations are kept, and no more can be")
+            raise Full(f"the limit of {MAX_REVOCATIONS} revocations is reached: wait until some expire")
         return float(written)
 
     async def _check_type(self, key: str, answer: object) -> None:
-        """Delete `key` if `answer` says that it is of another type: the nodes write it again, from memory."""
+        """Delete `key` if `answer` shows that it has another type: the nodes write it again from memory."""
         if isinstance(answer, WrongType):
             self._link.rows.skip("revocation", key, answer)
             await self._link.ask("UNLINK", key)

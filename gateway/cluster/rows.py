@@ -1,7 +1,7 @@
-"""The decoder of values read from Redis: what is not valid is skipped, counted and logged, and never raised further.
+"""Decoders of values read from Redis. An invalid value is skipped, counted and logged; it never raises to the caller.
 
 Other programs, older versions and failed hardware write to the same Redis, so every value in it is input. The functions
-below decode one value and raise `ValueError`. `Rows` runs a decoder, and turns whatever it raises into a skipped row:
+below decode one value and raise `ValueError`. `Rows` runs a decoder and turns its errors into a skipped row:
 the metric `gateway_malformed_total{kind}`, and one log line for each kind every ten minutes.
 """
 
@@ -19,14 +19,14 @@ from gateway.core.protocol import MAX_NAME_LENGTH
 from gateway.logs import logger
 from gateway.metrics import Metrics
 
-# What a row belongs to. The names are the values of the metric's label, so their number is bounded.
+# Kinds of rows. They are the values of a metric's label, so their number is bounded.
 Kind = Literal[
     "node", "client", "topic", "presence", "revocation", "slots", "service", "leader", "cache", "rules", "history",
     "snapshot", "quota", "message",
 ]  # fmt: skip
 
 MAX_TEXT_BYTES: Final = 4 * MAX_NAME_LENGTH  # of a name in UTF-8
-MAX_INTEGER: Final = (1 << 53) - 1  # the largest that JavaScript and Redis' sorted sets keep exactly
+MAX_INTEGER: Final = (1 << 53) - 1  # the largest that JavaScript and the sorted sets of Redis represent exactly
 REPEAT_SECONDS: Final = 600.0
 SHOWN_CHARACTERS: Final = 120  # of a value or a key, in a log line
 
@@ -56,7 +56,7 @@ class Rows:
             )
 
     def take(self, kind: Kind, key: str | bytes, decode: Callable[[], T]) -> T | None:
-        """What `decode` returns; None, counted and logged, if it raises what malformed input makes code raise."""
+        """The result of `decode`; None, counted and logged, if it raises an error that malformed input causes."""
         try:
             return decode()
         except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
@@ -64,7 +64,7 @@ class Rows:
             return None
 
     def each(self, kind: Kind, key: str | bytes, values: Iterable[R], decode: Callable[[R], T]) -> Iterator[T]:
-        """What `decode` returns for each of `values`, without those that it raises for."""
+        """The results of `decode` for `values`, without the values that it raises for."""
         for value in values:
             try:
                 yield decode(value)
@@ -79,10 +79,10 @@ def text(value: Any, most_bytes: int = MAX_TEXT_BYTES) -> str:
     """`value`, bytes of Redis, as text.
 
     Raises:
-        ValueError: It is no text in UTF-8 of 1 to `most_bytes` bytes.
+        ValueError: It is not UTF-8 text of 1 to `most_bytes` bytes.
     """
     if not isinstance(value, bytes) or not 0 < len(value) <= most_bytes:
-        raise ValueError(f"{shown(value)} is no text of 1 to {most_bytes} bytes")
+        raise ValueError(f"{shown(value)} is not text of 1 to {most_bytes} bytes")
     return value.decode()
 
 
@@ -90,12 +90,12 @@ def integer(value: Any, least: int = 0, most: int = MAX_INTEGER) -> int:
     """`value`, an answer of Redis, as a whole number.
 
     Raises:
-        ValueError: It is no whole number from `least` to `most`.
+        ValueError: It is not a whole number from `least` to `most`.
     """
     if isinstance(value, bytes) and len(value) <= 20:
         value = int(value)
     if not isinstance(value, int) or not least <= value <= most:
-        raise ValueError(f"{shown(value)} is no whole number from {least} to {most}")
+        raise ValueError(f"{shown(value)} is not a whole number from {least} to {most}")
     return value
 
 
@@ -103,12 +103,12 @@ def seconds(value: Any) -> float:
     """`value`, a score of Redis, as a time in seconds since 1970.
 
     Raises:
-        ValueError: It is no time between 1970 and the year 33,000.
+        ValueError: It is not a time between 1970 and the year 33,000.
     """
     if isinstance(value, bytes) and len(value) <= 40:
         value = float(value)
     if not isinstance(value, int | float) or not 0 <= value < 1e12:
-        raise ValueError(f"{shown(value)} is no time in seconds since 1970")
+        raise ValueError(f"{shown(value)} is not a time in seconds since 1970")
     return float(value)
 
 
@@ -116,13 +116,13 @@ def json_object(value: Any, most_bytes: int) -> dict[str, Any]:
     """`value`, bytes of Redis, as a JSON object.
 
     Raises:
-        ValueError: It is no JSON object of at most `most_bytes` bytes.
+        ValueError: It is not a JSON object of at most `most_bytes` bytes.
     """
     if not isinstance(value, bytes) or len(value) > most_bytes:
-        raise ValueError(f"{shown(value)} is no JSON object of at most {most_bytes} bytes")
+        raise ValueError(f"{shown(value)} is not a JSON object of at most {most_bytes} bytes")
     found = orjson.loads(value)
     if not isinstance(found, dict):
-        raise ValueError(f"{shown(value)} is no JSON object")  # noqa: TRY004  the type of input, not of an argument
+        raise ValueError(f"{shown(value)} is not a JSON object")  # noqa: TRY004  the type of input, not of an argument
     return found
 
 
@@ -134,7 +134,7 @@ def node_id(value: Any) -> str:
     """
     found = text(value)
     if not _NODE_ID.fullmatch(found):
-        raise ValueError(f"{shown(value)} is no node id")
+        raise ValueError(f"{shown(value)} is not a node id")
     return found
 
 
@@ -146,15 +146,15 @@ def client_id(value: Any) -> str:
     """
     found = text(value)
     if not _CLIENT_ID.fullmatch(found):
-        raise ValueError(f"{shown(value)} is no client id")
+        raise ValueError(f"{shown(value)} is not a client id")
     return found
 
 
 def message(value: Any) -> bytes:
-    """`value`, bytes of Redis, as the text of a message that clients are sent.
+    """`value`, bytes of Redis, as the text of a message to clients.
 
     Raises:
-        ValueError: It is not in UTF-8, or no JSON object by its first and last byte.
+        ValueError: It is not UTF-8, or its first and last byte are not those of a JSON object.
     """
     if not isinstance(value, bytes) or not (value.startswith(b"{") and value.endswith(b"}")):
         raise ValueError(f"{shown(value)} is no JSON object")
@@ -164,18 +164,18 @@ def message(value: Any) -> bytes:
 
 
 def pairs(flat: Any) -> list[tuple[Any, Any]]:
-    """The fields and values that an array of Redis holds in turn.
+    """The pairs of an array of Redis that lists field, value, field, value, ...
 
     Raises:
-        ValueError: It is no array, or has an odd number of elements.
+        ValueError: It is not an array, or has an odd number of elements.
     """
     if not isinstance(flat, list | tuple):
-        raise ValueError(f"{shown(flat)} is no array")  # noqa: TRY004
+        raise ValueError(f"{shown(flat)} is not an array")  # noqa: TRY004
     return list(zip(flat[::2], flat[1::2], strict=True))
 
 
 def shown(value: Any) -> str:
-    """`value` as a log line shows it: cut, and printable."""
+    """`value` for a log line: shortened and printable."""
     if isinstance(value, bytes | str):
         start = value[:SHOWN_CHARACTERS]
         return f"{start!r}" if len(value) <= SHOWN_CHARACTERS else f"{start!r}… ({len(value)} long)"

@@ -105,7 +105,7 @@ async def test_a_message_larger_than_the_balancer_lets_through_is_one_sentence(f
     done = await gateway(front, "publish", "told", "--text", "-", stdin=b"x" * (3 << 20))
     assert "larger than it may be" in done.complaint()
     done = await gateway(front, "publish", "told", "--text", "-", stdin=b"x" * ((1 << 20) + 1))
-    assert "bytes; 1048576 may be" in done.complaint()
+    assert "bytes; the limit is 1048576" in done.complaint()
 
 
 # ---- seeing and directing

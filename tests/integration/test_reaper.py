@@ -12,7 +12,7 @@ from redis.asyncio import Redis as Client
 from gateway.cluster.envelope import Envelope
 from gateway.cluster.keys import Keys
 from gateway.cluster.link import Link, Unavailable
-from gateway.cluster.presence import heard
+from gateway.cluster.presence import parse_presence
 from gateway.cluster.registry import Memory, Registry
 from gateway.core import hub
 from gateway.metrics import Metrics
@@ -101,7 +101,7 @@ class Announcements:
         """All that have come."""
         found = []
         while message := await self._pubsub.get_message(ignore_subscribe_messages=True, timeout=0.3):
-            joined, left, dead = heard(Envelope.unpack(message["data"]))
+            joined, left, dead = parse_presence(Envelope.unpack(message["data"]))
             assert (joined, dead) == ([], True)
             found.append((message["channel"].decode().removeprefix("gw:ws:topic:"), left))
         return found

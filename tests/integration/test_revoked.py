@@ -94,7 +94,7 @@ async def test_a_token_in_use_is_revoked_though_it_says_that_it_is_issued_in_a_m
     await one.check()
     soon = time.time() + 3  # less than the leeway
     done = await one.revoke("user", "ann", time.time() + 6000)
-    assert one.hear([done])
+    assert one.receive([done])
     assert not one.refuses(None, "ann", soon), "a login after the revocation"
     ends = one.ends([done])
     assert ends(None, "ann", soon) and not ends(None, "bob", soon)

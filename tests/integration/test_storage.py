@@ -95,7 +95,7 @@ async def test_while_redis_is_nearly_full_clients_store_nothing(
     await eventually(lambda: client.data("contest-chat") == ["by a key"])
     assert node.reasons() == [], "it is no reason to send clients elsewhere"
     assert node.metric("gateway_limited_total", limit="redis_memory") == 1
-    assert len(await node.logged("Redis is nearly full, clients store nothing")) == 1
+    assert len(await node.logged("Redis nearly full, storing client messages rejected")) == 1
 
 
 # ---- of a topic

@@ -27,7 +27,7 @@ class Node:
         self.missed = False  # an order to revoke
         book = Revocations()
         revoked = SimpleNamespace(
-            hear=book.add, check=self._check, refuses=book.refuses, ends=lambda _revocations: book.refuses
+            receive=book.add, check=self._check, refuses=book.refuses, ends=lambda _revocations: book.refuses
         )
         self.control = Control(
             "n1.a", link=cast(Any, self), keys=self.keys,

@@ -65,7 +65,7 @@ def test_messages_of_the_version_before_that_need_no_mark_are_read(payload: byte
 
 @pytest.mark.parametrize("payload", [b"3 5 - P 0\nx", b"3 5 whatever\nx", b"1 5 - e 2\nx", b"17 1 2 3 4 5 6 7\nx"])
 def test_a_version_that_cannot_be_read_is_told_from_what_is_not_ours(payload: bytes) -> None:
-    with pytest.raises(UnknownVersion, match=r"version \d+; this node reads version 2"):
+    with pytest.raises(UnknownVersion, match=r"version \d+: this node reads version 2"):
         Envelope.unpack(payload)
 
 

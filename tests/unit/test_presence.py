@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 
 from gateway.cluster.link import Unavailable
-from gateway.cluster.presence import Attendance, told
+from gateway.cluster.presence import Attendance, presence_envelope
 from gateway.core.roster import Attendee, News, Roster
 from gateway.presence import MAX_WAITING, TOPICS, Presence
 from tests.unit.virtual_time import in_virtual_time, later, quiet
@@ -100,7 +100,7 @@ class At:
 
     def hear(self, topic: str, joined: Sequence[Attendee] = (), left: Sequence[str] = ()) -> None:
         """Word of another node."""
-        self.presence.receive(topic, told(joined, left, 0))
+        self.presence.receive(topic, presence_envelope(joined, left, 0))
 
 
 @pytest.fixture

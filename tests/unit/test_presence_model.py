@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from gateway.cluster.envelope import Envelope
 from gateway.cluster.keys import node_of
 from gateway.cluster.link import Unavailable
-from gateway.cluster.presence import Attendance, told
+from gateway.cluster.presence import Attendance, presence_envelope
 from gateway.core.roster import Attendee
 from gateway.presence import Presence
 from tests.unit.virtual_time import VirtualLoop
@@ -53,7 +53,7 @@ class Redis:
     def reap(self) -> None:
         for key in [key for key in self.rows if key[0] not in self.living()]:
             left = self.rows.pop(key)
-            self.publish(key[1], told((), left, 0, dead=True))
+            self.publish(key[1], presence_envelope((), left, 0, dead=True))
 
 
 class Rows:
@@ -75,7 +75,7 @@ class Rows:
             rows.update({one.client_id: one for one in joined})
             for client_id in left:
                 rows.pop(client_id, None)
-            self.redis.publish(topic, told(joined, left, 0))
+            self.redis.publish(topic, presence_envelope(joined, left, 0))
         await self.redis.travel()
         return written
 

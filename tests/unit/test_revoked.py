@@ -73,7 +73,7 @@ def make() -> tuple[Revoked, Link]:
 
 async def test_a_full_list_ends_no_node_and_is_logged_once() -> None:
     revoked, link = make()
-    revoked.hear([OURS])
+    revoked.receive([OURS])
     link.full = True
     with capture_logs() as lines:
         for version in (b"1", b"2", b"3"):
@@ -103,7 +103,7 @@ async def test_rows_that_are_no_revocations_are_skipped_and_the_others_hold() ->
 @pytest.mark.parametrize("key", [KEYS.revoked, KEYS.revoked_users, KEYS.revoked_version])
 async def test_a_key_of_another_type_is_deleted_and_what_is_known_is_written(key: str) -> None:
     revoked, link = make()
-    revoked.hear([OURS])
+    revoked.receive([OURS])
     link.members, link.wrong = [b"token:theirs"], key
     with capture_logs():
         await revoked.check()
@@ -132,7 +132,7 @@ async def test_redis_time_is_read_at_every_fifth_check_and_after_an_order() -> N
     assert times == [100.5] * CLOCK_CHECKS + [105.5] * CLOCK_CHECKS + [110.5]
     assert asked == 3
     seconds = 200
-    revoked.hear([OURS])
+    revoked.receive([OURS])
     await revoked.check()
     assert revoked.clock() == 200.5, "what is revoked up to a moment is judged by the clock of that moment"
 
