@@ -17,7 +17,7 @@ from gateway.cluster.cache import MAX_KEY_LENGTH, Cache, Timed
 from gateway.cluster.memory import RedisMemory
 from gateway.core import replies
 from gateway.core.protocol import Code, ProtocolError, RequestId
-from gateway.core.session import Fetch, Forward
+from gateway.core.session import FetchFromBackend, ForwardCommand
 from gateway.logs import logger
 from gateway.outbox import Outbox
 from gateway.transport.connection import Connection
@@ -56,14 +56,14 @@ class Calls:
         self._lanes: dict[Connection, _Lane] = {}
         self._log = logger()
 
-    def fetch(self, connection: Connection, effect: Fetch) -> None:
+    def fetch(self, connection: Connection, effect: FetchFromBackend) -> None:
         """Answer a REQUEST, from the cache or by the back end."""
         lane = self._begin(connection)
         request_id = effect.request.request_id
         work = self._run(connection, lane, lambda: self._answer(effect), request_id, lane.commands, None)
         self._spawn(work, "client's request")
 
-    def forward(self, connection: Connection, effect: Forward) -> None:
+    def forward(self, connection: Connection, effect: ForwardCommand) -> None:
         """Have the back end carry out a COMMAND, and acknowledge with what it says."""
         lane = self._begin(connection)
         before, lane.commands = lane.commands, asyncio.Event()
@@ -107,7 +107,7 @@ class Calls:
                 del self._lanes[connection]
             connection.release(_HOLD)
 
-    async def _carry_out(self, connection: Connection, effect: Forward) -> bytes:
+    async def _carry_out(self, connection: Connection, effect: ForwardCommand) -> bytes:
         command, identity = effect.command, effect.identity
         document = {
             "topic": command.topic,
@@ -124,7 +124,7 @@ class Calls:
             raise self._refusal(answer, command.request_id, f"No back end carries out {command.action}")
         return replies.commanded(command, answer.content, self._outbox.time())
 
-    async def _answer(self, effect: Fetch) -> bytes:
+    async def _answer(self, effect: FetchFromBackend) -> bytes:
         request = effect.request
 
         async def load() -> Timed:

@@ -20,11 +20,11 @@ from gateway.core.deflate import Deflater
 from gateway.core.hub import Hub
 from gateway.core.identity import Identity, IsRevoked
 from gateway.core.orders import Disconnect, Unsubscribe, Whom
-from gateway.core.permits import Judge
+from gateway.core.permits import JudgeLater
 from gateway.core.protocol import Close, Code, ProtocolError
 from gateway.core.rates import Outcome
 from gateway.core.roster import Attendee
-from gateway.core.session import Found, Session, Verify
+from gateway.core.session import Findings, Session, Verify
 from gateway.errands import Errands
 from gateway.limits import Limits
 from gateway.logs import logger
@@ -197,7 +197,7 @@ class Clients:
             message = messages.decode(payload)
             kind = type(message).__name__.lower()
             if self.limits.allows(connection, message, verdict):
-                self._handle(connection, message, session.NOTHING)
+                self._handle(connection, message, session.NO_FINDINGS)
         except ProtocolError as error:
             self._outbox.refuse(connection, error)
         except UnicodeDecodeError:
@@ -211,68 +211,70 @@ class Clients:
         """A ping or pong counts as a message does; it is no question, so it is answered until it is enough."""
         return self.limits.count(connection, size) is not Outcome.ENOUGH
 
-    def _handle(self, connection: Connection, message: messages.ClientMessage, found: Found) -> None:
-        effect = connection.session.handle(message, connection.audiences, self._outbox.time(), found)
+    def _handle(self, connection: Connection, message: messages.ClientMessage, findings: Findings) -> None:
+        effect = connection.session.handle(message, connection.audiences, self._outbox.time(), findings)
         match effect:
-            case session.Charge(topics, request_id):
+            case session.ChargeTopics(topics, request_id):
                 if self.limits.charge(connection, topics, request_id):
-                    self._handle(connection, message, replace(found, charged=True))
-            case session.Ask() | session.Refresh():
-                self._errands.find_out(connection, effect, found, lambda more: self._again(connection, message, more))
-            case Judge(judged):
+                    self._handle(connection, message, replace(findings, topics_charged=True))
+            case session.AskBackend() | session.RefreshKeys():
+                self._errands.find_out(
+                    connection, effect, findings, lambda more: self._again(connection, message, more)
+                )
+            case JudgeLater(verdicts):
                 connection.hold("judge")
-                more = replace(found, judged=judged)
+                more = replace(findings, verdicts=verdicts)
                 asyncio.get_running_loop().call_soon(self._judge_on, connection, message, more)
             case _:
                 self._carry_out(connection, effect)
 
-    def _judge_on(self, connection: Connection, message: messages.ClientMessage, found: Found) -> None:
+    def _judge_on(self, connection: Connection, message: messages.ClientMessage, findings: Findings) -> None:
         # Held by another name, so that the message can be held again when it is handled.
         connection.hold("judged")
-        self._again(connection, message, found)
+        self._again(connection, message, findings)
         connection.release("judged")
 
-    def _again(self, connection: Connection, message: messages.ClientMessage, found: Found) -> None:
-        """Handle a message once more, now that this was found out for it."""
+    def _again(self, connection: Connection, message: messages.ClientMessage, findings: Findings) -> None:
+        """Handle a message again with the `findings` collected for it."""
         if connection.stage is Stage.OPEN:
             try:
-                self._handle(connection, message, found)
+                self._handle(connection, message, findings)
             except ProtocolError as error:
                 self._outbox.refuse(connection, error)
             except Exception:
                 self._outbox.fail(connection)
 
-    def _carry_out(self, connection: Connection, effect: session.Settled) -> None:
+    def _carry_out(self, connection: Connection, effect: session.FinalEffect) -> None:
         match effect:
             case session.Reply(data):
                 self._outbox.send(connection, data)
-            case session.Join(login=True):
+            case session.SubscribeTopics(login=True):
                 enter = partial(self._memberships.subscribe, connection, effect)
-                self._take(connection, effect.taken, partial(self._admission.become, connection, enter))
-            case session.Join():
+                self._take(connection, effect.removed, partial(self._admission.become, connection, enter))
+            case session.SubscribeTopics():
                 self._memberships.subscribe(connection, effect)
-            case session.Leave(topics, request_id):
+            case session.UnsubscribeTopics(topics, request_id):
                 reply = replies.unsubscribed(topics, request_id, self._outbox.time())
                 self._memberships.unsubscribe_all(connection, topics, reply)
-            case session.Say(publication, request_id):
+            case session.PublishMessage(publication, request_id):
                 self._errands.publish(connection, publication, request_id)
-            case session.Login(data, taken):
+            case session.LoggedIn(data, removed):
                 enter = partial(self._memberships.login, connection, data)
-                self._take(connection, taken, partial(self._admission.become, connection, enter))
-            case session.Status(request):
+                self._take(connection, removed, partial(self._admission.become, connection, enter))
+            case session.ReplyStatus(request):
                 self._outbox.send(connection, replies.answer(request, self._status(), self._outbox.time()))
-            case session.Lookup(request):
+            case session.ReadTopic(request):
                 self._errands.look_up(connection, request)
-            case session.Fetch():
+            case session.FetchFromBackend():
                 assert self._calls is not None  # the session was told so
                 self._calls.fetch(connection, effect)
-            case session.Forward():
+            case session.ForwardCommand():
                 assert self._calls is not None
                 self._calls.forward(connection, effect)
-            case session.Report(entries, data):
+            case session.WriteLogs(entries, data):
                 self.limits.report(connection, entries)
                 self._outbox.send(connection, data)
-            case session.Quit(code, reason):
+            case session.CloseConnection(code, reason):
                 connection.close(code, reason)
 
     def hear(self, said: bytes) -> bool:

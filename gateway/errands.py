@@ -14,7 +14,7 @@ from gateway.cluster.quota import Allowance, Quota
 from gateway.core import messages, replies
 from gateway.core.protocol import Code, ProtocolError, RequestId
 from gateway.core.publication import Publication
-from gateway.core.session import Ask, Found, Refresh
+from gateway.core.session import AskBackend, Findings, RefreshKeys
 from gateway.core.sources import Sources
 from gateway.metrics import Metrics
 from gateway.outbox import Outbox
@@ -59,26 +59,34 @@ class Errands:
         self._spawn(self._look_up(connection, request), "client's request")
 
     def find_out(
-        self, connection: Connection, needed: Ask | Refresh, found: Found, again: Callable[[Found], None]
+        self,
+        connection: Connection,
+        needed: AskBackend | RefreshKeys,
+        findings: Findings,
+        again: Callable[[Findings], None],
     ) -> None:
         """Find out what is needed to judge a message, then have it handled `again` with that."""
         connection.hold("find out")
-        self._spawn(self._find_out(connection, needed, found, again), "client's question")
+        self._spawn(self._find_out(connection, needed, findings, again), "client's question")
 
     async def _find_out(
-        self, connection: Connection, needed: Ask | Refresh, found: Found, again: Callable[[Found], None]
+        self,
+        connection: Connection,
+        needed: AskBackend | RefreshKeys,
+        findings: Findings,
+        again: Callable[[Findings], None],
     ) -> None:
         more = None
         try:
-            if isinstance(needed, Refresh):
+            if isinstance(needed, RefreshKeys):
                 asked = await self._refresh_keys(needed.kid)
-                more = replace(found, refreshed=True, keys_away=not asked)
+                more = replace(findings, keys_refreshed=True, key_server_failed=not asked)
             else:
-                said = await self._referee.judge(needed.act, needed.topics, needed.who)
-                more = replace(found, said={**found.said, **said})
+                verdicts = await self._referee.judge(needed.act, needed.topics, needed.identity)
+                more = replace(findings, backend_verdicts={**findings.backend_verdicts, **verdicts})
         except Exception:
             self._outbox.fail(connection)
-        # Held for another reason, so that handling it again may hold it for the same: more may have to be found out.
+        # Hold under a separate key: handling the message again may need more findings, and then holds "find out" again.
         connection.hold("found")
         if more is not None:
             again(more)

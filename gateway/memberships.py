@@ -25,7 +25,7 @@ from gateway.core.hub import Hub
 from gateway.core.position import Position
 from gateway.core.protocol import Code, ProtocolError, RequestId
 from gateway.core.sequence import Entry
-from gateway.core.session import Join
+from gateway.core.session import SubscribeTopics
 from gateway.outbox import Outbox
 from gateway.relay import Relay
 from gateway.transport.connection import Connection, Stage
@@ -153,7 +153,7 @@ class Memberships:
 
     # ---- what a client hears
 
-    def subscribe(self, connection: Connection, effect: Join) -> None:
+    def subscribe(self, connection: Connection, effect: SubscribeTopics) -> None:
         """Let the client hear the topics, and acknowledge when it does."""
         if connection.stage is not Stage.OPEN:
             return

@@ -92,7 +92,7 @@ class ApiKeys:
             return None
         if not key.may("read"):
             raise AuthError("token_invalid", f"The key {key.name} has not the scope read")
-        return Identity(hears_all=True)
+        return Identity(reads_all=True)
 
 
 def of_administrator(user: str) -> ApiKey:

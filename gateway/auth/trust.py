@@ -10,7 +10,7 @@ from gateway.auth.keyserver import KeyServer
 from gateway.cluster.keys import Keys
 from gateway.cluster.link import Link
 from gateway.cluster.revoked import Revoked
-from gateway.core.identity import Identity, KeysAway, UnknownKey
+from gateway.core.identity import Identity, KeyServerUnavailable, UnknownKey
 from gateway.metrics import Metrics
 from gateway.settings import Settings
 
@@ -49,7 +49,7 @@ class Trust:
         """Who `token` proves, the key server being asked if it names a key that is not known yet.
 
         Raises:
-            KeysAway: The key server could not be asked.
+            KeyServerUnavailable: The key server could not be asked.
             AuthError: It proves nothing.
         """
         try:
@@ -61,7 +61,9 @@ class Trust:
         except UnknownKey:
             if asked:
                 raise
-            raise KeysAway("token_invalid", "The key server cannot be asked for the token's key; try again") from None
+            raise KeyServerUnavailable(
+                "token_invalid", "The key server does not answer, so the token cannot be verified; try again"
+            ) from None
 
     def holds(self, who: Identity) -> bool:
         """Whether the token that `who` was taken from has not been revoked since."""

@@ -1,12 +1,12 @@
-"""Who is on this node, who listens to what, and the fan-out.  (pure)
+"""The hub: the subscribers of each audience on this node, and the fan-out to them.  (pure)
 
 An *audience* is a set of clients that one Redis channel addresses: ``topic:{name}``, ``user:{name}``,
-``role:{name}``. The hub knows them only as keys.
+``role:{name}``. The hub uses audiences only as keys.
 
-What a delivery costs is the kernel's ``send``, so the hub's one trick is fewer and larger writes: a frame is
-built once, and the frames that arrive before the loop comes round again are joined, once for all who hear the
-same of them, into one write each. An idle hub joins nothing and adds no delay. Order is arrival order, for each
-client and over all its audiences.
+Most of the cost of a delivery is the kernel's ``send``, so the hub makes few and large writes. A frame is built once.
+The frames that arrive within one turn of the event loop are joined into one write, and subscribers that receive the
+same frames share the joined buffer. When no other frame waits, the hub joins nothing and adds no delay. Each client
+receives its frames in the order of arrival, over all its audiences.
 """
 
 from __future__ import annotations
@@ -16,25 +16,24 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from itertools import chain
 from typing import Final, Protocol
 
-# A joined write stays below this many bytes: beyond it, larger is not cheaper, and a slow client's
-# verdict would come late.
+# A joined write stays below this many bytes. Larger writes are not cheaper, and delay the detection of slow clients.
 JOIN_BYTES: Final = 16 << 10
 
 
 class Audiences(set[str]):
-    """The audiences that one client is in. It counts the topics among them, since a client may be in thousands."""
+    """The audiences that one client is in. It keeps a count of the topics, since a client may have thousands."""
 
     __slots__ = ("personal", "topics")
 
     def __init__(self, audiences: Iterable[str] = ()) -> None:
         super().__init__()
-        self.personal: tuple[str, ...] = ()  # those that the client is in because of its user and role
-        self.topics = 0  # different topics that the client is subscribed to, or waits to be subscribed to
+        self.personal: tuple[str, ...] = ()  # the audiences of the client's user and role
+        self.topics = 0  # distinct topics that the client is subscribed to, or waits to be subscribed to
         for audience in audiences:
             self.add(audience)
 
     def add(self, audience: str) -> None:
-        """Add one; once in, again changes nothing."""
+        """Add `audience`. Adding it twice changes nothing."""
         if audience not in self:
             self.topics += self._is_new_topic(audience)
             super().add(audience)
@@ -42,7 +41,7 @@ class Audiences(set[str]):
                 self.personal = (*self.personal, audience)
 
     def discard(self, audience: object) -> None:
-        """Remove one, if it is in."""
+        """Remove `audience`, if present."""
         if isinstance(audience, str) and audience in self:
             super().discard(audience)
             self.topics -= self._is_new_topic(audience)
@@ -50,7 +49,7 @@ class Audiences(set[str]):
                 self.personal = tuple(other for other in self.personal if other != audience)
 
     def clear(self) -> None:
-        """Remove all."""
+        """Remove all audiences."""
         super().clear()
         self.topics, self.personal = 0, ()
 
@@ -59,38 +58,40 @@ class Audiences(set[str]):
         return of_topic(topic) in self or joining(topic) in self
 
     def _is_new_topic(self, audience: str) -> bool:
-        """Whether `audience` is a topic's, and no other here is of the same topic."""
+        """Whether `audience` belongs to a topic of which no other audience is present."""
         if audience.startswith("topic:"):
             return joining(audience[6:]) not in self
         return audience.startswith("joining:") and of_topic(audience[8:]) not in self
 
 
 class Subscriber(Protocol):
-    """One client, as far as the fan-out needs it."""
+    """One client, as the fan-out sees it."""
 
     client_id: str
-    audiences: Audiences  # the hub's, and nobody else writes it
+    audiences: Audiences  # only the hub changes it
 
     def send(self, data: bytes) -> bool:
-        """Queue prepared frames; False if this client has not taken what it was sent before and must go."""
+        """Queue encoded frames. False if the client is too slow and must be closed."""
 
 
 class Hub:
-    """Members by audience.
+    """The subscribers of each audience, and the frames that wait for them.
 
-    `wake` is called when something waits to be flushed; `evict` with a subscriber that refused a frame, by the
-    `flush` that met it or comes next: never from within `join`, `leave` or `remove`, whose callers hold it.
+    Args:
+        wake: Called when the first frame waits, so that the caller schedules `flush`.
+        evict: Called with each subscriber whose `send` returned False. Only `flush` calls it, never `join`, `leave`
+            or `remove`, because their callers still use the subscriber.
     """
 
     def __init__(self, wake: Callable[[], None], evict: Callable[[Subscriber], None]) -> None:
         self._wake = wake
         self._evict = evict
         self._members: dict[str, set[Subscriber]] = {}
-        self._runs: list[tuple[str, list[bytes]]] = []  # waiting frames; neighbours of one audience share a run
-        self._refused: set[Subscriber] = set()  # to be evicted; they are handed nothing more
+        self._runs: list[tuple[str, list[bytes]]] = []  # waiting frames; consecutive frames of one audience share a run
+        self._refused: set[Subscriber] = set()  # to be evicted; they receive nothing more
         self.memberships = 0
         self.topic_count = 0  # topics that have a member
-        self.deliveries = 0  # frames handed to a subscriber, since the start
+        self.deliveries = 0  # frames sent to subscribers since the start
         self.sent_bytes = 0
 
     def __contains__(self, audience: str) -> bool:
@@ -100,22 +101,22 @@ class Hub:
         return iter(self._members)
 
     def count(self, audience: str) -> int:
-        """How many subscribers `audience` has here."""
+        """The number of subscribers of `audience` on this node."""
         return len(self._members.get(audience, ()))
 
     def members(self, audience: str) -> Iterable[Subscriber]:
-        """Its subscribers, as they are now."""
+        """A copy of the current subscribers of `audience`."""
         return tuple(self._members.get(audience, ()))
 
     def topics(self) -> Iterator[str]:
-        """The topics that had a member when it was called."""
+        """The topics that have a member, as of the call."""
         return (topic for topic in map(topic_of, tuple(self._members)) if topic is not None)
 
     def join(self, subscriber: Subscriber, audience: str) -> None:
-        """Make `subscriber` a member; once a member, again changes nothing."""
+        """Make `subscriber` a member of `audience`. Joining twice changes nothing."""
         if audience in subscriber.audiences:
             return
-        self._hand_out()  # what came before the join is not for the newcomer
+        self._hand_out()  # the new member must not receive frames from before the join
         subscriber.audiences.add(audience)
         members = self._members.get(audience)
         if members is None:
@@ -125,17 +126,17 @@ class Hub:
         self.memberships += 1
 
     def leave(self, subscriber: Subscriber, audience: str) -> bool:
-        """End a membership. True if the audience has no member left."""
+        """Remove `subscriber` from `audience`. True if the audience has no member left."""
         if audience not in subscriber.audiences:
             return False
-        self._hand_out()  # what came before the leave is still its own
+        self._hand_out()  # the member still receives the frames from before the leave
         subscriber.audiences.discard(audience)
         return self._strike(subscriber, audience)
 
     def remove(self, subscriber: Subscriber) -> list[str]:
-        """End all its memberships; the audiences that have no member left."""
+        """Remove `subscriber` from all its audiences. Returns the audiences that have no member left."""
         if subscriber.audiences:
-            self._hand_out()  # what came before is still its own
+            self._hand_out()  # it still receives the frames from before the removal
         emptied = [audience for audience in subscriber.audiences if self._strike(subscriber, audience)]
         subscriber.audiences.clear()
         self._refused.discard(subscriber)
@@ -152,7 +153,10 @@ class Hub:
         return True
 
     def deliver(self, audience: str, frame: bytes, exclude: str | None = None, only: str | None = None) -> None:
-        """Queue `frame` for all members but the client with the id `exclude`; or, if it is given, for `only`."""
+        """Queue `frame` for all members of `audience`.
+
+        `exclude` is the id of a client that does not receive it; `only` is the id of the one client that does.
+        """
         members = self._members.get(audience)
         if not members:
             return
@@ -170,7 +174,7 @@ class Hub:
             self._runs.append((audience, [frame]))
 
     def flush(self) -> None:
-        """Hand everything that waits to its subscribers, and evict who refused."""
+        """Send all waiting frames, then evict the subscribers whose `send` returned False."""
         self._hand_out()
         while self._refused:
             self._evict(self._refused.pop())
@@ -179,35 +183,35 @@ class Hub:
         if not self._runs:
             return
         runs, self._runs = self._runs, []
-        if self._are_apart([audience for audience, _ in runs]):
+        if self._are_disjoint([audience for audience, _ in runs]):
             for audience, frames in runs:
                 self._send(self._members[audience], frames)
         else:
-            for members, frames in self._shares(runs):
+            for members, frames in self._groups(runs):
                 self._send(members, frames)
 
-    def _are_apart(self, audiences: list[str]) -> bool:
-        """Whether nobody hears two of them, so that there is nothing to join."""
+    def _are_disjoint(self, audiences: list[str]) -> bool:
+        """Whether no subscriber is in two of `audiences`, so that there is nothing to join."""
         if len(audiences) == 1:
             return True
         members = [self._members[audience] for audience in audiences]
         return len(set(audiences)) == len(audiences) and len(set().union(*members)) == sum(map(len, members))
 
-    def _shares(self, runs: list[tuple[str, list[bytes]]]) -> Iterator[tuple[list[Subscriber], list[bytes]]]:
-        """Those who hear the same of `runs`, and what that is."""
-        places: defaultdict[str, list[int]] = defaultdict(list)
-        for place, (audience, _) in enumerate(runs):
-            places[audience].append(place)
-        heard: defaultdict[Subscriber, list[str]] = defaultdict(list)
-        for audience in places:
+    def _groups(self, runs: list[tuple[str, list[bytes]]]) -> Iterator[tuple[list[Subscriber], list[bytes]]]:
+        """Group the subscribers that receive the same frames. Yields each group with its frames, in order."""
+        run_numbers: defaultdict[str, list[int]] = defaultdict(list)
+        for number, (audience, _) in enumerate(runs):
+            run_numbers[audience].append(number)
+        audiences_of: defaultdict[Subscriber, list[str]] = defaultdict(list)
+        for audience in run_numbers:
             for member in self._members[audience]:
-                heard[member].append(audience)
-        shares: defaultdict[tuple[str, ...], list[Subscriber]] = defaultdict(list)
-        for member, audiences in heard.items():
-            shares[tuple(audiences)].append(member)
-        for key, members in shares.items():
-            own = sorted(chain.from_iterable(places[audience] for audience in key))
-            yield members, [frame for place in own for frame in runs[place][1]]
+                audiences_of[member].append(audience)
+        groups: defaultdict[tuple[str, ...], list[Subscriber]] = defaultdict(list)
+        for member, audiences in audiences_of.items():
+            groups[tuple(audiences)].append(member)
+        for key, members in groups.items():
+            numbers = sorted(chain.from_iterable(run_numbers[audience] for audience in key))
+            yield members, [frame for number in numbers for frame in runs[number][1]]
 
     def _send(self, members: Collection[Subscriber], frames: list[bytes]) -> None:
         if self._refused:
@@ -222,7 +226,7 @@ class Hub:
 
 
 def _joined(frames: list[bytes]) -> Iterator[bytes]:
-    """`frames` in order, neighbours joined as long as the whole stays below `JOIN_BYTES`."""
+    """Join consecutive `frames` into buffers of at most `JOIN_BYTES` bytes. A larger frame stays alone."""
     if len(frames) == 1:
         yield frames[0]
         return
@@ -238,7 +242,7 @@ def _joined(frames: list[bytes]) -> Iterator[bytes]:
 
 
 def of_topic(topic: str) -> str:
-    """The audience of all who subscribed to `topic`."""
+    """The audience of all subscribers of `topic`."""
     return f"topic:{topic}"
 
 
@@ -253,31 +257,31 @@ def of_role(role: str) -> str:
 
 
 def personal(user: str | None, role: str | None) -> list[str]:
-    """The audiences that a client is in because of its user and role."""
+    """The audiences of a client's user and role."""
     audiences = [of_user(user)] if user is not None else []
     return [*audiences, of_role(role)] if role is not None else audiences
 
 
 def is_personal(audience: str) -> bool:
-    """Whether a client is in it for being who it is."""
+    """Whether `audience` belongs to a user or a role."""
     return audience.startswith(("user:", "role:"))
 
 
 def joining(topic: str) -> str:
-    """Those who wait to be let into `topic`: what is said on it is not for them yet."""
+    """The audience of the clients whose SUBSCRIBE to `topic` is not confirmed yet. They do not receive its messages."""
     return f"joining:{topic}"
 
 
 def topic_of(audience: str) -> str | None:
-    """The topic whose audience this is; None if it is a user's, a role's, or of those who wait."""
+    """The topic of a topic audience. None for the audience of a user, of a role, or of waiting clients."""
     return audience[6:] if audience.startswith("topic:") else None
 
 
 def topics_of(audiences: Iterable[str]) -> set[str]:
-    """The topics that whoever is in `audiences` hears, or waits to hear."""
+    """The topics among `audiences` to which a client is subscribed, or waits to be."""
     return {topic for topic in map(topic_of, map(channel_of, audiences)) if topic is not None}
 
 
 def channel_of(audience: str) -> str:
-    """The audience whose channel serves this one: those who wait for a topic need the topic's."""
+    """The audience whose Redis channel serves `audience`: clients that wait for a topic need the topic's channel."""
     return f"topic:{audience[8:]}" if audience.startswith("joining:") else audience

@@ -1,4 +1,4 @@
-"""Who a client is, and what a token lets it hear: what was proved, not how.  (pure)"""
+"""The identity and the grants of a client, as verified tokens state them.  (pure)"""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ROLES: Final = ADMIN_ROLES | {"user"}
 
 
 class AuthError(Exception):
-    """A token that proves nothing; `reason` is the word the browser client acts on."""
+    """A token is missing or invalid. The browser client acts on `reason`."""
 
     def __init__(self, reason: Reason, message: str) -> None:
         super().__init__(message)
@@ -24,36 +24,38 @@ class AuthError(Exception):
 
 
 class UnknownKey(AuthError):
-    """The key server may have the key `kid` by now: once it was asked, the token may be tried again."""
+    """The node does not know the token's key `kid`. Verify the token again after asking the key server."""
 
     def __init__(self, reason: Reason, message: str, kid: str = "") -> None:
         super().__init__(reason, message)
         self.kid = kid
 
 
-class KeysAway(AuthError):
-    """The key server could not be asked for the token's key: the token may be tried again in some seconds."""
+class KeyServerUnavailable(AuthError):
+    """The key server did not answer, so the token cannot be verified now. The client may retry in a few seconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What a token proved. Anonymous has no user and no role."""
+    """The claims of a verified token. An anonymous client has no user and no role."""
 
     user: str | None = None
     role: str | None = None
-    expires: float | None = None  # seconds since 1970 at which it holds no more; None: never
+    expires: float | None = None  # seconds since 1970; None: never
     token_id: str | None = None  # its claim jti
     issued: float | None = None  # its claim iat, seconds since 1970
-    hears_all: bool = False  # an API key with the scope read: what any client may hear, and no more than that
+    reads_all: bool = (
+        False  # an API key with the scope read: may subscribe to all topics that clients may, and only that
+    )
 
     @property
     def is_admin(self) -> bool:
-        """Whether the role is one of the administrators'."""
+        """Whether the role is an administrator's."""
         return self.role in ADMIN_ROLES
 
-    def is_same_person(self, other: Identity) -> bool:
-        """Whether the two may do the same: only the tokens differ."""
-        return (self.user, self.role, self.hears_all) == (other.user, other.role, other.hears_all)
+    def has_same_rights(self, other: Identity) -> bool:
+        """Whether both have the same permissions, so that at most their tokens differ."""
+        return (self.user, self.role, self.reads_all) == (other.user, other.role, other.reads_all)
 
 
 ANONYMOUS: Final = Identity()
@@ -61,10 +63,10 @@ ANONYMOUS: Final = Identity()
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """What a subscription token lets its bearer hear, whatever the rules say; of a user, only that one."""
+    """The topics that a subscription token allows, even if the topic rules do not."""
 
     patterns: tuple[str, ...]
-    user: str | None
+    user: str | None  # only this user may use the token; None: every client may
     expires: float  # seconds since 1970
     token_id: str | None = None
     issued: float | None = None
@@ -77,24 +79,24 @@ class Grant:
 
     @property
     def wildcards(self) -> int:
-        """How many of its patterns a topic is compared with one by one; names cost one look-up together."""
+        """The number of patterns with a wildcard. Each costs one comparison per topic; all names together cost one."""
         return len(self._wildcards)
 
     def is_for(self, identity: Identity) -> bool:
-        """Whether `identity` may use it."""
+        """Whether `identity` may use this grant."""
         return self.user is None or self.user == identity.user
 
     def covers(self, topic: str, identity: Identity) -> bool:
-        """Whether `identity` may hear `topic` by it."""
+        """Whether this grant allows `identity` to subscribe to `topic`."""
         if not self.is_for(identity) or is_reserved(topic):
             return False
         return topic in self._names or any(matches(pattern, topic) for pattern in self._wildcards)
 
 
-# Whether the token with this id, of this user, issued then, holds no more.
+# Arguments: the token's id, its user, and when it was issued (seconds since 1970).
 IsRevoked = Callable[[str | None, str | None, float | None], bool]
 
 
 def nothing_revoked(_token_id: str | None, _user: str | None, _issued: float | None) -> bool:
-    """The answer where nobody revokes tokens."""
+    """False for every token: the default where tokens cannot be revoked."""
     return False

@@ -1,4 +1,4 @@
-"""Whether somebody may do something on a topic, as its rule says.  (pure)"""
+"""Decides whether an identity may act on a topic under the topic's rule.  (pure)"""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ from gateway.core.identity import SUPERADMIN, Identity
 from gateway.core.protocol import Code, ProtocolError, RequestId
 from gateway.core.topics import Need, Rule
 
-JUDGE_TOPICS: Final = 1000  # of which one turn judges: about a millisecond
+JUDGE_TOPICS: Final = 1000  # decisions in one turn of the event loop: about a millisecond
 
 
 class Verdict(enum.Enum):
-    """What the rule says of an act; all but the first two are refusals, and say why."""
+    """The decision about one act on one topic. All members but the first two are refusals, named by their reason."""
 
     ALLOWED = enum.auto()
-    ASK = enum.auto()  # the back end knows
+    ASK = enum.auto()  # the back end decides
     NO_USER = enum.auto()
     NO_ROLE = enum.auto()
     NOT_OWNER = enum.auto()
     NO_TOKEN = enum.auto()
-    NOBODY = enum.auto()
-    REFUSED = enum.auto()  # said the back end
-    UNKNOWN = enum.auto()  # the back end did not say
+    NO_CLIENT = enum.auto()  # the rule allows it to no client
+    REFUSED = enum.auto()  # by the back end
+    UNKNOWN = enum.auto()  # the back end did not answer
 
 
-def weigh(need: Need, rule: Rule, topic: str, identity: Identity) -> Verdict:
-    """What `identity` may do on `topic`, for which `rule` holds and has this `need`."""
+def decide(need: Need, rule: Rule, topic: str, identity: Identity) -> Verdict:
+    """Decide whether `identity` fulfils `need`, which `rule` states for an act on `topic`."""
     match need:
         case Need.ANYONE:
             return Verdict.ALLOWED
         case Need.NOBODY:
-            return Verdict.NOBODY
+            return Verdict.NO_CLIENT
         case Need.ASK:
             return Verdict.ASK
         case Need.TOKEN:
@@ -48,53 +48,60 @@ def weigh(need: Need, rule: Rule, topic: str, identity: Identity) -> Verdict:
             fits, otherwise = identity.is_admin, Verdict.NO_ROLE
         case Need.SUPERADMIN:
             fits, otherwise = identity.role == SUPERADMIN, Verdict.NO_ROLE
-        case Need.OWNER:  # its pattern has one *, at the end
+        case Need.OWNER:  # the pattern has one *, at the end
             fits, otherwise = topic == rule.pattern[:-1] + identity.user, Verdict.NOT_OWNER
     return Verdict.ALLOWED if fits else otherwise
 
 
-# How a refusal is told; {topic} is put in.
+# The error code and message for each refusal. `refusal` inserts {topic}.
 REFUSALS: Final[dict[Verdict, tuple[Code, str]]] = {
     Verdict.NO_USER: (Code.AUTHENTICATION_NEEDED, "Authentication required for topic {topic}"),
     Verdict.NO_ROLE: (Code.ROLE_NEEDED, "Topic {topic} needs a role that the token does not give"),
     Verdict.NOT_OWNER: (Code.NOT_ALLOWED, "Topic {topic} is another user's"),
     Verdict.NO_TOKEN: (Code.NOT_ALLOWED, "Topic {topic} needs a subscription token that names it, in tokens"),
-    Verdict.NOBODY: (Code.NOT_ALLOWED, "No client may do that on {topic}"),
+    Verdict.NO_CLIENT: (Code.NOT_ALLOWED, "No client may do that on {topic}"),
     Verdict.REFUSED: (Code.NOT_ALLOWED, "The back end does not allow that on {topic}"),
     Verdict.UNKNOWN: (
         Code.UNAVAILABLE,
-        "The back end could not be asked whether that is allowed on {topic}, try again",
+        "The back end did not answer whether that is allowed on {topic}, try again",
     ),
 }
 
 
 def refusal(verdict: Verdict, topic: str, request_id: RequestId) -> ProtocolError:
-    """The error that a client is sent for a verdict that refuses."""
+    """The error that the node sends to the client for `verdict`, a refusal."""
     code, message = REFUSALS[verdict]
     return ProtocolError(code, message.format(topic=topic), request_id)
 
 
 @dataclass(frozen=True, slots=True)
-class Judge:
-    """Handle the message again in the next turn of the event loop: topics remain to be judged beside these."""
+class JudgeLater:
+    """Handle the message again in the next turn of the event loop. `verdicts` holds the decisions so far."""
 
-    judged: Mapping[str, Verdict]
+    verdicts: Mapping[str, Verdict]
 
 
 def judge(
     names: Iterable[str],
-    judged: Mapping[str, Verdict],
-    said: Mapping[str, Verdict],
-    weigh_one: Callable[[str], Verdict],
-) -> list[tuple[str, Verdict]] | Judge:
-    """Each of `names` with its verdict; `Judge` with the verdicts so far, if too many are left for one turn.
+    known: Mapping[str, Verdict],
+    backend_verdicts: Mapping[str, Verdict],
+    decide_one: Callable[[str], Verdict],
+) -> list[tuple[str, Verdict]] | JudgeLater:
+    """Decide about each of `names`, at most `JUDGE_TOPICS` of them in one turn of the event loop.
 
-    `judged`: verdicts of the turns before; `said`: those of the back end, about topics for which it is to be asked.
+    Args:
+        names: Topics.
+        known: The verdicts of earlier turns.
+        backend_verdicts: What the back end has answered. It replaces `Verdict.ASK`.
+        decide_one: Decides about one topic.
+
+    Returns:
+        Each name with its verdict; or `JudgeLater`, if topics are left for another turn.
     """
-    verdicts = dict(judged)
+    verdicts = dict(known)
     left = [name for name in names if name not in verdicts]
     for name in left[:JUDGE_TOPICS]:
-        verdicts[name] = weigh_one(name)
+        verdicts[name] = decide_one(name)
     if len(left) > JUDGE_TOPICS:
-        return Judge(verdicts)
-    return [(n, said.get(n, verdicts[n]) if verdicts[n] is Verdict.ASK else verdicts[n]) for n in names]
+        return JudgeLater(verdicts)
+    return [(n, backend_verdicts.get(n, verdicts[n]) if verdicts[n] is Verdict.ASK else verdicts[n]) for n in names]

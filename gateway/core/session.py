@@ -1,7 +1,7 @@
-"""One client's rules: what each message may do, given who sent it.  (pure)
+"""The session of one client: decides what each of its messages causes.  (pure)
 
-`Session.handle` takes a decoded message and gives back what is to be done, as one of the effects below;
-the node does it. A refusal is a `ProtocolError` and changes nothing.
+`Session.handle` takes a decoded message and returns one of the effects below. The node carries the effect out.
+If the message is refused, `handle` raises a `ProtocolError` and the session does not change.
 """
 
 from __future__ import annotations
@@ -13,202 +13,230 @@ from typing import Final, TypeAlias
 from gateway.core import messages, replies, targets, topics
 from gateway.core.hub import Audiences, topics_of
 from gateway.core.identity import ANONYMOUS, AuthError, Grant, Identity, IsRevoked, UnknownKey
-from gateway.core.permits import Judge, Verdict, judge, refusal, weigh
+from gateway.core.permits import JudgeLater, Verdict, decide, judge, refusal
 from gateway.core.position import Position
 from gateway.core.protocol import Close, Code, Json, ProtocolError, RequestId
 from gateway.core.publication import Publication
 from gateway.core.topics import TOKEN_ACTS, Act
 
-MAX_COMPARISONS: Final = 20_000  # of topics with the patterns of tokens, in one SUBSCRIBE: 5 ms
+# Comparisons of topics with token patterns in one SUBSCRIBE. They take about 5 ms.
+MAX_COMPARISONS: Final = 20_000
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """Send this; nothing else to do."""
+    """Send `data` to the client."""
 
     data: bytes
 
 
 @dataclass(frozen=True, slots=True)
-class Login:
-    """The client is now `Session.identity`: move it between users' and roles' audiences, then reply."""
+class LoggedIn:
+    """Move the client to the user and role audiences of its new `Session.identity`, then send `data`."""
 
     data: bytes
-    taken: tuple[str, ...] = ()  # what it heard, and may not as who it is now
+    removed: tuple[str, ...] = ()  # subscribed topics that the new identity may not subscribe to
 
 
 @dataclass(frozen=True, slots=True)
-class Join:
-    """Let it hear these topics and acknowledge once the cluster has confirmed."""
+class SubscribeTopics:
+    """Subscribe the client to these topics, and acknowledge after Redis has confirmed the subscriptions."""
 
     topics: tuple[str, ...]
     request_id: RequestId
-    login: bool  # the frame carried a token: `Session.identity` has changed too
+    login: bool  # the message carried a token, so `Session.identity` has changed too
     recover: Mapping[str, Position] = field(default_factory=dict)
-    taken: tuple[str, ...] = ()  # as of `Login`
+    removed: tuple[str, ...] = ()  # as in `LoggedIn`
 
 
 @dataclass(frozen=True, slots=True)
-class Leave:
-    """Let it hear these no more, and acknowledge."""
+class UnsubscribeTopics:
+    """Unsubscribe the client from these topics, and acknowledge."""
 
     topics: tuple[str, ...]
     request_id: RequestId
 
 
 @dataclass(frozen=True, slots=True)
-class Say:
-    """Publish this and acknowledge once Redis has it."""
+class PublishMessage:
+    """Publish the message, and acknowledge after Redis has accepted it."""
 
     publication: Publication
     request_id: RequestId
 
 
 @dataclass(frozen=True, slots=True)
-class Status:
-    """Answer with the node's status."""
+class ReplyStatus:
+    """Reply with the status of the node."""
 
     request: messages.Request
 
 
 @dataclass(frozen=True, slots=True)
-class Lookup:
-    """Answer with the topic's history or the people on it, as `request.action` says."""
+class ReadTopic:
+    """Reply with the topic's history or presence. `request.action` says which."""
 
     request: messages.Request
 
 
 @dataclass(frozen=True, slots=True)
-class Fetch:
-    """Answer with what the back end has at `target`; an answer serves for so long, unless it says something else."""
+class FetchFromBackend:
+    """Reply with the resource that the back end serves at `target`."""
 
     request: messages.Request
     target: str
-    seconds: float
-    stale_seconds: float
+    seconds: float  # how long the answer is fresh, unless it carries its own time
+    stale_seconds: float  # how long it may still be served after that
 
 
 @dataclass(frozen=True, slots=True)
-class Forward:
-    """Have the back end carry it out for `identity`, and acknowledge with its answer."""
+class ForwardCommand:
+    """Send the command to the back end in the name of `identity`, and acknowledge with the back end's answer."""
 
     command: messages.Command
     identity: Identity
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
-    """Write the browser's log lines to our log, then reply."""
+class WriteLogs:
+    """Write the log lines of the browser to the node's log, then send `data`."""
 
     entries: tuple[Mapping[str, Json], ...]
     data: bytes
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
-    """Have the back end say on which of these topics `who` may `act`; then handle the message again."""
+class AskBackend:
+    """Ask the back end on which of `topics` `identity` may `act`, then handle the message again."""
 
     act: Act
     topics: tuple[str, ...]
-    who: Identity
+    identity: Identity
 
 
 @dataclass(frozen=True, slots=True)
-class Refresh:
-    """Have the key server asked for the key `kid`; then handle the message again."""
+class RefreshKeys:
+    """Ask the key server for the key `kid`, then handle the message again."""
 
     kid: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class Charge:
-    """Count so many `topics`, as a SUBSCRIBE of them would be: each must be judged again. Then handle the message."""
+class ChargeTopics:
+    """Charge the client as for a SUBSCRIBE to `topics` topics, then handle the message again.
+
+    The client changes its identity, so the session must decide about each subscribed topic again.
+    """
 
     topics: int
     request_id: RequestId
 
 
 @dataclass(frozen=True, slots=True)
-class Quit:
-    """End the connection."""
+class CloseConnection:
+    """Close the connection."""
 
     code: Close
     reason: str
 
 
-Settled: TypeAlias = Reply | Login | Join | Leave | Say | Status | Lookup | Fetch | Forward | Report | Quit
-Effect: TypeAlias = Settled | Ask | Refresh | Charge | Judge
+FinalEffect: TypeAlias = (
+    Reply
+    | LoggedIn
+    | SubscribeTopics
+    | UnsubscribeTopics
+    | PublishMessage
+    | ReplyStatus
+    | ReadTopic
+    | FetchFromBackend
+    | ForwardCommand
+    | WriteLogs
+    | CloseConnection
+)
+Effect: TypeAlias = FinalEffect | AskBackend | RefreshKeys | ChargeTopics | JudgeLater
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """What was found out since a message came, for handling it again."""
+class Findings:
+    """What the node has found out for one message, so that the session can handle the message again."""
 
-    refreshed: bool = False  # the key server was asked, or could not be
-    charged: bool = False  # that the topics of the client are judged again was counted
-    keys_away: bool = False  # it could not be
-    said: Mapping[str, Verdict] = field(default_factory=dict)  # by the back end, of each topic it was asked about
-    judged: Mapping[str, Verdict] = field(default_factory=dict)  # by the rules, of the topics judged so far
+    keys_refreshed: bool = False  # the node has asked the key server, or tried to
+    topics_charged: bool = False  # the client was charged, see `ChargeTopics`
+    key_server_failed: bool = False  # the key server did not answer
+    backend_verdicts: Mapping[str, Verdict] = field(default_factory=dict)  # by topic, as the back end answered
+    verdicts: Mapping[str, Verdict] = field(default_factory=dict)  # by topic, as the rules decide; not all topics yet
 
 
-NOTHING: Final = Found()
+NO_FINDINGS: Final = Findings()
 Verify: TypeAlias = Callable[[str | None], Identity]
 
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What holds for every session of a node; both verifiers raise `AuthError` for a bad token."""
+    """The rules that all sessions of a node share. Both verifiers raise `AuthError` for an invalid token."""
 
     verify: Verify
     verify_grant: Callable[[str], Grant]
     topics: topics.TopicRules
     max_client_topics: int
-    open: bool = False
-    backend: bool = False  # there is one
+    open: bool = False  # anonymous clients may do whatever any client may do
+    backend: bool = False  # a back end is configured
 
 
 class Session:
-    """Who the client is, and from that what it may do."""
+    """One client's identity and subscription tokens, and the decisions that follow from them."""
 
     __slots__ = ("_grants", "_rules", "identity", "warned")
 
     def __init__(self, rules: Rules, identity: Identity = ANONYMOUS) -> None:
         self._rules = rules
-        self._grants: dict[str, Grant] | None = None  # what it hears by subscription tokens; most have none
+        # The grant of each topic that a subscription token allows. None, since most clients have no such token.
+        self._grants: dict[str, Grant] | None = None
         self.identity = identity
-        self.warned = False  # it was told that its token ends soon
+        self.warned = False  # the node has sent `token_expiring` for the current token
 
-    def handle(self, message: messages.ClientMessage, heard: Audiences, now: str, found: Found = NOTHING) -> Effect:
-        """What `message` is to cause. `heard`: the audiences it is in already; `now`: ISO 8601.
+    def handle(
+        self, message: messages.ClientMessage, audiences: Audiences, now: str, findings: Findings = NO_FINDINGS
+    ) -> Effect:
+        """Return the effect of `message`.
 
-        After `Ask`, `Refresh`, `Charge` and `Judge`, and only then, nothing has changed yet: the same message is to be
-        handled again, with all that was `found` for it.
+        `AskBackend`, `RefreshKeys`, `ChargeTopics` and `JudgeLater` leave the session unchanged: the caller carries the
+        effect out, adds the result to `findings`, and calls `handle` again with the same message.
+
+        Args:
+            message: The decoded message.
+            audiences: The audiences that the client is in.
+            now: The time of the reply, ISO 8601.
+            findings: The results of earlier effects of this message.
 
         Raises:
-            ProtocolError: It may not; nothing has changed.
+            ProtocolError: The session refuses the message. The session has not changed.
         """
         try:
-            return self._handle(message, heard, now, found)
-        except _Needed as needed:
+            return self._handle(message, audiences, now, findings)
+        except _MoreNeeded as needed:
             return needed.effect
 
     def expire_grants(self, now: float) -> list[str]:
-        """The topics it may hear no more: their subscription tokens have ended by `now`, seconds since 1970."""
-        return self._without(lambda grant: grant.expires <= now)
+        """Drop the grants that have expired at `now` (seconds since 1970).
+
+        Returns the topics that the client may no longer receive.
+        """
+        return self._drop_grants(lambda grant: grant.expires <= now)
 
     def revoke_grants(self, revoked: IsRevoked) -> list[str]:
-        """The same, because their subscription tokens are `revoked`."""
-        return self._without(lambda grant: revoked(grant.token_id, grant.user, grant.issued))
+        """Drop the grants whose tokens are `revoked`. Returns the topics that the client may no longer receive."""
+        return self._drop_grants(lambda grant: revoked(grant.token_id, grant.user, grant.issued))
 
-    def _without(self, is_void: Callable[[Grant], bool]) -> list[str]:
-        if not self._grants:  # nearly nobody has any, and all are asked every second
+    def _drop_grants(self, is_invalid: Callable[[Grant], bool]) -> list[str]:
+        if not self._grants:  # The node calls this every second for each client, and few clients have grants.
             return []
-        void = [topic for topic, grant in self._grants.items() if is_void(grant)]
-        self._forget(void)
+        dropped = [topic for topic, grant in self._grants.items() if is_invalid(grant)]
+        self._forget(dropped)
         return [
             topic
-            for topic in void
-            if self._weigh("subscribe", topic, self.identity, (), NOTHING) is not Verdict.ALLOWED
+            for topic in dropped
+            if self._decide("subscribe", topic, self.identity, (), NO_FINDINGS) is not Verdict.ALLOWED
         ]
 
     def _forget(self, names: Iterable[str]) -> None:
@@ -216,197 +244,200 @@ class Session:
             for name in names:
                 self._grants.pop(name, None)
 
-    def _handle(self, message: messages.ClientMessage, heard: Audiences, now: str, found: Found) -> Effect:
+    def _handle(self, message: messages.ClientMessage, audiences: Audiences, now: str, findings: Findings) -> Effect:
         match message:
             case messages.Ping(timestamp):
                 return Reply(replies.pong(timestamp))
             case messages.Subscribe():
-                return self._subscribe(message, heard, found)
+                return self._subscribe(message, audiences, findings)
             case messages.Unsubscribe(names, request_id):
                 self._forget(names)
-                return Leave(names, request_id)
+                return UnsubscribeTopics(names, request_id)
             case messages.Publish(publication, request_id):
-                self._demand("publish", publication.topic, request_id, found)
-                return Say(publication, request_id)
+                self._require("publish", publication.topic, request_id, findings)
+                return PublishMessage(publication, request_id)
             case messages.Auth(token):
-                return self._authenticate(token, heard, now, found)
+                return self._authenticate(token, audiences, now, findings)
             case messages.Request():
-                return self._request(message, now, found)
+                return self._request(message, now, findings)
             case messages.Logs(entries):
-                return Report(entries, replies.logged(len(entries), now))
+                return WriteLogs(entries, replies.logged(len(entries), now))
             case messages.Command():
-                return self._command(message, found)
+                return self._command(message, findings)
 
-    # ---- who it is
+    # ---- authentication
 
-    def _authenticate(self, token: str | None, heard: Audiences, now: str, found: Found) -> Effect:
+    def _authenticate(self, token: str | None, audiences: Audiences, now: str, findings: Findings) -> Effect:
         try:
             identity = self._rules.verify(token)
         except AuthError as error:
-            raise self._unproved(error, Code.TOKEN, None, found) from None
-        taken = self._beyond(identity, heard, (), None, found)
-        self._become(identity, taken)
-        return Login(replies.authenticated(now), taken)
+            raise self._token_error(error, Code.TOKEN, None, findings) from None
+        removed = self._forbidden_topics(identity, audiences, (), None, findings)
+        self._set_identity(identity, removed)
+        return LoggedIn(replies.authenticated(now), removed)
 
-    def _become(self, identity: Identity, taken: Collection[str]) -> None:
+    def _set_identity(self, identity: Identity, removed: Collection[str]) -> None:
         self.identity = identity
         self.warned = False
-        self._forget(taken)
+        self._forget(removed)
 
-    def _beyond(
-        self, identity: Identity, heard: Audiences, but: Collection[str], request_id: RequestId, found: Found
+    def _forbidden_topics(
+        self, identity: Identity, audiences: Audiences, but: Collection[str], request_id: RequestId, findings: Findings
     ) -> tuple[str, ...]:
-        """Which of the topics it hears, `but` these, `identity` may not. Whoever it was, and is, may what it could."""
-        if identity.is_same_person(self.identity) or not heard.topics:
+        """The subscribed topics, except those in `but`, that `identity` may not subscribe to."""
+        if identity.has_same_rights(self.identity) or not audiences.topics:
             return ()
-        if not found.charged:
-            raise _Needed(Charge(heard.topics, request_id))
-        names = topics_of(heard).difference(but)
-        verdicts = self._judge(names, identity, self._held, found)
+        if not findings.topics_charged:
+            raise _MoreNeeded(ChargeTopics(audiences.topics, request_id))  # before any work is done
+        names = topics_of(audiences).difference(but)
+        verdicts = self._judge(names, identity, self._held, findings)
         asked = sorted(name for name, verdict in verdicts if verdict is Verdict.ASK)
         if asked:
-            raise _Needed(Ask("subscribe", tuple(asked), identity))
+            raise _MoreNeeded(AskBackend("subscribe", tuple(asked), identity))
         return tuple(sorted(name for name, verdict in verdicts if verdict is not Verdict.ALLOWED))
 
     def _judge(
-        self, names: Collection[str], identity: Identity, held: Callable[[str], Sequence[Grant]], found: Found
+        self, names: Collection[str], identity: Identity, held: Callable[[str], Sequence[Grant]], findings: Findings
     ) -> list[tuple[str, Verdict]]:
-        """Each of `names` with the verdict whether `identity` may subscribe; `held`: the grants that count."""
+        """Decide for each of `names` whether `identity` may subscribe. `held` gives the grants to consider."""
         verdicts = judge(
-            names, found.judged, found.said, lambda name: self._weigh("subscribe", name, identity, held(name), found)
+            names,
+            findings.verdicts,
+            findings.backend_verdicts,
+            lambda name: self._decide("subscribe", name, identity, held(name), findings),
         )
-        if isinstance(verdicts, Judge):
-            raise _Needed(verdicts)
+        if isinstance(verdicts, JudgeLater):
+            raise _MoreNeeded(verdicts)
         return verdicts
 
     @staticmethod
-    def _unproved(error: AuthError, code: Code, request_id: RequestId, found: Found) -> Exception:
-        if isinstance(error, UnknownKey) and not found.refreshed:
-            return _Needed(Refresh(error.kid))
-        if isinstance(error, UnknownKey) and found.keys_away:
-            message = "The key server cannot be asked for the token's key; try again"
+    def _token_error(error: AuthError, code: Code, request_id: RequestId, findings: Findings) -> Exception:
+        if isinstance(error, UnknownKey) and not findings.keys_refreshed:
+            return _MoreNeeded(RefreshKeys(error.kid))
+        if isinstance(error, UnknownKey) and findings.key_server_failed:
+            message = "The key server does not answer, so the token cannot be verified; try again"
             return ProtocolError(Code.UNAVAILABLE, message, request_id)
         return ProtocolError(code, str(error), request_id, error.reason)
 
-    # ---- what it may
+    # ---- permissions
 
-    def _subscribe(self, message: messages.Subscribe, heard: Audiences, found: Found) -> Effect:
+    def _subscribe(self, message: messages.Subscribe, audiences: Audiences, findings: Findings) -> Effect:
         identity, request_id = self.identity, message.request_id
         try:
             if message.token is not None:
                 identity = self._rules.verify(message.token)
             grants = [self._rules.verify_grant(token) for token in message.tokens]
         except AuthError as error:
-            raise self._unproved(error, Code.BAD_TOKEN_IN_SUBSCRIBE, request_id, found) from None
+            raise self._token_error(error, Code.BAD_TOKEN_IN_SUBSCRIBE, request_id, findings) from None
         if len(message.topics) * sum(grant.wildcards for grant in grants) > MAX_COMPARISONS:
             raise ProtocolError(
                 Code.DATA_REFUSED,
-                f"SUBSCRIBE has too many topics for the patterns of its tokens: each is compared with each, "
-                f"{MAX_COMPARISONS} times at most; send it in parts",
+                f"SUBSCRIBE compares each topic with each pattern of its tokens, at most {MAX_COMPARISONS} times; "
+                "send the topics in several SUBSCRIBE messages",
                 request_id,
             )
-        used = self._demand_all(message.topics, request_id, identity, grants, found)  # all or nothing
-        taken = self._beyond(identity, heard, message.topics, request_id, found)
+        used = self._require_all(message.topics, request_id, identity, grants, findings)  # all or nothing
+        removed = self._forbidden_topics(identity, audiences, message.topics, request_id, findings)
         limit = self._rules.max_client_topics
-        most = heard.topics + len(message.topics)  # if it has none of them yet
-        if most > limit and most - sum(map(heard.has_topic, message.topics)) > limit:
-            return Quit(Close.TOO_MANY_TOPICS, f"more than {limit} topics")
+        most = audiences.topics + len(message.topics)  # if the client is not subscribed to any of them yet
+        if most > limit and most - sum(map(audiences.has_topic, message.topics)) > limit:
+            return CloseConnection(Close.TOO_MANY_TOPICS, f"more than {limit} topics")
         if message.token is not None:
-            self._become(identity, taken)
+            self._set_identity(identity, removed)
         if used:
             self._grants = {**(self._grants or {}), **used}
-        return Join(message.topics, request_id, message.token is not None, message.recover, taken)
+        return SubscribeTopics(message.topics, request_id, message.token is not None, message.recover, removed)
 
-    def _demand_all(
+    def _require_all(
         self, names: Collection[str], request_id: RequestId, identity: Identity, grants: Sequence[Grant],
-        found: Found,
+        findings: Findings,
     ) -> dict[str, Grant]:  # fmt: skip
-        """See that it may hear them all; the new grants by which it may hear some."""
+        """Require that `identity` may subscribe to all of `names`. Returns the new grants that this uses, by topic."""
         asked, used = [], {}
-        for name, verdict in self._judge(names, identity, lambda _name: (), found):
+        for name, verdict in self._judge(names, identity, lambda _name: (), findings):
             if verdict is Verdict.ALLOWED:
                 continue
             covering = [grant for grant in (*grants, *self._held(name)) if grant.covers(name, identity)]
-            if covering and verdict is not Verdict.NOBODY:
+            if covering and verdict is not Verdict.NO_CLIENT:
                 used[name] = max(covering, key=lambda grant: grant.expires)
-            elif verdict is Verdict.ASK:
+            elif verdict is Verdict.ASK:  # ask about all such topics in one call
                 asked.append(name)
             else:
                 raise refusal(verdict, name, request_id)
         if asked:
-            raise _Needed(Ask("subscribe", tuple(asked), identity))
+            raise _MoreNeeded(AskBackend("subscribe", tuple(asked), identity))
         return used
 
     def _held(self, name: str) -> tuple[Grant, ...]:
-        """The grant by which it hears the topic, if it does by one."""
+        """The grant that the client uses for the topic `name`, if any."""
         grant = (self._grants or {}).get(name)
         return () if grant is None else (grant,)
 
-    def _request(self, message: messages.Request, now: str, found: Found) -> Effect:
+    def _request(self, message: messages.Request, now: str, findings: Findings) -> Effect:
         rule = self._rules.topics.of(message.topic)
         if (message.action == "history" and rule.history) or (message.action == "presence" and rule.presence):
-            self._demand("request", message.topic, message.request_id, found)
-            return Lookup(message)
+            self._require("request", message.topic, message.request_id, findings)
+            return ReadTopic(message)
         if rule.source and message.topic != topics.SYSTEM:
-            self._demand("request", message.topic, message.request_id, found)
+            self._require("request", message.topic, message.request_id, findings)
             if not self._rules.backend:
                 raise ProtocolError(
                     Code.NOT_IMPLEMENTED, f"No back end answers requests on topic {message.topic}", message.request_id
                 )
             target = targets.target_of(rule, message, self.identity.user)
-            return Fetch(message, target, rule.source_seconds, rule.source_stale_seconds)
+            return FetchFromBackend(message, target, rule.source_seconds, rule.source_stale_seconds)
         if message.topic != topics.SYSTEM:
             raise ProtocolError(
                 Code.UNKNOWN_TOPIC, f"No requests are answered on topic {message.topic}", message.request_id
             )
-        self._demand("request", message.topic, message.request_id, found)
+        self._require("request", message.topic, message.request_id, findings)
         if message.action == "ping":
             return Reply(replies.request_pong(message, now))
         if message.action == "getStatus":
-            return Status(message)
+            return ReplyStatus(message)
         raise ProtocolError(Code.UNKNOWN_ACTION, f"Unknown action {message.action}", message.request_id)
 
-    def _command(self, message: messages.Command, found: Found) -> Effect:
+    def _command(self, message: messages.Command, findings: Findings) -> Effect:
         anonymous = self.identity.user is None and not self._rules.open
         if message.topic is None or message.action is None:
             code = Code.COMMAND_WITHOUT_AUTHENTICATION if anonymous else Code.COMMAND_WITHOUT_TOPIC_OR_ACTION
             what = "authentication" if anonymous else f"a topic of {topics.NAME_FORM}, and an action"
             raise ProtocolError(code, f"COMMAND needs {what}", message.request_id)
-        self._demand("command", message.topic, message.request_id, found)
+        self._require("command", message.topic, message.request_id, findings)
         if not self._rules.backend:
             raise ProtocolError(Code.NOT_IMPLEMENTED, f"No back end carries out {message.action}", message.request_id)
-        return Forward(message, self.identity)
+        return ForwardCommand(message, self.identity)
 
-    def _demand(self, act: Act, topic: str, request_id: RequestId, found: Found) -> None:
-        """See that it may `act` on `topic`, as who it is.
+    def _require(self, act: Act, topic: str, request_id: RequestId, findings: Findings) -> None:
+        """Require that the client may `act` on `topic`.
 
         Raises:
-            ProtocolError: It may not.
+            ProtocolError: The client may not.
         """
-        verdict = self._weigh(act, topic, self.identity, self._held(topic), found)
+        verdict = self._decide(act, topic, self.identity, self._held(topic), findings)
         if verdict is Verdict.ASK:
-            raise _Needed(Ask(act, (topic,), self.identity))
+            raise _MoreNeeded(AskBackend(act, (topic,), self.identity))
         if verdict is Verdict.NO_USER and act == "command":
             raise ProtocolError(Code.COMMAND_WITHOUT_AUTHENTICATION, "COMMAND needs authentication", request_id)
         if verdict is not Verdict.ALLOWED:
             raise refusal(verdict, topic, request_id)
 
-    def _weigh(self, act: Act, topic: str, identity: Identity, grants: Sequence[Grant], found: Found) -> Verdict:
-        """Whether `identity` may `act` on `topic`; `grants`: those by which this client hears it already."""
+    def _decide(self, act: Act, topic: str, identity: Identity, grants: Sequence[Grant], findings: Findings) -> Verdict:
+        """Decide whether `identity` may `act` on `topic`. `grants`: the client's grants for this topic."""
         rule = self._rules.topics.of(topic)
-        verdict = weigh(rule.need(act), rule, topic, identity)
-        if verdict in (Verdict.ALLOWED, Verdict.NOBODY):
+        verdict = decide(rule.need(act), rule, topic, identity)
+        if verdict in (Verdict.ALLOWED, Verdict.NO_CLIENT):
             return verdict
         if self._rules.open:
             return Verdict.ALLOWED
-        if act in TOKEN_ACTS and (identity.hears_all or any(grant.is_for(identity) for grant in grants)):
+        if act in TOKEN_ACTS and (identity.reads_all or any(grant.is_for(identity) for grant in grants)):
             return Verdict.ALLOWED
-        return found.said.get(topic, verdict) if verdict is Verdict.ASK else verdict
+        return findings.backend_verdicts.get(topic, verdict) if verdict is Verdict.ASK else verdict
 
 
-class _Needed(Exception):
-    """Something must be found out before the message can be judged."""
+class _MoreNeeded(Exception):
+    """The session needs the result of `effect` before it can decide."""
 
-    def __init__(self, effect: Ask | Refresh | Charge | Judge) -> None:
+    def __init__(self, effect: AskBackend | RefreshKeys | ChargeTopics | JudgeLater) -> None:
         super().__init__()
         self.effect = effect

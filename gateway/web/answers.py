@@ -18,7 +18,7 @@ from gateway.auth import apikeys
 from gateway.auth.apikeys import ApiKey, Scope
 from gateway.cluster.link import Impaired, Unavailable, Unconfirmed, WrongType
 from gateway.core import protocol
-from gateway.core.identity import AuthError, KeysAway
+from gateway.core.identity import AuthError, KeyServerUnavailable
 from gateway.logs import logger
 from gateway.node import Node
 
@@ -212,7 +212,7 @@ async def _administrator(request: Request, given: str) -> ApiKey | None:
         return None
     try:
         who = await node_of(request).trust.identify(given)
-    except KeysAway as error:
+    except KeyServerUnavailable as error:
         raise ApiError(503, "unavailable", str(error), {"retry-after": "5"}) from None
     except AuthError as error:
         raise _unauthorized(str(error)) from None

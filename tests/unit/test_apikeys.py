@@ -59,7 +59,7 @@ def test_reporting_services_takes_a_scope_of_its_own() -> None:
 
 def test_a_key_for_reading_hears_all_and_another_opens_no_socket() -> None:
     keys = ApiKeys(apikeys.parse(table() + table("feed-2", hashlib.sha256(b"f").hexdigest(), '"publish"'), "keys.toml"))
-    assert keys.identify("k") == Identity(hears_all=True)
+    assert keys.identify("k") == Identity(reads_all=True)
     assert keys.identify("nobody's") is None
     with pytest.raises(AuthError, match="feed-2 has not the scope read"):
         keys.identify("f")

@@ -17,7 +17,7 @@ from gateway.core.hub import Hub
 from gateway.core.identity import ANONYMOUS, Identity
 from gateway.core.position import Position
 from gateway.core.sequence import Entry
-from gateway.core.session import Join
+from gateway.core.session import SubscribeTopics
 from gateway.memberships import MAX_WAITING, READ_SECONDS, RECOVERY_BYTES, Memberships
 from gateway.metrics import Metrics
 from gateway.outbox import Outbox
@@ -236,7 +236,7 @@ class Node:
 
     def subscribe(self, client: Client, *topics: str, request_id: str = "r", offset: int | None = None) -> None:
         recover = {topic: Position("e", offset) for topic in topics} if offset is not None else {}
-        self.memberships.subscribe(client, Join(topics, request_id, False, recover))
+        self.memberships.subscribe(client, SubscribeTopics(topics, request_id, False, recover))
 
     def publish(self, topic: str, size: int = 10) -> None:
         text = self.relay.streams.publish(topic, size).text

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gateway.core.identity import ANONYMOUS, Identity
-from gateway.core.permits import REFUSALS, Verdict, weigh
+from gateway.core.permits import REFUSALS, Verdict, decide
 from gateway.core.topics import Need, Rule
 
 ANN = Identity("ann", "user")
@@ -25,24 +25,24 @@ V = Verdict
         (Need.OWNER, V.NO_USER, V.ALLOWED, V.NOT_OWNER, V.NOT_OWNER),
         (Need.TOKEN, V.NO_TOKEN, V.NO_TOKEN, V.NO_TOKEN, V.NO_TOKEN),
         (Need.ASK, V.ASK, V.ASK, V.ASK, V.ASK),
-        (Need.NOBODY, V.NOBODY, V.NOBODY, V.NOBODY, V.NOBODY),
+        (Need.NOBODY, V.NO_CLIENT, V.NO_CLIENT, V.NO_CLIENT, V.NO_CLIENT),
     ],
 )
 def test_every_need_of_everybody(
     need: Need, anonymous: Verdict, ann: Verdict, admin: Verdict, superadmin: Verdict
 ) -> None:
-    verdicts = [weigh(need, RULE, "wallet:ann", who) for who in (ANONYMOUS, ANN, ADMIN, SUPERADMIN)]
+    verdicts = [decide(need, RULE, "wallet:ann", who) for who in (ANONYMOUS, ANN, ADMIN, SUPERADMIN)]
     assert verdicts == [anonymous, ann, admin, superadmin]
 
 
 @pytest.mark.parametrize("topic", ["wallet:", "wallet:anna", "wallet:x:ann", "wallet:Ann", "wallet:ann:"])
 def test_an_owner_owns_its_own_topic_and_none_that_looks_like_it(topic: str) -> None:
-    assert weigh(Need.OWNER, RULE, topic, ANN) is V.NOT_OWNER
+    assert decide(Need.OWNER, RULE, topic, ANN) is V.NOT_OWNER
 
 
 def test_a_user_whose_name_has_colons_owns_its_topic_and_nobody_the_end_of_it() -> None:
-    assert weigh(Need.OWNER, RULE, "wallet:did:key:ann", Identity("did:key:ann", "user")) is V.ALLOWED
-    assert weigh(Need.OWNER, RULE, "wallet:did:key:ann", ANN) is V.NOT_OWNER
+    assert decide(Need.OWNER, RULE, "wallet:did:key:ann", Identity("did:key:ann", "user")) is V.ALLOWED
+    assert decide(Need.OWNER, RULE, "wallet:did:key:ann", ANN) is V.NOT_OWNER
 
 
 def test_every_refusal_has_a_code_and_a_sentence() -> None:

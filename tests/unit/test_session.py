@@ -15,28 +15,28 @@ from gateway.app import load_rules
 from gateway.core import hub, messages, replies, session, topics
 from gateway.core.hub import Audiences
 from gateway.core.identity import ANONYMOUS, AuthError, Grant, Identity, UnknownKey
-from gateway.core.permits import JUDGE_TOPICS, Judge, Verdict
+from gateway.core.permits import JUDGE_TOPICS, JudgeLater, Verdict
 from gateway.core.protocol import Close, Code, ProtocolError
 from gateway.core.publication import Publication
 from gateway.core.session import (
-    NOTHING,
-    Ask,
-    Charge,
-    Fetch,
-    Forward,
-    Found,
-    Join,
-    Leave,
-    Login,
-    Lookup,
-    Quit,
-    Refresh,
+    NO_FINDINGS,
+    AskBackend,
+    ChargeTopics,
+    CloseConnection,
+    FetchFromBackend,
+    Findings,
+    ForwardCommand,
+    LoggedIn,
+    PublishMessage,
+    ReadTopic,
+    RefreshKeys,
     Reply,
-    Report,
+    ReplyStatus,
     Rules,
-    Say,
     Session,
-    Status,
+    SubscribeTopics,
+    UnsubscribeTopics,
+    WriteLogs,
 )
 from gateway.core.topics import Need
 
@@ -90,8 +90,8 @@ def session_of(identity: Identity = ANONYMOUS, *, limit: int = 100, everything: 
 
 def handle(client: Session, message: messages.ClientMessage, *heard: str) -> session.Effect:
     effect = client.handle(message, Audiences(heard), NOW)
-    if isinstance(effect, Charge):
-        effect = client.handle(message, Audiences(heard), NOW, Found(charged=True))
+    if isinstance(effect, ChargeTopics):
+        effect = client.handle(message, Audiences(heard), NOW, Findings(topics_charged=True))
     return effect
 
 
@@ -120,7 +120,7 @@ def publish(topic: str) -> messages.Publish:
 def test_who_may_hear_a_topic(topic: str, identity: Identity) -> None:
     client = session_of(identity)
     if identity in MEETS[DEFAULT.of(topic).subscribe]:
-        assert handle(client, subscribe(topic)) == Join((topic,), "r", login=False)
+        assert handle(client, subscribe(topic)) == SubscribeTopics((topic,), "r", login=False)
     else:
         expected = Code.AUTHENTICATION_NEEDED if identity is ANONYMOUS else Code.ROLE_NEEDED
         error = refusal(client, subscribe(topic))
@@ -134,7 +134,7 @@ def test_who_may_say_something_on_a_topic(topic: str, identity: Identity) -> Non
     client, message = session_of(identity), publish(topic)
     need = DEFAULT.of(topic).publish
     if identity in MEETS[need]:
-        assert handle(client, message) == Say(message.publication, "r")
+        assert handle(client, message) == PublishMessage(message.publication, "r")
     else:
         expected = Code.AUTHENTICATION_NEEDED if identity is ANONYMOUS else Code.ROLE_NEEDED
         assert refusal(client, message).code is (Code.NOT_ALLOWED if need is Need.NOBODY else expected)
@@ -142,12 +142,12 @@ def test_who_may_say_something_on_a_topic(topic: str, identity: Identity) -> Non
 
 @pytest.mark.parametrize("topic", TOPICS)
 def test_on_an_open_gateway_anybody_may_hear_everything(topic: str) -> None:
-    assert handle(session_of(everything=True), subscribe(topic)) == Join((topic,), "r", login=False)
+    assert handle(session_of(everything=True), subscribe(topic)) == SubscribeTopics((topic,), "r", login=False)
 
 
 @pytest.mark.parametrize("topic", [topic for topic in TOPICS if topic != "system"])
 def test_on_an_open_gateway_anybody_may_say_everything(topic: str) -> None:
-    assert handle(session_of(everything=True), publish(topic)) == Say(publish(topic).publication, "r")
+    assert handle(session_of(everything=True), publish(topic)) == PublishMessage(publish(topic).publication, "r")
 
 
 @pytest.mark.parametrize("identity", EVERYBODY, ids=name)
@@ -161,7 +161,7 @@ def test_subscribe_is_all_or_nothing() -> None:
 
 
 def test_anybody_may_stop_to_hear_anything() -> None:
-    assert handle(session_of(), messages.Unsubscribe(("admin", "never heard"), "r")) == Leave(
+    assert handle(session_of(), messages.Unsubscribe(("admin", "never heard"), "r")) == UnsubscribeTopics(
         ("admin", "never heard"), "r"
     )
 
@@ -171,7 +171,7 @@ def test_anybody_may_stop_to_hear_anything() -> None:
 
 def test_a_good_token_logs_in() -> None:
     client = session_of()
-    assert handle(client, messages.Auth("ann")) == Login(replies.authenticated(NOW))
+    assert handle(client, messages.Auth("ann")) == LoggedIn(replies.authenticated(NOW))
     assert client.identity is ANN
 
 
@@ -197,7 +197,7 @@ def test_a_bad_token_is_answered_with_its_reason_and_logs_nobody_out(
 
 def test_subscribe_may_bring_a_token() -> None:
     client = session_of()
-    assert handle(client, subscribe("portfolio", token="ann")) == Join(("portfolio",), "r", login=True)
+    assert handle(client, subscribe("portfolio", token="ann")) == SubscribeTopics(("portfolio",), "r", login=True)
     assert client.identity is ANN
 
 
@@ -225,21 +225,23 @@ def heard(*names: str) -> list[str]:
 
 def test_a_client_may_hear_as_many_topics_as_the_limit() -> None:
     client = session_of(limit=3)
-    assert handle(client, subscribe("c"), *heard("a", "b")) == Join(("c",), "r", login=False)
-    assert handle(client, subscribe("a", "b", "c"), *heard("a", "b", "c")) == Join(("a", "b", "c"), "r", login=False)
+    assert handle(client, subscribe("c"), *heard("a", "b")) == SubscribeTopics(("c",), "r", login=False)
+    assert handle(client, subscribe("a", "b", "c"), *heard("a", "b", "c")) == SubscribeTopics(
+        ("a", "b", "c"), "r", login=False
+    )
 
 
 def test_one_more_ends_the_connection_and_logs_nobody_in() -> None:
     client = session_of(limit=3)
     effect = handle(client, subscribe("c", "d", token="ann"), *heard("a", "b"))
-    assert isinstance(effect, Quit) and effect.code is Close.TOO_MANY_TOPICS
+    assert isinstance(effect, CloseConnection) and effect.code is Close.TOO_MANY_TOPICS
     assert client.identity is ANONYMOUS
 
 
 def test_a_users_and_roles_own_audiences_are_not_topics_it_hears() -> None:
     audiences = [hub.of_user("ann"), hub.of_role("user"), *heard("a", "b")]
-    assert handle(session_of(ANN, limit=3), subscribe("c"), *audiences) == Join(("c",), "r", login=False)
-    assert isinstance(handle(session_of(ANN, limit=3), subscribe("c", "d"), *audiences), Quit)
+    assert handle(session_of(ANN, limit=3), subscribe("c"), *audiences) == SubscribeTopics(("c",), "r", login=False)
+    assert isinstance(handle(session_of(ANN, limit=3), subscribe("c", "d"), *audiences), CloseConnection)
 
 
 # ---- the others
@@ -256,7 +258,7 @@ def test_request_system_ping_is_answered() -> None:
 
 def test_request_status_is_the_nodes_to_answer() -> None:
     request = messages.Request("system", "getStatus", {}, "r")
-    assert handle(session_of(), request) == Status(request)
+    assert handle(session_of(), request) == ReplyStatus(request)
 
 
 @pytest.mark.parametrize(
@@ -274,7 +276,7 @@ def test_other_requests_are_refused(topic: str, action: str, code: Code) -> None
 
 def test_logs_are_reported_and_counted() -> None:
     entries = ({"level": "error"}, {"level": "info"})
-    assert handle(session_of(), messages.Logs(entries)) == Report(entries, replies.logged(2, NOW))
+    assert handle(session_of(), messages.Logs(entries)) == WriteLogs(entries, replies.logged(2, NOW))
 
 
 @pytest.mark.parametrize("topic", [None, "chat"])
@@ -307,13 +309,13 @@ tokens = st.sampled_from([None, "", "ann", "bob", "eve", "max", "ann!", "nobody"
 def test_to_judge_all_topics_of_a_client_again_is_counted_first_and_only_if_it_is_somebody_else() -> None:
     client = session_of(ANN)
     held = Counted(heard("a", "b", "admin"))
-    assert client.handle(messages.Auth("bob"), held, NOW) == Charge(3, None)
-    assert client.handle(subscribe("c", token="bob"), held, NOW) == Charge(3, "r")
+    assert client.handle(messages.Auth("bob"), held, NOW) == ChargeTopics(3, None)
+    assert client.handle(subscribe("c", token="bob"), held, NOW) == ChargeTopics(3, "r")
     assert client.identity is ANN
-    assert isinstance(client.handle(messages.Auth("ann"), held, NOW), Login)
-    assert isinstance(client.handle(messages.Auth("bob"), Audiences(), NOW), Login)
-    again = client.handle(messages.Auth("ann"), Audiences(heard("a", "admin")), NOW, Found(charged=True))
-    assert again == Login(replies.authenticated(NOW), ("admin",))
+    assert isinstance(client.handle(messages.Auth("ann"), held, NOW), LoggedIn)
+    assert isinstance(client.handle(messages.Auth("bob"), Audiences(), NOW), LoggedIn)
+    again = client.handle(messages.Auth("ann"), Audiences(heard("a", "admin")), NOW, Findings(topics_charged=True))
+    assert again == LoggedIn(replies.authenticated(NOW), ("admin",))
 
 
 class Counted(Audiences):
@@ -325,10 +327,10 @@ class Counted(Audiences):
 
 def test_a_subscribe_costs_as_much_as_it_names_however_many_topics_the_client_holds() -> None:
     client, held = session_of(limit=3), Counted(heard("a", "b"))
-    assert client.handle(subscribe("a", "c"), held, NOW) == Join(("a", "c"), "r", login=False)
-    assert isinstance(client.handle(subscribe("a", "c", "d"), held, NOW), Quit)
-    held.add(hub.joining("a"))  # said again while it holds it
-    assert isinstance(client.handle(subscribe("a", "c"), held, NOW), Join)
+    assert client.handle(subscribe("a", "c"), held, NOW) == SubscribeTopics(("a", "c"), "r", login=False)
+    assert isinstance(client.handle(subscribe("a", "c", "d"), held, NOW), CloseConnection)
+    held.add(hub.joining("a"))  # the client subscribes again while it waits
+    assert isinstance(client.handle(subscribe("a", "c"), held, NOW), SubscribeTopics)
 
 
 topic_names = st.sampled_from([*TOPICS, "no topic", ""])
@@ -370,19 +372,19 @@ def test_only_a_good_token_changes_who_a_client_is_and_a_refusal_changes_nothing
             effect = None
         assert audiences == heard_before  # the hub's, and nobody else writes it
         match effect:
-            case Login():
+            case LoggedIn():
                 assert client.identity is TOKENS[str(token)]
-            case Join(joined, _, login):
+            case SubscribeTopics(joined, _, login):
                 assert client.identity is (TOKENS[str(token)] if login else before)
                 assert everything or all(client.identity in MEETS[DEFAULT.of(topic).subscribe] for topic in joined)
                 for audience in heard(*joined):
                     audiences.add(audience)
                 assert len(audiences) <= limit
-            case Say(publication, _):
+            case PublishMessage(publication, _):
                 need = DEFAULT.of(publication.topic).publish
                 assert need is not Need.NOBODY and (everything or before in MEETS[need])
                 assert client.identity is before
-            case Leave(left, _):
+            case UnsubscribeTopics(left, _):
                 for audience in heard(*left):
                     audiences.discard(audience)
                 assert client.identity is before
@@ -390,7 +392,7 @@ def test_only_a_good_token_changes_who_a_client_is_and_a_refusal_changes_nothing
                 assert client.identity is before
 
 
-# ---- what is found out first
+# ---- effects that come before the decision
 
 SECRET_TOPICS = topics.parse(
     """
@@ -422,22 +424,24 @@ def strict(identity: Identity = ANONYMOUS, *, everything: bool = False) -> Sessi
     return Session(Rules(verify, verify_grant, SECRET_TOPICS, 100, everything), identity)
 
 
-def said(**verdicts: Verdict) -> Found:
-    return Found(said=verdicts, charged=True)
+def backend_verdicts(**verdicts: Verdict) -> Findings:
+    return Findings(backend_verdicts=verdicts, topics_charged=True)
 
 
-def error_of(client: Session, message: messages.ClientMessage, found: Found = NOTHING, *names: str) -> ProtocolError:
+def error_of(
+    client: Session, message: messages.ClientMessage, findings: Findings = NO_FINDINGS, *names: str
+) -> ProtocolError:
     with pytest.raises(ProtocolError) as refused:
-        client.handle(message, Audiences(heard(*names)), NOW, found)
+        client.handle(message, Audiences(heard(*names)), NOW, findings)
     return refused.value
 
 
 def test_the_back_end_is_asked_about_all_topics_that_need_it_at_once() -> None:
     client = strict(ANN)
-    assert handle(client, subscribe("asked1", "open", "asked2")) == Ask("subscribe", ("asked1", "asked2"), ANN)
-    found = said(asked1=V.ALLOWED, asked2=V.ALLOWED)
-    joined = client.handle(subscribe("asked1", "open", "asked2"), Audiences(), NOW, found)
-    assert joined == Join(("asked1", "open", "asked2"), "r", login=False)
+    assert handle(client, subscribe("asked1", "open", "asked2")) == AskBackend("subscribe", ("asked1", "asked2"), ANN)
+    findings = backend_verdicts(asked1=V.ALLOWED, asked2=V.ALLOWED)
+    joined = client.handle(subscribe("asked1", "open", "asked2"), Audiences(), NOW, findings)
+    assert joined == SubscribeTopics(("asked1", "open", "asked2"), "r", login=False)
 
 
 @pytest.mark.parametrize(("verdict", "code"), [(V.REFUSED, Code.NOT_ALLOWED), (V.UNKNOWN, Code.UNAVAILABLE)])
@@ -447,8 +451,8 @@ def test_the_back_end_is_asked_about_all_topics_that_need_it_at_once() -> None:
 def test_what_the_back_end_does_not_allow_is_refused(
     message: messages.ClientMessage, verdict: Verdict, code: Code
 ) -> None:
-    assert isinstance(handle(strict(ANN), message), Ask)
-    assert error_of(strict(ANN), message, said(asked=verdict)).code is code
+    assert isinstance(handle(strict(ANN), message), AskBackend)
+    assert error_of(strict(ANN), message, backend_verdicts(asked=verdict)).code is code
 
 
 def test_a_refusal_needs_no_question() -> None:
@@ -457,17 +461,17 @@ def test_a_refusal_needs_no_question() -> None:
 
 def test_on_an_open_gateway_nobody_is_asked() -> None:
     everything = subscribe("asked", "told:1", "wallet:x", "admin")
-    assert isinstance(handle(strict(everything=True), everything), Join)
+    assert isinstance(handle(strict(everything=True), everything), SubscribeTopics)
     assert error_of(strict(everything=True), subscribe("dead")).code is Code.NOT_ALLOWED
 
 
 @pytest.mark.parametrize("message", [messages.Auth("ann?"), subscribe("open", token="ann?")])
 def test_a_key_that_may_be_new_is_asked_for_once(message: messages.ClientMessage) -> None:
     client = strict()
-    assert handle(client, message) == Refresh()
-    code = error_of(client, message, Found(refreshed=True)).code
+    assert handle(client, message) == RefreshKeys()
+    code = error_of(client, message, Findings(keys_refreshed=True)).code
     assert code in (Code.TOKEN, Code.BAD_TOKEN_IN_SUBSCRIBE) and client.identity is ANONYMOUS
-    error = error_of(client, message, Found(refreshed=True, keys_away=True))
+    error = error_of(client, message, Findings(keys_refreshed=True, key_server_failed=True))
     assert error.code is Code.UNAVAILABLE and b'"temporary":true' in error.encode("")
 
 
@@ -475,8 +479,8 @@ def test_a_key_that_may_be_new_is_asked_for_once(message: messages.ClientMessage
 
 
 def test_only_its_owner_hears_and_speaks_on_a_topic() -> None:
-    assert isinstance(handle(strict(ANN), subscribe("wallet:ann")), Join)
-    assert isinstance(handle(strict(ANN), publish("wallet:ann")), Say)
+    assert isinstance(handle(strict(ANN), subscribe("wallet:ann")), SubscribeTopics)
+    assert isinstance(handle(strict(ANN), publish("wallet:ann")), PublishMessage)
     for who, code in ((BOB, Code.NOT_ALLOWED), (ADMIN, Code.NOT_ALLOWED), (ANONYMOUS, Code.AUTHENTICATION_NEEDED)):
         assert error_of(strict(who), subscribe("wallet:ann")).code is code
 
@@ -488,10 +492,12 @@ def with_tokens(name: str, *tokens: str, token: str | None = None) -> messages.S
 @pytest.mark.parametrize("name", ["told:1", "wallet:bob", "admin", "asked"])
 def test_a_subscription_token_lets_hear_what_the_rule_would_not(name: str) -> None:
     client = strict(ANN)
-    assert isinstance(handle(client, with_tokens(name, "other", f"{name[:3]}*")), Join)
-    assert isinstance(handle(client, subscribe(name), *heard(name)), Join), "said again, it is the same"
-    assert isinstance(handle(client, messages.Unsubscribe((name,), "r")), Leave)
-    assert not isinstance(_try(client, subscribe(name)), Join), "what was given up is given up"
+    assert isinstance(handle(client, with_tokens(name, "other", f"{name[:3]}*")), SubscribeTopics)
+    assert isinstance(handle(client, subscribe(name), *heard(name)), SubscribeTopics), (
+        "a second SUBSCRIBE changes nothing"
+    )
+    assert isinstance(handle(client, messages.Unsubscribe((name,), "r")), UnsubscribeTopics)
+    assert not isinstance(_try(client, subscribe(name)), SubscribeTopics), "what was given up is given up"
 
 
 def _try(client: Session, message: messages.ClientMessage) -> session.Effect | None:
@@ -506,11 +512,11 @@ def test_no_token_opens_what_is_nobodys() -> None:
 
 
 def test_a_key_for_reading_hears_all_but_nobodys_and_says_nothing() -> None:
-    client = strict(Identity(hears_all=True))
-    assert isinstance(handle(client, subscribe("told:1", "wallet:ann", "admin", "asked")), Join)
+    client = strict(Identity(reads_all=True))
+    assert isinstance(handle(client, subscribe("told:1", "wallet:ann", "admin", "asked")), SubscribeTopics)
     assert error_of(client, subscribe("dead")).code is Code.NOT_ALLOWED
     for name in ("open", "wallet:ann", "admin"):
-        assert not isinstance(_try(client, publish(name)), Say)
+        assert not isinstance(_try(client, publish(name)), PublishMessage)
 
 
 def test_a_bad_subscription_token_refuses_the_whole() -> None:
@@ -521,7 +527,7 @@ def test_a_bad_subscription_token_refuses_the_whole() -> None:
 def test_a_users_token_needs_that_user_which_the_frame_may_prove() -> None:
     assert error_of(strict(), with_tokens("told:1", "told:*@ann")).code is Code.NOT_ALLOWED
     assert error_of(strict(BOB), with_tokens("told:1", "told:*@ann")).code is Code.NOT_ALLOWED
-    assert isinstance(handle(strict(), with_tokens("told:1", "told:*@ann", token="ann")), Join)
+    assert isinstance(handle(strict(), with_tokens("told:1", "told:*@ann", token="ann")), SubscribeTopics)
 
 
 def test_what_was_heard_by_a_token_ends_with_it() -> None:
@@ -543,11 +549,11 @@ def test_who_it_is_no_more_loses_what_only_that_one_may() -> None:
     for name in ("admin", "wallet:eve", "open"):
         handle(client, subscribe(name))
     effect = handle(client, message, *heard("admin", "wallet:eve", "wallet:ann", "open"))
-    assert effect == Login(replies.authenticated(NOW), ("admin", "wallet:eve"))
+    assert effect == LoggedIn(replies.authenticated(NOW), ("admin", "wallet:eve"))
 
 
 def test_what_is_waited_for_counts_as_heard() -> None:
-    assert handle(strict(ADMIN), messages.Auth("ann"), hub.joining("admin")) == Login(
+    assert handle(strict(ADMIN), messages.Auth("ann"), hub.joining("admin")) == LoggedIn(
         replies.authenticated(NOW), ("admin",)
     )
 
@@ -555,39 +561,41 @@ def test_what_is_waited_for_counts_as_heard() -> None:
 def test_a_renewed_token_costs_nothing_and_asks_nobody() -> None:
     client = strict(ANN)
     client.warned = True
-    assert handle(client, messages.Auth("ann"), *heard("asked", "told:1")) == Login(replies.authenticated(NOW))
+    assert handle(client, messages.Auth("ann"), *heard("asked", "told:1")) == LoggedIn(replies.authenticated(NOW))
     assert not client.warned
 
 
 def test_of_another_user_the_back_end_is_asked_again_and_silence_is_a_no() -> None:
     client = strict(ANN)
     names = heard("asked1", "asked2", "asked3")
-    assert handle(client, messages.Auth("bob"), *names) == Ask("subscribe", ("asked1", "asked2", "asked3"), BOB)
+    assert handle(client, messages.Auth("bob"), *names) == AskBackend("subscribe", ("asked1", "asked2", "asked3"), BOB)
     assert client.identity is ANN
-    found = said(asked1=V.ALLOWED, asked2=V.REFUSED, asked3=V.UNKNOWN)
-    effect = client.handle(messages.Auth("bob"), Audiences(names), NOW, found)
-    assert effect == Login(replies.authenticated(NOW), ("asked2", "asked3"))
+    findings = backend_verdicts(asked1=V.ALLOWED, asked2=V.REFUSED, asked3=V.UNKNOWN)
+    effect = client.handle(messages.Auth("bob"), Audiences(names), NOW, findings)
+    assert effect == LoggedIn(replies.authenticated(NOW), ("asked2", "asked3"))
 
 
 def test_a_token_for_anybody_survives_another_user_and_one_for_a_user_does_not() -> None:
     client = strict(ANN)
     handle(client, messages.Subscribe(("told:1", "told:2"), "r", None, {}, ("told:1", "told:2@ann")))
     effect = handle(client, messages.Auth("bob"), *heard("told:1", "told:2"))
-    assert effect == Login(replies.authenticated(NOW), ("told:2",))
+    assert effect == LoggedIn(replies.authenticated(NOW), ("told:2",))
 
 
 def test_a_subscribe_with_anothers_token_takes_what_that_one_may_not_hear() -> None:
     effect = handle(strict(ADMIN), subscribe("open", token="ann"), *heard("admin"))
-    assert effect == Join(("open",), "r", login=True, taken=("admin",))
+    assert effect == SubscribeTopics(("open",), "r", login=True, removed=("admin",))
 
 
 def test_a_subscribe_of_another_user_asks_of_the_new_and_of_the_old_topics() -> None:
     client, names, message = strict(ANN), heard("asked1"), subscribe("asked2", token="bob")
-    assert handle(client, message, *names) == Ask("subscribe", ("asked2",), BOB)
-    found = said(asked2=V.ALLOWED)
-    assert client.handle(message, Audiences(names), NOW, found) == Ask("subscribe", ("asked1",), BOB)
-    found = said(asked2=V.ALLOWED, asked1=V.REFUSED)
-    assert client.handle(message, Audiences(names), NOW, found) == Join(("asked2",), "r", login=True, taken=("asked1",))
+    assert handle(client, message, *names) == AskBackend("subscribe", ("asked2",), BOB)
+    findings = backend_verdicts(asked2=V.ALLOWED)
+    assert client.handle(message, Audiences(names), NOW, findings) == AskBackend("subscribe", ("asked1",), BOB)
+    findings = backend_verdicts(asked2=V.ALLOWED, asked1=V.REFUSED)
+    assert client.handle(message, Audiences(names), NOW, findings) == SubscribeTopics(
+        ("asked2",), "r", login=True, removed=("asked1",)
+    )
 
 
 # ---- the back end
@@ -617,14 +625,14 @@ def served(identity: Identity = ANONYMOUS, *, backend: bool = True) -> Session:
 
 def test_a_request_on_a_topic_with_a_source_is_fetched() -> None:
     request = messages.Request("contest:5", "show", {"page": 2}, "r")
-    assert handle(served(), request) == Fetch(request, "/contests/5?action=show&page=2", 5, 60)
+    assert handle(served(), request) == FetchFromBackend(request, "/contests/5?action=show&page=2", 5, 60)
     request = messages.Request("mine", "show", {}, "r")
-    assert handle(served(ANN), request) == Fetch(request, "/users/ann?action=show", 10, 0)
+    assert handle(served(ANN), request) == FetchFromBackend(request, "/users/ann?action=show", 10, 0)
 
 
 def test_what_the_gateway_has_itself_is_not_fetched() -> None:
     request = messages.Request("contest:5", "history", {}, "r")
-    assert handle(served(), request) == Lookup(request)
+    assert handle(served(), request) == ReadTopic(request)
 
 
 def test_fetching_needs_what_hearing_needs() -> None:
@@ -633,7 +641,7 @@ def test_fetching_needs_what_hearing_needs() -> None:
 
 def test_a_command_is_forwarded_for_who_the_client_is() -> None:
     command = messages.Command("chat", "SEND", {"text": "hi"}, "r")
-    assert handle(served(ANN), command) == Forward(command, ANN)
+    assert handle(served(ANN), command) == ForwardCommand(command, ANN)
     assert refusal(served(), command).code is Code.COMMAND_WITHOUT_AUTHENTICATION
 
 
@@ -651,7 +659,7 @@ def test_no_subscription_token_opens_a_topic_of_the_gateways_own(topic: str, gra
     message = messages.Subscribe((topic,), "r", tokens=(granted,))
     assert refusal(session_of(), message).code is Code.AUTHENTICATION_NEEDED
     assert refusal(session_of(ANN), message).code is Code.ROLE_NEEDED
-    assert isinstance(handle(session_of(ADMIN), message), session.Join)
+    assert isinstance(handle(session_of(ADMIN), message), session.SubscribeTopics)
 
 
 def test_topics_are_compared_with_a_bounded_number_of_patterns() -> None:
@@ -662,44 +670,46 @@ def test_topics_are_compared_with_a_bounded_number_of_patterns() -> None:
     many = tuple(f"a{at}" for at in range(1000))
     refused = refusal(client, messages.Subscribe(many, "r", tokens=("a", "b")))
     assert refused.code is Code.DATA_REFUSED and "send it in parts" in refused.message
-    assert isinstance(handle(client, messages.Subscribe(many[:100], "r", tokens=("a", "b"))), session.Join)
+    assert isinstance(handle(client, messages.Subscribe(many[:100], "r", tokens=("a", "b"))), session.SubscribeTopics)
     named = Session(Rules(verify, lambda _: Grant(("a1",) * 100, None, 2e9), DEFAULT, 5000))
-    assert isinstance(handle(named, messages.Subscribe(many, "r", tokens=("a",) * 20)), session.Join)
+    assert isinstance(handle(named, messages.Subscribe(many, "r", tokens=("a",) * 20)), session.SubscribeTopics)
 
 
 CLOSED = '[[topic]]\npattern = "*"\nsubscribe = "token"'
 
 
-def judge_all(client: Session, message: messages.ClientMessage, heard: Audiences, found: Found) -> list[session.Effect]:
+def judge_all(
+    client: Session, message: messages.ClientMessage, heard: Audiences, findings: Findings
+) -> list[session.Effect]:
     """The effects of a message that is handled again until it is settled."""
-    effects = [client.handle(message, heard, NOW, found)]
-    while isinstance(effects[-1], Judge):
+    effects = [client.handle(message, heard, NOW, findings)]
+    while isinstance(effects[-1], JudgeLater):
         assert len(effects) < 50
-        found = replace(found, judged=effects[-1].judged)
-        effects.append(client.handle(message, heard, NOW, found))
+        findings = replace(findings, verdicts=effects[-1].verdicts)
+        effects.append(client.handle(message, heard, NOW, findings))
     return effects
 
 
 class Judging(Session):
-    """It counts the topics that it judges."""
+    """A session that counts its decisions."""
 
-    judged = 0
+    decisions = 0
 
-    def _weigh(self, *about: Any) -> Verdict:
-        self.judged += 1
-        return super()._weigh(*about)
+    def _decide(self, *about: Any) -> Verdict:
+        self.decisions += 1
+        return super()._decide(*about)
 
 
 @pytest.mark.parametrize("size", [1, JUDGE_TOPICS, JUDGE_TOPICS + 1, 3 * JUDGE_TOPICS + 5])
 def test_topics_are_judged_some_at_a_time_each_once_and_all_or_nothing(size: int) -> None:
     client = Judging(Rules(verify, verify_grant, DEFAULT, 10_000), ANN)
     names = tuple(f"contest:{at}" for at in range(size))
-    effects = judge_all(client, subscribe(*names), Audiences(), NOTHING)
-    assert effects[-1] == Join(names, "r", False)
+    effects = judge_all(client, subscribe(*names), Audiences(), NO_FINDINGS)
+    assert effects[-1] == SubscribeTopics(names, "r", False)
     assert len(effects) == -(-size // JUDGE_TOPICS)
-    assert client.judged == size
+    assert client.decisions == size
     with pytest.raises(ProtocolError) as refused:
-        judge_all(client, subscribe(*names, "admin"), Audiences(), NOTHING)
+        judge_all(client, subscribe(*names, "admin"), Audiences(), NO_FINDINGS)
     assert refused.value.code is Code.ROLE_NEEDED
 
 
@@ -707,12 +717,12 @@ def test_a_new_identity_is_judged_for_very_many_topics_some_at_a_time() -> None:
     names = [f"portfolio:{at}" for at in range(2 * JUDGE_TOPICS)] + [f"contest:{at}" for at in range(JUDGE_TOPICS)]
     client = Judging(Rules(verify, verify_grant, DEFAULT, 10_000), ADMIN)
     heard = Audiences([*map(hub.of_topic, names), hub.of_topic("admin"), hub.joining("admin:x")])
-    *parts, effect = judge_all(client, messages.Auth("ann"), heard, Found(charged=True))
-    assert all(isinstance(part, Judge) for part in parts)
+    *parts, effect = judge_all(client, messages.Auth("ann"), heard, Findings(topics_charged=True))
+    assert all(isinstance(part, JudgeLater) for part in parts)
     assert len(parts) == 3
-    assert client.judged == len(names) + 2
-    assert isinstance(effect, Login)
-    assert set(effect.taken) >= {"admin"}
+    assert client.decisions == len(names) + 2
+    assert isinstance(effect, LoggedIn)
+    assert set(effect.removed) >= {"admin"}
     assert client.identity is ANN
 
 
@@ -720,13 +730,13 @@ def test_of_topics_judged_before_the_back_end_answers_count() -> None:
     rules = topics.parse('[[topic]]\npattern = "asked:*"\nsubscribe = "ask"\n', "rules")
     names = tuple(f"asked:{at}" for at in range(JUDGE_TOPICS + 1))
     client = Judging(Rules(verify, verify_grant, rules, 10_000), ANN)
-    *_, ask = judge_all(client, subscribe(*names), Audiences(), NOTHING)
-    assert ask == Ask("subscribe", names, ANN)
-    assert client.judged == len(names)
-    [judged] = judge_all(client, subscribe(*names), Audiences(), NOTHING)[:-1]
-    assert isinstance(judged, Judge)
-    found = Found(judged=judged.judged, said=dict.fromkeys(names, Verdict.ALLOWED))
-    assert judge_all(client, subscribe(*names), Audiences(), found) == [Join(names, "r", False)]
-    found = replace(found, said={**found.said, names[3]: Verdict.REFUSED})
+    *_, ask = judge_all(client, subscribe(*names), Audiences(), NO_FINDINGS)
+    assert ask == AskBackend("subscribe", names, ANN)
+    assert client.decisions == len(names)
+    [verdicts] = judge_all(client, subscribe(*names), Audiences(), NO_FINDINGS)[:-1]
+    assert isinstance(verdicts, JudgeLater)
+    findings = Findings(verdicts=verdicts.verdicts, backend_verdicts=dict.fromkeys(names, Verdict.ALLOWED))
+    assert judge_all(client, subscribe(*names), Audiences(), findings) == [SubscribeTopics(names, "r", False)]
+    findings = replace(findings, backend_verdicts={**findings.backend_verdicts, names[3]: Verdict.REFUSED})
     with pytest.raises(ProtocolError):
-        judge_all(client, subscribe(*names), Audiences(), found)
+        judge_all(client, subscribe(*names), Audiences(), findings)
