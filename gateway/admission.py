@@ -62,9 +62,9 @@ class Admission:
         self._metrics.refusals.labels("503").inc()
         return SAYS[full]
 
-    def is_crammed(self, connections: int) -> bool:
+    def is_exhausted(self, connections: int) -> bool:
         """Whether the newest connection cannot even be listened to."""
-        crammed = self._inflow.is_crammed(connections)
+        crammed = self._inflow.is_exhausted(connections)
         if crammed:
             self._metrics.limited.labels("connections").inc()
         return crammed

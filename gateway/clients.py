@@ -19,7 +19,7 @@ from gateway.core import frames, hub, messages, protocol, replies, session
 from gateway.core.deflate import Deflater
 from gateway.core.hub import Hub
 from gateway.core.identity import Identity, IsRevoked
-from gateway.core.orders import Disconnect, Unsubscribe, Whom
+from gateway.core.orders import ClientSelector, Disconnect, Unsubscribe
 from gateway.core.permits import JudgeLater
 from gateway.core.protocol import Close, Code, ProtocolError
 from gateway.core.rates import Outcome
@@ -302,7 +302,7 @@ class Clients:
 
     def obey(self, order: Disconnect | Unsubscribe) -> None:
         """Carry out an order on those of its clients that it is about."""
-        each_in_turns(self._named(order.whom), partial(self._obey, order))
+        each_in_turns(self._selected(order.clients), partial(self._obey, order))
 
     def _obey(self, order: Disconnect | Unsubscribe, connection: Connection) -> int:
         if connection.stage is not Stage.OPEN:
@@ -313,12 +313,12 @@ class Clients:
             return 0
         return self._unsubscribe(connection, order.topics, order.reason)
 
-    def _named(self, whom: Whom) -> list[Connection]:
-        if whom.client is not None:
-            connection = self._open.get(whom.client)
+    def _selected(self, selector: ClientSelector) -> list[Connection]:
+        if selector.client is not None:
+            connection = self._open.get(selector.client)
             return [connection] if connection is not None else []
-        assert whom.user is not None
-        return [m for m in self._hub.members(hub.of_user(whom.user)) if isinstance(m, Connection)]
+        assert selector.user is not None
+        return [m for m in self._hub.members(hub.of_user(selector.user)) if isinstance(m, Connection)]
 
     def _take(self, connection: Connection, topics: Collection[str], then: Callable[[], None]) -> None:
         """Take the topics that the client's new identity may not have, tell the client, and go on with `then`."""

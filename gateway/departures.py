@@ -69,8 +69,8 @@ class Departures:
     def asked_ready(self, who: str, refused: bool) -> None:
         """`who` asked whether the node is ready, and was `refused` or not: a drain waits for load balancers to know."""
         now = asyncio.get_running_loop().time()
-        self._watchers.asked(who, refused, now)
-        if self.draining and self._watchers.told(now):
+        self._watchers.polled(who, refused, now)
+        if self.draining and self._watchers.all_notified(now):
             self._told.set()
 
     def refuses(self, handshake: str | None, avoided: bool = False) -> bool:
@@ -107,7 +107,7 @@ class Departures:
         self.phase = Phase.UNREADY
         self._log.info("draining", clients=len(self._clients))
         started = loop.time()
-        if not self._watchers.told(started):
+        if not self._watchers.all_notified(started):
             await _wait(self._told, started + UNREADY_SECONDS)
         unready_seconds = loop.time() - started
         self.phase = Phase.REFUSING

@@ -250,12 +250,12 @@ class Presence:
                 await asyncio.sleep(0)  # others get their turn
 
     def _show_room(self, house: House, topic: str, room: _Room) -> None:
-        news = room.roster.news(asyncio.get_running_loop().time())
-        if news:
+        changes = room.roster.changes(asyncio.get_running_loop().time())
+        if changes:
             about: dict[str, Any] = {"count": len(room.roster)}
             if len(room.roster) <= MAX_LISTED:
-                about["joined"] = [listed(attendee) for attendee in news.joined]
-                about["left"] = [listed(attendee) for attendee in news.left]
+                about["joined"] = [listed(attendee) for attendee in changes.joined]
+                about["left"] = [listed(attendee) for attendee in changes.left]
             house.show(topic, about)
         if room.roster.held:
             self._stirred.add(topic)

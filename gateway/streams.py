@@ -90,7 +90,7 @@ class Streams:
     def overhear(self, topic: str) -> None:
         """A message without a number is being delivered on the topic: a publisher's rules give it no history."""
         stream = self._streams.get(topic)
-        if stream is not None and not stream.sequence.overheard():
+        if stream is not None and not stream.sequence.delivered_unnumbered():
             self._gap(topic, stream)  # it overtakes numbered messages that are held
 
     def place(self, topic: str) -> Position:

@@ -147,7 +147,7 @@ class Keeper:
 
     def current_record(self) -> Record:
         """The record with the current statistics."""
-        return {"stats": self.stats.told(self.breaker.state), **self.record}
+        return {"stats": self.stats.as_dict(self.breaker.state), **self.record}
 
     # ---- running the service
 

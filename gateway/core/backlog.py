@@ -1,9 +1,9 @@
-"""What a node holds for all its clients together, and who must go when that is too much.  (pure)
+"""Limits the bytes that a node buffers for all its clients together.  (pure)
 
-Each client has a budget of its own; thousands within theirs could still take all the memory there is. To add up all
-buffers at each message would cost more than the messages. So only what grows is reported, and only by clients whose
-buffer is not empty in a moment; their buffers are looked at when enough has come that the ceiling may be reached. What
-clients have taken meanwhile shows then. The ceiling is exceeded by at most an eighth.
+Each client has its own byte budget, but thousands of clients within their budgets could still exhaust the memory.
+Summing all buffers at each message would cost more than the messages. So clients report only growth, and only while
+their buffer is not empty. When the reported growth may have reached the limit, the node sums the buffers and closes the
+clients with the largest ones. The total exceeds the limit by at most an eighth.
 """
 
 from __future__ import annotations
@@ -13,32 +13,32 @@ from collections.abc import Callable
 from typing import Final, Generic, Protocol, TypeVar
 
 EIGHTH: Final = 8
-SMALL_BYTES: Final = 16 << 10  # who holds less is not worth looking at again until it grows
+SMALL_BYTES: Final = 16 << 10  # smaller buffers are ignored until they grow again
 
 
 class Holder(Protocol):
-    """A client, as far as its buffers matter."""
+    """A client with buffers."""
 
     def held_bytes(self) -> int:
-        """What is held for it now: not yet sent, and half received."""
+        """The bytes in its buffers: not yet sent, and received of unfinished messages."""
 
 
 H = TypeVar("H", bound=Holder)
 
 
 class Backlog(Generic[H]):
-    """The clients for which something is held. `wake` is called when it is time for `relieve`."""
+    """The clients with non-empty buffers. It calls `wake` when the caller should call `relieve`."""
 
     def __init__(self, most_bytes: int, wake: Callable[[], object]) -> None:
         self._most = most_bytes
         self._wake = wake
         self._holders: set[H] = set()
         self._grown = 0  # since the last count
-        self._allowed = most_bytes  # growth until the next one
+        self._allowed = most_bytes  # growth until the next count
         self._woken = False
 
     def grew(self, holder: H, size: int) -> None:
-        """`size` bytes more are held for `holder`."""
+        """Record that the buffers of `holder` have grown by `size` bytes."""
         self._holders.add(holder)
         self._grown += size
         if self._grown > self._allowed and not self._woken:
@@ -46,28 +46,28 @@ class Backlog(Generic[H]):
             self._wake()
 
     def forget(self, holder: H) -> None:
-        """It is gone, and what was held for it."""
+        """Forget a client that is closed."""
         self._holders.discard(holder)
 
     def count(self) -> int:
-        """The bytes that are held, by who is known to hold some."""
+        """The total bytes in the buffers of all known clients."""
         return sum(holder.held_bytes() for holder in self._holders)
 
     def relieve(self) -> list[H]:
-        """Count anew. Who is to go, the largest first, so that the others are within the ceiling."""
+        """Sum the buffers. Returns the clients to close, largest first, so that the others stay within the limit."""
         self._woken = False
         sizes = {holder: size for holder in self._holders if (size := holder.held_bytes()) >= SMALL_BYTES}
         self._holders = set(sizes)
         total = sum(sizes.values())
-        going: list[H] = []
+        closing: list[H] = []
         if total > self._most:
-            # Not sorted: few of many are to go.
+            # A heap instead of a sort, since few of many clients must be closed.
             heap = [(-size, at, holder) for at, (holder, size) in enumerate(sizes.items())]
             heapq.heapify(heap)
             while total > self._most:
                 size, _, holder = heapq.heappop(heap)
                 total += size
-                going.append(holder)
+                closing.append(holder)
         self._grown = 0
         self._allowed = max(self._most - total, self._most // EIGHTH)
-        return going
+        return closing

@@ -1,8 +1,8 @@
-"""How many clients a node gives away, when each goes, and when it may be back.  (pure)
+"""Plans a rebalance: how many clients a node moves, when it closes each, and when each may reconnect.  (pure)
 
-A client that ignores `reconnectMs` comes back a fixed time after its close (the first front end: 3 s), so spread
-closes are spread reconnects. The others come back at once but for a little jitter; only where the closes were pressed
-together does `reconnectMs` hold them back, so that they arrive at a rate the other nodes can take.
+A client that ignores `reconnectMs` reconnects a fixed time after its close (the first front end: 3 s). The closes are
+spread over time, so its reconnects are spread too. Other clients reconnect after `reconnectMs`, a short random time.
+If the closes come faster than the other nodes can accept reconnects, `reconnectMs` grows to spread the reconnects.
 """
 
 from __future__ import annotations
@@ -11,31 +11,31 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final, NamedTuple
 
-# A node that is so much above the mean is left alone: who is moved reconnects, and the counts are seconds old.
+# A node at most this far above the mean moves no clients: each move costs a reconnect, and the counts are seconds old.
 TOLERANCE: Final = 0.1
-# HAProxy gives a node that has come up its share slowly (haproxy.cfg, `slowstart 20s`, and two checks before): whoever
-# is moved earlier would mostly be sent back.
+# HAProxy raises the share of a new node slowly (haproxy.cfg: two checks, then `slowstart 20s`). A client that is moved
+# earlier would mostly reconnect to the old node.
 WARM_SECONDS: Final = 25.0
-# Over how long moves are spread if nobody says otherwise, and at most.
+# The time over which moves are spread: the default and the maximum.
 SECONDS: Final = 60.0
 MAX_SECONDS: Final = 3600.0
-# What the rest of a cluster takes in without being felt: a core accepts some 1,500 a second.
+# Reconnects that the other nodes accept without a noticeable delay. One core accepts about 1,500 a second.
 RECONNECTS_A_SECOND: Final = 1000
 MIN_RECONNECT_MS: Final = 50
-JITTER_MS: Final = 450  # breaks up those that are closed in the same turn
+JITTER_MS: Final = 450  # spreads the clients that are closed in the same turn of the event loop
 
 
 class Move(NamedTuple):
-    """What one node gives away: all but `keep` clients, which were `clients` when this was planned."""
+    """The move of one node: it keeps `keep` clients and moves the others, `clients` of them when this was planned."""
 
     clients: int
     keep: int
 
 
 def plan(clients: Mapping[str, int], tolerance: float = TOLERANCE) -> dict[str, Move]:
-    """What each node should give away, by node id; a node that should give nothing is not in it.
+    """Plan the move of each node that has too many clients, by node id. A node keeps the mean, rounded up.
 
-    `clients` are the numbers of those nodes that take new ones. A node keeps the mean, rounded up.
+    `clients` holds the client count of each node that accepts new clients.
     """
     if not clients:
         return {}
@@ -45,15 +45,15 @@ def plan(clients: Mapping[str, int], tolerance: float = TOLERANCE) -> dict[str, 
 
 
 def moments(count: int, seconds: float, chance: Callable[[], float]) -> Iterator[float]:
-    """When each of `count` is due within `seconds`: one in each equal part of it, anywhere in that part.
+    """The times (seconds from now) of `count` closes: one at a random time in each of `count` equal parts of `seconds`.
 
-    `chance` gives numbers from 0 to below 1.
+    `chance` returns a random number from 0 to below 1.
     """
     for at in range(count):
         yield seconds * (at + chance()) / count
 
 
 def reconnect_ms(count: int, seconds: float, chance: Callable[[], float]) -> int:
-    """The personal `reconnectMs` of one of `count` clients that are closed within `seconds`."""
-    pressed_ms = 1000 * (count / RECONNECTS_A_SECOND - seconds)
-    return MIN_RECONNECT_MS + int(chance() * max(JITTER_MS, pressed_ms))
+    """A random `reconnectMs` for one of `count` clients that the node closes within `seconds`."""
+    excess_ms = 1000 * (count / RECONNECTS_A_SECOND - seconds)
+    return MIN_RECONNECT_MS + int(chance() * max(JITTER_MS, excess_ms))

@@ -1,12 +1,13 @@
-"""A circuit breaker: what fails again and again is left alone for a while, then tried once.
+"""A circuit breaker: after repeated failures it blocks calls for a while, then allows one trial.
 
-It opens at the fifth failure within 300 s. After 60 s one trial is let through (half-open): its success closes the
-breaker, its failure opens it again for twice as long, 300 s at most. Three trials in a row may fail, or help for
-less than 300 s; then the breaker rests for half an hour, or until `reset`, and begins anew. What a stranger may
-repair at any moment - a back end - is better tried without end (`recoveries=None`; then no trial is later than 300 s),
-and sooner: `open_seconds` scales the 60 s and the 300 s.
+The breaker opens at the fifth failure within 300 s. After 60 s it is half-open and allows one trial. If the trial
+succeeds, the breaker closes. If it fails, the breaker opens again for twice as long, at most 300 s. After three
+trials in a row that fail, or whose success lasts less than 300 s, the breaker stays open for half an hour or until
+`reset`, and then starts again from the beginning. For a back end, which other people may repair at any time, use
+`recoveries=None`: the breaker then never rests and no trial is more than 300 s away. `open_seconds` scales the 60 s
+and the 300 s.
 
-Time is an argument, in seconds of a clock that never goes back.
+Time is an argument: seconds of a monotonic clock.
 """
 
 from __future__ import annotations
@@ -25,9 +26,11 @@ State = Literal["closed", "open", "half-open"]
 
 
 class Breaker:
-    """One breaker for one thing that can fail.
+    """The circuit breaker of one service or peer.
 
-    `recoveries`: trials before it rests; None: it never does. `open_seconds`: before the first trial.
+    Args:
+        recoveries: Trials before the breaker rests; None: it never rests.
+        open_seconds: The time that it stays open before the first trial.
     """
 
     def __init__(self, recoveries: int | None = RECOVERIES, open_seconds: float = OPEN_SECONDS) -> None:
@@ -36,13 +39,13 @@ class Breaker:
         self._open_seconds = open_seconds
         self._failures: deque[float] = deque(maxlen=FAILURES)  # when, while closed
         self._trials = 0  # since the breaker was last closed for a whole window
-        self._due = 0.0  # open: when a trial is let through; half-open: when the trial counts as failed
+        self._due = 0.0  # open: when a trial is allowed; half-open: when the trial counts as failed
         self._closed_at = 0.0
 
     def allows(self, now: float) -> bool:
-        """Whether to try. When half-open, True is said once: whoever gets it owes `succeeded` or `failed`.
+        """Whether the caller may make the call. When half-open, this returns True once, for the trial.
 
-        A trial that says neither within a minute counts as failed.
+        The caller of the trial must call `succeeded` or `failed`. Without either, the trial fails after a minute.
         """
         if self.state == "closed":
             return True
@@ -56,12 +59,12 @@ class Breaker:
         return True
 
     def succeeded(self, now: float) -> None:
-        """A try went well. While open it is a late answer and changes nothing."""
+        """Record a success. While open, this is the late result of an earlier call and changes nothing."""
         if self.state == "half-open":
             self.state, self._closed_at = "closed", now
 
     def failed(self, now: float) -> None:
-        """A try failed. While open it is a late answer and changes nothing."""
+        """Record a failure. While open, this is the late result of an earlier call and changes nothing."""
         if self.state == "half-open":
             self._open(now)
         elif self.state == "closed":
@@ -72,19 +75,19 @@ class Breaker:
                 self._open(now)
 
     def reset(self) -> None:
-        """Closed, and nothing remembered: somebody has repaired it."""
+        """Close the breaker and forget all failures, because an operator has repaired the cause."""
         self.state, self._trials = "closed", 0
         self._failures.clear()
 
     def wait(self, now: float) -> float:
-        """Seconds until `allows` may say True."""
+        """Seconds until `allows` may return True."""
         return 0.0 if self.state == "closed" else max(0.0, self._due - now)
 
     def _open(self, now: float) -> None:
         if self._recoveries is not None and self._trials >= self._recoveries:
             wait, self._trials = REST_SECONDS, 0
         else:
-            # Capped before it is raised: without an end of trials the power would grow without one.
+            # The exponent has a maximum, because the number of trials may grow without limit.
             scale = self._open_seconds / OPEN_SECONDS
             wait = min(self._open_seconds * 2 ** min(self._trials, 8), MAX_OPEN_SECONDS * scale)
         self.state, self._due = "open", now + wait

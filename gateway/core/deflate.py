@@ -1,7 +1,7 @@
-"""permessage-deflate without context takeover (RFC 7692): one compression serves all who agreed to it.  (pure)
+"""permessage-deflate without context takeover (RFC 7692): the node compresses a message once for all clients.  (pure)
 
-The law (section 7): RSV1 on a message's first frame says that it is compressed; each message by itself, so that the
-same octets are right for every client, and nothing is kept for any of them from one message to the next.
+RFC 7692, section 7: RSV1 on the first frame of a message marks it as compressed. Each message is compressed
+independently. So all clients can receive the same bytes, and the node keeps no compression state per client.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from typing import Final
 from gateway.core import frames
 from gateway.core.frames import RSV1, FrameError
 
-# Smaller payloads stay as they are: without context they hardly shrink, and the packet around them does not.
+# Smaller payloads are sent uncompressed: without context they hardly shrink, and the packet overhead stays.
 MIN_BYTES: Final = 256
 
-# Of a window of 4 KiB, which a message of some KiB seldom needs more of: a larger one costs more to set up than it
-# saves. Level 6 would take twice the time for a twentieth less.
+# A window of 4 KiB. Messages of a few KiB seldom profit from a larger one, which costs more to set up. Level 6 takes
+# twice the time of level 3 and saves 5% more.
 WINDOW_BITS: Final = 12
 _LEVEL: Final = 3
 _MEMORY_LEVEL: Final = 5
 
-# 7.2.1: the empty block at the end of a message is not sent.
+# RFC 7692, 7.2.1: the sender omits the empty block at the end of a message.
 _TAIL: Final = b"\x00\x00\xff\xff"
-_LAST: Final = b"\x03\x00"  # an empty block that ends the stream: what is read to here was whole
+_LAST: Final = b"\x03\x00"  # an empty final block: if the inflater reaches its end, the message is complete
 
 
 def _compress(payload: bytes) -> bytes:
@@ -33,19 +33,19 @@ def _compress(payload: bytes) -> bytes:
     return (stream.compress(payload) + stream.flush(zlib.Z_SYNC_FLUSH))[: -len(_TAIL)]
 
 
-# Clients that hear different topics are handed different joins of the same messages. So small messages are kept each:
-# those of a turn, 8 MiB with what became of them at the very most.
+# Clients with different topics receive different joined buffers of the same messages. So the compressed form of each
+# small message is cached, for about one turn of the event loop: at most 8 MiB.
 _KEPT_MESSAGES: Final = 256
-_KEPT_BYTES: Final = 16 << 10  # what is larger is never joined
+_KEPT_BYTES: Final = 16 << 10  # larger messages are never joined
 
 
 class Deflater:
-    """A node's `deflate`: what was asked for just now is not made again."""
+    """A node's `deflate` with a small cache, so that the same buffer is compressed once for all its receivers."""
 
     def __init__(self) -> None:
-        self.in_bytes = 0  # given to be compressed: what many are sent, once
-        self.out_bytes = 0  # what became of it
-        # The members of an audience are handed the same object, one after the other.
+        self.in_bytes = 0  # before compression; a buffer for many clients counts once
+        self.out_bytes = 0  # after compression
+        # The members of an audience receive the same bytes object, one after the other.
         self.deflate: Callable[[bytes], bytes] = lru_cache(maxsize=4)(self._deflate)
         self._compress: Callable[[bytes], bytes] = lru_cache(maxsize=_KEPT_MESSAGES)(_compress)
 
@@ -57,20 +57,21 @@ class Deflater:
 
 
 def deflate(data: bytes, compress: Callable[[bytes], bytes] = _compress) -> bytes:
-    """Whole, joined server frames with their messages compressed, where that makes them smaller; else as they were."""
+    """Compress the messages in `data`, which holds whole server frames. Messages that do not shrink stay unchanged."""
     made = []
     for opcode, payload in frames.split(data):
-        small = compress(payload) if len(payload) >= MIN_BYTES else payload  # a control frame never is as large
+        small = compress(payload) if len(payload) >= MIN_BYTES else payload  # control frames are always smaller
         made.append(frames.build(opcode, payload) if len(small) >= len(payload) else frames.build(RSV1 | opcode, small))
     joined = b"".join(made)
     return joined if len(joined) < len(data) else data
 
 
 def inflate(payload: bytes, max_bytes: int) -> bytes:
-    """The message whose compressed form is `payload`; never more than `max_bytes` + 1 are made of it.
+    """Decompress the message `payload`. Decompression stops after `max_bytes` + 1 bytes.
 
     Raises:
-        FrameError: 1007 for what is no compressed message, or none that is whole; 1009 for one that is too large.
+        FrameError: 1007 if `payload` is not a complete compressed message; 1009 if the message is larger than
+            `max_bytes`.
     """
     stream = zlib.decompressobj(-zlib.MAX_WBITS)
     try:
@@ -79,7 +80,7 @@ def inflate(payload: bytes, max_bytes: int) -> bytes:
         raise FrameError(1007, "a message cannot be inflated") from None
     if len(message) > max_bytes:
         raise FrameError(1009, f"message is larger than {max_bytes} bytes")
-    # 7.2.3.4: a sender may end the stream itself, and then appends an octet of zeros.
+    # RFC 7692, 7.2.3.4: a sender may end the stream with a final block, and then appends a zero byte.
     if not stream.eof or stream.unused_data not in (b"", b"\x00" + _TAIL + _LAST):
         raise FrameError(1007, "a compressed message does not end where its frame does")
     return message

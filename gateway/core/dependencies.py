@@ -1,4 +1,4 @@
-"""Which service needs which: the order to start in, who is held back, and the picture of it.  (pure)"""
+"""The dependency graph of services: their start order, their dependants, and a text tree of them.  (pure)"""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ Graph = Mapping[str, Iterable[str]]  # service -> those it depends on
 
 
 class DependencyError(ValueError):
-    """Services that could never all start; the message names them."""
+    """The services cannot all start. The message names them."""
 
 
 def order(graph: Graph) -> list[str]:
-    """The services, each behind all it depends on; else in the order given.
+    """The services in start order: each after all services that it depends on, otherwise in the given order.
 
     Raises:
-        DependencyError: One depends on itself, on one that is not there, or in a circle.
+        DependencyError: A service depends on an unknown service, or services depend on each other in a cycle.
     """
     for service, needs in graph.items():
         unknown = sorted(set(needs) - graph.keys())
@@ -25,20 +25,20 @@ def order(graph: Graph) -> list[str]:
     try:
         return list(TopologicalSorter(graph).static_order())
     except CycleError as error:
-        # graphlib gives it from what is needed to who needs it, closed.
+        # graphlib lists the cycle from dependency to dependant, with the first service repeated at the end.
         raise DependencyError(f"services depend on each other: {' -> '.join(reversed(error.args[1]))}") from None
 
 
 def dependants(graph: Graph, service: str) -> list[str]:
-    """Those that depend on `service`, directly; sorted."""
+    """The services that directly depend on `service`, sorted."""
     return sorted(other for other, needs in graph.items() if service in needs)
 
 
-def lines(graph: Graph, say: Callable[[str], str]) -> Iterator[str]:
-    """The graph as a tree for people: what others need stands above them; `say` gives a service's own line.
+def lines(graph: Graph, describe: Callable[[str], str]) -> Iterator[str]:
+    """The lines of a text tree of the graph, dependencies above their dependants.
 
-    One that needs several stands below each of them, but is unfolded only once. A name that is not in the graph is
-    shown too: somebody depends on it.
+    `describe` returns the text for one service. A service with several dependencies appears below each of them, but
+    its own dependants are listed only once. A dependency that is not in the graph is shown too.
     """
     needs = {service: set(of) for service, of in graph.items()}
     for of in list(needs.values()):
@@ -51,15 +51,15 @@ def lines(graph: Graph, say: Callable[[str], str]) -> Iterator[str]:
         for at, child in enumerate(children):
             last = at == len(children) - 1
             again = child in shown and bool(dependants(needs, child))
-            yield f"{indent}{'└─ ' if last else '├─ '}{say(child)}{' …' if again else ''}"
+            yield f"{indent}{'└─ ' if last else '├─ '}{describe(child)}{' …' if again else ''}"
             if child not in shown:
                 shown.add(child)
                 yield from below(child, indent + ("   " if last else "│  "))
 
     roots = sorted(service for service, of in needs.items() if not of)
-    # Other programs may tell of circles; they are shown too, opened where the alphabet says.
+    # Other programs may report cycles. Each is shown from its alphabetically first service on.
     for service in [*roots, *sorted(needs)]:
         if service not in shown:
             shown.add(service)
-            yield say(service)
+            yield describe(service)
             yield from below(service, "")

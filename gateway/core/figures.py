@@ -1,7 +1,7 @@
-"""What a node tells administrators of itself every few seconds: rates and delays between two readings.  (pure)
+"""The figures that a node publishes to administrators every few seconds: rates and delays.  (pure)
 
-The instruments only ever grow, as Prometheus wants them. A person wants to know how much it is just now, and
-what the slowest saw: so what is told is the difference of two readings.
+Prometheus counters and histograms only grow. Administrators want current rates and percentiles, so the node publishes
+the difference between two readings.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-# Every so often each node tells; its topic's rule (`topics.OWN`) keeps ten minutes of all nodes'.
+# The interval between publications. The rule of the topic (`topics.OWN`) keeps ten minutes of all nodes' figures.
 SECONDS: Final = 5.0
 
 _RATES: Final = {
@@ -42,17 +42,17 @@ _DELAYS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """All instruments at one moment."""
+    """The values of all metrics at one moment."""
 
-    at: float  # seconds, of a clock that only goes on
-    values: Mapping[str, float]  # counters and gauges: by name the sum over labels, by `name:label` the one
-    buckets: Mapping[str, Mapping[float, float]]  # histograms by name: how many were at most so many seconds
+    at: float  # seconds of a monotonic clock
+    values: Mapping[str, float]  # counters and gauges: `name` is the sum over all labels, `name:label` one label
+    buckets: Mapping[str, Mapping[float, float]]  # histograms by name: the count of values up to each bound, in seconds
 
 
 def between(before: Reading, after: Reading) -> dict[str, Any]:
-    """What happened in the time between two readings, as it is told.
+    """The figures between two readings, as the node publishes them.
 
-    `rates` and `cache` by the second; `delays` in ms, null where nothing was measured; `cpu` in cores.
+    `rates` and `cache` are per second. `delays` are in ms, null if nothing was measured. `cpu` is in cores.
     """
     seconds = after.at - before.at
 
@@ -80,10 +80,10 @@ def _percentiles(before: Mapping[float, float], after: Mapping[float, float]) ->
 
 
 def quantile(counts: Sequence[tuple[float, float]], part: float) -> float:
-    """The value that `part` (0 to 1) of all measured do not exceed, in the bounds' unit.
+    """The quantile `part` (0 to 1) of a histogram, in the unit of its bounds.
 
-    `counts`: upper bounds, ascending, and how many were not above each; the last is above zero. Between two bounds
-    the measured are taken to lie evenly, as Prometheus does; above the last finite bound nothing is known but that.
+    `counts` holds ascending upper bounds with cumulative counts; the last count is above zero. Values between two
+    bounds count as evenly spread, as in Prometheus. A quantile above the last finite bound is that bound.
     """
     rank = part * counts[-1][1]
     low, below = 0.0, 0.0

@@ -1,10 +1,10 @@
-"""RFC 6455 frames, the server's side: bytes in, whole messages out; a payload in, a frame out.  (pure)
+"""The server's side of RFC 6455 framing: parses received bytes into messages, builds frames from payloads.  (pure)
 
-The law (section 5): a client's frames are masked, a server's are not; the RSV bits are zero, but for the
-first of them where compression was agreed; control frames are whole and carry at most 125 bytes; a message
-is one data frame or a first frame with continuations, and control frames may stand between them.
+RFC 6455, section 5: the frames of a client are masked, those of a server are not. The RSV bits are zero, except RSV1
+if compression was negotiated. Control frames are not fragmented and carry at most 125 bytes. A message is one data
+frame, or a first frame with continuations; control frames may come between them.
 
-An idle parser holds five small attributes, because a node holds one for each of its connections.
+A node has one parser per connection, so an idle parser holds only small attributes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ PING: Final = 0x9
 PONG: Final = 0xA
 
 RSV1: Final = 0x40  # on a message's first frame: it is compressed (RFC 7692, 6)
-# What the parser adds to the opcode of a compressed message; on the wire 5 and 6 are nobody's.
+# The parser adds this to the opcode of a compressed message. RFC 6455 does not assign the resulting 5 and 6.
 DEFLATED: Final = 0x4
 
 _FIN: Final = 0x80
@@ -31,7 +31,7 @@ _MASKED: Final = 0x80
 
 
 class FrameError(Exception):
-    """The peer broke the framing; the connection must be failed with `code` (RFC 6455, 7.4.1)."""
+    """The client violated the framing. The node must fail the connection with `code` (RFC 6455, 7.4.1)."""
 
     def __init__(self, code: int, reason: str) -> None:
         super().__init__(reason)
@@ -50,7 +50,7 @@ def build(opcode: int, payload: bytes) -> bytes:
 
 
 def split(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Opcode and payload of each of the frames that `build` has made, one or several in a row."""
+    """The opcode and payload of each frame in `data`, a sequence of frames from `build`."""
     at, end = 0, len(data)
     while at < end:
         opcode, size, start = data[at] & 0x0F, data[at + 1], at + 2
@@ -62,18 +62,18 @@ def split(data: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def payloads(data: bytes) -> Iterator[bytes]:
-    """Their payloads alone."""
+    """The payload of each frame in `data`, a sequence of frames from `build`."""
     return (payload for _, payload in split(data))
 
 
 def build_close(code: int, reason: str) -> bytes:
-    """A close frame; `reason` is cut to what a control frame can carry, at a character's edge."""
+    """Build a close frame. `reason` is cut at a character boundary to fit into a control frame."""
     text = reason.encode()[:123].decode(errors="ignore")
     return build(CLOSE, code.to_bytes(2, "big") + text.encode())
 
 
 def read_close(payload: bytes) -> tuple[int, str]:
-    """Code and reason of a received close frame; 1005 when it gives none.
+    """The code and reason of a received close frame. The code is 1005 if the frame has none.
 
     Raises:
         FrameError: 1002 for a code that may not be sent, 1007 for a reason that is not UTF-8.
@@ -81,7 +81,7 @@ def read_close(payload: bytes) -> tuple[int, str]:
     if not payload:
         return 1005, ""
     code = int.from_bytes(payload[:2], "big")
-    # 7.4.2: 1004, 1005, 1006 and 1015 are never sent; 1016-2999 and 5000 up are nobody's.
+    # RFC 6455, 7.4: 1004, 1005, 1006 and 1015 are never sent; 1016-2999 and 5000 up are not assigned.
     if len(payload) < 2 or not (code in range(1000, 1004) or code in range(1007, 1015) or 3000 <= code < 5000):
         raise FrameError(1002, f"close code {code} may not be sent")
     try:
@@ -91,39 +91,42 @@ def read_close(payload: bytes) -> tuple[int, str]:
 
 
 class FrameParser:
-    """Turns what arrives on a socket into `(opcode, payload)` of whole messages and control frames.
+    """Parses the bytes of one connection into `(opcode, payload)` of whole messages and control frames.
 
-    A fragment that does not end its message is `(CONTINUATION, b"")`: each frame costs time, so each is reported, and
-    can be counted. Where `deflate` was agreed, messages may be compressed: they come as they were sent, and `DEFLATED`
-    is added.
+    A fragment that does not end its message yields `(CONTINUATION, b"")`, so that the caller can count each frame.
+    With `deflate`, a compressed message yields its compressed payload, and `DEFLATED` is added to its opcode.
     """
 
     __slots__ = ("_message", "_need", "_opcode", "_reserved", "_rest")
 
     def __init__(self, *, deflate: bool = False) -> None:
-        self._reserved = _RSV ^ RSV1 if deflate else _RSV  # what may not be set on a message's first frame
-        self._rest: bytearray | None = None  # the beginning of a frame that has not wholly arrived
-        self._need = 0  # how long it must grow before another look: a frame sent byte by byte costs no more
-        self._opcode = 0  # of the fragmented message under way; 0: none
-        self._message: bytearray | None = None  # its payload so far
+        self._reserved = _RSV ^ RSV1 if deflate else _RSV  # bits that the first frame of a message must not set
+        self._rest: bytearray | None = None  # the received part of an unfinished frame
+        self._need = 0  # the parser waits until `_rest` has this size, so that a byte-by-byte frame costs no more
+        self._opcode = 0  # of the unfinished fragmented message; 0: none
+        self._message: bytearray | None = None  # the payload of that message so far
 
     @property
     def held_bytes(self) -> int:
-        """The size of what it holds: the beginning of a frame, and of a message."""
+        """The bytes that the parser buffers: an unfinished frame and an unfinished message."""
         return len(self._rest or b"") + len(self._message or b"")
 
     @property
     def unfinished(self) -> bool:
-        """Whether it holds the beginning of a frame or of a message."""
+        """Whether the parser buffers an unfinished frame or message."""
         return self._rest is not None or self._message is not None
 
     def receive(self, data: bytes, max_bytes: int) -> Iterator[tuple[int, bytes]]:
-        """Yield something for each frame that `data` completes; a message is at most `max_bytes` long as it was sent.
+        """Parse `data` and yield `(opcode, payload)` for each completed frame.
 
-        The caller may stop between two frames and go on later, with nothing else received meanwhile.
+        The caller may pause the iteration and continue it later, but must not call `receive` in between.
+
+        Args:
+            data: Received bytes.
+            max_bytes: The largest allowed message, before decompression.
 
         Raises:
-            FrameError: At the first octet that breaks the rules; what stood before it was yielded.
+            FrameError: At the first byte that violates the rules. The frames before it have been yielded.
         """
         if self._rest is not None:
             self._rest += data
@@ -148,7 +151,7 @@ class FrameParser:
                 if end < start:
                     break
                 length = int.from_bytes(data[at + 2 : at + 10], "big")
-            # Judged by the header alone, so that nobody makes us hold what we would refuse.
+            # Check the size from the header, so that the node never buffers a message that it will reject.
             if length + (len(self._message) if self._message is not None else 0) > max_bytes and opcode < CLOSE:
                 raise FrameError(1009, f"message is larger than {max_bytes} bytes")
             stop = start + length
@@ -168,7 +171,7 @@ class FrameParser:
 
     def _check_head(self, head: int, opcode: int, length: int) -> None:
         if head & _RSV and (head & self._reserved or not TEXT <= opcode <= BINARY):
-            raise FrameError(1002, "a reserved bit is set, and no extension was agreed that gives it a meaning here")
+            raise FrameError(1002, "a reserved bit is set, and no negotiated extension uses it here")
         if not length & _MASKED:
             raise FrameError(1002, "a client's frame must be masked")
         if opcode >= CLOSE:

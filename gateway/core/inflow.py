@@ -1,7 +1,6 @@
-"""Whether a node takes one socket more: how many it has, and how fast they come.  (pure)
+"""Decides whether a node accepts one more connection, by the count of connections and the rate of new ones.  (pure)
 
-The verdict comes before anything is known of who asks, and is cheap: a storm that is refused must cost less than one
-that is let in.
+The node decides before it reads anything from the connection, so that rejecting a storm of connections is cheap.
 """
 
 from __future__ import annotations
@@ -12,30 +11,30 @@ from gateway.core.rates import UNUSED, Rate
 
 Limit = Literal["connections", "connects"]
 
-# Beyond the connections that a node may have, one more for each so many is listened to: whoever asks whether it is
-# ready, or what it measures, must get an answer from a full node too.
+# Above its limit a node accepts one extra connection per 20, so that health checks and metrics scrapes still get an
+# answer from a full node.
 SPARE_PART: Final = 20
 
 
 class Inflow:
-    """Lets in `per_second` sockets on average while there are at most `most` connections of any kind."""
+    """Accepts `per_second` sockets on average, while there are at most `most` connections of any kind."""
 
     def __init__(self, most: int, per_second: float) -> None:
         self._most = most
-        self._crammed = most + max(10, most // SPARE_PART)
+        self._hard_limit = most + max(10, most // SPARE_PART)
         self._rate = Rate(per_second)
         self._spent = UNUSED
 
     def refuses(self, connections: int, now: float) -> Limit | None:
-        """The limit that one socket more would pass; None: it is let in. `connections`: with the one that asks."""
+        """The limit that the new connection exceeds; None: accept it. `connections` includes the new one."""
         if connections > self._most:
             return "connections"
-        # Unlike a client's, what is refused does not count: they are different people.
+        # Rejected connections do not count here (in a client's rate they do), since they come from different clients.
         if self._rate.left(self._spent, now) < 1:
             return "connects"
         self._spent = self._rate.take(self._spent, now)
         return None
 
-    def is_crammed(self, connections: int) -> bool:
-        """Whether one more, whatever it wants, cannot even be listened to."""
-        return connections > self._crammed
+    def is_exhausted(self, connections: int) -> bool:
+        """Whether the node must close a new connection without reading its request."""
+        return connections > self._hard_limit

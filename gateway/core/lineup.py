@@ -1,9 +1,9 @@
-"""Which node each server of a load balancer stands for.  (pure)
+"""Assigns the nodes of the cluster to the server slots of a load balancer.  (pure)
 
-A load balancer has a fixed number of slots. A node that is ready gets a free one and keeps it, however often it
-restarts at its address. A slot is freed when its node has left the registry *and* the load balancer itself has found it
-down for a while: neither a lost lease nor a missed check alone says that a node is gone, and one that merely lost Redis
-still has its sockets. What is in maintenance by hand stays so.
+A load balancer has a fixed number of slots. A ready node gets a free slot and keeps it, even if it restarts at the same
+address. A slot becomes free when its node has left the registry *and* the load balancer has found the node down for a
+while. One of the two is not enough: a node that only lost Redis still has its sockets. A server that an operator has
+put into maintenance stays in maintenance.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-NOWHERE: Final = "192.0.2.1:9"  # where a free slot leads, here and in haproxy.cfg: nobody's address (RFC 5737)
+NOWHERE: Final = "192.0.2.1:9"  # the address of a free slot, here and in haproxy.cfg; reserved (RFC 5737)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,17 +27,17 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A server of the backend, as the load balancer's statistics have it."""
+    """A server of the backend, as the statistics of the load balancer show it."""
 
     name: str
     address: str
     status: str  # UP, "UP 1/2", DOWN, MAINT …
-    seconds: float  # since it last changed
+    seconds: float  # since the last status change
 
 
 @dataclass(frozen=True, slots=True)
 class Fill:
-    """Have a free slot lead to a node, and give it clients."""
+    """Assign the free slot `server` to a node and enable it."""
 
     server: str
     address: str
@@ -46,10 +46,10 @@ class Fill:
 
 @dataclass(frozen=True, slots=True)
 class Free:
-    """Give a slot no more clients, and have it lead nowhere. Sockets it still has stay open."""
+    """Disable the slot `server` and make it free. Its open sockets stay open."""
 
     server: str
-    address: str  # where it led
+    address: str  # before the change
 
 
 Change = Fill | Free
@@ -58,10 +58,13 @@ Change = Fill | Free
 def changes(
     nodes: Iterable[Node], servers: Sequence[Server], *, own: str, patience_seconds: float
 ) -> tuple[list[Change], list[str]]:
-    """What is to be done, and a sentence for each node that has no place.
+    """The changes to make, and a sentence for each node that gets no slot.
 
-    `own`: slots are the servers whose names are this and a number; no other is touched. `patience_seconds`: how long a
-    server must have been down for its slot to be freed.
+    Args:
+        nodes: The living nodes.
+        servers: The servers of the backend.
+        own: Servers named `own` plus a number are slots. Other servers do not change.
+        patience_seconds: How long a server must be down before its slot becomes free.
     """
     living = sorted(nodes, key=lambda node: node.id)
     listed = {node.address for node in living}
@@ -75,13 +78,13 @@ def changes(
         and slot.seconds >= patience_seconds
     ]
     free = [slot.name for slot in slots if slot.address == NOWHERE]
-    homeless: list[str] = []
+    without_slot: list[str] = []
     for node in living:
         if node.address in known or not node.ready:
             continue
-        known.add(node.address)  # two rows may have one address for a lease: of a node that was killed, and of the next
+        known.add(node.address)  # a killed node and its successor may both be listed with this address
         if free:
             made.append(Fill(free.pop(0), node.address, node.id))
         else:
-            homeless.append(f"no slot of {len(slots)} is free for {node.id} ({node.address})")
-    return made, homeless
+            without_slot.append(f"no slot of {len(slots)} is free for {node.id} ({node.address})")
+    return made, without_slot

@@ -1,7 +1,7 @@
-"""What a client may send.  (pure)
+"""The messages that a client sends, and their decoder.  (pure)
 
-One JSON object a text frame; `decode` turns any text at all into a `ClientMessage` or a `ProtocolError`
-and nothing else. docs/protocol.md is the public description; `replies` has the other direction.
+Each text frame holds one JSON object. `decode` returns a `ClientMessage` or raises a `ProtocolError`, for any text.
+docs/protocol.md is the public description. `replies` has the messages that the node sends.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ DEFAULT_HISTORY_LIMIT: Final = 100
 
 @dataclass(frozen=True, slots=True)
 class Auth:
-    """Who I am."""
+    """AUTH: log in with `token`."""
 
     token: str | None
 
 
 @dataclass(frozen=True, slots=True)
 class Subscribe:
-    """Send me these topics: valid names, each once, in the order given."""
+    """SUBSCRIBE: subscribe to these topics. The names are valid and distinct, in the order of the message."""
 
     topics: tuple[str, ...]
     request_id: RequestId
     token: str | None = None
-    recover: Mapping[str, Position] = field(default_factory=dict)  # where the client was, by topic
+    recover: Mapping[str, Position] = field(default_factory=dict)  # the client's position, by topic
     tokens: tuple[str, ...] = ()  # subscription tokens
 
 
 @dataclass(frozen=True, slots=True)
 class Unsubscribe:
-    """Send me these no more; names that are no topics are kept out."""
+    """UNSUBSCRIBE: unsubscribe from these topics. Invalid names are left out."""
 
     topics: tuple[str, ...]
     request_id: RequestId
@@ -51,7 +51,7 @@ class Unsubscribe:
 
 @dataclass(frozen=True, slots=True)
 class Publish:
-    """Say this to all who hear the topic."""
+    """PUBLISH: publish a message on a topic."""
 
     publication: Publication
     request_id: RequestId
@@ -59,7 +59,7 @@ class Publish:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """Answer me this."""
+    """REQUEST: ask for a reply, such as a topic's history or the answer of the back end."""
 
     topic: str
     action: str
@@ -69,7 +69,10 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """Do this for me. A missing or invalid topic or action is None: the session asks for authentication first."""
+    """COMMAND: have the back end carry out an action.
+
+    A missing or invalid topic or action is None, because the session checks authentication first.
+    """
 
     topic: str | None
     action: str | None
@@ -79,14 +82,14 @@ class Command:
 
 @dataclass(frozen=True, slots=True)
 class Logs:
-    """What went wrong in the browser."""
+    """LOGS: log lines of the browser."""
 
     entries: tuple[Mapping[str, Json], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Ping:
-    """Are you there? `timestamp` is echoed."""
+    """ping: the node echoes `timestamp` in its pong."""
 
     timestamp: Json
 
@@ -95,10 +98,10 @@ ClientMessage: TypeAlias = Auth | Subscribe | Unsubscribe | Publish | Request | 
 
 
 def decode(text: bytes) -> ClientMessage:
-    """The message that `text` (the payload of one frame, UTF-8) is.
+    """Decode `text`, the payload of one frame in UTF-8.
 
     Raises:
-        ProtocolError: It is none; the error says why.
+        ProtocolError: The message is not valid. The error names the reason.
     """
     try:
         message = loads(text)
@@ -149,27 +152,27 @@ def _tokens(message: dict[str, Json], request_id: RequestId) -> tuple[str, ...]:
     return tuple(given)
 
 
-def _recover(asked: Json, known: tuple[str, ...]) -> dict[str, Position]:
-    """Where the client says it was, of the topics it names.
+def _recover(given: Json, known: tuple[str, ...]) -> dict[str, Position]:
+    """The client's positions, by topic.
 
-    What cannot be a place is one that cannot be recovered from, and told as such.
+    An invalid position becomes one that no topic can recover from, so that the client receives `recovered: false`.
     """
-    if not isinstance(asked, dict):
+    if not isinstance(given, dict):
         return {}
-    places = {}
+    positions = {}
     for topic in known:
-        if topic not in asked:
+        if topic not in given:
             continue
-        match asked[topic]:
-            case {"epoch": str(epoch), "offset": int(offset), **more} if not isinstance(offset, bool) and offset >= 0:
-                places[topic] = Position(epoch, offset, _mark(more.get("mark")))
+        match given[topic]:
+            case {"epoch": str(epoch), "offset": int(offset), **rest} if not isinstance(offset, bool) and offset >= 0:
+                positions[topic] = Position(epoch, offset, _mark(rest.get("mark")))
             case _:
-                places[topic] = Position("", 0)
-    return places
+                positions[topic] = Position("", 0)
+    return positions
 
 
 def _mark(mark: object) -> int | None:
-    """A position's mark; -1, which equals none, if it cannot be one."""
+    """The mark of a position. An invalid mark becomes -1, which equals no real mark."""
     if mark is None:
         return None
     return mark if isinstance(mark, int) and not isinstance(mark, bool) and mark >= 0 else -1
@@ -196,7 +199,7 @@ def _request(message: dict[str, Json]) -> Request:
         raise ProtocolError(
             Code.UNKNOWN_TOPIC, f"{shown(topic)} is not a topic: a name has {topics.NAME_FORM}", request_id
         )
-    # Parameters stand under "data" or at the top level; under "data" they win.
+    # Parameters stand under "data" or at the top level. Those under "data" take precedence.
     parameters = {k: v for k, v in message.items() if k not in ("type", "topic", "action", "requestId", "data")}
     if isinstance(message.get("data"), dict):
         parameters |= message["data"]
@@ -228,7 +231,7 @@ _READERS: Final[dict[str, Callable[[dict[str, Json]], ClientMessage]]] = {
 
 
 def read_price(request: Request) -> int:
-    """For how many messages more a REQUEST counts that reads from Redis: one for each 100 that it asks for."""
+    """The extra cost of a REQUEST that reads from Redis, in messages: one for each 100 entries that it asks for."""
     if request.action == "presence":
         return MAX_HISTORY_LIMIT // 100
     limit = request.parameters.get("limit", DEFAULT_HISTORY_LIMIT)
@@ -236,10 +239,10 @@ def read_price(request: Request) -> int:
 
 
 def history_range(request: Request) -> dict[str, Any]:
-    """What part of a topic's history a REQUEST wants: `limit`, `since`, `reverse` for `Relay.read_history`.
+    """The part of a topic's history that a REQUEST asks for: `limit`, `since` and `reverse` of `Relay.read_history`.
 
     Raises:
-        ProtocolError: A parameter is of the wrong form.
+        ProtocolError: A parameter is invalid.
     """
     limit, since = request.parameters.get("limit", DEFAULT_HISTORY_LIMIT), request.parameters.get("since")
     reverse = request.parameters.get("reverse", False)
@@ -267,7 +270,7 @@ def _request_id(message: dict[str, Json]) -> RequestId:
 
 
 def _request_id_in(text: bytes) -> RequestId:
-    """The request id of a message whose numbers were refused; None if it has none that can be read."""
+    """The request id of a message with invalid numbers; None if it has no readable one."""
     try:
         message = orjson.loads(text)
         return _request_id(message) if isinstance(message, dict) else None

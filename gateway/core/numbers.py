@@ -1,8 +1,7 @@
-"""Numbers in JSON text that this process cannot hold unchanged.  (pure)
+"""Rejects numbers in JSON text that orjson would change.  (pure)
 
-orjson reads an integer beyond 64 bits as a float: `100000000000000000001` becomes `1e20` without an error. So such a
-text is refused before its value is used. Fractions and exponents are 64-bit floats by agreement (RFC 8259, section 6)
-and stay as they are.
+orjson reads an integer beyond 64 bits as a float: `100000000000000000001` becomes `1e20` without an error. `check`
+rejects such a text. Numbers with a fraction or an exponent are 64-bit floats (RFC 8259, section 6) and are accepted.
 """
 
 from __future__ import annotations
@@ -21,29 +20,29 @@ _SHOWN_DIGITS: Final = 24
 
 
 class NumberError(ValueError):
-    """A text holds a number that would be changed; the message names it, and what to do instead."""
+    """A JSON text holds a number that orjson would change. The message names the number and the remedy."""
 
 
 class InfiniteError(NumberError):
-    """A number is larger than all floats, so the rest of the text was not read."""
+    """A number exceeds the range of floats. The rest of the text was not read."""
 
     def __init__(self) -> None:
         super().__init__("a number is beyond the range of 64-bit floats (about 1.8e308); send it as a string")
 
 
 def check(text: bytes) -> None:
-    """Refuse `text`, which is JSON, if an integer in it has more than 64 bits.
+    """Check that each integer in `text`, valid JSON, fits into 64 bits.
 
-    The cost is that of three passes in C: about 1 ms for each MiB, 15 ms at worst.
+    It makes at most three passes in C: about 1 ms for each MiB, 15 ms at worst.
 
     Raises:
-        NumberError: One has.
+        NumberError: An integer does not fit.
     """
     if _RUN not in text.translate(_DIGITS):
         return
     for found in _INTEGER.finditer(_without_strings(text)):
         digits = found[0]
-        # Not `int` of any length: reading a number costs the square of its digits. JSON has no leading zeros.
+        # Check the length first: `int` takes quadratic time in the digits. JSON has no leading zeros.
         if len(digits) > 20 or not LEAST <= int(digits) <= MOST:
             raise NumberError(
                 f"the integer {_shown(digits)} has more than 64 bits and would be rounded; send it as a string"
@@ -51,12 +50,12 @@ def check(text: bytes) -> None:
 
 
 def _shown(digits: bytes) -> str:
-    """A number as an error shows it: of a long one the beginning."""
+    """A number for an error message. A long one is cut."""
     text = digits.decode()
     return text if len(text) <= _SHOWN_DIGITS else f"{text[:_SHOWN_DIGITS]}... ({len(text)} characters)"
 
 
 def _without_strings(text: bytes) -> bytes:
-    if b"\\" in text:  # backslashes stand in strings only: without pairs of them, each one left escapes what follows
+    if b"\\" in text:  # backslashes occur only in strings; after removing pairs, each escapes a character
         text = text.replace(b"\\\\", b"").replace(b'\\"', b"")
     return b'"'.join(text.split(b'"')[::2])

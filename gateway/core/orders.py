@@ -1,4 +1,4 @@
-"""What one node asks of the others, on the control channel.  (pure)"""
+"""The messages that nodes send each other on the control channel.  (pure)"""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ MAX_BYTES: Final = 64 << 10
 
 
 class OrderError(ValueError):
-    """No order, or none that can be understood."""
+    """A control message is not valid."""
 
 
 @dataclass(frozen=True, slots=True)
-class Whom:
-    """The clients an order is about: one, or all of a user."""
+class ClientSelector:
+    """The clients that a control message concerns: one client, or all clients of a user."""
 
     client: str | None
     user: str | None
@@ -27,48 +27,48 @@ class Whom:
 
 @dataclass(frozen=True, slots=True)
 class Disconnect:
-    """Close their sockets."""
+    """Close the sockets of the selected clients."""
 
-    whom: Whom
+    clients: ClientSelector
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class Unsubscribe:
-    """Take topics from them."""
+    """Unsubscribe the selected clients from topics."""
 
-    whom: Whom
+    clients: ClientSelector
     topics: list[str]
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class Forget:
-    """The history of these topics was dropped."""
+    """Forget the cached history of these topics, because it was deleted from Redis."""
 
     topics: list[str]
 
 
 @dataclass(frozen=True, slots=True)
 class Drain:
-    """This node leaves."""
+    """Drain a node: it closes its clients and exits."""
 
     node: str
 
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """This node, `after` so many seconds, sends what it has above `keep` clients to the others, over `seconds`."""
+    """Move the clients of a node above the number `keep` to other nodes."""
 
     node: str
     keep: int
-    seconds: float
-    after: float
+    seconds: float  # the time over which the closes are spread
+    after: float  # seconds before the first close
 
 
 @dataclass(frozen=True, slots=True)
 class Revoke:
-    """These tokens hold no more."""
+    """Revoke tokens."""
 
     revocations: list[Revocation]
 
@@ -77,59 +77,59 @@ Order = Disconnect | Unsubscribe | Forget | Drain | Move | Revoke
 
 
 def parse(payload: bytes) -> Order:
-    """The order in `payload`, a JSON object with ``op``.
+    """Parse a control message: a JSON object with ``op``.
 
     Raises:
-        OrderError: It is none.
+        OrderError: `payload` is not a valid control message.
     """
     try:
-        said: Any = protocol.loads(payload) if len(payload) <= MAX_BYTES else None
-        match said["op"]:
+        message: Any = protocol.loads(payload) if len(payload) <= MAX_BYTES else None
+        match message["op"]:
             case "disconnect":
-                return Disconnect(_whom(said), _reason(said))
+                return Disconnect(_clients(message), _reason(message))
             case "unsubscribe":
-                return Unsubscribe(_whom(said), _topics(said), _reason(said))
+                return Unsubscribe(_clients(message), _topics(message), _reason(message))
             case "forget":
-                return Forget(_topics(said))
+                return Forget(_topics(message))
             case "drain":
-                return Drain(_name(said, "node"))
+                return Drain(_name(message, "node"))
             case "move":
-                keep, seconds, after = int(said["keep"]), float(said["seconds"]), float(said.get("after", 0))
+                keep, seconds, after = int(message["keep"]), float(message["seconds"]), float(message.get("after", 0))
                 if keep < 0 or not 0 <= seconds <= balance.MAX_SECONDS or not 0 <= after <= balance.MAX_SECONDS:
                     raise ValueError("out of range")
-                return Move(_name(said, "node"), keep, seconds, after)
+                return Move(_name(message, "node"), keep, seconds, after)
             case "revoke":
-                return Revoke([revocations.parse(one) for one in said["revocations"]])
+                return Revoke([revocations.parse(one) for one in message["revocations"]])
             case op:
                 raise ValueError(f"unknown op {op!r}")
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
         raise OrderError(str(error)) from None
 
 
-def _whom(said: dict[str, Any]) -> Whom:
-    if "client" in said:
-        return Whom(_name(said, "client"), None)
-    return Whom(None, _name(said, "user"))
+def _clients(message: dict[str, Any]) -> ClientSelector:
+    if "client" in message:
+        return ClientSelector(_name(message, "client"), None)
+    return ClientSelector(None, _name(message, "user"))
 
 
-def _topics(said: dict[str, Any]) -> list[str]:
-    names = said.get("topics", [])
+def _topics(message: dict[str, Any]) -> list[str]:
+    names = message.get("topics", [])
     if not isinstance(names, list) or not all(map(is_topic, names)):
         raise ValueError("topics must be a list of topic names")
     return names
 
 
-def _name(said: dict[str, Any], key: str) -> str:
-    name = said[key]
+def _name(message: dict[str, Any], key: str) -> str:
+    name = message[key]
     if not is_name(name):
         raise ValueError(f"{key} must be a name")
     assert isinstance(name, str)
     return name
 
 
-def _reason(said: dict[str, Any]) -> str:
-    reason = said.get("reason") or "by the operator"
+def _reason(message: dict[str, Any]) -> str:
+    reason = message.get("reason") or "by the operator"
     if not is_name(reason):
-        raise ValueError("reason must be a sentence of at most 200 characters")
+        raise ValueError("reason must be a string of 1 to 200 characters")
     assert isinstance(reason, str)
     return reason

@@ -1,6 +1,6 @@
-"""What all who speak on the wire have in common: codes, errors, JSON, names and times.  (pure)
+"""The shared parts of the wire protocol: error codes, close codes, JSON, names and times.  (pure)
 
-docs/protocol.md is the public description. `messages` has what a client may send, `replies` what it is sent.
+docs/protocol.md is the public description. `messages` has the client's messages, `replies` those of the node.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Json: TypeAlias = Any  # what orjson can read and write
 RequestId: TypeAlias = str | int | None
 
 MAX_NAME_LENGTH: Final = 200  # characters of an action, a subtype, a request id, a user or a client id
-MAX_NESTING: Final = 254  # levels of a JSON value: as deep as orjson writes
+MAX_NESTING: Final = 254  # levels of a JSON value, the most that orjson writes
 
 
 class Code(enum.IntEnum):
@@ -50,14 +50,14 @@ class Code(enum.IntEnum):
     UNAVAILABLE = 5030
 
 
-# Only these may carry `requestId`: upon any other code the front end resends a failed SUBSCRIBE at once
-# and without end, about 8,000 frames a second from one tab.
+# Only these codes may carry `requestId`. For any other code with one, the front end resends a failed SUBSCRIBE at once
+# and endlessly: about 8,000 frames a second from one tab.
 _WITH_REQUEST_ID: Final = frozenset({Code.NO_VALID_TOPIC, Code.AUTHENTICATION_NEEDED, Code.ROLE_NEEDED})
 _TEMPORARY: Final = frozenset({Code.TOO_MANY_REQUESTS, Code.INTERNAL, Code.UNAVAILABLE})
 
 
 class Close(enum.IntEnum):
-    """Close codes. 3000-3499: come back; 3500-3999: do not; the rest as RFC 6455 has them."""
+    """Close codes. 3000-3499: the client should reconnect. 3500-3999: it should not. Others: as in RFC 6455."""
 
     GOING_AWAY = 1001
     PROTOCOL_ERROR = 1002
@@ -79,7 +79,7 @@ class Close(enum.IntEnum):
 
 
 class ProtocolError(Exception):
-    """A message that cannot be carried out; `encode` gives the ERROR that says so."""
+    """The node refuses a client's message. `encode` returns the ERROR message for the client."""
 
     def __init__(self, code: Code, message: str, request_id: RequestId = None, reason: str | None = None) -> None:
         super().__init__(message)
@@ -89,7 +89,7 @@ class ProtocolError(Exception):
         self.reason = reason
 
     def encode(self, timestamp: str) -> bytes:
-        """The ERROR message, at `timestamp` (ISO 8601)."""
+        """The ERROR message with `timestamp` (ISO 8601)."""
         error: dict[str, Json] = {
             "type": "ERROR", "code": int(self.code), "error": self.message, "message": self.message,
             "timestamp": timestamp,
@@ -99,18 +99,18 @@ class ProtocolError(Exception):
         if self.code in _TEMPORARY:
             error["temporary"] = True
         if self.request_id is not None:
-            # `inReplyTo` is ours: it lets a caller of PUBLISH or REQUEST match the error to the call
-            # without waking the front end's resend.
+            # Our own clients match the error to their PUBLISH or REQUEST by `inReplyTo`. The front end ignores it,
+            # so it does not resend.
             error["requestId" if self.code in _WITH_REQUEST_ID else "inReplyTo"] = self.request_id
         return orjson.dumps(error)
 
 
 def loads(text: bytes, beneath: int = 0) -> Json:
-    """The value that `text` is; it can be written again, also `beneath` so many levels of others.
+    """Parse `text` as JSON. orjson can write the returned value again, even inside `beneath` levels of other values.
 
     Raises:
-        numbers.NumberError: It holds an integer beyond 64 bits, or a number beyond all floats.
-        ValueError: It is not JSON, or nested deeper than `MAX_NESTING` with these.
+        numbers.NumberError: `text` holds an integer beyond 64 bits, or a number beyond the range of floats.
+        ValueError: `text` is not JSON, or with `beneath` more levels it is nested deeper than `MAX_NESTING`.
     """
     try:
         value = orjson.loads(text)
@@ -118,7 +118,7 @@ def loads(text: bytes, beneath: int = 0) -> Json:
         if "infinity" in error.msg:
             raise numbers.InfiniteError from None
         raise
-    # orjson reads four times as deep as it writes. Nothing is deeper than it has brackets, so few messages are tried.
+    # orjson reads four times as deep as it writes. A text with few brackets cannot be deep, so most texts skip this.
     if text.count(b"[") + text.count(b"{") > MAX_NESTING - beneath:
         wrapped = value
         for _ in range(beneath):
@@ -132,47 +132,47 @@ def loads(text: bytes, beneath: int = 0) -> Json:
 
 
 def dumps(value: Json) -> bytes:
-    """The JSON text of a Python program's `value`.
+    """Encode a Python value as JSON.
 
     Raises:
-        ValueError: JSON cannot hold it unchanged: an integer beyond 64 bits, NaN, an infinity, a lone surrogate, a key
-            that is no string, an object of a type that JSON does not know, or more than `MAX_NESTING` levels.
+        ValueError: JSON cannot hold the value unchanged. It has an integer beyond 64 bits, NaN, an infinity, a lone
+            surrogate, a key that is not a string, an object of another type, or more than `MAX_NESTING` levels.
     """
     try:
         text = orjson.dumps(value)
     except TypeError as error:
         raise ValueError(f"the value cannot be written as JSON: {error}") from None
     # orjson writes NaN and infinities as null.
-    if b"null" in text and _has_no_number(value):
+    if b"null" in text and _has_nan_or_infinity(value):
         raise ValueError(
             "the value cannot be written as JSON: NaN and infinities are no JSON numbers; send null or text"
         )
     return text
 
 
-def _has_no_number(value: Json) -> bool:
-    """Whether a float in `value`, which orjson has written, is NaN or infinite."""
+def _has_nan_or_infinity(value: Json) -> bool:
+    """Whether `value`, which orjson can write, contains NaN or an infinity."""
     match value:
         case float():
             return not math.isfinite(value)
         case dict():
-            return any(map(_has_no_number, value.values()))
+            return any(map(_has_nan_or_infinity, value.values()))
         case list() | tuple():
-            return any(map(_has_no_number, value))
+            return any(map(_has_nan_or_infinity, value))
         case enum.Enum():
-            return _has_no_number(value.value)
+            return _has_nan_or_infinity(value.value)
     if dataclasses.is_dataclass(value):
-        return any(_has_no_number(getattr(value, each.name)) for each in dataclasses.fields(value))
+        return any(_has_nan_or_infinity(getattr(value, each.name)) for each in dataclasses.fields(value))
     return False
 
 
 def is_name(value: Json) -> bool:
-    """Whether `value` is a string that can be a name: of an action, a subtype, a user, …"""
+    """Whether `value` is a string that may be a name (of an action, a subtype, a user, …)."""
     return isinstance(value, str) and 0 < len(value) <= MAX_NAME_LENGTH
 
 
 def shown(value: Json) -> str:
-    """`value` as an error's message shows it: no more of it than helps."""
+    """`value` as text for an error message, cut to 60 characters."""
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
 
@@ -181,7 +181,7 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def iso(milliseconds: int) -> str:
-    """A time (ms since 1970, UTC) as ISO 8601 with milliseconds: ``2026-01-31T12:00:00.000Z``."""
+    """Format a time (ms since 1970, UTC) as ISO 8601 with milliseconds: ``2026-01-31T12:00:00.000Z``."""
     seconds, rest = divmod(milliseconds, 1000)
     return f"{_iso_seconds(seconds)}.{rest:03}Z"
 

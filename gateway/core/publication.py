@@ -1,7 +1,7 @@
-"""What is said on a topic, and its place among all that was said there.  (pure)
+"""A publication: a message to publish on a topic, and its validation.  (pure)
 
-A client says it by PUBLISH; everybody else - back ends, services, the original plan's ingest - as an item of
-``POST /api/publish``, which can do more: address somebody, leave somebody out, be repeated safely.
+A client sends it as PUBLISH. Back ends and other programs send it as an item of ``POST /api/publish``. An item has
+more options: it can address or exclude a client, and an idempotency key makes a retry safe.
 """
 
 from __future__ import annotations
@@ -18,47 +18,47 @@ from gateway.core.protocol import MAX_NAME_LENGTH, Code, Json, ProtocolError, Re
 _FIELDS: Final = frozenset({"topic", "data", "action", "subtype", "priority", "to", "except", "idempotencyKey"})
 
 _IDEMPOTENCY_KEY: Final = re.compile(r"[A-Za-z0-9_.:\-]+")
-_CLIENT_ID: Final = re.compile(r"[A-Za-z0-9_.\-]+")  # it stands in a header line on the bus
+_CLIENT_ID: Final = re.compile(r"[A-Za-z0-9_.\-]+")  # it becomes part of a header line in Redis pub/sub
 
 
 @dataclass(frozen=True, slots=True)
 class Publication:
-    """Something to say on a topic. `to`, `except_client` and `key` stand only in an item."""
+    """A message to publish on a topic. Only an item may have `to`, `except_client` and `key`."""
 
     topic: str
     data: Json
     extras: Mapping[str, Json] = field(default_factory=dict)  # action, subtype, priority
-    to: tuple[str, str] | None = None  # ("user" | "role" | "client", who)
+    to: tuple[str, str] | None = None  # ("user" | "role" | "client", its name or id)
     except_client: str | None = None
-    key: str | None = None  # idempotency key: the same again within five minutes is the same message
+    key: str | None = None  # idempotency key: within five minutes, the same key means the same message
 
     @classmethod
     def of_client(cls, message: Mapping[str, Json], request_id: RequestId) -> Publication:
-        """What a client's PUBLISH says; `to` and `except`, which only an item may have, are not read.
+        """Read the publication of a client's PUBLISH. Its `to` and `except` are ignored, since only items have them.
 
         Raises:
-            ProtocolError: A field is missing or of the wrong form, or there is an idempotency key: a client could use
-                up another publisher's.
+            ProtocolError: A field is missing or invalid, or the message has an idempotency key. A client could
+                otherwise use the key of another publisher, whose message would then be dropped.
         """
         if message.get("idempotencyKey") is not None:
             raise ProtocolError(
                 Code.DATA_REFUSED, "PUBLISH takes no idempotencyKey; POST /api/publish does", request_id
             )
-        return cls(*_said(message, request_id))
+        return cls(*_common_fields(message, request_id))
 
     @classmethod
     def of_item(cls, item: Json) -> Publication:
-        """What one item of ``POST /api/publish`` says.
+        """Read the publication of one item of ``POST /api/publish``.
 
         Raises:
-            ProtocolError: A field is missing, unknown or of the wrong form.
+            ProtocolError: A field is missing, unknown or invalid.
         """
         if not isinstance(item, dict):
             raise ProtocolError(Code.DATA_REFUSED, "a message must be an object with topic and data")
         unknown = item.keys() - _FIELDS
         if unknown:
             raise ProtocolError(Code.DATA_REFUSED, f"unknown field {shown(min(unknown))}")
-        topic, data, extras = _said(item, None)
+        topic, data, extras = _common_fields(item, None)
         to = _to(item)
         except_client = item.get("except")
         if except_client is not None and (to is not None or not _is_client_id(except_client)):
@@ -72,20 +72,20 @@ class Publication:
 
     @classmethod
     def of_python(cls, item: Mapping[str, Any]) -> Publication:
-        """What an item says that a Python program made; JSON must be able to hold it unchanged.
+        """Read the publication of an item made by a Python program.
 
         Raises:
-            ProtocolError: It cannot; or as `of_item`.
+            ProtocolError: JSON cannot hold the item unchanged, or the item is invalid as in `of_item`.
         """
         try:
-            dumps([item])  # as deep as in the message that it becomes a part of
+            dumps([item])  # at the depth that the item has in the message for clients
         except ValueError as error:
             raise ProtocolError(Code.DATA_REFUSED, str(error)) from None
         return cls.of_item(dict(item))
 
 
 def refuse_key(topic: str) -> ProtocolError:
-    """What a publication with an idempotency key is answered on `topic`, which has no history to find it in."""
+    """The error for a publication with an idempotency key on `topic`, which has no history to find the key in."""
     return ProtocolError(
         Code.DATA_REFUSED,
         f"idempotencyKey has no effect on {topic}, a topic without history: leave it out, or give the topic history",
@@ -93,16 +93,16 @@ def refuse_key(topic: str) -> ProtocolError:
 
 
 def refuse_reserved(topic: str) -> None:
-    """See that `topic` is not one of the gateway's own, on which nothing else publishes: neither program nor API key.
+    """Check that programs and API keys may publish on `topic`.
 
     Raises:
-        ProtocolError: It is one.
+        ProtocolError: `topic` is reserved for the gateway itself.
     """
     if topics.is_reserved(topic):
         raise ProtocolError(Code.NOT_ALLOWED, f"{topic} is the cluster's own: only the gateway publishes there")
 
 
-def _said(message: Mapping[str, Json], request_id: RequestId) -> tuple[str, Json, dict[str, Json]]:
+def _common_fields(message: Mapping[str, Json], request_id: RequestId) -> tuple[str, Json, dict[str, Json]]:
     if "topic" not in message or "data" not in message:
         raise ProtocolError(Code.MISSING_PARAMETER, "a publication needs a topic and data", request_id)
     topic = message["topic"]
@@ -132,9 +132,9 @@ def _to(item: Mapping[str, Json]) -> tuple[str, str] | None:
     if to is None:
         return None
     if isinstance(to, dict) and len(to) == 1:
-        [(kind, who)] = to.items()
-        if kind in ("user", "role", "client") and (_is_client_id(who) if kind == "client" else is_name(who)):
-            return kind, who
+        [(kind, name)] = to.items()
+        if kind in ("user", "role", "client") and (_is_client_id(name) if kind == "client" else is_name(name)):
+            return kind, name
     raise ProtocolError(Code.DATA_REFUSED, 'to must be one of {"user":…}, {"role":…}, {"client":…}')
 
 

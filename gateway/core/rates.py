@@ -1,10 +1,10 @@
-"""How often something may happen: token buckets of one number each.  (pure)
+"""Rate limits: token buckets that store one number each.  (pure)
 
-A rate is an average over `BURST_SECONDS`: that many seconds' worth may come at once, and what is not used is not saved
-up beyond it. The state of a bucket is a moment: when all that was taken from it will have been earned. If that is
-past there is something left, if it is to come it is overdrawn. So an unused bucket is a constant, a used one a float.
+A rate allows bursts of `BURST_SECONDS` seconds' worth of tokens. A bucket stores one time: when the tokens taken so far
+will have been refilled. If that time is in the past, tokens are left. If it is in the future, the bucket is overdrawn.
+So an unused bucket is a shared constant, and a used one is a float.
 
-What was refused counts too, so whoever goes on is further and further in debt, until it is `ENOUGH`.
+Refused messages take tokens too. A client that continues to send gets deeper into debt until the verdict is `ENOUGH`.
 """
 
 from __future__ import annotations
@@ -15,42 +15,42 @@ from dataclasses import dataclass
 from typing import Final
 
 BURST_SECONDS: Final = 10.0
-DEBT_SECONDS: Final = 10.0  # behind which it is enough
-UNUSED: Final = -math.inf  # the state of a bucket that nobody has taken from
-# A message counts once more for each such part: parsing costs by the byte.
+DEBT_SECONDS: Final = 10.0  # a larger debt is `ENOUGH`
+UNUSED: Final = -math.inf  # the state of an unused bucket
+# A message takes one more token for each full part of this size, since parsing cost grows with the bytes.
 MESSAGE_PART_BYTES: Final = 64 << 10
-# So many parts of messages count as a message: fragments, and reads that end within a frame.
+# This many parts count as one message. A part is a fragment, or a read that ends within a frame.
 PARTS_A_MESSAGE: Final = 16
 
-_LOST: Final = 1e-6  # seconds that floating point may have lost on the way
+_ROUNDING: Final = 1e-6  # seconds of tolerance for floating-point rounding
 
 
 class Outcome(enum.Enum):
-    """What becomes of what was just counted."""
+    """The verdict on the message that was just counted."""
 
-    FINE = enum.auto()
-    REFUSED = enum.auto()
-    ENOUGH = enum.auto()
+    FINE = enum.auto()  # within the rate
+    REFUSED = enum.auto()  # over the rate: answer with an error
+    ENOUGH = enum.auto()  # far over the rate: close the connection
 
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """`per_second` on average."""
+    """A rate limit of `per_second` tokens on average."""
 
     per_second: float
 
     def take(self, spent: float, now: float, count: float = 1.0) -> float:
-        """The bucket's state once `count` more are taken; `now` in seconds of a clock that only goes on."""
+        """The state of the bucket `spent` after `count` tokens are taken. `now`: seconds of a monotonic clock."""
         return max(spent, now - BURST_SECONDS) + count / self.per_second
 
     def left(self, spent: float, now: float) -> int:
-        """How many whole ones may be taken."""
-        return max(0, math.floor((now + _LOST - max(spent, now - BURST_SECONDS)) * self.per_second))
+        """The number of whole tokens left."""
+        return max(0, math.floor((now + _ROUNDING - max(spent, now - BURST_SECONDS)) * self.per_second))
 
 
 def verdict(spent: float, now: float) -> Outcome:
-    """What becomes of what brought a bucket to the state `spent`."""
-    debt = spent - now - _LOST
+    """The verdict on the message that brought a bucket to the state `spent`."""
+    debt = spent - now - _ROUNDING
     if debt <= 0:
         return Outcome.FINE
     return Outcome.REFUSED if debt <= DEBT_SECONDS else Outcome.ENOUGH
@@ -58,7 +58,7 @@ def verdict(spent: float, now: float) -> Outcome:
 
 @dataclass(frozen=True, slots=True)
 class ClientRates:
-    """What each client of a node may do in a second."""
+    """The rate limits of each client."""
 
     messages: Rate
     subscriptions: Rate
@@ -66,7 +66,7 @@ class ClientRates:
 
 
 class Meter:
-    """What one client has used of its rates."""
+    """The token buckets of one client."""
 
     __slots__ = ("_log_lines", "_messages", "_subscriptions")
 
@@ -79,36 +79,36 @@ class Meter:
         return verdict(self._messages, now)
 
     def part(self, rates: ClientRates, now: float) -> Outcome:
-        """Count a part of a message, which is counted itself when it is whole."""
+        """Count a part of a message. `message` counts the whole message when it is complete."""
         return self.more(rates, 1 / PARTS_A_MESSAGE, now)
 
     def more(self, rates: ClientRates, messages: float, now: float) -> Outcome:
-        """Count so many messages more, for what one costs."""
+        """Count `messages` extra messages for an expensive one."""
         self._messages = rates.messages.take(self._messages, now, messages)
         return verdict(self._messages, now)
 
     def subscribe(self, rates: ClientRates, topics: int, now: float) -> Outcome:
-        """Count so many topics subscribed to, each by its price."""
+        """Count the subscriptions of one message: `topics` is the sum of the prices of its topics."""
         self._subscriptions = rates.subscriptions.take(self._subscriptions, now, topics)
         return verdict(self._subscriptions, now)
 
     def log(self, rates: ClientRates, lines: int, now: float) -> int:
-        """How many of so many log lines may be written; these are counted, the others are not."""
+        """The number of `lines` that the node may write. Only these are counted."""
         granted = min(lines, rates.log_lines.left(self._log_lines, now))
         self._log_lines = rates.log_lines.take(self._log_lines, now, granted)
         return granted
 
 
 class Purse:
-    """Tokens of one user that a node has fetched ahead from a bucket that the whole cluster shares.
+    """The tokens of one user that a node has fetched ahead from a bucket in Redis that all nodes share.
 
-    A node asks for as many as were spent in the last window, at most `most`, and at least for those that it needs now.
-    So rare use is counted exactly, and steady use costs a few round trips a second. A purse holds at most `most`; they
-    are lost when it has been idle for a window.
+    A node fetches as many tokens as it spent in the last window: at most `most`, and at least those that it needs now.
+    So rare use is counted exactly, and steady use costs a few round trips a second. A purse holds at most `most`
+    tokens. They are lost when the purse is idle for a window.
     """
 
     WINDOW_SECONDS: Final = 1.0
-    PAUSE_SECONDS: Final = 0.1  # after a refusal, so that a client that goes on does not cost a round trip each time
+    PAUSE_SECONDS: Final = 0.1  # after Redis granted too few tokens, so that a flood does not cost a round trip per message
 
     __slots__ = ("_asking", "_held", "_most", "_paused_until", "_refused", "_spent", "_spent_before", "_window_ends")
 
@@ -118,7 +118,7 @@ class Purse:
         self._window_ends = self._paused_until = UNUSED
 
     def spend(self, now: float, count: int = 1) -> bool:
-        """Spend `count` tokens. False, and none is spent, if fewer are here."""
+        """Spend `count` tokens. False, and none is spent, if fewer are left."""
         self._turn(now)
         if self._held < count:
             return False
@@ -127,9 +127,10 @@ class Purse:
         return True
 
     def ask(self, now: float, count: int = 1) -> int:
-        """How many tokens to fetch for a use of `count`: `fetched` must follow. 0: as many were refused a moment ago.
+        """The number of tokens to fetch for a use of `count`; 0 if Redis refused as many within `PAUSE_SECONDS`.
 
-        One fetch at a time is ahead of its use: otherwise each of many clients would fetch for all of them.
+        The caller must call `fetched` afterwards. Only one fetch at a time asks for tokens ahead of their use, since
+        otherwise each of many clients would fetch for all of them.
         """
         if now < self._paused_until and count >= self._refused:
             return 0
@@ -138,7 +139,7 @@ class Purse:
         return max(count, ahead)
 
     def fetched(self, granted: int, now: float, count: int = 1) -> None:
-        """The fetch for a use of `count` is over, and gave so many."""
+        """Record that the fetch for a use of `count` has ended, and that Redis granted so many tokens."""
         self._turn(now)
         self._asking -= 1
         self._held += granted
@@ -146,7 +147,7 @@ class Purse:
             self._refused, self._paused_until = count, now + self.PAUSE_SECONDS
 
     def idle(self, now: float) -> bool:
-        """Whether it holds nothing worth remembering."""
+        """Whether it was unused for so long that it may be dropped."""
         return now > self._window_ends + self.WINDOW_SECONDS and not self._asking
 
     def _turn(self, now: float) -> None:

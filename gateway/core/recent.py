@@ -1,4 +1,4 @@
-"""The last messages of a topic in a node's memory: bounded in number and in bytes.  (pure)"""
+"""The most recent messages of a topic in a node's memory, limited in number and in bytes.  (pure)"""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Final, Generic, Protocol, TypeVar, overload
 
-HISTORY_BYTES: Final = 16 << 20  # of a topic, where its rule does not say
-ENTRY_BYTES: Final = 64  # counted for a message beside its text, as in append.lua
+HISTORY_BYTES: Final = 16 << 20  # the default limit of a topic
+ENTRY_BYTES: Final = 64  # the overhead counted for each message, as in append.lua
 
 
 class Sized(Protocol):
-    """What has a text."""
+    """An entry with a text."""
 
     @property
     def text(self) -> bytes:
-        """Its bytes are counted."""
+        """The text, whose bytes count toward the limit."""
 
 
 E = TypeVar("E", bound=Sized)
 
 
 class Recent(Sequence[E], Generic[E]):
-    """At most `number` messages with at most `size` bytes; the oldest go first, the newest always stays."""
+    """At most `number` messages with at most `size` bytes. The oldest are dropped first; the newest always stays."""
 
     __slots__ = ("_bytes", "_entries", "_number", "_size")
 
@@ -33,14 +33,14 @@ class Recent(Sequence[E], Generic[E]):
         self._bytes = 0
 
     def append(self, entry: E) -> None:
-        """Add the newest."""
+        """Add the newest message."""
         self._entries.append(entry)
         self._bytes += len(entry.text) + ENTRY_BYTES
         while len(self._entries) > self._number or (self._bytes > self._size and len(self._entries) > 1):
             self._bytes -= len(self._entries.popleft().text) + ENTRY_BYTES
 
     def clear(self) -> None:
-        """Drop all."""
+        """Drop all messages."""
         self._entries.clear()
         self._bytes = 0
 

@@ -1,7 +1,7 @@
-"""What is told of a service: states, an instance's record, and what all instances together amount to.  (pure)
+"""Service records: the status values, the record of one instance, and the aggregate of all instances.  (pure)
 
-A record is JSON, and may be written by any program in any language: `parse` takes what it understands and says what it
-does not. docs/services.md describes it.
+A record is JSON. Programs in any language may write it, so `parse` turns an invalid record into one that names the
+error. docs/services.md describes the fields.
 """
 
 from __future__ import annotations
@@ -18,30 +18,30 @@ import orjson
 
 from gateway.core import protocol
 
-MAX_SERVICES: Final = 200  # what the cluster lists: names come from other programs, and metrics carry them
+MAX_SERVICES: Final = 200  # in the cluster: other programs choose the names, and each name becomes a metric label
 MAX_INSTANCES: Final = 200  # records of one service
 MAX_RECORD_BYTES: Final = 16 << 10
-MAX_NOTICE_BYTES: Final = 2 * MAX_RECORD_BYTES  # of the notice that a record has changed, which holds it
+MAX_NOTICE_BYTES: Final = 2 * MAX_RECORD_BYTES  # of the pub/sub message about a changed record, which contains it
 MAX_ERROR_CHARACTERS: Final = 500
-WINDOW: Final = 256  # operations that mean and p99 are taken from
+WINDOW: Final = 256  # the latest operations, from which the mean and p99 are computed
 
 _NAME = re.compile(r"[A-Za-z0-9_.:\-]{1,64}")
 _INSTANCE = re.compile(r"[A-Za-z0-9_.:\-]{1,100}")
 
 
 class Status(enum.StrEnum):
-    """What a service does, as one of its instances sees it."""
+    """The status of a service, as one of its instances reports it."""
 
-    STARTING = "starting"  # or held back by what it depends on
-    ACTIVE = "active"  # a singleton that stands by is, too: it does not run
-    DEGRADED = "degraded"  # it runs, and something went wrong lately
-    ERROR = "error"  # it does not do its work
+    STARTING = "starting"  # also while it waits for its dependencies
+    ACTIVE = "active"  # also a standby instance of a singleton, which does not run
+    DEGRADED = "degraded"  # it runs, but an error occurred recently
+    ERROR = "error"  # it does not work
     STOPPED = "stopped"
     DISABLED = "disabled"
-    OFFLINE = "offline"  # its lease has ended; nobody says this of itself
+    OFFLINE = "offline"  # its lease has ended; no instance reports this itself
 
 
-# From good to bad: what all instances amount to is the worst of them.
+# From best to worst. The aggregate status of a service is the worst status of its instances.
 _BADNESS: Final = (
     Status.DISABLED, Status.STOPPED, Status.ACTIVE, Status.STARTING, Status.DEGRADED, Status.OFFLINE, Status.ERROR,
 )  # fmt: skip
@@ -51,27 +51,29 @@ Record = dict[str, Any]
 
 
 class RecordError(ValueError):
-    """What somebody told of a service cannot be understood; the message names the field."""
+    """A service record is invalid. The message names the field."""
 
 
 def is_service(name: object) -> bool:
-    """Whether `name` is a string that can be a service's."""
+    """Whether `name` is a valid service name."""
     return isinstance(name, str) and _NAME.fullmatch(name) is not None
 
 
 def is_reserved(service: str) -> bool:
-    """Whether only nodes may report the state of `service`: ``gateway``, and what begins with ``gateway.`` or
-    ``gateway:``, in any case."""
+    """Whether only nodes may report the state of `service`.
+
+    This holds for ``gateway`` and for names that begin with ``gateway.`` or ``gateway:``, in upper or lower case.
+    """
     return service.lower().replace(":", ".").partition(".")[0] == "gateway"
 
 
 def is_instance(name: object) -> bool:
-    """Whether `name` is a string that can be an instance's."""
+    """Whether `name` is a valid instance name."""
     return isinstance(name, str) and _INSTANCE.fullmatch(name) is not None
 
 
 def worst(statuses: Iterable[Status]) -> Status:
-    """The worst of `statuses`, in whatever order; of none, `offline`."""
+    """The worst of `statuses`; `offline` if there are none."""
     return max(statuses, key=_BADNESS.index, default=Status.OFFLINE)
 
 
@@ -83,16 +85,16 @@ FIELDS: Final = frozenset({"status", "running", "standby", "singleton", "depends
 
 
 def check(record: object) -> Record:
-    """`record`, if it is one: an object with a `status`, and no field that a record has not.
+    """Return `record` if it is valid: an object with a `status`, and no unknown field.
 
     Raises:
-        RecordError: It is not.
+        RecordError: The record is invalid.
     """
     if not isinstance(record, dict):
         raise RecordError("A record is a JSON object")
     for name in record:
         if name not in FIELDS:
-            raise RecordError(f"{name[:60]!r} is no field of a record; there are {', '.join(sorted(FIELDS))}")
+            raise RecordError(f"{name[:60]!r} is not a field of a record; the fields are {', '.join(sorted(FIELDS))}")
     status = record.get("status")
     if status not in tuple(Status) or status == Status.OFFLINE:
         words = ", ".join(status for status in Status if status is not Status.OFFLINE)
@@ -118,20 +120,20 @@ def check(record: object) -> Record:
 
 
 def parse(text: bytes) -> Record:
-    """The record in `text`; where there is none, one with the status `error` that says so."""
+    """Parse the record in `text`. An invalid text gives a record with the status `error` and the reason."""
     try:
         if len(text) > MAX_RECORD_BYTES:
             raise RecordError(f"A record has at most {MAX_RECORD_BYTES} bytes")
         return check(orjson.loads(text))
     except ValueError as error:
-        return {"status": Status.ERROR, "lastError": f"its record is not understood: {error}"[:MAX_ERROR_CHARACTERS]}
+        return {"status": Status.ERROR, "lastError": f"its record is invalid: {error}"[:MAX_ERROR_CHARACTERS]}
 
 
 def encode(record: Mapping[str, Any]) -> bytes:
-    """`record` as JSON.
+    """Encode `record` as JSON.
 
     Raises:
-        RecordError: It is larger than a record may be, or no JSON.
+        RecordError: The JSON text is too large, or JSON cannot hold a value.
     """
     try:
         text = protocol.dumps(record)
@@ -146,9 +148,10 @@ def encode(record: Mapping[str, Any]) -> bytes:
 
 
 def aggregate(service: str, records: Mapping[str, Record], now_ms: int) -> dict[str, Any]:
-    """A service as a whole: its instances by name, and as its status the worst of those that live.
+    """Combine the records of all instances of a service. Its status is the worst status of its living instances.
 
-    `now_ms`: Redis' own time, in which leases end. Who ended in order is not `offline`, but stays what it said.
+    `now_ms` is the time of the Redis server, which also counts the leases. An instance whose lease has ended is
+    `offline`, unless it reported `stopped` or `disabled` before.
     """
     instances = []
     for instance, record in sorted(records.items()):
@@ -175,30 +178,30 @@ def _error_at(row: Mapping[str, Any]) -> str:
     return row.get("lastErrorAt") or ""
 
 
-# ---- how its operations go
+# ---- statistics of operations
 
 
 @dataclass(slots=True)
 class Stats:
-    """Operations of one instance: how many, how many failed, how long the last 256 took."""
+    """The operations of one instance: their number, the failures, and the durations of the last 256."""
 
     operations: int = 0
     failures: int = 0
-    _lasted: deque[float] = field(default_factory=lambda: deque(maxlen=WINDOW))
+    _durations: deque[float] = field(default_factory=lambda: deque(maxlen=WINDOW))
 
     def add(self, seconds: float, *, failed: bool) -> None:
-        """One operation has ended."""
+        """Count an operation that has ended after `seconds`."""
         self.operations += 1
         self.failures += failed
-        self._lasted.append(seconds)
+        self._durations.append(seconds)
 
-    def told(self, breaker: str) -> dict[str, Any]:
-        """As a record shows it; null where nothing was measured."""
-        lasted = sorted(self._lasted)
+    def as_dict(self, breaker: str) -> dict[str, Any]:
+        """The `stats` of a record. Values are null if no operation has ended yet."""
+        durations = sorted(self._durations)
         return {
             "operations": self.operations,
             "failures": self.failures,
-            "meanMs": round(1000 * sum(lasted) / len(lasted), 3) if lasted else None,
-            "p99Ms": round(1000 * lasted[math.ceil(0.99 * len(lasted)) - 1], 3) if lasted else None,
+            "meanMs": round(1000 * sum(durations) / len(durations), 3) if durations else None,
+            "p99Ms": round(1000 * durations[math.ceil(0.99 * len(durations)) - 1], 3) if durations else None,
             "breaker": breaker,
         }

@@ -1,4 +1,4 @@
-"""What a client is sent: each message as the bytes of its text; times are arguments (ISO 8601).  (pure)
+"""The messages that the node sends to clients, encoded as bytes. Times are arguments (ISO 8601).  (pure)
 
 docs/protocol.md is the public description.
 """
@@ -17,9 +17,9 @@ from gateway.core.publication import Publication
 
 
 def data(publication: Publication, topic: str, timestamp: str) -> bytes:
-    """The DATA message that every hearer of the publication is sent, made once for the whole cluster.
+    """The DATA message for all subscribers, encoded once for the whole cluster.
 
-    `topic` is the name it goes out under: the publication's own, or an alias.
+    `topic` is the name in the message: the publication's own topic, or an alias of it.
     """
     message = {"type": "DATA", "topic": topic, **publication.extras}
     message["data"] = publication.data
@@ -28,41 +28,41 @@ def data(publication: Publication, topic: str, timestamp: str) -> bytes:
 
 
 def initial(text: bytes) -> bytes:
-    """A DATA message made before, as the snapshot that comes with a subscription."""
+    """Turn an encoded DATA message into the snapshot that the node sends after a SUBSCRIBE."""
     return text[:-1] + b',"initialData":true}'
 
 
 def welcome(client_id: str, node: str, version: str, ping_ms: int, limits: Mapping[str, Json], timestamp: str) -> bytes:
-    """The first message on a socket. `limits`: what one client may send, so that it can keep to it."""
+    """The first message on a socket. `limits`: the rate limits of the client, so that it can respect them."""
     about = {"clientId": client_id, "node": node, "version": version, "pingMs": ping_ms, "limits": limits}
     return system("welcome", about, timestamp)
 
 
 def system(action: str, about: Mapping[str, Json], timestamp: str) -> bytes:
-    """A SYSTEM message: welcome, gap, degraded, restored, shutdown, unsubscribed."""
+    """A SYSTEM message: welcome, gap, degraded, restored, shutdown or unsubscribed."""
     return orjson.dumps(
         {"type": "SYSTEM", "topic": topics.SYSTEM, "action": action, "data": about, "timestamp": timestamp}
     )
 
 
 def token_expiring(ends_ms: int, timestamp: str) -> bytes:
-    """The client's token ends then, ms since 1970: AUTH with a new one keeps the socket and all it hears."""
+    """The client's token expires at `ends_ms` (ms since 1970). The client keeps its topics if it sends a new token."""
     message = "Your token expires: send AUTH with a new one"
     return system("token_expiring", {"expires": protocol.iso(ends_ms), "message": message}, timestamp)
 
 
 def gap(names: Iterable[str], timestamp: str) -> bytes:
-    """Messages of these topics may be missing."""
+    """Messages of these topics may be missing at the client."""
     return system("gap", {"topics": sorted(names)}, timestamp)
 
 
 def presence(topic: str, about: Mapping[str, Json], timestamp: str) -> bytes:
-    """Who came to a topic and who left it, and how many are there."""
+    """The users and clients that joined or left a topic. `about` holds the message's fields."""
     return orjson.dumps({"type": "PRESENCE", "topic": topic, **about, "timestamp": timestamp})
 
 
 def authenticated(timestamp: str) -> bytes:
-    """AUTH was accepted."""
+    """The acknowledgement of an accepted AUTH."""
     return orjson.dumps(
         {"type": "ACKNOWLEDGMENT", "operation": "authenticate", "status": "success",
          "message": "User authenticated successfully", "timestamp": timestamp}
@@ -72,12 +72,12 @@ def authenticated(timestamp: str) -> bytes:
 def subscribed(
     names: Iterable[str], request_id: RequestId, timestamp: str, positions: Mapping[str, Json] | None = None
 ) -> bytes:
-    """From now on every publish on these topics arrives, or the client is told of a gap.
+    """The acknowledgement of a SUBSCRIBE: from now on the client receives every message of these topics, or a `gap`.
 
-    `positions`: for topics with history epoch, offset, mark and, if it was asked for, whether what was missed was sent.
+    `positions`: for each topic with history its epoch, offset and mark; and `recovered` if the client asked to recover.
     """
     names = list(names)
-    # The names stand in `topics`; a sentence that repeats thousands of them would double the frame.
+    # The message does not repeat many names: with thousands of topics that would double the size of the frame.
     listed = ", ".join(names) if len(names) <= 10 else f"{len(names)} topics"
     return orjson.dumps(
         {"type": "ACKNOWLEDGMENT", "operation": "subscribe", "topics": names, "status": "success",
@@ -87,7 +87,7 @@ def subscribed(
 
 
 def unsubscribed(names: Iterable[str], request_id: RequestId, timestamp: str) -> bytes:
-    """These are sent no more."""
+    """The acknowledgement of an UNSUBSCRIBE."""
     return orjson.dumps(
         {"type": "ACKNOWLEDGMENT", "operation": "unsubscribe", "topics": list(names), **_echo(request_id),
          "timestamp": timestamp}
@@ -95,18 +95,18 @@ def unsubscribed(names: Iterable[str], request_id: RequestId, timestamp: str) ->
 
 
 def published(topic: str, position: Position | None, request_id: RequestId, timestamp: str) -> bytes:
-    """Redis has taken the message; `position` is its place if the topic has history."""
-    place: dict[str, Json] = {} if position is None else {"offset": position.offset, "epoch": position.epoch}
+    """The acknowledgement of a PUBLISH that Redis has accepted. `position`: set if the topic has history."""
+    fields: dict[str, Json] = {} if position is None else {"offset": position.offset, "epoch": position.epoch}
     if position is not None and position.mark is not None:
-        place["mark"] = position.mark
+        fields["mark"] = position.mark
     return orjson.dumps(
-        {"type": "ACKNOWLEDGMENT", "operation": "publish", "topic": topic, **place, **_echo(request_id),
+        {"type": "ACKNOWLEDGMENT", "operation": "publish", "topic": topic, **fields, **_echo(request_id),
          "timestamp": timestamp}
     )  # fmt: skip
 
 
 def logged(count: int, timestamp: str) -> bytes:
-    """LOGS was taken."""
+    """The acknowledgement of LOGS."""
     return orjson.dumps(
         {"type": "ACKNOWLEDGMENT", "topic": "logs", "message": "Logs received", "count": count,
          "timestamp": timestamp}
@@ -114,7 +114,7 @@ def logged(count: int, timestamp: str) -> bytes:
 
 
 def answer(request: Request, about: Json, timestamp: str) -> bytes:
-    """The reply to a REQUEST. It is DATA, because a listener for DATA drops RESPONSE."""
+    """The reply to a REQUEST. Its type is DATA, because a front-end listener for DATA drops RESPONSE."""
     return orjson.dumps(
         {"type": "DATA", "topic": request.topic, "action": request.action, "data": about,
          **_echo(request.request_id), "timestamp": timestamp}
@@ -122,16 +122,16 @@ def answer(request: Request, about: Json, timestamp: str) -> bytes:
 
 
 def commanded(command: Command, about: Json, timestamp: str) -> bytes:
-    """The back end has carried out the COMMAND; `about` is what it says of it, None: nothing."""
-    said = {} if about is None else {"data": about}
+    """The acknowledgement of a COMMAND. `about` is the answer of the back end; None: it has no body."""
+    fields = {} if about is None else {"data": about}
     return orjson.dumps(
         {"type": "ACKNOWLEDGMENT", "operation": "command", "topic": command.topic, "action": command.action,
-         "status": "success", **said, **_echo(command.request_id), "timestamp": timestamp}
+         "status": "success", **fields, **_echo(command.request_id), "timestamp": timestamp}
     )  # fmt: skip
 
 
 def request_pong(request: Request, timestamp: str) -> bytes:
-    """The reply to REQUEST system/ping, the only RESPONSE there is."""
+    """The reply to REQUEST system/ping. It is the only message of the type RESPONSE."""
     return orjson.dumps(
         {"type": "RESPONSE", "topic": topics.SYSTEM, "action": "pong", "data": {"timestamp": timestamp},
          **_echo(request.request_id)}
@@ -139,7 +139,7 @@ def request_pong(request: Request, timestamp: str) -> bytes:
 
 
 def pong(timestamp: Json) -> bytes:
-    """The reply to ping, with its own timestamp."""
+    """The reply to a ping, with the timestamp of the ping."""
     return orjson.dumps({"type": "pong", "timestamp": timestamp})
 
 

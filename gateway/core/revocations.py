@@ -1,7 +1,8 @@
-"""Tokens that hold no more though their end has not come.  (pure)
+"""Revoked tokens that have not expired yet.  (pure)
 
-A book that only grows, and forgets what would have expired by now: whatever order two nodes hear of revocations in,
-and however often, they know the same. So nothing is lost if all that is known is written again, or read again.
+A node only adds revocations, and drops one when the tokens that it concerns have expired. So the order in which nodes
+receive revocations does not matter, nor does receiving one twice: all nodes end up with the same set. Writing or
+reading the whole set again is always safe.
 """
 
 from __future__ import annotations
@@ -15,39 +16,39 @@ from typing import Any, Final, Literal
 from gateway.core.protocol import MAX_NAME_LENGTH
 
 MAX_REVOCATIONS: Final = 100_000  # at a time, in Redis and on each node
-MAX_SECONDS: Final = 10 * 365 * 86_400  # the longest that one is kept
+MAX_SECONDS: Final = 10 * 365 * 86_400  # the longest lifetime of a revocation
 
-AHEAD_SECONDS: Final = 3600.0  # a token issued further ahead than that moves no revocation
+AHEAD_SECONDS: Final = 3600.0  # a token whose `iat` is further in the future does not extend a revocation
 
 Kind = Literal["token", "user"]
 
 
 @dataclass(frozen=True, slots=True)
 class Revocation:
-    """One token, or all that a user was given up to a moment. Times in seconds since 1970."""
+    """The revocation of one token, or of all tokens issued to a user up to a time. Times are seconds since 1970."""
 
     kind: Kind
     name: str  # a token's id (its claim jti), or a user
-    until: float  # what it is about has expired by then
-    before: float = 0.0  # of a user: the tokens issued at this moment or earlier
+    until: float  # the revoked tokens have expired by then
+    before: float = 0.0  # for a user: tokens issued at this time or earlier are revoked
 
     def about(self) -> dict[str, Any]:
-        """As `parse` reads it."""
+        """The revocation as a JSON object for `parse`."""
         return {"kind": self.kind, "name": self.name, "until": self.until, "before": self.before}
 
 
 def name_of(token_id: str) -> str:
-    """The name that the token with the claim `jti` is revoked by: the claim itself, or the digest of a long one."""
+    """The name under which a token is revoked: its claim `jti`, or the digest of a long one."""
     if len(token_id) <= MAX_NAME_LENGTH:
         return token_id
     return f"sha256:{hashlib.sha256(token_id.encode()).hexdigest()}"
 
 
 def parse(about: Any) -> Revocation:
-    """The revocation that a JSON object says.
+    """Parse a revocation from a JSON object.
 
     Raises:
-        ValueError: It says none.
+        ValueError: `about` is not a revocation.
     """
     match about:
         case {
@@ -59,7 +60,7 @@ def parse(about: Any) -> Revocation:
 
 
 class Revocations:
-    """All that a node knows of."""
+    """The revocations that a node knows."""
 
     def __init__(self) -> None:
         self._known: dict[tuple[Kind, str], Revocation] = {}
@@ -71,13 +72,13 @@ class Revocations:
         return iter(tuple(self._known.values()))
 
     def add(self, revocations: Iterable[Revocation]) -> bool:
-        """Take them in; True if that revokes anything that was not revoked."""
+        """Add `revocations`. True if this revokes a token that was valid before."""
         news = False
         for one in revocations:
             key = one.kind, one.name
             known = self._known.get(key)
             if known is None and len(self._known) >= MAX_REVOCATIONS:
-                continue  # Redis takes no more either
+                continue  # Redis has the same limit
             if known is not None:
                 one = Revocation(*key, max(known.until, one.until), max(known.before, one.before))
             news |= one != known
@@ -85,10 +86,14 @@ class Revocations:
         return news
 
     def refuses(self, token_id: str | None, user: str | None, issued: float | None, latest: float = math.inf) -> bool:
-        """Whether the token of this name, of this user, issued then, is revoked. Without `issued` it is an old one.
+        """Whether a token is revoked.
 
-        One issued after `latest`, which is now, comes from a clock that is ahead. It may be older than the revocation
-        of its user, so it counts as that.
+        Args:
+            token_id: The token's name, see `name_of`.
+            user: The token's user.
+            issued: When it was issued; None counts as before any revocation.
+            latest: The current time. A token issued later comes from a clock that is ahead, and may in fact be older
+                than the revocation of its user. So it counts as older.
         """
         if token_id is not None and ("token", token_id) in self._known:
             return True
@@ -96,11 +101,11 @@ class Revocations:
         return of_user is not None and (issued is None or not of_user.before < issued <= latest)
 
     def extend(self, user: str, issued: float) -> bool:
-        """Revoke the tokens of a revoked `user` up to `issued`; True if that revokes more."""
+        """Extend the revocation of `user`, if there is one, to tokens issued up to `issued`. True if it changed."""
         known = self._known.get(("user", user))
         return known is not None and self.add([replace(known, before=issued)])
 
     def expire(self, now: float) -> None:
-        """Forget those that are about nothing any more."""
+        """Drop the revocations whose tokens have all expired at `now`."""
         for key in [key for key, one in self._known.items() if one.until <= now]:
             del self._known[key]

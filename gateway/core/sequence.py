@@ -1,20 +1,21 @@
-"""The messages of one topic with history, as a node delivers them: in order, each once, none silently missing.  (pure)
+"""The sequence of one topic with history: delivers messages in order and once, and detects every loss.  (pure)
 
-Redis numbers the messages of a topic: an offset that grows by one, within an epoch that changes when Redis has lost
-data. Each message also has a mark, which no other message ever has at the same offset, and names the mark of the
-message before it (`previous`). So a message continues the sequence only if it names the mark of the last one delivered.
+Redis numbers the messages of a topic with an offset that grows by one. The offset counts within an epoch, which changes
+when Redis has lost data. Each message also has a mark. Two messages with the same offset never have the same mark. A
+message names the mark of the message before it (`previous`), so it continues the sequence only if `previous` is the
+mark of the last delivered message.
 
-Pub/sub may lose messages that the stream still has. Whenever a message does not continue the sequence, the node holds
-it and reads the stream (`wanted`); `fill` takes what was read and settles what is delivered. The read begins at the
-last message delivered, and the marks are compared:
+Pub/sub may lose messages that the Redis stream still has. If a message does not continue the sequence, the node holds
+it and reads the stream (`wanted`). `fill` takes the result of the read and decides what to deliver. The read begins at
+the last delivered message, and `fill` compares the marks:
 
-- The same mark: the stream continues this sequence; what follows is delivered.
-- Another mark, or a top below ours: Redis lost data and gave the offset to another message. The newest messages are
-  read, those that this node has not delivered are delivered, and the loss is reported as a gap.
-- Nothing to compare, because the message and the one after it were trimmed: a gap.
+- Same mark: the stream continues this sequence. Deliver the messages after it.
+- Another mark, or the stream ends before our offset: Redis has lost data and reused the offset. The node reads the
+  newest messages, delivers those that it has not delivered yet, and reports a gap.
+- No mark to compare, because Redis has trimmed the message and the one after it: report a gap.
 
-A topic without any message has an unborn epoch (`position`), and its first message continues it. After a loss of
-pub/sub it does so only if Redis is known to have lost nothing.
+A topic without messages has an unborn epoch (`position`), and its first message continues the sequence. After a loss of
+the pub/sub connection, it does so only if Redis is known to have lost nothing.
 """
 
 from __future__ import annotations
@@ -26,35 +27,35 @@ from typing import Final, NamedTuple
 from gateway.core.position import Position, is_unborn, later, same_beginning
 from gateway.core.recent import HISTORY_BYTES, Recent
 
-# Live messages held while the stream is read. Beyond it they are dropped, and the stream is read once more.
+# Live messages held during a read of the stream. Further messages are dropped, and the node reads the stream again.
 MAX_HELD: Final = 1000
 
 
 class Entry(NamedTuple):
-    """A message of a topic with history; `text` is what clients are sent, except the client `exclude`."""
+    """A message of a topic with history. All subscribers receive `text`, except the client `exclude`."""
 
     offset: int
     text: bytes
     exclude: str | None = None
     mark: int = 0
-    previous: int = 0  # the mark of the message before it; 0: it is the first
+    previous: int = 0  # the mark of the message before it; 0: there is none
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """What the stream holds from the offset asked for, in order."""
+    """The result of a read of the stream: the entries from the requested offset on, in order."""
 
-    epoch: str  # an unborn one, if the topic has no message yet
-    top: int  # offset of the newest message there ever was
+    epoch: str  # an unborn epoch if the topic has no message yet
+    top: int  # offset of the newest message, which may have been trimmed
     entries: Listing[Entry]
-    more: bool = False  # not all entries fitted
-    mark: int = 0  # of the newest message, which may have been trimmed
-    beginning: str | None = None  # the unborn epoch from whose moment on the page has every message
-    last: bytes | None = None  # text of the last value, where the stream no longer has it
+    more: bool = False  # the stream has more entries than this page
+    mark: int = 0  # of the message at `top`
+    beginning: str | None = None  # an unborn epoch; this page has every message published since its time
+    last: bytes | None = None  # text of the newest message, if the stream no longer has it
 
     @property
     def reached(self) -> int:
-        """The offset up to which this page tells."""
+        """The offset up to which this page is complete."""
         return self.entries[-1].offset if self.more else self.top
 
     @property
@@ -64,7 +65,7 @@ class Page:
         return newest.mark if newest is not None and newest.offset == self.reached else self.mark
 
     def mark_at(self, offset: int) -> int | None:
-        """The mark of the message at `offset`; None if this page cannot tell."""
+        """The mark of the message at `offset`; None if this page does not contain it."""
         for entry in self.entries:
             if entry.offset == offset:
                 return entry.mark
@@ -76,43 +77,43 @@ class Page:
 
 
 @dataclass(frozen=True, slots=True)
-class Settled:
-    """What a page settled: report a gap if there is one, then deliver `entries`."""
+class FillResult:
+    """The result of `fill`. The caller reports a gap if `gap` is set, then delivers `entries`."""
 
     entries: list[Entry] = field(default_factory=list)
     gap: bool = False
-    went_back: bool = False  # the stream has lost its tail: its epoch must be renewed
+    went_back: bool = False  # the stream has lost its newest messages; the caller must renew its epoch
 
 
 class Sequence:
-    """The node's place in one topic: `epoch`, `offset` and `mark` of the last message given to its subscribers.
+    """The node's position in one topic: `epoch`, `offset` and `mark` of the last message that it has delivered.
 
-    It keeps the last `keep` messages, at most `size` bytes of them, as the stream does: clients that come back find
-    what they missed here, and a thousand of them at once cost no read.
+    It keeps the last `keep` messages, at most `size` bytes of them, as the stream does. So reconnecting clients recover
+    from memory: a thousand clients at once cause no read from Redis.
     """
 
     __slots__ = (
-        "_again", "_asked", "_beginning", "_held", "_last", "_old", "_parted", "_recent", "_unsure", "epoch", "mark",
+        "_again", "_asked", "_beginning", "_diverged", "_held", "_last", "_old", "_recent", "_unsure", "epoch", "mark",
         "offset", "wanted",
     )  # fmt: skip
 
     def __init__(self, keep: int, size: int = HISTORY_BYTES) -> None:
-        self.epoch: str | None = None  # None: nothing is known yet
+        self.epoch: str | None = None  # None: before the first read
         self.offset = 0
         self.mark = 0
-        self.wanted = True  # the stream must be read
-        self._held: list[tuple[str, Entry]] = []
-        self._asked = 0  # so many of them were held when the stream was read
-        self._again = False  # what is being read now may be old by the time it arrives
-        self._parted = False  # the stream does not have our last message: its newest are read
+        self.wanted = True  # the caller must read the stream
+        self._held: list[tuple[str, Entry]] = []  # live messages, with their epochs, that wait for a read
+        self._asked = 0  # the number of held messages at the start of the current read
+        self._again = False  # the result of the current read may be outdated; read once more
+        self._diverged = False  # the stream does not have our last message; the next read gets its newest messages
         self._recent: Recent[Entry] = Recent(keep, size)
-        self._beginning: str | None = None  # the unborn epoch whose position is the one before the first message
-        self._old = 0  # messages up to this mark are older than the opening, or than the last gap that was reported
-        self._unsure = -1  # positions up to this offset cannot be recovered from
+        self._beginning: str | None = None  # the unborn epoch of the position before the first message
+        self._old = 0  # messages up to this mark are older than the first read, or than the last reported gap
+        self._unsure = -1  # clients cannot recover from positions up to this offset
         self._last: bytes | None = None
 
     def receive(self, epoch: str, entry: Entry) -> bool:
-        """A live message. True: it is the next, deliver it. False: the stream must be read, `wanted` is set."""
+        """Take a live message. True: it is the next one, deliver it. False: it is held, and `wanted` is set."""
         if not self.wanted and entry.offset == self.offset + 1 and entry.previous == self.mark:
             if epoch == self.epoch:
                 self._advance(entry)
@@ -121,7 +122,7 @@ class Sequence:
                 self.epoch, self._beginning = epoch, self.epoch
                 self._advance(entry)
                 return True
-        # A message behind our place was delivered already, unless the stream went back; only the stream can tell.
+        # A message at or before our offset is a duplicate, or the stream has lost data. Only a read can decide.
         self.wanted = True
         if len(self._held) < MAX_HELD:
             self._held.append((epoch, entry))
@@ -130,22 +131,22 @@ class Sequence:
         return False
 
     def doubt(self) -> None:
-        """Messages may have been missed: the stream must be read, once more if it is being read."""
+        """Record that messages may have been missed: read the stream, and once more if a read is in progress."""
         self.wanted = self._again = True
 
     def ask(self) -> int | None:
-        """The stream is being read now: from our last message on, to compare it; None: its newest."""
+        """Begin a read. Returns the offset to read from: that of our last message; None: read the newest messages."""
         self._asked = len(self._held)
         self._again = False
-        return None if self.epoch is None or self._parted else self.offset
+        return None if self.epoch is None or self._diverged else self.offset
 
-    def fill(self, page: Page) -> Settled:
-        """Take what was read after `ask`. `wanted` stays set if held messages go beyond it."""
-        if self.epoch is not None and not self._parted and self._continues(page) is False:
-            self._parted = self.wanted = True  # the page begins at our place; messages to deliver may stand before it
-            return Settled()
+    def fill(self, page: Page) -> FillResult:
+        """Take the result of the read that `ask` began. `wanted` stays set if another read is necessary."""
+        if self.epoch is not None and not self._diverged and self._continues(page) is False:
+            self._diverged = self.wanted = True  # messages before our offset may be new too; read them
+            return FillResult()
         entries, gap, went_back = self._judge(page)
-        self._parted = False
+        self._diverged = False
         delivered = {entry.offset: entry for entry in (*self._recent, *page.entries)} if self._held else {}
         if self.epoch is None or gap:
             self._recent.clear()
@@ -164,72 +165,72 @@ class Sequence:
         for at, (epoch, entry) in enumerate(held):
             if entry.offset <= self.offset:
                 same = delivered.get(entry.offset)
-                # Its epoch may have been renewed since.
-                if entry.mark <= self._old if same is None else _is(entry, same):
+                # Do not compare the epochs: the epoch may have been renewed since.
+                if entry.mark <= self._old if same is None else _is_same_message(entry, same):
                     continue
             if at < self._asked and not page.more:
-                gap = True  # the stream was read after this arrived and does not have it: Redis has lost it
+                gap = True  # the read began after this message arrived and does not contain it: Redis has lost it
             elif self.receive(epoch, entry):
                 entries.append(entry)
         self.wanted = bool(self._held) or again
-        return Settled(entries, gap, went_back)
+        return FillResult(entries, gap, went_back)
 
     def forget(self) -> None:
-        """Keep the place, not the messages: they were deleted."""
+        """Forget the messages, because they were deleted, and keep the position."""
         self._recent.clear()
         self._last = None
 
     def rename(self, epoch: str) -> None:
-        """The stream goes on where it was, under a new epoch."""
+        """Record that the stream continues at the same offset under the new `epoch`."""
         self.epoch, self._beginning, self._unsure = epoch, None, -1
 
-    def overheard(self) -> bool:
-        """A message without a number was delivered: positions up to ours cannot be recovered from.
+    def delivered_unnumbered(self) -> bool:
+        """Record the delivery of a message without an offset. Clients can no longer recover from earlier positions.
 
-        Whether the order is kept: False if numbered messages are held, which this one has overtaken.
+        Returns whether the order was kept. It was not if numbered messages are held.
         """
         self._unsure = self.offset
         return not self.wanted
 
     def still_unborn(self, hours: int) -> None:
-        """The topic has no message yet, at `hours` since 1970: positions given out from now on count from there."""
+        """Record that at `hours` since 1970 the topic still has no message. New positions use that time."""
         if self.is_unborn:
             self.epoch = self._beginning = later(self.epoch or "", hours)
 
     @property
     def is_unborn(self) -> bool:
-        """Whether the topic has no message yet, as far as is known."""
+        """Whether the topic has no message yet, as far as the node knows."""
         return self.epoch is not None and is_unborn(self.epoch)
 
     @property
     def position(self) -> Position:
-        """The place of the last message delivered; something must be known."""
+        """The position of the last delivered message. Only valid after the first read."""
         assert self.epoch is not None
         return Position(self.epoch, self.offset, self.mark)
 
     @property
     def newest(self) -> bytes | None:
-        """The text of the last message, if there is one."""
+        """The text of the last message, if any."""
         return self._recent[-1].text if self._recent else self._last
 
-    def since(self, place: Position) -> list[Entry] | None:
-        """What was delivered behind `place`, from memory; None if that is not certainly all that was published."""
-        if place.epoch != self.epoch and not (self._beginning and same_beginning(place.epoch, self._beginning)):
+    def since(self, position: Position) -> list[Entry] | None:
+        """The messages after `position`, from memory; None if memory may not have all of them."""
+        if position.epoch != self.epoch and not (self._beginning and same_beginning(position.epoch, self._beginning)):
             return None
-        missed = self.offset - place.offset
-        if not 0 <= missed <= len(self._recent) or place.offset <= self._unsure:
+        missed = self.offset - position.offset
+        if not 0 <= missed <= len(self._recent) or position.offset <= self._unsure:
             return None
         entries = list(self._recent)[len(self._recent) - missed :]
         mark = entries[0].previous if entries else self.mark
-        return entries if place.mark is None or place.mark == mark else None
+        return entries if position.mark is None or position.mark == mark else None
 
     def _continues(self, page: Page) -> bool | None:
-        """Whether the stream continues from our last message; None: the page does not tell."""
+        """Whether the stream continues from our last message; None: the page does not show it."""
         if self.is_unborn and page.epoch != self.epoch:
             return page.beginning is not None and same_beginning(self.epoch or "", page.beginning)
         known = next((entry for entry in page.entries if entry.offset == self.offset), None)
         last = self._recent[-1] if self._recent else None
-        if page.epoch != self.epoch:  # renamed by a node that had had more of it, or another history
+        if page.epoch != self.epoch:  # another node renewed the epoch, or this is another history
             return known is not None and (known == last or (last is None and known.mark == self.mark != 0))
         if page.top < self.offset or (known is not None and last is not None and known != last):
             return False
@@ -237,20 +238,20 @@ class Sequence:
         return None if mark is None else mark == self.mark
 
     def _judge(self, page: Page) -> tuple[list[Entry], bool, bool]:
-        """What of the page is to be delivered, whether something is lost, and whether the stream has gone back."""
+        """The entries of the page to deliver, whether there is a gap, and whether the stream has gone back."""
         if self.epoch is None:
-            return [], False, False  # no subscriber was promised anything yet
+            return [], False, False  # the node has not acknowledged any subscriber yet
         born = self.is_unborn
         renewed = page.epoch != self.epoch and not born
         continues = self._continues(page)
         if continues is False:
-            return self._news(page), True, page.epoch == self.epoch
+            return self._undelivered(page), True, page.epoch == self.epoch
         entries = [entry for entry in page.entries if entry.offset > self.offset]
-        # A renamed stream had gone back: other nodes had received messages that are lost now, and this node had not.
-        return entries, renewed or continues is None or not self._whole(entries, page), False
+        # A renewed epoch means lost data: other nodes had received messages that this node had not. Report a gap.
+        return entries, renewed or continues is None or not self._is_complete(entries, page), False
 
-    def _whole(self, entries: Listing[Entry], page: Page) -> bool:
-        """Whether `entries` lead from our place to the end of the page, each naming the mark of the one before."""
+    def _is_complete(self, entries: Listing[Entry], page: Page) -> bool:
+        """Whether `entries` are all messages from our position to the end of the page, by their marks."""
         mark = self.mark
         for entry in entries:
             if entry.previous != mark:
@@ -258,18 +259,18 @@ class Sequence:
             mark = entry.mark
         return len(entries) == page.reached - self.offset and mark == page.reached_mark
 
-    def _news(self, page: Page) -> list[Entry]:
-        """What this node has not delivered of a stream that does not continue from our last message."""
+    def _undelivered(self, page: Page) -> list[Entry]:
+        """The entries that this node has not delivered, of a stream that does not continue from our last message."""
         ours = set(self._recent)
         common = max((entry.offset for entry in page.entries if entry in ours), default=None)
         if common is not None:
             return [entry for entry in page.entries if entry.offset > common]
-        # Within a stream marks grow, so messages older than all that we remember may have been delivered before.
+        # Marks grow within a stream, so messages older than all remembered ones may have been delivered before.
         oldest = self._recent[0].mark if self._recent else self.mark
         return [entry for entry in page.entries if entry.mark > oldest]
 
     def _remember(self, entries: Listing[Entry]) -> None:
-        """Keep `entries` for clients that come back; what is kept has no holes."""
+        """Keep `entries` for recovering clients. The kept messages have no holes."""
         for entry in entries:
             last = self._recent[-1] if self._recent else None
             if last is not None and (entry.offset, entry.previous) != (last.offset + 1, last.mark):
@@ -281,13 +282,13 @@ class Sequence:
         self._recent.append(entry)
 
 
-def _is(one: Entry, other: Entry) -> bool:
-    """Whether two entries of the same offset are the same message. Those without a mark are compared by their text."""
+def _is_same_message(one: Entry, other: Entry) -> bool:
+    """Whether two entries with the same offset are the same message. Entries without marks are compared by text."""
     return one.mark == other.mark and (one.mark != 0 or one.text == other.text)
 
 
 def beginning(entries: Listing[Entry], size: int) -> Listing[Entry]:
-    """The first of `entries`, until they have `size` bytes or more."""
+    """The first entries of `entries`, up to and including the one that reaches `size` bytes."""
     for at, entry in enumerate(entries):
         size -= len(entry.text)
         if size <= 0:

@@ -1,4 +1,4 @@
-"""Addresses as limits count them.  (pure)"""
+"""The source of a connection, by which limits count connections.  (pure)"""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from collections.abc import Iterable
 from functools import lru_cache
 from typing import Final
 
-# Whoever has one IPv6 address has all of its network (RFC 6177): counted one by one they would have no limit.
+# One user has a whole IPv6 network (RFC 6177), so a limit per address would have no effect.
 IPV6_PREFIX: Final = 64
 
 
 class Sources:
-    """Tells whom an address counts for. `trusted`: our proxies' addresses and networks, which count for nobody."""
+    """Maps addresses to sources. `trusted`: the addresses and networks of our proxies, which are not limited."""
 
     def __init__(self, trusted: Iterable[str]) -> None:
         self._trusted = [ipaddress.ip_network(network, strict=False) for network in trusted]
-        self.of = lru_cache(maxsize=4096)(self._of)  # asked when a client comes, and again when it goes
+        self.of = lru_cache(maxsize=4096)(self._of)  # called when a client connects and when it disconnects
 
     def _of(self, ip: str) -> str | None:
-        """The IPv4 address, or the /64 of the IPv6 address, that `ip` is.
+        """The source of `ip`: its IPv4 address, or the /64 network of its IPv6 address.
 
-        None for what is no address, and for a trusted proxy: it has not said for whom it asks, or asks for itself.
+        None if `ip` is not an address, or is a trusted proxy that did not forward a client address.
         """
         try:
             address = ipaddress.ip_address(ip)

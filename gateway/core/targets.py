@@ -1,10 +1,11 @@
-"""Where the back end answers a REQUEST: its topic's `source`, with what the request says put in.  (pure)
+"""The URL path at which the back end answers a REQUEST: the topic's `source` with its placeholders filled in.  (pure)
 
-Everything that the answer depends on stands in the target, so who asks for the same target may be given the same
-answer. What the client says stands in the query, or where the rule puts it; who it is only where the rule says so.
+The target contains everything that the answer depends on, so requests with the same target may share one answer. The
+parameters of the client go into the query, or where the rule has a placeholder. The user goes in only where the rule
+has `{user}`.
 
-A value that is put into the path stays one segment of it, for every server that reads it: also for one that decodes
-twice, takes a backslash for a slash, or normalises Unicode.
+A value in the path stays one segment for every server: also for a server that decodes twice, treats a backslash as a
+slash, or normalises Unicode.
 """
 
 from __future__ import annotations
@@ -20,20 +21,20 @@ from gateway.core.messages import Request
 from gateway.core.protocol import Code, Json, ProtocolError, shown
 from gateway.core.topics import PLACEHOLDER, Rule, captures
 
-MAX_TARGET_LENGTH: Final = 4000  # characters; servers refuse a request line of more than 8,000
+MAX_TARGET_LENGTH: Final = 4000  # characters; servers reject a request line of more than 8,000
 
-# Separators; what looks like one though no normalisation makes it of it (fraction and division slash, set minus, other
-# solidi, drawn diagonals); and the sign of an encoded octet, since some servers decode twice.
+# Path separators; characters that look like one but do not normalise to it (fraction slash, division slash, set minus,
+# other solidi, box-drawing diagonals); and "%", since some servers decode twice.
 _NOT_IN_A_SEGMENT: Final = re.compile(r"[/\\%\u2044\u2215\u2216\u29f5-\u29f9\u2571\u2572]")
 
 
 def target_of(rule: Rule, request: Request, user: str | None) -> str:
-    """The path and query, percent-encoded, at which the back end answers `request` of `user`.
+    """The path and query, percent-encoded, at which the back end answers the `request` of `user`.
 
     Raises:
-        ProtocolError: There can be no such path; or it needs a user, and nobody is known.
+        ProtocolError: A value does not fit into the path, or the path needs a user and the client is anonymous.
     """
-    parts = captures(rule.pattern, request.topic) or ()  # None is an alias: then the pattern is no pattern
+    parts = captures(rule.pattern, request.topic) or ()  # no match means an alias; its rule's pattern has no *
 
     def put_in(placeholder: re.Match[str]) -> str:
         name = placeholder[1]
@@ -54,7 +55,7 @@ def target_of(rule: Rule, request: Request, user: str | None) -> str:
 
     path = PLACEHOLDER.sub(put_in, rule.source)
     if any(segment in ("", ".", "..") for segment in path.split("/")[1:]):
-        # Two values beside each other: it would lead elsewhere than the rule says.
+        # Two adjacent values can together form such a segment, which would change the path.
         raise ProtocolError(
             Code.UNKNOWN_TOPIC, f"No requests are answered on topic {request.topic}", request.request_id
         )
@@ -67,10 +68,10 @@ def target_of(rule: Rule, request: Request, user: str | None) -> str:
 
 
 def is_segment(value: str) -> bool:
-    """Whether `value`, percent-encoded, is one segment of a path to every server, whatever it decodes or normalises."""
-    # A server that normalises what it decoded sees what NFKC makes of it: of U+FF0F a slash, of U+2025 two dots.
+    """Whether `value`, percent-encoded, is one path segment for every server, also after decoding or normalising."""
+    # NFKC, which a server may apply after decoding, turns U+FF0F into a slash and U+2025 into two dots.
     return all(
-        # Some servers drop blanks, and what stands behind a semicolon (RFC 3986, 3.3), before they look for dots.
+        # Some servers remove blanks and the part after a semicolon (RFC 3986, 3.3) before they check for dots.
         form.partition(";")[0].strip() not in ("", ".", "..")
         and form.isprintable()
         and not _NOT_IN_A_SEGMENT.search(form)

@@ -1,6 +1,6 @@
-"""Topic names, and the rules that hold for each: read from a TOML file, first match wins.  (pure)
+"""Topic names and topic rules. The rules come from a TOML file; the first match applies.  (pure)
 
-docs/topics.md describes the file; `gateway/topics.toml` is the one that holds if no other is given.
+docs/topics.md describes the file. `gateway/topics.toml` is the default file.
 """
 
 from __future__ import annotations
@@ -18,28 +18,28 @@ from typing import Any, Final, Literal
 from gateway.core.recent import HISTORY_BYTES
 
 MAX_TOPIC_LENGTH: Final = 200
-MAX_STARS: Final = 9  # in a pattern, whoever wrote it: a source can name nine
-MAX_RULES: Final = 1000  # in a file: each topic seen for the first time is compared with all of them
+MAX_STARS: Final = 9  # in a pattern; a source has the placeholders {1} to {9}
+MAX_RULES: Final = 1000  # in a file; each new topic is compared with all of them
 
-# Exact, case-sensitive names. No braces and no spaces: a topic stands inside Redis keys and hash tags.
+# Exact, case-sensitive names. No braces and no spaces, since topics are parts of Redis keys and hash tags.
 _NAME = re.compile(r"[A-Za-z0-9_:.\-/]{1,200}")
 _PATTERN = re.compile(r"[A-Za-z0-9_:.\-/*]{1,200}")
 
-# What the two allow, for the errors that refuse something else.
+# The same rules as text, for error messages.
 NAME_FORM: Final = f"1 to {MAX_TOPIC_LENGTH} characters of A-Z a-z 0-9 _ : . - /"
 PATTERN_FORM: Final = f"1 to {MAX_TOPIC_LENGTH} characters of A-Z a-z 0-9 _ : . - / and at most {MAX_STARS} *"
 
 SYSTEM: Final = "system"
 SERVICES: Final = "service"  # the state of all services
-BREAKERS: Final = "circuit-breaker"  # those circuit breakers that are not closed
-FIGURES: Final = "gateway:figures"  # what each node tells of itself every few seconds
-OWN_PREFIX: Final = "gateway:"  # of all other topics that the gateway may ever use
+BREAKERS: Final = "circuit-breaker"  # the circuit breakers that are not closed
+FIGURES: Final = "gateway:figures"  # the figures that each node publishes every few seconds
+OWN_PREFIX: Final = "gateway:"  # reserved for topics of the gateway
 RESERVED: Final = frozenset({SYSTEM, SERVICES, BREAKERS})
 
 Act = Literal["subscribe", "publish", "request", "command"]
-ACTS: Final[tuple[Act, ...]] = ("subscribe", "publish", "request", "command")  # what a rule may say a need for
-TOKEN_ACTS: Final = ("subscribe", "request")  # a REQUEST for history or presence asks for what a hearer hears
-OWNED: Final = (":*", "/*")  # how a pattern ends whose topics have owners
+ACTS: Final[tuple[Act, ...]] = ("subscribe", "publish", "request", "command")  # the acts for which a rule has a need
+TOKEN_ACTS: Final = ("subscribe", "request")  # a subscription token also allows reading history and presence
+OWNED: Final = (":*", "/*")  # the end of a pattern whose topics have owners
 
 MAX_HISTORY: Final = 100_000
 MAX_HISTORY_SECONDS: Final = 30 * 86_400
@@ -52,49 +52,49 @@ _SOURCE = re.compile(r"(?:/(?:[A-Za-z0-9_.~%\-]|\{(?:topic|action|user|[1-9])\})
 
 
 class Need(enum.Enum):
-    """What a client must be, or bring, for an act on a topic; `permits` weighs it."""
+    """What a client needs for an act on a topic: a user, a role or a token. `permits` checks it."""
 
     ANYONE = "anyone"
     USER = "user"
-    ADMIN = "role:admin"  # superadmins are administrators too
+    ADMIN = "role:admin"  # or superadmin
     SUPERADMIN = "role:superadmin"
-    OWNER = "owner"  # what stands for the pattern's only *, its end, is the user
+    OWNER = "owner"  # the pattern ends with its only *, which must match the user
     TOKEN = "token"  # noqa: S105  # a subscription token that names the topic
-    ASK = "ask"  # the back end knows
+    ASK = "ask"  # the back end decides
     NOBODY = "nobody"
 
 
 class RulesError(ValueError):
-    """A rules file that cannot be understood; the message names file, line and reason."""
+    """A rules file is invalid. The message names file, line and reason."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """What holds for the topics that match `pattern`, in which each ``*`` stands for any run of characters."""
+    """The rule for the topics that match `pattern`. Each ``*`` in it matches any characters, or none."""
 
     pattern: str
     history: int = 0  # messages kept; 0: none
-    history_seconds: int = 3600  # and for how long
-    history_bytes: int = HISTORY_BYTES  # and at most so many bytes of them, 64 for each message beside its text
-    snapshot: bool = False  # the last value comes with the subscription
-    presence: bool = False  # who is here is told
+    history_seconds: int = 3600  # how long messages are kept
+    history_bytes: int = HISTORY_BYTES  # the limit for all kept messages; each counts its text and 64 bytes
+    snapshot: bool = False  # a new subscriber receives the last message
+    presence: bool = False  # subscribers are notified of joins and leaves
     subscribe: Need = Need.ANYONE
     publish: Need = Need.USER
-    request: Need | None = None  # None: what `subscribe` needs
+    request: Need | None = None  # None: the same as `subscribe`
     command: Need = Need.USER
-    conflate_ms: int = 0  # of what comes within this time only the last is sent; 0: everything is
-    source: str = ""  # where the back end answers a REQUEST on it; "": nowhere
-    source_seconds: int = 10  # for how long an answer serves, if the back end says nothing else
-    source_stale_seconds: int = 0  # and for how much longer, while a new one is fetched
-    aliases: tuple[str, ...] = ()  # other names: what is published to one goes out under each
+    conflate_ms: int = 0  # within this time only the last message is delivered; 0: every message is
+    source: str = ""  # the back end's path that answers a REQUEST; "": the back end does not answer
+    source_seconds: int = 10  # how long an answer is fresh, unless the back end sets a time
+    source_stale_seconds: int = 0  # how long a stale answer may be used during a new fetch
+    aliases: tuple[str, ...] = ()  # other names; a message published to one name is delivered under each
 
     @property
     def price(self) -> int:
-        """What a topic counts for among the topics subscribed to: what must be read from Redis counts once more."""
+        """The price of a subscription for the rate limit: 1, and 1 more for each kind of data read from Redis."""
         return 1 + bool(self.history or self.snapshot) + self.presence
 
     def need(self, act: Act) -> Need:
-        """What a client must be, or bring, for `act` on such a topic."""
+        """What a client needs for `act` on such a topic."""
         match act:
             case "subscribe":
                 return self.subscribe
@@ -106,8 +106,8 @@ class Rule:
                 return self.command
 
 
-# The gateway's own topics are the same under any file of rules, whose own rules for them count for nothing.
-# The figures of 160 nodes for ten minutes.
+# The rules of the gateway's own topics. A rules file cannot change them.
+# The history of FIGURES holds ten minutes of 160 nodes.
 OWN: Final = (
     Rule(pattern=SYSTEM, publish=Need.NOBODY),
     Rule(pattern=FIGURES, history=20_000, history_seconds=600, subscribe=Need.ADMIN, publish=Need.NOBODY),
@@ -117,17 +117,18 @@ OWN: Final = (
 )
 
 
-ANY_OTHER: Final = Rule(pattern="*")  # for the topics that no rule matches, unless a setting says otherwise
+ANY_OTHER: Final = Rule(pattern="*")  # for topics that no rule matches, unless a setting changes it
 
 
 class TopicRules:
-    """All rules of a node, in order: the gateway's own, the file's `rules`, and `default`, which matches everything."""
+    """All rules of a node, in order: the gateway's own, the `rules` of the file, and `default` for all other topics."""
 
     def __init__(self, rules: Sequence[Rule], text: str = "", default: Rule = ANY_OTHER) -> None:
-        self.text = text  # what they were read from
+        self.text = text  # of the rules file
         self.rules = tuple(rules)
         self._rules = ordered = (*OWN, *rules, default)
-        # A SUBSCRIBE may name thousands of topics: exact names are looked up, and of patterns few get past their start.
+        # A SUBSCRIBE may name thousands of topics, so exact names are looked up in a dict, and a pattern is only
+        # matched if the topic begins as it does.
         self._exact: dict[str, tuple[int, Rule]] = {}
         self._patterns = []
         for at, rule in enumerate(ordered):
@@ -143,15 +144,15 @@ class TopicRules:
 
     @property
     def digest(self) -> str:
-        """16 hexadecimal digits, the same for files that say the same: nodes with another digest have other rules."""
-        said = [
+        """16 hexadecimal digits that identify the rules. Nodes with different digests have different rules."""
+        values = [
             [(f.name, repr(value)) for f in fields(rule) if (value := getattr(rule, f.name)) != f.default]
             for rule in self._rules
         ]
-        return hashlib.sha256(repr(said).encode()).hexdigest()[:16]
+        return hashlib.sha256(repr(values).encode()).hexdigest()[:16]
 
     def _of(self, topic: str) -> Rule:
-        """The rule for `topic`: the first whose pattern, or one of whose aliases, matches."""
+        """The rule for `topic`: the first whose pattern or alias matches."""
         first, found = self._exact.get(topic, (math.inf, None))
         for at, start, more, rule in self._patterns:
             if at > first:
@@ -162,35 +163,35 @@ class TopicRules:
         return found
 
     def names(self, topic: str) -> tuple[str, ...]:
-        """All names under which something published to `topic` goes out."""
+        """All names under which a message published to `topic` is delivered."""
         return self._names.get(topic, (topic,))
 
 
 def is_topic(name: object) -> bool:
-    """Whether `name` is a string that can be a topic. Every name that enters the gateway passes this check."""
+    """Whether `name` is a valid topic. Every topic that enters the gateway passes this check."""
     return isinstance(name, str) and _NAME.fullmatch(name) is not None
 
 
 def is_reserved(topic: str) -> bool:
-    """Whether `topic` is the gateway's own: what is said there, the gateway itself has said."""
+    """Whether `topic` is reserved: only the gateway itself publishes there."""
     return topic in RESERVED or topic.startswith(OWN_PREFIX)
 
 
 def is_pattern(text: object) -> bool:
-    """Whether `text` is a string that can be a topic or a pattern: of bounded length, with few ``*``."""
+    """Whether `text` is a valid topic or pattern, with at most `MAX_STARS` ``*``."""
     return isinstance(text, str) and text.count("*") <= MAX_STARS and _PATTERN.fullmatch(text) is not None
 
 
 def matches(pattern: str, topic: str) -> bool:
-    """Whether `topic` is what `pattern` describes, in which each ``*`` stands for any run of characters."""
+    """Whether `topic` matches `pattern`. Each ``*`` matches any characters, or none."""
     return captures(pattern, topic) is not None
 
 
 def captures(pattern: str, topic: str) -> tuple[str, ...] | None:
-    """What each ``*`` of `pattern` stands for in `topic`, an earlier one for as much as it can; None: no match.
+    """The text that each ``*`` of `pattern` matches in `topic`; None if `topic` does not match.
 
-    There is no backtracking. From the right, each part between two ``*`` takes the last place that fits, which leaves
-    the most to the parts before it; so the whole is one search of `topic` for each part.
+    An earlier ``*`` matches as much as possible. There is no backtracking: from right to left, each part between two
+    ``*`` takes the last place where it occurs. So the cost is one search of `topic` per part.
     """
     first, *rest = pattern.split("*")
     if not rest:
@@ -211,7 +212,7 @@ def captures(pattern: str, topic: str) -> tuple[str, ...] | None:
 
 
 def left_open(rules: TopicRules, shipped: TopicRules) -> list[str]:
-    """What is open under `rules` and protected by `shipped`, and rules that have no effect; a sentence each."""
+    """Warnings about `rules`, one sentence each: topics less protected than by `shipped`, and rules without effect."""
     found = []
     deeds: tuple[tuple[Act, str], ...] = (("subscribe", "subscribe to"), ("publish", "publish on"))
     for act, deed in deeds:
@@ -224,7 +225,7 @@ def left_open(rules: TopicRules, shipped: TopicRules) -> list[str]:
         ]
         if names:
             found.append(
-                f"more clients may {deed} {', '.join(names)} than under the topic rules that the gateway brings: "
+                f"more clients may {deed} {', '.join(names)} than under the default topic rules: "
                 f"give each of them a rule in the file of GATEWAY_TOPICS, or set GATEWAY_DEFAULT_{act.upper()}"
             )
     idle = [rule.pattern for rule in rules.rules if is_reserved(rule.pattern)]
@@ -238,12 +239,15 @@ def _openness(rule: Rule, act: Act) -> int:
 
 
 def parse(text: str, file: str, default: Rule = ANY_OTHER) -> TopicRules:
-    """The rules in `text`, TOML with a ``[[topic]]`` table a rule; `file` is its name for messages.
+    """Parse a rules file.
 
-    `default` holds for the topics that none of them matches.
+    Args:
+        text: TOML with one ``[[topic]]`` table per rule.
+        file: The name of the file, for error messages.
+        default: The rule for topics that no other rule matches.
 
     Raises:
-        RulesError: It is not TOML, or a rule says something that cannot be.
+        RulesError: `text` is not TOML, or a rule is invalid.
     """
     try:
         document = tomllib.loads(text)
@@ -298,12 +302,12 @@ def _rule(table: dict[str, Any]) -> Rule:
     if not isinstance(aliases, list) or not all(is_topic(alias) for alias in aliases):
         raise ValueError("aliases must be a list of topic names")
     if aliases and "*" in pattern:
-        raise ValueError("aliases go with one topic, not with a pattern")
+        raise ValueError("aliases need a pattern without *")
     own = next((name for name in (pattern, *aliases) if aliases and is_reserved(name)), None)
     if own is not None:
-        raise ValueError(f"{own} is the gateway's own topic: it has no aliases, and is none")
+        raise ValueError(f"{own} is the gateway's own topic: it cannot have aliases or be one")
     if table.get("conflate_ms") and table.get("history"):
-        raise ValueError("conflate_ms leaves messages out, and history promises all of them: choose one")
+        raise ValueError("conflate_ms drops messages, but history promises all of them: remove one of the two")
     return Rule(**{**values, "aliases": tuple(aliases)})
 
 
@@ -312,11 +316,11 @@ def _check_source(source: object, pattern: str) -> None:
         return
     if not isinstance(source, str) or not _SOURCE.fullmatch(source):
         raise ValueError(
-            "source must be a path such as /contests/{1}; {topic}, {action}, {user}, {1} to {9} are put in"
+            "source must be a path such as /contests/{1}, with placeholders {topic}, {action}, {user}, {1} to {9}"
         )
     wanted = max((int(name) for name in PLACEHOLDER.findall(source) if name.isdigit()), default=0)
     if wanted > pattern.count("*"):
-        raise ValueError(f"source names {{{wanted}}}, and pattern has {pattern.count('*')} *")
+        raise ValueError(f"source names {{{wanted}}}, but the pattern has only {pattern.count('*')} *")
 
 
 def _check_aliases(rules: Sequence[Rule], lines: Sequence[int], file: str) -> None:
@@ -324,7 +328,7 @@ def _check_aliases(rules: Sequence[Rule], lines: Sequence[int], file: str) -> No
     for line, rule in zip(lines, rules, strict=False):
         for name in {rule.pattern, *rule.aliases} if rule.aliases else set():
             if name in seen:
-                raise RulesError(f"{file}, line {line}: {name!r} is named by two rules with aliases")
+                raise RulesError(f"{file}, line {line}: {name!r} is in two rules with aliases; remove it from one")
             seen.add(name)
 
 
@@ -333,11 +337,11 @@ def _need(act: str, word: object, pattern: str) -> Need:
         need = Need(word)
     except ValueError:
         if word in ("admin", "superadmin"):
-            raise ValueError(f'{act} = "{word}" is written "role:{word}"') from None
+            raise ValueError(f'{act} = "{word}" is not valid: write "role:{word}"') from None
         words = ", ".join(need.value for need in Need if act in TOKEN_ACTS or need is not Need.TOKEN)
         raise ValueError(f"{act} must be one of {words}, not {word!r}") from None
     if need is Need.TOKEN and act not in TOKEN_ACTS:
-        raise ValueError(f'{act} cannot be "token": subscription tokens come with SUBSCRIBE alone')
+        raise ValueError(f'{act} cannot be "token": only SUBSCRIBE carries subscription tokens')
     if need is Need.OWNER and not (pattern.endswith(OWNED) and pattern.count("*") == 1):
         raise ValueError(f'{act} = "owner" needs a pattern whose only * is its last part, as in wallet-balance:*')
     return need

@@ -48,12 +48,12 @@ _SETTINGS_INSTEAD: Final = {"socket_timeout", "socket_connect_timeout", "timeout
 
 
 class UrlError(ValueError):
-    """A URL that cannot be used; the text continues the words "… must be"."""
+    """A URL is invalid. The text continues a sentence that begins with "… must be"."""
 
 
 @dataclass(frozen=True, slots=True)
 class RedisUrl:
-    """Where Redis is, and how to log in. `hosts`: the server, the Sentinels or the cluster's servers."""
+    """The address of Redis and the login. `hosts`: the server, the Sentinels, or the servers of the cluster."""
 
     kind: str  # "single", "unix", "sentinel" or "cluster"
     hosts: tuple[Host, ...] = ()
@@ -67,10 +67,10 @@ class RedisUrl:
 
 
 def parse_redis(text: str) -> RedisUrl:
-    """The Redis at the URL `text`.
+    """Parse the Redis URL `text`.
 
     Raises:
-        UrlError: `text` is no such URL. The error never quotes it.
+        UrlError: `text` is not a valid Redis URL. The error never quotes it.
     """
     try:
         return _parse_redis(text)
@@ -85,7 +85,7 @@ def parse_redis(text: str) -> RedisUrl:
 
 
 class _Fault(Exception):
-    """What is wrong with a URL."""
+    """The reason why a URL is invalid."""
 
 
 def _parse_redis(text: str) -> RedisUrl:
@@ -233,10 +233,12 @@ def _decoded(text: str, what: str) -> str:
 
 
 def check_http(text: str, *, what: str, query: bool) -> str:
-    """`text`, if it is a URL with http or https, without user, password and fragment. `what` is its example.
+    """Return `text` if it is an http or https URL without user, password and fragment.
+
+    `what` is an example for the error message. `query`: whether the URL may have a query.
 
     Raises:
-        UrlError: It is not. The error never quotes it.
+        UrlError: The URL is invalid. The error never quotes it.
     """
     try:
         _check_http(text, query)

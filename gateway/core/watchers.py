@@ -1,13 +1,13 @@
-"""Who asks whether this node is ready: a drain goes on when each of them has heard that it is not.  (pure)"""
+"""The load balancers that poll this node's health: a drain waits until all know that it is not ready.  (pure)"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Final
 
-FALL: Final = 2  # refusals in a row after which HAProxy takes a server out (haproxy.cfg, `fall`)
-# Who asks again within the one and goes on for the other is a load balancer, which acts on the answer. A monitor asks
-# less often, a person stops, and neither is waited for.
+FALL: Final = 2  # failed checks in a row after which HAProxy disables a server (haproxy.cfg, `fall`)
+# A load balancer polls at least every REGULAR_SECONDS, for longer than STEADY_SECONDS. The drain does not wait for
+# other pollers: a monitor polls less often, and a person stops soon.
 REGULAR_SECONDS: Final = 5.0
 STEADY_SECONDS: Final = 0.9  # HAProxy's `inter` is 1 s
 MAX_WATCHERS: Final = 64
@@ -17,32 +17,32 @@ MAX_WATCHERS: Final = 64
 class _Watcher:
     first: float
     last: float
-    refusals: int = 0  # in a row
+    refusals: int = 0  # "not ready" answers in a row
 
 
 class Watchers:
-    """Each by what tells it from the others: its address and how it calls itself. Times in seconds, of one clock."""
+    """The pollers, each identified by its address and user agent. Times are seconds of a monotonic clock."""
 
     def __init__(self) -> None:
         self._watchers: dict[str, _Watcher] = {}
 
-    def asked(self, who: str, refused: bool, now: float) -> None:
-        """`who` asked, and was `refused`, or was told that the node is ready."""
+    def polled(self, poller: str, refused: bool, now: float) -> None:
+        """Record a poll by `poller`. `refused`: the answer was "not ready"."""
         self._forget(now)
-        watcher = self._watchers.get(who)
+        watcher = self._watchers.get(poller)
         if watcher is None:
             if len(self._watchers) >= MAX_WATCHERS:
                 return
-            watcher = self._watchers[who] = _Watcher(now, now)
+            watcher = self._watchers[poller] = _Watcher(now, now)
         watcher.last = now
         watcher.refusals = watcher.refusals + 1 if refused else 0
 
-    def told(self, now: float) -> bool:
-        """Whether everybody who asks steadily has been refused so often that it sends no new clients."""
+    def all_notified(self, now: float) -> bool:
+        """Whether each load balancer has received so many "not ready" answers that it sends no new clients."""
         self._forget(now)
         steady = [watcher for watcher in self._watchers.values() if watcher.last - watcher.first >= STEADY_SECONDS]
         return all(watcher.refusals >= FALL for watcher in steady)
 
     def _forget(self, now: float) -> None:
-        for who in [who for who, watcher in self._watchers.items() if now - watcher.last > REGULAR_SECONDS]:
-            del self._watchers[who]
+        for poller in [poller for poller, watcher in self._watchers.items() if now - watcher.last > REGULAR_SECONDS]:
+            del self._watchers[poller]

@@ -46,7 +46,7 @@ class Inflow(Protocol):
     def refuses(self, connections: int) -> str | None:
         """Why no socket may be opened now; `connections`: all there are, of any kind, with the one that asks."""
 
-    def is_crammed(self, connections: int) -> bool:
+    def is_exhausted(self, connections: int) -> bool:
         """Whether there are so many that nothing can be done for the newest, not even to listen to it."""
 
     def cut_off(self, limit: Limit) -> None:
@@ -76,7 +76,7 @@ class RequestProtocol(HttpToolsProtocol):
         self._line = Line(transport, self.loop)
         super().connection_made(self._line)  # type: ignore[arg-type]  # it is all that uvicorn asks for
         self._inflow: Inflow | None = self.app_state.get("inflow")
-        if self._inflow is not None and self._inflow.is_crammed(len(self.connections)):
+        if self._inflow is not None and self._inflow.is_exhausted(len(self.connections)):
             transport.abort()
             return
         self._begin()

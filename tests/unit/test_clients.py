@@ -11,7 +11,7 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from gateway.core.identity import Identity
-from gateway.core.orders import Disconnect, Unsubscribe, Whom
+from gateway.core.orders import ClientSelector, Disconnect, Unsubscribe
 from gateway.core.permits import JUDGE_TOPICS
 from gateway.core.session import Rules, Session
 from gateway.core.topics import parse
@@ -53,7 +53,7 @@ async def test_the_clients_of_a_user_are_closed_a_few_a_turn_and_nobody_else(how
     clients = crowd(house, "ann")
     other = crowd(house, "bob", 1)[0]
     if how == "order":
-        house.clients.obey(Disconnect(Whom(None, "ann"), "enough"))
+        house.clients.obey(Disconnect(ClientSelector(None, "ann"), "enough"))
     else:
         house.clients.enforce(lambda _token, user, _issued: user == "ann")
     counts = await turns_until_all(lambda client: client.stage is not Stage.OPEN, clients)
@@ -70,7 +70,7 @@ async def test_a_topic_is_taken_from_the_clients_of_a_user_a_few_a_turn() -> Non
     for client in clients:
         for topic in ("a", "b"):
             house.clients._hub.join(cast(Any, client), f"topic:{topic}")
-    house.clients.obey(Unsubscribe(Whom(None, "ann"), ["a"], "enough"))
+    house.clients.obey(Unsubscribe(ClientSelector(None, "ann"), ["a"], "enough"))
     counts = await turns_until_all(lambda client: not client.audiences.has_topic("a"), clients)
     assert max(after - before for before, after in zip([0, *counts], counts, strict=False)) <= TURN_ITEMS
     assert all(client.audiences.has_topic("b") for client in clients)

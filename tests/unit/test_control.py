@@ -10,7 +10,7 @@ import pytest
 
 from gateway.cluster.keys import Keys
 from gateway.control import Control
-from gateway.core.orders import Disconnect, Unsubscribe, Whom
+from gateway.core.orders import ClientSelector, Disconnect, Unsubscribe
 from gateway.core.revocations import Revocation, Revocations
 from gateway.metrics import Metrics
 
@@ -57,8 +57,12 @@ class Node:
 @pytest.mark.parametrize(
     ("op", "about", "told"),
     [
-        ("disconnect", {"user": "ann", "reason": "spam"}, [Disconnect(Whom(None, "ann"), "spam")]),
-        ("unsubscribe", {"client": "c", "topics": ["t"]}, [Unsubscribe(Whom("c", None), ["t"], "by the operator")]),
+        ("disconnect", {"user": "ann", "reason": "spam"}, [Disconnect(ClientSelector(None, "ann"), "spam")]),
+        (
+            "unsubscribe",
+            {"client": "c", "topics": ["t"]},
+            [Unsubscribe(ClientSelector("c", None), ["t"], "by the operator")],
+        ),
         ("forget", {"topics": ["t", "u"]}, ["t", "u"]),
         ("revoke", {"revocations": [GONE.about()]}, [True]),
         ("drain", {"node": "n1.a"}, ["leave"]),

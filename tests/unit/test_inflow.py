@@ -12,8 +12,8 @@ def test_a_full_node_refuses_and_still_answers_questions() -> None:
     inflow = Inflow(1000, 100)
     assert inflow.refuses(1000, NOW) is None
     assert inflow.refuses(1001, NOW) == "connections"
-    assert not inflow.is_crammed(1050)
-    assert inflow.is_crammed(1051)
+    assert not inflow.is_exhausted(1050)
+    assert inflow.is_exhausted(1051)
 
 
 def test_a_storm_that_it_can_carry_is_let_in_and_what_goes_on_is_paced() -> None:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.core import orders
-from gateway.core.orders import Disconnect, Drain, Forget, Move, Order, OrderError, Revoke, Unsubscribe, Whom
+from gateway.core.orders import ClientSelector, Disconnect, Drain, Forget, Move, Order, OrderError, Revoke, Unsubscribe
 from gateway.core.revocations import Revocation
 
 GONE = Revocation("user", "ann", 10.0, 5.0)
@@ -24,11 +24,11 @@ OPS = ("disconnect", "unsubscribe", "forget", "drain", "move", "revoke")
 @pytest.mark.parametrize(
     ("said", "order"),
     [
-        ({"op": "disconnect", "client": "n1.a.1"}, Disconnect(Whom("n1.a.1", None), "by the operator")),
-        ({"op": "disconnect", "user": "ann", "reason": "spam"}, Disconnect(Whom(None, "ann"), "spam")),
+        ({"op": "disconnect", "client": "n1.a.1"}, Disconnect(ClientSelector("n1.a.1", None), "by the operator")),
+        ({"op": "disconnect", "user": "ann", "reason": "spam"}, Disconnect(ClientSelector(None, "ann"), "spam")),
         (
             {"op": "unsubscribe", "client": "c", "topics": ["t"]},
-            Unsubscribe(Whom("c", None), ["t"], "by the operator"),
+            Unsubscribe(ClientSelector("c", None), ["t"], "by the operator"),
         ),
         ({"op": "forget", "topics": ["t", "u"]}, Forget(["t", "u"])),
         ({"op": "drain", "node": "n1.a"}, Drain("n1.a")),

@@ -10,7 +10,7 @@ import pytest
 
 from gateway.cluster.link import Unavailable
 from gateway.cluster.presence import Attendance, presence_envelope
-from gateway.core.roster import Attendee, News, Roster
+from gateway.core.roster import Attendee, PresenceChanges, Roster
 from gateway.presence import MAX_WAITING, TOPICS, Presence
 from tests.unit.virtual_time import in_virtual_time, later, quiet
 
@@ -105,15 +105,15 @@ class At:
 
 @pytest.fixture
 def looks(monkeypatch: pytest.MonkeyPatch) -> list[Roster]:
-    """The rosters that were asked for news."""
+    """The rosters that were asked for changes."""
     found: list[Roster] = []
-    news = Roster.news
+    changes = Roster.changes
 
-    def counting(roster: Roster, now: float) -> News:
+    def counting(roster: Roster, now: float) -> PresenceChanges:
         found.append(roster)
-        return news(roster, now)
+        return changes(roster, now)
 
-    monkeypatch.setattr(Roster, "news", counting)
+    monkeypatch.setattr(Roster, "changes", counting)
     return found
 
 

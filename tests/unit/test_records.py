@@ -153,7 +153,7 @@ def test_dependencies_are_those_of_all() -> None:
 
 
 def test_nothing_measured_is_null() -> None:
-    assert Stats().told("closed") == {
+    assert Stats().as_dict("closed") == {
         "operations": 0, "failures": 0, "meanMs": None, "p99Ms": None, "breaker": "closed",
     }  # fmt: skip
 
@@ -164,9 +164,9 @@ def test_mean_and_p99_are_of_the_last_256() -> None:
         stats.add(5.0, failed=True)
     for at in range(256):
         stats.add(0.1 if at < 253 else 1.0, failed=False)
-    told = stats.told("open")
-    assert (told["operations"], told["failures"], told["p99Ms"], told["breaker"]) == (1256, 1000, 1000.0, "open")
-    assert told["meanMs"] == pytest.approx(110.547, abs=0.001)
+    shown = stats.as_dict("open")
+    assert (shown["operations"], shown["failures"], shown["p99Ms"], shown["breaker"]) == (1256, 1000, 1000.0, "open")
+    assert shown["meanMs"] == pytest.approx(110.547, abs=0.001)
 
 
 @pytest.mark.parametrize(

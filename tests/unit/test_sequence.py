@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.core.position import Position, is_unborn, same_beginning, unborn
-from gateway.core.sequence import Entry, Page, Sequence, Settled
+from gateway.core.sequence import Entry, FillResult, Page, Sequence
 
 LIFE, OTHER_LIFE = "0123456789ab", "ba9876543210"
 UNBORN = unborn(LIFE, 500_000)
@@ -42,7 +42,7 @@ def known(top: int = 3, keep: int = 10) -> Sequence:
     return sequence
 
 
-def repair(sequence: Sequence, answer: Page) -> Settled:
+def repair(sequence: Sequence, answer: Page) -> FillResult:
     sequence.ask()
     return sequence.fill(answer)
 
@@ -55,7 +55,7 @@ def test_a_new_sequence_asks_for_the_newest() -> None:
     sequence = Sequence(10)
     assert sequence.wanted
     assert sequence.ask() is None
-    assert sequence.fill(page(3)) == Settled()
+    assert sequence.fill(page(3)) == FillResult()
     assert (sequence.position, sequence.wanted) == (at(3), False)
     assert sequence.newest == b"3"
 
@@ -73,7 +73,7 @@ def test_a_jump_is_held_and_filled_in_order() -> None:
     assert sequence.wanted
     assert sequence.ask() == 3
     settled = sequence.fill(page(6, first=3))
-    assert settled == Settled([entry(4), entry(5), entry(6)])
+    assert settled == FillResult([entry(4), entry(5), entry(6)])
     assert not sequence.wanted
 
 
@@ -83,7 +83,7 @@ def test_the_next_offset_of_another_history_is_not_the_next_message() -> None:
     assert not sequence.receive("e", lost(5, after=3)[1])
     assert sequence.wanted
     newest = Page("e", 5, [*page(3).entries, *lost(5, after=3)], mark=1050)
-    assert parted(sequence, Page("e", 5, lost(5, after=3), mark=1050), newest) == Settled(
+    assert parted(sequence, Page("e", 5, lost(5, after=3), mark=1050), newest) == FillResult(
         lost(5, after=3), gap=True, went_back=True
     )
 
@@ -111,9 +111,9 @@ def test_what_goes_beyond_the_answer_is_asked_for_again() -> None:
 def test_a_duplicate_is_dropped_after_a_look() -> None:
     sequence = known(3)
     assert not sequence.receive("e", entry(3))
-    assert repair(sequence, page(3, first=3)) == Settled()
+    assert repair(sequence, page(3, first=3)) == FillResult()
     assert not sequence.receive("e", entry(2))
-    assert repair(sequence, page(3, first=3)) == Settled()
+    assert repair(sequence, page(3, first=3)) == FillResult()
     assert not sequence.wanted
 
 
@@ -122,7 +122,7 @@ def test_a_held_message_that_contradicts_the_page_is_a_gap() -> None:
     sequence = known(3)
     sequence.receive("e", entry(5, "lost", mark=55))
     settled = repair(sequence, page(5, first=3))
-    assert settled == Settled([entry(4), entry(5)], gap=True)
+    assert settled == FillResult([entry(4), entry(5)], gap=True)
     assert not sequence.wanted
 
 
@@ -132,41 +132,41 @@ def test_a_late_message_from_before_the_opening_is_no_gap() -> None:
     sequence.ask()
     sequence.fill(page(5, first=5))
     assert not sequence.receive("e", entry(4))
-    assert repair(sequence, page(5, first=5)) == Settled()
+    assert repair(sequence, page(5, first=5)) == FillResult()
 
 
 def test_a_stream_that_was_trimmed_gives_a_gap_and_what_is_left() -> None:
     sequence = known(3)
     sequence.doubt()
     settled = repair(sequence, page(9, first=7))
-    assert settled == Settled([entry(7), entry(8), entry(9)], gap=True)
+    assert settled == FillResult([entry(7), entry(8), entry(9)], gap=True)
     assert sequence.since(at(3)) is None
 
 
 def test_a_stream_trimmed_exactly_up_to_our_place_continues_if_the_next_message_names_ours() -> None:
     sequence = known(3)
     sequence.doubt()
-    assert repair(sequence, page(5, first=4)) == Settled([entry(4), entry(5)])
+    assert repair(sequence, page(5, first=4)) == FillResult([entry(4), entry(5)])
     other = known(3)
     other.doubt()
     rest = lost(5, after=2)[1:]
     settled = parted(other, Page("e", 5, rest, mark=1050), Page("e", 5, rest, mark=1050))
-    assert settled == Settled(rest, gap=True, went_back=True)
+    assert settled == FillResult(rest, gap=True, went_back=True)
 
 
 def test_a_stream_without_messages_is_compared_by_its_top() -> None:
     sequence = known(3)
     sequence.doubt()
-    assert repair(sequence, Page("e", 3, [], mark=30)) == Settled()
+    assert repair(sequence, Page("e", 3, [], mark=30)) == FillResult()
     sequence.doubt()
     empty = Page("e", 3, [], mark=1030)
-    assert parted(sequence, empty, empty) == Settled(gap=True, went_back=True)
+    assert parted(sequence, empty, empty) == FillResult(gap=True, went_back=True)
     assert sequence.since(at(3)) is None
 
 
-def parted(sequence: Sequence, answer: Page, newest: Page) -> Settled:
+def parted(sequence: Sequence, answer: Page, newest: Page) -> FillResult:
     """What becomes of an answer that does not continue from our place: the newest are read, and settle it."""
-    assert repair(sequence, answer) == Settled()
+    assert repair(sequence, answer) == FillResult()
     assert sequence.wanted
     assert sequence.ask() is None
     return sequence.fill(newest)
@@ -176,7 +176,7 @@ def test_another_epoch_gives_a_gap_and_all_it_holds() -> None:
     sequence = known(3)
     news = lost(2, after=0)
     assert not sequence.receive("f", news[1])
-    assert parted(sequence, Page("f", 2, [], mark=1020), Page("f", 2, news, mark=1020)) == Settled(news, gap=True)
+    assert parted(sequence, Page("f", 2, [], mark=1020), Page("f", 2, news, mark=1020)) == FillResult(news, gap=True)
     assert sequence.position == Position("f", 2, 1020)
     assert not sequence.wanted
 
@@ -185,7 +185,7 @@ def test_a_stream_that_lost_its_tail_is_found_out() -> None:
     sequence = known(3)
     sequence.doubt()
     settled = parted(sequence, Page("e", 2, [], mark=20), page(2))
-    assert settled == Settled(gap=True, went_back=True)
+    assert settled == FillResult(gap=True, went_back=True)
     assert sequence.offset == 2
 
 
@@ -194,7 +194,7 @@ def test_what_was_said_after_the_tail_was_lost_is_news_though_its_numbers_were_h
     sequence.doubt()
     news = lost(8, after=6)
     newest = Page("e", 8, [*page(6).entries, *news], mark=1080)
-    assert parted(sequence, Page("e", 8, [], mark=1080), newest) == Settled(news, gap=True, went_back=True)
+    assert parted(sequence, Page("e", 8, [], mark=1080), newest) == FillResult(news, gap=True, went_back=True)
 
 
 def test_a_stream_that_another_node_has_renamed_gives_nothing_twice_and_tells_of_what_we_never_had() -> None:
@@ -210,7 +210,7 @@ def test_one_that_went_back_and_was_renamed_by_another_gives_what_follows_what_i
     sequence = known(9)
     news = lost(8, after=6)
     newest = Page("renewed", 8, [*page(6).entries, *news], mark=1080)
-    assert parted(sequence, Page("renewed", 8, [], mark=1080), newest) == Settled(news, gap=True)
+    assert parted(sequence, Page("renewed", 8, [], mark=1080), newest) == FillResult(news, gap=True)
 
 
 def test_of_a_renamed_stream_with_nothing_in_common_what_is_older_than_our_memory_is_not_given_again() -> None:
@@ -219,7 +219,7 @@ def test_of_a_renamed_stream_with_nothing_in_common_what_is_older_than_our_memor
     repair(sequence, page(9))
     news = lost(6, after=5)
     settled = parted(sequence, Page("renewed", 6, [], mark=1060), Page("renewed", 6, [entry(5), *news], mark=1060))
-    assert settled == Settled(news, gap=True)
+    assert settled == FillResult(news, gap=True)
 
 
 def test_a_long_repair_goes_on_where_the_answer_ended() -> None:
@@ -291,7 +291,7 @@ def test_messages_without_marks_are_compared_by_their_text() -> None:
     sequence = Sequence(10)
     repair(sequence, Page("e", 3, old[:3]))
     sequence.doubt()
-    assert repair(sequence, Page("e", 4, old[2:])) == Settled([old[3]])
+    assert repair(sequence, Page("e", 4, old[2:])) == FillResult([old[3]])
     assert sequence.receive("e", Entry(5, b"5", None, 50, 0))
     assert sequence.since(Position("e", 3, 0)) == [old[3], Entry(5, b"5", None, 50, 0)]
 
@@ -328,18 +328,18 @@ def test_the_first_message_continues_a_topic_without_messages() -> None:
 def test_the_second_message_does_not() -> None:
     sequence = unborn_sequence()
     assert not sequence.receive("e", entry(2))
-    assert repair(sequence, page(2, beginning=UNBORN)) == Settled([entry(1), entry(2)])
+    assert repair(sequence, page(2, beginning=UNBORN)) == FillResult([entry(1), entry(2)])
 
 
 def test_a_topic_born_while_the_node_heard_nothing_is_whole_only_if_redis_lost_nothing() -> None:
     sequence = unborn_sequence()
     sequence.doubt()
-    assert repair(sequence, page(2, beginning=unborn(LIFE, 500_001))) == Settled([entry(1), entry(2)])
+    assert repair(sequence, page(2, beginning=unborn(LIFE, 500_001))) == FillResult([entry(1), entry(2)])
     for beginning in (unborn(OTHER_LIFE, 500_000), unborn(LIFE, 500_030), None):
         sequence = unborn_sequence()
         sequence.doubt()
         answer = page(2, beginning=beginning)
-        assert parted(sequence, answer, answer) == Settled([entry(1), entry(2)], gap=True)
+        assert parted(sequence, answer, answer) == FillResult([entry(1), entry(2)], gap=True)
         assert sequence.since(Position(UNBORN, 0, 0)) is None
 
 
@@ -347,18 +347,18 @@ def test_a_topic_without_messages_in_another_life_of_redis_may_have_lost_some() 
     sequence = unborn_sequence()
     sequence.doubt()
     same = unborn(LIFE, 500_002)
-    assert repair(sequence, Page(same, 0, [], beginning=same)) == Settled()
+    assert repair(sequence, Page(same, 0, [], beginning=same)) == FillResult()
     sequence.doubt()
     other = unborn(OTHER_LIFE, 500_002)
     answer = Page(other, 0, [], beginning=other)
-    assert parted(sequence, answer, answer) == Settled(gap=True)
+    assert parted(sequence, answer, answer) == FillResult(gap=True)
 
 
 def test_a_topic_that_redis_forgot_is_a_gap() -> None:
     sequence = known(3)
     sequence.doubt()
     nothing = Page(UNBORN, 0, [], beginning=UNBORN)
-    assert parted(sequence, nothing, nothing) == Settled(gap=True)
+    assert parted(sequence, nothing, nothing) == FillResult(gap=True)
     assert sequence.since(at(3)) is None
     assert sequence.receive("f", entry(1))
 
@@ -375,15 +375,15 @@ def test_positions_given_out_while_a_topic_stays_without_messages_count_from_the
 
 def test_a_position_from_before_a_message_without_a_number_cannot_be_recovered_from() -> None:
     sequence = known(3)
-    assert sequence.overheard(), "the order is kept"
+    assert sequence.delivered_unnumbered(), "the order is kept"
     assert sequence.since(at(3)) is None
     assert sequence.receive("e", entry(4))
     assert sequence.since(at(4)) == []
     assert sequence.since(at(3)) is None
     sequence.receive("e", entry(6))
-    assert not sequence.overheard(), "it overtakes the one that is held"
+    assert not sequence.delivered_unnumbered(), "it overtakes the one that is held"
     nothing_yet = unborn_sequence()
-    nothing_yet.overheard()
+    nothing_yet.delivered_unnumbered()
     nothing_yet.receive("e", entry(1))
     assert nothing_yet.since(Position(UNBORN, 0, 0)) is None
 

@@ -49,7 +49,7 @@ class Door:
     def refuses(self, _connections: int) -> None:
         pass
 
-    def is_crammed(self, _connections: int) -> bool:
+    def is_exhausted(self, _connections: int) -> bool:
         return False
 
     def cut_off(self, limit: str) -> None:

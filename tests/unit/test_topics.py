@@ -122,7 +122,7 @@ def test_aliases_are_one_topic_under_several_names() -> None:
             rule('pattern = "a"\nsubscribe = "everyone"'),
             "subscribe must be one of anyone, user, role:admin, ",
         ),
-        (rule('pattern = "a*"\naliases = ["b"]'), "aliases go with one topic"),
+        (rule('pattern = "a*"\naliases = ["b"]'), "aliases need a pattern"),
         (rule('pattern = "a"\naliases = ["b c"]'), "aliases must be a list of topic names"),
         (
             rule('pattern = "a"\naliases = ["b"]') + rule('pattern = "c"\naliases = ["b"]'),
@@ -303,7 +303,7 @@ def test_a_rule_has_a_source(source: str) -> None:
         ('"contests"', "must be a path"), ('"http://api/"', "must be a path"), ('"/a?b"', "must be a path"),
         ('"/a b"', "must be a path"), ('"/{0}"', "must be a path"), ('"/{role}"', "must be a path"),
         ('"//a"', "must be a path"), ('"/a/"', "must be a path"), ("1", "must be a path"), ("true", "must be a path"),
-        ('"/{3}"', r"source names \{3\}, and pattern has 2"),
+        ('"/{3}"', r"source names \{3\}, but the pattern has only 2"),
     ],
 )  # fmt: skip
 def test_a_bad_source_is_named(source: str, says: str) -> None:

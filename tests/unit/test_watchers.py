@@ -8,24 +8,24 @@ from gateway.core.watchers import MAX_WATCHERS, Watchers
 def asked(watchers: Watchers, who: str, *answers: bool, at: float, every: float = 1.0) -> float:
     """`who` asks, `every` so many seconds; answered True: refused. When it asked last."""
     for number, refused in enumerate(answers):
-        watchers.asked(who, refused, at + number * every)
+        watchers.polled(who, refused, at + number * every)
     return at + (len(answers) - 1) * every
 
 
 def test_with_nobody_asking_there_is_nobody_to_wait_for() -> None:
-    assert Watchers().told(0)
+    assert Watchers().all_notified(0)
 
 
 def test_a_load_balancer_is_told_by_two_refusals_in_a_row() -> None:
     watchers = Watchers()
     now = asked(watchers, "lb", False, False, at=0)
-    assert not watchers.told(now)
+    assert not watchers.all_notified(now)
     now = asked(watchers, "lb", True, at=now + 1)
-    assert not watchers.told(now)
+    assert not watchers.all_notified(now)
     now = asked(watchers, "lb", True, at=now + 0.5)
-    assert watchers.told(now)
+    assert watchers.all_notified(now)
     now = asked(watchers, "lb", False, at=now + 1)
-    assert not watchers.told(now)
+    assert not watchers.all_notified(now)
 
 
 def test_each_of_two_load_balancers_is_waited_for() -> None:
@@ -33,38 +33,38 @@ def test_each_of_two_load_balancers_is_waited_for() -> None:
     asked(watchers, "one", False, False, at=0)
     asked(watchers, "other", False, False, at=0.5)
     asked(watchers, "one", True, True, True, at=2)
-    assert not watchers.told(4)
+    assert not watchers.all_notified(4)
     asked(watchers, "other", True, True, at=4)
-    assert watchers.told(5)
+    assert watchers.all_notified(5)
 
 
 def test_one_that_was_refused_before_the_drain_knows_already() -> None:
     watchers = Watchers()
     now = asked(watchers, "lb", True, True, True, at=0)
-    assert watchers.told(now)
+    assert watchers.all_notified(now)
 
 
 def test_a_monitor_that_asks_now_and_then_is_not_waited_for() -> None:
     watchers = Watchers()
     now = asked(watchers, "monitor", False, False, False, at=0, every=15)
-    assert watchers.told(now)
+    assert watchers.all_notified(now)
 
 
 def test_a_person_who_has_looked_a_few_times_is_not_waited_for() -> None:
     watchers = Watchers()
     now = asked(watchers, "person", False, False, False, at=0, every=0.1)
-    assert watchers.told(now)
+    assert watchers.all_notified(now)
 
 
 def test_a_load_balancer_that_has_gone_is_not_waited_for() -> None:
     watchers = Watchers()
     now = asked(watchers, "lb", False, False, False, at=0)
-    assert not watchers.told(now)
-    assert watchers.told(now + 5.1)
+    assert not watchers.all_notified(now)
+    assert watchers.all_notified(now + 5.1)
 
 
 def test_strangers_cannot_fill_the_memory() -> None:
     watchers = Watchers()
     for number in range(10 * MAX_WATCHERS):
-        watchers.asked(f"stranger {number}", False, 0)
-    assert watchers.told(0)
+        watchers.polled(f"stranger {number}", False, 0)
+    assert watchers.all_notified(0)
