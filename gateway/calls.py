@@ -16,8 +16,8 @@ from gateway.backend import Answer, Backend, BackendAway, BackendError
 from gateway.cluster.cache import MAX_KEY_LENGTH, Cache, Timed
 from gateway.cluster.memory import RedisMemory
 from gateway.core import replies
+from gateway.core.effects import FetchFromBackend, ForwardCommand
 from gateway.core.protocol import Code, ProtocolError, RequestId
-from gateway.core.session import FetchFromBackend, ForwardCommand
 from gateway.logs import logger
 from gateway.outbox import Outbox
 from gateway.transport.connection import Connection

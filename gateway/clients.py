@@ -15,8 +15,9 @@ from gateway import __version__
 from gateway.admission import Admission
 from gateway.calls import Calls
 from gateway.cluster.bus import Bus
-from gateway.core import frames, hub, messages, protocol, replies, session
+from gateway.core import effects, frames, hub, messages, protocol, replies, session
 from gateway.core.deflate import Deflater
+from gateway.core.effects import Findings
 from gateway.core.hub import Hub
 from gateway.core.identity import Identity, IsRevoked
 from gateway.core.orders import ClientSelector, Disconnect, Unsubscribe
@@ -24,7 +25,7 @@ from gateway.core.permits import JudgeLater
 from gateway.core.protocol import Close, Code, ProtocolError
 from gateway.core.rates import Outcome
 from gateway.core.roster import Attendee
-from gateway.core.session import Findings, Session, Verify
+from gateway.core.session import Session, Verify
 from gateway.errands import Errands
 from gateway.limits import Limits
 from gateway.logs import logger
@@ -197,7 +198,7 @@ class Clients:
             message = messages.decode(payload)
             kind = type(message).__name__.lower()
             if self.limits.allows(connection, message, verdict):
-                self._handle(connection, message, session.NO_FINDINGS)
+                self._handle(connection, message, effects.NO_FINDINGS)
         except ProtocolError as error:
             self._outbox.refuse(connection, error)
         except UnicodeDecodeError:
@@ -214,10 +215,10 @@ class Clients:
     def _handle(self, connection: Connection, message: messages.ClientMessage, findings: Findings) -> None:
         effect = connection.session.handle(message, connection.audiences, self._outbox.time(), findings)
         match effect:
-            case session.ChargeTopics(topics, request_id):
+            case effects.ChargeTopics(topics, request_id):
                 if self.limits.charge(connection, topics, request_id):
                     self._handle(connection, message, replace(findings, topics_charged=True))
-            case session.AskBackend() | session.RefreshKeys():
+            case effects.AskBackend() | effects.RefreshKeys():
                 self._errands.find_out(
                     connection, effect, findings, lambda more: self._again(connection, message, more)
                 )
@@ -244,37 +245,37 @@ class Clients:
             except Exception:
                 self._outbox.fail(connection)
 
-    def _carry_out(self, connection: Connection, effect: session.FinalEffect) -> None:
+    def _carry_out(self, connection: Connection, effect: effects.FinalEffect) -> None:
         match effect:
-            case session.Reply(data):
+            case effects.Reply(data):
                 self._outbox.send(connection, data)
-            case session.SubscribeTopics(login=True):
+            case effects.SubscribeTopics(login=True):
                 enter = partial(self._memberships.subscribe, connection, effect)
                 self._take(connection, effect.removed, partial(self._admission.become, connection, enter))
-            case session.SubscribeTopics():
+            case effects.SubscribeTopics():
                 self._memberships.subscribe(connection, effect)
-            case session.UnsubscribeTopics(topics, request_id):
+            case effects.UnsubscribeTopics(topics, request_id):
                 reply = replies.unsubscribed(topics, request_id, self._outbox.time())
                 self._memberships.unsubscribe_all(connection, topics, reply)
-            case session.PublishMessage(publication, request_id):
+            case effects.PublishMessage(publication, request_id):
                 self._errands.publish(connection, publication, request_id)
-            case session.LoggedIn(data, removed):
+            case effects.LoggedIn(data, removed):
                 enter = partial(self._memberships.login, connection, data)
                 self._take(connection, removed, partial(self._admission.become, connection, enter))
-            case session.ReplyStatus(request):
+            case effects.ReplyStatus(request):
                 self._outbox.send(connection, replies.answer(request, self._status(), self._outbox.time()))
-            case session.ReadTopic(request):
+            case effects.ReadTopic(request):
                 self._errands.look_up(connection, request)
-            case session.FetchFromBackend():
+            case effects.FetchFromBackend():
                 assert self._calls is not None  # the session was told so
                 self._calls.fetch(connection, effect)
-            case session.ForwardCommand():
+            case effects.ForwardCommand():
                 assert self._calls is not None
                 self._calls.forward(connection, effect)
-            case session.WriteLogs(entries, data):
+            case effects.WriteLogs(entries, data):
                 self.limits.report(connection, entries)
                 self._outbox.send(connection, data)
-            case session.CloseConnection(code, reason):
+            case effects.CloseConnection(code, reason):
                 connection.close(code, reason)
 
     def hear(self, said: bytes) -> bool:

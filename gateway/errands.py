@@ -12,9 +12,9 @@ from gateway.cluster.memory import RedisMemory
 from gateway.cluster.outgoing import TooLarge
 from gateway.cluster.quota import Allowance, Quota
 from gateway.core import messages, replies
+from gateway.core.effects import AskBackend, Findings, RefreshKeys
 from gateway.core.protocol import Code, ProtocolError, RequestId
 from gateway.core.publication import Publication
-from gateway.core.session import AskBackend, Findings, RefreshKeys
 from gateway.core.sources import Sources
 from gateway.metrics import Metrics
 from gateway.outbox import Outbox

@@ -21,11 +21,11 @@ from typing import Any, Final, NamedTuple
 from gateway.cluster.link import Unavailable
 from gateway.cluster.registry import Registry
 from gateway.core import hub, replies, sequence
+from gateway.core.effects import SubscribeTopics
 from gateway.core.hub import Hub
 from gateway.core.position import Position
 from gateway.core.protocol import Code, ProtocolError, RequestId
 from gateway.core.sequence import Entry
-from gateway.core.session import SubscribeTopics
 from gateway.outbox import Outbox
 from gateway.relay import Relay
 from gateway.transport.connection import Connection, Stage

@@ -108,7 +108,7 @@ class Purse:
     """
 
     WINDOW_SECONDS: Final = 1.0
-    PAUSE_SECONDS: Final = 0.1  # after Redis granted too few tokens, so that a flood does not cost a round trip per message
+    PAUSE_SECONDS: Final = 0.1  # after Redis granted too few tokens, so that a flood does not cost a round trip each
 
     __slots__ = ("_asking", "_held", "_most", "_paused_until", "_refused", "_spent", "_spent_before", "_window_ends")
 

@@ -83,7 +83,7 @@ async def test_clients_that_lose_many_topics_are_fewer_a_turn() -> None:
     for client in clients:
         for topic in topics:
             house.clients._hub.join(cast(Any, client), f"topic:{topic}")
-    house.clients.obey(Unsubscribe(Whom(None, "ann"), topics, "enough"))
+    house.clients.obey(Unsubscribe(ClientSelector(None, "ann"), topics, "enough"))
     assert await turns_until_all(lambda client: not client.audiences.topics, clients) == [2, 4, 6, 8, 10]
 
 

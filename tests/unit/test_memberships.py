@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.core import frames, hub
+from gateway.core.effects import SubscribeTopics
 from gateway.core.hub import Hub
 from gateway.core.identity import ANONYMOUS, Identity
 from gateway.core.position import Position
 from gateway.core.sequence import Entry
-from gateway.core.session import SubscribeTopics
 from gateway.memberships import MAX_WAITING, READ_SECONDS, RECOVERY_BYTES, Memberships
 from gateway.metrics import Metrics
 from gateway.outbox import Outbox

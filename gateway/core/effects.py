@@ -1,0 +1,162 @@
+"""The effects of a client's message: what the node has to do after the session has decided.  (pure)"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final, TypeAlias
+
+from gateway.core import messages
+from gateway.core.identity import Identity
+from gateway.core.permits import JudgeLater, Verdict
+from gateway.core.position import Position
+from gateway.core.protocol import Close, Json, RequestId
+from gateway.core.publication import Publication
+from gateway.core.topics import Act
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """Send `data` to the client."""
+
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedIn:
+    """Move the client to the user and role audiences of its new `Session.identity`, then send `data`."""
+
+    data: bytes
+    removed: tuple[str, ...] = ()  # subscribed topics that the new identity may not subscribe to
+
+
+@dataclass(frozen=True, slots=True)
+class SubscribeTopics:
+    """Subscribe the client to these topics, and acknowledge after Redis has confirmed the subscriptions."""
+
+    topics: tuple[str, ...]
+    request_id: RequestId
+    login: bool  # the message carried a token, so `Session.identity` has changed too
+    recover: Mapping[str, Position] = field(default_factory=dict)
+    removed: tuple[str, ...] = ()  # as in `LoggedIn`
+
+
+@dataclass(frozen=True, slots=True)
+class UnsubscribeTopics:
+    """Unsubscribe the client from these topics, and acknowledge."""
+
+    topics: tuple[str, ...]
+    request_id: RequestId
+
+
+@dataclass(frozen=True, slots=True)
+class PublishMessage:
+    """Publish the message, and acknowledge after Redis has accepted it."""
+
+    publication: Publication
+    request_id: RequestId
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyStatus:
+    """Reply with the status of the node."""
+
+    request: messages.Request
+
+
+@dataclass(frozen=True, slots=True)
+class ReadTopic:
+    """Reply with the topic's history or presence. `request.action` says which."""
+
+    request: messages.Request
+
+
+@dataclass(frozen=True, slots=True)
+class FetchFromBackend:
+    """Reply with the resource that the back end serves at `target`."""
+
+    request: messages.Request
+    target: str
+    seconds: float  # how long the answer is fresh, unless it carries its own time
+    stale_seconds: float  # how long it may still be served after that
+
+
+@dataclass(frozen=True, slots=True)
+class ForwardCommand:
+    """Send the command to the back end in the name of `identity`, and acknowledge with the back end's answer."""
+
+    command: messages.Command
+    identity: Identity
+
+
+@dataclass(frozen=True, slots=True)
+class WriteLogs:
+    """Write the log lines of the browser to the node's log, then send `data`."""
+
+    entries: tuple[Mapping[str, Json], ...]
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class AskBackend:
+    """Ask the back end on which of `topics` `identity` may `act`, then handle the message again."""
+
+    act: Act
+    topics: tuple[str, ...]
+    identity: Identity
+
+
+@dataclass(frozen=True, slots=True)
+class RefreshKeys:
+    """Ask the key server for the key `kid`, then handle the message again."""
+
+    kid: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ChargeTopics:
+    """Charge the client as for a SUBSCRIBE to `topics` topics, then handle the message again.
+
+    The client changes its identity, so the session must decide about each subscribed topic again.
+    """
+
+    topics: int
+    request_id: RequestId
+
+
+@dataclass(frozen=True, slots=True)
+class CloseConnection:
+    """Close the connection."""
+
+    code: Close
+    reason: str
+
+
+FinalEffect: TypeAlias = (
+    Reply
+    | LoggedIn
+    | SubscribeTopics
+    | UnsubscribeTopics
+    | PublishMessage
+    | ReplyStatus
+    | ReadTopic
+    | FetchFromBackend
+    | ForwardCommand
+    | WriteLogs
+    | CloseConnection
+)
+Effect: TypeAlias = FinalEffect | AskBackend | RefreshKeys | ChargeTopics | JudgeLater
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What the node has found out for one message, so that the session can handle the message again."""
+
+    keys_refreshed: bool = False  # the node has asked the key server, or tried to
+    topics_charged: bool = False  # the client was charged, see `ChargeTopics`
+    key_server_failed: bool = False  # the key server did not answer
+    backend_verdicts: Mapping[str, Verdict] = field(default_factory=dict)  # by topic, as the back end answered
+    verdicts: Mapping[str, Verdict] = field(default_factory=dict)  # by topic, as the rules decide; not all topics yet
+
+
+NO_FINDINGS: Final = Findings()
