@@ -283,7 +283,7 @@ class Clients:
         name, _, texts = said.partition(b"\n")
         stream = self.event_streams.find(name)
         if stream is not None:
-            stream.say(texts)
+            stream.receive_lines(texts)
         return stream is not None
 
     # ---- what the cluster says to one client, or of some

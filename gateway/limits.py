@@ -48,14 +48,14 @@ class Limits:
 
     def count(self, connection: Connection, size: int) -> Outcome:
         """Count a message, ping or pong of `size` bytes; upon `ENOUGH` the connection is closed."""
-        verdict = connection.meter.message(self._rates, size, connection.last_heard)
+        verdict = connection.meter.message(self._rates, size, connection.last_received)
         if verdict is Outcome.ENOUGH:
             self._turn_out(connection, "messages")
         return verdict
 
     def count_part(self, connection: Connection) -> None:
         """Count a fragment, or a read that ends within a frame; upon `ENOUGH` the connection is closed."""
-        if connection.meter.part(self._rates, connection.last_heard) is Outcome.ENOUGH:
+        if connection.meter.part(self._rates, connection.last_received) is Outcome.ENOUGH:
             self._turn_out(connection, "messages")
 
     def allows(self, connection: Connection, message: ClientMessage, verdict: Outcome) -> bool:
@@ -68,7 +68,7 @@ class Limits:
             raise self._too_many("messages", self._rates.messages, getattr(message, "request_id", None))
         if isinstance(message, Request) and (more := read_price(message)):
             # It is answered in any case: what it costs beyond its size, the next messages wait for.
-            connection.meter.more(self._rates, more, connection.last_heard)
+            connection.meter.more(self._rates, more, connection.last_received)
         if not isinstance(message, Subscribe):
             return True
         price = sum(self._rules.of(topic).price for topic in message.topics)
@@ -80,7 +80,7 @@ class Limits:
         Raises:
             ProtocolError: It is too much for now, 4029.
         """
-        verdict = connection.meter.subscribe(self._rates, topics, connection.last_heard)
+        verdict = connection.meter.subscribe(self._rates, topics, connection.last_received)
         if verdict is Outcome.REFUSED:
             raise self._too_many("subscriptions", self._rates.subscriptions, request_id)
         if verdict is Outcome.ENOUGH:
@@ -93,7 +93,7 @@ class Limits:
         Raises:
             ProtocolError: None may be written now, 4029.
         """
-        now = connection.last_heard
+        now = connection.last_received
         lines = entries[: min(LOGGED_LINES, LOGGED.left(self._logged, now))]
         lines = lines[: connection.meter.log(self._rates, len(lines), now)]
         self._logged = LOGGED.take(self._logged, now, len(lines))

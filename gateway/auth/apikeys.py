@@ -1,7 +1,7 @@
-"""Keys of the HTTP API: each has a name, which the audit log tells, and scopes, beyond which it is good for nothing.
+"""The API keys of the HTTP API. Each key has a name, which the audit log shows, and scopes, which limit its use.
 
-At rest there are only their SHA-256 digests. A slow hash is for passwords, which can be guessed; a key is 256 random
-bits, of which no digest helps to find one, and a slow hash would slow every request.
+The node stores only the SHA-256 digests of the keys. Passwords need a slow hash because they can be guessed. A key has
+256 random bits and cannot be guessed, and a slow hash would slow down every request.
 """
 
 from __future__ import annotations
@@ -22,30 +22,33 @@ from gateway.settings import Settings
 
 Scope = Literal["read", "publish", "services", "admin"]
 EVERYTHING: Final[tuple[Scope, ...]] = ("read", "publish", "services", "admin")
-PATTERNED: Final = ("publish", "services")  # of these a key may have a part: ``publish:token:*``, ``services:price-*``
+PATTERNED: Final = ("publish", "services")  # scopes that may have a pattern: ``publish:token:*``, ``services:price-*``
 
-PREFIX: Final = "gwk_"  # so that a scanner for leaked secrets knows one
-SINGLE: Final = "GATEWAY_API_KEY"  # what the key of that setting is called
+PREFIX: Final = "gwk_"  # lets scanners for leaked secrets recognise a key
+SINGLE: Final = "GATEWAY_API_KEY"  # the name of the key in that setting
 
-MAX_SCOPES: Final = 100  # of one key: each publish is compared with all of them
+MAX_SCOPES: Final = 100  # of one key; each publish is compared with all of them
 _NAME: Final = re.compile(r"[A-Za-z0-9_.\-]{1,64}")
 
 
 class KeysError(ValueError):
-    """A file of keys that cannot be understood; the message names the file, the key and the reason."""
+    """A file of API keys is invalid. The message names the file, the key and the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
-    """One key; `scopes` as they are written: ``read``, ``admin``, and ``publish`` or ``services`` with or without
-    ``:<pattern>``, of topics or of services."""
+    """One API key.
+
+    Its `scopes` are ``read``, ``admin``, ``publish`` and ``services``. The last two may have a pattern of topics or
+    services: ``publish:<pattern>``.
+    """
 
     name: str
-    digest: bytes = field(repr=False)  # SHA-256 of it
+    digest: bytes = field(repr=False)  # SHA-256 of the key
     scopes: tuple[str, ...]
 
     def may(self, scope: Scope) -> bool:
-        """Whether the key is good for `scope`; of `PATTERNED` scopes, for any part of it."""
+        """Whether the key has `scope`, with or without a pattern."""
         return scope in self.scopes or (scope in PATTERNED and any(s.startswith(f"{scope}:") for s in self.scopes))
 
     def may_publish(self, topic: str) -> bool:
@@ -63,17 +66,17 @@ class ApiKey:
 
 
 class ApiKeys:
-    """All keys of a node."""
+    """All API keys of a node."""
 
     def __init__(self, keys: Iterable[ApiKey]) -> None:
         self._keys = tuple(keys)
 
     def __bool__(self) -> bool:
-        """Whether there is any."""
+        """Whether the node has any API key."""
         return bool(self._keys)
 
     def find(self, given: bytes) -> ApiKey | None:
-        """The key that `given` is. It takes the same time whether it is one, and which."""
+        """Find the key `given`; None if it is unknown. The time does not depend on the result."""
         digest = hashlib.sha256(given).digest()
         found = None
         for key in self._keys:
@@ -82,29 +85,31 @@ class ApiKeys:
         return found
 
     def identify(self, given: str) -> Identity | None:
-        """Who opens a socket with the key `given`: nobody in particular, who hears all; None, if it is no key.
+        """The identity of a client that opens a socket with the key `given`; None if it is not a known key.
+
+        The client is anonymous and may subscribe to all topics that clients may.
 
         Raises:
-            AuthError: The key is not good for reading.
+            AuthError: The key does not have the scope `read`.
         """
         key = self.find(given.encode(errors="replace"))
         if key is None:
             return None
         if not key.may("read"):
-            raise AuthError("token_invalid", f"The key {key.name} has not the scope read")
+            raise AuthError("token_invalid", f"The key {key.name} does not have the scope read")
         return Identity(reads_all=True)
 
 
 def of_administrator(user: str) -> ApiKey:
-    """What `user`'s token is worth, who is an administrator: a key for everything, whose name no other key can have."""
+    """The key that stands for an administrator's token: it has all scopes, and a name that no other key can have."""
     return ApiKey(f"admin:{user}", b"", EVERYTHING)
 
 
 def new(name: str, scopes: Iterable[str]) -> tuple[str, str]:
-    """A new key, and the table for the file of keys that makes nodes take it.
+    """Make a new key. Returns the key, and the TOML table to add to the file of keys so that nodes accept it.
 
     Raises:
-        KeysError: Name or scopes cannot be.
+        KeysError: The name or a scope is invalid.
     """
     secret = PREFIX + secrets.token_urlsafe(32)
     table: dict[str, Any] = {
@@ -116,10 +121,10 @@ def new(name: str, scopes: Iterable[str]) -> tuple[str, str]:
 
 
 def load(settings: Settings) -> ApiKeys:
-    """The keys that `settings` name: one good for everything, and those of a file.
+    """Load the keys of `settings`: GATEWAY_API_KEY, which has all scopes, and those in the file GATEWAY_API_KEYS.
 
     Raises:
-        KeysError: The file cannot be read, or says something that cannot be.
+        KeysError: The file cannot be read, or is invalid.
     """
     keys = []
     if settings.api_key:
@@ -134,10 +139,10 @@ def load(settings: Settings) -> ApiKeys:
 
 
 def parse(text: str, file: str) -> list[ApiKey]:
-    """The keys in `text`, TOML with a ``[[key]]`` table each; `file` is its name for messages.
+    """Parse a file of keys: TOML with one ``[[key]]`` table per key. `file` is its name for error messages.
 
     Raises:
-        KeysError: It is not TOML, or a key is not described as one.
+        KeysError: `text` is not TOML, or a key is invalid.
     """
     try:
         document = tomllib.loads(text)
@@ -150,9 +155,9 @@ def parse(text: str, file: str) -> list[ApiKey]:
     names = [key.name for key in keys]
     for name in names:
         if names.count(name) > 1 or name == SINGLE:
-            raise KeysError(f"{file}: {name!r} names two keys")
+            raise KeysError(f"{file}: {name!r} names two keys; rename one of them")
     if len({key.digest for key in keys}) < len(keys):
-        raise KeysError(f"{file}: two keys are the same")
+        raise KeysError(f"{file}: two keys are the same; remove one of them")
     return keys
 
 

@@ -1,4 +1,4 @@
-"""Who someone is, and what a token lets them hear: tokens verified, never only decoded."""
+"""Verifies tokens: login tokens give an identity, subscription tokens give a grant."""
 
 from __future__ import annotations
 
@@ -16,20 +16,26 @@ from gateway.core.revocations import name_of
 from gateway.core.topics import PATTERN_FORM, is_pattern
 
 MAX_TOKEN_LENGTH: Final = 16 << 10
-LATEST: Final = 1e12  # seconds since 1970: a later moment is never
+LATEST: Final = 1e12  # seconds since 1970; later times are cut to this
 MAX_TOKEN_TOPICS: Final = 100  # names and patterns in one subscription token
 
-_SURROGATE: Final = re.compile("[\ud800-\udfff]")  # half a character: UTF-8 cannot carry it, so nothing of ours can
+_SURROGATE: Final = re.compile("[\ud800-\udfff]")  # lone surrogates, which UTF-8 cannot encode
 
 
 class Authenticator:
-    """Verifies tokens from memory: with the keys of `keyring`, for our `audience` and from our `issuer` if those are
-    not empty, up to `leeway_seconds` after their end, and unless `revoked` says no. `now` gives
-    seconds since 1970.
+    """Verifies tokens from memory, without any I/O.
 
-    Claims, as the DegenDuel API issues them: ``wallet_address`` is the user (``sub`` where there is none),
-    ``role`` one of `ROLES` (any other counts as ``user``), ``exp`` the end in seconds since 1970. A subscription token
-    has ``topics`` and is no login.
+    Claims, as the DegenDuel API issues them: ``wallet_address`` is the user (otherwise ``sub``), ``role`` is one of
+    `ROLES` (any other counts as ``user``), and ``exp`` is the expiry in seconds since 1970. A subscription token has
+    ``topics`` and cannot be used to log in.
+
+    Args:
+        keyring: The keys that may have signed a token.
+        audience: The required ``aud``; empty: none.
+        issuer: The required ``iss``; empty: none.
+        leeway_seconds: How long a token is accepted after its expiry, and before its ``nbf``.
+        revoked: Whether a token is revoked.
+        now: Returns seconds since 1970.
     """
 
     def __init__(
@@ -45,18 +51,18 @@ class Authenticator:
         self._now = now
 
     def verify(self, token: str | None) -> Identity:
-        """The identity that `token` proves.
+        """Verify a login token and return its identity.
 
         Raises:
-            UnknownKey: It names a key that the key server may have by now.
-            AuthError: It is missing, was not signed for us, is past its end, is revoked, or names no user.
+            UnknownKey: The token names an unknown key, which the key server may have.
+            AuthError: The token is missing, not signed for this gateway, expired, revoked, or has no user.
         """
         claims = self._claims(token)
         if "topics" in claims:
-            raise AuthError("token_invalid", "A subscription token is no login: it goes into tokens of SUBSCRIBE")
+            raise AuthError("token_invalid", "A subscription token cannot log in: send it in tokens of SUBSCRIBE")
         user = _user(claims)
         if user is None:
-            raise AuthError("token_invalid", "The token names no user in wallet_address or sub")
+            raise AuthError("token_invalid", "The token has no user: it needs wallet_address or sub")
         role, ends = claims.get("role"), _number(claims, "exp")
         return Identity(
             user,
@@ -67,11 +73,11 @@ class Authenticator:
         )
 
     def verify_grant(self, token: str) -> Grant:
-        """What the subscription token `token` lets its bearer hear.
+        """Verify a subscription token and return its grant.
 
         Raises:
-            UnknownKey: as `verify`.
-            AuthError: It was not signed for us, is past its end or has none, is revoked, or names no topics.
+            UnknownKey: As in `verify`.
+            AuthError: The token is not signed for this gateway, expired, revoked, or has no topics or no expiry.
         """
         claims = self._claims(token)
         named = claims.get("topics")
@@ -87,7 +93,7 @@ class Authenticator:
             )
         ends = _number(claims, "exp")
         if ends is None:
-            raise AuthError("token_invalid", "A subscription token needs an end, exp")
+            raise AuthError("token_invalid", "A subscription token needs an expiry (exp)")
         return Grant(tuple(patterns), _user(claims), ends + self._leeway, _token_id(claims), _number(claims, "iat"))
 
     def _claims(self, token: str | None) -> dict[str, Any]:
@@ -98,18 +104,19 @@ class Authenticator:
                 "token_invalid", "This gateway has neither GATEWAY_JWT_SECRET nor another key to verify with"
             )
         claims = self._signed(token)
-        # By our own clock argument. `iat` is no promise (RFC 7519, 4.1.6): an issuer's clock may run ahead of ours.
+        # Checked here, because PyJWT would not use `now`. `iat` is not checked (RFC 7519, 4.1.6): the issuer's clock
+        # may be ahead of ours.
         begins, ends = _number(claims, "nbf"), _number(claims, "exp")
-        if ends is not None and not self._now() < ends + self._leeway:  # NaN, too, is never ahead
+        if ends is not None and not self._now() < ends + self._leeway:  # written so that NaN counts as expired
             raise AuthError("token_expired", "The token has expired")
         if begins is not None and not begins - self._leeway <= self._now():
-            raise AuthError("token_invalid", "The token does not hold yet (nbf)")
+            raise AuthError("token_invalid", "The token is not valid yet (nbf)")
         if self._revoked(_token_id(claims), _user(claims), _number(claims, "iat")):
             raise AuthError("token_invalid", "The token has been revoked")
         return claims
 
     def _signed(self, token: str) -> dict[str, Any]:
-        """The claims of a token that one of our keys has signed, for us."""
+        """Verify the signature, audience and issuer of `token`, and return its claims."""
         try:
             if len(token) > MAX_TOKEN_LENGTH:
                 raise jwt.InvalidTokenError("too long")
@@ -117,7 +124,7 @@ class Authenticator:
             algorithm, kid = str(header.get("alg")), header.get("kid")
             for key in self._keyring.candidates(algorithm, kid):
                 try:
-                    # The algorithm is one that this very key is bound to; that the header asks for it is not enough.
+                    # `candidates` returns only keys bound to this algorithm. The header alone must not choose it.
                     claims: dict[str, Any] = jwt.decode(
                         token, key.material, algorithms=[algorithm], audience=self._audience or None,
                         issuer=self._issuer or None,
@@ -131,18 +138,18 @@ class Authenticator:
                 return claims
         except (jwt.InvalidAudienceError, jwt.MissingRequiredClaimError, jwt.InvalidIssuerError):
             raise AuthError("token_invalid", "The token was not issued for this gateway (aud, iss)") from None
-        except (jwt.PyJWTError, ValueError):  # ValueError: a signature that its curve cannot have
+        except (jwt.PyJWTError, ValueError):  # ValueError: a malformed signature
             raise AuthError("token_invalid", "The token is not valid") from None
         if self._keyring.may_be_new(algorithm, kid):
-            raise UnknownKey("token_invalid", "The token names a key that is not known", kid or "")
+            raise UnknownKey("token_invalid", "The token names an unknown key (kid)", kid or "")
         raise AuthError("token_invalid", "The token is not valid")
 
 
 def _user(claims: dict[str, Any]) -> str | None:
-    """Whom the claims name; None: nobody.
+    """The user in the claims; None if there is none.
 
     Raises:
-        AuthError: It is no name.
+        AuthError: The claim is not a valid name.
     """
     claim = "wallet_address" if claims.get("wallet_address") else "sub"
     user = claims.get(claim)
@@ -157,16 +164,16 @@ def _user(claims: dict[str, Any]) -> str | None:
 
 
 def _token_id(claims: dict[str, Any]) -> str | None:
-    """The name that the token can be revoked by; None: it has none, so only its user's tokens can be revoked together.
+    """The name under which the token can be revoked. None: it has no `jti`, so only all tokens of its user can be.
 
     Raises:
-        AuthError: It is not text, so no revocation could name it.
+        AuthError: `jti` is not a valid string, so no revocation could name it.
     """
     token_id = claims.get("jti")
     if token_id is None or token_id == "":
         return None
     if not isinstance(token_id, str) or _SURROGATE.search(token_id):
-        raise AuthError("token_invalid", "The token's jti is not a string, so the token could not be revoked")
+        raise AuthError("token_invalid", "The token's jti must be a string, so that the token can be revoked")
     return name_of(token_id)
 
 
@@ -178,16 +185,16 @@ def _number(claims: dict[str, Any], name: str) -> float | None:
 
 
 def login_claims(user: str, role: str, seconds: float, now: float) -> dict[str, Any]:
-    """The claims of a login until `seconds` after `now` (seconds since 1970)."""
+    """The claims of a login token that expires `seconds` after `now` (seconds since 1970)."""
     return {"id": user, "wallet_address": user, "role": role, "iat": int(now), "exp": int(now + seconds)}
 
 
 def topic_claims(topics: Iterable[str], user: str | None, seconds: float, now: float) -> dict[str, Any]:
-    """The claims of a subscription token for `topics` (names or patterns), for `user` alone unless that is None."""
-    bound = {} if user is None else {"sub": user}
-    return {**bound, "topics": list(topics), "iat": int(now), "exp": int(now + seconds)}
+    """The claims of a subscription token for `topics` (names or patterns). Only `user` may use it, unless None."""
+    subject = {} if user is None else {"sub": user}
+    return {**subject, "topics": list(topics), "iat": int(now), "exp": int(now + seconds)}
 
 
 def issue(secret: str, user: str, role: str, seconds: float, now: float) -> str:
-    """A login that nodes with this secret accept until `seconds` after `now` (seconds since 1970)."""
+    """Issue a login token, signed with `secret`, that expires `seconds` after `now` (seconds since 1970)."""
     return jwt.encode(login_claims(user, role, seconds, now), secret, algorithm="HS256")

@@ -1,7 +1,7 @@
-"""The keys that tokens are verified with, each bound to the algorithms it is for.
+"""The keys that verify tokens, each bound to its algorithms.
 
-Binding is what keeps a token from choosing how it is verified: a public key is never taken for a shared secret, and
-an RSA key never asked for an elliptic curve's signature.
+The binding prevents a token from choosing its verification: a public key is never used as a shared secret, and an RSA
+key never verifies an elliptic-curve signature.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ PublicKey: TypeAlias = RSAPublicKey | EllipticCurvePublicKey | Ed25519PublicKey 
 SHARED: Final = frozenset({"HS256", "HS384", "HS512"})
 RSA: Final = frozenset({"RS256", "RS384", "RS512", "PS256", "PS384", "PS512"})
 EDWARDS: Final = frozenset({"EdDSA"})
-OKP: Final = {"OKP": "EdDSA"}  # what PyJWT must be told of Ed448
+OKP: Final = {"OKP": "EdDSA"}  # PyJWT needs this for Ed448
 CURVES: Final = {"secp256r1": "ES256", "secp384r1": "ES384", "secp521r1": "ES512"}
 
 MIN_RSA_BITS: Final = 2048  # RFC 7518, 3.3
-MAX_KEYS: Final = 32  # in one document: a token without a kid is tried with all that fit its algorithm
+MAX_KEYS: Final = 32  # in one document; a token without a kid is tried with every key of its algorithm
 
 _BEGIN: Final = "-----BEGIN "
 
 
 class KeyFault(ValueError):
-    """A key that cannot be used; one sentence that names it, without showing it."""
+    """A key cannot be used. The message names the key and does not show it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """What verifies, and which algorithms it may be asked for; `kid` if it goes by a name."""
+    """A key that verifies tokens, with its allowed algorithms and its name `kid`, if any."""
 
     material: str | PublicKey = field(repr=False)
     algorithms: frozenset[str]
@@ -51,7 +51,7 @@ class Key:
 
 
 class Keyring:
-    """All keys of a node: those it was given, and those that a key server has, as it was last heard."""
+    """All keys of a node: the configured ones, and the key server's keys as of the last fetch."""
 
     def __init__(self, given: Iterable[Key] = (), *, has_server: bool = False) -> None:
         self._given = tuple(given)
@@ -59,11 +59,11 @@ class Keyring:
         self._served: tuple[Key, ...] = ()
 
     def __bool__(self) -> bool:
-        """Whether any token could ever be verified."""
+        """Whether the node can verify any token."""
         return bool(self._given) or self._has_server
 
     def serve(self, keys: Iterable[Key]) -> None:
-        """These are the key server's keys now; what it had before counts no more."""
+        """Replace the key server's keys by `keys`."""
         self._served = tuple(keys)
 
     def names(self) -> frozenset[str]:
@@ -71,7 +71,7 @@ class Keyring:
         return frozenset(name_of(key.kid) for key in self._served if key.kid is not None)
 
     def candidates(self, algorithm: str, kid: str | None) -> list[Key]:
-        """The keys that may have signed a token with such a header; a key without a name fits each."""
+        """The keys that may have signed a token with this header. A key without a `kid` fits every `kid`."""
         return [
             key
             for key in (*self._given, *self._served)
@@ -79,22 +79,24 @@ class Keyring:
         ]
 
     def may_be_new(self, algorithm: str, kid: str | None) -> bool:
-        """Whether the key server may have, by now, a key for such a header that is not known here."""
+        """Whether the key server may have a new key for this header that the node has not fetched yet."""
         if not self._has_server or algorithm in SHARED:
             return False
         return not self._served or (kid is not None and all(key.kid != kid for key in self._served))
 
 
 def from_secret(secret: str, name: str) -> Key:
-    """The key of those who share `secret`; `name` is what to call it.
+    """The key for a shared `secret`. `name` is its name for error messages.
 
     Raises:
-        KeyFault: It is a public key's text, which everybody may know.
+        KeyFault: `secret` is the text of a public key, which is not secret.
     """
     try:
         HMACAlgorithm(HMACAlgorithm.SHA256).prepare_key(secret)
     except jwt.InvalidKeyError:
-        raise KeyFault(f"{name} holds a public key, which is no secret: name its file in GATEWAY_JWT_PEM") from None
+        raise KeyFault(
+            f"{name} holds a public key, which is not a secret: put it into a file and set GATEWAY_JWT_PEM"
+        ) from None
     return Key(secret, SHARED)
 
 
@@ -102,14 +104,14 @@ def from_pem(file: str) -> list[Key]:
     """The public keys in a PEM file.
 
     Raises:
-        KeyFault: It cannot be read, or holds anything else.
+        KeyFault: The file cannot be read, or holds anything else.
     """
     try:
         text = Path(file).read_text()
     except (OSError, UnicodeDecodeError) as error:
         raise KeyFault(f"GATEWAY_JWT_PEM: {file} cannot be read: {error}") from None
     if "PRIVATE KEY-----" in text:
-        raise KeyFault(f"GATEWAY_JWT_PEM: {file} holds a private key; a node verifies, and needs the public one alone")
+        raise KeyFault(f"GATEWAY_JWT_PEM: {file} holds a private key; use a file with only the public key")
     keys = []
     for number, block in enumerate(text.split(_BEGIN)[1:], 1):
         try:
@@ -122,17 +124,17 @@ def from_pem(file: str) -> list[Key]:
 
 
 def from_jwks(document: Any) -> list[Key]:
-    """The keys of a JWKS document (RFC 7517) that can verify; those for other uses are left out, as it says.
+    """The keys in a JWKS document (RFC 7517) that can verify tokens. Other keys are ignored, as the RFC says.
 
     Raises:
-        KeyFault: It is none, or has no key of use, or too many.
+        KeyFault: The document is invalid, has too many keys, or has no key that can verify tokens.
     """
     found = document.get("keys") if isinstance(document, dict) else None
     if not isinstance(found, list) or len(found) > MAX_KEYS:
-        raise KeyFault(f'a JWKS document is {{"keys": […]}} with at most {MAX_KEYS}')
+        raise KeyFault(f'a JWKS document must be {{"keys": […]}} with at most {MAX_KEYS} keys')
     keys = []
     for entry in found:
-        # A shared secret (oct) that is served is none.
+        # A shared secret (oct) in a public document is not secret, so it is ignored.
         if (
             not isinstance(entry, dict)
             or entry.get("kty") not in ("RSA", "EC", "OKP")
@@ -146,16 +148,16 @@ def from_jwks(document: Any) -> list[Key]:
             public = {name: value for name, value in entry.items() if name not in ("d", "p", "q", "dp", "dq", "qi")}
             keys.append(_bound(jwt.PyJWK(public, algorithm or OKP.get(entry["kty"])).key, kid, algorithm))
         except (ValueError, TypeError, KeyError, AttributeError, jwt.PyJWTError, UnsupportedAlgorithm):
-            continue  # the document may be for others too
+            continue  # the key may be for other programs
     if not keys:
-        raise KeyFault("no key in it verifies RS, PS, ES or EdDSA")
+        raise KeyFault("it has no key for RS, PS, ES or EdDSA signatures")
     return keys
 
 
 def _bound(key: Any, kid: str | None, algorithm: str | None) -> Key:
     match key:
         case RSAPublicKey() if key.key_size < MIN_RSA_BITS:
-            raise ValueError(f"an RSA key of {key.key_size} bits; {MIN_RSA_BITS} are the least")
+            raise ValueError(f"an RSA key of {key.key_size} bits; it must have at least {MIN_RSA_BITS}")
         case RSAPublicKey():
             algorithms = RSA
         case EllipticCurvePublicKey() if key.curve.name in CURVES:
@@ -167,15 +169,15 @@ def _bound(key: Any, kid: str | None, algorithm: str | None) -> Key:
     if algorithm is not None:
         algorithms &= {algorithm}
         if not algorithms:
-            raise ValueError(f"it is not for {algorithm}")
+            raise ValueError(f"the key's type does not fit its algorithm {algorithm}")
     return Key(key, algorithms, kid)
 
 
 def signing_key(text: str) -> tuple[Any, str]:
-    """The private key in a PEM text, and the algorithm to sign with it.
+    """The private key in a PEM text, and the algorithm to sign with.
 
     Raises:
-        ValueError: It is none that nodes could verify.
+        ValueError: `text` is not a private key, or nodes do not support its type.
     """
     try:
         private: Any = load_pem_private_key(text.encode(), None)
@@ -186,10 +188,10 @@ def signing_key(text: str) -> tuple[Any, str]:
 
 
 def load(settings: Settings) -> Keyring:
-    """All that `settings` say to verify with. The key server is not asked here.
+    """Load the keys in `settings`. This does not ask the key server.
 
     Raises:
-        KeyFault: One of them cannot be used.
+        KeyFault: A key cannot be used.
     """
     given = [
         from_secret(secret, f"GATEWAY_{name}")

@@ -1,4 +1,4 @@
-"""The key server: whose JWKS document is kept in memory, renewed in time, and kept when the server is away."""
+"""Fetches the keys of the key server (JWKS) and keeps them fresh. If the server fails, the last keys stay."""
 
 from __future__ import annotations
 
@@ -17,22 +17,25 @@ from gateway.logs import logger
 from gateway.metrics import Metrics
 
 FETCH_SECONDS: Final = 5.0  # deadline of one fetch
-FLOOR_SECONDS: Final = 5.0  # at least, between two fetches: tokens with made-up key names must not cost more
+FLOOR_SECONDS: Final = 5.0  # the least time between two fetches, so that tokens with invented kids cannot cause more
 MAX_WAITERS: Final = 1000  # tokens that wait for the next fetch; further ones get a temporary error
-FIRST_RETRY_SECONDS: Final = 1.0  # after a failure, doubled with each up to RETRY_CAP_SECONDS
+FIRST_RETRY_SECONDS: Final = 1.0  # doubled after each further failure, up to RETRY_CAP_SECONDS
 RETRY_CAP_SECONDS: Final = 60.0
 MAX_BYTES: Final = 1 << 20
 
 
 class KeyServer:
-    """Keeps `ring` as the document at `url` says. `run` must run; `transport` replaces the network in tests."""
+    """Keeps the keys in `ring` equal to the JWKS document at `url`, while `run` runs.
+
+    `transport` replaces the network in tests.
+    """
 
     def __init__(
         self, url: str, ring: Keyring, metrics: Metrics, *, refresh_seconds: float,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:  # fmt: skip
         self._url = url
-        self._shown = url.partition("?")[0]  # a query may hold a secret
+        self._shown = url.partition("?")[0]  # for the log, without the query, which may hold a secret
         self._ring = ring
         self._metrics = metrics
         self._refresh_seconds = refresh_seconds
@@ -40,16 +43,16 @@ class KeyServer:
         self._log = logger()
         self._wanted = asyncio.Event()
         self._waiters: list[tuple[str, asyncio.Future[bool]]] = []
-        self._absent: frozenset[str] = frozenset()  # names that the last fetch was made for, and that it did not bring
+        self._absent: frozenset[str] = frozenset()  # kids that the last fetch looked for and did not find
         self._asked = -FLOOR_SECONDS  # loop time at which the last fetch began
         self._failures = 0
-        self.reason: str | None = "keys: not yet fetched"  # why no token can be verified with them; None: it can
+        self.reason: str | None = "keys: not yet fetched"  # why the keys cannot be used; None: they can
 
     async def refresh(self, kid: str) -> bool:
-        """Wait until the keys were fetched once more, for the sake of the key `kid`.
+        """Fetch the keys again, because a token names the unknown key `kid`.
 
-        Returns at once if the last fetch was made for it and is younger than `FLOOR_SECONDS`. False: they could not be
-        fetched, or too many tokens wait already. The caller must not conclude that there is no such key.
+        Returns True after a successful fetch, or at once if a fetch within the last `FLOOR_SECONDS` already looked for
+        `kid`. Returns False if the fetch fails or too many tokens wait; the key may exist in that case.
         """
         loop, name = asyncio.get_running_loop(), revocations.name_of(kid)
         if name in self._absent and loop.time() < self._asked + FLOOR_SECONDS:
@@ -66,9 +69,9 @@ class KeyServer:
             return False
 
     async def run(self) -> None:
-        """Fetch the keys in time, for ever."""
+        """Fetch the keys at regular times, forever."""
         loop = asyncio.get_running_loop()
-        # Given explicitly, it is not overruled by HTTP_PROXY; a redirect would lead to keys of somebody else.
+        # An explicit transport ignores HTTP_PROXY. httpx does not follow redirects, which could lead to foreign keys.
         transport = self._transport or httpx.AsyncHTTPTransport()
         async with httpx.AsyncClient(transport=transport, timeout=FETCH_SECONDS) as http:
             while True:
@@ -77,19 +80,22 @@ class KeyServer:
                 before, self._waiters = self._waiters, []
                 fetched = await self._fetch(http)
                 self._answer(before, fetched)
-                # Until the next regular fetch, or the first permitted one if a token waits.
+                # Wait for the next regular fetch. If a token waits, only for the end of FLOOR_SECONDS.
                 with suppress(TimeoutError):
                     async with asyncio.timeout(self._pause()):
                         await self._wanted.wait()
                         await asyncio.sleep(self._asked + FLOOR_SECONDS - loop.time())
 
     def _answer(self, before: list[tuple[str, asyncio.Future[bool]]], fetched: bool) -> None:
-        """Tell the tokens that waited. One that came amid the fetch may have a younger key: it waits for the next."""
+        """Resolve the waiting calls of `refresh`.
+
+        Calls that came during the fetch may need a key that is newer than its result. They wait for the next fetch.
+        """
         known = self._ring.names()
         if fetched:
             self._absent = frozenset(name for name, _ in before) - known
-        amid, self._waiters = self._waiters, []
-        for name, waiter in amid:
+        during, self._waiters = self._waiters, []
+        for name, waiter in during:
             if fetched and name not in known:
                 self._waiters.append((name, waiter))
             elif not waiter.done():
@@ -100,7 +106,7 @@ class KeyServer:
 
     def _pause(self) -> float:
         if not self._failures:
-            return self._refresh_seconds * random.uniform(0.8, 1.0)  # nodes that started together do not ask together
+            return self._refresh_seconds * random.uniform(0.8, 1.0)  # so that nodes that started together fetch apart
         return float(min(RETRY_CAP_SECONDS, FIRST_RETRY_SECONDS * 2 ** min(self._failures - 1, 16))) * random.uniform(
             0.5, 1
         )
@@ -113,7 +119,7 @@ class KeyServer:
             self._failures += 1
             self._metrics.key_fetches.labels("failed").inc()
             if self._failures == 1:
-                self._log.warning("key server failed, its last keys stay", url=self._shown, reason=_reason(error))
+                self._log.warning("key server failed", url=self._shown, reason=_reason(error))
             if self.reason is not None:
                 self.reason = f"keys: {_reason(error)}"
             return False

@@ -1,4 +1,4 @@
-"""Whose word a node takes: the keys that tokens are verified with, and the tokens that hold no more."""
+"""Composes what a node needs to verify tokens: the keys, the key server, and the revoked tokens."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gateway.settings import Settings
 
 
 class Trust:
-    """The authenticator with all that it goes by. `now` gives seconds since 1970."""
+    """The authenticator with its keys and revocations. `now` returns seconds since 1970."""
 
     def __init__(self, settings: Settings, link: Link, keys: Keys, metrics: Metrics, now: Callable[[], float]) -> None:
         self.revoked = Revoked(link, keys, now, settings.jwt_leeway_seconds)
@@ -31,26 +31,26 @@ class Trust:
 
     @property
     def reason(self) -> str | None:
-        """Why tokens cannot be verified now; None: they can."""
+        """Why the node cannot verify tokens now; None: it can."""
         if not self.revoked.known:
-            return "what is revoked has not been read yet"
+            return "revocations: not yet read from Redis"
         return self._server.reason if self._server is not None else None
 
     async def run(self) -> None:
-        """Keep the keys of the key server fresh, for ever; without one there is nothing to do."""
+        """Keep the keys of the key server fresh, forever. Returns at once if there is no key server."""
         if self._server is not None:
             await self._server.run()
 
     async def refresh_keys(self, kid: str) -> bool:
-        """Have the key server asked for the key `kid`; False: it could not be asked (`KeyServer.refresh`)."""
+        """Ask the key server for the key `kid`. False if it did not answer; see `KeyServer.refresh`."""
         return self._server is None or await self._server.refresh(kid)
 
     async def identify(self, token: str) -> Identity:
-        """Who `token` proves, the key server being asked if it names a key that is not known yet.
+        """Verify `token` and return its identity. If the token names an unknown key, this asks the key server first.
 
         Raises:
-            KeyServerUnavailable: The key server could not be asked.
-            AuthError: It proves nothing.
+            KeyServerUnavailable: The key server did not answer.
+            AuthError: The token is invalid.
         """
         try:
             return self.authenticator.verify(token)
@@ -65,6 +65,6 @@ class Trust:
                 "token_invalid", "The key server does not answer, so the token cannot be verified; try again"
             ) from None
 
-    def holds(self, who: Identity) -> bool:
-        """Whether the token that `who` was taken from has not been revoked since."""
-        return not self.revoked.refuses(who.token_id, who.user, who.issued)
+    def is_valid(self, identity: Identity) -> bool:
+        """Whether the token of `identity` has not been revoked since its verification."""
+        return not self.revoked.refuses(identity.token_id, identity.user, identity.issued)

@@ -1,11 +1,11 @@
-"""A client as the node knows it, whatever it is connected by: a WebSocket, or HTTP answers where there can be none.
+"""A client's connection: the parts that are common to WebSockets and HTTP streams.
 
-    HANDSHAKE --accept--> OPEN --close sent or received--> CLOSING --all is gone--> CLOSED
-        any, on `abort` or a lost transport: CLOSED
+    HANDSHAKE --accepted--> OPEN --close sent or received--> CLOSING --transport closed--> CLOSED
+        from any state, on `abort` or a lost transport: CLOSED
 
-What it says is handled in order: a message that waits for something `hold`s those behind it. No client's input takes
-more than `TURN_SECONDS` of a turn of the loop: what has come beyond that is handled in the next turns, and until it is
-done nothing more is read.
+Messages are handled in order: a message that waits for a result `hold`s the messages behind it. The input of one client
+takes at most `TURN_SECONDS` of a turn of the event loop. The rest is handled in the next turns, and until then the node
+reads nothing more from this client.
 """
 
 from __future__ import annotations
@@ -23,38 +23,38 @@ from gateway.core.rates import Meter
 from gateway.core.session import Session
 from gateway.transport.line import TURN_SECONDS
 
-# Unsent bytes of one client above which its sender should wait, where it can.
+# The unsent bytes of one client above which senders that can wait should wait (`drained`).
 HIGH_WATER_BYTES: Final = 64 << 10
-CLOSE_SECONDS: Final = 5.0  # how long a client may take to hear that it is closed, before it is cut off
+CLOSE_SECONDS: Final = 5.0  # from the close message to the abort of a client that does not close its side
 
 
 class Owner(Protocol):
-    """The node, as far as a client needs it."""
+    """The node's callbacks for a connection."""
 
     max_message_bytes: int
     client_buffer_bytes: int
 
     def deflate(self, data: bytes) -> bytes:
-        """Prepared frames in the form that all have in common who agreed to compression."""
+        """Compress encoded frames, once for all clients that use compression."""
 
     def received(self, connection: Connection, opcode: int, payload: bytes) -> None:
-        """A whole text or binary message has come; `connection` is not held."""
+        """Handle a complete text or binary message. `connection` is not held."""
 
     def grew(self, connection: Connection, size: int) -> None:
-        """`size` bytes more are held for it: it does not read as fast as it is sent to, or has sent half a message."""
+        """Count `size` more buffered bytes: unsent data, or a part of an unfinished message."""
 
     def counted(self, connection: Connection, size: int) -> bool:
-        """A ping or pong of `size` bytes has come. False: that was one too many, and it is closed."""
+        """Count a ping or pong of `size` bytes. False if the rate limit is exceeded and the connection is closed."""
 
     def counted_part(self, connection: Connection) -> None:
-        """A fragment has come, or a read has ended within a frame. It may be closed: that was one too many."""
+        """Count a fragment, or a read that ended within a frame. Closes the connection above the rate limit."""
 
     def closed(self, connection: Connection, code: int) -> None:
-        """It is no more; `code` says why. Called once for each that was opened."""
+        """The connection has closed with `code`. Called once for each opened connection."""
 
 
 class Facts(NamedTuple):
-    """What the registry tells of a client besides its session."""
+    """Facts about a client that the registry stores besides its identity."""
 
     connected_ms: int
     ip: str
@@ -62,7 +62,7 @@ class Facts(NamedTuple):
 
 
 class Stage(enum.Enum):
-    """Where in its life a client is."""
+    """The state of a connection."""
 
     HANDSHAKE = enum.auto()
     OPEN = enum.auto()
@@ -71,45 +71,45 @@ class Stage(enum.Enum):
 
 
 class _Work(enum.Enum):
-    """What becomes of what has come."""
+    """The state of the processing of received data."""
 
-    IDLE = enum.auto()  # all is carried out, or the next message is held
-    BUSY = enum.auto()  # it is carried out in this moment
-    DUE = enum.auto()  # it goes on in the next turn
+    IDLE = enum.auto()  # everything is processed, or the next message is held
+    BUSY = enum.auto()  # a message is being processed
+    DUE = enum.auto()  # processing continues in the next turn of the event loop
 
 
 class Connection(ABC):
-    """One client's. What `Socket` and `EventStream` have in common; becomes a hub's `Subscriber` by `open`."""
+    """The connection of one client, the base of `Socket` and `EventStream`. After `open` it is a hub `Subscriber`."""
 
     __slots__ = (
-        "_behind", "_drained", "_held", "_next", "_owner", "_source", "_work", "audiences", "client_id", "counted_user",
-        "facts", "last_heard", "meter", "pinged", "session", "stage",
+        "_drained", "_held", "_next", "_owner", "_queue", "_source", "_work", "audiences", "client_id", "counted_user",
+        "facts", "last_received", "meter", "pinged", "session", "stage",
     )  # fmt: skip
 
-    kind: str  # what it is connected by, as the registry tells it: websocket, sse, poll
+    kind: str  # the transport, as the registry shows it: websocket, sse, poll
 
-    # What the owner keeps here; set by `open`.
+    # Data of the owner, set by `open`.
     client_id: str
     session: Session
     facts: Facts
     audiences: Audiences
     meter: Meter
-    counted_user: str | None  # whose slot it holds
+    counted_user: str | None  # the user whose connection limit counts this connection
 
     def __init__(self) -> None:
         self.stage = Stage.HANDSHAKE
-        self.last_heard = 0.0  # loop time
+        self.last_received = 0.0  # loop time
         self.pinged = False
         self._owner: Owner | None = None
-        self._held = ""  # why messages wait: what the one before is busy with
+        self._held = ""  # the key of the current hold; empty: messages are not held
         self._work = _Work.IDLE
-        self._source: Iterator[tuple[int, bytes]] | None = None  # what has come and is not carried out; None: all is
-        self._next: tuple[int, bytes] | None = None  # taken from it, and held
-        self._behind: deque[bytes] | None = None  # what has come since
-        self._drained: asyncio.Future[None] | None = None  # of those who wait in `drained`
+        self._source: Iterator[tuple[int, bytes]] | None = None  # messages of the current data; None: all processed
+        self._next: tuple[int, bytes] | None = None  # the message that is held
+        self._queue: deque[bytes] | None = None  # data received after the current data
+        self._drained: asyncio.Future[None] | None = None  # shared by the callers of `drained`
 
     def open(self, owner: Owner, client_id: str, session: Session, facts: Facts) -> None:
-        """From now on messages go to `owner`. It must have been let in just before."""
+        """Deliver messages to `owner` from now on. The handshake must be complete."""
         assert self.stage is Stage.OPEN
         self._owner = owner
         self.client_id = client_id
@@ -118,92 +118,92 @@ class Connection(ABC):
         self.audiences = Audiences()
         self.meter = Meter()
         self.counted_user = session.identity.user
-        self.last_heard = asyncio.get_running_loop().time()
+        self.last_received = asyncio.get_running_loop().time()
 
-    # ---- each in its own way
+    # ---- implemented by each transport
 
     @abstractmethod
     def send(self, data: bytes) -> bool:
-        """Queue prepared frames. False, and nothing queued, if the client has not taken its budget's worth."""
+        """Queue encoded frames. False, and nothing is queued, if the unsent bytes exceed the client's budget."""
 
     @abstractmethod
     def held_bytes(self) -> int:
-        """What is held for it: not yet sent, and of a message not wholly received."""
+        """The buffered bytes: not yet sent, and received of an unfinished message."""
 
     @abstractmethod
     def is_late(self, now: float) -> bool:
-        """Whether a message is under way for longer than it may take; `now` in loop time."""
+        """Whether an unfinished message has exceeded its deadline. `now`: loop time."""
 
     @abstractmethod
     def ping(self) -> None:
-        """Ask it for a sign of life."""
+        """Ask the client for a sign of life."""
 
     @abstractmethod
     def close(self, code: int, reason: str) -> None:
-        """Tell it that it is closed, and why; it is cut off if it does not hear that in time."""
+        """Send a close with `code` and `reason`. After `CLOSE_SECONDS` the connection is aborted."""
 
     @abstractmethod
     def abort(self, code: int) -> None:
-        """End it at once, whatever is unsent: a client that does not read would never hear that it is closed."""
+        """Close at once and drop unsent data, because a client that does not read never receives a close."""
 
     @abstractmethod
     def unsent_bytes(self) -> int:
-        """What it was sent and has not taken from this process."""
+        """The bytes in this process that are not sent yet."""
 
     async def drained(self) -> None:
-        """Wait, one turn of the loop at least, until it has taken most of what it was sent, or is gone."""
+        """Wait until at most `HIGH_WATER_BYTES` are unsent or the client is gone, at least one turn of the loop."""
         await asyncio.sleep(0)
         while self.stage is Stage.OPEN and self.unsent_bytes() > HIGH_WATER_BYTES:
             if self._drained is None:
                 self._drained = asyncio.get_running_loop().create_future()
             if self._owner is not None:
-                self._owner.grew(self, self.unsent_bytes())  # else it would be counted only when more is sent
+                self._owner.grew(self, self.unsent_bytes())  # report it now, since nothing is sent meanwhile
             await asyncio.wait([self._drained])
 
     def _drain(self) -> None:
-        """It has taken something, or is gone."""
+        """Wake the callers of `drained`: the client has received data, or is gone."""
         drained, self._drained = self._drained, None
         if drained is not None:
             drained.set_result(None)
 
-    # ---- what it says
+    # ---- input
 
     def is_silent(self, seconds: float, now: float) -> bool:
-        """Whether nothing came of it for so long, though it was listened to; `now` in loop time."""
-        return self._source is None and self.last_heard < now - seconds
+        """Whether nothing was received for `seconds`, although the node was reading. `now`: loop time."""
+        return self._source is None and self.last_received < now - seconds
 
-    def hold(self, why: str) -> None:
-        """Keep further messages waiting until `release(why)`: this one is not done."""
-        self._held = why
+    def hold(self, key: str) -> None:
+        """Hold further messages until `release(key)`, because the current message is not finished."""
+        self._held = key
 
-    def release(self, why: str) -> None:
-        """Go on with the messages that waited for `why`, until one holds again."""
-        if self._held != why:
+    def release(self, key: str) -> None:
+        """Process the messages held under `key`, until one holds again. Does nothing if another key holds."""
+        if self._held != key:
             return
         self._held = ""
         if self._source is not None and self._work is _Work.IDLE:
             self._proceed()
 
     def _receive(self, data: bytes) -> None:
-        """Carry out what `data` says, behind what has come before."""
+        """Process received `data` after all earlier data."""
         if self._source is None:
             self._source = self._read(data)
             self._proceed()
-        elif self._behind is None:
-            self._behind = deque((data,))
+        elif self._queue is None:
+            self._queue = deque((data,))
         else:
-            self._behind.append(data)
+            self._queue.append(data)
 
     def _proceed(self) -> None:
-        """Carry out what has come, until a message must wait, the turn is over, or all is done."""
+        """Process received messages until one is held, the time of this turn is used up, or all are processed."""
         self._work, work = _Work.BUSY, _Work.IDLE
-        self.last_heard = asyncio.get_running_loop().time()
+        self.last_received = asyncio.get_running_loop().time()
         turn_ends = perf_counter() + TURN_SECONDS
         try:
             while self._source is not None and self.stage is Stage.OPEN:
                 item, self._next = self._next or next(self._source, None), None
                 if item is None:
-                    self._source = self._read(self._behind.popleft()) if self._behind else None
+                    self._source = self._read(self._queue.popleft()) if self._queue else None
                 elif self._held and self._waits(item[0]):
                     self._next = item
                     break
@@ -218,27 +218,27 @@ class Connection(ABC):
         self._pause(self._source is not None)
 
     def _drop(self) -> None:
-        """Forget what has come and is not carried out: it is about to end."""
-        self._source = self._next = self._behind = None
+        """Drop the unprocessed input, because the connection is closing."""
+        self._source = self._next = self._queue = None
 
     @abstractmethod
     def _read(self, data: bytes) -> Iterator[tuple[int, bytes]]:
-        """Opcode and payload of each message in `data`."""
+        """Parse `data` into opcode and payload of each message."""
 
     @abstractmethod
     def _waits(self, opcode: int) -> bool:
-        """Whether such a message waits while those before it are held."""
+        """Whether messages with this opcode wait during a hold."""
 
     @abstractmethod
     def _carry_out(self, opcode: int, payload: bytes) -> None:
-        """Carry out a message."""
+        """Process one message."""
 
     @abstractmethod
     def _pause(self, paused: bool) -> None:
-        """Have no more come while this is `paused`: what is here comes first."""
+        """Pause or resume reading from the client."""
 
-    def _leave(self, code: int) -> None:
-        """Tell the owner, once."""
+    def _report_closed(self, code: int) -> None:
+        """Call the owner's `closed`, once."""
         self._drain()
         owner, self._owner = self._owner, None
         if owner is not None:

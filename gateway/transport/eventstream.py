@@ -1,8 +1,8 @@
-"""A client where there can be no WebSocket: it hears by HTTP answers and speaks by POST.
+"""A client without a WebSocket: it receives messages in HTTP responses and sends messages by POST.
 
-What it is sent is what a socket is sent, text for text, between two messages that stand for a socket's own opening and
-end: ``{"type":"OPEN","stream":…}`` and ``{"type":"CLOSE","code":…,"reason":…}``. Whoever serves it takes what has come:
-once and again into one answer that has no end (Server-Sent Events), or into one answer at a time (long polling).
+It receives the same messages as a socket. Two more messages stand for the opening and the close of a socket:
+``{"type":"OPEN","stream":…}`` and ``{"type":"CLOSE","code":…,"reason":…}``. An HTTP endpoint takes the queued messages
+with `take`: repeatedly for one endless response (Server-Sent Events), or once per response (long polling).
 """
 
 from __future__ import annotations
@@ -22,33 +22,33 @@ from gateway.core.session import Session
 from gateway.transport.connection import CLOSE_SECONDS, Connection, Facts, Owner, Stage
 
 KEY_BYTES: Final = 16
-# A poll that has something goes on listening for a moment: each answer costs a request.
+# A poll with a message waits this long for more messages, since each response costs a request.
 GATHER_SECONDS: Final = 0.05
 
-# A line with nothing in it is no message, but it costs time.
+# An empty line is not a message, but it costs time, so it is counted as a fragment.
 _EMPTY: Final = (frames.CONTINUATION, b"")
 
 
-class Taken(Exception):
-    """Somebody takes from the stream already."""
+class AlreadyTaken(Exception):
+    """Another request is taking messages from the stream."""
 
 
 class EventStreams:
-    """Those of this node, by client id."""
+    """The event streams of this node, by client id."""
 
     def __init__(self) -> None:
         self._streams: dict[str, EventStream] = {}
 
     def add(self, stream: EventStream) -> None:
-        """It was opened."""
+        """Add an opened stream."""
         self._streams[stream.client_id] = stream
 
     def discard(self, stream: EventStream) -> None:
-        """It is gone."""
+        """Remove a closed stream."""
         self._streams.pop(stream.client_id, None)
 
     def find(self, name: bytes) -> EventStream | None:
-        """The stream of that name; only its client knows the key in it. None: there is none such."""
+        """Find the stream with this name, which contains its secret key. None if there is none."""
         client_id, _, key = name.decode("ascii", "replace").rpartition(".")
         stream = self._streams.get(client_id)
         if stream is None or not hmac.compare_digest(key.encode(), stream.key.encode()):
@@ -57,39 +57,47 @@ class EventStreams:
 
 
 class EventStream(Connection):
-    """One such client; `cut` ends its HTTP connection, if there is one that lasts."""
+    """One client without a WebSocket.
 
-    __slots__ = ("_close_timer", "_cut", "_home", "_said", "_size", "_taken", "_waiter", "_waiting", "key", "kind")
+    Args:
+        kind: ``sse`` or ``poll``.
+        streams: Where the stream registers itself.
+        cut: Aborts the HTTP connection of an endless response.
+    """
 
-    def __init__(self, kind: str, home: EventStreams, cut: Callable[[], None] = lambda: None) -> None:
+    __slots__ = (
+        "_close_timer", "_cut", "_input_bytes", "_size", "_streams", "_taken", "_waiter", "_waiting", "key", "kind",
+    )  # fmt: skip
+
+    def __init__(self, kind: str, streams: EventStreams, cut: Callable[[], None] = lambda: None) -> None:
         super().__init__()
         self.stage = Stage.OPEN
         self.kind = kind
         self.key = secrets.token_hex(KEY_BYTES)
-        self._home = home
+        self._streams = streams
         self._cut = cut
-        self._waiting: list[bytes] = []  # frames nobody has taken yet
-        self._size = 0  # of those, in bytes
-        self._said = 0  # bytes of what it has said and what waits
+        self._waiting: list[bytes] = []  # frames that are not taken yet
+        self._size = 0  # their bytes
+        self._input_bytes = 0  # received and not processed yet
         self._taken = False
         self._waiter: asyncio.Future[None] | None = None
         self._close_timer: asyncio.TimerHandle | None = None
 
     @property
     def name(self) -> str:
-        """What its client shows to speak in it."""
+        """The name by which the client's POST requests identify the stream."""
         return f"{self.client_id}.{self.key}"
 
-    # ---- what the owner does
+    # ---- for the owner
 
     def open(self, owner: Owner, client_id: str, session: Session, facts: Facts) -> None:
-        """From now on it is a client like all others, and can be found."""
+        """Deliver messages to `owner` from now on, and register the stream by its name."""
         super().open(owner, client_id, session, facts)
-        self._home.add(self)
+        self._streams.add(self)
         self._put(frames.build(frames.TEXT, orjson.dumps({"type": "OPEN", "stream": self.name})))
 
     def send(self, data: bytes) -> bool:
-        """Keep prepared frames until they are taken."""
+        """Queue encoded frames until they are taken. False if the unsent bytes exceed the client's budget."""
         if self.stage is not Stage.OPEN:
             return True
         assert self._owner is not None
@@ -101,41 +109,41 @@ class EventStream(Connection):
         return True
 
     def held_bytes(self) -> int:
-        """What nobody has taken yet, and what it has said and what waits."""
-        return self._size + self._said
+        """The buffered bytes: not taken yet, and received but not processed."""
+        return self._size + self._input_bytes
 
     def unsent_bytes(self) -> int:
-        """What nobody has taken yet."""
+        """The bytes that are not taken yet."""
         return self._size
 
-    def is_late(self, now: float) -> bool:  # noqa: ARG002  a socket's concern: requests have a deadline of their own
-        """Never: it speaks in whole messages."""
+    def is_late(self, now: float) -> bool:  # noqa: ARG002  HTTP requests have their own deadline
+        """Always False: a stream receives only complete messages."""
         return False
 
     def ping(self) -> None:
-        """Have whoever waits go away with nothing, and see whether he comes back."""
+        """End the waiting request with an empty result. The client's next request is its sign of life."""
         self.pinged = True
         self._wake()
 
     def close(self, code: int, reason: str) -> None:
-        """Let what has come be taken, and the reason behind it."""
+        """Queue a CLOSE message behind the waiting messages."""
         if self.stage is not Stage.OPEN:
             return
         self.stage = Stage.CLOSING
         self._drop()
         self._put(frames.build(frames.TEXT, orjson.dumps({"type": "CLOSE", "code": int(code), "reason": reason})))
         self._close_timer = asyncio.get_running_loop().call_later(CLOSE_SECONDS, self.abort, code)
-        self._leave(code)
+        self._report_closed(code)
 
     def abort(self, code: int) -> None:
-        """End it at once, and whatever answer is under way."""
+        """Close at once, and abort a response in progress."""
         self.end(code)
         self._cut()
 
-    # ---- what whoever serves it does
+    # ---- for the HTTP endpoint
 
     def end(self, code: int = 1006) -> None:
-        """It is over: its last message was taken, or there is nobody to take it."""
+        """Close the stream, because its last message was taken or its client is gone."""
         if self.stage is Stage.CLOSED:
             return
         self.stage = Stage.CLOSED
@@ -143,23 +151,26 @@ class EventStream(Connection):
             self._close_timer.cancel()
         self._waiting, self._size = [], 0
         self._drop()
-        self._home.discard(self)
+        self._streams.discard(self)
         self._wake()
-        self._leave(code)
+        self._report_closed(code)
 
     async def take(self, gather_seconds: float = 0.0, quiet_seconds: float = math.inf) -> list[bytes] | None:
-        """The frames that have come, once there are any; they may be joined. None: that was all, it is over.
+        """Wait for frames and return them; several frames may be joined. None: the stream has ended.
 
-        An empty list asks for a sign of life: to take again is one. After `quiet_seconds` without a frame there is one
-        in any case. With `gather_seconds` it waits for more so long.
+        An empty list asks for a sign of life: the caller should call `take` again.
+
+        Args:
+            gather_seconds: After the first frame, wait this long for more.
+            quiet_seconds: Return an empty list after this time without a frame.
 
         Raises:
-            Taken: It is being taken from.
+            AlreadyTaken: Another request is taking frames.
         """
         if self._taken:
-            raise Taken
+            raise AlreadyTaken
         loop = asyncio.get_running_loop()
-        self._taken, self.pinged, self.last_heard = True, False, loop.time()
+        self._taken, self.pinged, self.last_received = True, False, loop.time()
         quiet: asyncio.TimerHandle | None = None
         try:
             if not self._waiting and self.stage is Stage.OPEN:
@@ -178,22 +189,22 @@ class EventStream(Connection):
             return None
         taken, self._waiting, self._size = self._waiting, [], 0
         self._drain()
-        self.last_heard = loop.time()
+        self.last_received = loop.time()
         return taken
 
-    def say(self, texts: bytes) -> None:
-        """What its client says, a message a line. What waits for the one before it has a limit, as all else."""
+    def receive_lines(self, texts: bytes) -> None:
+        """Process messages of the client, one per line. Closes the stream if too many unprocessed bytes wait."""
         if self.stage is not Stage.OPEN:
             return
         assert self._owner is not None
         waits = self._source is not None
-        self._said += len(texts)
-        if waits and self._said > self._owner.max_message_bytes:
-            self.close(Close.TOO_MANY_REQUESTS, "too much said at once")
+        self._input_bytes += len(texts)
+        if waits and self._input_bytes > self._owner.max_message_bytes:
+            self.close(Close.TOO_MANY_REQUESTS, f"more than {self._owner.max_message_bytes} bytes waiting")
             return
         self._receive(texts)
 
-    # ---- within
+    # ---- internals
 
     def _read(self, data: bytes) -> Iterator[tuple[int, bytes]]:
         at = 0
@@ -215,7 +226,7 @@ class EventStream(Connection):
 
     def _pause(self, paused: bool) -> None:
         if not paused:
-            self._said = 0
+            self._input_bytes = 0
 
     def _put(self, data: bytes) -> None:
         self._waiting.append(data)

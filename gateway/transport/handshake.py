@@ -1,7 +1,7 @@
-"""The opening handshake: the one part of a connection's life that speaks ASGI.
+"""The opening handshake of a WebSocket, the only part of a connection that uses ASGI.
 
-websockets' `ServerProtocol` judges the request (RFC 6455, 4.2), an endpoint decides who comes in, and
-the answer is written here. Nothing of it outlives the answer: not the scope, not the task, not this object.
+The `ServerProtocol` of the websockets library checks the request (RFC 6455, 4.2), an ASGI endpoint accepts or rejects
+the client, and this module writes the response. After the response the scope, the task and this object are released.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from gateway.core import deflate
 from gateway.logs import logger
 
 HANDSHAKE_SECONDS: Final = 10.0  # the endpoint's time to decide
-_LOGGER: Final = logging.getLogger("websockets.server")  # as the library names it; looked up for each, it would cost
+_LOGGER: Final = logging.getLogger("websockets.server")  # the library's logger, looked up once to save time
 
 
 class SharedDeflate(ServerPerMessageDeflateFactory):
-    """Agrees to permessage-deflate as it can be shared: without context, and within our window (RFC 7692, 7.1)."""
+    """Negotiates permessage-deflate without context takeover and with our window size (RFC 7692, 7.1)."""
 
     def __init__(self) -> None:
         super().__init__(server_no_context_takeover=True, client_no_context_takeover=True)
@@ -41,10 +41,10 @@ class SharedDeflate(ServerPerMessageDeflateFactory):
     def process_request_params(
         self, params: Sequence[ExtensionParameter], accepted_extensions: Sequence[Extension]
     ) -> tuple[list[ExtensionParameter], PerMessageDeflate]:
-        """The answer to one offer.
+        """Answer one offer of the client.
 
         Raises:
-            NegotiationError: The client cannot read a window as large as ours; its next offer may be better.
+            NegotiationError: The client does not support our window size. Its next offer is tried then.
         """
         answer, extension = super().process_request_params(params, accepted_extensions)
         if extension.local_max_window_bits < deflate.WINDOW_BITS:
@@ -52,36 +52,36 @@ class SharedDeflate(ServerPerMessageDeflateFactory):
         return answer, extension
 
 
-# The judges keep nothing of a request that the next could see: what they find is what `process_request` gives.
+# These are shared by all handshakes, because `process_request` does not change them.
 _PLAIN: Final = ServerProtocol(logger=_LOGGER)
 _COMPRESSING: Final = ServerProtocol(extensions=(SharedDeflate(),), logger=_LOGGER)
-_JUDGED: Final = frozenset({
+_CHECKED: Final = frozenset({
     b"connection", b"upgrade", b"origin", b"sec-websocket-key", b"sec-websocket-version", b"sec-websocket-extensions",
 })  # fmt: skip
 _TOKEN: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")  # RFC 9110, 5.6.2
 
 
 class Opener(Protocol):
-    """The connection, as far as its handshake needs it."""
+    """The connection's callbacks for its handshake."""
 
     def accepted(self, *, deflates: bool) -> None:
-        """101 is written: frames from now on; `deflates`: both sides may compress messages."""
+        """Status 101 was sent, and frames follow. `deflates`: compression was negotiated."""
 
     def refused(self) -> None:
-        """Another answer is written: nothing follows it."""
+        """Another response was sent. Close the connection."""
 
 
 class Handshake:
-    """Takes one upgrade request to its answer; `opener` is told which it was."""
+    """The handshake of one upgrade request. It reports the result to `opener`."""
 
     def __init__(self, opener: Opener, config: Config, server_state: ServerState) -> None:
         self._opener = opener
         self._config = config
         self._server = server_state
         self._transport: asyncio.Transport | None = None
-        self._head: list[str] = []  # of the 101 that may be sent
+        self._head: list[str] = []  # header lines of the 101 response
         self._deflates = False
-        self._refusal: tuple[int, list[tuple[bytes, bytes]], bytes] | None = None  # under way from the endpoint
+        self._refusal: tuple[int, list[tuple[bytes, bytes]], bytes] | None = None  # a response that the endpoint sends
         self._connect_received = False
         self._answered = False
         self._task: asyncio.Task[None] | None = None
@@ -89,39 +89,41 @@ class Handshake:
             HANDSHAKE_SECONDS, self.refuse, HTTPStatus.SERVICE_UNAVAILABLE
         )
 
-    def receive(self, asked: HTTPScope, target: bytes, transport: asyncio.Transport) -> None:
-        """The request that asks for a WebSocket: its scope as HTTP has it, and its target as it was sent."""
+    def receive(self, scope: HTTPScope, target: bytes, transport: asyncio.Transport) -> None:
+        """Process the upgrade request: its HTTP scope, and its request target as received."""
         self._transport = transport
-        if not target.isascii() or _has_body(asked):
+        if not target.isascii() or _has_body(scope):
             self.refuse(HTTPStatus.BAD_REQUEST)
             return
-        offered = subprotocols(value for name, value in asked["headers"] if name == b"sec-websocket-protocol")
+        offered = subprotocols(value for name, value in scope["headers"] if name == b"sec-websocket-protocol")
         if offered is None:
-            self.refuse(HTTPStatus.BAD_REQUEST, b"Sec-WebSocket-Protocol lists what is not a token.\n")
+            self.refuse(HTTPStatus.BAD_REQUEST, b"Sec-WebSocket-Protocol must list tokens (RFC 9110, 5.6.2).\n")
             return
         request = Request(
             target.decode("ascii"),
-            Headers((name.decode(), value.decode("latin-1")) for name, value in asked["headers"] if name in _JUDGED),
-            asked["method"], f"HTTP/{asked['http_version']}",
+            Headers((name.decode(), value.decode("latin-1")) for name, value in scope["headers"] if name in _CHECKED),
+            scope["method"], f"HTTP/{scope['http_version']}",
         )  # fmt: skip
-        judge = _COMPRESSING if asked["state"].get("compression") else _PLAIN
+        protocol = _COMPRESSING if scope["state"].get("compression") else _PLAIN
         try:
-            key, extensions, _ = judge.process_request(request)
+            key, extensions, _ = protocol.process_request(request)
         except InvalidHandshake:
-            self._answer(judge.accept(request).serialize())  # the same judgement, in words
+            self._answer(protocol.accept(request).serialize())  # writes the error response for the same check
             return
         self._head = ["Upgrade: websocket", "Connection: Upgrade", f"Sec-WebSocket-Accept: {key}"]
         if extensions is not None:
             self._head.append(f"Sec-WebSocket-Extensions: {extensions}")
             self._deflates = True
-        self._task = asyncio.get_running_loop().create_task(self._decide(_scope(asked, target, offered, self._opener)))
+        self._task = asyncio.get_running_loop().create_task(
+            self._decide(_endpoint_scope(scope, target, offered, self._opener))
+        )
         self._server.tasks.add(self._task)  # uvicorn waits for these when it stops
         self._task.add_done_callback(self._server.tasks.discard)
 
     def refuse(
         self, status: HTTPStatus, body: bytes | None = None, headers: list[tuple[bytes, bytes]] | None = None
     ) -> None:
-        """Answer with `status` instead of 101, if nothing was answered yet."""
+        """Respond with `status` instead of 101. Does nothing if a response was sent."""
         if self._answered:
             return
         content = f"{status.phrase}\n".encode() if body is None else body
@@ -134,7 +136,7 @@ class Handshake:
         self._answer(Response(status, status.phrase, fields, content).serialize())
 
     def cancel(self) -> None:
-        """The peer went away before it was answered."""
+        """Cancel the handshake, because the client has disconnected."""
         self._answered = True
         self._timer.cancel()
         if self._task is not None:
@@ -156,19 +158,19 @@ class Handshake:
         try:
             await self._config.loaded_app(scope, self._receive, self._send)
         except Exception:
-            logger().exception("the endpoint failed in the handshake", path=scope["path"])
-        # A no-op if the endpoint has answered.
+            logger().exception("handshake endpoint failed", path=scope["path"])
+        # Does nothing if the endpoint has responded.
         self.refuse(HTTPStatus.INTERNAL_SERVER_ERROR)
 
     async def _receive(self) -> dict[str, Any]:
         if self._connect_received:
-            raise RuntimeError("messages go to the connection's owner: the endpoint must return once it accepted")
+            raise RuntimeError("the endpoint cannot receive messages, its owner does: return after accepting")
         self._connect_received = True
         return {"type": "websocket.connect"}
 
     async def _send(self, message: Any) -> None:
         if self._answered:
-            raise RuntimeError(f"{message['type']} after the handshake's answer: use the connection itself")
+            raise RuntimeError(f"{message['type']} after the handshake has ended: use the connection instead")
         match message["type"]:
             case "websocket.accept":
                 if message.get("subprotocol"):
@@ -187,13 +189,13 @@ class Handshake:
                 if not message.get("more_body", False):
                     self.refuse(HTTPStatus(status), body, headers)
             case kind:
-                raise RuntimeError(f"a handshake cannot be answered with {kind}")
+                raise RuntimeError(f"a handshake cannot send {kind}: send websocket.accept or websocket.close")
 
 
 def subprotocols(values: Iterable[bytes]) -> list[str] | None:
-    """The subprotocols that these headers offer, each once, in their order; None: one of them is not a token.
+    """The distinct subprotocols in these header values, in order; None if one is not a token.
 
-    Empty elements of the list are ignored (RFC 9110, 5.6.1.2): an empty header, which some clients send, offers none.
+    Empty list elements are ignored (RFC 9110, 5.6.1.2), since some clients send an empty header.
     """
     offered: dict[str, None] = {}
     for value in values:
@@ -206,30 +208,30 @@ def subprotocols(values: Iterable[bytes]) -> list[str] | None:
     return list(offered)
 
 
-def _has_body(asked: HTTPScope) -> bool:
-    """Whether something follows the head that is no frame. RFC 9112, 6: these two say so."""
+def _has_body(scope: HTTPScope) -> bool:
+    """Whether the request has a body, by its headers (RFC 9112, 6)."""
     return any(
         name == b"transfer-encoding" or (name == b"content-length" and value != b"0")
-        for name, value in asked["headers"]
+        for name, value in scope["headers"]
     )
 
 
-def _scope(asked: HTTPScope, target: bytes, offered: list[str], opener: Opener) -> dict[str, Any]:
-    """What the endpoint is asked, by ASGI."""
+def _endpoint_scope(scope: HTTPScope, target: bytes, offered: list[str], opener: Opener) -> dict[str, Any]:
+    """The ASGI scope for the endpoint."""
     path, _, query = target.partition(b"?")
     return {
         "type": "websocket",
-        "asgi": {"version": asked["asgi"]["version"], "spec_version": "2.4"},
-        "http_version": asked["http_version"],
-        "scheme": "wss" if asked["scheme"] == "https" else "ws",
-        "server": None,  # who asks names a host; see Door
-        "client": asked["client"],
-        "root_path": asked["root_path"],
-        "path": asked["root_path"] + unquote(path.decode("ascii")),
-        "raw_path": asked["root_path"].encode("ascii") + path,
+        "asgi": {"version": scope["asgi"]["version"], "spec_version": "2.4"},
+        "http_version": scope["http_version"],
+        "scheme": "wss" if scope["scheme"] == "https" else "ws",
+        "server": None,  # unused; the Host header names the host, see Door
+        "client": scope["client"],
+        "root_path": scope["root_path"],
+        "path": scope["root_path"] + unquote(path.decode("ascii")),
+        "raw_path": scope["root_path"].encode("ascii") + path,
         "query_string": query,
-        "headers": asked["headers"],
+        "headers": scope["headers"],
         "subprotocols": offered,
-        "state": asked["state"],
+        "state": scope["state"],
         "extensions": {"websocket.http.response": {}, "gateway.connection": opener},
     }

@@ -1,7 +1,7 @@
-"""The transport of an HTTP connection, as uvicorn uses it: what is written in one turn of the loop is one write.
+"""A transport wrapper for HTTP connections that joins the writes of one turn of the event loop into one.
 
-uvicorn writes an answer's head, then its body. Each would be a call of the kernel, a packet, and a reader woken: an
-eighth of what a small answer costs.
+uvicorn writes the head and the body of a response separately. The second write would cost a system call, a packet and a
+wake-up of the client: an eighth of the cost of a small response.
 """
 
 from __future__ import annotations
@@ -9,79 +9,79 @@ from __future__ import annotations
 import asyncio
 from typing import Any, Final
 
-# What one connection's input may take of a turn of the loop; what has come beyond that is handled in the next turns.
+# The time per turn of the event loop for the input of one connection. The rest is processed in the next turns.
 TURN_SECONDS: Final = 0.001
 
 
 class Line:
-    """What `transport` is, but for writing, reading no more, and ending."""
+    """Wraps `transport`, and changes how it writes, pauses reading, and closes."""
 
-    __slots__ = ("_held", "_loop", "_paused", "_transport", "_written", "awaits_body", "ends")
+    __slots__ = ("_held", "_loop", "_paused", "_transport", "_written", "awaits_body", "close_after_body")
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
         self._transport = transport
         self._loop = loop
         self._written: list[bytes] = []  # in this turn
-        self._paused = False  # uvicorn reads no more for now
-        self._held = False  # what was read is not parsed yet
-        self.awaits_body = False  # the rest of a request is still to come; the protocol says so
-        self.ends = False  # it was closed meanwhile, and is to be closed when all of the request is here
+        self._paused = False  # uvicorn has paused reading
+        self._held = False  # `RequestProtocol` has paused reading, because it has unparsed data
+        self.awaits_body = False  # the request is not complete yet; `RequestProtocol` sets this
+        self.close_after_body = False  # `close` was called, and waits until the request is complete
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
 
     def pause_reading(self) -> None:
-        """Read no more until `resume_reading`."""
+        """Pause reading until `resume_reading`."""
         self._paused = True
         self._transport.pause_reading()
 
     def resume_reading(self) -> None:
-        """Read on, unless what was read is not parsed yet."""
+        """Resume reading, unless `hold` has paused it."""
         self._paused = False
-        self._read_on()
+        self._resume()
 
     def hold(self, held: bool) -> None:
-        """Read no more while what was read is not parsed: while `held`."""
+        """Pause reading while `held`: received data is not parsed yet."""
         if held is self._held:
             return
         self._held = held
         if held:
             self._transport.pause_reading()
         else:
-            self._read_on()
+            self._resume()
 
     def write(self, data: bytes) -> None:
-        """Send this, behind what was written before."""
+        """Queue `data`. It is sent at the end of this turn of the event loop."""
         if not self._written:
             self._loop.call_soon(self._flush)
         self._written.append(data)
 
     def close(self) -> None:
-        """Send what was written, then end; but read the rest of the request first.
+        """Send the queued data, read the rest of the request, then close.
 
-        A transport that is closed with unread data resets the connection, and the peer, which still writes, never reads
-        the answer (RFC 9112, 9.6).
+        Closing a socket with unread data resets the connection. The client, which is still sending, would then lose the
+        response (RFC 9112, 9.6).
         """
         self._flush()
         if self.awaits_body:
-            self.ends = True
+            self.close_after_body = True
         else:
             self._transport.close()
 
     def abort(self) -> None:
-        """End at once, whatever is unsent."""
+        """Close at once and drop unsent data."""
         self._written.clear()
         self._transport.abort()
 
     def release(self) -> asyncio.Transport:
-        """The transport itself, for whoever writes to it from now on, behind what was written here."""
+        """Send the queued data and return the wrapped transport, for a protocol that replaces HTTP."""
         self._flush()
         if self._paused or self._held:
             self._paused = self._held = False
-            self._read_on()
+            self._resume()
         return self._transport
 
-    def _read_on(self) -> None:
+    def _resume(self) -> None:
         if not self._paused and not self._held and not self._transport.is_closing():
             self._transport.resume_reading()
 

@@ -1,10 +1,10 @@
-"""One HTTP connection: uvicorn's own, with what it lacks: a deadline for each request and a limit for its head.
+"""uvicorn's HTTP protocol with a deadline for each request and a limit for its head.
 
-Without them whoever sends a request drop by drop, or headers without end, holds a connection and memory for as long
-as he likes. HAProxy has limits of its own; these are for those who reach a node by another way.
+Without them, a client that sends a request byte by byte, or endless headers, would occupy a connection and memory for
+as long as it likes. HAProxy has such limits too; these are for clients that reach the node directly.
 
-A read may bring thousands of pipelined requests, or chunks of a body. They are parsed `SLICE_BYTES` at a time, for at
-most `TURN_SECONDS` of a turn of the loop, and not beyond a request that waits for the one before it.
+One read may bring thousands of pipelined requests or body chunks. The node parses `SLICE_BYTES` at a time, for at most
+`TURN_SECONDS` in a turn of the event loop, and stops at a request that waits for the response before it.
 """
 
 from __future__ import annotations
@@ -21,16 +21,17 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from gateway.transport.line import TURN_SECONDS, Line
 
-EXTENSION: Final = "gateway.request"  # the scope's name for it
+EXTENSION: Final = "gateway.request"  # the ASGI scope extension that holds the protocol object
 
-REQUEST_SECONDS: Final = 20.0  # from a connection's beginning, or a request's first octet, to the request's last
+REQUEST_SECONDS: Final = 20.0  # from the connect, or a request's first byte, to the request's last byte
 SLICE_BYTES: Final = 2 << 10  # parsed at once: forty requests at most
-HEAD_BYTES: Final = 64 << 10  # of a request's line and headers; what one read brings is looked at as a whole
-# The rest of a request that was answered early is read and dropped: so much of it at most, and while it keeps coming.
+HEAD_BYTES: Final = 64 << 10  # of the request line and headers, checked after each slice
+# If a response was sent before its request was complete, the rest of the request is read and dropped, up to these
+# limits: in total, and between two reads.
 DRAIN_BYTES: Final = 32 << 20
 DRAIN_SILENCE_SECONDS: Final = 2.0
 
-# uvicorn warns of each request that is none: whoever sends those would write our log. Failures are still told.
+# uvicorn logs a warning for each invalid request, which would let clients flood the log. Errors are still logged.
 _log = logging.getLogger("gateway.request")
 _log.setLevel(logging.ERROR)
 
@@ -41,40 +42,40 @@ Limit = Literal["request_seconds", "head_bytes"]
 
 
 class Inflow(Protocol):
-    """The node, as far as it says who may connect; the application's lifespan gives it as its state's ``inflow``."""
+    """The node's admission of connections. The lifespan of the application provides it as its state's ``inflow``."""
 
     def refuses(self, connections: int) -> str | None:
-        """Why no socket may be opened now; `connections`: all there are, of any kind, with the one that asks."""
+        """Why no socket may be opened now; None: it may. `connections`: all connections, including this one."""
 
     def is_exhausted(self, connections: int) -> bool:
-        """Whether there are so many that nothing can be done for the newest, not even to listen to it."""
+        """Whether the node must close a new connection without reading its request."""
 
     def cut_off(self, limit: Limit) -> None:
-        """A request was ended for this limit."""
+        """Count a request that was aborted because of `limit`."""
 
 
 class Upgraded(Protocol):
-    """What a connection is once it has asked to be a WebSocket."""
+    """The protocol that takes over after an upgrade request."""
 
-    def upgrade(self, asked: HTTPScope, target: bytes) -> None:
-        """The request that asks, whole: its scope, and its target as it stands in its first line."""
+    def upgrade(self, scope: HTTPScope, target: bytes) -> None:
+        """Process the upgrade request: its HTTP scope, and its request target as received."""
 
 
 class RequestProtocol(HttpToolsProtocol):
-    """Built by uvicorn for each connection; hands over to `Socket` where it becomes a WebSocket."""
+    """The protocol of one HTTP connection, created by uvicorn. An upgrade request replaces it by `Socket`."""
 
     _timer: asyncio.TimerHandle | None = None
     _draining: asyncio.TimerHandle | None = None
     _in_head = True
     _request_bytes = 0
-    _unread = _NOTHING  # has come, and is not parsed yet
-    _due = False  # it is parsed on in the next turn
+    _unread = _NOTHING  # received and not parsed yet
+    _due = False  # parsing continues in the next turn of the event loop
 
     def connection_made(self, transport: Any) -> None:
-        """A peer may not just hold a connection: it asks for something, soon."""
+        """Start the deadline of the first request, so that a client cannot hold an idle connection."""
         self.logger = _log
         self._line = Line(transport, self.loop)
-        super().connection_made(self._line)  # type: ignore[arg-type]  # it is all that uvicorn asks for
+        super().connection_made(self._line)  # type: ignore[arg-type]  # it has all methods that uvicorn uses
         self._inflow: Inflow | None = self.app_state.get("inflow")
         if self._inflow is not None and self._inflow.is_exhausted(len(self.connections)):
             transport.abort()
@@ -88,7 +89,7 @@ class RequestProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Octets of a request, or of several."""
+        """Parse received bytes of one or several requests."""
         if not self._unread and len(data) <= SLICE_BYTES:
             self._parse(data)
             return
@@ -97,7 +98,7 @@ class RequestProtocol(HttpToolsProtocol):
             self._parse_on()
 
     def on_response_complete(self) -> None:
-        """Its answer is sent: what has come behind it is next."""
+        """Continue with the next request after a response is sent."""
         super().on_response_complete()
         if not self._in_head:
             self._drain()
@@ -105,7 +106,7 @@ class RequestProtocol(HttpToolsProtocol):
             self._parse_on()
 
     def _parse_on(self) -> None:
-        """Parse what has come, until a request waits for another, the turn is over, or all is parsed."""
+        """Parse until a request waits for another, the time of this turn is used up, or all data is parsed."""
         self._due = False
         turn_ends = perf_counter() + TURN_SECONDS
         while self._unread and not self.pipeline and not self._due:
@@ -119,7 +120,7 @@ class RequestProtocol(HttpToolsProtocol):
         self._line.hold(bool(self._unread))
 
     def _parse(self, data: bytes) -> None:
-        self._request_bytes += len(data)  # 0 again when the request is whole
+        self._request_bytes += len(data)  # `on_message_complete` sets it back to 0
         super().data_received(data)
         if self._in_head and self._request_bytes > HEAD_BYTES:
             self._cut_off("head_bytes", b"431 Request Header Fields Too Large")
@@ -127,51 +128,50 @@ class RequestProtocol(HttpToolsProtocol):
             self._drain()
 
     def on_message_begin(self) -> None:
-        """The first octet of a request."""
+        """Start the deadline at the first byte of a request."""
         super().on_message_begin()
         self._unset_keepalive_if_required()
-        # Weak: what a scope holds and is held by would be left to the collector, at each request.
+        # A weak reference avoids a reference cycle, which each request would leave to the garbage collector.
         self.scope["extensions"] = {EXTENSION: weakref.proxy(self)}
         self._begin()
 
     def on_headers_complete(self) -> None:
-        """Its head is whole."""
+        """The head of a request is complete."""
         self._in_head, self._line.awaits_body = False, True
         super().on_headers_complete()
         if self.scope["http_version"] == "1.0":
             _end_with_connection(self.cycle)
 
     def on_message_complete(self) -> None:
-        """All of it is here."""
+        """The request is complete."""
         answered = self._is_answered()
-        self._in_head, self._request_bytes = True, 0  # of the next one, if there is one
+        self._in_head, self._request_bytes = True, 0  # for the next request
         self._line.awaits_body = False
         self._end()
         super().on_message_complete()
-        if self._line.ends:
+        if self._line.close_after_body:
             self._line.close()
-        elif (
-            answered
-        ):  # uvicorn waits for the next request from the answer on, but forgets it as more of this one comes
+        elif answered:
+            # uvicorn started its keep-alive timeout after the response, and cancelled it at more data of this request.
             self._unset_keepalive_if_required()
             self.timeout_keep_alive_task = self.loop.call_later(
                 self.timeout_keep_alive, self.timeout_keep_alive_handler
             )
 
     def send_400_response(self, msg: str) -> None:
-        """What came is no request, so there is no rest of it to wait for."""
+        """Respond to an invalid request, and close without waiting for the rest of it."""
         self._line.awaits_body = False
         super().send_400_response(msg)
 
     def handle_websocket_upgrade(self) -> None:
-        """From now on it is a `Socket`, with deadlines of its own."""
+        """Replace this protocol by a `Socket`, which has its own deadlines."""
         self._end()
         why = self.refuses()
-        if why is not None:  # here, where it costs a seventh of what it would cost to let it in
+        if why is not None:  # rejecting here costs a seventh of accepting the connection
             body = b'{"error":{"code":503,"message":"' + why.encode() + b'"}}'
             self._refuse(b"503 Service Unavailable", b"retry-after: 5\r\ncontent-type: application/json\r\n", body)
             return
-        # uvicorn's own way writes the request out again, for another parser to read.
+        # uvicorn's implementation would serialize the request for another parser to read it again.
         self.connections.discard(self)
         self._unread = _NOTHING
         socket = self.ws_protocol_class(self.config, self.server_state, self.app_state)  # type: ignore[misc, call-arg]
@@ -179,25 +179,25 @@ class RequestProtocol(HttpToolsProtocol):
         socket.connection_made(transport)
         transport.set_protocol(socket)
         cast(Upgraded, socket).upgrade(self.scope, self.url)
-        self.parser = None  # type: ignore[assignment]  # it holds this object, and would have to be searched for
+        self.parser = None  # type: ignore[assignment]  # breaks a reference cycle with this object
 
-    # ---- for an answer that lasts
+    # ---- for endless responses
 
     def refuses(self) -> str | None:
-        """Why no client may be connected by it now; None: it may."""
+        """Why no client may connect now; None: it may."""
         return self._inflow.refuses(len(self.connections)) if self._inflow is not None else None
 
     def watch(self, seconds: float) -> None:
-        """Have the kernel end the connection when what was sent is not confirmed for so long: nobody is there."""
+        """Have the kernel close the connection when sent data is not acknowledged for `seconds`."""
         line: socket.socket | None = self.transport.get_extra_info("socket")
         if line is not None and line.family in (socket.AF_INET, socket.AF_INET6):
             line.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(seconds * 1000))
 
     def abort(self) -> None:
-        """End the connection at once, whatever is unsent."""
+        """Close the connection at once and drop unsent data."""
         self.transport.abort()
 
-    # ---- within
+    # ---- internals
 
     def _begin(self) -> None:
         if self._timer is None:
@@ -212,12 +212,12 @@ class RequestProtocol(HttpToolsProtocol):
             self._timer = None
 
     def _is_answered(self) -> bool:
-        """Whether the request whose body is under way has its whole answer already."""
-        answering: RequestResponseCycle | None = self.cycle  # None at first, whatever uvicorn's types say
-        return not self._in_head and answering is not None and answering.response_complete
+        """Whether the response to the current request is complete, although the request is not."""
+        cycle: RequestResponseCycle | None = self.cycle  # None before the first request, despite uvicorn's types
+        return not self._in_head and cycle is not None and cycle.response_complete
 
     def _drain(self) -> None:
-        """Wait for more of a request that has its answer."""
+        """Wait for the rest of a request whose response is complete."""
         self._stop_draining()
         if self._request_bytes > DRAIN_BYTES:
             self._end_now()
@@ -246,26 +246,28 @@ class RequestProtocol(HttpToolsProtocol):
         self._end()
         self._line.awaits_body = False
         if not self.transport.is_closing():
-            answering: RequestResponseCycle | None = self.cycle  # None at first, whatever uvicorn's types say
-            if answering is None or answering.response_complete:
+            cycle: RequestResponseCycle | None = self.cycle  # None before the first request, despite uvicorn's types
+            if cycle is None or cycle.response_complete:
                 size = b"content-length: %d\r\n\r\n" % len(body)
                 self.transport.write(b"HTTP/1.1 " + status + b"\r\nconnection: close\r\n" + headers + size + body)
             self.transport.close()
 
 
 def _end_with_connection(cycle: RequestResponseCycle) -> None:
-    """Have an answer without a length end with its connection, not in chunks: HTTP/1.0 has none (RFC 9112, 7)."""
+    """End a response without a length by closing the connection: HTTP/1.0 has no chunks (RFC 9112, 7)."""
     send = cycle.send
     endless = False
 
-    async def say(message: Any) -> None:
+    async def send_unchunked(message: Any) -> None:
         nonlocal endless
         if message["type"] == "http.response.start":
             endless = not any(name.lower() == b"content-length" for name, _ in message.get("headers", ()))
             if endless:
                 cycle.keep_alive = cycle.chunked_encoding = False
         elif endless:
-            cycle.expected_content_length = len(message.get("body", b""))  # of this piece: uvicorn compares the two
+            cycle.expected_content_length = len(
+                message.get("body", b"")
+            )  # uvicorn compares this with the body's length
         await send(message)
 
-    cycle.send = say  # type: ignore[method-assign]
+    cycle.send = send_unchunked  # type: ignore[method-assign]

@@ -67,7 +67,7 @@ def let_in(guest: Guest, connection: Connection, node: Node, verify: Verify | No
     """From now on it is a client of the node. `verify`: what proves who it is, if not what does everywhere."""
     node.clients.admit(connection, guest.identity, guest.ip, guest.user_agent, verify)
     node.departures.admitted(connection)
-    if not node.trust.holds(guest.identity):  # since it was verified
+    if not node.trust.is_valid(guest.identity):  # revoked since its verification
         connection.close(Close.BAD_TOKEN, "token revoked")
 
 

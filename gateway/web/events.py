@@ -25,7 +25,7 @@ from gateway.core import frames, topics
 from gateway.core.places import Places
 from gateway.core.protocol import shown
 from gateway.node import Node
-from gateway.transport.eventstream import GATHER_SECONDS, EventStream, Taken
+from gateway.transport.eventstream import GATHER_SECONDS, AlreadyTaken, EventStream
 from gateway.transport.request import EXTENSION, RequestProtocol
 from gateway.web import entrance
 from gateway.web.answers import NOT_DECODED, announced_bytes, encoding_of, node_of
@@ -55,7 +55,7 @@ async def sse(request: Request) -> Response:
     places = Places(asked, request.headers.get("last-event-id", ""))
     if asked:
         recover = {topic: place._asdict() for topic, place in places.recover.items()}
-        stream.say(orjson.dumps({"type": "SUBSCRIBE", "topics": asked, "recover": recover}))
+        stream.receive_lines(orjson.dumps({"type": "SUBSCRIBE", "topics": asked, "recover": recover}))
     answer = StreamingResponse(_events(stream, places), media_type="text/event-stream", headers=_HEADERS)
     return _shared(request, answer)
 
@@ -70,7 +70,7 @@ async def poll(request: Request) -> Response:
         taken = await stream.take(GATHER_SECONDS) if stream is not None else None
         if taken is None:
             raise Refusal(410, "this node has no such stream, or it has ended; open another")
-    except Taken:
+    except AlreadyTaken:
         return _shared(request, Refusal(409, "another request waits for this stream already").answer(node))
     except Refusal as refusal:
         return _shared(request, refusal.answer(node))

@@ -80,7 +80,7 @@ class MemorySocket(Connection):
         if self.stage is Stage.OPEN:
             self.stage = Stage.CLOSED
             self._drop()
-            self._leave(code)
+            self._report_closed(code)
             self._lost()
 
     def say(self, text: bytes) -> None:
@@ -238,7 +238,7 @@ class SimulatedClient:
         if generation != self._generation or self._connection is None:
             return
         if isinstance(self._connection, EventStream):
-            self._connection.say(text)
+            self._connection.receive_lines(text)
         else:
             self._connection.say(text)
 

@@ -61,7 +61,7 @@ def test_a_key_for_reading_hears_all_and_another_opens_no_socket() -> None:
     keys = ApiKeys(apikeys.parse(table() + table("feed-2", hashlib.sha256(b"f").hexdigest(), '"publish"'), "keys.toml"))
     assert keys.identify("k") == Identity(reads_all=True)
     assert keys.identify("nobody's") is None
-    with pytest.raises(AuthError, match="feed-2 has not the scope read"):
+    with pytest.raises(AuthError, match="feed-2 does not have the scope read"):
         keys.identify("f")
 
 

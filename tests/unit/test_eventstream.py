@@ -13,7 +13,7 @@ from gateway.core import frames
 from gateway.core.identity import ANONYMOUS
 from gateway.core.session import Session
 from gateway.transport.connection import CLOSE_SECONDS, Connection, Facts, Stage
-from gateway.transport.eventstream import GATHER_SECONDS, EventStream, EventStreams, Taken
+from gateway.transport.eventstream import GATHER_SECONDS, AlreadyTaken, EventStream, EventStreams
 from tests.unit.virtual_time import in_virtual_time, later, quiet
 
 
@@ -119,7 +119,7 @@ async def test_one_takes_at_a_time() -> None:
     await at.opened()
     taker = asyncio.create_task(at.texts())
     await quiet()
-    with pytest.raises(Taken):
+    with pytest.raises(AlreadyTaken):
         await at.stream.take()
     taker.cancel()
     await quiet()
@@ -201,17 +201,17 @@ async def test_whoever_wants_a_sign_of_life_waits_no_longer_than_he_says() -> No
 @in_virtual_time
 async def test_what_it_says_waits_while_it_is_held_and_no_more_than_a_messages_worth() -> None:
     at = Streamed()
-    at.stream.say(b"1\n2")
+    at.stream.receive_lines(b"1\n2")
     at.stream.hold("test")
-    at.stream.say(b"3\n\n4\n")
+    at.stream.receive_lines(b"3\n\n4\n")
     assert at.house.heard == [b"1", b"2"]
     assert not at.stream.is_silent(0.5, 1)  # it is we who do not listen
     at.stream.release("test")
     assert at.house.heard == [b"1", b"2", b"3", b"4"]
     at.stream.hold("test")
-    at.stream.say(b"x" * 60)
+    at.stream.receive_lines(b"x" * 60)
     assert at.house.ended == []
-    at.stream.say(b"x" * 60 + b"\n5")
+    at.stream.receive_lines(b"x" * 60 + b"\n5")
     assert at.house.ended == [3013]
     at.stream.release("test")
     assert at.house.heard[-1] == b"4"
@@ -223,7 +223,7 @@ async def test_when_whoever_serves_it_goes_it_is_over() -> None:
     at = Streamed()
     at.stream.end()
     at.stream.end()
-    at.stream.say(b"1")
+    at.stream.receive_lines(b"1")
     at.stream.close(3001, "too late")
     assert at.stream.send(text(1))
     assert (at.house.ended, at.house.heard, at.cuts) == ([1006], [], 0)

@@ -41,7 +41,7 @@ class Client:
 
     client_id = "n.b.1"
     facts = cast(Any, type("Facts", (), {"ip": "127.0.0.1"}))
-    last_heard = 0.0
+    last_received = 0.0
 
     def __init__(self) -> None:
         self.meter = Meter()

@@ -183,7 +183,7 @@ class Client(Connection):
     def abort(self, code: int) -> None:
         if self.stage is not Stage.CLOSED:
             self.stage = Stage.CLOSED
-            self._leave(code)
+            self._report_closed(code)
 
     def _read(self, data: bytes) -> Iterator[tuple[int, bytes]]:
         """It says nothing: the tests speak for it."""

@@ -123,7 +123,7 @@ async def test_403_refuses_all() -> None:
 
 
 async def test_it_remembers_so_many_and_forgets_the_one_longest_unasked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(referee, "MAX_REMEMBERED", 2)
+    monkeypatch.setattr(referee, "MAX_CACHED", 2)
     back_end = allowing("a", "b", "c")
     judge = judge_of(back_end)
     for topic in ("a", "b", "a", "c", "a", "b"):

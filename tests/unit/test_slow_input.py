@@ -298,11 +298,11 @@ async def test_a_message_that_does_not_end_closes_its_socket(begin: bytes, drops
     for drop in drops:
         await later(1)
         client.data_received(drop)
-        house.clients.sweep(client.last_heard)
+        house.clients.sweep(client.last_received)
         if client.stage is not Stage.OPEN:
             break
     assert client.stage is Stage.CLOSING
-    assert MESSAGE_SECONDS < client.last_heard < MESSAGE_SECONDS + 3
+    assert MESSAGE_SECONDS < client.last_received < MESSAGE_SECONDS + 3
     assert house.metrics.totals()[0]["gateway_limited_total:message_seconds"] == 1
     client.abort(1006)
 

@@ -126,9 +126,9 @@ def test_aliases_are_one_topic_under_several_names() -> None:
         (rule('pattern = "a"\naliases = ["b c"]'), "aliases must be a list of topic names"),
         (
             rule('pattern = "a"\naliases = ["b"]') + rule('pattern = "c"\naliases = ["b"]'),
-            "line 4: 'b' is named by two",
+            "line 4: 'b' is in two rules",
         ),
-        (rule('pattern = "a"\nhistory = 1\nconflate_ms = 5'), "choose one"),
+        (rule('pattern = "a"\nhistory = 1\nconflate_ms = 5'), "remove one of the two"),
         ("topic = [1]", "in two brackets"),
         ("a = " + "[" * 5000, "nested too deeply"),
     ],

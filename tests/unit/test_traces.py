@@ -114,6 +114,6 @@ async def test_an_event_stream_that_ends_amid_any_send(sends: int, monkeypatch: 
 
     monkeypatch.setattr(EventStream, "send", breaking)
     found.clients.admit(stream, Identity("first", None, None), "", "")
-    stream.say(b"\n".join(map(orjson.dumps, SAID)))
+    stream.receive_lines(b"\n".join(map(orjson.dumps, SAID)))
     stream.end()
     assert_no_trace(found, stream)

@@ -35,7 +35,7 @@ class Link:
 async def test_tokens_are_not_judged_before_it_was_read_what_is_revoked() -> None:
     link = Link()
     trust = Trust(Settings(jwt_secret="s" * 32), cast(Any, link), Keys("gw:"), Metrics(), lambda: 0.0)
-    assert trust.reason == "what is revoked has not been read yet"
+    assert trust.reason == "revocations: not yet read from Redis"
     with pytest.raises(Unavailable):
         await trust.revoked.check()
     assert trust.reason is not None
