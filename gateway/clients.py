@@ -278,9 +278,9 @@ class Clients:
             case effects.CloseConnection(code, reason):
                 connection.close(code, reason)
 
-    def hear(self, said: bytes) -> bool:
-        """What is said in an event stream: its name, then a message a line. False: there is no such stream."""
-        name, _, texts = said.partition(b"\n")
+    def receive_lines(self, body: bytes) -> bool:
+        """Process messages for an event stream: its name, then one message per line. False: there is no such stream."""
+        name, _, texts = body.partition(b"\n")
         stream = self.event_streams.find(name)
         if stream is not None:
             stream.receive_lines(texts)
@@ -293,7 +293,7 @@ class Clients:
         if payload.startswith(Bus.CHECK):  # the bus's own
             return
         if payload.startswith(SAID):
-            self.hear(payload.removeprefix(SAID))
+            self.receive_lines(payload.removeprefix(SAID))
             return
         envelope = self._relay.unpack(payload)
         connection = self._open.get(envelope.only or "") if envelope is not None else None

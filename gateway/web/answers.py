@@ -1,4 +1,4 @@
-"""How the HTTP API is asked and answers: who may, what a body and a query may hold, and every refusal in one form."""
+"""The common parts of the HTTP API: authorization, bodies, queries, the audit log, and errors in one format."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Match, Route
-from starlette.types import Scope as Asked
+from starlette.types import Scope as AsgiScope
 
 from gateway.auth import apikeys
 from gateway.auth.apikeys import ApiKey, Scope
@@ -24,29 +24,29 @@ from gateway.node import Node
 
 MAX_LIMIT: Final = 10_000  # items on one page
 DEFAULT_LIMIT: Final = 1000
-AUDIT_CHARACTERS: Final = 200  # of what the audit log tells of a request
-SMALL_BYTES: Final = 4096  # a body of a few fields
-TOO_LARGE: Final = "The body is larger than it may be: {} bytes"
-GZIP: Final = b"\x1f\x8b"  # how its data begins (RFC 1952)
+AUDIT_CHARACTERS: Final = 200  # of each value in the audit log
+SMALL_BYTES: Final = 4096  # the limit for a body with a few fields
+TOO_LARGE: Final = "The body is larger than the limit of {} bytes"
+GZIP: Final = b"\x1f\x8b"  # the first bytes of gzip data (RFC 1952)
 NOT_DECODED: Final = "The body is encoded (Content-Encoding: {}): send it without an encoding"
 
 Handler = Callable[[Request], Awaitable[Any]]
 
 
 class _Name(Convertor[str]):
-    """A name in a path, ``{topic:name}``, whatever it holds.
+    """A name in a path, ``{topic:name}``, of any characters.
 
-    Starlette's own `path` knows no line breaks, and finds "a" where "a" with a line break behind was asked for.
+    Starlette's own `path` does not match line breaks: for "a" followed by a line break it finds "a".
     """
 
     regex = "(?s:.*)"
 
     def convert(self, value: str) -> str:
-        """As it stands."""
+        """Return `value` unchanged."""
         return value
 
     def to_string(self, value: str) -> str:
-        """As it stands."""
+        """Return `value` unchanged."""
         return value
 
 
@@ -54,12 +54,13 @@ register_url_convertor("name", _Name())
 
 
 class _ApiRoute(Route):
-    """A route that is compared with the path as it was sent, so that an encoded slash belongs to a name: the topic of
-    ``/api/topics/a%2Fhistory`` is ``a/history``. The names are decoded after that, once.
+    """A route that matches the path before decoding, so that an encoded slash is part of a name.
+
+    The topic of ``/api/topics/a%2Fhistory`` is ``a/history``. The route decodes the names once, after matching.
     """
 
-    def matches(self, scope: Asked) -> tuple[Match, Asked]:
-        """Whether it serves this request, and the names in its path."""
+    def matches(self, scope: AsgiScope) -> tuple[Match, AsgiScope]:
+        """Whether the route matches the request, and the names in its path."""
         raw: bytes = scope["raw_path"] if scope["type"] == "http" else b""
         match, found = super().matches({**scope, "path": raw.decode("latin-1")})
         if found:
@@ -68,7 +69,7 @@ class _ApiRoute(Route):
 
 
 class ApiError(Exception):
-    """A request that is not carried out, as the status and the words that say why."""
+    """The API refuses a request, with this status, code and message."""
 
     def __init__(self, status: int, code: str, message: str, headers: dict[str, str] | None = None) -> None:
         super().__init__(message)
@@ -79,15 +80,18 @@ class ApiError(Exception):
 
 
 def resource(path: str, *query: str, **methods: tuple[Scope, Handler]) -> Route:
-    """The route of everything that can be done at `path`: a method's handler, and the scope that its caller needs.
+    """The route of one resource. All its methods share one route, so that a 405 response lists all of them in `Allow`.
 
-    `query`: the parameters that may stand in it. What a handler returns is sent as JSON. One route for all methods:
-    of several, the answer to a method that is none of them would allow only the first's.
+    Args:
+        path: The path, with parameters in braces.
+        query: The allowed query parameters.
+        methods: For each HTTP method, the scope that the caller's key needs, and the handler. The API sends the
+            return value of the handler as JSON.
     """
 
     async def answer(request: Request) -> Response:
         scope, handler = methods["GET" if request.method == "HEAD" else request.method]
-        status = 500  # if it fails in a way that is no answer's
+        status = 500  # for the audit log, if the handler raises
         try:
             response = await _answer(request, scope, handler, query)
             status = response.status_code
@@ -107,34 +111,34 @@ async def _answer(request: Request, scope: Scope, handler: Handler, query: tuple
     except ApiError as error:
         return refusal(error.status, error.code, error.message, error.headers)
     except Unconfirmed as error:
-        return refusal(503, "unconfirmed", f"{error}; with the same idempotencyKey it is safe to ask again")
+        return refusal(503, "unconfirmed", f"{error}; it is safe to retry with the same idempotencyKey")
     except WrongType as error:
-        return refusal(502, "malformed", f"Redis holds a value of another type for this: {error}. Delete its key")
+        return refusal(502, "malformed", f"Redis holds a value of the wrong type: {error}. Delete its key")
     except Impaired as error:
         return refusal(503, "unavailable", f"Not possible now: {error}", {"retry-after": "5"})
     except Unavailable as error:
         return refusal(503, "unavailable", f"Redis is not available: {error}", {"retry-after": "1"})
-    except ClientDisconnect:  # amid its body: nobody's fault here, and nobody reads the answer
-        return refusal(400, "bad_request", "The connection ended before the whole body had arrived")
+    except ClientDisconnect:  # the client does not receive this response; it only ends the request
+        return refusal(400, "bad_request", "The connection closed before the body was complete")
 
 
 def node_of(request: Request) -> Node:
-    """The node that was asked."""
+    """The node that serves the request."""
     node: Node = request.app.state.node
     return node
 
 
 async def body_of(request: Request, limit: int) -> Any:
-    """The request's body, JSON of at most `limit` bytes.
+    """Read the request's body: JSON of at most `limit` bytes.
 
     Raises:
-        ApiError: It is larger (413), encoded (415), or no JSON (400).
+        ApiError: The body is larger (413), encoded (415), or not JSON (400).
     """
     received = bytearray()
     encoding = encoding_of(request)
     if encoding is not None:
         raise ApiError(415, "unsupported_encoding", NOT_DECODED.format(encoding))
-    if announced_bytes(request) > limit:  # before any of it is read
+    if announced_bytes(request) > limit:  # reject before reading the body
         raise ApiError(413, "too_large", TOO_LARGE.format(limit))
     async for chunk in request.stream():
         received += chunk
@@ -147,33 +151,33 @@ async def body_of(request: Request, limit: int) -> Any:
 
 
 def _no_json(body: bytes, error: ValueError) -> ApiError:
-    """What a body that is not JSON is told: about its octets if those are no text, else where it stops to be JSON."""
+    """The error for a body that is not JSON. It names the first byte that is not UTF-8, or the JSON error."""
     if body.startswith(GZIP):
         return ApiError(415, "unsupported_encoding", NOT_DECODED.format("gzip, though no header says so"))
     try:
         body.decode()
     except UnicodeDecodeError as found:
-        return ApiError(400, "bad_request", f"The body is not text in UTF-8: octet {found.start} does not fit")
+        return ApiError(400, "bad_request", f"The body is not UTF-8 text: byte {found.start} is invalid")
     return ApiError(400, "bad_request", f"The body is not JSON: {error}" if body else "The body is empty; send JSON")
 
 
 def announced_bytes(request: Request) -> int:
-    """The size that the request's head gives for the body; 0, if it gives none."""
+    """The Content-Length of the request; 0 if it has none."""
     length = request.headers.get("content-length", "")
     return int(length) if length.isdecimal() and length.isascii() and len(length) < 19 else 0
 
 
 def encoding_of(request: Request) -> str | None:
-    """The encoding that the request's head names for the body, which nodes do not decode; None: it names none."""
+    """The Content-Encoding of the request; None if it has none. Nodes do not decode bodies."""
     named = request.headers.get("content-encoding", "").strip().lower()
     return None if named in ("", "identity") else named[:60]
 
 
 def limit_of(text: str | None, most: int = MAX_LIMIT, default: int = DEFAULT_LIMIT) -> int:
-    """How many items the query's `limit` asks for; `default`, if it has none.
+    """Parse the query parameter `limit`, the number of items. `default` applies if `text` is None.
 
     Raises:
-        ApiError: It is no number from 1 to `most`.
+        ApiError: `text` is not a number from 1 to `most`.
     """
     if text is None:
         return default
@@ -183,12 +187,12 @@ def limit_of(text: str | None, most: int = MAX_LIMIT, default: int = DEFAULT_LIM
 
 
 def json(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    """`content` as an answer."""
+    """A JSON response."""
     return Response(orjson.dumps(content), status, headers, "application/json")
 
 
 def refusal(status: int, code: str, message: str, headers: dict[str, str] | None = None) -> Response:
-    """A refusal in the form that all of them have."""
+    """An error response in the format of the API."""
     return json({"error": {"code": code, "message": message}}, status, headers)
 
 
@@ -203,22 +207,22 @@ async def _authorize(request: Request, scope: Scope) -> None:
         raise _unauthorized("Send the header Authorization: Bearer <GATEWAY_API_KEY>")
     request.state.key = key
     if not key.may(scope):
-        raise ApiError(403, "forbidden", f"The key {key.name} has not the scope {scope}")
+        raise ApiError(403, "forbidden", f"The key {key.name} does not have the scope {scope}")
 
 
 async def _administrator(request: Request, given: str) -> ApiKey | None:
-    """What `given` is worth as an administrator's token; None, if it is no token at all."""
+    """The key that stands for the administrator's token `given`; None if `given` is not a JWT."""
     if given.count(".") != 2:
         return None
     try:
-        who = await node_of(request).trust.identify(given)
+        identity = await node_of(request).trust.identify(given)
     except KeyServerUnavailable as error:
         raise ApiError(503, "unavailable", str(error), {"retry-after": "5"}) from None
     except AuthError as error:
         raise _unauthorized(str(error)) from None
-    if not who.is_admin or who.user is None:
-        raise ApiError(403, "forbidden", "The token is good, but not an administrator's")
-    return apikeys.of_administrator(who.user)
+    if not identity.is_admin or identity.user is None:
+        raise ApiError(403, "forbidden", "The token is valid, but not an administrator's")
+    return apikeys.of_administrator(identity.user)
 
 
 def _unauthorized(message: str) -> ApiError:
@@ -226,18 +230,18 @@ def _unauthorized(message: str) -> ApiError:
 
 
 def key_of(request: Request) -> ApiKey:
-    """The key that was given, or what an administrator's token stands for."""
+    """The key of the request, or the key that stands for an administrator's token."""
     key: ApiKey = request.state.key
     return key
 
 
 def audit(request: Request, **about: Any) -> None:
-    """Have the audit line of this request tell, beside its path, what it is about."""
+    """Add fields to the audit log entry of this request."""
     request.state.about = about
 
 
 def _audit(request: Request, act: str, status: int) -> None:
-    """One line for each administrative act, done or refused: who, what, on what, from where, and what came of it."""
+    """Write the audit log entry of an administrative request, whether it succeeded or was refused."""
     key: ApiKey | None = getattr(request.state, "key", None)
     about = {**request.path_params, **getattr(request.state, "about", {})}
     logger().info(
@@ -248,19 +252,19 @@ def _audit(request: Request, act: str, status: int) -> None:
 
 
 def _check_query(request: Request, parameters: tuple[str, ...]) -> None:
-    """A misspelt filter must not be read as none."""
-    if not request.scope["query_string"]:  # as with all that publish
+    """Reject unknown query parameters, so that a misspelt filter is not ignored."""
+    if not request.scope["query_string"]:  # the usual case for a publish
         return
     given = [name for name, _ in request.query_params.multi_items()]
     for name in given:
         if name not in parameters:
             raise ApiError(400, "bad_request", f"Unknown parameter {name[:60]!r}")
         if given.count(name) > 1:
-            raise ApiError(400, "bad_request", f"Parameter {name!r} is given twice")
+            raise ApiError(400, "bad_request", f"Parameter {name!r} is given twice; send it once")
 
 
 async def http_exception(request: Request, error: Exception) -> Response:
-    """Starlette's own refusals, in our form."""
+    """Convert Starlette's HTTP errors into the format of the API."""
     assert isinstance(error, HTTPException)
     headers = {name.lower(): value for name, value in (error.headers or {}).items()}
     match error.status_code:
@@ -269,15 +273,15 @@ async def http_exception(request: Request, error: Exception) -> Response:
                 404, "not_found", f"The gateway serves no page and no API at {request.url.path[:200]}", headers
             )
         case 405:
-            message = f"{request.url.path[:200]} takes {headers.get('allow')}, not {request.method}"
+            message = f"{request.url.path[:200]} allows {headers.get('allow')}, not {request.method}"
             return refusal(405, "method_not_allowed", message, headers)
         case status:
             return refusal(status, "bad_request", str(error.detail), headers)
 
 
 async def internal_error(_request: Request, _failure: Exception) -> Response:
-    """A fault of ours, in our form; Starlette raises it again for the log."""
-    return refusal(500, "internal", "The node failed at this; its log says how")
+    """The response for an unexpected exception. Starlette raises the exception again, so that it is logged."""
+    return refusal(500, "internal", "The request failed in the node; see its log")
 
 
 EXCEPTION_HANDLERS: Final = {HTTPException: http_exception, Exception: internal_error}

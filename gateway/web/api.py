@@ -1,7 +1,7 @@
-"""The HTTP API for back ends and operators, put together: its routes, and its description.
+"""The HTTP API for back ends and operators: all its routes, and its OpenAPI document.
 
-Every node answers for the whole cluster. A test holds the description against the routes, and every answer of a
-running node against its schemas.
+Every node answers for the whole cluster. Tests compare the document with the routes, and each response of a running
+node with its schemas.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from gateway.web.answers import json
 from gateway.web.openapi import ERROR, RESPONSES, Schema, answer, operation
 
 _ABOUT: Final = """\
-For back ends that publish, and for people who operate the cluster. Every node answers for the whole cluster. \
-The internal port of the load balancer leads here; the public one never does.
+For back ends that publish, and for the operators of the cluster. Every node answers for the whole cluster. \
+The load balancer serves the API on its internal port only.
 
 Names in paths are percent-encoded: the topic `a/b` is at `/api/topics/a%2Fb`. \
-A query parameter that is unknown, or given twice, is refused. GET implies HEAD."""
+Unknown or repeated query parameters are rejected. Every GET also allows HEAD."""
 
 _RESOURCES: Final = (publishing, topics, clients, revocations, nodes, services, cache, keys)
 
 
 def document() -> Schema:
-    """The OpenAPI document, made anew: the caller may change it."""
+    """A new copy of the OpenAPI document, which the caller may change."""
     description = answer({"type": "object"}, "An OpenAPI 3.1 document")
     paths = {"/api/openapi.json": {"get": operation("openapi", "This description", description, security=[])}}
     schemas = {"Error": ERROR}
@@ -58,7 +58,7 @@ def document() -> Schema:
 
 
 async def openapi(_request: Request) -> Response:
-    """This API, described; open to all, since it holds no secret."""
+    """The OpenAPI document of this API. It needs no key, since it contains no secret."""
     return json(document())
 
 

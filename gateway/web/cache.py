@@ -1,4 +1,4 @@
-"""The shared cache, for programs that speak HTTP."""
+"""The shared cache over HTTP."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from gateway.web.openapi import COUNT, Schema, answer, in_path, in_query, operat
 
 
 async def show_value(request: Request) -> Any:
-    """One value, and for how long it is kept on."""
+    """One value and its remaining time to live."""
     key, cache = _key(request), node_of(request).cache
     value = await cache.get(key, strict=True)
     seconds = None if value is MISS else await cache.ttl(key, strict=True)
@@ -32,11 +32,11 @@ async def show_value(request: Request) -> Any:
 
 
 async def put_value(request: Request) -> Any:
-    """Keep ``{"value", "ttlSeconds"}``."""
+    """Store a value: ``{"value", "ttlSeconds"}``."""
     key = _key(request)
     body = await body_of(request, MAX_VALUE_BYTES + SMALL_BYTES)
     if not isinstance(body, dict) or "value" not in body or body.keys() - {"value", "ttlSeconds"}:
-        raise ApiError(400, "bad_request", 'Send {"value": …}, and ttlSeconds if it is not 300')
+        raise ApiError(400, "bad_request", f'Send {{"value": …}}, and "ttlSeconds" if it is not {TTL_SECONDS:g}')
     seconds = body.get("ttlSeconds", TTL_SECONDS)
     if isinstance(seconds, bool) or not isinstance(seconds, int | float):
         raise ApiError(400, "bad_request", "ttlSeconds must be a number")
@@ -50,12 +50,12 @@ async def put_value(request: Request) -> Any:
 
 
 async def delete_value(request: Request) -> Any:
-    """Forget one value."""
+    """Delete one value."""
     return {"deleted": await node_of(request).cache.delete(_key(request), strict=True)}
 
 
 async def clear(request: Request) -> Any:
-    """Forget all values whose keys begin with the prefix."""
+    """Delete all values whose keys begin with the prefix."""
     prefix = request.query_params.get("prefix")
     if prefix is None:
         raise ApiError(400, "bad_request", "prefix is missing; an empty one clears the whole cache")
@@ -79,16 +79,18 @@ _NAME: Final[Schema] = {
 }  # fmt: skip
 _SECONDS: Final[Schema] = {
     "type": "number", "minimum": 0.001, "maximum": MAX_TTL_SECONDS, "default": TTL_SECONDS,
-    "description": "At most; it may be up to a tenth less",
+    "description": "The longest time to live; the actual one may be up to a tenth shorter",
 }  # fmt: skip
 _KEY: Final = in_path("key", _NAME)
 
 PATHS: Final[Schema] = {
     "/api/cache": {
         "delete": operation(
-            "clearCache", "Forget all values whose keys begin so", answer(record(cleared=COUNT), "How many there were"),
+            "clearCache", "Delete all values whose keys begin with `prefix`",
+            answer(record(cleared=COUNT), "The number of deleted values"),
             parameters=[{**in_query("prefix", {"type": "string"}, "Empty: the whole cache"), "required": True}],
-            description="In steps, between which Redis serves others. After a 503 some may be left.",
+            description="Redis deletes in steps and serves other requests in between. After a 503 some values may be "
+            "left.",
         )
     },
     "/api/cache/{key}": {
@@ -96,17 +98,17 @@ PATHS: Final[Schema] = {
             "showCached", "One value of the shared cache",
             answer(
                 record(key=_NAME, value={"description": "Any JSON value"},
-                       ttlSeconds={"type": ["number", "null"], "description": "It is kept on; null: without end"}),
-                "It is there",
+                       ttlSeconds={"type": ["number", "null"], "description": "Remaining; null: it never expires"}),
+                "The value",
             ),
             "NotFound", parameters=[_KEY],
         ),
         "put": operation(
-            "putCached", "Keep a value", answer(record(key=_NAME), "Redis has it, and all nodes are told"),
+            "putCached", "Store a value", answer(record(key=_NAME), "Redis has stored it and notified all nodes"),
             parameters=[_KEY],
             body={
                 "required": True,
-                "description": f"The value may have {MAX_VALUE_BYTES} bytes.",
+                "description": f"The value may have at most {MAX_VALUE_BYTES} bytes.",
                 "content": {"application/json": {
                     "schema": {
                         "type": "object", "required": ["value"], "additionalProperties": False,
@@ -117,8 +119,8 @@ PATHS: Final[Schema] = {
             },
         ),
         "delete": operation(
-            "deleteCached", "Forget a value, on all nodes",
-            answer(record(deleted={"type": "boolean"}), "false, if there was none"), parameters=[_KEY],
+            "deleteCached", "Delete a value, on all nodes",
+            answer(record(deleted={"type": "boolean"}), "false if there was none"), parameters=[_KEY],
         ),
     },
 }  # fmt: skip

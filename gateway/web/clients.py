@@ -1,4 +1,4 @@
-"""Clients of all nodes: found, sent away, taken from topics."""
+"""The clients of all nodes over HTTP: list, show, disconnect, unsubscribe."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from gateway.web.openapi import (
     ref,
 )
 
-MAX_PAGE_TOPICS: Final = 20_000  # that the clients on a page have together, if it is more than one client: about 1 MB
+MAX_PAGE_TOPICS: Final = 20_000  # of all clients on a page together, unless it has one client: about 1 MB
 _CLIENT_ID: Final = r"[A-Za-z0-9_.\-]{1,200}"
 _CURSOR: Final = r"[A-Za-z0-9_.\-]+\.[0-9]{1,18}"  # a client's id
 
 
 async def list_clients(request: Request) -> Any:
-    """Clients by user, address, topic and node, a page at a time."""
+    """A page of clients, filtered by user, address, topic and node."""
     query = request.query_params
     limit, cursor = limit_of(query.get("limit")), _cursor(query.get("cursor"))
     _check_user(query.get("user"))
@@ -58,14 +58,14 @@ async def show_client(request: Request) -> Any:
 
 
 async def disconnect_client(request: Request) -> Any:
-    """Close one client's socket, on whichever node it is (3503)."""
+    """Close the socket of one client, on any node, with code 3503."""
     client = await _client(request)
     await node_of(request).control.order("disconnect", client=client["id"])
     return {"disconnected": [client["id"]]}
 
 
 async def unsubscribe_client(request: Request) -> Any:
-    """Take one topic from one client; it is told."""
+    """Unsubscribe one client from one topic. The client is notified."""
     client, topic = await _client(request), request.path_params["topic"]
     if topic not in client["topics"]:
         raise ApiError(404, "not_found", f"{client['id']} is not subscribed to {topic[:200]}")
@@ -74,21 +74,23 @@ async def unsubscribe_client(request: Request) -> Any:
 
 
 async def disconnect_user(request: Request) -> Any:
-    """Close all sockets of a user, on all nodes (3503)."""
+    """Close all sockets of a user, on all nodes, with code 3503."""
     node, user = node_of(request), request.path_params["user"]
     if not user:
-        raise ApiError(404, "not_found", f"There is no user at {request.url.path[:200]}: a user has a name")
+        raise ApiError(404, "not_found", f"There is no user at {request.url.path[:200]}: the name is empty")
     _check_user(user)
     found = [client["id"] async for client in node.registry.listings.clients(user=user)]
-    # Even if none is listed: one may be connecting this very moment.
+    # Send the order even if no client is listed, since one may be connecting now.
     await node.control.order("disconnect", user=user)
     return {"disconnected": found}
 
 
 async def _client(request: Request) -> dict[str, Any]:
     client_id = request.path_params["id"]
-    if not re.fullmatch(_CLIENT_ID, client_id):  # it would stand in the name of a Redis key
-        raise ApiError(404, "not_found", f"There is no client at {request.url.path[:200]}: an id is as n1.9f2c31ab.7")
+    if not re.fullmatch(_CLIENT_ID, client_id):  # it becomes part of a Redis key
+        raise ApiError(
+            404, "not_found", f"There is no client at {request.url.path[:200]}: an id looks like n1.9f2c31ab.7"
+        )
     client = await node_of(request).registry.client(client_id)
     if client is None:
         raise ApiError(404, "not_found", f"No client {client_id[:200]!r} is connected")
@@ -96,26 +98,26 @@ async def _client(request: Request) -> dict[str, Any]:
 
 
 def _cursor(text: str | None) -> str | None:
-    # Any other text would be before all clients, and whoever pages with it would begin again and again.
+    # Any other text would sort before all clients, so the caller would get the first page again and again.
     if text is not None and not re.fullmatch(_CURSOR, text):
-        raise ApiError(400, "bad_request", "cursor must be what next was on the page before")
+        raise ApiError(400, "bad_request", "cursor must be the value of next on the previous page")
     return text
 
 
 def _check_user(name: str | None) -> None:
     if name is not None and not 0 < len(name) <= MAX_NAME_LENGTH:
-        raise ApiError(400, "bad_request", f"A user's name has 1 to {MAX_NAME_LENGTH} characters")
+        raise ApiError(400, "bad_request", f"The name of a user must have 1 to {MAX_NAME_LENGTH} characters")
 
 
 def _filters() -> list[Schema]:
     limit = {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": DEFAULT_LIMIT}
     return [
-        in_query("user", NAME, "Only this user's"),
-        in_query("ip", {"type": "string", "examples": ["203.0.113.7"]}, "Only those from this address"),
-        in_query("topic", TOPIC, "Only those that are subscribed to this topic"),
-        in_query("node", {"type": "string"}, "Only those on this node, by its name or its id"),
+        in_query("user", NAME, "Only clients of this user"),
+        in_query("ip", {"type": "string", "examples": ["203.0.113.7"]}, "Only clients with this address"),
+        in_query("topic", TOPIC, "Only clients that are subscribed to this topic"),
+        in_query("node", {"type": "string"}, "Only clients on this node, given by name or id"),
         in_query("limit", limit, "Clients on a page"),
-        in_query("cursor", {"type": "string", "pattern": f"^{_CURSOR}$"}, "`next` of the page before"),
+        in_query("cursor", {"type": "string", "pattern": f"^{_CURSOR}$"}, "`next` of the previous page"),
     ]
 
 
@@ -124,37 +126,37 @@ _CLIENT: Final = in_path("id", CLIENT_ID)
 PATHS: Final[Schema] = {
     "/api/clients": {
         "get": operation(
-            "listClients", "Clients, a page at a time",
-            answer(ref("Clients"), "By node, then in the order they came"),
+            "listClients", "A page of clients",
+            answer(ref("Clients"), "Ordered by node, then by connect time"),
             parameters=_filters(),
-            description="A client that comes or goes meanwhile may be on no page; none is on two. A page has fewer "
-            f"clients than `limit` if they have more than {MAX_PAGE_TOPICS:,} topics together: `next` says whether "
-            "more follow.",
+            description="A client that connects or disconnects meanwhile may be missing from all pages. No client is "
+            f"on two pages. A page has fewer than `limit` clients if they have more than {MAX_PAGE_TOPICS:,} topics "
+            "together. `next` tells whether more clients follow.",
         )
     },
     "/api/clients/{id}": {
         "get": operation(
-            "showClient", "One client", answer(ref("Client"), "Where it is, and its topics"),
+            "showClient", "One client", answer(ref("Client"), "Its node and its topics"),
             "NotFound", parameters=[_CLIENT],
         ),
         "delete": operation(
-            "disconnectClient", "Close its socket, on whichever node it is",
-            answer(ref("Disconnected"), "Its node has been told to close it, with code 3503"),
+            "disconnectClient", "Close the client's socket, on any node",
+            answer(ref("Disconnected"), "Its node has been asked to close the socket with code 3503"),
             "NotFound", parameters=[_CLIENT],
         ),
     },
     "/api/clients/{id}/topics/{topic}": {
         "delete": operation(
-            "unsubscribeClient", "Take a topic from a client, which is told",
-            answer(record(unsubscribed=array(TOPIC)), "Its node has been told to"),
+            "unsubscribeClient", "Unsubscribe a client from a topic and notify it",
+            answer(record(unsubscribed=array(TOPIC)), "Its node has been asked to unsubscribe it"),
             "NotFound", parameters=[_CLIENT, in_path("topic", TOPIC)],
         )
     },
     "/api/users/{user}/clients": {
         "delete": operation(
             "disconnectUser", "Close all sockets of a user, on all nodes",
-            answer(ref("Disconnected"), "All nodes have been told to, with code 3503; listed are the clients that were "
-                   "known, none if the user has none"),
+            answer(ref("Disconnected"), "All nodes have been asked to close them with code 3503. The list holds the "
+                   "known clients of the user and may be empty"),
             parameters=[in_path("user", NAME)],
         )
     },
@@ -168,13 +170,13 @@ SCHEMAS: Final[Schema] = {
         ip={"type": "string", "examples": ["203.0.113.7"]},
         userAgent={"type": "string"},
         transport={"enum": ["websocket", "sse", "poll"]},
-        user={"type": ["string", "null"], "description": "null: it has not proved who it is"},
+        user={"type": ["string", "null"], "description": "null: the client is anonymous"},
         role={"enum": [*sorted(ROLES), None]},
-        topics={**array(TOPIC), "description": "What it is subscribed to, by name"},
+        topics={**array(TOPIC), "description": "Its subscriptions, ordered by name"},
     ),
     "Clients": record(
         clients=array(ref("Client")),
-        next={"type": ["string", "null"], "description": "The next page's `cursor`; null: this was the last"},
+        next={"type": ["string", "null"], "description": "The `cursor` of the next page; null: this is the last page"},
     ),
     "Disconnected": record(disconnected={**array(CLIENT_ID), "description": "Ids of the clients"}),
 }  # fmt: skip

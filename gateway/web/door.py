@@ -1,7 +1,7 @@
-"""What holds for every request before anyone looks at its path: which host it asks for, and what every answer says.
+"""ASGI middleware for all requests: it checks the Host header, and adds security headers to every response.
 
-A page that a stranger's DNS leads here is of the same origin as we are, to the browser and to our own look at its
-Origin. The Host header gives it away: it still carries the stranger's name.
+The Host check prevents DNS rebinding. If an attacker's DNS name resolves to this node, the attacker's page is
+same-origin for the browser and for the Origin check. But the Host header still carries the attacker's name.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Final
 import orjson
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-# For answers that are no page: nothing in them is to run, to be framed or to be guessed at.
+# For responses that are not pages: no scripts, no frames, no content sniffing. Pages set their own headers.
 HEADERS: Final = {
     "content-security-policy": "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "x-content-type-options": "nosniff",
@@ -26,25 +26,29 @@ _RAW: Final = [(name.encode(), value.encode()) for name, value in HEADERS.items(
 
 
 class Door:
-    """Turns away requests for a host that is not ours, and gives every answer the headers that it does not set itself.
+    """Rejects requests for foreign hosts, and adds security headers that a response does not set itself.
 
-    `http`, `websocket`: what answers those who come in.
-    `hosts`: the names served, each exact or ``*.name``; addresses and names without a dot are served besides, since
-    no stranger's DNS has those.
+    Args:
+        http: The application for HTTP requests.
+        websocket: The application for WebSocket handshakes.
+        hosts: The served host names, each exact or ``*.name``. IP addresses and names without a dot are always
+            served, since an attacker's DNS cannot have those.
     """
 
     def __init__(self, http: ASGIApp, websocket: ASGIApp, hosts: Sequence[str]) -> None:
         self._http = http
         self._websocket = websocket
-        self._is_served = lru_cache(maxsize=256)(lambda host: is_served(host, hosts))  # all ask for the same few
+        self._is_served = lru_cache(maxsize=256)(
+            lambda host: is_served(host, hosts)
+        )  # clients use only a few different hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request or handshake."""
+        """Handle one request or handshake."""
         if scope["type"] == "lifespan":
             await self._http(scope, receive, send)
             return
 
-        async def say(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             if message["type"] in ("http.response.start", "websocket.http.response.start"):
                 given = {name.lower() for name, _ in message.get("headers", ())}
                 message["headers"] = [
@@ -55,16 +59,16 @@ class Door:
 
         named = [value.decode("latin-1") for name, value in scope["headers"] if name == b"host"]
         if len(named) != 1:  # RFC 9112, 3.2
-            await _refuse(scope, say, 400, "bad_request", "A request has one Host header")
+            await _refuse(scope, send_with_headers, 400, "bad_request", "A request must have exactly one Host header")
         elif not self._is_served(named[0]):
-            about = f"The host {named[0][:200]} is not served here; GATEWAY_HOSTS lists those that are"
-            await _refuse(scope, say, 421, "wrong_host", about)
+            about = f"The host {named[0][:200]} is not served here; add it to GATEWAY_HOSTS if it should be"
+            await _refuse(scope, send_with_headers, 421, "wrong_host", about)
         else:
-            await (self._websocket if scope["type"] == "websocket" else self._http)(scope, receive, say)
+            await (self._websocket if scope["type"] == "websocket" else self._http)(scope, receive, send_with_headers)
 
 
 def is_served(host: str, names: Sequence[str]) -> bool:
-    """Whether a Host header's value (``name``, ``name:port``, ``[address]:port``) may be asked for here."""
+    """Whether the node serves the host in a Host header (``name``, ``name:port`` or ``[address]:port``)."""
     name, colon, port = host.lower().rpartition(":")
     if not colon or host.endswith("]"):
         name, port = host.lower(), ""

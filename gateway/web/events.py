@@ -1,11 +1,11 @@
-"""Clients where there can be no WebSocket: Server-Sent Events, long polling, and what they say by POST.
+"""Clients without WebSockets: Server-Sent Events, long polling, and their messages by POST.
 
-    GET  /sse[?topic=…]   an answer without end: an event for each message; `Last-Event-ID` has what was missed sent
-    POST /poll            nothing in it: opens a stream; its name: what has come since, a message a line
-    POST /say             the stream's name, then a message a line, to whichever node
+    GET  /sse[?topic=…]   an endless response with one event per message; recovers from `Last-Event-ID`
+    POST /poll            empty body: opens a stream; body with its name: waits for messages, one per line
+    POST /say             the stream's name, then messages of the client, one per line; to any node
 
-A stream's name holds a key, so it travels in bodies only. The bodies are plain text, which a page of a listed origin
-may send without asking first.
+The name of a stream contains a secret key, so it is sent in bodies only. The bodies are plain text, which pages of
+allowed origins may send without a CORS preflight.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ from gateway.web import entrance
 from gateway.web.answers import NOT_DECODED, announced_bytes, encoding_of, node_of
 from gateway.web.entrance import Refusal
 
-MAX_TOPICS: Final = 20  # of the URL; whoever wants more says SUBSCRIBE
+MAX_TOPICS: Final = 20  # in the URL; a client subscribes to more by SUBSCRIBE
 MAX_NAME_BYTES: Final = 512
-# A proxy does not tell us that whom it serves is gone until we write: the first time the kernel answers it with a
-# reset, the second time it fails. So nobody stays listed for longer than twice this.
+# Behind a proxy the node notices a disconnected client only by writing: the first write causes a reset, the second
+# one fails. So a disconnected client is removed after at most twice this time.
 QUIET_SECONDS: Final = 5.0
 _NAME: Final = re.compile(rb"[A-Za-z0-9_.\-]{3,400}\.[0-9a-f]{32}")
 
-# Some proxies collect an answer before they pass it on: this is how nginx is told not to.
+# The second header disables the response buffering of nginx.
 _HEADERS: Final = {"cache-control": "no-store, no-transform", "x-accel-buffering": "no"}
 
 
 async def sse(request: Request) -> Response:
-    """Open a stream, and send what comes in it until it ends."""
+    """Open a stream, and send its messages as events until it ends."""
     node = node_of(request)
     if request.method == "HEAD":
         return Response(media_type="text/event-stream", headers=_HEADERS)
@@ -61,7 +61,7 @@ async def sse(request: Request) -> Response:
 
 
 async def poll(request: Request) -> Response:
-    """Open a stream, or go on with one: what has come in it."""
+    """Open a stream or continue one, and return its waiting messages."""
     node = node_of(request)
     try:
         entrance.check_origin(request, node)
@@ -74,23 +74,23 @@ async def poll(request: Request) -> Response:
         return _shared(request, Refusal(409, "another request waits for this stream already").answer(node))
     except Refusal as refusal:
         return _shared(request, refusal.answer(node))
-    # A message a line: in JSON as we write it none has a line's end in it.
+    # One message per line: orjson never writes a line break inside a message.
     texts = b"\n".join(text for data in taken for text in frames.payloads(data))
     return _shared(request, Response(texts, headers=_HEADERS, media_type="application/x-ndjson"))
 
 
-async def say(request: Request) -> Response:
-    """Have the stream's node carry out what its client says; the answers come in the stream."""
+async def send_messages(request: Request) -> Response:
+    """Pass messages of a client to the node of its stream. The replies come in the stream."""
     node = node_of(request)
     try:
         entrance.check_origin(request, node)
-        said = await _body(request, node.settings.max_message_bytes + MAX_NAME_BYTES)
-        name = said.partition(b"\n")[0]
+        body = await _body(request, node.settings.max_message_bytes + MAX_NAME_BYTES)
+        name = body.partition(b"\n")[0]
         if not _NAME.fullmatch(name):
             raise Refusal(400, "the first line must be the stream's name, which its OPEN message gives")
         at = node_id_of(name.decode().rpartition(".")[0])
-        heard = node.clients.hear(said) if at == node.id else await node.relay.forward(at, said)
-        if not heard:
+        received = node.clients.receive_lines(body) if at == node.id else await node.relay.forward(at, body)
+        if not received:
             raise Refusal(410, "there is no such stream, or it has ended; open another")
     except Unavailable as error:
         return _shared(request, Refusal(503, f"Redis is not available: {error}").answer(node))
@@ -116,7 +116,7 @@ async def _open(request: Request, node: Node, kind: str) -> EventStream:
 async def _events(stream: EventStream, places: Places) -> AsyncIterator[bytes]:
     try:
         while (taken := await stream.take(quiet_seconds=QUIET_SECONDS)) is not None:
-            # A comment is what may be sent when there is nothing to send.
+            # Without a message, send an SSE comment, to detect a disconnected client.
             yield b"".join(places.event(text) for data in taken for text in frames.payloads(data)) or b":\n\n"
     finally:
         stream.end()
@@ -126,7 +126,7 @@ async def _body(request: Request, limit: int) -> bytes:
     encoding = encoding_of(request)
     if encoding is not None:
         raise Refusal(415, NOT_DECODED.format(encoding))
-    if announced_bytes(request) > limit:  # before any of it is read
+    if announced_bytes(request) > limit:  # reject before reading the body
         raise Refusal(413, f"the body is larger than {limit} bytes")
     received = bytearray()
     try:
@@ -134,8 +134,8 @@ async def _body(request: Request, limit: int) -> bytes:
             received += chunk
             if len(received) > limit:
                 raise Refusal(413, f"the body is larger than {limit} bytes")
-    except ClientDisconnect:  # amid its body: nobody reads the answer
-        raise Refusal(400, "the connection ended before the whole body had arrived") from None
+    except ClientDisconnect:  # the client does not receive this response; it only ends the request
+        raise Refusal(400, "the connection closed before the body was complete") from None
     return bytes(received)
 
 
@@ -153,7 +153,7 @@ def _topics_of(request: Request) -> list[str]:
 
 
 def _shared(request: Request, response: Response) -> Response:
-    """Let the page that asked read the answer, now that its origin was found good (Fetch, 3.2)."""
+    """Add the CORS headers that let a page read the response (Fetch, 3.2). `check_origin` has allowed its origin."""
     origin = request.headers.get("origin")
     if origin is not None and response.status_code != 403:
         response.headers["access-control-allow-origin"] = origin
@@ -165,5 +165,5 @@ def _shared(request: Request, response: Response) -> Response:
 ROUTES: Final = [
     Route("/sse", sse, methods=["GET"]),
     Route("/poll", poll, methods=["POST"]),
-    Route("/say", say, methods=["POST"]),
+    Route("/say", send_messages, methods=["POST"]),
 ]

@@ -1,4 +1,4 @@
-"""For load balancers and Prometheus: alive, ready, measured."""
+"""The endpoints for load balancers and Prometheus: liveness, readiness, metrics."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from gateway.node import Node
 
 
 async def healthz(_request: Request) -> Response:
-    """200 as long as the process can answer at all: not ready is no reason to be killed."""
+    """Always 200 while the process runs: a node that is not ready must not be killed."""
     return PlainTextResponse("ok\n")
 
 
 async def readyz(request: Request) -> Response:
-    """200 if new clients should come here, else 503 and why."""
+    """200 if the node accepts new clients, otherwise 503 with the reasons."""
     node: Node = request.app.state.node
-    # Two load balancers on one host call themselves differently (haproxy.cfg).
+    # Two load balancers on one host have different user agents (haproxy.cfg).
     address = request.client.host if request.client else ""
     reasons = node.asked_ready(f"{address} {request.headers.get('user-agent', '')}")
     about = {"ready": not reasons, "reasons": reasons}
-    if impaired := node.condition.impaired():  # for people: it makes no node unready
+    if impaired := node.condition.impaired():  # for operators; it does not affect readiness
         about["impaired"] = impaired
     return JSONResponse(about, status_code=503 if reasons else 200)
 
 
 async def metrics(request: Request) -> Response:
-    """All instruments in Prometheus' text format."""
+    """All metrics in the text format of Prometheus."""
     node: Node = request.app.state.node
     return Response(node.metrics.exposition(), headers={"content-type": CONTENT_TYPE})
 

@@ -1,4 +1,4 @@
-"""The key that a request comes with: what it is good for."""
+"""The API key of a request, over HTTP."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gateway.web.openapi import Schema, answer, array, operation, record
 
 
 async def show_key(request: Request) -> Any:
-    """The name and the scopes of the key that asks, or of what an administrator's token stands for."""
+    """The name and the scopes of the request's key, or of an administrator's token."""
     key = key_of(request)
     return {"name": key.name, "scopes": list(key.scopes)}
 
@@ -19,16 +19,16 @@ async def show_key(request: Request) -> Any:
 PATHS: Final[Schema] = {
     "/api/key": {
         "get": operation(
-            "showKey", "The key that asks: its name, and what it is good for",
+            "showKey", "The name and the scopes of the key of this request",
             answer(
                 record(
                     name={"type": "string", "examples": ["price-feed", "admin:ann"]},
                     scopes={
                         **array({"type": "string", "pattern": "^(read|admin|(publish|services)(:.+)?)$"}),
-                        "description": "`publish:` or `services:` and a pattern: topics or services that match",
+                        "description": "`publish:` or `services:` with a pattern: matching topics or services",
                     },
                 ),
-                "An administrator's token is named `admin:` and the user, and good for everything",
+                "The key. An administrator's token has the name `admin:` plus the user, and all scopes",
             ),
         )
     },

@@ -1,4 +1,4 @@
-"""Nodes: seen, drained, relieved of clients."""
+"""The nodes over HTTP: list, drain, rebalance."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ async def list_nodes(request: Request) -> Any:
 
 
 async def drain_node(request: Request) -> Any:
-    """Have a node send its clients away and end; its supervisor starts it again."""
+    """Drain a node: it closes its clients and exits. Its supervisor restarts it."""
     node, named = node_of(request), request.path_params["node"]
-    if named == node.id:  # needs no Redis
+    if named == node.id:  # works without Redis
         node.leave()
         return {"draining": [named]}
     found = [row["id"] for row in await node.registry.nodes() if named in (row["id"], row["name"])]
     if not found:
-        raise ApiError(404, "not_found", f"No node {named[:200]!r} lives")
+        raise ApiError(404, "not_found", f"There is no living node {named[:200]!r}")
     if len(found) > 1:
-        raise ApiError(409, "ambiguous", f"Several nodes are called so; name one by its id: {', '.join(found)}")
+        raise ApiError(409, "ambiguous", f"Several nodes have this name; use an id: {', '.join(found)}")
     await node.control.order("drain", node=found[0])
     return {"draining": found}
 
 
 async def rebalance(request: Request) -> Any:
-    """``{"seconds": …}``: have the nodes above the mean send their surplus to those below it, over that time."""
+    """Have the nodes above the mean move surplus clients to the others. Body: ``{"seconds": …}``, the duration."""
     node, body = node_of(request), await body_of(request, SMALL_BYTES)
     known = isinstance(body, dict) and body.keys() <= {"seconds"}
     seconds = body.get("seconds", balance.SECONDS) if known else None
@@ -41,7 +41,9 @@ async def rebalance(request: Request) -> Any:
     nodes = await node.registry.nodes()
     moving = [row["id"] for row in nodes if row["moving"]]
     if moving:
-        raise ApiError(409, "busy", f"Clients are being moved away from {', '.join(moving)}; ask again when they are")
+        raise ApiError(
+            409, "busy", f"A rebalance is moving clients from {', '.join(moving)}; try again when it has ended"
+        )
     ready = [row for row in nodes if row["ready"]]
     moves = balance.plan({row["id"]: row["clients"] for row in ready})
     youngest = min((node.seconds_since(row["started"]) for row in ready), default=0.0)
@@ -68,23 +70,25 @@ PATHS: Final[Schema] = {
     "/api/nodes": {
         "get": operation(
             "listNodes", "The living nodes",
-            answer(record(nodes=array(ref("Node"))), "By id; a node is gone when its lease ends"),
+            answer(record(nodes=array(ref("Node"))), "Ordered by id. A node disappears when its lease ends"),
         )
     },
     "/api/nodes/{node}/drain": {
         "post": operation(
-            "drainNode", "Have a node send its clients away, a few at a time, and end",
-            answer(record(draining=array(NODE_ID)), "It has been told to; its supervisor starts it again"),
+            "drainNode", "Have a node close its clients, a few at a time, and exit",
+            answer(record(draining=array(NODE_ID)), "The node has been asked to. Its supervisor restarts it"),
             "NotFound", "Conflict", parameters=[in_path("node", {"type": "string", "examples": ["n1"]})],
-            description="`node` is its name or its id; by its id a node can be told itself while Redis is away.",
+            description="`node` is a name or an id. A node that is asked to drain itself, by its id, does so without "
+            "Redis.",
         )
     },
     "/api/rebalance": {
         "post": operation(
-            "rebalance", "Have nodes above the mean send their surplus to those below it",
-            answer(ref("Rebalance"), "They have been told to, and begin when `after` has passed"),
+            "rebalance", "Have nodes above the mean move their surplus clients to the others",
+            answer(ref("Rebalance"), "The nodes have been asked to, and begin after `after` seconds"),
             "Conflict", body=_body(),
-            description="Clients are told, closed with code 3011, and led to another node as they come back.",
+            description="Clients are notified and closed with code 3011. The load balancer sends them to another node "
+            "when they reconnect.",
         )
     },
 }  # fmt: skip
@@ -93,22 +97,22 @@ SCHEMAS: Final[Schema] = {
     "Node": record(
         id=NODE_ID,
         name={"type": "string", "examples": ["n1"]},
-        address={"type": "string", "description": "Where it listens, as it was told itself"},
-        path={"type": "string", "description": "Of its socket", "examples": ["/ws"]},
+        address={"type": "string", "description": "Where it listens, as configured"},
+        path={"type": "string", "description": "Of its WebSocket", "examples": ["/ws"]},
         version={"type": "string"},
         started=TIME,
-        rules={"type": "string", "description": "Digest of its topic rules; nodes that differ have other rules"},
+        rules={"type": "string", "description": "Digest of its topic rules; it differs if the rules differ"},
         clients=COUNT,
-        topics={**COUNT, "description": "Topics that its clients hear"},
-        ready={"type": "boolean", "description": "Whether it takes new clients"},
-        draining={"type": "boolean", "description": "Whether it is about to leave"},
-        moving={"type": "boolean", "description": "Whether it sends clients to other nodes"},
+        topics={**COUNT, "description": "Topics that its clients are subscribed to"},
+        ready={"type": "boolean", "description": "Whether it accepts new clients"},
+        draining={"type": "boolean", "description": "Whether it closes its clients in order to exit"},
+        moving={"type": "boolean", "description": "Whether a rebalance moves its clients to other nodes"},
     ),
     "Rebalance": record(
-        moves=array(record(node=NODE_ID, clients={**COUNT, "description": "How many it is to send away"})),
-        seconds={"type": "number", "description": "Time over which they go"},
-        after={"type": "number", "description": "Seconds until they begin: the load balancer sends a node that "
-               "has just come up little, so to move there at once would be in vain"},
+        moves=array(record(node=NODE_ID, clients={**COUNT, "description": "The number of clients to move"})),
+        seconds={"type": "number", "description": "Time over which the closes are spread"},
+        after={"type": "number", "description": "Seconds until the first close. The load balancer sends few clients "
+               "to a node that has just started, so moving clients at once would have no effect"},
     ),
 }  # fmt: skip
 

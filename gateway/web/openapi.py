@@ -1,4 +1,4 @@
-"""The words in which the resources describe themselves (OpenAPI 3.1), and what all of them share."""
+"""Helpers for the OpenAPI 3.1 descriptions of the resources, and their common schemas and responses."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ TOPIC: Final[Schema] = {
     "examples": ["token:price:ABC"],
 }  # fmt: skip
 CLIENT_ID: Final[Schema] = {
-    **NAME, "pattern": r"^[A-Za-z0-9_.\-]+$", "description": "Its node's id, and a number",
+    **NAME, "pattern": r"^[A-Za-z0-9_.\-]+$", "description": "The id of its node, and a number",
     "examples": ["n1.9f2c31ab.7"],
 }  # fmt: skip
 NODE_ID: Final[Schema] = {
-    "type": "string", "description": "Its name, and a word that is new at each start", "examples": ["n1.9f2c31ab"],
+    "type": "string", "description": "The node's name, and a random part for each start",
+    "examples": ["n1.9f2c31ab"],
 }  # fmt: skip
 TIME: Final[Schema] = {"type": "string", "format": "date-time", "examples": ["2026-01-31T12:00:00.000Z"]}
-MARK: Final[Schema] = {"type": "integer", "minimum": 0, "description": "Tells the message from others at its offset"}
-EPOCH: Final[Schema] = {"type": "string", "description": "Offsets count within it", "examples": ["4516a920"]}
+MARK: Final[Schema] = {"type": "integer", "minimum": 0, "description": "Distinguishes messages with the same offset"}
+EPOCH: Final[Schema] = {"type": "string", "description": "Offsets count within an epoch", "examples": ["4516a920"]}
 COUNT: Final[Schema] = {"type": "integer", "minimum": 0}
 
 
@@ -36,7 +37,8 @@ _STATUS: Final = {
 def operation(
     name: str, summary: str, success: Schema, *refusals: str, body: Schema | None = None, **more: Any
 ) -> Schema:
-    """An operation that answers 200 with `success`; unless `security` says otherwise, to bearers of the key."""
+    """An operation with a 200 response `success` and the error responses `refusals`. It needs a key, unless `more` has
+    `security`."""
     if "security" not in more:
         refusals = (*refusals, "BadRequest", "Unauthorized", "Off", "Unavailable")
     if body is not None:
@@ -54,69 +56,72 @@ def _refusal(code: str, message: str, description: str) -> Schema:
 
 
 def answer(schema: Schema, description: str, **more: Any) -> Schema:
-    """An answer whose JSON fits `schema`."""
+    """A response whose JSON matches `schema`."""
     return {"description": description, "content": {"application/json": {"schema": schema, **more}}}
 
 
 def record(**properties: Schema) -> Schema:
-    """An object that has all of `properties`."""
+    """The schema of an object that has all of `properties`."""
     return {"type": "object", "properties": properties, "required": list(properties)}
 
 
 def array(items: Schema) -> Schema:
-    """A list of `items`."""
+    """The schema of a list of `items`."""
     return {"type": "array", "items": items}
 
 
 def ref(name: str) -> Schema:
-    """The schema that a resource has in its SCHEMAS under `name`."""
+    """A reference to the schema `name` in the SCHEMAS of a resource."""
     return {"$ref": f"#/components/schemas/{name}"}
 
 
 def in_path(name: str, schema: Schema) -> Schema:
-    """A part of the path."""
+    """A path parameter."""
     return {"name": name, "in": "path", "required": True, "schema": schema}
 
 
 def in_query(name: str, schema: Schema, description: str) -> Schema:
-    """A parameter that may stand in the query."""
+    """An optional query parameter."""
     return {"name": name, "in": "query", "schema": schema, "description": description}
 
 
-# ---- what all share
+# ---- common schemas and responses
 
 ERROR: Final[Schema] = record(
     error=record(
         code={"type": "string", "description": "For programs", "examples": ["bad_request"]},
-        message={"type": "string", "description": "For people: what is wrong, and where"},
+        message={"type": "string", "description": "For people: what is wrong and where"},
     )
 )
 
 RESPONSES: Final[Schema] = {
-    "BadRequest": _refusal("bad_request", "messages[3]: data is missing", "It cannot be understood"),
+    "BadRequest": _refusal("bad_request", "messages[3]: data is missing", "The request is invalid"),
     "Unauthorized": {
-        **_refusal("unauthorized", "Send the header Authorization: Bearer <GATEWAY_API_KEY>", "No key, or a wrong"),
+        **_refusal("unauthorized", "Send the header Authorization: Bearer <GATEWAY_API_KEY>", "No key, or a wrong key"),
         "headers": {"WWW-Authenticate": {"schema": {"const": "Bearer"}}},
     },
     "Off": _refusal(
-        "forbidden", "The key price-feed has not the scope admin", "Not with this key; or `api_off`: there are none"
+        "forbidden", "The key price-feed does not have the scope admin",
+        "The key may not do this; or `api_off`: this node has no keys",
     ),
-    "NotFound": _refusal("not_found", "No client 'n1.9f2c31ab.7' is connected", "There is no such thing"),
+    "NotFound": _refusal("not_found", "No client 'n1.9f2c31ab.7' is connected", "Not found"),
     "NoSuchName": _refusal(
-        "not_found", "There can be no such topic as 'no topic': …",
-        "There can be no such name; one that nothing has yet answers 200",
+        "not_found", "'no topic' is not a topic: …",
+        "The name is invalid. A valid name that is not in use gets a 200",
     ),
     "Encoded": _refusal(
         "unsupported_encoding", "The body is encoded (Content-Encoding: gzip): send it without an encoding",
         "The body has a Content-Encoding",
     ),
-    "Conflict": _refusal("busy", "Clients are being moved away from n1.9f2c31ab; …", "Not as things are now"),
-    "TooLarge": _refusal("too_large", "The body is larger than it may be: 2097152 bytes", "A message, or the body"),
+    "Conflict": _refusal("busy", "A rebalance is moving clients from n1.9f2c31ab; …", "The current state forbids it"),
+    "TooLarge": _refusal(
+        "too_large", "The body is larger than the limit of 2097152 bytes", "A message or the body is too large"
+    ),
     "Unavailable": {
         **_refusal(
             "unavailable", "Redis is not available: Connection refused",
-            "Redis is away; ask again later. Of a publish `unconfirmed`: it is done, but too few replicas said so "
-            "(GATEWAY_WAIT_REPLICAS); with its idempotencyKey it is safe to ask again",
+            "Redis is not available; retry later. `unconfirmed`: Redis has accepted a publish, but too few replicas "
+            "have confirmed it (GATEWAY_WAIT_REPLICAS); it is safe to retry with the same idempotencyKey",
         ),
         "headers": {"Retry-After": {"schema": {"type": "integer"}, "description": "Seconds"}},
     },

@@ -1,4 +1,4 @@
-"""The start page, the operators' console, and what they need."""
+"""The start page, the operators' console, and their static files."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from starlette.types import Scope
 
 STATIC: Final = Path(str(resources.files("gateway"))) / "static"
 
-# Our pages load nothing from elsewhere, and speak to nobody but the host they came from. `Door` adds the rest.
+# Our pages load nothing from other hosts, and connect only to their own host. `Door` adds the other headers.
 _HEADERS: Final = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "cache-control": "no-cache",
 }
-# The browser client is public, and a module is loaded by CORS: pages of other hosts may use it too.
+# Pages of other hosts may use the browser client too. Browsers load modules by CORS, so it needs these headers.
 _CLIENT_HEADERS: Final = {
     "access-control-allow-origin": "*",
     "cross-origin-resource-policy": "cross-origin",
@@ -34,16 +34,16 @@ _CLIENT: Final = {
 
 
 class Assets(StaticFiles):
-    """Files that a browser asks about each time it uses them: after a deploy, no page runs with yesterday's script."""
+    """Static files that browsers revalidate at each use, so that no page runs an old script after a deployment."""
 
     async def get_response(self, path: str, scope: Scope) -> Response:
-        """A file, or 304 if the browser has it as it is."""
+        """The file, or 304 if the browser's copy is current."""
         response = await super().get_response(path, scope)
         response.headers["cache-control"] = "no-cache"
         return response
 
 
-# protocol.md, clients.md and topics.md are those of docs/, by links.
+# protocol.md, clients.md and topics.md are symbolic links to docs/.
 _files: Final = Assets(directory=STATIC, follow_symlink=True)
 
 
@@ -53,12 +53,12 @@ async def index(_request: Request) -> Response:
 
 
 async def console(_request: Request) -> Response:
-    """The operators' console. It holds nothing secret: what it shows, it asks for with the reader's own credential."""
+    """The operators' console. The page has no secrets: it calls the API with the credential of its user."""
     return FileResponse(STATIC / "console" / "index.html", headers=_HEADERS)
 
 
 async def client(request: Request) -> Response:
-    """The browser client, as a module or a classic script, or its description."""
+    """The browser client: a module, a classic script, or its type declarations."""
     response = await _files.get_response(f"client{request.url.path}", request.scope)
     response.headers.update({"content-type": _CLIENT[request.url.path], **_CLIENT_HEADERS})
     return response

@@ -1,4 +1,4 @@
-"""Publishing by back ends."""
+"""Publishing over HTTP, for back ends."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ MAX_MESSAGES: Final = 1000  # in one request
 
 
 async def publish(request: Request) -> Any:
-    """``{"topic", "data", …}`` or ``{"messages": [{…}, …]}``: all are published, or none."""
+    """Publish ``{"topic", "data", …}`` or ``{"messages": [{…}, …]}``: either all messages, or none."""
     node = node_of(request)
     body = await body_of(request, 2 * node.settings.max_message_bytes)
     items = body.get("messages", [body]) if isinstance(body, dict) else None
@@ -39,7 +39,7 @@ async def publish(request: Request) -> Any:
             400, "bad_request", f'Send {{"topic", "data"}}, or {{"messages": […]}} with 1 to {MAX_MESSAGES} of them'
         )
     if "messages" in body and len(body) > 1:
-        raise ApiError(400, "bad_request", "messages stands alone; nothing else is read beside it")
+        raise ApiError(400, "bad_request", "messages must be the only field of the body; remove the others")
     publications = []
     for at, item in enumerate(items):
         try:
@@ -80,7 +80,7 @@ def _body() -> Schema:
     several = record(messages={**array(ref("Message")), "minItems": 1, "maxItems": MAX_MESSAGES})
     return {
         "required": True,
-        "description": "Read as JSON whatever its content type; at most twice GATEWAY_MAX_MESSAGE_BYTES.",
+        "description": "JSON, with any content type; at most twice GATEWAY_MAX_MESSAGE_BYTES.",
         "content": {
             "application/json": {
                 "schema": {"oneOf": [ref("Message"), {**several, "additionalProperties": False}]},
@@ -93,11 +93,11 @@ def _body() -> Schema:
 PATHS: Final[Schema] = {
     "/api/publish": {
         "post": operation(
-            "publish", "Publish one message, or several", answer(ref("Published"), "Redis has taken all of them"),
+            "publish", "Publish one or several messages", answer(ref("Published"), "Redis has accepted all messages"),
             body=_body(),
-            description="All are published, or none. 200 means that Redis has taken them, and so that every node "
-            "hears them; not that somebody listens. After a 503 or a broken connection it is not known whether "
-            "they were published.",
+            description="All messages are published, or none. 200 means that Redis has accepted them and delivers "
+            "them to every node with subscribers, even if there are none. After a 503 or a broken connection it is "
+            "unknown whether they were published.",
         )
     },
 }  # fmt: skip
@@ -105,21 +105,21 @@ PATHS: Final[Schema] = {
 _MESSAGE = record(
     topic=TOPIC,
     data={"description": "Any JSON value"},
-    action={**NAME, "type": ["string", "null"], "description": "Travels beside `data`, as the next two do"},
+    action={**NAME, "type": ["string", "null"], "description": "Delivered beside `data`, like the next two"},
     subtype={**NAME, "type": ["string", "null"]},
     priority={**NAME, "type": ["string", "number", "null"]},
     to={
         "type": ["object", "null"],
-        "description": "Only these clients, whatever they hear; on whichever node they are",
+        "description": "Deliver only to these clients, on any node, even if they are not subscribed to the topic",
         "properties": {"user": NAME, "role": {**NAME, "examples": sorted(ROLES)}, "client": CLIENT_ID},
         "minProperties": 1, "maxProperties": 1, "additionalProperties": False,
     },
     idempotencyKey={
         "type": ["string", "null"], "pattern": r"^[A-Za-z0-9_.:\-]{1,200}$",
-        "description": "The same again within 5 minutes is the same message; only on topics with history and without "
-        "`to`, else 400",
+        "description": "A message with the same key within 5 minutes is the same message. Only for topics with history "
+        "and without `to`, otherwise 400",
     },
-    **{"except": {**CLIENT_ID, "type": ["string", "null"], "description": "All hearers but this one"}},
+    **{"except": {**CLIENT_ID, "type": ["string", "null"], "description": "Exclude this client"}},
 )  # fmt: skip
 
 SCHEMAS: Final[Schema] = {

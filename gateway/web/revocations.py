@@ -1,4 +1,4 @@
-"""Tokens that hold no more though their end has not come."""
+"""Revoked tokens over HTTP: list, revoke."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from gateway.core.revocations import Revocation
 from gateway.web.answers import ApiError, audit, body_of, limit_of, node_of, resource
 from gateway.web.openapi import NAME, TIME, Schema, answer, array, in_query, operation, record, ref
 
-MAX_BODY_BYTES: Final = 8 * MAX_TOKEN_LENGTH  # the id of any token, each character of it escaped
+MAX_BODY_BYTES: Final = 8 * MAX_TOKEN_LENGTH  # enough for the longest token id with each character escaped
 
 
 async def revoke(request: Request) -> Any:
-    """``{"jti"}`` or ``{"user"}``, and perhaps ``expires``: refused on every node from now on; sockets are closed."""
+    """Revoke tokens on every node, and close their sockets. Body: ``{"jti"}`` or ``{"user"}``, optional ``expires``."""
     node = node_of(request)
     revoked, now = node.trust.revoked, node.trust.revoked.clock()
     body = await body_of(request, MAX_BODY_BYTES)
@@ -26,14 +26,14 @@ async def revoke(request: Request) -> Any:
         or body.keys() - {"jti", "user", "expires"}
         or len(body.keys() & {"jti", "user"}) != 1
     ):
-        raise ApiError(400, "bad_request", 'Send {"jti": …} or {"user": …}, and perhaps "expires"')
+        raise ApiError(400, "bad_request", 'Send {"jti": …} or {"user": …}, optionally with "expires"')
     audit(request, jti=body.get("jti"), user=body.get("user"))
     expires = body.get("expires", now + node.settings.revocation_seconds)
     if isinstance(expires, bool) or not isinstance(expires, int | float):
         raise ApiError(400, "bad_request", "expires must be a number, seconds since 1970")
     if not now < expires <= now + revocations.MAX_SECONDS:
-        raise ApiError(400, "bad_request", "expires must lie ahead, and within ten years: seconds since 1970")
-    # A token still counts for the leeway past its end.
+        raise ApiError(400, "bad_request", "expires must be in the future and within ten years, in seconds since 1970")
+    # Nodes accept a token for the leeway after its expiry.
     until = expires + node.settings.jwt_leeway_seconds
     try:
         if isinstance(body.get("jti"), str):
@@ -41,7 +41,7 @@ async def revoke(request: Request) -> Any:
         else:
             revocation = await revoked.revoke("user", body.get("user", ""), until)
     except ValueError:
-        message = f"jti is a string that is not empty, user one of 1 to {protocol.MAX_NAME_LENGTH} characters"
+        message = f"jti must be a non-empty string, user a string of 1 to {protocol.MAX_NAME_LENGTH} characters"
         raise ApiError(400, "bad_request", message) from None
     except Full as error:
         raise ApiError(409, "full", str(error)) from None
@@ -49,7 +49,7 @@ async def revoke(request: Request) -> Any:
 
 
 async def list_revocations(request: Request) -> Any:
-    """What is revoked."""
+    """The current revocations."""
     node = node_of(request)
     await node.control.check_revocations()
     found = sorted(node.trust.revoked.book, key=lambda one: (one.until, one.kind, one.name))
@@ -68,8 +68,8 @@ def _shown(one: Revocation) -> dict[str, Any]:
 
 
 def _body() -> Schema:
-    end = {"type": "number", "description": "When the tokens would have ended, seconds since 1970"}
-    token_id = {"type": "string", "minLength": 1, "description": "One of over 200 characters is listed by its SHA-256"}
+    end = {"type": "number", "description": "When the tokens expire, in seconds since 1970"}
+    token_id = {"type": "string", "minLength": 1, "description": "If longer than 200 characters, listed by its SHA-256"}
     one = {"properties": {"jti": token_id, "user": NAME, "expires": end}, "additionalProperties": False}
     schema = {"type": "object", **one, "oneOf": [{"required": ["jti"]}, {"required": ["user"]}]}
     examples = {"a token": {"value": {"jti": "4f1c"}}, "all of a user": {"value": {"user": "ann"}}}
@@ -79,15 +79,16 @@ def _body() -> Schema:
 PATHS: Final[Schema] = {
     "/api/revocations": {
         "get": operation(
-            "listRevocations", "What is revoked",
-            answer(record(revocations=array(ref("Revocation")), count={"type": "integer"}), "The soonest over first"),
-            parameters=[in_query("limit", {"type": "integer", "minimum": 1, "maximum": 10_000}, "At most so many")],
+            "listRevocations", "The current revocations",
+            answer(record(revocations=array(ref("Revocation")), count={"type": "integer"}), "Ordered by `until`"),
+            parameters=[in_query("limit", {"type": "integer", "minimum": 1, "maximum": 10_000}, "The most listed")],
         ),
         "post": operation(
-            "revoke", "Refuse a token, or all of a user issued until now, on every node",
-            answer(ref("Revocation"), "Every node has been told; sockets that they opened are closed with 3500"),
+            "revoke", "Revoke a token, or all tokens issued to a user until now, on every node",
+            answer(ref("Revocation"), "All nodes have been notified. They close the sockets of these tokens with 3500"),
             "Conflict", body=_body(),
-            description="Without `expires` it is kept for GATEWAY_REVOCATION_SECONDS. Until now means Redis' time.",
+            description="Without `expires` the revocation is kept for GATEWAY_REVOCATION_SECONDS. \"Now\" is the time "
+            "of the Redis server.",
         ),
     },
 }  # fmt: skip
@@ -95,9 +96,9 @@ PATHS: Final[Schema] = {
 SCHEMAS: Final[Schema] = {
     "Revocation": record(
         jti={"type": ["string", "null"], "description": "The token's id"},
-        user={"type": ["string", "null"], "description": "Whose tokens, if not one"},
-        before={**TIME, "type": ["string", "null"], "description": "Tokens of the user that were issued up to then"},
-        until={**TIME, "description": "It is kept until then"},
+        user={"type": ["string", "null"], "description": "The user whose tokens are revoked"},
+        before={**TIME, "type": ["string", "null"], "description": "The user's tokens issued until then are revoked"},
+        until={**TIME, "description": "The revocation is kept until then"},
     ),
 }  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Background services of the whole cluster: seen, told of by other programs, forgotten."""
+"""The background services of the cluster over HTTP: list, show, report, forget."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from gateway.web.answers import ApiError, body_of, key_of, node_of, resource
 from gateway.web.openapi import COUNT, Schema, answer, array, in_path, operation, record, ref
 
 MAX_LEASE_SECONDS: Final = MAX_LEASE_MS // 1000
-_NOT_TOLD: Final = ("leaseEnds", "token", "standby", "singleton", "updateCount")  # of a report: ours to say
+_RESERVED: Final = ("leaseEnds", "token", "standby", "singleton", "updateCount")  # only nodes set these fields
 
 
 async def list_services(request: Request) -> Any:
-    """All services, with the worst of their states."""
+    """All services, and the worst of their statuses."""
     found = await node_of(request).services.states.read_all()
     return {"status": records.worst(service["status"] for service in found), "services": found}
 
 
 async def show_service(request: Request) -> Any:
-    """One service, with its instances, those it depends on and those that depend on it."""
+    """One service with its instances, its dependencies and its dependants."""
     name, states = _name(request), node_of(request).services.states
     found = {service["service"]: service for service in await states.read_all()}
     if name not in found:
@@ -35,7 +35,7 @@ async def show_service(request: Request) -> Any:
 
 
 async def report_service(request: Request) -> Any:
-    """``{"status", "leaseSeconds", …}``: how one instance of a service is, believed until the lease ends."""
+    """Store the report of one instance: ``{"status", "leaseSeconds", …}``. It is valid until its lease ends."""
     name, key = _name(request), key_of(request)
     if records.is_reserved(name):
         raise ApiError(403, "forbidden", f"Only nodes report the state of {name}: choose a name outside gateway.*")
@@ -44,21 +44,21 @@ async def report_service(request: Request) -> Any:
     body = await body_of(request, MAX_RECORD_BYTES)
     if not isinstance(body, dict):
         raise ApiError(400, "bad_request", 'Send {"status", "leaseSeconds", …}')
-    told = dict(body)
-    instance, seconds = told.pop("instance", "default"), told.pop("leaseSeconds", None)
+    report = dict(body)
+    instance, seconds = report.pop("instance", "default"), report.pop("leaseSeconds", None)
     if not records.is_instance(instance):
         raise ApiError(400, "bad_request", "instance must be 1 to 100 of A-Z a-z 0-9 _ . : -")
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 1 <= seconds <= MAX_LEASE_SECONDS:
         raise ApiError(400, "bad_request", f"leaseSeconds must be from 1 to {MAX_LEASE_SECONDS}")
-    for field in _NOT_TOLD:
-        if field in told:
-            raise ApiError(400, "bad_request", f"{field} is set by the gateway, not by a report")
+    for field in _RESERVED:
+        if field in report:
+            raise ApiError(400, "bad_request", f"{field} is set by the gateway; remove it from the report")
     try:
-        version = records.check(told).pop("version", 0)
+        version = records.check(report).pop("version", 0)
         if version > MAX_VERSION:
             raise RecordError(f"version must be at most {MAX_VERSION}")
         [verdict] = await node_of(request).services.states.write(
-            [Report(name, instance, told, int(seconds * 1000), version)]
+            [Report(name, instance, report, int(seconds * 1000), version)]
         )
     except RecordError as error:
         raise ApiError(400, "bad_request", str(error)) from None
@@ -70,7 +70,7 @@ async def report_service(request: Request) -> Any:
 
 
 async def forget_service(request: Request) -> Any:
-    """Remove all that is told of a service; an instance that lives tells it again."""
+    """Remove the records of a service. A living instance reports again."""
     name = _name(request)
     if not await node_of(request).services.states.forget(name):
         raise ApiError(404, "not_found", f"No program has reported a service {name}")
@@ -86,7 +86,8 @@ def _name(request: Request) -> str:
     return name
 
 
-# Of a report. Redis counts on from it where none is given, and every reader must be able to hold the number.
+# The largest version in a report. Redis counts on from it if a report has no version, and JSON readers must be able to
+# hold the number exactly.
 MAX_VERSION: Final = (1 << 52) - 1
 
 _SERVICE: Final[Schema] = {
@@ -94,7 +95,7 @@ _SERVICE: Final[Schema] = {
 }  # fmt: skip
 _INSTANCE: Final[Schema] = {"type": "string", "pattern": r"^[A-Za-z0-9_.:\-]{1,100}$", "examples": ["worker-1"]}
 _STATUS: Final[Schema] = {"type": "string", "enum": [status.value for status in Status]}
-_SAID: Final[Schema] = {"type": "string", "enum": [s.value for s in Status if s is not Status.OFFLINE]}
+_REPORTED_STATUS: Final[Schema] = {"type": "string", "enum": [s.value for s in Status if s is not Status.OFFLINE]}
 _TEXT: Final[Schema] = {"type": ["string", "null"], "maxLength": MAX_ERROR_CHARACTERS}
 _WHOLE: Final[Schema] = {"type": "integer", "minimum": 0, "maximum": (1 << 53) - 1}
 _STATS: Final[Schema] = {
@@ -112,15 +113,15 @@ _MORE: Final[Schema] = {
     "host": _TEXT,
     "dependsOn": array(_SERVICE),
     "stats": _STATS,
-    "version": {**_WHOLE, "description": "Of an instance's records, an older never replaces a newer"},
+    "version": {**_WHOLE, "description": "An older record never replaces a newer one of the same instance"},
 }
 _SUMMARY: Final[Schema] = {
     "service": _SERVICE,
-    "status": {**_STATUS, "description": "The worst of its living instances"},
-    "running": {**COUNT, "description": "Instances that do its work"},
+    "status": {**_STATUS, "description": "The worst status of its living instances"},
+    "running": {**COUNT, "description": "The number of running instances"},
     "instances": array(ref("ServiceInstance")),
     "dependsOn": array(_SERVICE),
-    "lastError": {**_TEXT, "description": "The newest of any instance"},
+    "lastError": {**_TEXT, "description": "The newest error of any instance"},
 }
 _RELATED: Final[Schema] = array(record(service=_SERVICE, status={"type": ["string", "null"]}))
 
@@ -129,10 +130,10 @@ def _report_body() -> Schema:
     schema = {
         "type": "object",
         "properties": {
-            "status": _SAID,
+            "status": _REPORTED_STATUS,
             "leaseSeconds": {
                 "type": "number", "minimum": 1, "maximum": MAX_LEASE_SECONDS,
-                "description": "After that time without another report it is offline",
+                "description": "Without another report the instance is offline after this time",
             },
             "instance": {**_INSTANCE, "default": "default"},
             **_MORE,
@@ -151,15 +152,15 @@ def _report_body() -> Schema:
 PATHS: Final[Schema] = {
     "/api/services": {
         "get": operation(
-            "listServices", "All services of the cluster, with their instances",
-            answer(record(status=_STATUS, services=array(ref("Service"))), "By name; `status` is the worst of all"),
-            description="A service is listed for an hour after its last instance's lease has ended; at most "
-            f"{records.MAX_SERVICES} are.",
+            "listServices", "All services of the cluster with their instances",
+            answer(record(status=_STATUS, services=array(ref("Service"))), "Ordered by name, with the worst `status`"),
+            description="A service is listed until an hour after the lease of its last instance has ended. At most "
+            f"{records.MAX_SERVICES} services are listed.",
         )
     },
     "/api/services/{service}": {
         "get": operation(
-            "showService", "One service, what it depends on and what depends on it",
+            "showService", "One service with its dependencies and dependants",
             answer(
                 record(**_SUMMARY, dependencies=_RELATED, dependants=_RELATED),
                 "`status` is null for a dependency that no program has reported",
@@ -167,18 +168,19 @@ PATHS: Final[Schema] = {
             "NotFound", parameters=[in_path("service", _SERVICE)],
         ),
         "put": operation(
-            "reportService", "Say how an instance of a service is",
+            "reportService", "Report the state of one instance of a service",
             answer(
-                record(service=_SERVICE, instance=_INSTANCE, version=_WHOLE), "Redis has it, and it is told to all"
+                record(service=_SERVICE, instance=_INSTANCE, version=_WHOLE),
+                "Redis has stored the report, and subscribers are notified",
             ),
             "NoSuchName", "Conflict", parameters=[in_path("service", _SERVICE)], body=_report_body(),
-            description="For any program whose key has the scope `services`, or `services:` and a pattern of the name. "
-            "Names that begin with `gateway.` are reserved for nodes: 403. `version`, if it is given, must grow; "
-            "else Redis gives one.",
+            description="For any program whose key has the scope `services`, or `services:` with a matching pattern. "
+            "Names that begin with `gateway.` are reserved for nodes (403). If a report has a `version`, it must grow; "
+            "otherwise Redis assigns one.",
         ),
         "delete": operation(
-            "forgetService", "Remove all that is told of a service",
-            answer(record(forgotten=_SERVICE), "An instance that lives tells of it again"),
+            "forgetService", "Remove the records of a service",
+            answer(record(forgotten=_SERVICE), "The records are removed. A living instance reports again"),
             "NotFound", parameters=[in_path("service", _SERVICE)],
         ),
     },
@@ -192,9 +194,9 @@ SCHEMAS: Final[Schema] = {
             "instance": _INSTANCE,
             "status": _STATUS,
             "alive": {"type": "boolean", "description": "Whether its lease has not ended"},
-            "singleton": {"type": "boolean", "description": "Of all instances one runs"},
-            "standby": {"type": "boolean", "description": "It would run if the one that does died"},
-            "token": {**_WHOLE, "description": "The fencing token of the one that runs"},
+            "singleton": {"type": "boolean", "description": "Only one of all instances runs"},
+            "standby": {"type": "boolean", "description": "It takes over if the running instance dies"},
+            "token": {**_WHOLE, "description": "The fencing token of the running instance"},
             "updateCount": _WHOLE,
             **_MORE,
         },

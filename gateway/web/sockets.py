@@ -1,7 +1,6 @@
-"""The WebSockets' endpoint, an ASGI application of its own.
+"""The WebSocket endpoint, a separate ASGI application.
 
-Three paths need no router; and what Starlette keeps ready around a route, to turn exceptions into pages, is a tenth of
-a connect.
+Three paths need no router, and Starlette's exception handling around a route would cost a tenth of a connect.
 """
 
 from __future__ import annotations
@@ -18,18 +17,18 @@ from gateway.transport.connection import Connection
 from gateway.web import answers, entrance
 from gateway.web.entrance import Refusal
 
-OPERATORS: Final = "/api/ws"  # the load balancer's internal side has it alone: there AUTH takes keys of the API as well
+OPERATORS: Final = "/api/ws"  # only on the load balancer's internal port; AUTH also accepts API keys here
 PATHS: Final = frozenset({"/ws", "/api/v69/ws", OPERATORS})
 
 
 class Sockets:
-    """Decides who comes in to `node`."""
+    """Accepts or refuses WebSocket clients of `node`."""
 
     def __init__(self, node: Node) -> None:
         self._node = node
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One handshake. After the answer the connection is the node's, and this coroutine ends."""
+        """Handle one handshake. After the response the node owns the connection, and this coroutine ends."""
         node, path = self._node, scope["path"]
         connection: Connection = scope["extensions"]["gateway.connection"]
         try:
@@ -41,7 +40,7 @@ class Sockets:
             return
         offered = scope["subprotocols"]
         try:
-            # A client that offered subprotocols and is given none fails the connection.
+            # If a client offers subprotocols and the response has none, the client fails the connection.
             await send({"type": "websocket.accept", "subprotocol": offered[0] if offered else None})
         except BaseException:
             node.admission.forget(guest.identity.user, guest.ip)
@@ -50,7 +49,7 @@ class Sockets:
 
 
 async def upgrade_required(request: Request) -> Response:
-    """What a plain GET of a WebSocket's path is told (RFC 9110, 15.5.22)."""
+    """The response to a plain GET of a WebSocket path (RFC 9110, 15.5.22)."""
     message = f"{request.url.path} is a WebSocket: connect with a WebSocket client, which sends Upgrade: websocket"
     return answers.refusal(426, "upgrade_required", message, {"upgrade": "websocket", "connection": "upgrade"})
 

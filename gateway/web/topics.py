@@ -1,4 +1,4 @@
-"""Topics: who hears them, what they hold, who is there."""
+"""Topics over HTTP: subscribers, history and presence."""
 
 from __future__ import annotations
 
@@ -30,27 +30,29 @@ MAX_PAGE_TOPICS: Final = 1000
 
 
 async def list_topics(request: Request) -> Any:
-    """The topics that have subscribers, with counts, a page at a time."""
+    """A page of the topics that have subscribers, with counts."""
     query = request.query_params
     limit = limit_of(query.get("limit"), MAX_PAGE_TOPICS)
     for name in ("after", "contains"):
         if len(query.get(name, "")) > MAX_NAME_LENGTH:
-            raise ApiError(400, "bad_request", f"{name} has at most {MAX_NAME_LENGTH} characters, as names of topics")
+            raise ApiError(
+                400, "bad_request", f"{name} must have at most {MAX_NAME_LENGTH} characters, like topic names"
+            )
     return await node_of(request).registry.listings.topics(
         limit, after=query.get("after", ""), contains=query.get("contains", "")
     )
 
 
 async def show_topic(request: Request) -> Any:
-    """One topic, with counts; a topic nobody hears has none."""
+    """The subscriber counts of one topic. They are zero for a topic without subscribers."""
     topic = request.path_params["topic"]
     if not topics.is_topic(topic):
-        raise ApiError(404, "not_found", f"There can be no such topic as {shown(topic)}: a name has {topics.NAME_FORM}")
+        raise ApiError(404, "not_found", f"{shown(topic)} is not a topic: a name has {topics.NAME_FORM}")
     return await node_of(request).registry.topic(topic)
 
 
 async def show_history(request: Request) -> Any:
-    """A topic's last messages."""
+    """The latest messages of a topic."""
     node, topic, query = node_of(request), _ruled(request, "history"), request.query_params
     since, reverse = query.get("since"), query.get("reverse", "0")
     if since is not None and not (since.isascii() and since.isdigit() and len(since) < 16):
@@ -65,7 +67,7 @@ async def show_history(request: Request) -> Any:
 
 
 async def delete_history(request: Request) -> Any:
-    """Drop a topic's messages, in Redis and in the nodes; the numbering goes on."""
+    """Delete a topic's messages in Redis and in the nodes. The offsets continue."""
     node, topic = node_of(request), _ruled(request, "history")
     deleted = await node.relay.delete_history(topic)
     await node.control.order("forget", topics=[topic])
@@ -73,7 +75,7 @@ async def delete_history(request: Request) -> Any:
 
 
 async def show_presence(request: Request) -> Any:
-    """Who is on a topic."""
+    """The people on a topic."""
     topic = _ruled(request, "presence")
     return {"topic": topic, **await node_of(request).relay.read_presence(topic)}
 
@@ -85,7 +87,7 @@ def _ruled(request: Request, what: str) -> str:
         raise ApiError(
             404,
             "not_found",
-            f"The topic {topic[:200]} has no {what}: a rule in the file of GATEWAY_TOPICS gives it {what}",
+            f"The topic {topic[:200]} has no {what}: enable it by a rule in the file of GATEWAY_TOPICS",
         )
     return topic
 
@@ -93,9 +95,9 @@ def _ruled(request: Request, what: str) -> str:
 def _range() -> list[Schema]:
     limit = {"type": "integer", "minimum": 1, "maximum": MAX_HISTORY_LIMIT, "default": DEFAULT_HISTORY_LIMIT}
     return [
-        in_query("limit", limit, "Messages in the answer"),
-        in_query("since", COUNT, "Only those behind this offset"),
-        in_query("reverse", {"enum": ["0", "1"], "default": "0"}, "1: the newest first"),
+        in_query("limit", limit, "The most messages in the answer"),
+        in_query("since", COUNT, "Only messages after this offset"),
+        in_query("reverse", {"enum": ["0", "1"], "default": "0"}, "1: newest first"),
     ]
 
 
@@ -103,7 +105,7 @@ def _page() -> list[Schema]:
     limit = {"type": "integer", "minimum": 1, "maximum": MAX_PAGE_TOPICS, "default": DEFAULT_LIMIT}
     text = {"type": "string", "maxLength": MAX_NAME_LENGTH}
     return [
-        in_query("after", text, "Only topics behind this name: `next` of the page before"),
+        in_query("after", text, "Only topics after this name: `next` of the previous page"),
         in_query("contains", text, "Only topics with this text in their name"),
         in_query("limit", limit, "Topics on a page"),
     ]
@@ -114,36 +116,38 @@ _TOPIC: Final = in_path("topic", TOPIC)
 PATHS: Final[Schema] = {
     "/api/topics": {
         "get": operation(
-            "listTopics", "Topics that clients are subscribed to, a page at a time",
-            answer(ref("Topics"), "By name"),
+            "listTopics", "A page of the topics that clients are subscribed to",
+            answer(ref("Topics"), "Ordered by name"),
             parameters=_page(),
-            description="A topic that gets its first subscriber or loses its last one meanwhile may be on no page; "
-            "none is on two. The number of all topics is in `nodes`.",
+            description="A topic that gets its first subscriber or loses its last one meanwhile may be missing from "
+            "all pages. No topic is on two pages. The number of all topics is in `nodes`.",
         )
     },
     "/api/topics/{topic}": {
         "get": operation(
-            "showTopic", "One topic", answer(ref("Topic"), "With no subscribers, if no client is subscribed to it"),
+            "showTopic", "One topic", answer(ref("Topic"), "Its subscriber counts, zero if it has no subscribers"),
             "NoSuchName", parameters=[_TOPIC],
         )
     },
     "/api/topics/{topic}/history": {
         "get": operation(
-            "showHistory", "A topic's last messages", answer(ref("History"), "In order, unless `reverse` is 1"),
+            "showHistory", "The latest messages of a topic",
+            answer(ref("History"), "Oldest first, unless `reverse` is 1"),
             "NotFound", parameters=[_TOPIC, *_range()],
-            description="The newest, or with `since` the first behind it. Only topics whose rule keeps some.",
+            description="The newest messages, or with `since` the first ones after that offset. Only topics with "
+            "history.",
         ),
         "delete": operation(
-            "deleteHistory", "Drop a topic's messages; the numbering goes on",
-            answer(record(deleted={"type": "boolean"}), "false, if there were none"),
+            "deleteHistory", "Delete the messages of a topic; the offsets continue",
+            answer(record(deleted={"type": "boolean"}), "false if there were none"),
             "NotFound", parameters=[_TOPIC],
         ),
     },
     "/api/topics/{topic}/presence": {
         "get": operation(
-            "showPresence", "Who is on a topic", answer(ref("People"), "On all nodes together"),
+            "showPresence", "The people on a topic", answer(ref("People"), "On all nodes together"),
             "NotFound", parameters=[_TOPIC],
-            description="A person is a user with any number of clients, or a client that proved nothing.",
+            description="A person is a user with any number of clients, or one anonymous client.",
         )
     },
 }  # fmt: skip
@@ -157,15 +161,15 @@ SCHEMAS: Final[Schema] = {
     ),
     "Topics": record(
         topics=array(ref("Topic")),
-        next={"type": ["string", "null"], "description": "The next page's `after`; null: this was the last"},
+        next={"type": ["string", "null"], "description": "The `after` of the next page; null: this is the last page"},
         nodes={"type": "object", "additionalProperties": COUNT,
-               "description": "All topics by node id, whatever is on the page; a topic on two nodes counts at both",
+               "description": "Number of all topics by node id, not only of this page; a topic counts at each node",
                "examples": [{"n1.9f2c31ab": 3}]},
     ),
     "History": record(
-        topic=TOPIC, epoch=EPOCH, offset={**COUNT, "description": "Of the newest message there is"},
+        topic=TOPIC, epoch=EPOCH, offset={**COUNT, "description": "Of the newest message"},
         mark=MARK,
-        messages={**array({"type": "object"}), "description": "As clients were sent them"},
+        messages={**array({"type": "object"}), "description": "As they were sent to clients"},
     ),
     "People": {
         **record(topic=TOPIC, count=COUNT),
@@ -174,7 +178,7 @@ SCHEMAS: Final[Schema] = {
             "count": COUNT,
             "members": {
                 **array(record(clientId=CLIENT_ID, user={"type": ["string", "null"]})),
-                "description": "Everybody, by one client; absent if they are too many",
+                "description": "Each person, represented by one client; absent if there are too many",
             },
         },
     },

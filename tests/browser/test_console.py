@@ -204,7 +204,7 @@ async def test_an_admins_token_hears_all_and_acts(
 async def test_the_token_of_a_user_is_refused_in_words(plain: Cluster, front: Balancer, console: Open) -> None:
     operator = await console(front)
     await operator.try_to_sign_in(token("ann"))
-    await operator.reads("The token is good, but not an administrator's")
+    await operator.reads("The token is valid, but not an administrator's")
     await operator.page.get_by_label("Admin token or API key").fill(token("root", "admin", seconds=-60))
     await operator.page.keyboard.press("Enter")
     await operator.reads("The token has expired")

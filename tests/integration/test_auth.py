@@ -474,7 +474,7 @@ async def test_an_administrators_token_is_good_for_the_api_and_named_in_the_log(
         assert await ask("DELETE", "/api/users/nobody-there/clients", root) == (200, "")
         assert [line["key"] for line in await node.logged("audit")] == ["admin:steward"]
 
-        assert await ask("GET", "/api/nodes", token("ann")) == (403, "The token is good, but not an administrator's")
+        assert await ask("GET", "/api/nodes", token("ann")) == (403, "The token is valid, but not an administrator's")
         assert await ask("GET", "/api/nodes", token("steward", "admin", -60)) == (401, "The token has expired")
         assert await ask("GET", "/api/nodes", root[:-4] + "AAAA") == (401, "The token is not valid")
         assert (await ask("POST", "/api/revocations", API_KEY, json={"user": "steward"}))[0] == 200

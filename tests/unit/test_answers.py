@@ -30,7 +30,7 @@ async def test_a_fault_is_answered_in_our_form_without_its_details(app: Starlett
     async with httpx.AsyncClient(transport=transport, base_url="http://node") as http:
         answer = await http.get("/broken")
     assert answer.status_code == 500
-    assert answer.json() == {"error": {"code": "internal", "message": "The node failed at this; its log says how"}}
+    assert answer.json() == {"error": {"code": "internal", "message": "The request failed in the node; see its log"}}
 
 
 async def test_a_fault_is_raised_on_for_the_log(app: Starlette) -> None:
