@@ -1,15 +1,15 @@
--- Number a message, keep it, publish it: one step, so the order in the stream is the order on the wire.
--- KEYS: 1 the stream; 2 its meta (epoch, top, mark); 3 the answer to the idempotency key, or the meta again; 4 the last
--- value of a topic with a snapshot, or the meta again.
+-- Number, store and publish a message in one step, so that the order in the stream is the order on the channel.
+-- KEYS: 1 the stream; 2 its meta (epoch, top, mark); 3 the answer to the idempotency key, or the meta again; 4 the
+-- snapshot of a topic that has one, or the meta again.
 -- ARGV: 1 channel, 2 header of the envelope, 3 text of the message (a JSON object), 4 messages to keep,
--- 5 ms to keep them, 6 now in ms, 7 epoch to begin with if there is none, 8 idempotency key or '', 9 ms it is good for,
--- 10 client who is not to be sent it, or '', 11 singleton that says it, or '', 12 its fencing token, 13 end of its lease in
--- ms, in Redis' own time, 14 PUBLISH, or SPUBLISH on a cluster, 15 ms that the meta and the last value outlive the last message,
--- 16 bytes to keep, 64 for each message beside its text.
--- Returns epoch, offset, mark, and 1 if the idempotency key had been answered before (then nothing was published);
--- or { newest token } if the singleton's lease has ended or a newer token was here: then nothing was published either.
+-- 5 ms to keep them, 6 now in ms, 7 epoch for a new numbering, 8 idempotency key or '', 9 ms that the key is valid,
+-- 10 client that does not receive the message, or '', 11 singleton that publishes it, or '', 12 its fencing token,
+-- 13 end of its lease in ms by the clock of Redis, 14 PUBLISH, or SPUBLISH on a cluster, 15 ms that the meta and the
+-- snapshot outlive the last message, 16 bytes to keep, counting 64 per message beyond its text.
+-- Returns epoch, offset, mark, and 1 if the idempotency key was used before and nothing was published;
+-- or { newest token } if the lease has ended or a newer token exists: then nothing was published either.
 
--- A whole number as this script writes it, and small enough to be counted on exactly; nil for anything else.
+-- The value of a whole number that this script wrote and Lua represents exactly; nil for anything else.
 local function whole(text, most)
   if type(text) == 'string' and #text <= 16 and string.find(text, '^%d+$') and tonumber(text) < most then return tonumber(text) end
 end
@@ -37,7 +37,7 @@ if ARGV[8] ~= '' then
   local first = redis.pcall('HMGET', KEYS[3], 'epoch', 'offset', 'mark')
   local offset, mark = whole(first[2], 1e15), whole(first[3] or '0', 9e15)
   if is_epoch(first[1]) and offset and mark then
-    -- A write, so that WAIT behind it covers the first answer's message too, whichever connection that came by.
+    -- A write, so that a following WAIT also covers the first message, which may have come by another connection.
     redis.call('PEXPIRE', KEYS[3], ARGV[9])
     return { first[1], offset, written(mark), 1 }
   end
@@ -45,19 +45,19 @@ end
 
 local meta = redis.pcall('HMGET', KEYS[2], 'epoch', 'top', 'mark', 'bytes', 'floor')
 local epoch, top, last = meta[1], whole(meta[2], 1e14), whole(meta[3] or '0', 9e15)
--- Bytes of all messages that were ever added; and of those that were so before the oldest that is kept, when that was last
--- looked at.
+-- bytes: size of all messages that were ever added. floor: the same up to the oldest message in the stream, as of the
+-- last check.
 local bytes, floor = whole(meta[4] or '0', 9e15) or 0, whole(meta[5] or '0', 9e15) or 0
 if not (is_epoch(epoch) and top and last) then
-  -- There is no meta, or it is not one: the numbering begins anew.
+  -- The meta is missing or broken: start a new numbering.
   if meta.err then redis.call('UNLINK', KEYS[2]) end
-  -- A growing write first: a Redis without memory refuses a script's first write, and no later one.
+  -- The write that needs memory comes first: a Redis without memory rejects only the first write of a script.
   redis.call('HSET', KEYS[2], 'epoch', ARGV[7])
   redis.call('UNLINK', KEYS[1])
   epoch, top, last, bytes, floor = ARGV[7], 0, 0, 0, 0
 end
--- The mark tells this message from any other that was given, or will be given, the same offset: Redis' time in us,
--- which grows even where the clock does not.
+-- The mark distinguishes this message from any other with the same offset in another numbering: Redis' time in us, or
+-- one more than the last mark if the clock has not moved on.
 local mark = math.max(time[1] * 1000000 + time[2], last + 1)
 local function add()
   local text = string.sub(ARGV[3], 1, -2)
@@ -67,7 +67,7 @@ local function add()
 end
 local text, added = add()
 if type(added) == 'table' and added.err and (string.find(added.err, 'WRONGTYPE') or string.find(added.err, 'The ID')) then
-  -- The stream is none, or goes beyond what its meta says: the numbering begins anew here too.
+  -- The key is not a stream, or the stream is ahead of its meta: start a new numbering.
   redis.call('UNLINK', KEYS[1])
   epoch, top, last, bytes, floor = ARGV[7], 0, 0, 0, 0
   text, added = add()
@@ -76,14 +76,14 @@ if type(added) == 'table' and added.err then return redis.error_reply(added.err)
 local offset = top + 1
 bytes = bytes + #text + 64
 if bytes - floor > tonumber(ARGV[16]) then
-  -- More may be kept than the topic may have. The oldest are read, one, two, four at a time, up to the first that stays: a
-  -- message makes as many bytes go as it has, so this costs no more than adding it.
+  -- The stream may be over its limit. Read the oldest messages, one, two, four at a time, up to the first that stays.
+  -- A message removes about as many bytes as it adds, so this costs no more than adding it.
   local from, number, stays = '-', 1, nil
   while not stays do
     local oldest = redis.call('XRANGE', KEYS[1], from, '+', 'COUNT', number)
     if #oldest == 0 then break end
     for _, entry in ipairs(oldest) do
-      local counted, size = 0, 0 -- 0.1.0 did not count
+      local counted, size = 0, 0 -- version 0.1.0 wrote no count
       for at = 1, #entry[2], 2 do
         if entry[2][at] == 'c' then counted = whole(entry[2][at + 1], 9e15) or 0 end
         if entry[2][at] == 'm' then size = #entry[2][at + 1] + 64 end
@@ -102,7 +102,7 @@ redis.call('HSET', KEYS[2], 'epoch', epoch, 'top', written(offset), 'mark', writ
   'floor', written(floor))
 if ARGV[11] ~= '' then redis.call('HSET', KEYS[2], 'fence:' .. ARGV[11], ARGV[12]) end
 if offset % 32 == 1 then
-  -- The oldest that are past their time go too: more than came in since the last time, and read one at a time.
+  -- Remove the oldest expired messages one by one, up to twice as many as were added since the last time.
   for _ = 1, 64 do
     local oldest = redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', 1)[1]
     if not oldest or (tonumber(oldest[2][2]) or 0) >= ARGV[6] - ARGV[5] then break end
@@ -110,7 +110,7 @@ if offset % 32 == 1 then
   end
 end
 redis.call('PEXPIRE', KEYS[1], ARGV[5])
--- The numbering outlives the messages, so that whoever was away longer is told so.
+-- The meta outlives the messages, so that a client that was away longer learns that it missed some.
 redis.call('PEXPIRE', KEYS[2], ARGV[5] + ARGV[15])
 if KEYS[4] ~= KEYS[2] then
   set(KEYS[4], 'v', written(mark), 'm', text)

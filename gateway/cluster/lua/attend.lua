@@ -1,9 +1,10 @@
--- Write who is on a topic from one node, under its living lease, and tell the other nodes, in one step.
--- KEYS[1] the node's hash; KEYS[2] the node's people of the topic; KEYS[3] its topics, by which the reaper finds KEYS[2].
--- ARGV: 1 topic, 2 1: drop all first, 3 ms that KEYS[2] lives without being written or renewed, 4 channel or '' (do not
--- tell), 5 the message, 6 how many (client, info) pairs follow, the pairs, then clients to drop.
--- A key of another type is replaced. The caller bounds the rows: Lua's `unpack` has a limit of about 8,000.
--- Returns 1, or 0 if the lease is gone and nothing was done.
+-- Write one node's presence rows of a topic if its lease is valid, and notify the other nodes, in one step.
+-- KEYS[1] the lease of the node; KEYS[2] its presence rows of the topic; KEYS[3] its topics, by which the reaper finds
+-- KEYS[2].
+-- ARGV: 1 topic, 2 '1': delete all rows first, 3 TTL of KEYS[2] in ms, 4 channel, or '' to publish nothing, 5 the
+-- message, 6 number of (client, info) pairs, the pairs, then clients to remove.
+-- Replaces a key of another type. The caller limits the rows, because Lua's `unpack` takes at most about 8,000 values.
+-- Returns 1; 0 if the lease is gone and nothing was done.
 if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
 local function is_hash(key) return redis.call('TYPE', key).ok == 'hash' end
 if ARGV[2] == '1' or not is_hash(KEYS[2]) then redis.call('UNLINK', KEYS[2]) end

@@ -1,13 +1,13 @@
--- Renew a node's lease, or take it.
--- KEYS[1] the node's hash; KEYS[2] its clients; KEYS[3] its topics. ARGV[1] lease in ms; ARGV[2..] its fields and values.
--- Returns how many writes of rows this Redis has under the lease, or -1 if the lease had ended. Then the rows are dropped:
--- with the new lease other nodes would see what they held before, until they are written again.
+-- Renew the lease of a node, or take it if it has ended.
+-- KEYS[1] the lease; KEYS[2] the node's clients; KEYS[3] its topics. ARGV[1] lease in ms; ARGV[2..] fields and values.
+-- Returns the number of row writes under the lease, or -1 if the lease had ended. In that case it deletes the rows:
+-- otherwise other nodes would see the old rows under the new lease until the node writes them again.
 local writes = redis.pcall('HGET', KEYS[1], 'writes')
 local foreign = type(writes) == 'table' -- a key of another type: another program wrote it
 if foreign then redis.call('UNLINK', KEYS[1]) end
--- A lease under which no rows were written has no such field.
+-- A lease under which no rows were written has no `writes` field.
 local lives = type(writes) == 'string' or not foreign and redis.call('EXISTS', KEYS[1]) == 1
--- The growing write first: a Redis without memory refuses a script's first write, and no later one.
+-- The write that needs memory comes first: a Redis without memory rejects only the first write of a script.
 redis.call('HSET', KEYS[1], unpack(ARGV, 2)) -- ten fields
 if not lives then redis.call('UNLINK', KEYS[2], KEYS[3]) end
 redis.call('PEXPIRE', KEYS[1], ARGV[1])

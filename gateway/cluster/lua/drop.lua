@@ -1,5 +1,5 @@
--- Delete a value of the cache, with the right of a load under way to keep its own, and tell the nodes.
--- KEYS[1] the value; KEYS[2] its lock. ARGV: 1 channel, 2 notice. Returns 1 if there was a value.
+-- Delete a cached value and its lock, so that a load in progress cannot write an older value, and notify the nodes.
+-- KEYS[1] the value; KEYS[2] its lock. ARGV: 1 channel, 2 change notice. Returns 1 if there was a value.
 local found = redis.call('UNLINK', KEYS[1])
 redis.call('DEL', KEYS[2])
 redis.call('PUBLISH', ARGV[1], ARGV[2])

@@ -1,20 +1,20 @@
--- Put services into the index until their records may be forgotten; the index has a bound.
--- KEYS[1] the index. ARGV: 1 ms that a record is kept beyond its lease, 2 services at most, 3 ms that the index lives after
--- this call, then for each service its name and the lease in ms.
--- Returns for each service 1, or 0 if there are too many.
+-- Add services to the index until their records expire. The size of the index is limited.
+-- KEYS[1] the index. ARGV: 1 ms that a record outlives its lease, 2 limit of services, 3 TTL of the index in ms, then
+-- for each service its name and the lease in ms.
+-- Returns for each service 1, or 0 if the limit is reached.
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local names = {}
 for at = 4, #ARGV, 2 do names[#names + 1] = ARGV[at] end
 if #names == 0 then return {} end
-local known = redis.pcall('ZMSCORE', KEYS[1], unpack(names)) -- `States.write` bounds their number
+local known = redis.pcall('ZMSCORE', KEYS[1], unpack(names)) -- `States.write` limits their number
 if known.err then -- a key of another type: another program wrote it
   redis.call('UNLINK', KEYS[1])
   known = {}
 end
-local number -- in the index; counted, and the forgotten removed, only when a service is new
+local number -- of services in the index; read, after expired ones are removed, only if a service is new
 local listed, scores = {}, {}
-local new = {} -- name -> 1 or 0: a service may stand there several times, once for each of its instances
+local new = {} -- name -> 1 or 0: a service may occur several times, once for each of its instances
 for at, name in ipairs(names) do
   listed[at] = new[name] or 1
   if not known[at] and not new[name] then

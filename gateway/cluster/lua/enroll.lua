@@ -1,7 +1,7 @@
--- Put a node into the index until its lease ends, in Redis' own time, and list nodes whose lease has ended.
--- KEYS[1] the index of nodes. ARGV: 1 node id, 2 lease in ms, 3 how many ended ones to list.
--- An index of another type is replaced: every living node puts itself into the new one at its next beat.
--- Returns the ids of nodes whose lease has ended, and in how many ms the next lease ends.
+-- Add a node to the index until its lease ends by the clock of Redis, and list nodes whose lease has ended.
+-- KEYS[1] the index of nodes. ARGV: 1 node id, 2 lease in ms, 3 largest number of ended nodes to list.
+-- Replaces an index of another type: every living node adds itself to the new one at its next heartbeat.
+-- Returns the ids of nodes whose lease has ended, and the ms until the next lease ends.
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local added = redis.pcall('ZADD', KEYS[1], now + ARGV[2], ARGV[1])
@@ -10,7 +10,7 @@ if type(added) == 'table' and added.err then
   redis.call('UNLINK', KEYS[1])
   redis.call('ZADD', KEYS[1], now + ARGV[2], ARGV[1])
 end
--- The first of them and the next that lives. If there are more ended ones, the next call lists them.
+-- Rows are sorted by the end of the lease, so ended ones come first. The next call lists those beyond the limit.
 local rows, ended = redis.call('ZRANGE', KEYS[1], 0, ARGV[3], 'WITHSCORES'), {}
 for row = 1, #rows, 2 do
   local left = tonumber(rows[row + 1]) - now

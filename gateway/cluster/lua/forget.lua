@@ -1,6 +1,6 @@
--- Take a node out of the index, unless it has renewed its lease meanwhile.
+-- Remove a node from the index, unless it has renewed its lease meanwhile.
 -- KEYS[1] the index of nodes. ARGV[1] node id.
--- Returns 1 if it was taken out.
+-- Returns 1 if it was removed.
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local deadline = redis.call('ZSCORE', KEYS[1], ARGV[1])

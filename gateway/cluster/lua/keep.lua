@@ -1,11 +1,12 @@
--- Keep the last value of a topic without history, and publish it.
--- KEYS[1] the snapshot. ARGV: 1 channel, 2 header of the envelope, 3 text of the message, 4 singleton that says it, or '',
--- 5 its fencing token, 6 end of its lease in ms, in Redis' own time, 7 PUBLISH, or SPUBLISH on a cluster, 8 ms to keep it.
--- The version is Redis' time in us, or one more than the last: it only grows, even over a flushed Redis.
--- Returns the version; or { newest token } if the singleton's lease has ended or a newer token was here: nothing is done.
+-- Store the snapshot of a topic without history and publish the message.
+-- KEYS[1] the snapshot. ARGV: 1 channel, 2 header of the envelope, 3 text of the message, 4 singleton that publishes it,
+-- or '', 5 its fencing token, 6 end of its lease in ms by the clock of Redis, 7 PUBLISH, or SPUBLISH on a cluster, 8 ms
+-- to keep the snapshot.
+-- The version is Redis' time in us, or one more than the last version, so it grows even after Redis was flushed.
+-- Returns the version; { newest token } if the lease has ended or a newer token exists, and nothing was done.
 local time = redis.call('TIME')
 local kind = redis.call('TYPE', KEYS[1]).ok
-local function number(field) -- 0 if there is none, or one that is larger than any of ours
+local function number(field) -- 0 if it is missing, or larger than any that the gateway writes
   local found = kind == 'hash' and tonumber(redis.call('HGET', KEYS[1], field) or 0) or 0
   return found < 2 ^ 53 and found or 0
 end
@@ -16,7 +17,7 @@ if ARGV[4] ~= '' then
   end
 end
 local last = number('v')
-if kind ~= 'hash' and kind ~= 'none' then redis.call('UNLINK', KEYS[1]) end -- another program wrote there
+if kind ~= 'hash' and kind ~= 'none' then redis.call('UNLINK', KEYS[1]) end -- another program wrote the key
 if ARGV[4] ~= '' then redis.call('HSET', KEYS[1], 'fence:' .. ARGV[4], ARGV[5]) end
 local version = time[1] * 1000000 + time[2]
 version = string.format('%.0f', math.max(version, last + 1))

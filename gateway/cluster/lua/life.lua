@@ -1,6 +1,7 @@
--- The life of this Redis: another text whenever it may have lost keys since. A restart changes its run id, a fail-over its
--- replication id, and its counters tell of keys that were dropped by command or for lack of memory.
--- KEYS[1] any key of the server that is meant. It is not read.
+-- The life of this Redis server: a text that changes whenever the server may have lost keys. A restart changes the run
+-- id, a failover changes the replication id, and counters show keys that were flushed by a command or evicted.
+-- KEYS[1] any key of the server; it selects the server and is not read.
+-- Returns the text.
 local parts = {
   { 'server', 'run_id:(%w+)' }, { 'replication', 'master_replid:(%w+)' }, { 'stats', 'evicted_keys:(%d+)' },
   { 'commandstats', 'cmdstat_flushall:calls=(%d+)' }, { 'commandstats', 'cmdstat_flushdb:calls=(%d+)' },

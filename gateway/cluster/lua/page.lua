@@ -1,6 +1,6 @@
--- A page of a hash, without the fields and values that are larger than they may be.
--- KEYS[1] the hash. ARGV: 1 cursor of HSCAN, 2 fields to look at, 3 bytes that a field may have, 4 bytes that a value may have.
--- Returns the next cursor ('0': this was the last page), how many were left out, and field, value, ... of the others.
+-- Read a page of a hash, without fields and values that are too large.
+-- KEYS[1] the hash. ARGV: 1 cursor of HSCAN, 2 fields to scan, 3 largest size of a field, 4 of a value, in bytes.
+-- Returns the next cursor ('0' after the last page), the number of fields left out, and field, value, ... of the others.
 local found = redis.call('HSCAN', KEYS[1], ARGV[1], 'COUNT', ARGV[2])
 local page, left_out = {}, 0
 for at = 1, #found[2], 2 do

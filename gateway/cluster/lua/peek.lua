@@ -1,7 +1,7 @@
--- The meta of a topic that some node has open. It must not expire under that node's subscribers, and nor must the last
--- value: where less than half of their life is left, they get all of it again.
--- KEYS: 1 the meta; 2 the last value. ARGV[1] their life in ms.
--- Returns epoch, top and mark ('' for what there is not).
+-- Read the meta of a topic that has subscribers. The meta and the snapshot must not expire while a node has subscribers,
+-- so their TTL is renewed when less than half of it is left.
+-- KEYS: 1 the meta; 2 the snapshot. ARGV[1] their TTL in ms.
+-- Returns epoch, top and mark ('' for each that is missing).
 local meta = redis.pcall('HMGET', KEYS[1], 'epoch', 'top', 'mark')
 if meta.err or not meta[1] then return { '', '', '' } end
 if redis.call('PTTL', KEYS[1]) * 2 < tonumber(ARGV[1]) then

@@ -1,7 +1,8 @@
--- What the stream of a topic holds from an offset on, with its meta as it is at that moment. Nothing is written.
--- KEYS: 1 the stream; 2 its meta; 3 the last value. ARGV: 1 first offset, or '' for the newest, 2 how many at most.
--- Returns epoch, top and mark as the meta has them ('' if it has none), the entries as XRANGE gives them, and the last value
--- if it was asked for the newest and there are none ('' else). What holds another type than it should counts as missing.
+-- Read the stream of a topic from an offset on, together with its meta. Writes nothing.
+-- KEYS: 1 the stream; 2 its meta; 3 the snapshot. ARGV: 1 first offset, or '' for the newest entries, 2 largest number
+-- of entries.
+-- Returns epoch, top and mark of the meta ('' if missing), the entries in the format of XRANGE, and the text of the
+-- snapshot if the newest entries were requested and there are none (otherwise ''). Keys of another type count as missing.
 local meta = redis.pcall('HMGET', KEYS[2], 'epoch', 'top', 'mark')
 local entries, last = {}, ''
 if ARGV[1] ~= '' then

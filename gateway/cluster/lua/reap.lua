@@ -1,9 +1,9 @@
--- Remove people of a node whose lease has ended from some of its topics, and announce that they left, in one step.
--- KEYS[1] the node's hash; KEYS[2] its topics; KEYS[3..] its people, a key for each of these topics.
--- ARGV: 1 and 2 the message before and behind the ids, then for each of KEYS[3..]: topic, its channel or '' (do not
--- announce), how many clients follow, their ids: plain characters, so that they can stand in JSON as they are.
--- A topic without people left is taken out of KEYS[2]. The caller bounds the numbers of topics and ids.
--- Returns 1; or 0 if the lease lives and nothing was done.
+-- Remove presence rows of a node whose lease has ended, and publish the leaves, in one step.
+-- KEYS[1] the lease; KEYS[2] the node's topics; KEYS[3..] its presence rows, one key per topic.
+-- ARGV: 1 and 2 the message before and after the ids, then for each of KEYS[3..]: topic, its channel or '' to publish
+-- nothing, number of clients, their ids. Ids contain only characters that need no escaping in JSON.
+-- A topic without rows is removed from KEYS[2]. The caller limits the numbers of topics and ids.
+-- Returns 1; 0 if the lease is valid and nothing was done.
 if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
 local at = 3
 for key = 3, #KEYS do

@@ -1,12 +1,13 @@
--- Who has how many connections, over all living nodes: write what changed on this one, renew its lease, and say for
--- which newcomers there is room.
--- KEYS[1] the index of nodes; KEYS[2] this node's counts; KEYS[3..] those of the others it knows.
--- ARGV: 1 node id, 2 lease in ms, 3 1: drop its counts first, 4 connections a user may have, 5 an address (0: any number),
--- 6 how many other nodes, 7 how many counts; then the others' ids, in the order of KEYS; the counts as (who, connections);
--- the newcomers as (user, address), each '' if it is not to be counted.
--- Returns {0} and for each newcomer 0: let in and counted, 1: the user, 2: the address has no room; or
--- {1} if the lease is gone: nothing was done, all counts must be written; or {2, ids..}: the living others, at most 1,000, of
--- whom some were not among KEYS, and nothing was done. Keys of another type are replaced, counts that are no numbers are 0.
+-- Connection limits per user and address over all living nodes: write the changed counts of this node, renew their TTL,
+-- and admit or reject new connections.
+-- KEYS[1] the index of nodes; KEYS[2] this node's counts; KEYS[3..] the counts of the other nodes that it knows.
+-- ARGV: 1 node id, 2 lease in ms, 3 '1': delete its counts first, 4 limit per user, 5 limit per address (0: no limit),
+-- 6 number of other nodes, 7 number of counts; then the ids of the other nodes, in the order of KEYS; the counts as
+-- (user or address, connections); the new connections as (user, address), each '' if it is not counted.
+-- Returns {0} and for each new connection 0: admitted and counted, 1: the user, 2: the address is at its limit;
+-- {1} if the counts have expired: nothing was done, and the node must write all counts;
+-- {2, ids..} if living nodes are missing among KEYS: nothing was done; the ids are all living nodes, at most 1,000.
+-- Replaces keys of another type. Counts that are not numbers are 0.
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local fresh = ARGV[3] == '1'
@@ -25,7 +26,7 @@ if rows.err then
 end
 local living, unknown = {}, false
 for row = 1, #rows, 2 do
-  local id = rows[row] -- what is no node's id is left out
+  local id = rows[row] -- skip what is not a node id
   if tonumber(rows[row + 1]) > now and #id <= 100 and string.find(id, '^[%w_.%-]+$') and #living < 1000 then
     living[#living + 1] = rows[row]
     unknown = unknown or not known[rows[row]]
@@ -36,7 +37,7 @@ if unknown then return { 2, unpack(living) } end
 
 if fresh then
   redis.call('UNLINK', KEYS[2])
-  redis.call('HSET', KEYS[2], '', 0) -- so that a node without clients has a lease too
+  redis.call('HSET', KEYS[2], '', 0) -- so that the key exists for a node without clients too
   redis.call('PEXPIRE', KEYS[2], ARGV[2])
 end
 for _ = 1, tonumber(ARGV[7]) do
@@ -48,27 +49,27 @@ for _ = 1, tonumber(ARGV[7]) do
   at = at + 2
 end
 redis.call('ZADD', KEYS[1], now + ARGV[2], ARGV[1])
-redis.call('PEXPIRE', KEYS[1], 86400000) -- a day: the index outlives all leases in it, and not the cluster
+redis.call('PEXPIRE', KEYS[1], 86400000) -- a day: longer than every lease in the index
 
--- What a dead node held is not there: its key has gone with its lease.
-local function full(who, limit)
-  if who == '' or limit == 0 then return false end
+-- The counts of a dead node are gone: its key has expired.
+local function full(name, limit)
+  if name == '' or limit == 0 then return false end
   local held = 0
   for key = 2, #KEYS do
-    local count = redis.pcall('HGET', KEYS[key], who)
+    local count = redis.pcall('HGET', KEYS[key], name)
     count = type(count) ~= 'table' and tonumber(count or 0) or 0
     if count > 0 and count < 2 ^ 31 then held = held + count end
   end
   return held >= limit
 end
-local function count(who)
-  if who == '' then return end
-  local counted = redis.pcall('HINCRBY', KEYS[2], who, 1)
-  if type(counted) == 'table' then redis.call('HSET', KEYS[2], who, 1) end -- it was no number
+local function count(name)
+  if name == '' then return end
+  local counted = redis.pcall('HINCRBY', KEYS[2], name, 1)
+  if type(counted) == 'table' then redis.call('HSET', KEYS[2], name, 1) end -- it was not a number
 end
 local answers = { 0 }
-for newcomer = at, #ARGV, 2 do
-  local user, address = ARGV[newcomer], ARGV[newcomer + 1]
+for connection = at, #ARGV, 2 do
+  local user, address = ARGV[connection], ARGV[connection + 1]
   if full(user, tonumber(ARGV[4])) then
     answers[#answers + 1] = 1
   elseif full(address, tonumber(ARGV[5])) then

@@ -1,7 +1,8 @@
--- Read a value of the cache, or be the one who loads it.
--- KEYS[1] the value; KEYS[2] its lock. ARGV: 1 token, 2 ms the lock holds, 3 ms before its end from which a value is stale,
--- 4 bytes that a value may have. A value that is longer, or of another type, counts as absent; so does a lock without an end.
--- Returns the value or false, ms it is kept, 1 if the lock is now the token's, ms the lock of another holds.
+-- Read a cached value; if it is missing or stale, take the lock for loading it.
+-- KEYS[1] the value; KEYS[2] its lock. ARGV: 1 token, 2 TTL of the lock in ms, 3 ms before its expiry from which a value
+-- is stale, 4 largest size of a value in bytes.
+-- A value that is longer or of another type counts as missing, as does a lock without a TTL.
+-- Returns the value or false, its TTL in ms, 1 if the token now holds the lock, remaining ms of another process's lock.
 local size = redis.pcall('STRLEN', KEYS[1])
 local value = type(size) == 'number' and size > 0 and size <= tonumber(ARGV[4]) and redis.call('GET', KEYS[1])
 local left = value and redis.call('PTTL', KEYS[1]) or -2

@@ -1,10 +1,10 @@
--- Write one instance's records of some services, each unless a newer one is there.
--- KEYS the services' hashes. ARGV, for each of them: 1 instance, 2 version, or 0: Redis gives one, 3 the record, a JSON object
--- with at least one member, 4 lease in ms, 5 ms that a record is kept beyond its lease, 6 records at most, 7 channel to tell
--- it on, or '', 8 the notice up to the record.
--- A version of Redis' is its time in us, or one more than the last: it only grows, even over a flushed Redis.
--- Returns for each service two values: 1 and the version; 0 and the version that is there, if that is newer; -1 and their
--- number, if there are too many.
+-- Write one instance's records of some services. A record does not replace a newer one.
+-- KEYS the hashes of the services. ARGV, for each of them: 1 instance, 2 version, or 0 to let Redis assign one, 3 the
+-- record, a JSON object with at least one member, 4 lease in ms, 5 ms that a record outlives its lease, 6 limit of
+-- records, 7 channel for the notice, or '', 8 the notice up to the record.
+-- An assigned version is Redis' time in us, or one more than the last version, so it grows even after a flush.
+-- Returns for each service two values: 1 and the version; 0 and the version in Redis, if that is newer; -1 and the number
+-- of records, if the limit is reached.
 local function decoded(text)
   if #text > 65536 then return {} end -- no record is larger
   local ok, record = pcall(cjson.decode, text)
@@ -28,7 +28,7 @@ local function tell(key, instance, version, record, lease, keep, most, channel, 
       return 0, string.format('%.0f', last)
     end
   else
-    -- Five times as many as there may be are looked at, however many another program has written.
+    -- Scan at most five times the limit, even if another program has written more.
     local rows = redis.call('HSCAN', key, 0, 'COUNT', 5 * most)[2]
     for at = 1, #rows, 2 do
       local ends = tonumber(decoded(rows[at + 1]).leaseEnds) or 0
@@ -42,7 +42,7 @@ local function tell(key, instance, version, record, lease, keep, most, channel, 
   local ends = string.format('%.0f', now + lease)
   local text = string.sub(record, 1, -2) .. ',"version":' .. version .. ',"leaseEnds":' .. ends .. '}'
   redis.call('HSET', key, instance, text)
-  -- Half an hour or so longer than it must: so a renewal seldom has to write the TTL.
+  -- About half an hour longer than necessary, so that few renewals have to write the TTL.
   local kept = lease + keep
   if redis.call('PTTL', key) < kept then redis.call('PEXPIRE', key, string.format('%.0f', kept + keep / 2)) end
   if channel ~= '' then redis.call('PUBLISH', channel, notice .. text .. '}') end

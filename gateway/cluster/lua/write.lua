@@ -1,11 +1,11 @@
--- Write some of a node's rows, but only under its living lease: rows without one would be nobody's to remove.
--- KEYS[1] the node's hash; KEYS[2] its clients; KEYS[3] its topics.
--- ARGV[1] 1: drop all rows first. ARGV[2..5] how many follow of: clients to set (id, row), clients to drop,
--- topics to set (name, count), topics to drop: at most 1,000 rows, since Lua's `unpack` has a limit of about 8,000.
--- Returns the number of this write under the lease, from 1; 0 if the lease is gone and nothing was written; -1 if another
--- program had written keys of another type: they were removed, and all rows must be written.
--- The node compares the number at each beat: a Redis that has lost its last moments has a smaller one.
-if redis.call('TYPE', KEYS[1]).ok ~= 'hash' then return 0 end -- what another program writes there is no lease
+-- Write rows of a node if its lease is valid: no node would ever remove rows without a lease.
+-- KEYS[1] the lease; KEYS[2] the node's clients; KEYS[3] its topics.
+-- ARGV[1] '1': delete all rows first. ARGV[2..5] numbers of: clients to set (id, row), clients to remove, topics to set
+-- (name, count), topics to remove; then these rows, at most 1,000, because Lua's `unpack` takes about 8,000 values.
+-- Returns the number of this write under the lease, from 1; 0 if the lease is gone and nothing was written; -1 if keys
+-- had another type: they were deleted, and the node must write all rows.
+-- The node compares this number at each heartbeat: a Redis that lost its last writes has a smaller one.
+if redis.call('TYPE', KEYS[1]).ok ~= 'hash' then return 0 end -- a key of another type is not a lease
 for key = 2, 3 do
   local type = redis.call('TYPE', KEYS[key]).ok
   if type ~= 'hash' and type ~= 'none' then
