@@ -1,7 +1,7 @@
-"""Tells administrators how the services are: all of them on `service`, the open circuit breakers on `circuit-breaker`.
+"""Publishes the states of services for administrators: all on `service`, open circuit breakers on `circuit-breaker`.
 
-One node does it for the cluster, as the singleton `gateway.announcer`: of several, each would tell every change again.
-A message holds everything, so that whoever comes has the whole picture with it, and missing one harms nobody.
+One node does this for the cluster, as the singleton `gateway.announcer`, so that each change is published once. Each
+message contains the complete state, so a client that misses one is up to date with the next.
 """
 
 from __future__ import annotations
@@ -21,45 +21,45 @@ from gateway.core.records import Status, worst
 from gateway.core.topics import BREAKERS, SERVICES
 
 NAME: Final = "gateway.announcer"
-LOOK_SECONDS: Final = 0.05  # between two looks at a part that is not yet well
-START_LOOKS: Final = 400  # so many: 20 s, less than a service's start may take
-SECONDS: Final = 0.5  # between two looks at what was heard; several changes within make one message
-TELL_SECONDS: Final = 86_400.0  # at least so often all is told again: last values do not live for ever
-READ_SECONDS: Final = 10.0  # at least so often Redis is read: other programs may change a state without a notice
+POLL_SECONDS: Final = 0.05  # between two checks of a part that is not healthy yet
+START_CHECKS: Final = 400  # number of these checks: 20 s, less than the time limit of a start
+SECONDS: Final = 0.5  # between two checks for change notices; changes within this time make one message
+REPUBLISH_SECONDS: Final = 86_400.0  # everything is published again at least this often: snapshots expire
+READ_SECONDS: Final = 10.0  # Redis is read at least this often: other programs may write a state without a notice
 
 
 class Announcer:
-    """Compares what Redis holds with what was told last. `start` and `tick` are its service's.
+    """Publishes service states that changed since the last message. `start`, `stop` and `tick` belong to its service.
 
-    `heard` gives another value after each notice of a change, and None while notices may be missed.
+    `change_marker` returns a new value after each change notice, and None while notices may be missed.
     """
 
-    def __init__(self, states: States, heard: Callable[[], object]) -> None:
-        self.counts: dict[tuple[str, str], int] = {}  # service and status -> instances; empty where it does not lead
+    def __init__(self, states: States, change_marker: Callable[[], object]) -> None:
+        self.counts: dict[tuple[str, str], int] = {}  # (service, status) -> instances; empty unless this node leads
         self._states = states
-        self._heard = heard
-        self._read_at: object = None  # what was heard when Redis was last read
-        self._told_due = 0.0  # loop time to tell all again
-        self._read_due = 0.0  # loop time to read it again, if nothing is heard until then
-        self._services: dict[str, Any] | None = None  # told last, by name; None: nothing, in this run
+        self._change_marker = change_marker
+        self._read_at: object = None  # the change marker when Redis was last read
+        self._republish_due = 0.0  # loop time to publish everything again
+        self._read_due = 0.0  # loop time to read Redis again if no notice arrives before
+        self._services: dict[str, Any] | None = None  # last published, by name; None: nothing in this run
         self._breakers: dict[str, Any] | None = None
 
     async def start(self, _run: Run) -> None:
-        """Forget what was told: the last leader may have told something else."""
+        """Forget the last message: another leader may have published since."""
         self._services = self._breakers = self._read_at = None
 
     async def stop(self, _run: Run) -> None:
-        """Another leads, and counts."""
+        """Clear the counts: another node leads now."""
         self.counts = {}
 
     async def tick(self, run: Run) -> None:
-        """Read all services if something may have changed, and tell what has."""
-        heard, now = self._heard(), asyncio.get_running_loop().time()
-        if heard is not None and heard == self._read_at and now < self._read_due:
+        """Read all services if one may have changed, and publish the changes."""
+        marker, now = self._change_marker(), asyncio.get_running_loop().time()
+        if marker is not None and marker == self._read_at and now < self._read_due:
             return
-        if now >= self._told_due:
+        if now >= self._republish_due:
             self._services = self._breakers = None
-        self._read_at = None  # until what is read now has been told
+        self._read_at = None  # read again unless everything below succeeds
         found, following = await self._states.survey()
         self.counts = count(found)
         services = {service["service"]: summary(service) for service in found}
@@ -72,22 +72,22 @@ class Announcer:
             names = sorted({name.partition(" ")[0] for name in changed(self._breakers, breakers)})
             await run.publish(BREAKERS, {"breakers": list(breakers.values()), "changed": names})
             self._breakers = breakers
-        if now >= self._told_due:
-            self._told_due = now + TELL_SECONDS
-        self._read_at, self._read_due = heard, now + min(READ_SECONDS, following)
+        if now >= self._republish_due:
+            self._republish_due = now + REPUBLISH_SECONDS
+        self._read_at, self._read_due = marker, now + min(READ_SECONDS, following)
 
 
 def register(
     services: ServiceManager, announcer: Announcer, check_seconds: float, parts: Mapping[str, Callable[[], str | None]]
 ) -> None:
-    """Make the node's own work services, so that its state is seen: `parts`, each behind the one before; `announcer`.
+    """Register the node's own parts as services, each depending on the previous one, and the announcer after them.
 
-    A part gives the reason why it is not well, or None.
+    `parts`: functions that return the reason why the part is unhealthy, or None.
     """
     needs: list[str] = []
     for name, reason in parts.items():
         services.register(
-            name, start=_until_well(reason), check=_well(reason), check_seconds=check_seconds, depends_on=needs
+            name, start=_until_healthy(reason), check=_healthy(reason), check_seconds=check_seconds, depends_on=needs
         )
         needs = [name]
     services.register(
@@ -96,20 +96,20 @@ def register(
     )  # fmt: skip
 
 
-def _until_well(reason: Callable[[], str | None]) -> Act:
-    """A start that ends when the part is well for the first time: until then the part is `starting`, not at fault."""
+def _until_healthy(reason: Callable[[], str | None]) -> Act:
+    """A start function that returns once the part is healthy; until then its status is `starting`, not an error."""
 
     async def start(_run: Run) -> None:
-        for _ in range(START_LOOKS):
+        for _ in range(START_CHECKS):
             if reason() is None:
                 return
-            await asyncio.sleep(LOOK_SECONDS)
-        raise Unavailable(reason() or "it became well too late")
+            await asyncio.sleep(POLL_SECONDS)
+        raise Unavailable(reason() or "healthy only after the time limit")
 
     return start
 
 
-def _well(reason: Callable[[], str | None]) -> Act:
+def _healthy(reason: Callable[[], str | None]) -> Act:
     async def check(_run: Run) -> None:
         found = reason()
         if found is not None:
@@ -119,7 +119,7 @@ def _well(reason: Callable[[], str | None]) -> Act:
 
 
 async def last_status(snapshots: Snapshots) -> str | None:
-    """What all services amounted to when that was told last; None if nobody has told it.
+    """The overall status of the services in the last message; None if there is no message.
 
     Raises:
         Unavailable: Redis did not answer in time.
@@ -128,11 +128,11 @@ async def last_status(snapshots: Snapshots) -> str | None:
     try:
         return Status(orjson.loads(text or b"")["data"]["status"])
     except (ValueError, TypeError, KeyError):
-        return None  # or another program has said something there
+        return None  # no message, or another program published there
 
 
 def count(services: list[dict[str, Any]]) -> dict[tuple[str, str], int]:
-    """Instances by service and status."""
+    """Number of instances by service and status."""
     counts: dict[tuple[str, str], int] = {}
     for service in services:
         for row in service["instances"]:
@@ -142,7 +142,7 @@ def count(services: list[dict[str, Any]]) -> dict[tuple[str, str], int]:
 
 
 def summary(service: dict[str, Any]) -> dict[str, Any]:
-    """A service in a line: what is told of it, and what changes there is told."""
+    """The published fields of a service; a change of one of them is published."""
     return {
         "service": service["service"],
         "status": service["status"],
@@ -154,7 +154,7 @@ def summary(service: dict[str, Any]) -> dict[str, Any]:
 
 
 def broken(service: dict[str, Any]) -> list[dict[str, Any]]:
-    """The circuit breakers of its living instances that are not closed."""
+    """The circuit breakers that are not closed, of the service's living instances."""
     return [
         {"service": service["service"], "instance": row["instance"], "state": state, "lastError": row.get("lastError")}
         for row in service["instances"]
@@ -163,6 +163,6 @@ def broken(service: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def changed(before: dict[str, Any] | None, after: dict[str, Any]) -> list[str]:
-    """The names of what is not as it was."""
+    """The names whose values differ."""
     known = before or {}
     return sorted(name for name in {*known, *after} if known.get(name) != after.get(name))

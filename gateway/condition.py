@@ -1,7 +1,7 @@
-"""How the node is, as each who asks is told: load balancers, Prometheus, administrators, clients, and its row in Redis.
+"""The status of the node, for load balancers, Prometheus, administrators, clients and its row in Redis.
 
-It is ready when a client who comes now would be served: it knows whose word to take, it hears the bus and its own
-channels, it holds a lease, and it is not about to leave.
+The node is ready when it can serve a new client: it can verify tokens, the bus and its own channels are subscribed, it
+holds a lease, and it is not draining.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from gateway.logs import StateLog
 from gateway.metrics import Metrics
 from gateway.settings import Settings
 
-WATCH_SECONDS: Final = 0.25  # between two looks for the log
+WATCH_SECONDS: Final = 0.25  # between two checks for the log
 
 
 class Condition:
-    """Asks the node's parts at that moment. `now_ms` gives the time in ms since 1970."""
+    """Computes the status from the node's parts on each call. `now_ms` gives the time in ms since 1970."""
 
     def __init__(
         self, settings: Settings, node_id: str, *, clients: Clients, hub: Hub, bus: Bus, trust: Trust,
         heartbeat: Heartbeat, departures: Departures, metrics: Metrics, now_ms: Callable[[], int],
     ) -> None:  # fmt: skip
         self.listening = False  # Redis has confirmed the node's own channels
-        self.services: str | None = None  # the status of all services, as was told last
+        self.services: str | None = None  # the overall status of the services, as last published
         self._settings = settings
         self._node_id = node_id
         self._clients = clients
@@ -63,12 +63,12 @@ class Condition:
             },
         )
 
-    # ---- ready
+    # ---- readiness
 
     def reasons(self) -> list[str]:
-        """Why no new client should come here; empty: the node is ready."""
+        """Why the node should receive no new client; empty: the node is ready."""
         found = self._reasons_but_lease()
-        # The part of a Redis Cluster that is away may hold the lease: then clients are served as well as elsewhere.
+        # A failed part of a Redis Cluster may hold the lease. Then this node serves clients as well as any other.
         if self._heartbeat.reason is None or self._bus.partial is not None:
             return found
         return [*found, self._heartbeat.reason]
@@ -84,13 +84,13 @@ class Condition:
         return found
 
     async def watch(self, changed: Callable[[bool], None]) -> None:
-        """Log each change of readiness with its reasons, without end. `changed` is called with whether it is ready."""
+        """Log each change of readiness with its reasons until cancelled, and call `changed` with the new value."""
         state = StateLog("node is not ready", over="node is ready")
-        impaired = StateLog("Redis is impaired, the node stays ready", over="Redis is whole again")
+        impaired = StateLog("Redis impaired, node stays ready", over="Redis no longer impaired")
         before: bool | None = None
         while True:
-            if what := self.impaired():
-                impaired.begin("; ".join(what))
+            if impaired_by := self.impaired():
+                impaired.begin("; ".join(impaired_by))
             else:
                 impaired.end()
             reasons = self.reasons()
@@ -103,10 +103,10 @@ class Condition:
             await asyncio.sleep(WATCH_SECONDS)
 
     def impaired(self) -> list[str]:
-        """What Redis cannot do for any node, so that it makes none unready; empty: nothing."""
+        """What Redis cannot do for any node, which leaves nodes ready; empty: nothing."""
         return [reason for reason in (self._heartbeat.impaired, self._bus.partial) if reason is not None]
 
-    # ---- what it tells
+    # ---- status
 
     def row(self) -> dict[str, str | int]:
         """The node's own row in the registry."""
@@ -114,14 +114,14 @@ class Condition:
         return {
             "name": settings.node, "address": settings.advertise, "path": "/ws",
             "version": __version__, "started": protocol.iso(self._started_ms), "clients": len(self._clients),
-            # Whoever reads this reads it under the lease.
+            # A reader sees this row only while the lease is valid.
             "topics": self._hub.topic_count, "ready": int(not self._reasons_but_lease()),
             "draining": int(self._departures.draining),
             "moving": int(self._departures.phase is Phase.SHEDDING),
         }  # fmt: skip
 
     def report(self) -> dict[str, Any]:
-        """The node as administrators are told of it, beside what its instruments say."""
+        """The node's status for administrators, without the measurements."""
         reasons = self.reasons()
         return {
             "id": self._node_id, **self.row(), "ready": not reasons, "reasons": reasons,
@@ -130,7 +130,7 @@ class Condition:
         }  # fmt: skip
 
     def status(self) -> dict[str, Any]:
-        """The node as REQUEST system/getStatus shows it to anyone."""
+        """The node's status for REQUEST system/getStatus, which any client may send."""
         return {
             "status": "degraded" if self.reasons() else "ok", "node": self._settings.node, "version": __version__,
             "uptimeSeconds": (self._now_ms() - self._started_ms) // 1000, "clients": len(self._clients),

@@ -1,4 +1,4 @@
-"""The control channel: what one node has all of them do. Each carries out what is about its own clients, or itself."""
+"""The control channel: messages to all nodes. Each node executes those that concern its own clients or itself."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from gateway.streams import Streams
 
 
 class Control:
-    """Gives orders, and carries out those it hears.
+    """Publishes control messages and executes those that it receives.
 
-    `leave` has the process drain and end; `spawn` runs a coroutine under the node's eye.
+    `leave` makes the process drain and exit; `spawn` runs a coroutine as a task of the node.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class Control:
         self._spawn = spawn
 
     async def order(self, op: str, **about: Any) -> None:
-        """Have every node do `op` to what `about` names: both together are an order as `orders.parse` reads it.
+        """Publish a control message to every node: the operation `op` with the fields that `orders.parse` expects.
 
         Raises:
             Unavailable: Redis did not confirm.
@@ -49,7 +49,7 @@ class Control:
         await self._link.publish(self._keys.control, orjson.dumps({"op": op, **about}))
 
     def on_order(self, _channel: str, payload: bytes) -> None:
-        """An order from a node, this one among them, or from whoever else speaks on the channel."""
+        """Execute a control message from a node, this one included, or from another program."""
         try:
             order = orders.parse(payload)
         except OrderError:
@@ -70,10 +70,10 @@ class Control:
             case Move(self._node_id, keep, seconds, after):
                 self._spawn(self._departures.move(keep, seconds, after), "move")
             case Drain() | Move():
-                pass  # another's
+                pass  # for another node
 
     async def check_revocations(self) -> None:
-        """Know all that is revoked, also by orders that were not heard, and act on it.
+        """Synchronise the revocations with Redis, and disconnect clients whose tokens are revoked.
 
         Raises:
             Unavailable: Redis did not answer in time.

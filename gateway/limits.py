@@ -1,4 +1,4 @@
-"""What the clients of a node may say and may have held for them, and what becomes of who goes beyond it."""
+"""Limits of what clients of a node may send and of the bytes buffered for them, and the actions beyond a limit."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from gateway.outbox import Outbox
 from gateway.settings import Settings
 from gateway.transport.connection import Connection
 
-LOGGED_LINES: Final = 20  # of one LOGS message
+LOGGED_LINES: Final = 20  # lines of one LOGS message that are logged
 LOGGED_CHARACTERS: Final = 500
-LOGGED: Final = Rate(200)  # lines of all browsers together
+LOGGED: Final = Rate(200)  # lines per second, of all browsers together
 
 
 class Limits:
-    """Counts, refuses with 4029, turns out with 3013; cuts off (3008) who has most held when all have too much."""
+    """Rejects messages over a limit with 4029, closes clients that go on with 3013, and limits the buffers (3008)."""
 
     def __init__(self, settings: Settings, rules: TopicRules, outbox: Outbox, metrics: Metrics) -> None:
         self._rules = rules
@@ -38,36 +38,36 @@ class Limits:
             log_lines=Rate(settings.client_log_lines_per_second),
         )
         self._logged = UNUSED
-        # Not in this turn: whoever reports growth is in the midst of a fan-out.
+        # In a later turn: growth is reported in the middle of a fan-out.
         self._backlog: Backlog[Connection] = Backlog(
             settings.buffer_bytes, lambda: asyncio.get_running_loop().call_soon(self._relieve)
         )
         self._log = logger()
 
-    # ---- what a client says
+    # ---- messages of a client
 
     def count(self, connection: Connection, size: int) -> Outcome:
-        """Count a message, ping or pong of `size` bytes; upon `ENOUGH` the connection is closed."""
+        """Count a message, ping or pong of `size` bytes; on `ENOUGH` the connection is closed."""
         verdict = connection.meter.message(self._rates, size, connection.last_received)
         if verdict is Outcome.ENOUGH:
-            self._turn_out(connection, "messages")
+            self._close_over_limit(connection, "messages")
         return verdict
 
     def count_part(self, connection: Connection) -> None:
-        """Count a fragment, or a read that ends within a frame; upon `ENOUGH` the connection is closed."""
+        """Count a fragment, or a read that ends inside a frame; on `ENOUGH` the connection is closed."""
         if connection.meter.part(self._rates, connection.last_received) is Outcome.ENOUGH:
-            self._turn_out(connection, "messages")
+            self._close_over_limit(connection, "messages")
 
     def allows(self, connection: Connection, message: ClientMessage, verdict: Outcome) -> bool:
-        """Whether a message, upon which `count` said `verdict`, is carried out; if not the connection is closed.
+        """Whether to handle a message for which `count` returned `verdict`; if not, the connection is closed.
 
         Raises:
-            ProtocolError: It is too much for now, 4029.
+            ProtocolError: The client is over its limit, 4029.
         """
         if verdict is Outcome.REFUSED:
             raise self._too_many("messages", self._rates.messages, getattr(message, "request_id", None))
         if isinstance(message, Request) and (more := read_price(message)):
-            # It is answered in any case: what it costs beyond its size, the next messages wait for.
+            # The request is answered in any case. Its cost beyond its size counts against the next messages.
             connection.meter.more(self._rates, more, connection.last_received)
         if not isinstance(message, Subscribe):
             return True
@@ -75,23 +75,23 @@ class Limits:
         return self.charge(connection, price, message.request_id)
 
     def charge(self, connection: Connection, topics: int, request_id: RequestId) -> bool:
-        """Count so many topics subscribed to. False: that was too much, and the connection is closed.
+        """Count subscriptions to `topics` topics. False: far over the limit, and the connection is closed.
 
         Raises:
-            ProtocolError: It is too much for now, 4029.
+            ProtocolError: The client is over its limit, 4029.
         """
         verdict = connection.meter.subscribe(self._rates, topics, connection.last_received)
         if verdict is Outcome.REFUSED:
             raise self._too_many("subscriptions", self._rates.subscriptions, request_id)
         if verdict is Outcome.ENOUGH:
-            self._turn_out(connection, "subscriptions")
+            self._close_over_limit(connection, "subscriptions")
         return verdict is Outcome.FINE
 
     def report(self, connection: Connection, entries: Sequence[Mapping[str, protocol.Json]]) -> None:
-        """Write a browser's lines to our log, as many as it and all together may.
+        """Write the lines of a browser to the log, within its limit and the limit of all browsers.
 
         Raises:
-            ProtocolError: None may be written now, 4029.
+            ProtocolError: No line was written because a limit is reached, 4029.
         """
         now = connection.last_received
         lines = entries[: min(LOGGED_LINES, LOGGED.left(self._logged, now))]
@@ -110,23 +110,23 @@ class Limits:
             Code.TOO_MANY_REQUESTS, f"More than {rate.per_second:g} {limit} a second; wait some seconds", request_id
         )
 
-    def _turn_out(self, connection: Connection, limit: str) -> None:
+    def _close_over_limit(self, connection: Connection, limit: str) -> None:
         self._metrics.limited.labels(limit).inc()
-        self._log.info("turned out", client=connection.client_id, ip=connection.facts.ip, limit=limit)
+        self._log.info("client over limit closed", client=connection.client_id, ip=connection.facts.ip, limit=limit)
         connection.close(Close.TOO_MANY_REQUESTS, f"too many {limit}")
 
-    # ---- what is held for all of them
+    # ---- buffers of all clients
 
     def grew(self, connection: Connection, size: int) -> None:
-        """`size` bytes more are held for it."""
+        """Count `size` more bytes that are buffered for the client."""
         self._backlog.grew(connection, size)
 
     def forget(self, connection: Connection) -> None:
-        """It is gone."""
+        """Remove a client that is gone."""
         self._backlog.forget(connection)
 
     def buffered_bytes(self) -> int:
-        """What is held for all, by those for whom it is more than a moment's."""
+        """Bytes buffered for all clients that did not read them at once."""
         return self._backlog.count()
 
     def _relieve(self) -> None:

@@ -1,7 +1,7 @@
-"""Structured logs: one JSON line for each event on standard output, from this package, uvicorn and all libraries alike.
+"""Structured logs: one JSON line per event on standard output, from this package, uvicorn and all libraries.
 
-Logging never raises and never blocks: `configure` has a thread of its own write the lines (logwriter.py), and a line
-that cannot be made or written is dropped and counted (`gateway_log_lines_dropped_total`).
+Logging never raises and never blocks: `configure` starts a thread that writes the lines (logwriter.py). A line that
+cannot be encoded or written is dropped and counted (`gateway_log_lines_dropped_total`).
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ import structlog
 
 from gateway.logwriter import LineWriter
 
-CLOSE_SECONDS: Final = 2.0  # that the end of the process waits for lines to be written
-# Of a state that lasts: how often its reason is logged at most when it changes, and when it stays.
+CLOSE_SECONDS: Final = 2.0  # how long the end of the process waits for queued lines
+# Shortest time between two lines of a lasting state: if the reason changes, and if it stays the same.
 CHANGE_SECONDS: Final = 10.0
 REPEAT_SECONDS: Final = 600.0
 
-_writers: list[LineWriter] = []  # of standard output and standard error, once `configure` was called
-_failed = 0  # lines that a `Logger` could not make
+_writers: list[LineWriter] = []  # of standard output and standard error, after `configure`
+_failed = 0  # lines that a `Logger` could not encode
 
 
 def dropped() -> int:
-    """Lines that were not written, of this process."""
+    """Number of lines that this process dropped."""
     return _failed + sum(writer.dropped for writer in _writers)
 
 
 class Logger:
-    """structlog's logger, whose methods never raise: a log line is never worth what it is about."""
+    """A structlog logger whose methods never raise, so that logging cannot break the work that it reports."""
 
     def __init__(self) -> None:
         self._log = structlog.get_logger()
@@ -47,11 +47,11 @@ class Logger:
         self._write("debug", event, fields)
 
     def info(self, event: str, **fields: Any) -> None:
-        """Log what operators may want to know."""
+        """Log normal operation."""
         self._write("info", event, fields)
 
     def warning(self, event: str, **fields: Any) -> None:
-        """Log what operators should know."""
+        """Log a problem that operators should know about."""
         self._write("warning", event, fields)
 
     def error(self, event: str, **fields: Any) -> None:
@@ -75,12 +75,12 @@ class Logger:
 
 
 def logger() -> Logger:
-    """The process's logger."""
+    """A logger of this process."""
     return Logger()
 
 
 class _Lines:
-    """What structlog hands its lines to."""
+    """Sink of structlog's lines."""
 
     def __init__(self, writer: LineWriter) -> None:
         self._writer = writer
@@ -93,7 +93,7 @@ class _Lines:
 
 
 class _Handler(logging.Handler):
-    """The same for the standard library's loggers."""
+    """Handler for the loggers of the standard library."""
 
     def __init__(self, writer: LineWriter) -> None:
         super().__init__()
@@ -108,7 +108,7 @@ class _Handler(logging.Handler):
 
 
 class _Stderr(io.TextIOBase):
-    """Standard error: what Python and libraries print there must not block either."""
+    """Standard error that does not block: Python and libraries print to it."""
 
     encoding = "utf-8"
 
@@ -116,11 +116,11 @@ class _Stderr(io.TextIOBase):
         self._writer = writer
 
     def writable(self) -> bool:
-        """It is."""
+        """Always true."""
         return True
 
     def fileno(self) -> int:
-        """The real one."""
+        """The descriptor of standard error."""
         return 2
 
     def write(self, text: str) -> int:
@@ -132,13 +132,13 @@ class _Stderr(io.TextIOBase):
 def _render(_logger: object, _method: str, event: structlog.typing.EventDict) -> str:
     try:
         return orjson.dumps(event, default=repr, option=orjson.OPT_NON_STR_KEYS).decode()
-    except (TypeError, ValueError):  # an integer over 64 bits, a lone surrogate, a circle
+    except (TypeError, ValueError):  # an integer over 64 bits, a lone surrogate, a cycle
         shown = {str(name): value if isinstance(value, str) else repr(value) for name, value in event.items()}
         return json.dumps(shown)
 
 
 def configure(level: str, **bound: Any) -> Logger:
-    """Set up logging for the process and give its logger; `bound` (the node's name) stands in each line."""
+    """Set up logging for the process and return its logger; the fields `bound` (the node's name) are in each line."""
     number = logging.getLevelNamesMapping()[level.upper()]
     for fd in (0, 1, 2):
         _open_if_closed(fd)
@@ -166,23 +166,23 @@ def configure(level: str, **bound: Any) -> Logger:
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, _render],
         )
     )
-    logging.captureWarnings(True)  # PyJWT, for one, warns of a short key: one line, like all else
+    logging.captureWarnings(True)  # for example PyJWT's warning of a short key, as one JSON line
     logging.raiseExceptions = False
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(max(number, logging.WARNING))  # libraries speak only when something is wrong
+    root.setLevel(max(number, logging.WARNING))  # libraries log only problems
     sys.stderr = _Stderr(err)
     return logger()
 
 
 def close() -> None:
-    """Write the lines that wait, for at most two seconds; those that are logged later are dropped."""
+    """Write the queued lines, for at most two seconds; later lines are dropped."""
     for writer in _writers:
         writer.close(CLOSE_SECONDS / len(_writers))
 
 
 def _open_if_closed(fd: int) -> None:
-    """Open a standard stream that the process was started without: the next socket would get its number."""
+    """Open a standard stream that is closed at the start; otherwise the next socket would get its number."""
     try:
         os.fstat(fd)
     except OSError:
@@ -190,9 +190,9 @@ def _open_if_closed(fd: int) -> None:
 
 
 class StateLog:
-    """Logs a state that lasts when it begins, when its reason changes, and when it is over; not at every retry.
+    """Logs a lasting state when it begins, when its reason changes and when it ends, not at every retry.
 
-    `event` and `over` are the two lines' events, `about` the fields of both. `now` gives seconds.
+    `event` and `over` are the events of the first and the last line, `about` their fields. `now` gives seconds.
     """
 
     def __init__(self, event: str, *, over: str, now: Callable[[], float] = time.monotonic, **about: Any) -> None:
@@ -200,11 +200,11 @@ class StateLog:
         self._over = over
         self._now = now
         self._about = about
-        self._reason: str | None = None  # that was logged last; None: the state does not last
+        self._reason: str | None = None  # the last logged reason; None: the state is over
         self._began = self._logged = -math.inf
 
     def begin(self, reason: str, **more: Any) -> None:
-        """The state lasts, for `reason`; `more` are fields of the line."""
+        """Report that the state lasts because of `reason`; `more` are fields of the line."""
         now = self._now()
         if self._reason is None:
             self._began = now
@@ -215,14 +215,14 @@ class StateLog:
         logger().warning(self._event, **self._about, reason=reason, **lasts, **more)
 
     def end(self) -> None:
-        """The state does not last."""
+        """Report that the state is over."""
         if self._reason is not None:
             self._reason = None
             logger().info(self._over, **self._about, seconds=round(self._now() - self._began, 1))
 
 
 class RareLog:
-    """Logs an event that may come with each message at most every ten seconds, with the number of those not logged.
+    """Logs a frequent event at most every ten seconds, with the number of events that were skipped.
 
     `now` gives seconds.
     """
@@ -234,7 +234,7 @@ class RareLog:
         self._skipped = 0
 
     def warning(self, **fields: Any) -> None:
-        """It happened."""
+        """Report one event."""
         now = self._now()
         if now - self._logged < CHANGE_SECONDS:
             self._skipped += 1

@@ -1,7 +1,7 @@
-"""Writes lines to a file descriptor from a thread of its own, so that whoever logs never waits and never fails.
+"""Writes log lines to a file descriptor in a separate thread, so that logging never blocks and never fails.
 
-A pipe that nobody reads is full in a moment, and one whose reader has gone refuses every write. Neither is the caller's
-matter: lines wait in a bounded queue, and what does not fit or cannot be written is dropped and counted.
+A pipe without a reader fills up quickly, and a closed one rejects every write. Neither affects the caller: lines wait
+in a queue with a limit, and a line that does not fit or cannot be written is dropped and counted.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import threading
 from collections import deque
 from typing import Final
 
-MAX_BYTES: Final = 4 << 20  # of lines that wait, the one being written included
-WRITE_BYTES: Final = 64 << 10  # in one write: what an empty pipe takes at once
+MAX_BYTES: Final = 4 << 20  # size of the queue, including the lines being written
+WRITE_BYTES: Final = 64 << 10  # size of one write: the capacity of a pipe
 RETRY_SECONDS: Final = 0.2  # while a descriptor in non-blocking mode is full
 
 
@@ -32,7 +32,7 @@ class LineWriter:
         self._thread: threading.Thread | None = None
 
     def write(self, line: bytes) -> None:
-        """Queue `line`, which ends with a line break; drop it if too much waits, or after `close`."""
+        """Queue `line`, which ends with a newline; drop it if the queue is full or closed."""
         with self._changed:
             if self._closing or self._bytes + len(line) > self._max_bytes:
                 self.dropped += 1
@@ -45,12 +45,12 @@ class LineWriter:
             self._changed.notify()
 
     def drop(self) -> None:
-        """Count a line that could not even be made."""
+        """Count a line that could not be encoded."""
         with self._changed:
             self.dropped += 1
 
     def close(self, seconds: float) -> None:
-        """Write what waits, for at most `seconds`; take no more lines."""
+        """Close the queue and write its lines, for at most `seconds`."""
         with self._changed:
             self._closing = True
             self._changed.notify()
@@ -76,7 +76,7 @@ class LineWriter:
                     self.dropped += len(batch)
 
     def _put(self, text: bytes) -> bool:
-        """Write `text`; False if the descriptor refuses it: its reader has gone, the disk is full, it was closed."""
+        """Write `text`; False if that fails: the reader is gone, the disk is full, or the descriptor is closed."""
         rest = memoryview(text)
         while rest:
             try:

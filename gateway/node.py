@@ -347,7 +347,7 @@ class Node:
     async def drain(self) -> None:
         """Become unready, wait until the load balancers have seen it, then send the clients away over the window."""
         self._heartbeat.wake()  # the row says so too, and at once; it is written while the load balancer looks
-        self._reporter.hurry()
+        self._reporter.publish_now()
         await self.departures.drain()
 
     def verify_operator(self, token: str | None) -> Identity:

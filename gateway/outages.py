@@ -1,7 +1,7 @@
-"""Tells clients when Redis is away and back, and which messages they may have missed.
+"""Notifies clients of outages of Redis and of messages that they may have missed.
 
-All of it is done in turns of the event loop and in order: a client is told of an outage, then of its gaps in one
-message, then that messages flow again.
+The work is spread over turns of the event loop and keeps its order: a client receives `degraded`, then one message with
+its gaps, then `restored`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ DEGRADED: Final = "Live updates are interrupted; you stay connected"
 
 
 class Outages:
-    """Listener of the bus. `clients` gives the clients of the node."""
+    """The listener of the bus. `clients` returns the clients of the node."""
 
     def __init__(
         self, clients: Callable[[], list[Connection]], hub: Hub, relay: Relay, outbox: Outbox, memberships: Memberships
@@ -32,49 +32,49 @@ class Outages:
         self._relay = relay
         self._outbox = outbox
         self._memberships = memberships
-        # An outage adds four works at most, and the bus waits between two tries to connect.
-        self._works = InOrder()
+        # An outage adds at most four jobs, and the bus pauses between two attempts to connect.
+        self._jobs = InOrder()
         self._log = logger()
 
     def bus_lost(self, reason: str, channels: list[str]) -> None:
-        """Redis, or a part of it, is away: tell the clients, and handle the frames that wait for it."""
-        self._works.begin(self._distrust(channels))
+        """Notify the clients that Redis, or a part of it, is unreachable, and handle the frames that wait for it."""
+        self._jobs.begin(self._suspend(channels))
         self._log.warning("degraded", reason=reason)
         if self._memberships.degraded:
-            return  # of another part, that has been told
+            return  # clients know already, because of another part of Redis
         self._memberships.degrade()
-        self._tell_all("degraded", DEGRADED)
+        self._send_all("degraded", DEGRADED)
         each_in_turns(self._clients(), self._memberships.go_on)
 
-    def _distrust(self, channels: list[str]) -> Iterator[None]:
+    def _suspend(self, channels: list[str]) -> Iterator[None]:
         for at in range(0, len(channels), TURN_ITEMS):
             if at:
                 yield
             self._relay.lost(channels[at : at + TURN_ITEMS])
 
     def bus_missed(self, channels: list[str]) -> None:
-        """Messages on these channels may be lost: repair what can be repaired, and tell each client its gaps."""
-        self._works.begin(self._tell_gaps(channels))
+        """Repair the topics of these channels that have history, and send each client its gaps in the others."""
+        self._jobs.begin(self._send_gaps(channels))
 
-    def _tell_gaps(self, channels: list[str]) -> Iterator[None]:
-        """First find who has a gap, then tell each client all of its gaps at once.
+    def _send_gaps(self, channels: list[str]) -> Iterator[None]:
+        """Collect the gaps of each client, then send each client all of its gaps in one message.
 
-        A client that subscribes meanwhile may be told of a gap that it does not have; this does no harm. No client
-        is told of a topic that it has left.
+        A client that subscribes meanwhile may receive a gap that it does not have, which does no harm. A client
+        receives no gap for a topic that it has left.
         """
         missed: dict[Connection, list[str]] = {}
-        personally: set[Connection] = set()  # by the channels of users and roles
+        directly: set[Connection] = set()  # clients with a gap on the channel of their user or role
         done = 0  # in this turn
         for channel in channels:
             audience = self._relay.audience_of(channel)
             topic = hub.topic_of(audience)
             done += 1
-            if topic is None or self._relay.missed([topic]):  # else its stream has what was missed
+            if topic is None or self._relay.missed([topic]):  # otherwise the stream has the missed messages
                 for member in self._hub.members(audience):
                     assert isinstance(member, Connection)
                     topics = missed.setdefault(member, [])
                     if topic is None:
-                        personally.add(member)
+                        directly.add(member)
                     else:
                         topics.append(topic)
                     done += 1
@@ -87,28 +87,28 @@ class Outages:
         now = self._outbox.time()
         for connection, topics in missed.items():
             topics = [topic for topic in topics if hub.of_topic(topic) in connection.audiences]
-            if topics or connection in personally:
+            if topics or connection in directly:
                 self._outbox.reply(connection, replies.gap(topics, now))
             done += 1 + len(topics)
             if done >= TURN_ITEMS:
                 yield
                 done = 0
         if missed:
-            self._log.warning("gap told", clients=len(missed))
+            self._log.warning("gaps reported", clients=len(missed))
 
     def bus_resumed(self) -> None:
-        """All of Redis is back."""
+        """Notify the clients that Redis is back."""
         if self._memberships.degraded:
             self._memberships.degraded = False
-            self._tell_all("restored", "Live updates flow again")
+            self._send_all("restored", "Live updates flow again")
 
-    def _tell_all(self, action: str, message: str) -> None:
+    def _send_all(self, action: str, message: str) -> None:
         """Send each client a SYSTEM message."""
         data = replies.system(action, {"message": message}, self._outbox.time())
         # Clients that come later are not told: they know it from their welcome, or it is over.
-        self._works.begin(self._tell_each(self._clients(), data))
+        self._jobs.begin(self._send_each(self._clients(), data))
 
-    def _tell_each(self, connections: list[Connection], data: bytes) -> Iterator[None]:
+    def _send_each(self, connections: list[Connection], data: bytes) -> Iterator[None]:
         for number, connection in enumerate(connections, 1):
             self._outbox.reply(connection, data)
             if number % TURN_ITEMS == 0:

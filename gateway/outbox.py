@@ -1,4 +1,4 @@
-"""What is sent to one client: behind what was relayed to it before, and not to one that does not read."""
+"""Sends messages to one client, in order with the messages that the hub has delivered to it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gateway.transport.connection import Connection, Stage
 
 
 class Outbox:
-    """The way to one client of this node; `now_ms` gives the time in ms since 1970."""
+    """Sends to clients of this node; `now_ms` gives the time in ms since 1970."""
 
     def __init__(self, hub: Hub, metrics: Metrics, now_ms: Callable[[], int]) -> None:
         self._hub = hub
@@ -22,13 +22,13 @@ class Outbox:
         self._log = logger()
 
     def send(self, connection: Connection, data: bytes) -> None:
-        """Send it a message, behind what was relayed before."""
+        """Send a message after all messages delivered before."""
         self._hub.flush()
         if not connection.send(frames.build(frames.TEXT, data)):
             self.evict(connection)
 
     def send_all(self, connection: Connection, messages: Sequence[bytes]) -> None:
-        """Send it messages, if there are any, in one write."""
+        """Send several messages in one write."""
         if not messages:
             return
         self._hub.flush()
@@ -36,30 +36,32 @@ class Outbox:
             self.evict(connection)
 
     def evict(self, subscriber: hub.Subscriber) -> None:
-        """End a client that has not read its budget's worth; nobody waits for it."""
+        """Abort the connection of a client whose unread bytes exceed its budget (3008)."""
         assert isinstance(subscriber, Connection)
         self._metrics.slow_consumers.inc()
         self._log.warning("slow consumer closed", client=subscriber.client_id, ip=subscriber.facts.ip)
         subscriber.abort(Close.SLOW_CONSUMER)
 
     def reply(self, connection: Connection, data: bytes | None) -> None:
-        """Send it an answer, if there is one and somebody to hear it: it may be gone since it asked."""
+        """Send an answer, unless it is None or the client has disconnected meanwhile."""
         if data is not None and connection.stage is Stage.OPEN:
             self.send(connection, data)
 
     def refuse(self, connection: Connection, error: ProtocolError) -> None:
-        """Send it the ERROR."""
+        """Send an ERROR message."""
         self._metrics.errors.labels(str(int(error.code))).inc()
         self.reply(connection, error.encode(self.time()))
 
     def fail(self, connection: Connection, request_id: RequestId = None) -> None:
-        """Say that we failed at what it asked for, and log the exception that is being handled.
+        """Log the exception that is being handled, and send the client ERROR 5000.
 
-        A fault of ours at one message must cost neither the client its socket nor the node its life.
+        An internal error with one message must neither close the connection nor stop the node.
         """
-        self._log.exception("a message failed", client=connection.client_id)
-        self.refuse(connection, ProtocolError(Code.INTERNAL, "The node failed at this; its log says how", request_id))
+        self._log.exception("message handling failed", client=connection.client_id)
+        self.refuse(
+            connection, ProtocolError(Code.INTERNAL, "Internal error of the node; its log has the details", request_id)
+        )
 
     def time(self) -> str:
-        """Now, as messages tell it."""
+        """The current time in the format of messages."""
         return protocol.iso(self._now_ms())

@@ -1,10 +1,10 @@
-"""Publishing from a Python program, straight on Redis: no node in between, and the nodes' own topic rules.
+"""Publishes from a Python program directly on Redis, without a node, under the topic rules of the nodes.
 
     async with Publisher("redis://127.0.0.1:6379/0") as publisher:
         await publisher.publish("contest", {"leader": "ann"})
 
-It does what `POST /api/publish` does: history is numbered, snapshots are kept, aliases are served. The rules come from
-Redis, where the nodes write them.
+It does the same as `POST /api/publish`: it numbers messages with history, stores snapshots and publishes on aliases. It
+reads the rules from Redis, where the nodes write them.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ TIMEOUT_SECONDS: Final = 2.0
 
 
 class Publisher:
-    """A way into the cluster over the Redis at `url`, to be entered with ``async with``. `namespace`: the nodes' own.
+    """A publisher on the Redis at `url`, used with ``async with``. `namespace`: as the nodes have it.
 
-    Redis need not be there when it is entered; it comes back by itself.
+    Redis may be unreachable when the context is entered; the publisher connects when it is needed.
     """
 
     def __init__(self, url: str, *, namespace: str = "gw:", timeout_seconds: float = TIMEOUT_SECONDS) -> None:
@@ -44,24 +44,25 @@ class Publisher:
         self._sender: asyncio.Task[None] | None = None
 
     async def publish(self, topic: str, data: Any, **more: Any) -> Position | None:
-        """Publish `data`, any JSON; `more` as in the HTTP API: `action`, `to`, `idempotencyKey`, … Its place, if the
-        topic has history.
+        """Publish `data`, any JSON; `more` holds the fields of the HTTP API: `action`, `to`, `idempotencyKey`, …
 
-        Raises: as `publish_all`.
+        Returns the position if the topic has history.
+
+        Raises: As `publish_all`.
         """
         return (await self.publish_all([{"topic": topic, "data": data, **more}]))[0]
 
     async def publish_all(self, messages: Sequence[Mapping[str, Any]]) -> list[Position | None]:
-        """Publish all of them, or none, in one round trip.
+        """Publish all messages or none, in one round trip.
 
         Raises:
-            ProtocolError: One cannot be a message, is for a topic of the gateway's own, or has an idempotency key with
-                `to` or on a topic without history; nothing was published.
-            TooLarge: One is larger than 1 MiB; nothing was published.
-            Unavailable: Redis did not confirm in time, or no node has told its rules; whether it is published is not
-                known. With the same `idempotencyKey`, on a topic with history, it is safe to try again.
+            ProtocolError: A message is invalid, its topic is reserved for the gateway, or it has an idempotency key
+                with `to` or on a topic without history; nothing was published.
+            TooLarge: A message is larger than 1 MiB; nothing was published.
+            Unavailable: Redis did not confirm in time, or has no topic rules; the outcome is unknown. On a topic with
+                history it is safe to retry with the same `idempotencyKey`.
         """
-        assert self._sender is not None, "enter it first: async with Publisher(…) as publisher"
+        assert self._sender is not None, "the publisher is not open: use async with Publisher(…) as publisher"
         publications = [Publication.of_python(message) for message in messages]
         for publication in publications:
             refuse_reserved(publication.topic)

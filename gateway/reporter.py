@@ -1,4 +1,4 @@
-"""How the node is, measured all the time and told to administrators every few seconds."""
+"""Measures the node and publishes the figures for administrators every few seconds."""
 
 from __future__ import annotations
 
@@ -15,38 +15,38 @@ from gateway.core.topics import FIGURES
 from gateway.metrics import Metrics
 from gateway.relay import Relay
 
-LAG_SECONDS: Final = 0.25  # between two looks at how late the event loop is
+LAG_SECONDS: Final = 0.25  # between two measurements of the event loop's lag
 
 
 class Reporter:
-    """Tells what the instruments say, beside what the node says `about` itself."""
+    """Publishes the measurements of the node together with its status, which `about` returns."""
 
     def __init__(self, relay: Relay, metrics: Metrics, about: Callable[[], dict[str, Any]]) -> None:
         self._relay = relay
         self._metrics = metrics
         self._about = about
-        self._now = asyncio.Event()
+        self._requested = asyncio.Event()
 
-    def hurry(self) -> None:
-        """Tell at once: what has changed may be over before the next time."""
-        self._now.set()
+    def publish_now(self) -> None:
+        """Publish now: a change of status may be over before the next interval."""
+        self._requested.set()
 
     async def run(self) -> None:
-        """Tell, without end."""
+        """Publish at each interval until cancelled."""
         before = self._read()
         while True:
             with suppress(TimeoutError):
                 async with asyncio.timeout(figures.SECONDS):
-                    await self._now.wait()
-            self._now.clear()
+                    await self._requested.wait()
+            self._requested.clear()
             after = self._read()
-            told = {**self._about(), **figures.between(before, after)}
-            with suppress(Unavailable):  # the node's reasons and log say so; the next telling says it again
-                await self._relay.publish([Publication(FIGURES, told)])
+            status = {**self._about(), **figures.between(before, after)}
+            with suppress(Unavailable):  # readiness and the log show it; the next message replaces this one
+                await self._relay.publish([Publication(FIGURES, status)])
             before = after
 
     async def measure_lag(self) -> None:
-        """Measure how late the event loop wakes whoever waits for a moment, without end."""
+        """Measure how late the event loop runs timers, until cancelled."""
         loop = asyncio.get_running_loop()
         while True:
             due = loop.time() + LAG_SECONDS

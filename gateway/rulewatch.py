@@ -16,7 +16,7 @@ class RuleWatch:
     def __init__(self, registry: Registry, digest: str) -> None:
         self._registry = registry
         self._digest = digest
-        self._warned: set[str] = set()  # digests that some living node has
+        self._warned: set[str] = set()  # digests of living nodes that were logged
 
     async def compare(self) -> bool:
         """Log one warning for each digest that is not this node's. Returns whether some node has other rules.
@@ -26,7 +26,7 @@ class RuleWatch:
         """
         nodes: dict[str, list[str]] = {}
         for row in await self._registry.node_rows():
-            if row["rules"] not in ("", self._digest):  # gateway 0.1.0 has none
+            if row["rules"] not in ("", self._digest):  # version 0.1.0 writes none
                 nodes.setdefault(row["rules"], []).append(row["id"])
         for digest in nodes.keys() - self._warned:
             logger().warning("nodes have other topic rules", own=self._digest, other=digest, nodes=nodes[digest])

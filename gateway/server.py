@@ -1,4 +1,4 @@
-"""uvicorn around one node, with an end that is paced: the node drains before uvicorn hears of the signal."""
+"""uvicorn around one node. On a signal the node drains first, and only then uvicorn stops."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from gateway.transport.request import RequestProtocol
 from gateway.transport.socket import Socket
 
 GC_THRESHOLDS = (10_000, 20, 20)
-DATE_SECONDS: Final = 1.0  # the Date header of answers has seconds
+DATE_SECONDS: Final = 1.0  # resolution of the Date header
 SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)  # each makes the node drain and end
 
 
 class Server(uvicorn.Server):
-    """Drains on the first signal, and when the node is ordered to or has failed; a second signal hastens the drain."""
+    """Drains on the first signal, on a control message, or when the node fails; a second signal ends the waits."""
 
     def __init__(self, config: uvicorn.Config, node: Node, signals: int = 0) -> None:
         super().__init__(config)
@@ -36,7 +36,7 @@ class Server(uvicorn.Server):
         self._signals = signals
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
-        """Serve until a signal or a failure; returns when all is closed."""
+        """Serve until a signal or a failure; return when everything is closed."""
         self._loop = asyncio.get_running_loop()
         self._node.leave = self._leave
         if self._signals:  # one came before the loop ran
@@ -49,7 +49,7 @@ class Server(uvicorn.Server):
             self._loop = None
 
     async def main_loop(self) -> None:
-        """Keep the Date header right until the node has drained. uvicorn's own loop wakes up ten times a second."""
+        """Update the Date header until the node has drained. uvicorn's own loop wakes up ten times a second."""
         while not await self.on_tick(0):
             with suppress(TimeoutError):
                 async with asyncio.timeout(DATE_SECONDS):
@@ -74,7 +74,7 @@ class Server(uvicorn.Server):
 
 
 def serve(settings: Settings) -> int:
-    """Run one node until it is told to stop; the process's exit code: 0, or 1 if something of it died."""
+    """Run one node until it stops; return the exit code of the process: 0, or 1 if a task of the node failed."""
     early = 0  # signals before there is a server
     server: Server | None = None
 
@@ -86,7 +86,9 @@ def serve(settings: Settings) -> int:
             server.handle_exit(number, frame)
 
     for number in SIGNALS:
-        if signal.getsignal(number) is not signal.SIG_IGN or number != signal.SIGHUP:  # nohup ignores it on purpose
+        if (
+            signal.getsignal(number) is not signal.SIG_IGN or number != signal.SIGHUP
+        ):  # nohup sets SIGHUP to ignored on purpose
             signal.signal(number, on_signal)
     logs.configure(settings.log_level, node=settings.node)
     app = create_app(settings)
@@ -95,11 +97,11 @@ def serve(settings: Settings) -> int:
         app, host=settings.host, port=settings.port, loop="uvloop", http=RequestProtocol, ws=Socket,
         lifespan="on", log_config=None, access_log=False, server_header=False, backlog=4096,
         proxy_headers=True, forwarded_allow_ips=list(settings.trusted_proxies),
-        # Longer than HAProxy keeps its side of a connection, so that it never writes into our close.
+        # Longer than HAProxy's keep-alive, so that HAProxy never writes to a connection that the node is closing.
         timeout_keep_alive=60, timeout_graceful_shutdown=5,
     )  # fmt: skip
-    # Each connection leaves objects that live long: at Python's own threshold a storm of them is searched for cycles
-    # again and again. What is here now stays for ever.
+    # Connections create long-lived objects. With Python's default thresholds the collector would scan them again and
+    # again while many clients connect. Objects that exist now are never freed, so they are excluded.
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLDS)
     server = Server(config, node, signals=early)

@@ -1,7 +1,7 @@
-"""Publishers: queues of commands, each with one who sends them, a batch at a time.
+"""Pipelines: queues of commands that one task per server sends in batches.
 
-On a Redis Cluster there is a lane for each server: one that is slow or dead holds up nobody else. A command whose slot
-is just being moved waits for that (`_wait`): it is not done where nobody would hear what it publishes.
+On a Redis Cluster each server has its own pipeline, so that a slow or dead server does not delay the others. A command
+whose slot is being moved waits (`_wait`), so that no message is published on a server without subscribers.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from gateway.cluster.servers import Servers
 from gateway.cluster.shards import named
 from gateway.metrics import Metrics
 
-# A batch is one MULTI a slot; past this size a larger one saves nothing and holds Redis longer.
+# A batch has one MULTI per slot. A larger batch would save nothing and block Redis longer.
 BATCH_COMMANDS: Final = 512
-# What may wait for Redis before publishers are turned away.
+# Limits of a queue; beyond them a publish is rejected.
 QUEUE_COMMANDS: Final = 10_000
 QUEUE_BYTES: Final = 64 << 20
-# Before a command is sent again whose slot is being moved: at most.
+# Longest pause before a command is sent again whose slot is being moved.
 MOVE_SECONDS: Final = 0.05
 
 Spawn = Callable[[Coroutine[Any, Any, None]], object]
@@ -42,10 +42,10 @@ Spawn = Callable[[Coroutine[Any, Any, None]], object]
 
 @dataclass(frozen=True, slots=True)
 class Durability:
-    """What must confirm a durable publish, and how long that may take.
+    """Confirmations that a durable publish requires, and their deadline.
 
-    `replicas`: that many must have it; 0: Redis alone is enough. `fsync`: Redis must have written it to its disk, and
-    each of those replicas to its own.
+    `replicas`: number of replicas that must have it; 0: Redis alone is enough. `fsync`: Redis and each of these
+    replicas must have written it to disk.
     """
 
     replicas: int = 0
@@ -53,14 +53,14 @@ class Durability:
     fsync: bool = False
 
     def command(self) -> Command | None:
-        """The command that waits for it on the connection of the publish; None: there is nothing to wait for."""
+        """The command that waits for the confirmations, on the connection of the publish; None: no wait required."""
         ms = int(self.seconds * 1000)
         if self.fsync:
             return "WAITAOF", 1, self.replicas, ms
         return ("WAIT", self.replicas, ms) if self.replicas else None
 
     def lack(self, answer: Any) -> str | None:
-        """What the answer to `command` lacks; None: it confirms."""
+        """The reason why the answer to `command` does not confirm the publish; None: it does."""
         if isinstance(answer, Exception):
             needs = "; GATEWAY_WAIT_FSYNC needs Redis 7.2 or newer with appendonly yes" if self.fsync else ""
             return f"Redis could not confirm: {failure(answer)}{needs}"
@@ -74,7 +74,7 @@ class Durability:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Call:
-    """Commands of one slot that are done together, or not at all."""
+    """Commands of one slot that Redis executes together or not at all."""
 
     slot: int
     commands: Sequence[Command]
@@ -82,7 +82,7 @@ class _Call:
 
 
 class Lanes:
-    """All lanes of one kind. They stand still until they are run."""
+    """The pipelines of all servers. They queue commands until they are started."""
 
     def __init__(self, servers: Servers, timeout_seconds: float, metrics: Metrics, durability: Durability) -> None:
         self._servers = servers
@@ -90,7 +90,7 @@ class Lanes:
         self._metrics = metrics
         self._durability = durability
         self._lanes: dict[str, _Lane] = {}
-        self._waiting: dict[int, deque[_Call]] = {}  # by slot: those that wait until it was moved, in order
+        self._waiting: dict[int, deque[_Call]] = {}  # by slot: calls that wait until it has moved, in order
         self._spawn: Spawn | None = None
 
     async def send(self, commands: Sequence[Command]) -> list[Any]:
@@ -100,10 +100,10 @@ class Lanes:
         calls: dict[int, _Call] = {}
         for slot in slots:
             if slot not in calls:
-                own = [command for command, its in zip(commands, slots, strict=True) if its == slot]
+                own = [command for command, command_slot in zip(commands, slots, strict=True) if command_slot == slot]
                 calls[slot] = _Call(slot, own, loop.create_future())
         try:
-            # Each batch has a deadline of its own; this one bounds the wait in the queue too.
+            # Each batch has its own deadline; this one also limits the wait in the queue.
             async with asyncio.timeout(2 * self._timeout):
                 await self._servers.learn()
                 for call in calls.values():
@@ -114,20 +114,20 @@ class Lanes:
         except TimeoutError:
             raise Unavailable("Redis did not take the message in time") from None
         finally:
-            for call in calls.values():  # whoever has one still need not do it
+            for call in calls.values():  # calls that are still queued need not be sent
                 if not call.done.cancel() and not call.done.cancelled():
-                    call.done.exception()  # that of the first is raised, and no other must be
+                    call.done.exception()  # mark as retrieved: only the first error is raised
         return [next(answers[slot]) for slot in slots]
 
     def start(self, spawn: Spawn) -> None:
-        """Have all lanes run, each by `spawn`."""
+        """Start all pipelines, now and in future, with `spawn`."""
         self._spawn = spawn
         for lane in self._lanes.values():
             spawn(lane.run())
 
     def _enqueue(self, call: _Call) -> None:
         waiting = self._waiting.get(call.slot)
-        if waiting is not None:  # not past those that came before it
+        if waiting is not None:  # keep the order of the slot's calls
             waiting.append(call)
         else:
             self._lane_of(call.slot).add(call)
@@ -144,7 +144,7 @@ class Lanes:
         return lane
 
     def _wait(self, slot: int, calls: Sequence[_Call]) -> None:
-        """These were not done, since their slot is being moved. They are sent again in a moment."""
+        """Send these calls again after a moment: Redis rejected them because their slot is being moved."""
         if slot not in self._waiting:
             self._waiting[slot] = deque()
             asyncio.get_running_loop().call_later(random.uniform(0, MOVE_SECONDS), self._go_on, slot)
@@ -159,10 +159,10 @@ class Lanes:
             except Unavailable as error:
                 call.done.set_exception(error)
 
-    # ---- what a lane does
+    # ---- sending a batch
 
     async def execute(self, lane: _Lane, batch: Sequence[_Call]) -> None:
-        """Have the lane's server do `batch`."""
+        """Send `batch` to the server of `lane`, and settle its calls."""
         loop, server = asyncio.get_running_loop(), lane.server
         started = loop.time()
         groups: dict[int, list[_Call]] = {}
@@ -179,7 +179,7 @@ class Lanes:
         for calls, answer in zip(groups.values(), answers, strict=True):
             if isinstance(answer, MovedError):
                 self._servers.shards.move(answer.slot_id, named(answer.host, answer.port, server))
-            if isinstance(answer, AskError | TryAgainError):  # or moved, which is a kind of the first
+            if isinstance(answer, AskError | TryAgainError):  # MovedError is an AskError
                 self._wait(calls[0].slot, [*calls, *lane.take(calls[0].slot)])
             else:
                 self._settle(calls, answer, lack)
@@ -193,7 +193,7 @@ class Lanes:
         at = 0
         for call in calls:
             own, at = answers[at : at + len(call.commands)], at + len(call.commands)
-            # One caller's refused command is not the others' failure.
+            # A rejected command of one caller does not affect the others.
             refused = next((answer for answer in own if isinstance(answer, Exception)), None)
             if refused is not None:
                 _fail(call, failure(refused))
@@ -205,10 +205,10 @@ class Lanes:
     async def _transact(
         self, server: str, groups: Sequence[Sequence[_Call]]
     ) -> tuple[list[list[Any] | Exception], str | None]:
-        """The answers to each of `groups`, or why nothing of it was done; and what their durability lacks.
+        """The answers to each of `groups`, or the error that rejected it; and why durability is not confirmed, or None.
 
-        WAIT is no part of the transactions (it would not block in one), but of the connection: replicas, and the disk,
-        confirm what this connection has written.
+        WAIT is sent after the transactions, because it would not block inside one. It covers everything that this
+        connection has written.
         """
         client = self._servers.at(server)
         sent: list[Command] = []
@@ -217,7 +217,7 @@ class Lanes:
             commands = [command for call in group for command in call.commands]
             sizes.append(len(commands))
             sent += [("MULTI",), *commands, ("EXEC",)] if len(commands) > 1 else commands
-        if asks_role := self._servers.role_is_due():  # behind the commands: the server was the master for all of them
+        if asks_role := self._servers.role_is_due():  # sent last, so that it proves the role for all commands before it
             sent.append(("ROLE",))
         waiting = self._durability.command()
         if waiting is not None:
@@ -240,7 +240,7 @@ class Lanes:
 
 
 class _Lane:
-    """A queue, and who sends what is in it to one server: one batch at a time, so that their order is the queue's."""
+    """The queue of one server. It sends one batch at a time, so that the order of the queue is kept."""
 
     def __init__(self, lanes: Lanes, server: str) -> None:
         self._lanes = lanes
@@ -255,11 +255,11 @@ class _Lane:
         """Queue a call.
 
         Raises:
-            Unavailable: Too much is waiting.
+            Unavailable: The queue is full.
         """
         commands, size = _size(call)
         if self._commands + commands > QUEUE_COMMANDS or self._bytes + size > QUEUE_BYTES:
-            raise Unavailable("too many publishes are waiting for Redis")
+            raise Unavailable("too many publishes are waiting for Redis: retry later")
         self._commands += commands
         self._bytes += size
         call.done.add_done_callback(lambda _: self._forget(commands, size))
@@ -267,7 +267,7 @@ class _Lane:
         self._wake.set()
 
     def take(self, slot: int) -> list[_Call]:
-        """What is queued of a slot, to be sent otherwise."""
+        """Remove and return the queued calls of a slot."""
         taken = [call for call in self._queue if call.slot == slot]
         if taken:
             self._queue = deque(call for call in self._queue if call.slot != slot)
@@ -278,19 +278,19 @@ class _Lane:
         self._bytes -= size
 
     def end(self) -> None:
-        """Send what is queued, then end: the server has no slots any more."""
+        """Send the queued calls, then end: the server has no slots any more."""
         self._ended = True
         self._wake.set()
 
     async def run(self) -> None:
-        """Take what waits, send it, for ever."""
+        """Send queued calls in batches until cancelled or `end`."""
         while not self._ended or self._queue:
             await self._wake.wait()
             batch: list[_Call] = []
             taken = 0
             while self._queue and (not batch or taken + len(self._queue[0].commands) <= BATCH_COMMANDS):
                 call = self._queue.popleft()
-                if not call.done.done():  # its caller has not given up
+                if not call.done.done():  # its caller is still waiting
                     batch.append(call)
                     taken += len(call.commands)
             if not self._queue and not self._ended:
@@ -300,20 +300,20 @@ class _Lane:
 
 
 def _group(answers: Any, size: int) -> list[Any] | Exception:
-    """What `answers` say of the next `size` commands: theirs, or why none of them was done."""
+    """The answers to the next `size` commands, or the error that rejected all of them."""
     if size == 1:
         answer = next(answers)
         return answer if isinstance(answer, AskError | TryAgainError) else [answer]
     queued = [next(answers) for _ in range(size + 1)]
     done = next(answers)
-    if isinstance(done, Exception):  # why, the refused command says
+    if isinstance(done, Exception):  # the rejected command has the reason
         return next((answer for answer in queued if isinstance(answer, Exception)), done)
     found: list[Any] = done
     return found
 
 
 def _size(call: _Call) -> tuple[int, int]:
-    """Commands of `call`, and their bytes."""
+    """Number of commands of `call`, and their size in bytes."""
     size = sum(len(part) for command in call.commands for part in command if isinstance(part, bytes))
     return len(call.commands), size
 

@@ -1,10 +1,10 @@
-"""How often each user may publish, and how many bytes Redis keeps for it, on all nodes together.
+"""Limits per user over all nodes: publishes per second, and bytes that Redis stores.
 
-To ask Redis at each publish would double what a publish costs. To let each node allow its share would refuse a user
-whose clients are all on one. So nodes fetch tokens in batches, as large as what they have just spent (`Purse`): the
-first publish after a pause asks, and in a steady stream one in many does.
+One Redis round trip for each publish would double its cost. A fixed share per node would reject a user whose clients
+are all on one node. So a node fetches tokens in batches as large as what it has just spent (`Purse`): the first publish
+after a pause asks Redis, and in a steady stream only one in many does.
 
-The bucket is nobody's row and hangs under no lease: it expires by itself when it is full again.
+The buckets belong to no node and no lease: a bucket expires when it is full again.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from gateway.cluster.keys import Keys
 from gateway.cluster.link import Command, Impaired, Link
 from gateway.core.rates import BURST_SECONDS, Purse, Rate
 
-ALLOWANCE_SECONDS: Final = 86_400  # a day: in which a used up allowance is full again
-STREAM_BYTES: Final = 4608  # Redis allocates 4 KiB for a stream's first messages
-# Of a second's tokens, and of an allowance, a node fetches one part in so many ahead of its use, at most.
+ALLOWANCE_SECONDS: Final = 86_400  # a day: time in which an empty allowance fills up
+STREAM_BYTES: Final = 4608  # Redis allocates 4 KiB for the first messages of a stream
+# A node fetches at most this part (1/5, 1/128) of a second's tokens, or of an allowance, in advance.
 TOKENS_SHARE: Final = 5
 ALLOWANCE_SHARE: Final = 128
-# A stream that exists is not looked for again for so long; so many streams are remembered.
+# How long, and for how many streams, the node remembers that a stream exists.
 KNOWN_SECONDS: Final = 60.0
 MAX_KNOWN: Final = 10_000
-INTO_DEBT: Final = -1  # the least that quota.lua takes: all, whatever there is
+INTO_DEBT: Final = -1  # argument of quota.lua: take all tokens, even if they are not there
 
 
 class Allowance:
-    """Bytes that each user's messages may take in Redis: `size` at once, and `size` more a day; 0: any number.
+    """Bytes of Redis memory for each user's messages: a bucket of `size` that fills up in a day; 0: no limit.
 
-    How long a message is kept is part of its topic's rule, so at most `size` x (1 + that time in days) is kept for a
-    user, and what each node fetches ahead.
+    The topic rule decides how long Redis keeps a message, so Redis stores at most `size` x (1 + that time in days) for
+    a user, plus what each node has fetched in advance.
     """
 
     def __init__(self, link: Link, keys: Keys, size: int) -> None:
@@ -44,10 +44,10 @@ class Allowance:
         self._purses = _Purses(size // ALLOWANCE_SHARE)
         self._known: dict[str, float] = {}  # streams that exist -> loop time to look again; oldest first
 
-    async def take(self, who: str, size: int, streams: Sequence[str]) -> bool:
-        """Take `size` bytes of the allowance of `who`, all of it if they are more. False: there are not so many left.
+    async def take(self, owner: str, size: int, streams: Sequence[str]) -> bool:
+        """Take `size` bytes from the allowance of `owner`, at most a full one. False: too few bytes are left.
 
-        For each of the `streams` (keys) that does not exist it is charged `STREAM_BYTES` more, into debt if need be.
+        Each of `streams` (keys) that does not exist yet costs `STREAM_BYTES` more, if necessary as debt.
 
         Raises:
             Unavailable: Redis did not answer in time.
@@ -56,7 +56,7 @@ class Allowance:
             return True
         loop, size = asyncio.get_running_loop(), min(size, self._size)
         now = loop.time()
-        purse = self._purses.of(who, now)
+        purse = self._purses.of(owner, now)
         wanted = 0
         if not purse.spend(now, size):
             wanted = purse.ask(now, size)
@@ -68,7 +68,7 @@ class Allowance:
         try:
             granted, made = 0, 0
             try:
-                charge = [self._charge(who, wanted, size)] if wanted else []
+                charge = [self._charge(owner, wanted, size)] if wanted else []
                 answers = await self._link.ask_all([*charge, *(("EXISTS", stream) for stream in unknown)])
                 granted = answers.pop(0) if wanted else 0
                 made = answers.count(0)
@@ -79,14 +79,14 @@ class Allowance:
                 return False
             self._remember(unknown, now)
             if made:
-                await self._link.ask(*self._charge(who, made * STREAM_BYTES, INTO_DEBT))
+                await self._link.ask(*self._charge(owner, made * STREAM_BYTES, INTO_DEBT))
         except Impaired:
-            pass  # nothing can be counted: either nothing can be kept now, or only this user's slot is away
+            pass  # Redis cannot count: it rejects writes, or only the slot of this user is down
         return True
 
-    def _charge(self, who: str, size: int, least: int) -> Command:
+    def _charge(self, owner: str, size: int, least: int) -> Command:
         arguments = [self._size / ALLOWANCE_SECONDS, ALLOWANCE_SECONDS, min(size, self._size), least]
-        return self._script([self._keys.allowance(who)], arguments)
+        return self._script([self._keys.allowance(owner)], arguments)
 
     def _remember(self, streams: Iterable[str], now: float) -> None:
         for stream in streams:
@@ -97,7 +97,7 @@ class Allowance:
 
 
 class Quota:
-    """Tokens of all users; `per_second` 0: as many as anybody wants."""
+    """Publish rate limit per user; `per_second` 0: no limit."""
 
     def __init__(self, link: Link, keys: Keys, per_second: int) -> None:
         self._link = link
@@ -107,7 +107,7 @@ class Quota:
         self._purses = _Purses(max(1, per_second // TOKENS_SHARE))
 
     async def take(self, user: str) -> bool:
-        """Take one of the user's tokens. False: there is none left.
+        """Take one token of the user. False: none is left.
 
         Raises:
             Unavailable: Redis did not answer in time.
@@ -127,25 +127,25 @@ class Quota:
             arguments = [self._rate.per_second, BURST_SECONDS, wanted, 1]
             granted = await self._link.ask(*self._script([self._keys.quota(user)], arguments))
         except Impaired:
-            return True  # nothing can be counted; the limit of the client's messages holds
+            return True  # Redis cannot count; the message limit of the client still applies
         finally:
             purse.fetched(granted, loop.time())
         return purse.spend(loop.time())
 
 
 class _Purses:
-    """The purses of those that publish by this node, each with at most `most` tokens fetched ahead at a time."""
+    """The purses of users and addresses that publish on this node. Each fetches at most `most` tokens in advance."""
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._purses: dict[str, Purse] = {}  # the longest unused first
+        self._purses: dict[str, Purse] = {}  # least recently used first
 
-    def of(self, who: str, now: float) -> Purse:
-        """The purse of `who`."""
-        purse = self._purses.pop(who, None) or Purse(self._most)
-        self._purses[who] = purse
-        # Two at each use, and each use adds one at most: so the idle do not pile up.
+    def of(self, owner: str, now: float) -> Purse:
+        """The purse of `owner`."""
+        purse = self._purses.pop(owner, None) or Purse(self._most)
+        self._purses[owner] = purse
+        # Each use adds at most one purse and removes up to two idle ones, so idle purses do not accumulate.
         for other in list(itertools.islice(self._purses, 2)):
-            if other != who and self._purses[other].idle(now):
+            if other != owner and self._purses[other].idle(now):
                 del self._purses[other]
         return purse

@@ -1,12 +1,12 @@
-"""Which nodes there are, their clients and their topics: written from memory, read by anyone.
+"""The registry of nodes, their clients and their topics in Redis.
 
-A node's memory is the truth. Whoever changes it says so with `touch_client` or `touch_topic`; what is to be
-written is asked for only at the moment of writing, so a late write is never an old one. A fifth of a second
-of changes makes one round trip; in a storm, half a second.
+A node's memory is the truth. `touch_client` and `touch_topic` mark a row as changed; the registry reads the row from
+memory only when it writes it, so a late write never contains an old value. The changes of a fifth of a second share one
+round trip; under heavy load, those of half a second.
 
-All rows belong to the node's lease. `beat` renews it; when it finds the lease gone - the node slept, Redis was
-flushed - it has every row written again. The rows of a node whose lease ended are invisible at once; a survivor removes
-them (reaper.py).
+All rows belong to the node's lease, which `beat` renews. If the lease is gone, because the node was frozen or Redis was
+flushed, the registry writes every row again. The rows of a node whose lease has ended are invisible at once; another
+node removes them (reaper.py).
 """
 
 from __future__ import annotations
@@ -28,17 +28,19 @@ from gateway.logs import StateLog, logger
 from gateway.metrics import Metrics
 
 FLUSH_SECONDS: Final = 0.2
-# After a write, for each row of it: the more come, the more share the next. In a storm that makes two writes a second.
+# Pause after a write, for each row in it, so that more changes share the next write: two a second under heavy load.
 ROW_SECONDS: Final = 0.001
 STORM_SECONDS: Final = 0.3
-SCRIPT_ROWS: Final = 1000  # rows in one Lua call: Lua's `unpack` and Redis' patience are finite
-# Rows of one write, and about the bytes: what the node spends on one stays within milliseconds, however many follow.
+SCRIPT_ROWS: Final = 1000  # keys in one UNLINK, so that a command is short
+# Rows, and about the bytes, of one write, so that the node spends at most milliseconds on each.
 WRITE_ROWS: Final = 250
 WRITE_BYTES: Final = 256 << 10
-MAX_NODES: Final = 1000  # that a query reads
-MAX_DEAD: Final = 100  # that one look at the index finds
-MAX_FIELD_BYTES: Final = 1000  # of a field of a node's own row, and of a topic's count
-_NO_LEASE: Final = 0  # answer of write.lua; below it keys of another type were removed, above it is the write's number
+MAX_NODES: Final = 1000  # nodes that a query reads
+MAX_DEAD: Final = 100  # dead nodes that one call of `enroll` finds
+MAX_FIELD_BYTES: Final = 1000  # largest field of a node's row, or count of a topic
+_NO_LEASE: Final = (
+    0  # answer of write.lua; a smaller one: keys of another type were removed; a larger one: the number of the write
+)
 _TEXTS: Final = ("name", "address", "path", "version", "started")
 # More changes than this are cheaper to write as everything there is.
 MAX_DIRTY: Final = 50_000
@@ -46,19 +48,19 @@ MAX_DIRTY: Final = 50_000
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """How the registry asks the node for what to write."""
+    """Functions by which the registry reads the node's memory."""
 
     about: Callable[[], Mapping[str, str | int]]  # fields of the node's own row
     client: Callable[[str], bytes | None]  # a client's row as JSON; None: it is gone
     clients: Callable[[], Iterable[str]]
     topic: Callable[[str], int]  # local subscribers; 0: none
     topics: Callable[[], Iterable[str]]
-    # Topics of rows that a Redis which lost some still has; called with about `PAGE_FIELDS` of them a turn.
+    # Receives the topics of outdated rows that a Redis which lost writes still has, about `PAGE_FIELDS` per turn.
     dropped: Callable[[Iterable[str]], None] = lambda _: None
 
 
 class Registry:
-    """One node's rows, and questions to everybody's."""
+    """Writes the rows of this node and reads those of all nodes."""
 
     def __init__(
         self, link: Link, keys: Keys, node_id: str, *, lease_seconds: float, memory: Memory, metrics: Metrics
@@ -74,9 +76,9 @@ class Registry:
         self._clients: set[str] = set()  # changed since the last write
         self._topics: set[str] = set()
         self._everything = True
-        self._enrolled = False  # in the index since the lease was taken: without it no reaper finds the rows
-        self._unsure = False  # of what the last beat has done
-        self._came_back = False  # rows of an earlier moment, under the living lease
+        self._enrolled = False  # in the index since the lease was taken; without that no reaper finds the rows
+        self._unsure = False  # the outcome of the last heartbeat is unknown
+        self._came_back = False  # Redis came back with rows of an earlier time under a valid lease
         self._writes = 0  # number of the last write that Redis has confirmed under this lease
         self._wake = asyncio.Event()
         self._beat, self._enroll, self._living = link.script("beat"), link.script("enroll"), link.script("living")
@@ -85,15 +87,15 @@ class Registry:
         self._write = link.script("write")
         self.listings = Listings(link, keys, self.living)
 
-    # ---- what the node says
+    # ---- changes
 
     def touch_client(self, client_id: str) -> None:
-        """A client came, went or changed."""
+        """Note that a client connected, left or changed."""
         self._clients.add(client_id)
         self._wake.set()
 
     def touch_topic(self, topic: str) -> None:
-        """A topic's number of local subscribers changed."""
+        """Note that a topic's number of local subscribers changed."""
         self._topics.add(topic)
         self._wake.set()
 
@@ -102,10 +104,10 @@ class Registry:
     async def beat(self) -> bool:
         """Take or renew the lease. Returns whether Redis still has all rows; if not, all are written again.
 
-        They are gone if the lease had ended, or may have ended unnoticed, and if Redis has lost its last moments.
+        Rows are missing if the lease had ended, or may have ended unnoticed, or if Redis has lost its last writes.
 
         Raises:
-            Unavailable: Redis did not confirm; the lease runs on.
+            Unavailable: Redis did not confirm; the current lease is still valid until it expires.
         """
         fields = list(itertools.chain.from_iterable(self._memory.about().items()))
         loop = asyncio.get_running_loop()
@@ -114,8 +116,8 @@ class Registry:
             confirmed = self._writes
             writes = await self._link.ask(*self._beat(self._rows, [self._lease_ms, *fields]))
         except Unavailable:
-            # A Redis that was frozen does it when it wakes. If the lease had ended by then it takes it and drops the
-            # rows, and the next beat finds a lease.
+            # A frozen Redis executes the command when it resumes. If the lease had ended by then, the script takes a
+            # new one and deletes the rows, and the next heartbeat would see a valid lease.
             self._unsure = True
             raise
         self._metrics.round_trip.observe(loop.time() - started)
@@ -130,8 +132,10 @@ class Registry:
         return kept
 
     async def enroll(self) -> tuple[list[bytes], float]:
-        """Put the node into the index until its lease ends. Members of the index whose lease has ended, as they stand
-        there, at most `MAX_DEAD`; and in how many seconds the next lease ends.
+        """Add the node to the index until its lease ends.
+
+        Returns members of the index whose lease has ended, at most `MAX_DEAD`, unchecked, and the seconds until the
+        next lease ends.
 
         Raises:
             Unavailable: Redis did not confirm.
@@ -145,10 +149,10 @@ class Registry:
         return dead, following_ms / 1000
 
     async def leave(self) -> None:
-        """Remove all this node's rows and its lease.
+        """Delete all rows of this node and its lease.
 
         Raises:
-            Unavailable: Redis is away; the lease will end by itself.
+            Unavailable: Redis is unreachable; the lease expires.
         """
         keys = [*self._rows, *(self._keys.people(self._node_id, topic) for topic in self._memory.topics())]
         batches = [("UNLINK", *keys[at : at + SCRIPT_ROWS]) for at in range(0, len(keys), SCRIPT_ROWS)]
@@ -157,7 +161,7 @@ class Registry:
     # ---- the writer
 
     async def run(self, beat_now: Callable[[], None]) -> None:
-        """Write what changes, for ever; `beat_now` is called when the lease is found gone."""
+        """Write changed rows until cancelled; call `beat_now` when the lease is gone."""
         state = StateLog("registry not written", over="registry written again")
         while True:
             await self._wake.wait()
@@ -176,11 +180,10 @@ class Registry:
                 state.end()
 
     async def flush(self) -> bool:
-        """Write what has changed, once the node is in the index. False if the next beat must come first: then all is
-        written.
+        """Write changed rows, once the node is in the index. False: a heartbeat must come first, then all are written.
 
         Raises:
-            Unavailable: Redis did not confirm; what was to be written will be again.
+            Unavailable: Redis did not confirm; the rows stay marked as changed.
         """
         if not self._enrolled:
             return True
@@ -205,7 +208,9 @@ class Registry:
                         return False
                     self._wake.set()
                     return True
-                if written <= self._writes:  # Redis has lost some: the next beat has all of them written again
+                if (
+                    written <= self._writes
+                ):  # Redis has lost writes: after the next heartbeat all rows are written again
                     self._everything = self._unsure = True
                     return False
                 self._writes = written
@@ -220,9 +225,9 @@ class Registry:
     def _calls(
         self, clients: Iterable[str], topics: Iterable[str], *, drop_first: bool
     ) -> Iterator[tuple[int, list[Any]]]:  # fmt: skip
-        """Arguments of `write.lua`, and how many rows they are: at most `WRITE_ROWS`, and about `WRITE_BYTES`.
+        """Yield arguments of `write.lua` and their number of rows: at most `WRITE_ROWS`, and about `WRITE_BYTES`.
 
-        Rows are asked for only when it is their turn: fifty thousand at once would hold the event loop for a second.
+        It reads each row only when needed: fifty thousand at once would block the event loop for a second.
         """
         named = itertools.chain(((0, client_id) for client_id in clients), ((1, topic) for topic in topics))
         while True:
@@ -247,10 +252,10 @@ class Registry:
             ]  # fmt: skip
             drop_first = False
 
-    # ---- what anybody may ask
+    # ---- queries
 
     async def living(self) -> list[str]:
-        """Ids of the nodes whose lease lives, sorted; of more than `MAX_NODES`, those whose lease ends last.
+        """Ids of the nodes with a valid lease, sorted; at most `MAX_NODES`, those whose lease ends last.
 
         Raises:
             Unavailable: Redis did not answer in time.
@@ -258,7 +263,7 @@ class Registry:
         return await living(self._link, self._keys, self._living)
 
     async def nodes(self) -> list[dict[str, Any]]:
-        """A row for each living node, with its number of clients and topics as they are now.
+        """The row of each living node, with its current numbers of clients and topics.
 
         Raises:
             Unavailable: Redis did not answer in time.
@@ -274,7 +279,7 @@ class Registry:
         return listed
 
     async def node_rows(self) -> list[dict[str, Any]]:
-        """The row of each living node as the node wrote it, at its last beat.
+        """The row of each living node, as of its last heartbeat.
 
         Raises:
             Unavailable: Redis did not answer in time.
@@ -289,7 +294,7 @@ class Registry:
         return listed
 
     async def topic(self, topic: str) -> dict[str, Any]:
-        """One topic's subscribers, in all and on each node; zero if nobody hears it.
+        """The numbers of subscribers of a topic, in total and per node.
 
         Raises:
             Unavailable: Redis did not answer in time.
@@ -304,7 +309,7 @@ class Registry:
         return topic_row(topic, {node_id: count for node_id, count in counts.items() if count})
 
     async def client(self, client_id: str) -> dict[str, Any] | None:
-        """One client's row; None if it is not connected.
+        """The row of a client; None if it is not connected.
 
         Raises:
             Unavailable: Redis did not answer in time.
@@ -317,7 +322,7 @@ class Registry:
 
 
 async def living(link: Link, keys: Keys, script: Script) -> list[str]:
-    """Ids of the nodes whose lease lives, sorted, by the script `living`; of more than `MAX_NODES`, the newest leases'.
+    """Ids of the nodes with a valid lease, sorted, at most `MAX_NODES`; `script` is the Lua step ``living``.
 
     Raises:
         Unavailable: Redis did not answer in time.
@@ -331,7 +336,7 @@ async def living(link: Link, keys: Keys, script: Script) -> list[str]:
 
 
 def _node_row(fields: dict[bytes, bytes]) -> dict[str, Any]:
-    """A node's own row; empty if there is none."""
+    """Decode the row of a node; empty if it does not exist."""
     if not fields:
         return {}
     row: dict[str, Any] = {name: rows.text(fields[name.encode()]) for name in _TEXTS}

@@ -102,4 +102,4 @@ async def test_names_that_are_no_topics_are_refused_quickly_and_without_a_traceb
             answers = await asyncio.gather(*(client.call(type="REQUEST", topic=name, action="get") for _ in range(100)))
             assert {answer["code"] for answer in answers} <= {4007, 4009, 5001}, name
     nodes[0].finish_log()
-    assert not nodes[0].events("a message failed")
+    assert not nodes[0].events("message handling failed")

@@ -26,7 +26,7 @@ from tests.conftest import Connect
 from tests.deadlines import eventually, until
 
 KEYS = Keys(NAMESPACE)
-IMPAIRED = "Redis is impaired, the node stays ready"
+IMPAIRED = "Redis impaired, node stays ready"
 LEASE_SECONDS = 2.0
 
 

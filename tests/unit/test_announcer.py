@@ -138,13 +138,13 @@ async def test_the_status_that_was_told_last(text: bytes | None, status: str | N
 
 
 async def test_a_part_that_is_not_yet_well_is_starting_and_has_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(announcer, "LOOK_SECONDS", 0)
+    monkeypatch.setattr(announcer, "POLL_SECONDS", 0)
     reasons = iter(["not yet connected", "not yet connected"])
-    start = announcer._until_well(lambda: next(reasons, None))
+    start = announcer._until_healthy(lambda: next(reasons, None))
     await start(cast(Run, None))
-    monkeypatch.setattr(announcer, "START_LOOKS", 3)
+    monkeypatch.setattr(announcer, "START_CHECKS", 3)
     with pytest.raises(Unavailable, match="connection refused"):
-        await announcer._until_well(lambda: "connection refused")(cast(Run, None))
+        await announcer._until_healthy(lambda: "connection refused")(cast(Run, None))
 
 
 async def test_redis_is_read_again_only_after_a_notice_or_the_end_of_a_lease(tick: Any, states: FakeStates) -> None:

@@ -195,4 +195,4 @@ async def test_a_message_that_we_fail_at_is_answered_and_the_next_one_is_handled
     assert pong == {"type": "pong", "timestamp": 1}
     assert house.connection.stage is Stage.OPEN
     assert house.wire.reading
-    assert [line["event"] for line in log if line["log_level"] == "error"] == ["a message failed"]
+    assert [line["event"] for line in log if line["log_level"] == "error"] == ["message handling failed"]
