@@ -1,4 +1,4 @@
-// The start page: two clients of the cluster in one page, each on a node of its own, and what becomes of their messages.
+// The start page: two clients of the cluster in one page, each on its own node, and their messages.
 
 import { Gateway } from "/gateway.js";
 
@@ -23,32 +23,32 @@ function say(place, words, className = "") {
   Object.assign(place, { textContent: words, className });
 }
 
-/** What a person can make of an error. */
+/** A sentence for the user about an error. */
 function inWords({ name, code, reason, message }, act) {
-  if (name === "NoAnswer" || name === "Disconnected") return "No answer: it may have been sent or not.";
+  if (name === "NoAnswer" || name === "Disconnected") return "No answer: the message may or may not have been published.";
   return {
     4004: `${topic} cannot be a topic.`,
-    4010: `Only a user may ${act} ${topic}: log in with a token, below.`,
+    4010: `Only a user may ${act} ${topic}: log in with a token below.`,
     4012: `This user may not ${act} ${topic}.`,
-    4029: "That was too fast: wait a moment, then try again.",
-    4401: reason === "token_expired" ? "This token has expired: get a new one." : "This token is not valid here.",
-    4403: `Nobody may ${act} ${topic} from here.`,
-    5030: "The cluster cannot reach Redis just now. Nothing was sent; try again.",
+    4029: "Too many messages: wait a moment, then try again.",
+    4401: reason === "token_expired" ? "This token has expired: get a new one." : "This token is not valid on this cluster.",
+    4403: `No client may ${act} ${topic} here.`,
+    5030: "The cluster cannot reach Redis at the moment. The message was not published; try again.",
   }[code] ?? message;
 }
 
-/** One client: its connection, and the half of the page that shows it. */
+/** One client: its connection, and its half of the page. */
 class Pane {
   #parts = {};
   #at;
   #name;
-  #avoids; // gives the node that this one would rather not be on
+  #avoids; // returns the node that this client avoids
   #gateway = null;
   #lastNode = "";
   #lostAt = 0;
-  #last = null; // place of the last message
+  #last = null; // position of the last message
   #counts;
-  #while = 0; // received since the connection came back
+  #while = 0; // received since the reconnect
   #numbers = 0;
   #sender = 0;
 
@@ -61,8 +61,8 @@ class Pane {
     const { feed, text, now, cut, numbers, cookie } = this.#parts;
     feed.ariaLabel = `What client ${name} has received, newest last`;
     text.ariaLabel = `Message of client ${name}`;
-    text.placeholder = `Say something as ${name}`;
-    cookie.textContent = avoids ? "none: asks for a node other than A's" : "GW: back to the same node (HttpOnly)";
+    text.placeholder = `Write a message as ${name}`;
+    cookie.textContent = avoids ? "none: requests another node than A's" : "GW: back to the same node (HttpOnly)";
     pane.querySelector("form").addEventListener("submit", (event) => this.#send(event));
     now.addEventListener("click", () => (this.#gateway.state === "closed" ? this.start() : this.#gateway.connect().catch(() => {})));
     cut.addEventListener("click", () => this.#gateway.reconnect(CUT_MS));
@@ -75,10 +75,10 @@ class Pane {
     return this.#gateway?.node;
   }
 
-  /** A new client; what the old one showed stays. Resolves when it has tried to connect. */
+  /** Start a new client; the messages of the old one stay. Resolves after the first attempt to connect. */
   start() {
     this.#gateway?.close();
-    this.#counts = { received: 0, missing: 0, doubled: 0 };
+    this.#counts = { received: 0, missing: 0, duplicated: 0 };
     this.#last = null;
     const url = () => {
       const node = this.#avoids?.();
@@ -102,7 +102,7 @@ class Pane {
     });
   }
 
-  // ---- what the connection does
+  // ---- connection
 
   #show({ state, code, reason, waitMs }) {
     const { node, client, trip, now } = this.#parts;
@@ -111,8 +111,8 @@ class Pane {
     const wait = waitMs < 1_000 ? "at once" : `in ${Math.round(waitMs / 1000)} s`;
     const words = {
       connecting: "Connecting…",
-      waiting: `Not connected${navigator.onLine ? "" : ": this machine is offline"}. Trying again ${wait}.`,
-      closed: code === 4401 ? inWords({ code, reason }) : `Disconnected by the gateway (${reason}): it asks not to come back.`,
+      waiting: `Not connected${navigator.onLine ? "" : ": this machine is offline"}. Next attempt ${wait}.`,
+      closed: code === 4401 ? inWords({ code, reason }) : `Disconnected by the gateway (${reason}): it asks this client not to reconnect.`,
     }[state] ?? `Connected to node ${name}`;
     this.#parts.state.textContent = words;
     node.textContent = name;
@@ -139,7 +139,7 @@ class Pane {
     if (this.#lostAt) {
       const away = ((Date.now() - this.#lostAt) / 1000).toFixed(1);
       const where = node !== this.#lastNode ? "to another node" : this.#avoids ? "to the same node" : "to the same node, by its cookie";
-      this.#note("good", `Connected again after ${away} s, ${where}: ${node}.`);
+      this.#note("good", `Reconnected after ${away} s, ${where}: ${node}.`);
     }
     this.#lostAt = 0;
     this.#while = 0;
@@ -151,14 +151,14 @@ class Pane {
     if (gateway !== this.#gateway) return;
     if (state === "recovered") {
       const count = this.#while;
-      this.#note("good", `Nothing was missed: ${count === 1 ? "1 message was" : `${count} messages were`} made good.`);
+      this.#note("good", `No message was missed: ${count === 1 ? "1 message was" : `${count} messages were`} recovered.`);
     }
     if (state === "subscribed" || state === "recovered") {
       gateway.presence(topic).then(({ count }) => (this.#parts.here.textContent = count), () => (this.#parts.here.textContent = "–"));
       if ($("joined").className === "bad") say($("joined"), "");
     }
     if (state === "ended" && error && gateway.state !== "closed") {
-      const words = inWords(error, "listen to");
+      const words = inWords(error, "subscribe to");
       say($("joined"), words, "bad");
       this.#note("bad", words);
       if (error.code === 4010) $("login").open = true;
@@ -167,9 +167,9 @@ class Pane {
 
   #system({ action, topics }) {
     const words = {
-      degraded: ["warn", "The node has lost Redis: nothing new arrives until it is back. The connection stays."],
-      restored: ["good", "Redis is back: messages flow again."],
-      shutdown: ["warn", "This node is leaving; another one takes over."],
+      degraded: ["warn", "The node has lost Redis: no new messages arrive until it is back. The connection stays open."],
+      restored: ["good", "Redis is back: new messages arrive again."],
+      shutdown: ["warn", "This node is shutting down; another node takes over."],
       move: ["warn", "Another node has more room and takes over."],
     }[action];
     if (action === "degraded" || action === "restored") {
@@ -185,7 +185,7 @@ class Pane {
     try {
       await gateway.request("system", "ping");
       this.#parts.trip.textContent = `${Math.max(1, Math.round(performance.now() - started))} ms`;
-    } catch {} // the state tells
+    } catch {} // the state shows it
   }
 
   // ---- messages
@@ -202,18 +202,18 @@ class Pane {
     this.#pulse();
   }
 
-  // On this topic nobody is left out, so places that are not neighbours mean a loss.
+  // On this topic every client receives every message, so a jump of the offset means a loss.
   #count(epoch, offset) {
     const [counts, last] = [this.#counts, this.#last];
     counts.received += 1;
     this.#while += 1;
     if (offset !== null && last?.epoch === epoch) {
-      if (offset <= last.offset) counts.doubled += 1;
+      if (offset <= last.offset) counts.duplicated += 1;
       else counts.missing += offset - last.offset - 1;
     }
     this.#last = offset === null ? null : { epoch, offset };
-    const { received, missing, doubled } = counts;
-    this.#parts.count.textContent = `${received.toLocaleString("en")} received · ${missing} missing · ${doubled} doubled`;
+    const { received, missing, duplicated } = counts;
+    this.#parts.count.textContent = `${received.toLocaleString("en")} received · ${missing} missing · ${duplicated} duplicated`;
   }
 
   #note(kind, words) {
@@ -246,7 +246,7 @@ class Pane {
 
   async #publish(text) {
     const { sent } = this.#parts;
-    if (this.#gateway.state === "closed") return say(sent, "Not connected: nothing was sent.", "bad");
+    if (this.#gateway.state === "closed") return say(sent, "Not connected: the message was not sent.", "bad");
     const waiting = setTimeout(() => say(sent, "Waiting for the connection…"), 500);
     try {
       await this.#gateway.publish(topic, { from: this.#name, text });
@@ -281,17 +281,17 @@ const b = new Pane(1, "B", () => a.node);
 async function start() {
   $("topic").value = topic;
   document.querySelectorAll("b.topic").forEach((name) => (name.textContent = topic));
-  await a.start(); // first: B asks for another node than A's
+  await a.start(); // first, because B requests another node than A's
   await b.start();
 }
 
 $("join").addEventListener("submit", (event) => {
   event.preventDefault();
   const name = $("topic").value.trim();
-  if (!TOPIC.test(name)) return say($("joined"), "A topic is 1 to 200 of A-Z a-z 0-9 _ : . - /", "bad");
+  if (!TOPIC.test(name)) return say($("joined"), "A topic has 1 to 200 of the characters A-Z a-z 0-9 _ : . - /", "bad");
   say($("joined"), "");
   topic = name;
-  history.replaceState(null, "", `#${name}`); // a reload comes back to it
+  history.replaceState(null, "", `#${name}`); // a reload keeps the topic
   return start();
 });
 

@@ -124,24 +124,24 @@ async def test_without_a_credential_it_shows_what_is_public_and_can_change_nothi
     plain: Cluster, front: Balancer, console: Open, connect: Connect, api: Callable[[Front], Api]
 ) -> None:
     operator = await console(front)
-    await operator.reads("You see what is public, and can change nothing.")
-    await expect(operator.page.locator("#verdict")).to_have_text(re.compile(r"Node n\d is well"), timeout=MS)
+    await operator.reads("You see public data and cannot change anything.")
+    await expect(operator.page.locator("#verdict")).to_have_text(re.compile(r"Node n\d is healthy"), timeout=MS)
     await expect(operator.page.locator("#servers tbody tr")).to_have_count(3, timeout=MS)
     await expect(operator.page.get_by_role("button", name="Rebalance…")).to_be_hidden()
     await expect(operator.page.locator("#nodes")).to_be_hidden()
 
     await operator.go("Topics")
-    await operator.reads("The list is for administrators.")
+    await operator.reads("Only administrators can list topics.")
     await operator.open_topic("contest-open")
     await api(front).publish("contest-open", {"seen": True})
     await expect(operator.messages().first).to_have_text('{"seen":true}', timeout=MS)
     await expect(operator.page.get_by_role("button", name="Publish", exact=True)).to_be_disabled()
     await operator.page.get_by_label("Filter, or open any topic").fill("admin")
     await operator.press("Open")
-    await operator.reads("Not heard here: Authentication required for topic admin")
+    await operator.reads("Not subscribed: Authentication required for topic admin")
 
     await operator.go("Clients")
-    await operator.reads("Who is connected is for administrators to see")
+    await operator.reads("Only administrators can list clients")
     await expect(operator.page.get_by_role("button", name="Find", exact=True)).to_be_disabled()
 
 
@@ -150,7 +150,7 @@ async def test_a_wrong_key_is_refused_in_words_and_a_good_one_is_kept_for_the_ta
 ) -> None:
     operator = await console(front)
     await operator.try_to_sign_in("wrong")
-    await operator.reads("The gateway knows no such key.")
+    await operator.reads("The gateway does not know this key.")
     assert operator.failed_loads(401) == 1
     await operator.page.get_by_label("Admin token or API key").fill("käse")
     await operator.page.keyboard.press("Enter")
@@ -180,7 +180,7 @@ async def test_a_key_that_is_no_longer_taken_signs_out_and_says_so(
     await operator.page.evaluate("() => sessionStorage.setItem('gateway-console-credential', 'of yesterday')")
     await operator.page.goto(front.admin + "/console#clients")
     await operator.page.reload()
-    await operator.is_told("You are signed out: the gateway no longer takes what you signed in with.")
+    await operator.is_told("You are signed out: the gateway no longer accepts your token or key.")
     await expect(operator.page.locator("#public")).to_be_visible()
     operator.failed_loads(401)  # none, if the socket was told first
     await operator.press("Dismiss")
@@ -231,31 +231,31 @@ async def test_what_a_key_is_not_good_for_is_switched_off_and_said(
 
     async def looks(publish: str, admin: str) -> None:
         await operator.go("Overview")
-        await expect(operator.page.locator("#verdict")).to_have_text("The one node is ready", timeout=MS)  # live
+        await expect(operator.page.locator("#verdict")).to_have_text("The only node is ready", timeout=MS)  # live
         await check("Rebalance…", admin)
         await check("Drain n1", admin)
         await operator.go("Topics")
         await check("Publish", publish)
         await operator.page.goto(f"{front.admin}/console#clients?id={client.id}")
         await check("Find", "")
-        for named in ("Take away…", "Disconnect…", "Disconnect all of the user…"):
+        for named in ("Unsubscribe…", "Disconnect…", "Disconnect all of the user…"):
             await check(named, admin)
         await operator.go("Cache")
         await check("Look up", "")
         await check("Delete…", admin)
 
     limits = operator.page.locator("#limits")
-    lacks = "The key eye has not the scope "
+    lacks = "The key eye lacks the scope "
     for _ in range(2):  # after a reload, too
         await expect(limits).to_have_text(
-            "The key eye has not the scopes publish and admin: what takes more is switched off.", timeout=MS
+            "The key eye lacks the scopes publish and admin: actions that need them are disabled.", timeout=MS
         )
         await looks(f"{lacks}publish", f"{lacks}admin")
         await operator.page.reload()
     await operator.press("API key · Sign out")
     await expect(limits).to_be_hidden()
     await operator.sign_in(made["desk"][0])
-    await expect(limits).to_have_text("The key desk publishes on contest* alone.")
+    await expect(limits).to_have_text("The key desk may publish only on contest*.")
     await looks("", "")
 
 
@@ -316,7 +316,7 @@ async def test_rebalance_asks_first_and_says_what_moves(plain: Cluster, front: B
     await operator.press("Rebalance…")
     await operator.page.get_by_label("Seconds").fill("1")
     await operator.confirm("Rebalance the clients?", "Rebalance")
-    await operator.is_told("The clients are spread evenly already: nothing moves.")
+    await operator.is_told("The clients are already spread evenly: no client moves.")
 
 
 async def test_a_node_is_drained_and_seen_to_go_and_a_dead_one_is_seen_to_be_silent(
@@ -332,7 +332,7 @@ async def test_a_node_is_drained_and_seen_to_go_and_a_dead_one_is_seen_to_be_sil
     await expect(operator.node(leaver.name)).to_have_count(1, timeout=MS)
     await operator.press(f"Drain {leaver.name}")
     await operator.confirm(f"Drain {leaver.name}?", f"Drain {leaver.name}")
-    await operator.is_told(f"{leaver.name} has been told to drain.")
+    await operator.is_told(f"{leaver.name} starts to drain.")
     await expect(operator.page.locator("#verdict")).to_have_text(f"{leaver.name} is draining", timeout=MS)
     await expect(operator.node(leaver.name).locator(".state")).to_have_text("draining")
     assert leaver.process.exit_code() == 0
@@ -370,7 +370,7 @@ async def test_a_cluster_that_is_down_is_said_to_be_and_the_page_comes_back_with
     await expect(operator.page.locator("#link")).to_have_text("Live · n1", timeout=60_000)
     await expect(operator.page.locator("#trouble")).to_be_hidden(timeout=MS)
     await operator.go("Overview")
-    await expect(operator.page.locator("#verdict")).to_have_text("The one node is ready", timeout=40_000)
+    await expect(operator.page.locator("#verdict")).to_have_text("The only node is ready", timeout=40_000)
     operator.faults.clear()  # the browser's lines on sockets and requests that found nobody
 
 
@@ -399,7 +399,7 @@ async def test_a_topic_shows_who_hears_it_what_was_said_and_what_is(
     await expect(operator.messages().first).to_have_text('"<b>live</b>"', timeout=MS)
     await operator.press("Pause")
     await back_end.publish("contest-chat:seen", "held")
-    await operator.press("Go on (1 new)")
+    await operator.press("Resume (1 new)")
     await expect(operator.messages().first).to_have_text('"held"')
     await expect(operator.messages()).to_have_count(5)
 
@@ -437,15 +437,15 @@ async def test_publishing_to_all_and_to_one_user(
 
     await operator.page.get_by_label("Message JSON").fill("hello {")
     await operator.page.get_by_label("To", exact=True).select_option("user")
-    await operator.page.get_by_label("Whom").fill("bob")
+    await operator.page.get_by_label("Recipient").fill("bob")
     await operator.press("Publish")
     await expect(operator.page.locator("#published")).to_have_text(
-        "Published as plain text: it is no JSON.", timeout=MS
+        "Published as plain text, because it is not JSON.", timeout=MS
     )
     await bob.hear(type="DATA", topic="contest-said", data="hello {")
     assert ann.data("contest-said") == [{"price": 42}]
     await operator.page.get_by_label("To", exact=True).select_option("")
-    await expect(operator.page.get_by_label("Whom")).to_be_disabled()
+    await expect(operator.page.get_by_label("Recipient")).to_be_disabled()
 
 
 # ---- clients
@@ -473,12 +473,12 @@ async def test_clients_are_found_by_user_address_topic_node_and_id(
     await operator.find("node", "n2")
     await expect(clients.get_by_text(bob.id, exact=True)).to_be_visible(timeout=MS)
     await operator.find("user", "nobody-at-all")
-    await operator.reads("Nobody is connected that fits.")
+    await operator.reads("No connected client matches.")
     await operator.find("id", "n1.00000000.9")
     await operator.reads("No client 'n1.00000000.9' is connected")
     assert operator.failed_loads(404) == 1
     await operator.page.go_back()
-    await operator.reads("Nobody is connected that fits.")
+    await operator.reads("No connected client matches.")
 
 
 async def listed(api: Api, **parameters: str) -> bool:
@@ -494,28 +494,28 @@ async def test_a_client_loses_a_topic_and_is_disconnected_alone_and_with_all_of_
     operator = await console(front, "/console#clients?user=ann-sent-away")
     await operator.sign_in()
     await operator.press(one.id)
-    await operator.reads("Hears 2 topics")
+    await operator.reads("Subscribed to 2 topics")
     await operator.page.locator("#client-topics li").filter(has_text="taken").get_by_role("button").click()
-    await operator.confirm("Take taken from this client?", "Take it away")
-    await operator.is_told(f"taken has been taken from {one.id}.")
+    await operator.confirm("Unsubscribe this client from taken?", "Unsubscribe")
+    await operator.is_told(f"{one.id} is unsubscribed from taken.")
     await one.hear(type="SYSTEM", action="unsubscribed")
-    await operator.reads("Hears 1 topic")
+    await operator.reads("Subscribed to 1 topic")
 
     await operator.press("Disconnect…")
     await operator.press("Cancel")
     assert one.open
     await operator.press("Disconnect…")
     await operator.confirm("Disconnect this client?", "Disconnect")
-    await operator.is_told(f"{one.id} has been told to go.")
+    await operator.is_told(f"{one.id} is disconnected.")
     assert await one.closed() == 3503
-    await operator.reads("No client is chosen")
+    await operator.reads("No client is selected")
 
     await operator.press(two.id)
     await operator.press("Disconnect all of the user…")
     await operator.confirm("Disconnect ann-sent-away everywhere?", "Disconnect all")
-    await operator.is_told("clients of ann-sent-away have been told to go.")
+    await operator.is_told("clients of ann-sent-away are disconnected.")
     assert [await client.closed() for client in (two, three)] == [3503, 3503]
-    await operator.reads("Nobody is left that fits.")
+    await operator.reads("No matching client is left.")
 
 
 # ---- services
@@ -536,13 +536,13 @@ async def test_services_stand_in_a_graph_with_their_instances_and_change_by_them
     await report("alerts", "active", "prices", instance="worker-1", stats={"operations": 41, "failures": 2, "p99Ms": 7})
     operator = await console(front)
     await operator.go("Services")
-    await operator.reads("Services are for administrators to see: sign in.")
+    await operator.reads("Only administrators can see services: sign in.")
     await operator.sign_in(token("root", "admin"))
 
     def node(name: str) -> Locator:
         return operator.page.get_by_role("link", name=name, exact=True)
 
-    for name in ("feed: active", "prices: active", "nowhere: nobody tells of it", "gateway.bus: active"):
+    for name in ("feed: active", "prices: active", "nowhere: no reports", "gateway.bus: active"):
         await expect(node(name)).to_be_visible(timeout=MS)
     across = []
     for at in ("feed: active", "prices: active", "alerts: active"):
@@ -553,21 +553,21 @@ async def test_services_stand_in_a_graph_with_their_instances_and_change_by_them
 
     await node("alerts: active").focus()
     await operator.page.keyboard.press("Enter")
-    await expect(operator.facts("Needs")).to_have_text("prices", timeout=MS)
+    await expect(operator.facts("Depends on")).to_have_text("prices", timeout=MS)
     await expect(operator.page.locator("#instances tbody tr")).to_contain_text("worker-1")
     await expect(operator.page.locator("#instances tbody tr")).to_contain_text("41")
     await report("prices", "error", "feed", lastError="no answer from the exchange")
     await expect(node("prices: error")).to_be_visible(timeout=MS)  # told by the cluster
     await node("prices: error").click()
-    await expect(operator.facts("Needed by")).to_have_text("alerts", timeout=MS)
+    await expect(operator.facts("Required by")).to_have_text("alerts", timeout=MS)
     await expect(operator.facts("Last error")).to_have_text("no answer from the exchange")
     await operator.reads("prices in trouble")
 
     for name in ("prices", "alerts", "feed"):
         await operator.page.goto(f"{front.admin}/console#services/{name}")
         await expect(operator.page.locator("#service-title")).to_have_text(name, timeout=MS)
-        await operator.press("Forget…")
-        await operator.confirm(f"Forget {name}?", "Forget it")
+        await operator.press("Remove…")
+        await operator.confirm(f"Remove {name}?", "Remove")
         await operator.is_told(f"{name} is forgotten.")
         await expect(operator.page.locator("#service")).to_be_hidden(timeout=MS)
 
@@ -583,27 +583,27 @@ async def test_the_cache_shows_what_it_does_and_an_entry_is_looked_up_and_delete
         assert (await back_end.http.put(f"/api/cache/{key}", json={"value": {"of": key}})).status_code == 200
     operator = await console(front)
     await operator.go("Cache")
-    await operator.reads("Its figures are for administrators to see")
+    await operator.reads("Only administrators can see the figures")
     await operator.sign_in()
-    await expect(operator.page.locator("#cache-tiles dt").first).to_have_text("Asked", timeout=MS)
+    await expect(operator.page.locator("#cache-tiles dt").first).to_have_text("Reads", timeout=MS)
 
-    await operator.page.get_by_label("Key or what several begin with").fill("shown:1")
+    await operator.page.get_by_label("Key or a prefix").fill("shown:1")
     await operator.press("Look up")
     await expect(operator.page.locator("#entry")).to_contain_text('"of": "shown:1"', timeout=MS)
-    await operator.reads("Kept for")
+    await operator.reads("Expires in")
     await expect(operator.page.locator("#cache-tiles b").first).not_to_have_text(
         "0", timeout=MS
     )  # it was asked for that
     await operator.press("Delete…")
-    await operator.confirm("Delete shown:1?", "Delete it")
+    await operator.confirm("Delete shown:1?", "Delete")
     await operator.is_told("shown:1 is deleted.")
     await operator.press("Look up")
     await operator.reads("The cache has no value of 'shown:1'")
     assert operator.failed_loads(404) == 1
 
-    await operator.page.get_by_label("Key or what several begin with").fill("shown:")
-    await operator.press("Delete all that begin so…")
-    await operator.confirm("Delete all that begins with shown:?", "Delete all")
+    await operator.page.get_by_label("Key or a prefix").fill("shown:")
+    await operator.press("Delete by prefix…")
+    await operator.confirm("Delete all keys that begin with shown:?", "Delete all")
     await operator.is_told("2 entries are deleted.")
 
 
@@ -675,7 +675,7 @@ async def test_it_fits_a_window_of_any_width(
     assert await operator.width() == width
     await operator.page.goto(f"{front.admin}/console#clients?user={'y' * 120}")
     await operator.press(client.id)
-    await operator.reads("Hears 1 topic")
+    await operator.reads("Subscribed to 1 topic")
     assert await operator.width() == width
 
 

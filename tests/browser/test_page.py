@@ -112,7 +112,7 @@ async def test_two_clients_of_one_page_talk_across_two_nodes(
     home, other = await a.node(), await b.node()
     assert {home, other} < {node.name for node in nodes}
     assert home != other
-    await expect(visitor.page.get_by_role("list", name="The way of a message").get_by_role("listitem")).to_have_text(
+    await expect(visitor.page.get_by_role("list", name="Path of a message").get_by_role("listitem")).to_have_text(
         ["client A", home, "Redis", other, "client B"]
     )
     await a.says("Hello from one node")
@@ -125,14 +125,14 @@ async def test_two_clients_of_one_page_talk_across_two_nodes(
     await b.hears("3")
     await b.does("Cut for 3 seconds")
     await b.reads(f"The connection to {other} is lost.")
-    await b.reads("Nothing was missed:")
+    await b.reads("No message was missed:")
     await b.is_connected()
     await a.does("Stop numbers")
     await a.says("the end")
     await b.hears("the end")
     for number in range(1, 10):
         await b.hears(str(number))
-    await expect(b.region).to_contain_text("0 missing · 0 doubled")
+    await expect(b.region).to_contain_text("0 missing · 0 duplicated")
     await visitor.page.set_viewport_size({"width": 1280, "height": 1010})
     await visitor.page.evaluate("() => { document.activeElement.blur(); scrollTo(0, 0); }")
     await photograph(visitor.page, "demo")
@@ -171,10 +171,10 @@ async def test_who_may_not_publish_is_told_to_log_in_and_then_may(
 ) -> None:
     visitor, a, b = await come(browser, front, "/#contest-chat-closed")
     await a.says("too early")
-    await a.reads("Only a user may publish on contest-chat-closed: log in with a token, below.")
+    await a.reads("Only a user may publish on contest-chat-closed: log in with a token below.")
     await log_in(visitor, "rubbish")
     for pane in (a, b):
-        await pane.reads("This token is not valid here.")
+        await pane.reads("This token is not valid on this cluster.")
         await expect(pane.region.get_by_role("button", name="Connect again")).to_be_visible()
     await log_in(visitor, token("ann", seconds=-5))
     await a.reads("This token has expired: get a new one.")
@@ -193,9 +193,9 @@ async def test_a_refused_topic_is_told_and_another_can_be_joined(
 ) -> None:
     visitor, a, b = await come(browser, front, "/#portfolio")
     for pane in (a, b):
-        await pane.reads("Only a user may listen to portfolio: log in with a token, below.")
+        await pane.reads("Only a user may subscribe to portfolio: log in with a token below.")
     await join(visitor, "no topic!")
-    await expect(visitor.page.get_by_text("A topic is 1 to 200 of")).to_be_visible(timeout=MS)
+    await expect(visitor.page.get_by_text("A topic has 1 to 200 of")).to_be_visible(timeout=MS)
     await join(visitor, "contest")
     await a.is_connected()
     await b.is_connected()
@@ -213,7 +213,7 @@ async def test_who_is_sent_away_by_the_operator_stays_away_until_a_person_connec
     client_id = await a.region.locator("[data-is=client]").inner_text()
     await eventually(lambda: knows(api(front), client_id))
     await api(front).delete(f"/api/clients/{client_id}")
-    await a.reads("it asks not to come back.")
+    await a.reads("it asks this client not to reconnect.")
     await b.is_connected()
     await a.does("Connect again")
     await a.is_connected()
@@ -234,11 +234,11 @@ async def test_when_its_node_is_killed_it_moves_to_another_and_has_missed_nothin
     await a.hears("3")
     next(node for node in nodes if node.name == home).kill()
     await a.reads(f"to another node: {other}.")
-    await a.reads("Nothing was missed:")
+    await a.reads("No message was missed:")
     await b.does("Stop numbers")
     await b.says("the end")
     await a.hears("the end")
-    await expect(a.region).to_contain_text("0 missing · 0 doubled")
+    await expect(a.region).to_contain_text("0 missing · 0 duplicated")
     assert visitor.faults == []
 
 
@@ -254,7 +254,7 @@ async def test_when_the_cluster_is_down_the_page_says_so_and_comes_back_with_it(
         await expect(pane.region.get_by_role("button", name="Try now")).to_be_visible(timeout=MS)
     await a.says("into the void")
     await a.reads("Waiting for the connection…")
-    await a.reads("No answer: it may have been sent or not.")
+    await a.reads("No answer: the message may or may not have been published.")
     node.start()
     for pane in (a, b):
         await pane.is_connected()

@@ -96,15 +96,15 @@ test("the verdict names the worst first", () => {
     return `${level}: ${text}`;
   };
   assert.equal(says(), "none: Waiting for the first figures…");
-  assert.equal(says(told("n1", 0)), "good: The one node is ready");
+  assert.equal(says(told("n1", 0)), "good: The only node is ready");
   assert.equal(says(told("n1", 0), told("n2", 0)), "good: All 2 nodes are ready");
-  assert.equal(says(told("n1", 0), told("n2", 0, { moving: true })), "good: n2 is giving clients away");
+  assert.equal(says(told("n1", 0), told("n2", 0, { moving: true })), "good: n2 is moving clients");
   assert.equal(says(told("n1", 0), told("n2", 0, { draining: true })), "warn: n2 is draining");
   assert.equal(says(told("n1", 0), told("n2", 0, { ready: false, reasons: ["bus"] })), "warn: n2 is not ready");
   assert.equal(says(told("n1", 0, { ready: false, reasons: ["bus"] })), "bad: n1 is not ready");
   assert.equal(says(told("n1", 60_000), told("n2", 20_000), told("n3", 0, { draining: true })), "bad: n1 and n2 are silent");
-  assert.equal(says(told("n1", 20_000, { draining: true })), "bad: No node is there");
-  assert.match(verdict(figures(told("n1", 60_000), told("n2", 0)).nodes(NOW)).about, /^Nothing heard for 1 min; 1 of 2 nodes ready\.$/);
+  assert.equal(says(told("n1", 20_000, { draining: true })), "bad: No node is running");
+  assert.match(verdict(figures(told("n1", 60_000), told("n2", 0)).nodes(NOW)).about, /^No figures for 1 min; 1 of 2 nodes ready\.$/);
 });
 
 test("figures are written with their units and a steady width", () => {

@@ -1,4 +1,4 @@
-// One line over ten minutes, with what a line needs to be read: a scale, a time, and the value under the finger.
+// A line chart of ten minutes, with a scale, a time axis, and the value under the pointer.
 
 import { NONE, duration } from "./format.js";
 import { h, write } from "./dom.js";
@@ -7,14 +7,14 @@ import { svg } from "./svg.js";
 const [LEFT, RIGHT, TOP, BOTTOM] = [52, 8, 8, 22]; // room for the scales
 const HEIGHT = 170;
 
-/** The least round number that is not below `value`, and not below `least`. */
+/** The smallest round number that is at least `value` and `least`. */
 export function roof(value, least = 1) {
   const wanted = Math.max(value, least);
   const power = 10 ** Math.floor(Math.log10(wanted));
   return [1, 1.5, 2, 3, 4, 5, 6, 8, 10].map((step) => step * power).find((step) => step >= wanted * 0.999);
 }
 
-/** The path through `points` [{x, y} or null]; a gap where one is null. */
+/** The SVG path through `points` [{x, y} or null], with gaps at null. */
 export function path(points) {
   let pen = "M";
   let made = "";
@@ -27,13 +27,13 @@ export function path(points) {
 
 export class Chart {
   #series = [];
-  #chosen = null; // index of the point that is looked at
+  #chosen = null; // index of the selected point
   #figure;
   #plot = svg("svg", { class: "plot", tabindex: "0", role: "img" });
   #value = h("b");
   #when = h("small", { className: "soft" });
 
-  /** In `figure`; `title` names it, `write` makes a value text with its unit, `least` is the lowest top of its scale. */
+  /** A chart in `figure`. `write` formats a value with its unit; `least` is the smallest maximum of the scale. */
   constructor(figure, { title, write, least }) {
     Object.assign(this, { title, write, least });
     this.#figure = figure;
@@ -45,7 +45,7 @@ export class Chart {
     this.#plot.addEventListener("keydown", (event) => this.#onKey(event));
   }
 
-  /** Draw these: [{at, value}], equally far apart, the last one now. */
+  /** Draw [{at, value}] at equal intervals; the last one is the present. */
   show(series) {
     this.#series = series;
     this.#redraw();
@@ -72,7 +72,7 @@ export class Chart {
   }
 
   #redraw() {
-    const width = this.#figure.clientWidth - 2; // as CSS has it, so that text is not stretched
+    const width = this.#figure.clientWidth - 2; // the CSS width, so that text is not stretched
     const series = this.#series;
     if (width < LEFT + RIGHT + 20 || !series.length) return;
     const values = series.map(({ value }) => value).filter((value) => value !== null);
@@ -94,10 +94,10 @@ export class Chart {
     if (points[chosen]) parts.push(svg("circle", { class: "dot", cx: points[chosen].x, cy: points[chosen].y, r: 3.5 }));
     this.#plot.setAttribute("viewBox", `0 0 ${width} ${HEIGHT}`);
     this.#plot.replaceChildren(...parts);
-    this.#tell(values, series[chosen]);
+    this.#describe(values, series[chosen]);
   }
 
-  #tell(values, { at, value }) {
+  #describe(values, { at, value }) {
     const ago = (this.#series.at(-1).at - at) / 1000;
     write(this.#value, value === null ? NONE : this.write(value));
     write(this.#when, this.#chosen === null || ago === 0 ? "now" : `${duration(ago)} ago`);
@@ -106,7 +106,7 @@ export class Chart {
   }
 }
 
-/** The runs of `points` between gaps. */
+/** The sequences of `points` between gaps. */
 function stretches(points) {
   const runs = [[]];
   for (const point of points) {

@@ -1,4 +1,4 @@
-// The few words in which the views speak of the page. What has not changed is not touched: no flicker, no lost focus.
+// Helpers that update the page. They leave unchanged elements alone, so nothing flickers or loses the focus.
 
 export const $ = (id) => document.getElementById(id);
 
@@ -9,7 +9,7 @@ export function h(tag, properties = {}, ...children) {
   return element;
 }
 
-/** Write text, if it is another. */
+/** Set the text, if it differs. */
 export function write(element, text) {
   if (element.textContent !== String(text)) element.textContent = text;
 }
@@ -18,7 +18,7 @@ export function hide(element, hidden) {
   if (element.hidden !== hidden) element.hidden = hidden;
 }
 
-/** Say how something is: the word for people, the level for its colour. */
+/** Show a state: a word, and a level for its colour. */
 export function state(element, word, level) {
   write(element, word);
   element.dataset.level = level;
@@ -58,14 +58,14 @@ export function table(body, items, keyOf, columns) {
   });
 }
 
-/** Terms and their figures: [[term, figure], …]. */
+/** A list of terms and values: [[term, value], …]. */
 export function facts(list, pairs) {
   each(list, pairs, ([term]) => term, ([term]) => h("div", {}, h("dt", { textContent: term }), h("dd")), (child, [, figure]) => {
     write(child.lastElementChild, figure);
   });
 }
 
-/** Figures to be read from afar: [[term, figure, unit, about], …]. */
+/** Large figures: [[term, figure, unit, about], …]. */
 export function tiles(list, items) {
   const make = ([term]) => h("div", {}, h("dt", { textContent: term }), h("dd", {}, h("b"), " ", h("small")), h("p", { className: "soft" }));
   each(list, items, ([term]) => term, make, (child, [, figure, unit, about]) => {
@@ -76,7 +76,7 @@ export function tiles(list, items) {
   });
 }
 
-/** What a person submits, without leaving the page. */
+/** Handle a form's submit event without leaving the page. */
 export function onSubmit(form, act) {
   form.addEventListener("submit", (event) => {
     event.preventDefault();

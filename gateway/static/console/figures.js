@@ -1,27 +1,27 @@
-// What the nodes tell of themselves, made into what an operator asks: how is each, how are all, how was it.  (pure)
+// Summaries of the nodes' published figures: the state of each node, of all nodes, and the last ten minutes.  (pure)
 //
-// Times are ms since 1970 by the nodes' clocks. `now` is an argument: this page's clock may be another.
+// Times are ms since 1970 by the nodes' clocks. `now` is an argument, because this page's clock may differ.
 
 import { duration, listed, some } from "./format.js";
 
 export const TOPIC = "gateway:figures";
 export const WINDOW_MS = 600_000;
 const STEP_MS = 5_000; // of the series
-const SILENT_MS = 13_000; // two tellings have failed to come
-const SHOWN_MS = 120_000; // a node that has left is shown so long
+const SILENT_MS = 13_000; // two reports are missing
+const SHOWN_MS = 120_000; // how long to show a node that has left
 
 export class Figures {
   #nodes = new Map(); // id -> {last, points}, points by time
-  #lead = null; // this page's clock before the nodes', at least
+  #lead = null; // minimum lead of this page's clock over the nodes'
 
-  /** Take one telling in: a message of the topic. `receivedMs`: this page's time, if it has come just now. False: it is no news. */
+  /** Add a report: a message of the topic. `receivedMs`: this page's time, for a live message. False for a known one. */
   add({ data, timestamp }, receivedMs = null) {
     const at = Date.parse(timestamp);
     if (!data?.id || !data.rates || Number.isNaN(at)) return false;
     if (receivedMs !== null) this.#lead = Math.min(this.#lead ?? Infinity, receivedMs - at);
     if (!this.#nodes.has(data.id)) this.#nodes.set(data.id, { last: { at: -Infinity }, points: [] });
     const node = this.#nodes.get(data.id);
-    if (node.points.some((point) => point.at === at)) return false; // told before: history and live overlap
+    if (node.points.some((point) => point.at === at)) return false; // already known: history and live messages overlap
     const from = at - data.seconds * 1000;
     node.points.push({ at, from, delivered: data.rates.delivered, delay: data.delays.relay?.p99 ?? null });
     node.points.sort((a, b) => a.at - b.at);
@@ -29,12 +29,12 @@ export class Figures {
     return true;
   }
 
-  /** The nodes' time now, from this page's. */
+  /** Convert this page's time to the nodes' time. */
   time(pageMs) {
     return pageMs - (this.#lead ?? 0);
   }
 
-  /** Drop what is older than the window. */
+  /** Drop reports older than the window. */
   forget(now) {
     for (const [id, node] of this.#nodes) {
       node.points = node.points.filter((point) => point.at > now - WINDOW_MS - STEP_MS);
@@ -59,18 +59,18 @@ export class Figures {
       .sort((a, b) => a.name.localeCompare(b.name, "en", { numeric: true }) || a.started.localeCompare(b.started));
   }
 
-  /** [{at, value}] over the window: messages delivered a second, by all nodes together; null where nobody told. */
+  /** [{at, value}] over the window: messages delivered per second by all nodes; null without reports. */
   delivered(now) {
     return this.#series(now, (points) => sum(points.map((point) => point.delivered)));
   }
 
-  /** [{at, value}] over the window: the slowest node's p99 from publish to delivery, ms; null where nothing was heard. */
+  /** [{at, value}] over the window: the slowest node's p99 from publish to delivery, ms; null without messages. */
   delay(now) {
     return this.#series(now, (points) => highest(points.map((point) => point.delay)));
   }
 
   #series(now, join) {
-    const end = Math.floor(now / STEP_MS) * STEP_MS; // on a grid: what is drawn moves, and does not change
+    const end = Math.floor(now / STEP_MS) * STEP_MS; // on a fixed grid, so that drawn values move but do not change
     const nodes = [...this.#nodes.values()];
     const series = [];
     for (let at = end - WINDOW_MS; at <= end; at += STEP_MS) {
@@ -81,7 +81,7 @@ export class Figures {
   }
 }
 
-/** What all nodes that speak are together. */
+/** The totals of all live nodes. */
 export function together(nodes) {
   const here = nodes.filter(({ state }) => !isGone(state));
   const delays = (which, part) => highest(here.map((node) => node.delays[which]?.[part] ?? null));
@@ -96,7 +96,7 @@ export function together(nodes) {
   };
 }
 
-/** What the cache does for all nodes that speak, a second; null if none does. */
+/** Cache operations per second of all live nodes; null without live nodes. */
 export function cached(nodes) {
   const here = nodes.filter(({ state, cache }) => !isGone(state) && cache);
   if (!here.length) return null;
@@ -105,27 +105,27 @@ export function cached(nodes) {
   return { ...all, asked: all.near + all.redis + all.stale + all.miss + all.unavailable };
 }
 
-/** One sentence on how it is, and how bad: good, warn, bad. `nodes` as `Figures.nodes` gives them. */
+/** The overall state in one sentence, with a level: good, warn, bad. `nodes`: the result of `Figures.nodes`. */
 export function verdict(nodes) {
   const of = (...states) => nodes.filter(({ state }) => states.includes(state));
   const names = (found) => listed(found.map(({ name }) => name));
   const [silent, unready, leaving, moving] = [of("silent"), of("not ready"), of("draining"), of("moving")];
   const ready = of("ready", "moving").length;
   const rest = `${ready} of ${some(ready + silent.length + unready.length + leaving.length, "node")} ready`;
-  if (!nodes.length) return { level: "none", says: "Waiting for the first figures…", about: "Each node tells every 5 s." };
+  if (!nodes.length) return { level: "none", says: "Waiting for the first figures…", about: "Each node reports every 5 s." };
   if (silent.length) {
     const longest = duration(Math.max(...silent.map((node) => node.silent)));
-    return { level: "bad", says: `${names(silent)} ${is(silent)} silent`, about: `Nothing heard for ${longest}; ${rest}.` };
+    return { level: "bad", says: `${names(silent)} ${is(silent)} silent`, about: `No figures for ${longest}; ${rest}.` };
   }
   if (unready.length) {
     const why = [...new Set(unready.flatMap((node) => node.reasons))].join("; ");
     return { level: ready ? "warn" : "bad", says: `${names(unready)} ${is(unready)} not ready`, about: `${why}; ${rest}.` };
   }
   if (leaving.length) return { level: "warn", says: `${names(leaving)} ${is(leaving)} draining`, about: `${rest}.` };
-  if (!ready) return { level: "bad", says: "No node is there", about: "The last one has left." };
-  if (moving.length) return { level: "good", says: `${names(moving)} ${is(moving)} giving clients away`, about: `${rest}.` };
+  if (!ready) return { level: "bad", says: "No node is running", about: "The last node has drained." };
+  if (moving.length) return { level: "good", says: `${names(moving)} ${is(moving)} moving clients`, about: `${rest}.` };
   const freshest = Math.min(...nodes.map(({ silent: quiet }) => quiet));
-  return { level: "good", says: ready === 1 ? "The one node is ready" : `All ${ready} nodes are ready`, about: `Last heard from ${duration(freshest)} ago.` };
+  return { level: "good", says: ready === 1 ? "The only node is ready" : `All ${ready} nodes are ready`, about: `Last report ${duration(freshest)} ago.` };
 }
 
 const is = (several) => (several.length === 1 ? "is" : "are");
@@ -134,13 +134,13 @@ const sum = (values) => values.reduce((total, value) => total + value, 0);
 const highest = (values) => values.reduce((most, value) => (value !== null && (most === null || value > most) ? value : most), null);
 
 function stateOf(last, quiet) {
-  if (quiet > SILENT_MS) return last.draining ? "left" : "silent"; // who said goodbye is not missed
+  if (quiet > SILENT_MS) return last.draining ? "left" : "silent"; // it announced its drain
   if (last.draining) return "draining";
   if (!last.ready) return "not ready";
   return last.moving ? "moving" : "ready";
 }
 
-/** The point whose time covers `at`; the last one for as long as a next may still come. */
+/** The point that covers `at`; or the last one, while the next may still arrive. */
 function pointAt(points, at) {
   const point = points.find((candidate) => candidate.at >= at);
   if (point) return point.from <= at + STEP_MS ? point : null;

@@ -1,15 +1,15 @@
-// Numbers with their units, as a person reads them. Widths are stable: a figure that moves must not shake its row.  (pure)
+// Formats numbers with units. Widths are stable, so that changing figures do not move their row.  (pure)
 
 export const NONE = "–";
 
-/** A count: 1,234, and from 100,000 on 123k. */
+/** A count: 1,234; from 100,000 on 123k. */
 export function count(value) {
   if (value >= 10_000_000) return `${Math.round(value / 1e6).toLocaleString("en")}M`;
   if (value >= 100_000) return `${Math.round(value / 1e3)}k`;
   return Math.round(value).toLocaleString("en");
 }
 
-/** Something a second, without the "/s": fractions only where they are most of it. */
+/** A rate per second, without "/s"; fractions only below 10. */
 export function rate(value) {
   return value > 0 && value < 10 ? value.toFixed(1) : count(value);
 }
@@ -29,12 +29,12 @@ export function bytes(value) {
   return `${scaled >= 10 || power === 0 ? Math.round(scaled) : scaled.toFixed(1)} ${["B", "kB", "MB", "GB", "TB"][power]}`;
 }
 
-/** A part of one: 12 %. */
+/** A share as a percentage: 12 %. */
 export function percent(part) {
   return `${Math.round(100 * part)} %`;
 }
 
-/** So many seconds: 42 s, 5 min, 3 h 20 min, 4 d. */
+/** Seconds as a duration: 42 s, 5 min, 3 h 20 min, 4 d. */
 export function duration(seconds) {
   const whole = Math.max(0, Math.floor(seconds));
   if (whole < 60) return `${whole} s`;
@@ -43,12 +43,12 @@ export function duration(seconds) {
   return `${Math.floor(whole / 86_400)} d ${Math.floor((whole % 86_400) / 3600)} h`;
 }
 
-/** A word with its number: 1 client, 2 clients. */
+/** A number with its noun: 1 client, 2 clients. */
 export function some(number, word) {
   return `${count(number)} ${word}${number === 1 ? "" : "s"}`;
 }
 
-/** Names in a sentence: n1, n2 and n3. */
+/** Names as a list in a sentence: n1, n2 and n3. */
 export function listed(names) {
   return names.length < 2 ? names.join("") : `${names.slice(0, -1).join(", ")} and ${names.at(-1)}`;
 }

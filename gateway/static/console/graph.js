@@ -1,12 +1,12 @@
-// Where each service of a dependency graph stands: what it needs is left of it.  (pure)
+// Layout of the service dependency graph: dependencies are to the left of a service.  (pure)
 
 export const BOX = { width: 190, height: 46 };
 const GAP = { x: 64, y: 14 };
 const EDGE = 4; // room for the focus ring
 
 /**
- * `services`: [{service, status, dependsOn}]. Gives {width, height, boxes: [{service, status, x, y}], edges: [{from, to, path}]}.
- * One that is only depended on has the status null. A circle, which other programs may tell of, is cut somewhere.
+ * `services`: [{service, status, dependsOn}]. Returns {width, height, boxes: [{service, status, x, y}], edges: [{from, to, path}]}.
+ * A dependency without reports has the status null. A cycle, which other programs may report, is broken at some edge.
  */
 export function layout(services) {
   const known = new Map(services.map((service) => [service.service, service]));
@@ -17,7 +17,7 @@ export function layout(services) {
   for (const [name, column] of depths(known)) (columns[column] ??= []).push(name);
   const row = new Map();
   for (const names of columns) {
-    // Beside what it needs, so that few lines cross.
+    // Near its dependencies, so that few lines cross.
     const wish = (name) => mean(known.get(name).dependsOn.filter((need) => row.has(need)).map((need) => row.get(need)));
     names.sort((a, b) => wish(a) - wish(b) || a.localeCompare(b, "en", { numeric: true }));
     names.forEach((name, at) => row.set(name, at));
@@ -37,12 +37,12 @@ export function layout(services) {
   };
 }
 
-/** How many services stand behind each, one needing the next. */
+/** The length of the longest dependency chain of each service. */
 function depths(known) {
   const found = new Map();
   const visit = (name, path) => {
     if (found.has(name)) return found.get(name);
-    if (path.has(name)) return -1; // a circle: as if it needed nothing
+    if (path.has(name)) return -1; // a cycle: treat it as without dependencies
     path.add(name);
     const depth = 1 + Math.max(-1, ...known.get(name).dependsOn.map((need) => visit(need, path)));
     path.delete(name);

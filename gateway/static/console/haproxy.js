@@ -1,4 +1,4 @@
-// HAProxy's statistics as it gives them: comma separated, a row a server.  (pure)
+// HAProxy's statistics: comma separated, one row per server.  (pure)
 
 /** Rows of `text` by column name. */
 export function parse(text) {
@@ -7,12 +7,12 @@ export function parse(text) {
   return lines.map((line) => Object.fromEntries(cells(line).map((value, at) => [names[at], value])));
 }
 
-/** The nodes' servers among `rows`: those that have an address, or were given none by the DNS yet. */
+/** The nodes' servers in `rows`, without the empty slots of a DNS template. */
 export function servers(rows) {
   const number = (value) => Number(value) || 0;
   return rows
     .filter(({ pxname, svname }) => pxname === "gw" && svname !== "BACKEND" && svname !== "FRONTEND")
-    .filter(({ status }) => !status.startsWith("MAINT (resolution)")) // a slot for a container that is not there
+    .filter(({ status }) => !status.startsWith("MAINT (resolution)")) // an empty slot
     .map((row) => ({
       name: row.svname,
       address: row.addr ?? "",
@@ -28,7 +28,7 @@ export function servers(rows) {
     }));
 }
 
-/** The cells of one line; a quoted one may hold commas. */
+/** The cells of one line; a quoted cell may contain commas. */
 function cells(line) {
   return [...line.matchAll(/("(?:[^"]|"")*"|[^,]*)(?:,|$)/g)].map(([, cell]) =>
     cell.startsWith('"') ? cell.slice(1, -1).replaceAll('""', '"') : cell,

@@ -1,4 +1,4 @@
-// The console put together: the session, the views, and what stands above them all.
+// The console: the session, the views, and the header.
 
 import * as operator from "./operator.js";
 import { $, hide, onSubmit, state, write } from "./dom.js";
@@ -19,7 +19,7 @@ const views = {
 };
 let shown = null; // the view's name
 
-// ---- which view: the address says it, so that it can be kept and sent
+// ---- the view: stored in the address, so that it can be bookmarked and sent
 
 function navigate() {
   const [, name, rest] = /^#(\w*)[/?]?(.*)$/.exec(location.hash) ?? [];
@@ -46,21 +46,21 @@ $("skip").addEventListener("click", (event) => {
 
 function showLink(detail) {
   const { gateway } = session;
-  const said = {
+  const words = {
     connecting: ["Connecting…", "warn"],
     connected: [`Live · ${gateway.node}`, "good"],
     authenticated: [`Live · ${gateway.node}`, "good"],
     waiting: ["Not connected", "bad"],
     closed: ["Disconnected", "bad"],
   }[gateway.state];
-  state($("link"), ...(gateway.degraded ? [`Live · ${gateway.node}, without Redis`, "warn"] : said));
+  state($("link"), ...(gateway.degraded ? [`Live · ${gateway.node}, without Redis`, "warn"] : words));
   let trouble = "";
-  if (gateway.degraded) trouble = `Node ${gateway.node} has lost Redis: it tells no figures, and nothing is published, until it is back.`;
+  if (gateway.degraded) trouble = `Node ${gateway.node} has lost Redis: it reports no figures and publishes no messages until Redis is back.`;
   if (gateway.state === "waiting" && detail) {
     const wait = Math.round(detail.waitMs / 1000);
-    trouble = `No connection to the cluster${detail.reason ? ` (${detail.reason})` : ""}. Trying again ${wait < 1 ? "at once" : `in ${wait} s`}. What stands here is from before.`;
+    trouble = `No connection to the cluster${detail.reason ? ` (${detail.reason})` : ""}. Next attempt ${wait < 1 ? "at once" : `in ${wait} s`}. The page shows old data.`;
   }
-  if (gateway.state === "closed") trouble = `The gateway has closed this page's connection (${detail?.reason ?? ""}). Load the page again to come back.`;
+  if (gateway.state === "closed") trouble = `The gateway has closed this page's connection (${detail?.reason ?? ""}). Reload the page to reconnect.`;
   if (trouble || !["connecting", "waiting"].includes(gateway.state)) {
     write($("trouble"), trouble);
     hide($("trouble"), !trouble);
@@ -69,17 +69,17 @@ function showLink(detail) {
 
 session.addEventListener("state", ({ detail }) => showLink(detail));
 
-// ---- who
+// ---- sign-in
 
 function showWho(why) {
   write($("who"), { token: "Admin token · Sign out", key: "API key · Sign out" }[session.kind] ?? "Sign in");
   hide($("public"), session.signedIn);
   showMay();
-  if (why) operator.tell(why, "bad");
+  if (why) operator.notify(why, "bad");
   showLink(null);
 }
 
-/** Switch off what the credential is not good for, and say so: a button that cannot be pressed says why by its title. */
+/** Disable the actions that the credential does not permit; the title of a disabled button states the reason. */
 function showMay() {
   for (const button of document.querySelectorAll("[data-scope]")) {
     button.title = session.forbids(button.dataset.scope);
@@ -106,7 +106,7 @@ onSubmit($("sign-in").querySelector("form"), async ({ submitter }) => {
     await session.signIn(credential);
     $("sign-in").close();
   } catch (error) {
-    const because = error.status === 401 && !isToken(credential) ? "The gateway knows no such key." : error.message;
+    const because = error.status === 401 && !isToken(credential) ? "The gateway does not know this key." : error.message;
     write($("sign-in-state"), because);
     $("credential").select();
   } finally {

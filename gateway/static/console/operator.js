@@ -1,15 +1,15 @@
-// The person in front of the page: is asked before something is done, and told how it went.
+// Dialogs with the operator: confirmation before an action, and a notice with its result.
 
 import { $, hide, write } from "./dom.js";
 
-/** Have a dialog's buttons that only leave it do so, and Escape too. */
+/** Show a dialog; resolves with false for Cancel and Escape. */
 function opened(dialog) {
   dialog.returnValue = "";
   dialog.showModal();
   return new Promise((resolve) => dialog.addEventListener("close", () => resolve(dialog.returnValue !== "" && dialog.returnValue !== "cancel"), { once: true }));
 }
 
-/** Whether a person says yes to `title`; with `number`, the number they settle on, or null. */
+/** Ask for confirmation; with `number` returns the entered number, or null. */
 export async function confirms(title, about, yes, number = null) {
   const dialog = $("confirm");
   write($("confirm-title"), title);
@@ -23,26 +23,26 @@ export async function confirms(title, about, yes, number = null) {
   return agreed ? Number($("confirm-number").value) : null;
 }
 
-/** Do it, and tell what came of it: `said` is a sentence, or makes one of the answer. True: it is done. */
-export async function acts(said, act) {
+/** Run `act` and show the result. `done`: a sentence, or a function of the answer. Returns true on success. */
+export async function acts(done, act) {
   try {
     const answer = await act();
-    tell(typeof said === "function" ? said(answer) : said, "good");
+    notify(typeof done === "function" ? done(answer) : done, "good");
     return true;
   } catch (error) {
-    tell(error.message, "bad");
+    notify(error.message, "bad");
     return false;
   }
 }
 
-/** Tell something; the next thing told takes its place. */
-export function tell(text, level) {
+/** Show a notice; it replaces the last one. */
+export function notify(text, level) {
   const notice = $("notice");
   notice.dataset.level = level;
   write(notice.firstElementChild, text);
 }
 
-$("notice").lastElementChild.addEventListener("click", () => tell("", "none"));
+$("notice").lastElementChild.addEventListener("click", () => notify("", "none"));
 for (const button of document.querySelectorAll("[data-cancel]")) {
   button.addEventListener("click", () => button.closest("dialog").close("cancel"));
 }

@@ -1,16 +1,16 @@
-// Who the operator is, and the two ways to the cluster: the socket, over which the console lives, and the HTTP API,
-// by which it acts. A credential, an admin's token or an API key, is good for both; a key for what its scopes allow.
+// The operator's session: the WebSocket for live data and the HTTP API for actions. Both accept the same credential, an
+// administrator's token or an API key; a key permits what its scopes allow.
 
 import { Gateway } from "/gateway.js";
 import { Figures, TOPIC, WINDOW_MS } from "./figures.js";
 import { listed } from "./format.js";
 
-const KEPT_AS = "gateway-console-credential"; // of this tab alone, and gone with it
-const NOT_TAKEN = "You are signed out: the gateway no longer takes what you signed in with.";
-const PAGE = 1000; // messages of a topic's history in one answer
+const KEPT_AS = "gateway-console-credential"; // in sessionStorage: for this tab only
+const NOT_ACCEPTED = "You are signed out: the gateway no longer accepts your token or key.";
+const PAGE = 1000; // messages per history request
 const API_MS = 10_000;
 
-/** What the API, or the way to it, said no with. */
+/** The API answered with an error, or was not reachable. */
 export class ApiError extends Error {
   constructor(status, code, message) {
     super(message);
@@ -18,7 +18,7 @@ export class ApiError extends Error {
   }
 }
 
-/** Whether this is a JWT: its header says so. */
+/** Whether this is a JWT, by its header. */
 export function isToken(credential) {
   const parts = credential.split(".");
   try {
@@ -35,65 +35,65 @@ async function ask(credential, method, path, body) {
       method,
       headers: { Authorization: `Bearer ${credential}`, ...(body !== undefined && { "Content-Type": "application/json" }) },
       body: body === undefined ? undefined : JSON.stringify(body),
-      credentials: "omit", // a key in a header and nothing else: no other page can act in our name
+      credentials: "omit", // only the header carries the key: no other page can use it
       signal: AbortSignal.timeout(API_MS),
     });
   } catch (error) {
     const late = error.name === "TimeoutError";
-    throw new ApiError(0, "no_answer", late ? `No answer within ${API_MS / 1000} s.` : "Nothing answers there: is the load balancer up?");
+    throw new ApiError(0, "no_answer", late ? `No answer within ${API_MS / 1000} s.` : "No answer: is the load balancer running?");
   }
-  const said = await answer.json().catch(() => null);
-  if (answer.ok) return said;
-  throw new ApiError(answer.status, said?.error?.code ?? "failed", said?.error?.message ?? `The answer was ${answer.status}.`);
+  const document = await answer.json().catch(() => null);
+  if (answer.ok) return document;
+  throw new ApiError(answer.status, document?.error?.code ?? "failed", document?.error?.message ?? `The response had status ${answer.status}.`);
 }
 
 /**
- * The session. Events: `state` (the socket's), `who` (signed in or out; detail: why, if not asked for), `may` (what
- * the credential is good for is known now), `figures`.
+ * The session. Events: `state` (of the socket), `who` (signed in or out; detail: the reason, if unexpected), `may` (the
+ * scopes of the credential are known), `figures`.
  */
 export class Session extends EventTarget {
   figures = new Figures();
-  hears = "waiting"; // how the figures come: waiting, socket, refused
+  access = "waiting"; // to the figures: waiting, socket, refused
   gateway = null;
   #credential = null;
-  #key = null; // {name, scopes}: what the API says of the credential; null: not yet
+  #key = null; // {name, scopes} of the credential, from the API; null until known
 
   get signedIn() {
     return this.#credential !== null;
   }
 
-  /** What the credential is: an admin's "token", an API "key", or null. */
+  /** The kind of credential: an administrator's "token", an API "key", or null. */
   get kind() {
     return this.#credential && (isToken(this.#credential) ? "token" : "key");
   }
 
-  /** Why what takes this scope is not to be done here; "": it may be. Where the API has not said, it will when asked. */
+  /** Why actions with this scope are not permitted; "" if they are, or while the scopes are unknown. */
   forbids(scope) {
     if (!this.signedIn) return "Sign in first";
     const has = !this.#key || this.#key.scopes.some((one) => one === scope || one.startsWith(`${scope}:`));
-    return has ? "" : `The key ${this.#key.name} has not the scope ${scope}`;
+    return has ? "" : `The key ${this.#key.name} lacks the scope ${scope}`;
   }
 
-  /** What a key cannot do, in a sentence; "": there is nothing, or nothing is known yet. */
+  /** The restrictions of a key in a sentence; "" if there are none, or while unknown. */
   get limits() {
     if (!this.#key) return "";
     const { name, scopes } = this.#key;
     const patterns = scopes.filter((scope) => scope.startsWith("publish:")).map((scope) => scope.slice("publish:".length));
     const lacks = ["publish", "admin"].filter((scope) => this.forbids(scope));
-    const said = [];
-    if (patterns.length && !scopes.includes("publish")) said.push(`publishes on ${listed(patterns)} alone`);
-    if (lacks.length) said.push(`has not the ${lacks.length === 1 ? "scope" : "scopes"} ${listed(lacks)}: what takes more is switched off`);
-    return said.length ? `The key ${name} ${said.join(", and ")}.` : "";
+    const parts = [];
+    if (patterns.length && !scopes.includes("publish")) parts.push(`may publish only on ${listed(patterns)}`);
+    if (lacks.length) parts.push(`lacks the ${lacks.length === 1 ? "scope" : "scopes"} ${listed(lacks)}: actions that need ${lacks.length === 1 ? "it" : "them"} are disabled`);
+    return parts.length ? `The key ${name} ${parts.join(", and ")}.` : "";
   }
 
-  /** Begin, with the credential that this tab has, if any. */
+  /** Start, with this tab's stored credential, if any. */
   start() {
     this.#enter(sessionStorage.getItem(KEPT_AS));
   }
 
-  /** Take a credential, once the API has accepted it; raises ApiError. */
+  /** Sign in, if the API accepts the credential; otherwise throws ApiError. */
   async signIn(credential) {
-    if (!/^[\x20-\x7e]+$/.test(credential)) throw new ApiError(0, "bad_credential", "That is neither a token nor a key: a header could not carry it.");
+    if (!/^[\x20-\x7e]+$/.test(credential)) throw new ApiError(0, "bad_credential", "This is neither a token nor a key: it has characters that a header cannot contain.");
     const key = await ask(credential, "GET", "/api/key");
     sessionStorage.setItem(KEPT_AS, credential);
     this.#enter(credential, null, key);
@@ -104,14 +104,14 @@ export class Session extends EventTarget {
     this.#enter(null, why);
   }
 
-  /** What the API answers; raises ApiError. */
+  /** Call the API; throws ApiError. */
   async api(method, path, body) {
     if (!this.signedIn) throw new ApiError(401, "unauthorized", "Sign in first.");
     const credential = this.#credential;
     try {
       return await ask(credential, method, path, body);
     } catch (error) {
-      if (error.status === 401 && credential === this.#credential) this.signOut(NOT_TAKEN);
+      if (error.status === 401 && credential === this.#credential) this.signOut(NOT_ACCEPTED);
       throw error;
     }
   }
@@ -121,47 +121,47 @@ export class Session extends EventTarget {
     this.#key = key;
     this.gateway?.close();
     this.figures.clear();
-    this.hears = "waiting";
+    this.access = "waiting";
     const gateway = (this.gateway = new Gateway("/api/ws", credential ? { token: credential } : {}));
     gateway.addEventListener("state", ({ detail }) => gateway === this.gateway && this.#onState(detail));
-    gateway.addEventListener("system", () => gateway === this.gateway && this.#tell("state"));
+    gateway.addEventListener("system", () => gateway === this.gateway && this.#emit("state"));
     gateway.subscribe(TOPIC, {
       onData: (message) => this.#add([message], Date.now()),
       onState: (state) => gateway === this.gateway && this.#onFigures(gateway, state),
     });
-    gateway.connect().catch(() => {}); // its state says so
-    this.#tell("who", why);
+    gateway.connect().catch(() => {}); // the state shows it
+    this.#emit("who", why);
   }
 
   #onState(detail) {
     if (detail.state === "closed" && detail.code === 4401) {
-      this.signOut(detail.reason === "token_expired" ? "You are signed out: the token has expired." : NOT_TAKEN);
+      this.signOut(detail.reason === "token_expired" ? "You are signed out: the token has expired." : NOT_ACCEPTED);
       return;
     }
     if (detail.state === "authenticated" && !this.#key) this.#learn();
-    this.#tell("state", detail);
+    this.#emit("state", detail);
   }
 
-  /** Ask what the credential that this tab had is good for. */
+  /** Request the scopes of this tab's stored credential. */
   async #learn() {
     const credential = this.#credential;
     const key = await this.api("GET", "/api/key").catch(() => null);
     if (credential !== this.#credential || !key) return;
     this.#key = key;
-    this.#tell("may");
+    this.#emit("may");
   }
 
   async #onFigures(gateway, state) {
     if (state === "subscribed" || state === "recovered") {
-      this.hears = "socket";
+      this.access = "socket";
       await this.#past(gateway);
     } else if (state === "ended" && gateway.state !== "closed") {
-      this.hears = "refused";
+      this.access = "refused";
     }
-    this.#tell("figures");
+    this.#emit("figures");
   }
 
-  /** Read the topic back to the beginning of the window, or to what is known: the newest page first. */
+  /** Read the topic's history back to the start of the window or to known reports, newest page first. */
   async #past(gateway) {
     try {
       let page = await gateway.history(TOPIC, { limit: PAGE });
@@ -170,18 +170,18 @@ export class Session extends EventTarget {
         page = await gateway.history(TOPIC, { limit: PAGE, since: Math.max(0, page.messages[0].offset - PAGE - 1) });
       }
     } catch {
-      // It is read with the next connection.
+      // The next connection reads it.
     }
   }
 
-  /** Whether any of them was news. */
+  /** Add messages; returns whether any was new. */
   #add(messages, receivedMs = null) {
-    const news = messages.filter((message) => this.figures.add(message, receivedMs)).length > 0;
-    if (news) this.#tell("figures");
-    return news;
+    const added = messages.filter((message) => this.figures.add(message, receivedMs)).length > 0;
+    if (added) this.#emit("figures");
+    return added;
   }
 
-  #tell(type, detail = null) {
+  #emit(type, detail = null) {
     this.dispatchEvent(new CustomEvent(type, { detail }));
   }
 }

@@ -1,4 +1,4 @@
-// Clients: found by who and where they are, looked at, taken from a topic, sent away.
+// Clients: search, details, unsubscribe from a topic, disconnect.
 
 import { $, each, facts, h, hide, onSubmit, table, write } from "../dom.js";
 import { count, duration, some } from "../format.js";
@@ -13,8 +13,8 @@ export class Clients {
   #found = [];
   #next = null; // cursor of the next page
   #query = {};
-  #client = null; // the one looked at
-  #asked = 0; // only the last question's answer counts
+  #client = null; // the selected client
+  #asked = 0; // number of the last request; older answers are ignored
 
   constructor(session, operator) {
     this.#session = session;
@@ -31,7 +31,7 @@ export class Clients {
     session.addEventListener("who", () => !$("clients").hidden && this.#find());
   }
 
-  /** `query`: what the address asks for, such as "user=ann". */
+  /** `query`: the search in the address, such as "user=ann". */
   show(query) {
     this.#query = Object.fromEntries(new URLSearchParams(query));
     const [by = "user", text = ""] = Object.entries(this.#query)[0] ?? [];
@@ -46,7 +46,7 @@ export class Clients {
     this.#found = [];
     this.#next = null;
     this.#choose(null);
-    if (!this.#session.signedIn) return this.#draw("Who is connected is for administrators to see: sign in.");
+    if (!this.#session.signedIn) return this.#draw("Only administrators can list clients: sign in.");
     if (!this.#query.id) return this.#read(null);
     const asked = ++this.#asked;
     try {
@@ -68,7 +68,7 @@ export class Clients {
       if (asked !== this.#asked) return;
       this.#found.push(...page.clients);
       this.#next = page.next;
-      this.#draw(this.#found.length ? "" : "Nobody is connected that fits.");
+      this.#draw(this.#found.length ? "" : "No connected client matches.");
     } catch (error) {
       if (asked === this.#asked) this.#draw(error.message);
     }
@@ -89,7 +89,7 @@ export class Clients {
       ["User", "", ({ user, role }) => (user ? `${user}${role && role !== "user" ? ` (${role})` : ""}` : "–")],
       ["Address", "code", ({ ip }) => ip],
       ["Topics", "n", ({ topics }) => count(topics.length)],
-      ["For", "", ({ connectedAt }) => since(connectedAt)],
+      ["Connected for", "", ({ connectedAt }) => since(connectedAt)],
     ]);
   }
 
@@ -97,27 +97,27 @@ export class Clients {
     try {
       this.#choose(await this.#session.api("GET", `/api/clients/${encodeURIComponent(id)}`));
     } catch (error) {
-      this.#operator.tell(error.message, "bad");
+      this.#operator.notify(error.message, "bad");
       if (error.status === 404) this.#remove(({ id: other }) => other === id);
     }
   }
 
   #choose(client) {
     this.#client = client;
-    write($("client-title"), client ? client.id : "No client is chosen");
+    write($("client-title"), client ? client.id : "No client is selected");
     facts($("client-facts"), client ? [
-      ["User", client.user ?? "nobody, as far as it has proved"], ["Role", client.role ?? "–"], ["Node", client.node],
+      ["User", client.user ?? "anonymous"], ["Role", client.role ?? "–"], ["Node", client.node],
       ["Address", client.ip], ["Connected", `${since(client.connectedAt)} ago, ${new Date(client.connectedAt).toLocaleString()}`],
       ["Program", client.userAgent || "–"],
-      ["Connected by", client.transport],
+      ["Transport", client.transport],
     ] : []);
     hide($("client-acts"), !client);
     hide($("disconnect-user"), !client?.user);
     hide($("client-topics-title"), !client);
-    write($("client-topics-title"), client ? `Hears ${some(client.topics.length, "topic")}` : "");
+    write($("client-topics-title"), client ? `Subscribed to ${some(client.topics.length, "topic")}` : "");
     const why = this.#session.forbids("admin");
     const make = (topic) => {
-      const button = h("button", { type: "button", className: "quiet", textContent: "Take away…", onclick: () => this.#takeAway(topic) });
+      const button = h("button", { type: "button", className: "quiet", textContent: "Unsubscribe…", onclick: () => this.#unsubscribe(topic) });
       Object.assign(button, { title: why, disabled: Boolean(why) }).dataset.scope = "admin";
       return h("li", {}, h("a", { href: `#topics/${topic}`, className: "code", textContent: topic }), button);
     };
@@ -127,33 +127,33 @@ export class Clients {
 
   #remove(gone) {
     this.#found = this.#found.filter((client) => !gone(client));
-    this.#draw(this.#found.length ? "" : "Nobody is left that fits.");
+    this.#draw(this.#found.length ? "" : "No matching client is left.");
     if (this.#client && gone(this.#client)) this.#choose(null);
   }
 
-  // ---- what is done to them
+  // ---- actions
 
-  async #takeAway(topic) {
+  async #unsubscribe(topic) {
     const { id } = this.#client;
-    if (!(await this.#operator.confirms(`Take ${topic} from this client?`, `${id} is told, and hears it no more unless it subscribes again.`, "Take it away"))) return;
+    if (!(await this.#operator.confirms(`Unsubscribe this client from ${topic}?`, `${id} is notified, and receives no more messages on it unless it subscribes again.`, "Unsubscribe"))) return;
     const path = `/api/clients/${encodeURIComponent(id)}/topics/${topic}`;
-    if (!(await this.#operator.acts(`${topic} has been taken from ${id}.`, () => this.#session.api("DELETE", path)))) return;
+    if (!(await this.#operator.acts(`${id} is unsubscribed from ${topic}.`, () => this.#session.api("DELETE", path)))) return;
     if (this.#client?.id === id) this.#choose({ ...this.#client, topics: this.#client.topics.filter((name) => name !== topic) });
   }
 
   async #disconnect() {
     const { id } = this.#client;
-    if (!(await this.#operator.confirms("Disconnect this client?", `The socket of ${id} is closed with 3503: it is asked not to come back by itself.`, "Disconnect"))) return;
-    if (await this.#operator.acts(`${id} has been told to go.`, () => this.#session.api("DELETE", `/api/clients/${encodeURIComponent(id)}`))) {
+    if (!(await this.#operator.confirms("Disconnect this client?", `The node closes the socket of ${id} with 3503, which asks it not to reconnect.`, "Disconnect"))) return;
+    if (await this.#operator.acts(`${id} is disconnected.`, () => this.#session.api("DELETE", `/api/clients/${encodeURIComponent(id)}`))) {
       this.#remove((client) => client.id === id);
     }
   }
 
   async #disconnectUser() {
     const { user } = this.#client;
-    if (!(await this.#operator.confirms(`Disconnect ${user} everywhere?`, "All sockets of this user, on all nodes, are closed with 3503: they are asked not to come back by themselves.", "Disconnect all"))) return;
-    const said = ({ disconnected }) => `${some(disconnected.length, "client")} of ${user} ${disconnected.length === 1 ? "has" : "have"} been told to go.`;
-    if (await this.#operator.acts(said, () => this.#session.api("DELETE", `/api/users/${encodeURIComponent(user)}/clients`))) {
+    if (!(await this.#operator.confirms(`Disconnect ${user} everywhere?`, "All nodes close the sockets of this user with 3503, which asks the clients not to reconnect.", "Disconnect all"))) return;
+    const done = ({ disconnected }) => `${some(disconnected.length, "client")} of ${user} ${disconnected.length === 1 ? "is" : "are"} disconnected.`;
+    if (await this.#operator.acts(done, () => this.#session.api("DELETE", `/api/users/${encodeURIComponent(user)}/clients`))) {
       this.#remove((client) => client.user === user);
     }
   }

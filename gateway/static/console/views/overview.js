@@ -1,4 +1,4 @@
-// How it is: the verdict, the figures of all nodes together and of each, and what the load balancer thinks of them.
+// Overview: the overall state, figures of all nodes and of each, and the load balancer's view.
 
 import { Chart } from "../chart.js";
 import { $, h, hide, state, table, tiles, write } from "../dom.js";
@@ -16,7 +16,7 @@ export class Overview {
   #charts;
   #timers = [];
 
-  /** `operator`: by whom what is done here is confirmed, and to whom it is told how it went. */
+  /** `operator`: confirms actions and shows their results. */
   constructor(session, operator) {
     this.#session = session;
     this.#operator = operator;
@@ -26,7 +26,7 @@ export class Overview {
     ];
     session.addEventListener("figures", () => {
       this.draw();
-      if (session.hears === "refused") this.#status();
+      if (session.access === "refused") this.#status();
     });
     for (const type of ["who", "may"]) session.addEventListener(type, () => this.draw());
     $("rebalance").addEventListener("click", () => this.#rebalance());
@@ -48,23 +48,23 @@ export class Overview {
 
   draw() {
     if ($("overview").hidden) return;
-    const { figures, hears } = this.#session;
+    const { figures, access } = this.#session;
     const now = figures.time(Date.now());
     figures.forget(now);
     const nodes = figures.nodes(now);
-    const isPublic = hears === "refused" && !nodes.length;
+    const isPublic = access === "refused" && !nodes.length;
     hide($("charts"), isPublic);
     hide($("rebalance"), isPublic);
     if (isPublic) return this.#drawPublic();
     const { level, says, about } = verdict(nodes);
-    this.#say(level, says, about);
+    this.#show(level, says, about);
     this.#tiles(nodes);
     this.#nodes(nodes);
     this.#charts[0].show(figures.delivered(now));
     this.#charts[1].show(figures.delay(now));
   }
 
-  #say(level, says, about) {
+  #show(level, says, about) {
     $("overview").dataset.level = level;
     write($("verdict"), says);
     write($("verdict-about"), about);
@@ -78,13 +78,13 @@ export class Overview {
       ["Received", rate(all.received), "/s", "messages from clients"],
       ["Delay p99", ...split(ms(all.relay.p99)), `publish to delivery; half within ${ms(all.relay.p50)}`],
       ["Loop lag p99", ...split(ms(all.loop)), "slowest node"],
-      ["Redis p99", ...split(ms(all.redis)), "there and back, slowest node"],
+      ["Redis p99", ...split(ms(all.redis)), "round trip, slowest node"],
     ]);
   }
 
   #nodes(nodes) {
     hide($("nodes-empty"), nodes.length > 0);
-    write($("nodes-empty"), "No node has told its figures yet.");
+    write($("nodes-empty"), "No node has reported figures yet.");
     hide($("nodes"), !nodes.length);
     const most = Math.max(1, ...nodes.map(({ clients }) => clients));
     const gone = ({ state: now }) => now === "silent" || now === "left";
@@ -123,19 +123,19 @@ export class Overview {
   #drawPublic() {
     hide($("nodes"), true);
     hide($("nodes-empty"), false);
-    write($("nodes-empty"), "The nodes tell their figures to administrators alone.");
+    write($("nodes-empty"), "Only administrators can see the nodes' figures.");
   }
 
   async #status() {
-    const { gateway, hears } = this.#session;
-    if ($("overview").hidden || hears !== "refused" || gateway.state === "closed") return;
+    const { gateway, access } = this.#session;
+    if ($("overview").hidden || access !== "refused" || gateway.state === "closed") return;
     const status = await gateway.request("system", "getStatus").catch(() => null);
-    if (!status || this.#session.hears !== "refused") return;
-    const well = status.status === "ok";
-    this.#say(well ? "good" : "warn", `Node ${status.node} ${well ? "is well" : `says: ${status.status}`}`, "What any client may ask of the node that serves this page.");
+    if (!status || this.#session.access !== "refused") return;
+    const healthy = status.status === "ok";
+    this.#show(healthy ? "good" : "warn", `Node ${status.node} ${healthy ? "is healthy" : `reports: ${status.status}`}`, "Public status of the node that serves this page.");
     tiles($("tiles"), [
       ["Clients", count(status.clients), "", `on ${status.node}`],
-      ["Topics", count(status.topics), "", "that its clients hear"],
+      ["Topics", count(status.topics), "", "with local subscribers"],
       ["Up", duration(status.uptimeSeconds), "", `version ${status.version}`],
     ]);
   }
@@ -153,10 +153,10 @@ export class Overview {
     hide($("servers"), !found?.length);
     hide($("servers-empty"), Boolean(found?.length));
     if (!found) {
-      write($("servers-empty"), "HAProxy's statistics are not here: open the console at its internal port (8404).");
+      write($("servers-empty"), "HAProxy's statistics are not available here: open the console on its internal port (8404).");
       return write($("servers-about"), "");
     }
-    write($("servers-empty"), "HAProxy knows no server.");
+    write($("servers-empty"), "HAProxy has no servers.");
     const up = found.filter(({ level }) => level === "good").length;
     write($("servers-about"), `${up} of ${found.length} up`);
     const names = new Map(this.#session.figures.nodes(Date.now()).map(({ address, name }) => [address, name]));
@@ -165,41 +165,41 @@ export class Overview {
       ["State", "state", ({ status, level }, cell) => state(cell, status, level)],
       ["Check", "", ({ check }) => check],
       ["Sockets", "n", ({ current }) => count(current)],
-      ["Most", "n", ({ most }) => count(most)],
-      ["Ever", "n", ({ total }) => count(total)],
+      ["Max", "n", ({ most }) => count(most)],
+      ["Total", "n", ({ total }) => count(total)],
       ["Errors", "n", ({ errors }) => count(errors)],
       ["Retries", "n", ({ retries }) => count(retries)],
       ["In this state", "", ({ seconds }) => duration(seconds)],
     ]);
   }
 
-  // ---- what is done here
+  // ---- actions
 
   async #drain({ drain, name, clients }) {
-    const about = `It takes no new clients, sends its ${some(Number(clients), "client")} to other nodes a few at a time, and ends. Its supervisor starts it again.`;
+    const about = `It accepts no new clients, closes its ${some(Number(clients), "client")} a few at a time so that they reconnect to other nodes, and exits. Its supervisor restarts it.`;
     if (!(await this.#operator.confirms(`Drain ${name}?`, about, `Drain ${name}`))) return;
-    await this.#operator.acts(`${name} has been told to drain.`, () => this.#session.api("POST", `/api/nodes/${encodeURIComponent(drain)}/drain`));
+    await this.#operator.acts(`${name} starts to drain.`, () => this.#session.api("POST", `/api/nodes/${encodeURIComponent(drain)}/drain`));
   }
 
   async #rebalance() {
-    const about = "Nodes above the mean send their surplus to those below it, spread over this time. Clients reconnect by themselves.";
+    const about = "Nodes with more clients than the mean move their surplus to other nodes, spread over this time. Clients reconnect by themselves.";
     const seconds = await this.#operator.confirms("Rebalance the clients?", about, "Rebalance", 60);
     if (seconds === null) return;
-    const said = ({ moves, after }) => {
-      if (!moves.length) return "The clients are spread evenly already: nothing moves.";
-      const from = moves.map(({ node, clients }) => `${node.replace(/\.[^.]*$/, "")} gives ${some(clients, "client")}`);
-      return `${listed(from)} away${after ? `, from ${duration(after)} on` : ""}.`;
+    const done = ({ moves, after }) => {
+      if (!moves.length) return "The clients are already spread evenly: no client moves.";
+      const from = moves.map(({ node, clients }) => `${node.replace(/\.[^.]*$/, "")} moves ${some(clients, "client")}`);
+      return `${listed(from)}${after ? `, starting in ${duration(after)}` : ""}.`;
     };
-    await this.#operator.acts(said, () => this.#session.api("POST", "/api/rebalance", { seconds }));
+    await this.#operator.acts(done, () => this.#session.api("POST", "/api/rebalance", { seconds }));
   }
 }
 
 const wordOf = ({ state: word, silent, reasons }) => {
   if (word === "silent") return `silent for ${duration(silent)}`;
-  return word === "not ready" ? `not ready: ${reasons.join("; ")}` : word === "moving" ? "ready, giving clients away" : word;
+  return word === "not ready" ? `not ready: ${reasons.join("; ")}` : word === "moving" ? "ready, moving clients" : word;
 };
 
-/** A figure and its unit, apart. */
+/** Split a figure from its unit. */
 function split(text) {
   const at = text.lastIndexOf(" ");
   return at < 0 ? [text, ""] : [text.slice(0, at), text.slice(at + 1)];

@@ -1,13 +1,13 @@
-// Background services: how each is, what it needs and who needs it, and its instances.
+// Background services: state, dependencies, dependants and instances.
 
 import { $, facts, hide, state, table, write } from "../dom.js";
 import { NONE, count, duration, listed, ms, some } from "../format.js";
 import { BOX, layout } from "../graph.js";
 import { svg } from "../svg.js";
 
-const TOPIC = "service"; // each message holds all there are
+const TOPIC = "service"; // each message contains all services
 const LIST_MS = 5_000;
-const SOON_MS = 200; // changes come several at a time
+const SOON_MS = 200; // several changes arrive together
 const LEVELS = { active: "good", starting: "warn", degraded: "warn", error: "bad", offline: "bad", stopped: "none", disabled: "none" };
 
 export class Services {
@@ -18,12 +18,12 @@ export class Services {
   #subscription = null;
   #services = [];
   #chosen = ""; // a service's name
-  #shown = null; // the one that the graph was scrolled to
+  #shown = null; // the service to which the graph was scrolled
 
   constructor(session, operator) {
     this.#session = session;
     this.#operator = operator;
-    $("forget").addEventListener("click", () => this.#forget());
+    $("remove-service").addEventListener("click", () => this.#remove());
     session.addEventListener("who", () => {
       if ($("services").hidden) return;
       this.#services = [];
@@ -49,21 +49,21 @@ export class Services {
 
   #listen() {
     this.#subscription?.close();
-    this.#subscription = this.#session.gateway.subscribe(TOPIC, { onData: ({ data }) => this.#heard(data) });
+    this.#subscription = this.#session.gateway.subscribe(TOPIC, { onData: ({ data }) => this.#onMessage(data) });
   }
 
-  /** The topic tells at once and in short; the API, a moment later, in full. */
-  #heard({ services }) {
+  /** The topic gives a short summary at once; the API gives the full records a moment later. */
+  #onMessage({ services }) {
     if (!this.#session.signedIn) return this.#draw(services.map((service) => ({ ...service, instances: [] })));
     clearTimeout(this.#soon);
     this.#soon = setTimeout(() => this.#read(), SOON_MS);
   }
 
   async #read() {
-    if (!this.#session.signedIn) return this.#services.length || this.#draw([], "Services are for administrators to see: sign in.");
+    if (!this.#session.signedIn) return this.#services.length || this.#draw([], "Only administrators can see services: sign in.");
     try {
       const { services } = await this.#session.api("GET", "/api/services");
-      this.#draw(services, services.length ? "" : "No service tells of itself.");
+      this.#draw(services, services.length ? "" : "No service has reported yet.");
     } catch (error) {
       this.#draw(this.#services, error.message);
     }
@@ -81,14 +81,14 @@ export class Services {
   #drawGraph(services) {
     const { width, height, boxes, edges } = layout(services);
     const drawn = JSON.stringify([boxes, this.#chosen]);
-    if ($("graph").dataset.drawn === drawn) return; // a link that is drawn anew would lose the focus
+    if ($("graph").dataset.drawn === drawn) return; // a redrawn link would lose the focus
     const focused = document.activeElement?.closest?.("#graph a")?.getAttribute("href");
     $("graph").dataset.drawn = drawn;
     hide($("graph"), !boxes.length);
     const related = (edge) => edge.from === this.#chosen || edge.to === this.#chosen;
     const lines = edges.map((edge) => svg("path", { class: related(edge) ? "edge chosen" : "edge", d: edge.path }));
     const links = boxes.map(({ service, status, x, y }) => {
-      const word = status ?? "nobody tells of it";
+      const word = status ?? "no reports";
       return svg("a", {
         href: `#services/${service}`, "aria-label": `${service}: ${word}`, "data-level": LEVELS[status] ?? "none",
         ...(service === this.#chosen && { "aria-current": "true" }),
@@ -114,7 +114,7 @@ export class Services {
     write($("service-title"), name);
     facts($("service-facts"), [
       ["State", status], ["Running", `${some(running ?? 0, "instance")} of ${count(instances.length)}`],
-      ["Needs", listed(dependsOn) || "nothing"], ["Needed by", listed(needed) || "nothing"], ["Last error", lastError ?? "none"],
+      ["Depends on", listed(dependsOn) || "none"], ["Required by", listed(needed) || "none"], ["Last error", lastError ?? "none"],
     ]);
     table($("instances").tBodies[0], instances, ({ instance }) => instance, [
       ["Instance", "name", ({ instance }) => instance],
@@ -128,11 +128,11 @@ export class Services {
     ]);
   }
 
-  async #forget() {
+  async #remove() {
     const name = this.#chosen;
-    const about = "All that is told of it is removed. An instance that lives tells of it again.";
-    if (!(await this.#operator.confirms(`Forget ${name}?`, about, "Forget it"))) return;
-    await this.#operator.acts(`${name} is forgotten.`, () => this.#session.api("DELETE", `/api/services/${name}`));
+    const about = "All its records are removed. A running instance reports it again.";
+    if (!(await this.#operator.confirms(`Remove ${name}?`, about, "Remove"))) return;
+    await this.#operator.acts(`${name} is removed.`, () => this.#session.api("DELETE", `/api/services/${name}`));
     await this.#read();
   }
 }

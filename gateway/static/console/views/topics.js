@@ -1,29 +1,29 @@
-// Topics: who hears them, who is there, what was said last and what is said now; and a form to say something.
+// Topics: subscribers, members, history and live messages; and a form to publish.
 
 import { $, each, facts, h, hide, onSubmit, write } from "../dom.js";
 import { count, listed, some } from "../format.js";
 
 const LIST_MS = 5_000;
-const LISTED = 500; // topics; of more, a filter finds the one
-const TYPING_MS = 200; // after the last letter the API is asked for what the filter finds
+const LISTED = 500; // topics; use the filter for others
+const TYPING_MS = 200; // delay between the last key and the API request
 const KEPT = 200; // messages shown
-const PAST = 50; // of them from before the topic was opened
+const PAST = 50; // of these from the history
 const SHOWN_CHARACTERS = 2_000; // of one message
-const NOT_FOR_US = new Set([4010, 4012, 4403]); // the socket may not: its client is nobody, or no administrator
+const NO_PERMISSION = new Set([4010, 4012, 4403]); // the socket's user has no permission
 const TOPIC = /^[A-Za-z0-9_:.\-/]{1,200}$/;
 
 export class Topics {
   #session;
   #operator;
   #timer = null;
-  #topics = []; // the first that the filter finds, as the API lists them
-  #more = false; // it finds more than these
+  #topics = []; // the first topics that match the filter
+  #more = false; // more topics match
   #typing = null;
   #open = null; // {topic, subscription}
   #messages = []; // newest first
-  #seen = new Set(); // places of those that have one: what was read and what is heard overlap
+  #seen = new Set(); // positions of the messages: history and live messages overlap
   #lastKey = 0;
-  #held = null; // while paused: how many came
+  #held = null; // while paused: the number of new messages
 
   constructor(session, operator) {
     this.#session = session;
@@ -48,7 +48,7 @@ export class Topics {
     });
   }
 
-  /** `topic`: the one that the address names, or "". */
+  /** `topic`: the topic in the address, or "". */
   show(topic) {
     this.#list();
     clearInterval(this.#timer);
@@ -73,16 +73,16 @@ export class Topics {
   async #list() {
     if (!this.#session.signedIn) {
       this.#topics = [];
-      this.#drawList("The list is for administrators. You can open a topic that you know by name.");
+      this.#drawList("Only administrators can list topics. You can open a topic by its name.");
       return;
     }
     const contains = $("topic-name").value.slice(0, 200);
     try {
       const found = await this.#session.api("GET", `/api/topics?${new URLSearchParams({ limit: LISTED, ...(contains && { contains }) })}`);
-      if (contains !== $("topic-name").value.slice(0, 200)) return; // it has changed meanwhile, and is asked for again
+      if (contains !== $("topic-name").value.slice(0, 200)) return; // the filter has changed, and another request follows
       this.#topics = found.topics;
       this.#more = found.next !== null;
-      this.#drawList(this.#topics.length || contains ? "" : "Nobody hears any topic just now.");
+      this.#drawList(this.#topics.length || contains ? "" : "No topic has subscribers at the moment.");
     } catch (error) {
       this.#drawList(error.message);
     }
@@ -93,8 +93,8 @@ export class Topics {
     const found = this.#topics.filter(({ topic }) => topic.includes(wanted));
     found.sort((a, b) => b.subscribers - a.subscribers || a.topic.localeCompare(b.topic, "en", { numeric: true }));
     write($("topics-count"), this.#topics.length ? some(this.#topics.length, "topic") + (this.#more ? " and more" : "") : "");
-    const rest = this.#more ? "There are more: filter to find yours." : "";
-    const none = wanted && !found.length ? `No topic that is heard has “${wanted}” in its name; Open goes to it all the same.` : "";
+    const rest = this.#more ? "There are more topics: use the filter." : "";
+    const none = wanted && !found.length ? `No topic with subscribers has “${wanted}” in its name; Open shows it anyway.` : "";
     write($("topics-empty"), empty || rest || none);
     const make = ({ topic }) => h("li", {}, h("a", { href: `#topics/${topic}` }, h("span", { className: "code", textContent: topic }), h("b")));
     each($("topic-list"), found, ({ topic }) => topic, make, (item, { topic, subscribers }) => {
@@ -105,16 +105,16 @@ export class Topics {
     });
   }
 
-  // ---- the one that is open
+  // ---- the open topic
 
   async #listen(topic) {
     this.#close();
     const open = (this.#open = { topic, subscription: null, history: false });
     write($("topic-title"), topic);
     $("publish-topic").value = topic;
-    this.#say("Asking to hear it…");
+    this.#show("Subscribing…");
     const { gateway } = this.#session;
-    await this.#past(open); // first, or live messages would stand before those they followed
+    await this.#past(open); // first, so that live messages come after the history
     if (open !== this.#open) return;
     open.subscription = gateway.subscribe(topic, {
       onData: (message) => this.#add(open, [message]),
@@ -127,8 +127,8 @@ export class Topics {
   }
 
   #onState(state, error) {
-    if (state === "ended") this.#say(error ? `Not heard here: ${error.message.replace(/^\d+ /, "")}` : "");
-    else this.#say(state === "pending" ? "Not connected; it goes on by itself." : "Live.");
+    if (state === "ended") this.#show(error ? `Not subscribed: ${error.message.replace(/^\d+ /, "")}` : "");
+    else this.#show(state === "pending" ? "Not connected; the page reconnects by itself." : "Live.");
   }
 
   async #past(open) {
@@ -137,13 +137,13 @@ export class Topics {
     if (page) this.#add(open, page.messages);
   }
 
-  /** The topic's "history" or "presence"; null if it has none, or none for us. */
+  /** The topic's "history" or "presence"; null if there is none, or no permission. */
   async #of(topic, what, parameters = {}) {
     const { gateway, signedIn } = this.#session;
     try {
       return await gateway.request(topic, what, parameters);
     } catch (error) {
-      if (!signedIn || !NOT_FOR_US.has(error.code)) return null;
+      if (!signedIn || !NO_PERMISSION.has(error.code)) return null;
     }
     return this.#session.api("GET", `/api/topics/${topic}/${what}?${new URLSearchParams(parameters)}`).catch(() => null);
   }
@@ -156,13 +156,13 @@ export class Topics {
       const where = Object.entries(nodes).map(([id, number]) => `${id.replace(/\.[^.]*$/, "")}: ${count(number)}`);
       if (subscribers !== null) pairs.push(["Subscribers", [count(subscribers), ...where].join(" · ")]);
     }
-    const people = await this.#of(open.topic, "presence");
-    if (people) {
-      const names = (people.members ?? []).slice(0, 8).map(({ user, clientId }) => user ?? clientId);
-      const others = people.count - names.length;
-      pairs.push(["Present", people.count ? `${count(people.count)}: ${listed(others ? [...names, some(others, "other")] : names)}` : "nobody"]);
+    const presence = await this.#of(open.topic, "presence");
+    if (presence) {
+      const names = (presence.members ?? []).slice(0, 8).map(({ user, clientId }) => user ?? clientId);
+      const others = presence.count - names.length;
+      pairs.push(["Present", presence.count ? `${count(presence.count)}: ${listed(others ? [...names, some(others, "other")] : names)}` : "none"]);
     }
-    pairs.push(["History", open.history ? "kept" : "none to be read here"]);
+    pairs.push(["History", open.history ? "kept" : "none"]);
     if (open === this.#open) facts($("topic-facts"), pairs);
   }
 
@@ -174,11 +174,11 @@ export class Topics {
     this.#held = null;
     this.#drawTail();
     write($("topic-title"), "No topic is open");
-    this.#say("Choose one from the list, or type its name.");
+    this.#show("Select a topic from the list, or type its name.");
     facts($("topic-facts"), []);
   }
 
-  #say(text) {
+  #show(text) {
     write($("topic-state"), text);
   }
 
@@ -194,7 +194,7 @@ export class Topics {
     this.#messages.length = Math.min(this.#messages.length, KEPT);
     if (this.#seen.size > 20 * KEPT) this.#seen = new Set([...this.#seen].slice(-KEPT));
     if (!open.drawing) {
-      open.drawing = true; // a thousand messages a second are drawn sixty times
+      open.drawing = true; // draw at most once per frame
       requestAnimationFrame(() => {
         open.drawing = false;
         this.#drawTail();
@@ -210,7 +210,7 @@ export class Topics {
   #drawTail() {
     const button = $("topic-pause");
     button.setAttribute("aria-pressed", String(this.#held !== null));
-    write(button, this.#held === null ? "Pause" : `Go on (${count(this.#held)} new)`);
+    write(button, this.#held === null ? "Pause" : `Resume (${count(this.#held)} new)`);
     hide(button, this.#open === null);
     if (this.#held !== null && this.#held > 0) return;
     const make = () => h("li", {}, h("time"), h("small"), h("pre"));
@@ -227,7 +227,7 @@ export class Topics {
     });
   }
 
-  // ---- saying something
+  // ---- publish
 
   async #publish() {
     const [topic, text, to] = [$("publish-topic").value, $("publish-data").value, $("publish-to").value];
@@ -236,7 +236,7 @@ export class Topics {
     try {
       data = JSON.parse(text);
     } catch {
-      how = " as plain text: it is no JSON";
+      how = " as plain text, because it is not JSON";
     }
     const output = $("published");
     try {
