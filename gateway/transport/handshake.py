@@ -24,6 +24,7 @@ from websockets.extensions.permessage_deflate import PerMessageDeflate, ServerPe
 from websockets.http11 import Request, Response
 from websockets.server import ServerProtocol
 from websockets.typing import ExtensionParameter
+from websockets.utils import accept_key
 
 from gateway.core import deflate
 from gateway.logs import logger
@@ -58,6 +59,8 @@ _COMPRESSING: Final = ServerProtocol(extensions=(SharedDeflate(),), logger=_LOGG
 _CHECKED: Final = frozenset({
     b"connection", b"upgrade", b"origin", b"sec-websocket-key", b"sec-websocket-version", b"sec-websocket-extensions",
 })  # fmt: skip
+_CONNECTION: Final = frozenset({b"upgrade", b"keep-alive, upgrade"})
+_KEY: Final = re.compile(rb"[A-Za-z0-9+/]{22}==")  # 16 bytes in base64
 _TOKEN: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")  # RFC 9110, 5.6.2
 
 
@@ -99,17 +102,19 @@ class Handshake:
         if offered is None:
             self.refuse(HTTPStatus.BAD_REQUEST, b"Sec-WebSocket-Protocol must list tokens (RFC 9110, 5.6.2).\n")
             return
-        request = Request(
-            target.decode("ascii"),
-            Headers((name.decode(), value.decode("latin-1")) for name, value in scope["headers"] if name in _CHECKED),
-            scope["method"], f"HTTP/{scope['http_version']}",
-        )  # fmt: skip
         protocol = _COMPRESSING if scope["state"].get("compression") else _PLAIN
-        try:
-            key, extensions, _ = protocol.process_request(request)
-        except InvalidHandshake:
-            self._answer(protocol.accept(request).serialize())  # writes the error response for the same check
-            return
+        checked = [(name, value) for name, value in scope["headers"] if name in _CHECKED]
+        key, extensions = accept_usual(scope, checked, protocol), None
+        if key is None:
+            request = Request(
+                target.decode("ascii"), Headers((name.decode(), value.decode("latin-1")) for name, value in checked),
+                scope["method"], f"HTTP/{scope['http_version']}",
+            )  # fmt: skip
+            try:
+                key, extensions, _ = protocol.process_request(request)
+            except InvalidHandshake:
+                self._answer(protocol.accept(request).serialize())  # writes the error response for the same check
+                return
         self._head = ["Upgrade: websocket", "Connection: Upgrade", f"Sec-WebSocket-Accept: {key}"]
         if extensions is not None:
             self._head.append(f"Sec-WebSocket-Extensions: {extensions}")
@@ -190,6 +195,27 @@ class Handshake:
                     self.refuse(HTTPStatus(status), body, headers)
             case kind:
                 raise RuntimeError(f"a handshake cannot send {kind}: send websocket.accept or websocket.close")
+
+
+def accept_usual(scope: HTTPScope, checked: list[tuple[bytes, bytes]], protocol: ServerProtocol) -> str | None:
+    """Sec-WebSocket-Accept for a request whose `checked` headers have the form that browsers send; None for any other.
+
+    `protocol` parses the others, which takes a tenth of the time of a whole connect.
+    """
+    found = dict(checked)
+    key = found.get(b"sec-websocket-key", b"")
+    if (
+        len(found) == len(checked)
+        and scope["method"] == "GET"
+        and scope["http_version"] == "1.1"
+        and found.get(b"upgrade", b"").lower() == b"websocket"
+        and found.get(b"connection", b"").lower() in _CONNECTION
+        and found.get(b"sec-websocket-version") == b"13"
+        and _KEY.fullmatch(key)
+        and (protocol is _PLAIN or b"sec-websocket-extensions" not in found)
+    ):
+        return accept_key(key.decode())
+    return None
 
 
 def subprotocols(values: Iterable[bytes]) -> list[str] | None:

@@ -7,14 +7,18 @@ from http import HTTPStatus
 from typing import Any, cast
 
 import pytest
+from hypothesis import event, given
+from hypothesis import strategies as st
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn._types import HTTPScope
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 from websockets.datastructures import Headers
+from websockets.http11 import Request
 from websockets.server import ServerProtocol
 
-from gateway.transport.handshake import Handshake, SharedDeflate, subprotocols
+from gateway.transport import handshake
+from gateway.transport.handshake import Handshake, SharedDeflate, subprotocols, accept_usual
 
 OURS = "server_no_context_takeover; client_no_context_takeover"
 
@@ -74,6 +78,53 @@ GOOD = [
     KEY,
     (b"sec-websocket-version", b"13"),
 ]
+
+
+@given(
+    st.permutations(GOOD),
+    st.lists(
+        st.sampled_from(
+            [
+                (b"origin", b"https://a"), (b"upgrade", b"h2c"), (b"connection", b"close"), KEY,
+                (b"sec-websocket-version", b"8"), (b"sec-websocket-extensions", b"permessage-deflate"),
+            ]
+        ),
+        max_size=2,
+    ),
+    st.dictionaries(
+        st.sampled_from([b"upgrade", b"connection", b"sec-websocket-key", b"sec-websocket-version"]),
+        st.sampled_from(
+            [
+                b"", b"WebSocket", b"websocket, h2c", b"keep-alive, Upgrade", b"upgrade,", b"13", b"13 ", b"12",
+                b"dGhlIHNhbXBsZSBub25jZQ=", b"dGhlIHNhbXBsZSBub25jZR==", b"dGhlIHNhbXBsZSBub25j!Q==", b"AA==",
+            ]
+        ),
+        max_size=1,
+    ),
+    st.sampled_from(["GET", "POST"]),
+    st.sampled_from(["1.1", "1.0"]),
+    st.booleans(),
+)  # fmt: skip
+def test_a_usual_request_is_accepted_as_the_library_accepts_it(
+    good: list[tuple[bytes, bytes]], more: list[tuple[bytes, bytes]], other: dict[bytes, bytes], method: str,
+    version: str, compression: bool,
+) -> None:  # fmt: skip
+    headers = [(name, other.get(name, value)) for name, value in [*good, *more] if name != b"host"]
+    judge = handshake._COMPRESSING if compression else handshake._PLAIN
+    accepted = accept_usual(request(headers, method, version), headers, judge)
+    event("usual" if accepted is not None else "not usual")
+    if accepted is not None:
+        fields = Headers((name.decode(), value.decode("latin-1")) for name, value in headers)
+        assert judge.process_request(Request("/", fields, method, f"HTTP/{version}"))[:2] == (accepted, None)
+
+
+def test_a_request_as_browsers_write_it_is_usual() -> None:
+    for connection in (b"Upgrade", b"keep-alive, Upgrade"):
+        headers = [(b"connection", connection), *GOOD[2:], (b"origin", b"https://a")]
+        assert accept_usual(request(headers), headers, handshake._PLAIN) is not None
+    headers.append((b"sec-websocket-extensions", b"permessage-deflate; client_max_window_bits"))
+    assert accept_usual(request(headers), headers, handshake._PLAIN) is not None
+    assert accept_usual(request(headers), headers, handshake._COMPRESSING) is None
 
 
 def request(
