@@ -168,12 +168,14 @@ class Memberships:
             return
         topics = effect.topics
         places = {topic: effect.recover[topic] for topic in topics if topic in effect.recover}
-        asked = _Subscribe(topics, [*map(hub.of_topic, topics), *personal], effect.request_id, places)
-        confirmed = len(topics) <= TURN_ITEMS and self._join(asked, asked.audiences)
-        if confirmed and all(map(self._relay.is_plain, topics)):  # the usual case: nothing is sent first
-            self._enter(connection, asked.audiences)
-            self._acknowledge(connection, asked)
+        audiences = [*map(hub.of_topic, topics), *personal]
+        if len(topics) <= TURN_ITEMS and all(map(self._relay.is_plain, topics)) and self._relay.join(audiences, None):
+            # The usual case: Redis has confirmed all, and nothing is sent first.
+            self._enter(connection, audiences)
+            self._outbox.reply(connection, replies.subscribed(topics, effect.request_id, self._outbox.time(), {}))
             return
+        asked = _Subscribe(topics, audiences, effect.request_id, places)
+        confirmed = len(topics) <= TURN_ITEMS and self._join(asked, asked.audiences)
         for topic in topics:
             self._hub.join(connection, hub.joining(topic))
         steps = self._let_in(connection, asked)
@@ -398,7 +400,8 @@ class Memberships:
     def _touch(self, connection: Connection, audiences: Iterable[str]) -> None:
         """Have Redis told of the client on these topics: as it is then, so the rest may wait for the next turns."""
         topics = [topic for topic in map(hub.topic_of, audiences) if topic is not None]
-        each_in_turns(topics, partial(self._touch_topic, connection.client_id))
+        if topics:
+            each_in_turns(topics, partial(self._touch_topic, connection.client_id))
         self._registry.touch_client(connection.client_id)
 
     def _touch_topic(self, client_id: str, topic: str) -> None:
