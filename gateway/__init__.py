@@ -27,8 +27,8 @@ auth/        whose word a node takes: keys, tokens, what is revoked, what the ba
 client/      the Python client
 cluster/     all that lives in Redis, and nothing else
 backend      the HTTP back end: asked with a deadline, left alone while it is ill
-core/        the pure part: the wire, the rules, the fan-out. No loop, no Redis, no clock
 metrics, settings, logs
+core/        the pure part: the wire, the rules, the fan-out. No loop, no Redis, no clock
 
 Each package's own floors stand in pyproject.toml, and `make lint` holds them.
 """

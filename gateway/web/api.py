@@ -62,4 +62,4 @@ async def openapi(_request: Request) -> Response:
     return json(document())
 
 
-ROUTES: Final = [Route("/api/openapi.json", openapi), *(route for part in _RESOURCES for route in part.ROUTES)]
+ROUTES: Final = [*(route for part in _RESOURCES for route in part.ROUTES), Route("/api/openapi.json", openapi)]
