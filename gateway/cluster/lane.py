@@ -10,7 +10,7 @@ import asyncio
 import itertools
 import random
 from collections import deque
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -102,18 +102,21 @@ class Lanes:
             if slot not in calls:
                 own = [command for command, command_slot in zip(commands, slots, strict=True) if command_slot == slot]
                 calls[slot] = _Call(slot, own, loop.create_future())
+        # Each batch has its own deadline; this one also limits the wait in the queue.
+        deadline = loop.call_later(2 * self._timeout, _expire, calls.values())
         try:
-            # Each batch has its own deadline; this one also limits the wait in the queue.
-            async with asyncio.timeout(2 * self._timeout):
-                await self._servers.learn()
-                for call in calls.values():
-                    self._enqueue(call)
-                if len(calls) > 1:
-                    await asyncio.wait([call.done for call in calls.values()])
-                answers = {slot: iter(await call.done) for slot, call in calls.items()}
+            if shards.sharded:
+                async with asyncio.timeout(2 * self._timeout):
+                    await self._servers.learn()
+            for call in calls.values():
+                self._enqueue(call)
+            if len(calls) > 1:
+                await asyncio.wait([call.done for call in calls.values()])
+            answers = {slot: iter(await call.done) for slot, call in calls.items()}
         except TimeoutError:
-            raise Unavailable("Redis did not take the message in time") from None
+            raise Unavailable("no server of the Redis Cluster answered in time") from None
         finally:
+            deadline.cancel()
             for call in calls.values():  # calls that are still queued need not be sent
                 if not call.done.cancel() and not call.done.cancelled():
                     call.done.exception()  # mark as retrieved: only the first error is raised
@@ -316,6 +319,11 @@ def _size(call: _Call) -> tuple[int, int]:
     """Number of commands of `call`, and their size in bytes."""
     size = sum(len(part) for command in call.commands for part in command if isinstance(part, bytes))
     return len(call.commands), size
+
+
+def _expire(calls: Iterable[_Call]) -> None:
+    for call in calls:
+        _fail(call, Unavailable("Redis did not take the message in time"))
 
 
 def _fail(call: _Call, error: Unavailable) -> None:

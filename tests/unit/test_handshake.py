@@ -18,7 +18,7 @@ from websockets.http11 import Request
 from websockets.server import ServerProtocol
 
 from gateway.transport import handshake
-from gateway.transport.handshake import Handshake, SharedDeflate, subprotocols, accept_usual
+from gateway.transport.handshake import Handshake, SharedDeflate, accept_usual, subprotocols
 
 OURS = "server_no_context_takeover; client_no_context_takeover"
 
