@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
@@ -37,7 +38,7 @@ from gateway.relay import SAID, Relay
 from gateway.settings import Settings
 from gateway.transport.connection import Connection, Facts, Stage
 from gateway.transport.eventstream import EventStreams
-from gateway.turns import each_in_turns
+from gateway.turns import TURN_ITEMS, each_in_turns
 
 USER_AGENT_CHARACTERS: Final = 256
 WARNING_SECONDS: Final = 30.0  # before its token's end a client is told
@@ -146,16 +147,16 @@ class Clients:
                 connection.close(Close.NO_PONG, "no pong")
         elif connection.is_silent(self._settings.ping_seconds, now):
             connection.ping()
-        taken = self._watch_tokens(connection, seconds)
+        ended = self._watch_tokens(connection, seconds)
         if connection.is_late(now):
             self._metrics.limited.labels("message_seconds").inc()
             connection.close(Close.BAD_USE, "message not complete in time")
-        return taken
+        return ended
 
     def _watch_tokens(self, connection: Connection, now: float) -> int:
-        """Tell whose token ends soon, close whose has ended; take the topics of tokens for topics that have ended.
+        """Tell whose token ends soon, close whose has ended; the same of tokens for topics. `now`: s since 1970.
 
-        `now`: seconds since 1970. Returns how many topics were taken.
+        Returns for how many topics a token has ended; at `TURN_ITEMS` there may be more.
         """
         client, expires = connection.session, connection.session.identity.expires
         if expires is not None and expires <= now:
@@ -166,7 +167,9 @@ class Clients:
             if ends - WARNING_SECONDS <= now:
                 client.warned = True
                 self._outbox.send(connection, replies.token_expiring(int(ends * 1000), self._outbox.time()))
-        return self._unsubscribe(connection, client.expire_grants(now), "subscription token expired")
+        ended, topics = client.expire_grants(now, TURN_ITEMS)
+        self._unsubscribe(connection, topics, "subscription token expired")
+        return ended
 
     def enforce(self, revoked: IsRevoked) -> None:
         """Close whose token is revoked, and take what was heard by a revoked subscription token."""
@@ -178,8 +181,9 @@ class Clients:
             self._log.info("token revoked", client=connection.client_id)
             connection.close(Close.BAD_TOKEN, "token revoked")
             return 0
-        gone = connection.session.revoke_grants(revoked)
-        return self._unsubscribe(connection, gone, "subscription token revoked")
+        ended, topics = connection.session.revoke_grants(revoked, TURN_ITEMS)
+        self._unsubscribe(connection, topics, "subscription token revoked")
+        return ended
 
     # ---- what a client says
 
@@ -303,16 +307,21 @@ class Clients:
 
     def obey(self, order: Disconnect | Unsubscribe) -> None:
         """Carry out an order on those of its clients that it is about."""
-        each_in_turns(self._selected(order.clients), partial(self._obey, order))
+        parts: list[list[str]] = [[]]
+        if isinstance(order, Unsubscribe):
+            parts = [order.topics[at : at + TURN_ITEMS] for at in range(0, len(order.topics), TURN_ITEMS)]
+        each_in_turns(itertools.product(self._selected(order.clients), parts), partial(self._obey, order))
 
-    def _obey(self, order: Disconnect | Unsubscribe, connection: Connection) -> int:
+    def _obey(self, order: Disconnect | Unsubscribe, about: tuple[Connection, list[str]]) -> int:
+        connection, topics = about
         if connection.stage is not Stage.OPEN:
             return 0
         self._log.info("order", op=type(order).__name__.lower(), client=connection.client_id, reason=order.reason)
         if isinstance(order, Disconnect):
             connection.close(Close.DISCONNECTED, order.reason)
             return 0
-        return self._unsubscribe(connection, order.topics, order.reason)
+        self._unsubscribe(connection, topics, order.reason)
+        return len(topics) - 1
 
     def _selected(self, selector: ClientSelector) -> list[Connection]:
         if selector.client is not None:
@@ -331,17 +340,15 @@ class Clients:
         else:
             then()
 
-    def _unsubscribe(self, connection: Connection, topics: Collection[str], reason: str) -> int:
-        """Take these topics and tell the client; of how many topics something was done."""
+    def _unsubscribe(self, connection: Connection, topics: Collection[str], reason: str) -> None:
         if not topics:
-            return 0
+            return
         heard = [topic for topic in topics if connection.audiences.has_topic(topic)]
         if heard:
             self._memberships.unsubscribe(connection, heard)
             self._outbox.send(
                 connection, replies.system("unsubscribed", {"topics": heard, "reason": reason}, self._outbox.time())
             )
-        return len(topics)
 
     # ---- messages that are lost, and presence
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from typing import Final, TypeVar
@@ -24,18 +25,21 @@ async def in_turns(items: Sequence[T]) -> AsyncIterator[Sequence[T]]:
 def each_in_turns(items: Iterable[T], act: Act[T]) -> None:
     """Call `act` with each of `items` in order: with the first `TURN_ITEMS` at once, with the rest in the next turns.
 
-    A turn ends earlier where `act` returns that it did something of further items. What is begun earlier stays ahead
-    of what is begun later.
+    A turn ends earlier where `act` returns that it did something of further items. Where these are `TURN_ITEMS` or
+    more, `act` is called again with the same item in the next turn. What is begun earlier stays ahead of what is begun
+    later.
     """
     _act_on_some(iter(items), act)
 
 
-def _act_on_some(items: Iterator[T], act: Act[T]) -> None:
+def _act_on_some(items: Iterator[T], act: Act[T], again: Sequence[T] = ()) -> None:
     done = 0
-    for item in items:
-        done += 1 + (act(item) or 0)
+    for item in itertools.chain(again, items):
+        further = act(item) or 0
+        done += 1 + further
         if done >= TURN_ITEMS:
-            asyncio.get_running_loop().call_soon(_act_on_some, items, act)
+            again = [item] if further >= TURN_ITEMS else []
+            asyncio.get_running_loop().call_soon(_act_on_some, items, act, again)
             return
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final, TypeAlias
 
 from gateway.core import messages, replies, targets, topics
@@ -89,27 +90,24 @@ class Session:
         except _MoreNeeded as needed:
             return needed.effect
 
-    def expire_grants(self, now: float) -> list[str]:
-        """Drop the grants that have expired at `now` (seconds since 1970).
+    def expire_grants(self, now: float, most: int) -> tuple[int, list[str]]:
+        """Drop at most `most` of the grants that have expired at `now` (seconds since 1970).
 
-        Returns the topics that the client may no longer receive.
+        Returns how many were dropped, and the topics that the client may no longer receive.
         """
-        return self._drop_grants(lambda grant: grant.expires <= now)
+        return self._drop_grants(lambda grant: grant.expires <= now, most)
 
-    def revoke_grants(self, revoked: IsRevoked) -> list[str]:
-        """Drop the grants whose tokens are `revoked`. Returns the topics that the client may no longer receive."""
-        return self._drop_grants(lambda grant: revoked(grant.token_id, grant.user, grant.issued))
+    def revoke_grants(self, revoked: IsRevoked, most: int) -> tuple[int, list[str]]:
+        """Drop at most `most` of the grants whose tokens are `revoked`. Returns the same as `expire_grants`."""
+        return self._drop_grants(lambda grant: revoked(grant.token_id, grant.user, grant.issued), most)
 
-    def _drop_grants(self, is_invalid: Callable[[Grant], bool]) -> list[str]:
+    def _drop_grants(self, is_invalid: Callable[[Grant], bool], most: int) -> tuple[int, list[str]]:
         if not self._grants:  # The node calls this every second for each client, and few clients have grants.
-            return []
-        dropped = [topic for topic, grant in self._grants.items() if is_invalid(grant)]
+            return 0, []
+        dropped = list(islice((topic for topic, grant in self._grants.items() if is_invalid(grant)), most))
         self._forget(dropped)
-        return [
-            topic
-            for topic in dropped
-            if self._decide("subscribe", topic, self.identity, (), NO_FINDINGS) is not Verdict.ALLOWED
-        ]
+        verdicts = ((topic, self._decide("subscribe", topic, self.identity, (), NO_FINDINGS)) for topic in dropped)
+        return len(dropped), [topic for topic, verdict in verdicts if verdict is not Verdict.ALLOWED]
 
     def _forget(self, names: Iterable[str]) -> None:
         if self._grants is not None:

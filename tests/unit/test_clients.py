@@ -10,7 +10,8 @@ import pytest
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
-from gateway.core.identity import Identity
+from gateway.core.hub import topics_of
+from gateway.core.identity import Grant, Identity
 from gateway.core.orders import ClientSelector, Disconnect, Unsubscribe
 from gateway.core.permits import JUDGE_TOPICS
 from gateway.core.session import Rules, Session
@@ -87,6 +88,21 @@ async def test_clients_that_lose_many_topics_are_fewer_a_turn() -> None:
     assert await turns_until_all(lambda client: not client.audiences.topics, clients) == [2, 4, 6, 8, 10]
 
 
+async def test_a_client_loses_very_many_topics_in_turns_and_is_told_of_each_part() -> None:
+    house = House(broken(is_plain=lambda _: True, has_history=lambda _: False, has_presence=lambda _: False), refuse)
+    await all_answers(house, 1)
+    topics = [f"t{at}" for at in range(3 * TURN_ITEMS - 10)]
+    for topic in topics:
+        house.clients._hub.join(cast(Any, house.connection), f"topic:{topic}")
+    house.clients.obey(Unsubscribe(ClientSelector(house.connection.client_id, None), topics, "enough"))
+    for left in (topics[TURN_ITEMS:], topics[2 * TURN_ITEMS :], []):
+        assert topics_of(house.connection.audiences) == set(left)
+        await asyncio.sleep(0)
+    told = await house.answers()
+    assert [topic for message in told for topic in message["data"]["topics"]] == topics
+    assert [len(message["data"]["topics"]) for message in told] == [TURN_ITEMS, TURN_ITEMS, TURN_ITEMS - 10]
+
+
 MANY = 2 * JUDGE_TOPICS + 10
 RULES = """
 [[topic]]
@@ -104,6 +120,29 @@ def house_of_an_administrator() -> House:
     house.clients.limits.allows = lambda *_: True  # type: ignore[method-assign]
     house.clients.limits.charge = lambda *_: True  # type: ignore[method-assign]
     return house
+
+
+@pytest.mark.parametrize("how", ["expired", "revoked"])
+async def test_topics_of_void_subscription_tokens_are_taken_in_turns(how: str) -> None:
+    house = house_of_an_administrator()
+    session = house.connection.session
+    session.identity = Identity("ann", "user")
+    void, good = Grant(("*",), None, 0.0, "void"), Grant(("*",), None, 9e9, "good")
+    grants = {f"theirs:{at}": void if at % 2 else good for at in range(4 * TURN_ITEMS)}
+    session._grants = dict(grants)
+    for topic in grants:
+        house.clients._hub.join(cast(Any, house.connection), f"topic:{topic}")
+    if how == "expired":
+        house.clients.sweep(asyncio.get_running_loop().time())
+    else:
+        house.clients.enforce(lambda token_id, _user, _issued: token_id == "void")
+    left = []
+    for _ in range(4):
+        left.append(house.connection.audiences.topics)
+        await asyncio.sleep(0)
+    assert left == [3 * TURN_ITEMS, 2 * TURN_ITEMS, 2 * TURN_ITEMS, 2 * TURN_ITEMS]
+    assert session._grants == {topic: grant for topic, grant in grants.items() if grant is good}
+    assert topics_of(house.connection.audiences) == session._grants.keys()
 
 
 async def all_answers(house: House, number: int) -> list[tuple[str, Any]]:

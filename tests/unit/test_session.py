@@ -533,11 +533,18 @@ def test_a_users_token_needs_that_user_which_the_frame_may_prove() -> None:
 def test_what_was_heard_by_a_token_ends_with_it() -> None:
     client = strict(ANN)
     handle(client, with_tokens("told:1", "told:*"))
-    assert client.expire_grants(2e9 - 1) == []
-    assert client.expire_grants(2e9) == ["told:1"]
-    assert client.expire_grants(3e9) == []
+    assert client.expire_grants(2e9 - 1, 10) == (0, [])
+    assert client.expire_grants(2e9, 10) == (1, ["told:1"])
+    assert client.expire_grants(3e9, 10) == (0, [])
     handle(client, with_tokens("told:1", "told:*"))
-    assert client.revoke_grants(lambda token_id, _user, _issued: token_id == "told:*") == ["told:1"]
+    assert client.revoke_grants(lambda token_id, _user, _issued: token_id == "told:*", 10) == (1, ["told:1"])
+
+
+def test_tokens_of_many_topics_end_some_at_a_time() -> None:
+    client, names = strict(ANN), [f"told:{at}" for at in range(5)]
+    handle(client, messages.Subscribe(tuple(names), "r", None, {}, ("told:*",)))
+    parts = [client.expire_grants(2e9, 2) for _ in range(4)]
+    assert parts == [(2, names[:2]), (2, names[2:4]), (1, names[4:]), (0, [])]
 
 
 # ---- another user on the same socket

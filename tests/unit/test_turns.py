@@ -39,6 +39,25 @@ async def test_an_item_counts_for_all_that_was_done_with_it() -> None:
 
 
 @in_virtual_time
+async def test_an_item_that_takes_a_whole_turn_comes_again_until_it_is_done() -> None:
+    left = {"a": 3 * TURN_ITEMS, "b": TURN_ITEMS - 1, "c": 0}
+    done: list[str] = []
+
+    def act(item: str) -> int:
+        done.append(item)
+        part = min(left[item], TURN_ITEMS)
+        left[item] -= part
+        return part
+
+    each_in_turns(left, act)
+    turns = []
+    for _ in range(6):
+        turns.append("".join(done))
+        await asyncio.sleep(0)
+    assert turns == ["a", "aa", "aaa", "aaaab", "aaaabc", "aaaabc"]
+
+
+@in_virtual_time
 async def test_parts_come_in_order_each_in_a_turn_of_its_own() -> None:
     items = list(range(2 * TURN_ITEMS + 1))
     turns = [0]
