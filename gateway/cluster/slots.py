@@ -116,6 +116,7 @@ class Slots:
                     if not connection.answer.done():
                         connection.answer.set_result(self._take_here(connection.names))
                 await asyncio.sleep(RETRY_SECONDS)
+                self._wake.set()  # also where nobody came or went meanwhile
 
     async def leave(self) -> None:
         """Delete this node's counts.
