@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any, Self, cast
 
 import pytest
-from redis.exceptions import ResponseError
+from redis.exceptions import AskError, MovedError, ResponseError
 
 from gateway.cluster import lane
-from gateway.cluster.answers import Unconfirmed
+from gateway.cluster.answers import Unavailable, Unconfirmed
 from gateway.cluster.lane import Durability, Lanes
 from gateway.cluster.shards import Shards
 from gateway.metrics import Metrics
+from tests.unit.virtual_time import in_virtual_time, later, quiet
 
 
 class Redis:
@@ -93,3 +96,289 @@ async def test_what_is_not_confirmed_says_what_is_missing(durability: Durability
     with pytest.raises(Unconfirmed) as raised:
         await publish(Redis(confirms), durability)
     assert str(raised.value) == says
+
+
+# ---- the queue
+
+
+class Cluster:
+    """Servers, each with an answer for each command; a slot is the number in the command."""
+
+    def __init__(self) -> None:
+        self.shards = self
+        self.servers: tuple[str, ...] = ("a", "b")
+        self.owners: dict[int, str] = {}
+        self.batches: list[tuple[str, list[tuple[Any, ...]]]] = []
+        self.answers: dict[tuple[str, bytes], Any] = {}  # by server and last part of the command
+        self.open = asyncio.Event()
+        self.open.set()
+        self.fails: Exception | None = None
+        self.role_due = False
+        self.replica = False
+        self.left: list[str] = []
+        self.stale = 0
+        self.moved: list[tuple[int, str]] = []
+
+    def slot(self, command: tuple[Any, ...]) -> int:
+        return int(command[1])
+
+    def move(self, slot: int, server: str) -> None:
+        self.moved.append((slot, server))
+        self.owners[slot] = server
+
+    async def learn(self) -> None:
+        """The map is known."""
+
+    def mark_stale(self) -> None:
+        self.stale += 1
+
+    def owner(self, slot: int) -> str:
+        return self.owners.get(slot, "a")
+
+    def role_is_due(self) -> bool:
+        return self.role_due
+
+    def is_replica(self, _answer: Any) -> bool:
+        return self.replica
+
+    async def leave(self, server: str, _client: Any, _reason: str) -> None:
+        self.left.append(server)
+
+    async def judge(self, _server: str, _client: Any, answers: Any) -> None:
+        list(answers)
+
+    def at(self, server: str) -> str:
+        return server
+
+    async def exchange(self, server: str, commands: list[tuple[Any, ...]]) -> list[Any]:
+        self.batches.append((server, commands))
+        await self.open.wait()
+        if self.fails is not None:
+            raise self.fails
+        answers: list[Any] = []
+        since = 0
+        for at, command in enumerate(commands):
+            if command[0] == "MULTI":
+                since = at
+                answers.append(b"OK")
+            elif command[0] == "EXEC":
+                done = [self._answer(server, one) for one in commands[since + 1 : at]]
+                aborted = next((one for one in done if isinstance(one, MovedError | AskError)), None)
+                if aborted is not None:
+                    answers[since + 1 :] = done
+                answers.append(ResponseError("EXECABORT") if aborted is not None else done)
+            else:
+                answers.append(self._answer(server, command))
+        return answers
+
+    def _answer(self, server: str, command: tuple[Any, ...]) -> Any:
+        return self.answers.get((server, command[-1]), command[-1])
+
+
+@asynccontextmanager
+async def lanes_of(cluster: Cluster) -> AsyncIterator[Lanes]:
+    lanes = Lanes(cast(Any, cluster), 2.0, Metrics(), Durability())
+    tasks: set[asyncio.Task[None]] = set()
+    lanes.start(lambda work: tasks.add(asyncio.get_running_loop().create_task(work)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lane, "exchange", cluster.exchange)
+        try:
+            yield lanes
+        finally:
+            for task in tasks:
+                task.cancel()
+
+
+def say(slot: int, text: bytes) -> tuple[Any, ...]:
+    return "PUBLISH", slot, text
+
+
+async def behind(cluster: Cluster, lanes: Lanes, *sends: list[tuple[Any, ...]]) -> list[asyncio.Task[list[Any]]]:
+    """Queue calls behind a batch that is under way, and let that end."""
+    cluster.open.clear()
+    first = asyncio.create_task(lanes.send([say(0, b"first")]))
+    await quiet()
+    waiting = [asyncio.create_task(lanes.send(commands)) for commands in sends]
+    await quiet()
+    assert len(cluster.batches) == 1, "one batch at a time"
+    cluster.open.set()
+    await first
+    return waiting
+
+
+@in_virtual_time
+async def test_what_waits_goes_in_one_batch_a_transaction_for_each_slot_in_order() -> None:
+    cluster = Cluster()
+    async with lanes_of(cluster) as lanes:
+        waiting = await behind(
+            cluster, lanes, [say(1, b"x")], [say(2, b"y"), say(1, b"z")], [say(3, b"1")]
+        )  # fmt: skip
+        assert [await one for one in waiting] == [[b"x"], [b"y", b"z"], [b"1"]]
+        assert cluster.batches[1:] == [
+            ("a", [("MULTI",), say(1, b"x"), say(1, b"z"), ("EXEC",), say(2, b"y"), say(3, b"1")]),
+        ]  # fmt: skip
+
+
+@in_virtual_time
+async def test_a_batch_has_at_most_512_commands_unless_one_call_has_more() -> None:
+    cluster = Cluster()
+    async with lanes_of(cluster) as lanes:
+        waiting = await behind(
+            cluster, lanes, [say(0, b"x")] * 600, [say(0, b"y")] * 512, [say(0, b"z")], [say(0, b"w")] * 511
+        )
+        assert [len(await one) for one in waiting] == [600, 512, 1, 511]
+        assert [len(commands) - 2 for _, commands in cluster.batches[1:]] == [600, 512, 512]
+
+
+@in_virtual_time
+async def test_calls_of_callers_that_gave_up_are_not_sent() -> None:
+    cluster = Cluster()
+    async with lanes_of(cluster) as lanes:
+        cluster.open.clear()
+        first = asyncio.create_task(lanes.send([say(0, b"first")]))
+        await quiet()
+        gone = asyncio.create_task(lanes.send([say(0, b"gone")]))
+        await quiet()
+        gone.cancel()
+        await quiet()
+        cluster.open.set()
+        await first
+        await lanes.send([say(0, b"last")])
+        assert [commands for _, commands in cluster.batches] == [[say(0, b"first")], [say(0, b"last")]]
+
+
+@in_virtual_time
+@pytest.mark.parametrize("most", ["QUEUE_COMMANDS", "QUEUE_BYTES"])
+async def test_a_full_queue_refuses_and_has_room_again_when_calls_are_done(most: str) -> None:
+    cluster = Cluster()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lane, most, {"QUEUE_COMMANDS": 3, "QUEUE_BYTES": 15}[most])
+        async with lanes_of(cluster) as lanes:
+            for _ in range(3):
+                waiting = await behind(cluster, lanes, [say(0, b"12345")] * 2, [say(0, b"refused")])
+                assert await waiting[0] == [b"12345"] * 2
+                with pytest.raises(Unavailable, match="too many publishes"):
+                    await waiting[1]
+                cluster.batches.clear()
+
+
+@in_virtual_time
+async def test_one_callers_refused_command_is_not_the_others_failure() -> None:
+    cluster = Cluster()
+    cluster.answers["a", b"bad"] = ResponseError("WRONGTYPE no")
+    async with lanes_of(cluster) as lanes:
+        good, bad, late = await behind(
+            cluster, lanes, [say(0, b"1"), say(0, b"2")], [say(0, b"3"), say(0, b"bad")], [say(0, b"4"), say(0, b"5")]
+        )
+        assert (await good, await late) == ([b"1", b"2"], [b"4", b"5"])
+        with pytest.raises(Unavailable):
+            await bad
+        assert cluster.stale == 0
+
+
+@in_virtual_time
+async def test_a_lost_connection_fails_the_batch_and_only_it() -> None:
+    cluster = Cluster()
+    async with lanes_of(cluster) as lanes:
+        cluster.fails = ConnectionResetError("reset")
+        both = await asyncio.gather(
+            lanes.send([say(0, b"x")]), lanes.send([say(1, b"y")]), return_exceptions=True
+        )  # fmt: skip
+        assert all(isinstance(one, Unavailable) for one in both)
+        assert cluster.stale
+        cluster.fails = None
+        assert await lanes.send([say(0, b"z")]) == [b"z"]
+
+
+@in_virtual_time
+async def test_redis_that_does_not_answer_in_time_fails_the_call_at_its_deadline() -> None:
+    cluster = Cluster()
+    async with lanes_of(cluster) as lanes:
+        cluster.open.clear()
+        for _ in range(2):
+            started = asyncio.get_running_loop().time()
+            with pytest.raises(Unavailable):
+                await lanes.send([say(0, b"x")])
+            assert asyncio.get_running_loop().time() == pytest.approx(started + 2.0)
+        frozen = asyncio.create_task(lanes.send([say(0, b"x")]))
+        await later(0.5)
+        started = asyncio.get_running_loop().time()
+        cluster.owners[1] = "b"
+        cluster.open.set()
+        assert await lanes.send([say(1, b"y")]) == [b"y"]
+        assert await frozen == [b"x"]
+        assert asyncio.get_running_loop().time() < started + 0.1
+
+
+@in_virtual_time
+async def test_a_call_of_two_servers_waits_for_both_and_answers_in_order() -> None:
+    cluster = Cluster()
+    cluster.owners[1] = "b"
+    async with lanes_of(cluster) as lanes:
+        assert await lanes.send([say(0, b"x"), say(1, b"y"), say(0, b"z")]) == [b"x", b"y", b"z"]
+        assert sorted(server for server, _ in cluster.batches) == ["a", "b"]
+
+
+@in_virtual_time
+@pytest.mark.parametrize("size", [1, 2])
+async def test_commands_of_a_slot_that_moved_go_to_its_new_server_in_order_before_later_ones(size: int) -> None:
+    cluster = Cluster()
+    cluster.answers["a", b"x"] = MovedError("1 b:1")
+    async with lanes_of(cluster) as lanes:
+        waiting = await behind(cluster, lanes, [say(1, b"x")] * size, [say(2, b"other")])
+        await quiet()
+        late = asyncio.create_task(lanes.send([say(1, b"late")]))  # not past those that wait
+        assert await waiting[1] == [b"other"]
+        assert await waiting[0] == [b"x"] * size
+        assert await late == [b"late"]
+        assert cluster.moved == [(1, "b:1")]
+        sent = [command for server, commands in cluster.batches if server == "b:1" for command in commands]
+        assert [command for command in sent if command[0] == "PUBLISH"] == [say(1, b"x")] * size + [say(1, b"late")]
+
+
+@in_virtual_time
+async def test_a_slot_on_its_way_is_asked_for_again_where_it_was() -> None:
+    cluster = Cluster()
+    cluster.answers["a", b"x"] = AskError("1 b:1")
+    async with lanes_of(cluster) as lanes:
+        call = asyncio.create_task(lanes.send([say(1, b"x")]))
+        await quiet()
+        assert not call.done() and cluster.moved == []
+        del cluster.answers["a", b"x"]
+        await later(lane.MOVE_SECONDS)
+        assert await call == [b"x"]
+        assert [server for server, _ in cluster.batches] == ["a", "a"]
+
+
+@in_virtual_time
+async def test_a_server_that_became_a_replica_is_left_and_what_it_answered_is_not_believed() -> None:
+    cluster = Cluster()
+    cluster.role_due = True
+    async with lanes_of(cluster) as lanes:
+        assert await lanes.send([say(0, b"x")]) == [b"x"]
+        assert cluster.batches[0][1][-1] == ("ROLE",)
+        cluster.replica = True
+        with pytest.raises(Unavailable, match="READONLY"):
+            await lanes.send([say(0, b"y")])
+        assert cluster.left == ["a"]
+        cluster.role_due = False
+        assert await lanes.send([say(0, b"z")]) == [b"z"]
+
+
+@in_virtual_time
+async def test_the_lane_of_a_server_without_slots_ends_when_its_queue_is_sent() -> None:
+    cluster = Cluster()
+    lanes = Lanes(cast(Any, cluster), 2.0, Metrics(), Durability())
+    tasks: list[asyncio.Task[None]] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lane, "exchange", cluster.exchange)
+        queued = asyncio.create_task(lanes.send([say(0, b"early")]))
+        await quiet()
+        assert cluster.batches == [], "lanes stand still until they are started"
+        lanes.start(lambda work: tasks.append(asyncio.get_running_loop().create_task(work)))
+        assert await queued == [b"early"]
+        cluster.servers, cluster.owners = ("b",), {0: "b"}
+        assert await lanes.send([say(0, b"x")]) == [b"x"]
+        await quiet()
+        assert [task.done() for task in tasks] == [True, False]
+        tasks[1].cancel()
