@@ -136,7 +136,7 @@ def _statement_replaced(node: ast.stmt) -> str | None:
             return "pass"
         case ast.Assign(targets=[ast.Attribute() | ast.Subscript()]):
             return "pass"
-        case ast.Return(value=ast.expr() as value) if not (isinstance(value, ast.Constant) and value.value is None):
+        case ast.Return(value=ast.expr() as value) if not (isinstance(value, ast.Constant) and not value.value):
             return "return None"
         case ast.Break():
             return "continue"

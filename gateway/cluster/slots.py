@@ -116,7 +116,7 @@ class Slots:
                     if not connection.answer.done():
                         connection.answer.set_result(self._take_here(connection.names))
                 await asyncio.sleep(RETRY_SECONDS)
-                self._wake.set()  # also where nobody came or went meanwhile
+                self._wake.set()  # retry also if no connection came or went
 
     async def leave(self) -> None:
         """Delete this node's counts.

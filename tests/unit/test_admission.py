@@ -65,7 +65,7 @@ class At:
         self.limit: str | None = None
         self.tasks: list[asyncio.Task[None]] = []
         self.refusal_times: list[tuple[int, float]] = []
-        flow = SimpleNamespace(refuses=self._refuses, is_crammed=lambda count: count > 10)
+        flow = SimpleNamespace(refuses=self._refuses, is_exhausted=lambda count: count > 10)
         sources = SimpleNamespace(of=lambda ip: f"net of {ip}")
         outbox = SimpleNamespace(fail=self.failed.append)
         self.admission = Admission(
@@ -166,7 +166,7 @@ async def test_a_full_node_says_so_and_counts_it_once() -> None:
     assert at.refusal_times == [(5, 0.0), (6, 0.0)]
     assert at.limited("connects") == 1
     assert at.metrics.refusals.labels("503").value == 1
-    assert [at.admission.is_crammed(count) for count in (10, 11)] == [False, True]
+    assert [at.admission.is_exhausted(count) for count in (10, 11)] == [False, True]
     assert at.limited("connections") == 1
     at.admission.cut_off(cast(Any, "head_seconds"))
     assert at.limited("head_seconds") == 1

@@ -56,6 +56,7 @@ def test_python_is_changed_in_one_place(code: str, mutated: list[str]) -> None:
     "class A:\n    def __init__(self):\n        self.a = a",
     "x = 'a' + b",
     "def f():\n    return None",
+    "def f():\n    return ''",
 ])  # fmt: skip
 def test_what_no_test_should_notice_is_left_alone(code: str) -> None:
     assert texts(code) == []

@@ -298,7 +298,7 @@ async def test_a_newcomer_that_goes_in_the_turn_of_its_answer_gives_its_slot_bac
     redis.away = True
     async with running(redis) as slots:
         gone = asyncio.create_task(slots.take("ann", None))
-        while not slots._alone:  # the turn in which it is let in
+        while not slots._redis_away:  # noqa: ASYNC110  the turn in which it is let in
             await asyncio.sleep(0)
         gone.cancel()
         await asyncio.gather(gone, return_exceptions=True)

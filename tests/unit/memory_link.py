@@ -1,0 +1,82 @@
+"""A `Link` to a Redis in memory, which runs the real Lua steps: for units that are mostly what they ask of Redis."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+from redis.exceptions import ResponseError
+
+from gateway.cluster.answers import Command, Refused, Unavailable, failure
+from gateway.cluster.link import Link
+from gateway.cluster.rows import Rows
+from gateway.cluster.shards import Shards
+from gateway.metrics import Metrics
+from tests.simulation.network import Network
+from tests.simulation.redis_data import RedisError
+from tests.simulation.redis_server import RedisServer
+
+
+class MemoryLink:
+    """Its time, in ms, stands still until the test moves it."""
+
+    def __init__(self) -> None:
+        self.metrics = Metrics()
+        self.rows = Rows(self.metrics)
+        self.sharded = False
+        self.shards = Shards(sharded=False)
+        self.now_ms = 1_700_000_000_000
+        self.redis = RedisServer(cast(Network, None), [], lambda: 1000 * self.now_ms)
+        self.redis.published = lambda channel, payload: self.published.append((channel.decode(), payload))
+        self.published: list[tuple[str, bytes]] = []
+        self.away = False
+        self.trips: list[list[str]] = []  # names of the commands of each round trip
+        self._scripts = Link("redis://127.0.0.1:1", timeout_seconds=1, name="test", metrics=self.metrics)
+
+    @property
+    def link(self) -> Link:
+        """Itself, to the code."""
+        return cast(Link, self)
+
+    def script(self, name: str) -> Any:
+        """The real step, loaded."""
+        step = self._scripts.script(name)
+        self.redis.scripts[step.digest.encode()] = step.source.encode()
+        return step
+
+    async def ask(self, *command: Any) -> Any:
+        """As `Link.ask`."""
+        return (await self.ask_all([command]))[0]
+
+    async def ask_at(self, _server: str, *command: Any) -> Any:
+        """There is one server."""
+        answer = await self.ask(*command)
+        return [int(answer[0]), answer[1]] if command[0] == "SCAN" else answer  # as redis-py does
+
+    async def ask_all(self, commands: Sequence[Command]) -> list[Any]:
+        """As `Link.ask_all`."""
+        answers = await self.ask_each(commands)
+        for answer in answers:
+            if isinstance(answer, Refused):
+                raise answer
+        return answers
+
+    async def ask_each(self, commands: Sequence[Command]) -> list[Any]:
+        """As `Link.ask_each`."""
+        self.trips.append([str(command[0]) for command in commands])
+        if self.away:
+            raise Unavailable("away")
+        return [self.run(*command) for command in commands]
+
+    async def learn(self) -> None:
+        """There is nothing to learn."""
+
+    def run(self, *command: Any) -> Any:
+        """The answer to one command, at once."""
+        parts = [part if isinstance(part, bytes) else str(part).encode() for part in command]
+        answer = self.redis.run(parts)
+        return failure(ResponseError(str(answer))) if isinstance(answer, RedisError) else answer
+
+    def ttl_ms(self, key: str) -> int:
+        """PTTL."""
+        return int(self.run("PTTL", key))
