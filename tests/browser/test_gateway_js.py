@@ -163,7 +163,7 @@ async def is_on(page: Page, node: Node) -> None:
 
 def is_back(node: Node, front: Balancer) -> None:
     """Wait until `node` is ready, and HAProxy knows."""
-    until(node.ready, 30, f"{node.name} is ready")
+    until(node.ready, 60, f"{node.name} is ready")
     until(lambda: front.up(node), 30, f"HAProxy has found {node.name} up")
 
 

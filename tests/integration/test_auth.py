@@ -326,7 +326,7 @@ async def test_revocations_outlive_nodes_and_a_lost_redis_and_reach_who_was_cut_
     await eventually(lambda: redis.cli("ZCARD", "gw:{ws:revoked}") == 1, 20)
     assert 0 < redis.cli("TTL", "gw:{ws:revoked}") <= 620
     nodes[0].restart()
-    until(nodes[0].ready, 30, "the node is back")
+    until(nodes[0].ready, 60, "the node is back")
     client = await connect(nodes[0])
     assert (await client.ask(type="AUTH", authToken=text))["reason"] == "token_invalid"
     nodes.grow(1)

@@ -198,13 +198,13 @@ async def test_nodes_leave_a_master_that_became_a_replica_and_lose_no_acknowledg
         redis: Any = _At(pair)
         nodes = [stack.enter_context(Node(f"n{n}", folder, redis, lease_seconds=LEASE_SECONDS, open=1)) for n in (1, 2)]
         for node in nodes:
-            await asyncio.to_thread(until, node.ready, 30, "the node is ready")
+            await asyncio.to_thread(until, node.ready, 60, "the node is ready")
         api = Api(nodes[0])
         await api.publish("plain", 0)
         assert "name=gateway-n" in pair.old.cli("CLIENT", "LIST")
         await asyncio.to_thread(pair.fail_over)
         late = stack.enter_context(Node("n3", folder, redis, lease_seconds=LEASE_SECONDS, open=1))
-        await asyncio.to_thread(until, late.ready, 30, "the new node is ready")
+        await asyncio.to_thread(until, late.ready, 60, "the new node is ready")
         hearer = await connect(late)  # it has never seen the old server
         await hearer.subscribe("plain")
         taken = []

@@ -62,7 +62,7 @@ async def serves(node: Node, connect: Connect, api: ApiOf) -> None:
 async def test_a_reader_of_the_log_that_has_gone_ends_nothing(
     piped: Piped, redis: Redis, connect: Connect, api: ApiOf
 ) -> None:
-    await eventually(piped.ready, 20)
+    await eventually(piped.ready, 60)
     client = await connect(piped)
     await client.subscribe("prices")
     piped.close_reader()
@@ -79,7 +79,7 @@ async def test_a_reader_of_the_log_that_has_gone_ends_nothing(
 async def test_a_log_that_nobody_reads_blocks_nothing_though_strangers_fill_it(
     piped: Piped, connect: Connect, api: ApiOf
 ) -> None:
-    await eventually(piped.ready, 20)
+    await eventually(piped.ready, 60)
     strangers = [await connect(piped) for _ in range(10)]
     logs = [{"level": "error", "message": "x" * 480} for _ in range(20)]
 
@@ -134,7 +134,7 @@ async def test_signals_at_the_start_and_in_a_drain_end_it_in_order(
     numbers: list[signal.Signals], event: str, folder: Path, redis: Redis
 ) -> None:
     with Node("n1", folder, redis, drain_seconds=0.2) as node:
-        await eventually(lambda: "node started" in "".join(node.process.log()), 20, "it starts")
+        await eventually(lambda: "node started" in "".join(node.process.log()), 60, "it starts")
         if event == "draining":
             node.terminate()
             await eventually(lambda: bool(node.events("draining")))

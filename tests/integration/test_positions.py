@@ -230,7 +230,7 @@ async def test_nodes_with_other_topic_rules_deliver_all_and_claim_no_recovery_ac
     plain.write_text('[[topic]]\npattern = "other"\n')
     nodes = cluster(1, topics=rules)
     with Node("n2", folder, redis, topics=plain) as old:
-        until(old.ready, 30, "n2 is ready")
+        until(old.ready, 60, "n2 is ready")
         here, there = await connect(nodes[0]), await connect(old)
         for client in (here, there):
             await client.subscribe("kept")
