@@ -1,6 +1,6 @@
-"""Room for connections: on the node, and of each user and address on all nodes.
+"""Admission of connections: limits of the node, and of each user and address over all nodes.
 
-Who comes in takes a slot of its user and of its address, and gives both back when it goes.
+A new connection is counted for its user and its address, and uncounted when it closes.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ from gateway.outbox import Outbox
 from gateway.transport import request
 from gateway.transport.connection import Connection, Stage
 
-ENDLESS: Final = 1_000_000  # connections, where file descriptors have no limit
+ENDLESS: Final = 1_000_000  # limit of connections if file descriptors are unlimited
 
-SAYS: Final[dict[inflow.Limit | slots.Limit, str]] = {
+REASONS: Final[dict[inflow.Limit | slots.Limit, str]] = {
     "connections": "this node is full; connect again",
-    "connects": "too many connect to this node at once; connect again",
+    "connects": "too many new connections to this node at once; connect again",
     "user_connections": "too many connections of this user",
     "address_connections": "too many connections of this address",
 }
 
 
-def most_connections(told: int) -> int:
-    """As many as it was `told`; if that is 0, what leaves a tenth of the file descriptors to all that is no client."""
-    if told:
-        return told
+def most_connections(configured: int) -> int:
+    """The limit of connections: `configured`, or if that is 0, nine tenths of the file descriptors."""
+    if configured:
+        return configured
     files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     return ENDLESS if files == resource.RLIM_INFINITY else files * 9 // 10
 
 
 class Admission:
-    """Keeps `seats` of one mind with the connections there are; `spawn` runs a coroutine under the node's eye."""
+    """Admits connections and keeps their counts in `seats`. `spawn` runs a coroutine as a task of the node."""
 
     def __init__(
         self, flow: Inflow, seats: Slots, sources: Sources, outbox: Outbox, metrics: Metrics,
@@ -54,42 +54,42 @@ class Admission:
         self._spawn = spawn
 
     def refuses(self, connections: int) -> str | None:
-        """Why the node opens no socket now, whoever asks; `connections`: all it has, with the one that asks."""
+        """Why the node opens no connection now, or None; `connections`: their number, including the new one."""
         full = self._inflow.refuses(connections, asyncio.get_running_loop().time())
         if full is None:
             return None
         self._metrics.limited.labels(full).inc()
         self._metrics.refusals.labels("503").inc()
-        return SAYS[full]
+        return REASONS[full]
 
     def is_exhausted(self, connections: int) -> bool:
-        """Whether the newest connection cannot even be listened to."""
+        """Whether the node is so full that it does not even read from the newest connection."""
         crammed = self._inflow.is_exhausted(connections)
         if crammed:
             self._metrics.limited.labels("connections").inc()
         return crammed
 
     def cut_off(self, limit: request.Limit) -> None:
-        """A request was ended for this limit."""
+        """Count a request that was rejected because of this limit."""
         self._metrics.limited.labels(limit).inc()
 
     async def enter(self, user: str | None, ip: str) -> slots.Limit | None:
-        """Take the slots for a handshake. The limit that has no room for it; then nothing was taken."""
+        """Count a handshake for its user and address. Returns the limit that rejects it, or None."""
         full = await self._slots.take(user, self._sources.of(ip))
         if full is not None:
             self._metrics.limited.labels(full).inc()
         return full
 
     def forget(self, user: str | None, ip: str) -> None:
-        """The handshake that `enter` has let in came to nothing."""
+        """Uncount a handshake that `enter` admitted and that failed."""
         self._slots.release(user, self._sources.of(ip))
 
     def leave(self, connection: Connection) -> None:
-        """It is gone."""
+        """Uncount a connection that has closed."""
         self._slots.release(connection.counted_user, self._sources.of(connection.facts.ip))
 
     def become(self, connection: Connection, go_on: Callable[[], None]) -> None:
-        """It has a new identity: `go_on` once there is room for its user; without room it is closed (3504)."""
+        """Count a connection for its new user, then call `go_on`; over the limit it is closed (3504)."""
         user = connection.session.identity.user
         if user == connection.counted_user:
             go_on()
@@ -101,7 +101,7 @@ class Admission:
         full = await self._slots.take(user, None)
         if full is not None:
             self._metrics.limited.labels(full).inc()
-            connection.close(Close.TOO_MANY_CONNECTIONS, SAYS[full])
+            connection.close(Close.TOO_MANY_CONNECTIONS, REASONS[full])
         elif connection.stage is not Stage.OPEN:
             self._slots.release(user, None)
         else:

@@ -1,4 +1,4 @@
-"""The composition root: settings in, a Starlette application with its node out."""
+"""The composition root: builds a Starlette application and its node from the settings."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from gateway.web.door import Door
 
 
 def create_app(settings: Settings) -> Starlette:
-    """The application of one node; the node is `app.state.node`, and lives while the lifespan does."""
+    """The application of one node, which is `app.state.node` and runs during the lifespan."""
     default = Rule(pattern="*", subscribe=Need(settings.default_subscribe), publish=Need(settings.default_publish))
     rules = load_rules(settings.topics, default)
     node = Node(settings, rules)
@@ -49,10 +49,10 @@ def create_app(settings: Settings) -> Starlette:
 
 
 def load_rules(file: str, default: Rule = topics.ANY_OTHER) -> TopicRules:
-    """The topic rules in `file`, or the package's own if it is empty; `default` where none of them matches.
+    """Read the topic rules in `file`, or the default file of the package if it is empty; `default` applies elsewhere.
 
     Raises:
-        RulesError: It cannot be read, or says something that cannot be.
+        RulesError: The file cannot be read or is invalid.
     """
     if not file:
         return topics.parse(resources.files("gateway").joinpath("topics.toml").read_text(), "topics.toml", default)

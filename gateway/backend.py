@@ -1,8 +1,7 @@
-"""The HTTP back end behind GATEWAY_BACKEND_URL: few calls at once, each with a deadline, none while it is ill.
+"""Client of the HTTP back end at GATEWAY_BACKEND_URL: limited concurrency, a deadline per call, a circuit breaker.
 
-docs/backend.md is the contract. Every call is signed, so that the back end knows that it was this gateway that called
-(and what it says of its client is proved). What is sent twice: a call that the back end cannot have seen, and one
-that does no harm twice. Nothing else.
+docs/backend.md is the contract. Every call is signed, which proves to the back end that this gateway sent it and that
+the data about its client is genuine. The gateway retries a call only if it is idempotent or never reached the back end.
 """
 
 from __future__ import annotations
@@ -29,47 +28,49 @@ from gateway.logs import logger
 from gateway.metrics import Metrics
 
 SIGNATURE: Final = "gateway-signature"
-OPEN_SECONDS: Final = 2.0  # that the breaker leaves it alone at first: a deploy takes seconds, not minutes
-MAX_WAITING: Final = 1000  # calls that wait for one of the connections; one more is refused
+OPEN_SECONDS: Final = 2.0  # first open time of the breaker: a deployment takes seconds, not minutes
+MAX_WAITING: Final = 1000  # calls that wait for a connection; further calls are rejected
 TRIES: Final = 2
-PAUSE_SECONDS: Final = 0.05  # before the second try, and at most twice that
-KEPT_SECONDS: Final = 2.0  # an idle connection: servers close theirs after 5, and a call must not meet that
-ENVELOPE_LEVELS: Final = 4  # of JSON that an answer is put into on its way to a client
+PAUSE_SECONDS: Final = 0.05  # shortest pause before a retry; the longest is twice that
+KEPT_SECONDS: Final = (
+    2.0  # idle connections are closed after this: servers close theirs after 5 s, during a call perhaps
+)
+ENVELOPE_LEVELS: Final = 4  # JSON levels of the message that encloses an answer
 
 _RETRIED: Final = frozenset({502, 503, 504})
 _NEVER_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 
 
 class BackendError(Exception):
-    """The back end gave no answer that can be used. Of a call that changes something nobody knows whether it did."""
+    """The back end gave no valid answer. The outcome of a call that changes data is unknown."""
 
 
 class BackendAway(BackendError):
-    """It was not reached, so nothing has happened there: safe to ask again."""
+    """The back end was not reached, so nothing has happened there: it is safe to retry."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the back end said: below 500, or 501."""
+    """An answer of the back end with a status below 500, or 501."""
 
     status: int
-    body: Json  # None if there was none
-    max_age: float | None  # seconds for which it holds, as its Cache-Control says; 0: it is not to be kept
-    exact: str | None = None  # the body's JSON as it stands, if it has integers beyond 64 bits; then `body` is None
+    body: Json  # None: no body
+    max_age: float | None  # seconds, from Cache-Control; 0: do not cache
+    exact: str | None = None  # the JSON text, if it has integers beyond 64 bits; `body` is then None
 
     @property
     def content(self) -> Json:
-        """What is written for a client: no integer in it is rounded."""
+        """The content for a client, in which no integer is rounded."""
         return self.body if self.exact is None else orjson.Fragment(self.exact)
 
     @property
     def good(self) -> bool:
-        """Whether it did what it was asked for."""
+        """Whether the call succeeded (2xx)."""
         return 200 <= self.status < 300
 
     @property
     def message(self) -> str | None:
-        """The sentence for people in a refusal: `{"error": {"message": …}}`."""
+        """The message of an error answer, `{"error": {"message": …}}`, or None."""
         match self.body:
             case {"error": {"message": str(message)}}:
                 return message[:500]
@@ -77,7 +78,7 @@ class Answer:
 
 
 class Backend:
-    """The back end at `url`; `now` gives seconds since 1970. Its connections live until `close`."""
+    """Client of the back end at `url`; `now` gives seconds since 1970. Its connections stay open until `close`."""
 
     def __init__(
         self, url: str, *, secret: str, timeout_seconds: float, connections: int, max_answer_bytes: int,
@@ -94,10 +95,10 @@ class Backend:
         self._slots = asyncio.Semaphore(connections)
         self._waiting = 0
         self._http = httpx.AsyncClient(
-            # Half of the deadline for a connect, so that a second try finds time. The whole is bounded by `_call`.
+            # A connect may take half of the deadline, which leaves time for a retry. `_call` limits the whole.
             timeout=httpx.Timeout(timeout_seconds, connect=timeout_seconds / 2),
             limits=httpx.Limits(max_connections=connections, keepalive_expiry=KEPT_SECONDS),
-            # It speaks for all clients: what a cookie would remember of one is nothing to the next.
+            # No cookies: the connections are shared by all clients.
             cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
             headers={"user-agent": "websocket-gateway", "accept": "application/json"},
             trust_env=False,
@@ -110,41 +111,41 @@ class Backend:
 
     @property
     def open(self) -> bool:
-        """Whether the breaker leaves it alone."""
+        """Whether the circuit breaker is open."""
         return self._breaker.state == "open"
 
     async def get(self, target: str) -> Answer:
-        """What is at `target`: a path with its query, both percent-encoded, behind the back end's URL.
+        """GET `target`: a path with its query, both percent-encoded, appended to the back end's URL.
 
         Raises:
-            BackendAway: It was not reached.
-            BackendError: It gave no usable answer.
+            BackendAway: The back end was not reached.
+            BackendError: The back end gave no valid answer.
         """
-        return await self._call("GET", target, None, again=True)
+        return await self._call("GET", target, None, retry=True)
 
     async def post(self, path: str, document: Json, *, idempotent: bool = False) -> Answer:
-        """What it answers to `document`; `idempotent`: that it is asked twice does no harm.
+        """POST `document`; `idempotent`: the call may be retried.
 
         Raises:
-            BackendAway: It was not reached.
-            BackendError: It gave no usable answer; unless `idempotent`, it may have done what was asked.
+            BackendAway: The back end was not reached.
+            BackendError: The back end gave no valid answer; it may have executed the call.
         """
-        return await self._call("POST", path, orjson.dumps(document), again=idempotent)
+        return await self._call("POST", path, orjson.dumps(document), retry=idempotent)
 
     async def close(self) -> None:
-        """Close its connections."""
+        """Close the connections."""
         await self._http.aclose()
 
-    async def _call(self, method: str, target: str, content: bytes | None, *, again: bool) -> Answer:
+    async def _call(self, method: str, target: str, content: bytes | None, *, retry: bool) -> Answer:
         loop = asyncio.get_running_loop()
         if not self._breaker.allows(loop.time()):
             self._metrics.backend_calls.labels("left_alone").inc()
-            raise BackendAway("the back end has failed again and again, and is left alone for a while")
+            raise BackendAway("the circuit breaker of the back end is open after repeated failures: retry later")
         if self._waiting >= MAX_WAITING:
             self._metrics.backend_calls.labels("refused").inc()
-            raise BackendAway(f"{MAX_WAITING} calls wait for the back end already")
+            raise BackendAway(f"the limit of {MAX_WAITING} waiting calls to the back end is reached: retry later")
         started = loop.time()
-        at_work = False
+        called = False
         try:
             async with asyncio.timeout(self.timeout_seconds):
                 self._waiting += 1
@@ -153,15 +154,15 @@ class Backend:
                 finally:
                     self._waiting -= 1
                 try:
-                    at_work = True
-                    answer = await self._try(method, target, content, again=again)
+                    called = True
+                    answer = await self._try(method, target, content, retry=retry)
                 finally:
                     self._slots.release()
         except TimeoutError:
             self._failed("late")
-            if at_work:
+            if called:
                 raise BackendError(f"the back end did not answer within {self.timeout_seconds:g} s") from None
-            raise BackendAway("the back end is too busy") from None
+            raise BackendAway(f"no connection to the back end was free within {self.timeout_seconds:g} s") from None
         except BackendError as error:
             self._failed("away" if isinstance(error, BackendAway) else "failed")
             raise
@@ -170,7 +171,7 @@ class Backend:
         self._metrics.backend_seconds.observe(loop.time() - started)
         return answer
 
-    async def _try(self, method: str, target: str, content: bytes | None, *, again: bool) -> Answer:
+    async def _try(self, method: str, target: str, content: bytes | None, *, retry: bool) -> Answer:
         for left in reversed(range(TRIES)):
             try:
                 answer = await self._send(method, target, content)
@@ -178,10 +179,10 @@ class Backend:
                 if not left:
                     raise BackendAway(f"the back end was not reached: {error!r}") from None
             except (httpx.HTTPError, httpx.InvalidURL) as error:
-                if not (again and left):
-                    raise BackendError(f"the back end broke off: {error!r}") from None
+                if not (retry and left):
+                    raise BackendError(f"the connection to the back end failed: {error!r}") from None
             else:
-                if not (again and left and answer.status in _RETRIED):
+                if not (retry and left and answer.status in _RETRIED):
                     if answer.status >= 500 and answer.status != 501:
                         raise BackendError(f"the back end answered {answer.status}")
                     return answer
@@ -201,34 +202,34 @@ class Backend:
             async for chunk in response.aiter_bytes():
                 received += chunk
                 if len(received) > self._max_answer_bytes:
-                    raise BackendError(f"the back end's answer has more than {self._max_answer_bytes} bytes")
+                    raise BackendError(f"the back end's answer is over the limit of {self._max_answer_bytes} bytes")
         finally:
             await response.aclose()
         return _answer(response.status_code, bytes(received), _max_age(response))
 
-    # The breaker counts failures within minutes. Of the thousands of calls of some minutes a few may fail; that several
-    # in a row do is what says that it is ill.
+    # The breaker counts failures within minutes. A few of thousands of calls may fail in that time, so each success
+    # resets it: only several failures in a row open it.
 
     def _succeeded(self) -> None:
-        was = self._breaker.state
+        before = self._breaker.state
         self._breaker.succeeded(asyncio.get_running_loop().time())
         if self._breaker.state == "closed":
             self._breaker.reset()
-            if was != "closed":
-                self._log.info("back end answers again")
+            if before != "closed":
+                self._log.info("back end recovered")
 
     def _failed(self, result: str) -> None:
         self._metrics.backend_calls.labels(result).inc()
-        was = self._breaker.state
+        before = self._breaker.state
         self._breaker.failed(asyncio.get_running_loop().time())
-        if was != "open" and self._breaker.state == "open":
-            self._log.warning("back end left alone", last=result)
+        if before != "open" and self._breaker.state == "open":
+            self._log.warning("back end circuit breaker opened", last=result)
 
 
 def sign(secret: bytes, seconds: int, method: str, target: bytes, content: bytes) -> str:
-    """The signature of a call at `seconds` since 1970: HMAC-SHA256, hex, of ``{seconds}.{method}.{target}.{body}``.
+    """Sign a call at `seconds` since 1970: the hex HMAC-SHA256 of ``{seconds}.{method}.{target}.{body}``.
 
-    `target` is the path with its query, as it stands in the request line.
+    `target` is the path with its query, exactly as in the request line.
     """
     signed = b"%d.%b.%b.%b" % (seconds, method.encode(), target, content)
     return hmac.new(secret, signed, hashlib.sha256).hexdigest()
@@ -244,7 +245,7 @@ def _answer(status: int, text: bytes, max_age: float | None) -> Answer:
     except ValueError as error:
         if 200 <= status < 300:
             raise BackendError(f"the back end's answer is not JSON: {error}") from None
-        return Answer(status, None, max_age)  # a proxy's page; the status says enough
+        return Answer(status, None, max_age)  # for example an error page of a proxy: the status is enough
 
 
 def _max_age(response: httpx.Response) -> float | None:

@@ -1,8 +1,8 @@
-"""What a client asks of the back end: REQUESTs by way of the cache, COMMANDs as they are.
+"""Calls of clients to the back end: REQUESTs are answered through the cache, COMMANDs are forwarded.
 
-A slow back end holds up no more than it must. A client's next frames go on, a ping or a SUBSCRIBE, while its calls are
-under way. Its commands reach the back end one after the other, in its order; a request waits for the commands
-before it, so that it sees what they did. When `MAX_CALLS` are under way, the client's next frame waits.
+A slow back end delays only what depends on it. While calls of a client are in progress, the node handles its other
+frames, such as a ping or a SUBSCRIBE. The commands of a client reach the back end one after the other; a request waits
+for the commands before it, so that it sees their effect. With `MAX_CALLS` in progress, the client's next frame waits.
 """
 
 from __future__ import annotations
@@ -22,26 +22,28 @@ from gateway.logs import logger
 from gateway.outbox import Outbox
 from gateway.transport.connection import Connection
 
-MAX_CALLS: Final = 8  # of one client
-COMMANDS: Final = "/commands"  # where the back end takes them
-LOAD_MARGIN_SECONDS: Final = 1.0  # more than the back end has: its own deadline is to end a call, not the cache's
+MAX_CALLS: Final = 8  # calls of one client in progress
+COMMANDS: Final = "/commands"  # path of the back end for commands
+LOAD_MARGIN_SECONDS: Final = (
+    1.0  # added to the back end's deadline, so that it ends a call before the cache's deadline does
+)
 
 _HOLD: Final = "calls"
 _CODES: Final = {403: Code.NOT_ALLOWED, 429: Code.TOO_MANY_REQUESTS}
 
 
 class _Lane:
-    """The calls of one client that are under way."""
+    """The calls of one client that are in progress."""
 
     __slots__ = ("commands", "count")
 
     def __init__(self) -> None:
         self.count = 0
-        self.commands: asyncio.Event | None = None  # set when all commands so far are done
+        self.commands: asyncio.Event | None = None  # set when all commands so far are finished
 
 
 class Calls:
-    """Calls `backend` for clients; `spawn` runs a coroutine under the node's eye."""
+    """Calls `backend` for clients; `spawn` runs a coroutine as a task of the node."""
 
     def __init__(
         self, backend: Backend, cache: Cache, outbox: Outbox, node_id: str, memory: RedisMemory,
@@ -57,14 +59,14 @@ class Calls:
         self._log = logger()
 
     def fetch(self, connection: Connection, effect: FetchFromBackend) -> None:
-        """Answer a REQUEST, from the cache or by the back end."""
+        """Answer a REQUEST from the cache or from the back end."""
         lane = self._begin(connection)
         request_id = effect.request.request_id
         work = self._run(connection, lane, lambda: self._answer(effect), request_id, lane.commands, None)
         self._spawn(work, "client's request")
 
     def forward(self, connection: Connection, effect: ForwardCommand) -> None:
-        """Have the back end carry out a COMMAND, and acknowledge with what it says."""
+        """Forward a COMMAND to the back end, and acknowledge it with the answer."""
         lane = self._begin(connection)
         before, lane.commands = lane.commands, asyncio.Event()
         request_id = effect.command.request_id
@@ -86,16 +88,16 @@ class Calls:
     ) -> None:  # fmt: skip
         try:
             if before is not None:
-                await before.wait()  # each call has its deadline, and there are few
+                await before.wait()  # bounded: each call has a deadline, and there are few
             self._outbox.reply(connection, await call())
         except ProtocolError as error:
             self._outbox.refuse(connection, error)
         except BackendAway:
-            message = "The back end is away, try again"
+            message = "The back end cannot be reached; try again"
             self._outbox.refuse(connection, ProtocolError(Code.UNAVAILABLE, message, request_id))
         except BackendError:
-            message = "The back end did not answer as it should; what was asked may have been done"
-            reason = "outcome_unknown" if done is not None else None  # of a command
+            message = "The back end gave no valid answer; the command or request may have been executed"
+            reason = "outcome_unknown" if done is not None else None  # only for a command
             self._outbox.refuse(connection, ProtocolError(Code.UNAVAILABLE, message, request_id, reason))
         except Exception:
             self._outbox.fail(connection, request_id)
@@ -121,7 +123,7 @@ class Calls:
         }
         answer = await self._backend.post(COMMANDS, document)
         if not answer.good:
-            raise self._refusal(answer, command.request_id, f"No back end carries out {command.action}")
+            raise self._refusal(answer, command.request_id, f"The back end does not implement {command.action}")
         return replies.commanded(command, answer.content, self._outbox.time())
 
     async def _answer(self, effect: FetchFromBackend) -> bytes:
@@ -129,11 +131,11 @@ class Calls:
 
         async def load() -> Timed:
             answer = await self._backend.get(effect.target)
-            held = effect.seconds if answer.good else 0  # a refusal holds only if the back end says so
+            held = effect.seconds if answer.good else 0  # an error is cached only if the back end sets a max-age
             seconds = held if answer.max_age is None else answer.max_age
-            if self._memory.full:  # clients choose what is asked, so they could fill Redis with answers
+            if self._memory.full:  # clients choose the requests, so they could fill Redis with answers
                 seconds = 0
-            # The cache gives values back as Python objects: JSON that those cannot hold is kept as a string.
+            # The cache returns Python objects: JSON that they cannot represent is stored as a string.
             exact = {} if answer.exact is None else {"exact": answer.exact}
             return Timed({"status": answer.status, "body": answer.body, **exact}, seconds)
 
@@ -143,25 +145,27 @@ class Calls:
                 load_seconds=self._backend.timeout_seconds + LOAD_MARGIN_SECONDS,
             )  # fmt: skip
         except TimeoutError:
-            raise BackendError("the answer could not be loaded in time") from None
+            raise BackendError("the answer was not loaded in time") from None
         answer = Answer(found["status"], found["body"], None, found.get("exact"))
         if not answer.good:
-            raise self._refusal(answer, request.request_id, f"No back end answers {request.action}")
+            raise self._refusal(answer, request.request_id, f"The back end does not implement {request.action}")
         return replies.answer(request, answer.content, self._outbox.time())
 
-    def _refusal(self, answer: Answer, request_id: RequestId, unknown: str) -> ProtocolError:
+    def _refusal(self, answer: Answer, request_id: RequestId, unimplemented: str) -> ProtocolError:
         if 400 <= answer.status < 500 and answer.status != 401:
             code = _CODES.get(answer.status, Code.DATA_REFUSED)
-            return ProtocolError(code, answer.message or f"The back end refused it ({answer.status})", request_id)
+            return ProtocolError(
+                code, answer.message or f"The back end rejected the call ({answer.status})", request_id
+            )
         if answer.status == 501:
-            return ProtocolError(Code.NOT_IMPLEMENTED, answer.message or unknown, request_id)
-        # 401, or a redirection: it is the gateway that is at fault.
-        self._log.warning("back end does not serve the gateway", status=answer.status)
-        return ProtocolError(Code.INTERNAL, "The back end does not serve this gateway", request_id)
+            return ProtocolError(Code.NOT_IMPLEMENTED, answer.message or unimplemented, request_id)
+        # 401 or a redirect: the gateway is not configured correctly.
+        self._log.warning("back end rejected the gateway", status=answer.status)
+        return ProtocolError(Code.INTERNAL, "The back end does not accept this gateway", request_id)
 
 
 def cache_key(target: str) -> str:
-    """The key of the answer at `target`: `source:` and the target itself; of a long one its beginning and a hash."""
+    """The cache key of `target`: `source:` and the target; a long target is cut and gets a hash."""
     key = f"source:{target}"
     if len(key) <= MAX_KEY_LENGTH:
         return key

@@ -1,4 +1,4 @@
-"""Messages that may be conflated: of what comes within a window, each client is sent the last message meant for it."""
+"""Conflation: of the messages within a time window, each client receives only the last one that is for it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from gateway.core.hub import Hub
 
 
 class _Window:
-    """What waits for the end of a topic's window: two messages at most."""
+    """The messages that wait for the end of a topic's window: at most two."""
 
     __slots__ = ("excluded", "newest", "other")
 
@@ -17,31 +17,31 @@ class _Window:
         self.clear()
 
     def clear(self) -> None:
-        """Nothing waits."""
-        self.newest: bytes | None = None  # for everybody but the client `excluded`
+        """Drop the waiting messages."""
+        self.newest: bytes | None = None  # for all clients except `excluded`
         self.excluded: str | None = None
-        self.other: bytes | None = None  # for that client alone
+        self.other: bytes | None = None  # for the client `excluded` alone
 
     def put(self, frame: bytes, exclude: str | None) -> None:
-        """A message has come, for everybody but the client `exclude`."""
+        """Store a message for all clients except `exclude`."""
         if exclude is None:
             self.other = None
         elif exclude != self.excluded:
-            self.other = self.newest  # this one was meant for the client that the new one is not for
+            self.other = self.newest  # the last message for the client that does not get the new one
         self.newest, self.excluded = frame, exclude
 
 
 class Conflation:
-    """Hands messages to the hub, the first of a window at once and the last at its end. Order stays as it came."""
+    """Delivers messages to the hub: the first of a window at once, the last at its end. The order is kept."""
 
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
-        self._windows: dict[str, _Window] = {}  # those that are open
+        self._windows: dict[str, _Window] = {}  # open windows by topic
 
     def deliver(self, topic: str, frame: bytes, exclude: str | None, window_ms: int) -> None:
-        """Deliver a message now or at the end of the window; never before one that came before it.
+        """Deliver a message now or at the end of the window, never before an earlier one.
 
-        `window_ms`: what the publisher's topic rules say; 0: this message is not to be conflated.
+        `window_ms`: from the publisher's topic rules; 0: do not conflate this message.
         """
         window = self._windows.get(topic)
         if window is not None and window_ms:
@@ -54,7 +54,7 @@ class Conflation:
             self._open(topic, _Window(), window_ms)
 
     def forget(self, topic: str) -> None:
-        """Nobody here is subscribed any more: what waits would be older than what the next client is sent first."""
+        """Drop the waiting messages of a topic without subscribers: the next subscriber first gets newer ones."""
         if topic in self._windows:
             self._windows[topic].clear()
 
@@ -68,7 +68,7 @@ class Conflation:
             self._open(topic, window, window_ms)
 
     def _release(self, topic: str, window: _Window) -> bool:
-        """Deliver what waits. False: nothing did."""
+        """Deliver the waiting messages. False: there were none."""
         if window.newest is None:
             return False
         audience = hub.of_topic(topic)

@@ -1,4 +1,4 @@
-"""Renews the node's lease in time, and does nothing else: whatever fails elsewhere, the lease is renewed."""
+"""Renews the lease of the node and does nothing else, so that no other failure affects the lease."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from gateway.cluster.link import Impaired, Unavailable
 from gateway.cluster.registry import Registry
 
 BEATS_PER_LEASE: Final = 5
-RETRY_SECONDS: Final = 0.3  # without a lease the node is unready, and need not stay so until the next beat is due
+RETRY_SECONDS: Final = 0.3  # pause after a failure: without a lease the node is unready
 
 
 class Heartbeat:
-    """Renews the lease `BEATS_PER_LEASE` times in its life, at once after `wake`, and soon again after a failure.
+    """Renews the lease `BEATS_PER_LEASE` times per lease, at once after `wake`, and soon after a failure.
 
-    `renewed` is called at each success, with whether the lease had been alive. If not, Redis has no rows of the node.
+    It calls `renewed` after each success. The argument is False if the lease had ended, so that Redis has no rows.
     """
 
     def __init__(self, registry: Registry, *, lease_seconds: float, renewed: Callable[[bool], None]) -> None:
-        self.reason: str | None = "lease not yet taken"  # why the node has no lease to rely on; None: it has
-        self.impaired: str | None = None  # why no node could renew a lease; that is no reason to be unready
+        self.reason: str | None = "lease not yet taken"  # why the node may have no lease; None: it has one
+        self.impaired: str | None = None  # why no node could renew a lease; the node stays ready
         self._registry = registry
         self._interval = lease_seconds / BEATS_PER_LEASE
         self._renewed = renewed
         self._wanted = asyncio.Event()
 
     def wake(self) -> None:
-        """Beat now."""
+        """Renew the lease now."""
         self._wanted.set()
 
     async def run(self) -> None:
-        """Beat, without end."""
+        """Renew the lease until cancelled."""
         loop = asyncio.get_running_loop()
         while True:
             self._wanted.clear()

@@ -1,4 +1,4 @@
-"""Periodic work beside the lease: a step may fail, be slow or be refused without effect on the lease or another step.
+"""Periodic work beside the lease. A step may fail or be slow without effect on the lease or on another step.
 
 Nothing here decides whether the node is ready. A step that fails is counted (`gateway_housekeeping_failures_total`),
 logged when it begins to fail and when it succeeds again, and retried.
@@ -16,9 +16,9 @@ from gateway.logs import StateLog
 from gateway.metrics import Metrics
 
 RETRY_SECONDS: Final = 1.0
-STEP_SECONDS: Final = 30.0  # that one run of a step may take; what it has not done, it does in the next
+STEP_SECONDS: Final = 30.0  # time limit of one run of a step; the next run does the rest
 
-# What a step does. It may return in how many seconds it is to run again, if that is before its period ends.
+# The function of a step. It may return the seconds until its next run, if that is before its period ends.
 Act = Callable[[], Awaitable[float | None]] | Callable[[], Awaitable[float]] | Callable[[], Awaitable[None]]
 
 
@@ -32,23 +32,23 @@ class _Step:
 
 
 class Housekeeping:
-    """Runs each step in a task of its own. `add` all steps, then `run`."""
+    """Runs each step in its own task. `add` all steps, then `run`."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
         self._steps: dict[str, _Step] = {}
 
     def add(self, name: str, act: Act, *, seconds: float | None) -> None:
-        """Have `act` run every `seconds`; None: only after `wake`, and then until it has succeeded."""
+        """Run `act` every `seconds`; None: only after `wake`, and then until it succeeds."""
         self._steps[name] = _Step(name, act, seconds)
 
     def wake(self, *names: str) -> None:
-        """Have these steps run now."""
+        """Run these steps now."""
         for name in names:
             self._steps[name].wanted.set()
 
     async def run(self) -> None:
-        """Run the steps, without end."""
+        """Run the steps until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             for step in self._steps.values():
                 tasks.create_task(self._keep(step), name=f"housekeeping {step.name}")
@@ -65,7 +65,7 @@ class Housekeeping:
                     sooner = await step.act()
             except Exception as error:
                 self._metrics.housekeeping_failures.labels(step.name).inc()
-                # A refusal of Redis needs no traceback; a fault of ours does.
+                # An error of Redis needs no traceback; an internal error does.
                 step.state.begin(explain(error), exc_info=None if isinstance(error, Unavailable) else error)
                 wait = RETRY_SECONDS if step.seconds is None else min(RETRY_SECONDS, step.seconds)
             else:

@@ -1,7 +1,7 @@
-"""Presence on this node: tells the cluster of its own people, and its clients of everybody's.
+"""Presence on this node: publishes joins and leaves of its clients, and notifies its clients of all joins and leaves.
 
-A topic's roster is kept while somebody here hears the topic. What nodes say to each other, and what clients are
-shown, goes out in batches of a tenth of a second.
+The node keeps the roster of a topic while it has a local subscriber. Messages between nodes and to clients are sent in
+batches, every tenth of a second.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ from gateway.core.roster import Attendee, Roster
 from gateway.logs import StateLog
 
 BATCH_SECONDS: Final = 0.1
-MAX_WAITING: Final = 1000  # words of other nodes that wait while a topic is read
-CHECKED: Final = 500  # commands of one check: topics times living nodes
-TOPICS: Final = 100  # written, read or shown side by side
-MAX_LISTED: Final = 1000  # people; where there are more, only their number is told
+MAX_WAITING: Final = 1000  # presence messages that wait while a topic is read
+CHECKED: Final = 500  # commands in one check: topics times living nodes
+TOPICS: Final = 100  # topics that are written, read or shown in parallel
+MAX_LISTED: Final = 1000  # in a larger roster, clients receive only the count
 
 
-class House(Protocol):
-    """The node, as far as presence needs it."""
+class Host(Protocol):
+    """What presence needs from the node."""
 
     def attendees(self, topic: str) -> list[Attendee]:
-        """Its own clients on the topic, as they are now."""
+        """The node's own clients on the topic."""
 
     def attendee(self, topic: str, client_id: str) -> Attendee | None:
-        """One of them; None if it is not on the topic."""
+        """One of the node's own clients; None if it is not on the topic."""
 
     def channel(self, topic: str) -> str:
         """The topic's channel."""
 
     def show(self, topic: str, about: dict[str, Any]) -> None:
-        """Send a PRESENCE message to the topic's hearers here."""
+        """Send a PRESENCE message to the local subscribers of the topic."""
 
 
 class _Room:
@@ -46,32 +46,32 @@ class _Room:
 
     def __init__(self, roster: Roster) -> None:
         self.roster = roster
-        self.primed = False  # who was here before this node subscribed is known
-        self.stale = True  # it must be read; until it was, word of other nodes waits
-        self.reading: asyncio.Future[None] | None = None  # ends with the read that is under way; one at a time
+        self.primed = False  # clients that joined before this node subscribed are known
+        self.stale = True  # it must be read; until then, messages of other nodes wait
+        self.reading: asyncio.Future[None] | None = None  # completes with the current read; one read at a time
         self.waiting: list[tuple[list[Attendee], list[str], bool]] = []
 
 
 class Presence:
-    """Rosters of the topics that are heard here. `run` must run."""
+    """The rosters of topics with local subscribers. `run` must be running."""
 
     def __init__(self, attendance: Attendance, *, grace_seconds: float, now_ms: Callable[[], int]) -> None:
         self._attendance = attendance
         self._grace = grace_seconds
         self._now_ms = now_ms
         self._rooms: dict[str, _Room] = {}
-        self._stale: set[str] = set()  # topics of rooms that must be read again
-        self._stirred: set[str] = set()  # topics of rooms that may have news, or hold a leave back
-        self._dirty: dict[str, set[str]] = {}  # topic -> own clients that came or went
-        self._rewrite: set[str] = set()  # topics whose rows of ours must all be written again
-        self._nodes: set[str] = set()  # whose clients are or were on the rosters
-        self._absent: set[str] = set()  # of those: had no lease at the last check
+        self._stale: set[str] = set()  # topics whose roster must be read again
+        self._changed: set[str] = set()  # topics whose roster may have changes, or holds back a leave
+        self._dirty: dict[str, set[str]] = {}  # topic -> own clients that joined or left
+        self._rewrite: set[str] = set()  # topics for which all rows of this node must be written again
+        self._nodes: set[str] = set()  # nodes whose clients are or were on a roster
+        self._absent: set[str] = set()  # those of them without a lease at the last check
         self._checks = 0
-        self._suspects: set[str] = set()  # topics whose roster had another number of clients than Redis
+        self._suspects: set[str] = set()  # topics whose roster and Redis had different numbers of clients
         self._wake = asyncio.Event()
 
     async def ready(self, topic: str) -> None:
-        """Know who is on the topic, so that who comes from now on is news. Its channel must be joined.
+        """Read the roster of the topic if it is not known. The channel of the topic must be subscribed.
 
         Raises:
             Unavailable: Redis did not answer in time.
@@ -83,26 +83,26 @@ class Presence:
             await self._read(topic, room)
 
     def is_ready(self, topic: str) -> bool:
-        """Whether it does."""
+        """Whether the roster of the topic is known."""
         room = self._rooms.get(topic)
         return room is not None and room.primed
 
-    # ---- what the node says
+    # ---- changes
 
     def touch(self, topic: str, client_id: str) -> None:
-        """One of our clients came to the topic or left it."""
+        """Note that one of this node's clients joined or left the topic."""
         self._dirty.setdefault(topic, set()).add(client_id)
         self._wake.set()
 
     def close(self, topic: str) -> None:
-        """Nobody here hears the topic any more."""
+        """Drop the roster of a topic that has no local subscriber."""
         self._rooms.pop(topic, None)
 
-    def doubt(self, topic: str) -> None:
-        """Word may have been missed."""
+    def mark_stale(self, topic: str) -> None:
+        """Read the roster again: presence messages may have been missed."""
         room = self._rooms.get(topic)
         if room is not None:
-            room.stale = True  # a read that is under way may be older: it is read once more
+            room.stale = True  # a read in progress may be older, so another follows
             self._stale.add(topic)
             self._wake.set()
 
@@ -112,26 +112,26 @@ class Presence:
         self._wake.set()
 
     def receive(self, topic: str, envelope: Envelope) -> None:
-        """Word of another node, or our own."""
+        """Handle a presence message of a node, this one included."""
         room = self._rooms.get(topic)
         if room is None:
             return
-        word = parse_presence(envelope)
+        changes = parse_presence(envelope)
         if not room.stale and room.reading is None:
-            self._apply(topic, room, *word)
+            self._apply(topic, room, *changes)
         elif len(room.waiting) < MAX_WAITING:
-            room.waiting.append(word)
+            room.waiting.append(changes)
         else:
             room.waiting.clear()
-            self.doubt(topic)  # a read that begins now has all of it
+            self.mark_stale(topic)  # a read that starts now includes all of these changes
 
-    # ---- what anybody may ask
+    # ---- queries
 
     async def people(self, topic: str) -> Roster:
         """The roster of the topic.
 
         Raises:
-            Unavailable: The topic is not heard here, and Redis did not answer in time.
+            Unavailable: The topic has no local subscriber, and Redis did not answer in time.
         """
         room = self._rooms.get(topic)
         if room is not None and room.primed:
@@ -140,14 +140,14 @@ class Presence:
         roster.prime(await self._attendance.read(topic))
         return roster
 
-    # ---- now and then
+    # ---- periodic check
 
     async def check(self) -> None:
-        """Compare rosters with Redis, some at a time: word of another node may be lost without a trace.
+        """Compare some of the rosters with Redis, because a presence message may be lost unnoticed.
 
-        Clients of a node that had no lease at this check nor at the last one are removed. A roster that has another
-        number of clients than Redis, twice in a row, is read again, and this node's own rows of it are written again.
-        One more, in turn, is read again whatever its number: a client may have another user by now.
+        Clients of a node that had no lease at this check and the last one are removed. If the number of clients differs
+        from Redis at two checks in a row, the node reads the roster and writes its own rows again. One more roster, in
+        turn, is read in any case, because the user of a client may have changed.
 
         Raises:
             Unavailable: Redis did not answer in time.
@@ -157,14 +157,14 @@ class Presence:
             return
         living = await self._attendance.living()
         if self._attendance.node_id not in living:
-            return  # the index of nodes was lost: it says nothing about others either
+            return  # the index of nodes was lost, so it proves nothing about other nodes
         absent = self._nodes - living
         await self._bury(absent & self._absent)
         self._absent = absent & self._nodes
         some = min(TOPICS, max(1, CHECKED // len(living)))
         topics = list(dict.fromkeys([*self._suspects, *itertools.islice(self._rooms, some)]))[:some]
         if not topics:
-            return  # the last one was closed meanwhile
+            return  # the last roster was closed meanwhile
         counts = await self._attendance.count(topics, living)
         for topic, count in zip(topics, counts, strict=True):
             room = self._rooms.pop(topic, None)
@@ -172,18 +172,18 @@ class Presence:
             self._suspects.discard(topic)
             if room is None:
                 continue
-            self._rooms[topic] = room  # to the end: the others are next
+            self._rooms[topic] = room  # to the end: the others come first next time
             if not room.primed or room.stale or count is None or count == len(room.roster.clients):
                 continue
             if suspected:
                 self._rewrite.add(topic)
-                self.doubt(topic)
-            else:  # it may be on its way
+                self.mark_stale(topic)
+            else:  # a message may be in flight
                 self._suspects.add(topic)
         self._checks += 1
         in_turn = topics[self._checks % len(topics)]
-        if in_turn not in self._suspects:  # else its number is compared once more first
-            self.doubt(in_turn)
+        if in_turn not in self._suspects:  # otherwise its number is compared once more first
+            self.mark_stale(in_turn)
 
     async def _bury(self, nodes: set[str]) -> None:
         """Remove the clients of dead nodes from all rosters."""
@@ -195,19 +195,19 @@ class Presence:
             if room is not None and gone:
                 self._apply(topic, room, [], gone, True)
             if at % TOPICS == 0:
-                await asyncio.sleep(0)  # others get their turn
+                await asyncio.sleep(0)  # let other tasks run
 
-    # ---- the batches
+    # ---- batches
 
-    async def run(self, house: House) -> None:
-        """Write, read and show, for ever."""
+    async def run(self, host: Host) -> None:
+        """Write, read and show changes until cancelled."""
         state = StateLog("presence not written", over="presence written again")
         while True:
             await self._wake.wait()
             await asyncio.sleep(BATCH_SECONDS)
             self._wake.clear()
             try:
-                await self.flush(house)
+                await self.flush(host)
             except Unavailable as error:
                 state.begin(str(error))
                 await asyncio.sleep(1)
@@ -215,15 +215,15 @@ class Presence:
             else:
                 state.end()
 
-    async def flush(self, house: House) -> None:
-        """Write who came and went here; read what must be read; show the news.
+    async def flush(self, host: Host) -> None:
+        """Write joins and leaves of this node, read stale rosters, and send changes to clients.
 
         Raises:
-            Unavailable: Redis did not confirm; what was to be written will be again.
+            Unavailable: Redis did not confirm; the changes stay scheduled.
         """
-        await self._write(house)
+        await self._write(host)
         await self._refresh()
-        await self._show(house)
+        await self._show(host)
 
     async def _refresh(self) -> None:
         stale = [(topic, room) for topic in self._stale if (room := self._rooms.get(topic)) and room.stale]
@@ -235,47 +235,47 @@ class Presence:
             if failures:
                 self._stale.update(topic for topic, room in stale[at:] if room.stale)
                 raise failures[0]
-            again = [topic for topic, room in some if room.stale]  # who had begun to read it has gone
+            again = [topic for topic, room in some if room.stale]  # the task that was reading it was cancelled
             if again:
                 self._stale.update(again)
                 self._wake.set()
 
-    async def _show(self, house: House) -> None:
-        stirred, self._stirred = self._stirred, set()
-        for at, topic in enumerate(stirred, 1):
+    async def _show(self, host: Host) -> None:
+        changed, self._changed = self._changed, set()
+        for at, topic in enumerate(changed, 1):
             room = self._rooms.get(topic)
             if room is not None and room.primed:
-                self._show_room(house, topic, room)
+                self._show_room(host, topic, room)
             if at % TOPICS == 0:
-                await asyncio.sleep(0)  # others get their turn
+                await asyncio.sleep(0)  # let other tasks run
 
-    def _show_room(self, house: House, topic: str, room: _Room) -> None:
+    def _show_room(self, host: Host, topic: str, room: _Room) -> None:
         changes = room.roster.changes(asyncio.get_running_loop().time())
         if changes:
             about: dict[str, Any] = {"count": len(room.roster)}
             if len(room.roster) <= MAX_LISTED:
                 about["joined"] = [listed(attendee) for attendee in changes.joined]
                 about["left"] = [listed(attendee) for attendee in changes.left]
-            house.show(topic, about)
+            host.show(topic, about)
         if room.roster.held:
-            self._stirred.add(topic)
+            self._changed.add(topic)
             self._wake.set()
 
-    async def _write(self, house: House) -> None:
+    async def _write(self, host: Host) -> None:
         rewrite, self._rewrite = self._rewrite, set()
         dirty, self._dirty = self._dirty, {}
         topics = [*dirty.keys() | rewrite]
         while topics:
             some = [topics.pop() for _ in range(min(len(topics), TOPICS))]
-            # Side by side: what waits for the same Redis shares a round trip.
-            work = (self._write_topic(house, topic, dirty.get(topic, ()), all_rows=topic in rewrite) for topic in some)
+            # In parallel, so that writes to one Redis share a round trip.
+            work = (self._write_topic(host, topic, dirty.get(topic, ()), all_rows=topic in rewrite) for topic in some)
             try:
                 found = await asyncio.gather(*work, return_exceptions=True)
             except asyncio.CancelledError:
                 self._write_again([*some, *topics], dirty, rewrite)
                 raise
             failures = [failure for failure in found if isinstance(failure, BaseException)]
-            # Without a lease: once the beat has taken it again, the registry has all of us written anew.
+            # Not written without a lease: once a heartbeat has taken it, all rows are written again.
             self._write_again([topic for topic, written in zip(some, found, strict=True) if not written], dirty, set())
             if failures:
                 failed = [topic for topic, written in zip(some, found, strict=True) if written in failures]
@@ -287,16 +287,16 @@ class Presence:
             self._dirty.setdefault(topic, set()).update(dirty.get(topic, ()))
             self._rewrite |= rewrite & {topic}
 
-    async def _write_topic(self, house: House, topic: str, ids: Collection[str], *, all_rows: bool) -> bool:
-        """Write who came and who went on one topic, or all rows of it. False if there is no lease."""
-        left = [client_id for client_id in ids if house.attendee(topic, client_id) is None]
+    async def _write_topic(self, host: Host, topic: str, ids: Collection[str], *, all_rows: bool) -> bool:
+        """Write joins and leaves of one topic, or all rows of it. False if there is no lease."""
+        left = [client_id for client_id in ids if host.attendee(topic, client_id) is None]
         if all_rows:
-            joined = house.attendees(topic)
+            joined = host.attendees(topic)
         else:
-            joined = [a for client_id in ids if (a := house.attendee(topic, client_id)) is not None]
+            joined = [a for client_id in ids if (a := host.attendee(topic, client_id)) is not None]
         for at in range(0, max(len(joined), len(left), 1), ROWS):
             written = await self._attendance.write(
-                topic, house.channel(topic), joined[at : at + ROWS], left[at : at + ROWS], self._now_ms(),
+                topic, host.channel(topic), joined[at : at + ROWS], left[at : at + ROWS], self._now_ms(),
                 drop_first=all_rows and at == 0,
             )  # fmt: skip
             if not written:
@@ -304,7 +304,7 @@ class Presence:
         return True
 
     async def _read(self, topic: str, room: _Room) -> None:
-        """Bring a roster to what Redis has; or wait for the read that is under way, and share its result.
+        """Read a roster from Redis, or wait for the read in progress and share its result.
 
         Raises:
             Unavailable: Redis did not answer in time.
@@ -317,17 +317,17 @@ class Presence:
             await self._read_alone(topic, room)
         except Unavailable as error:
             reading.set_exception(error)
-            reading.exception()  # perhaps nobody shares it
+            reading.exception()  # mark as retrieved: no other task may wait for it
             raise
         finally:
             room.reading = None
             if not reading.done():
-                reading.set_result(None)  # if this one was cancelled, the next does it
+                reading.set_result(None)  # cancelled: the next caller reads it
 
     async def _read_alone(self, topic: str, room: _Room) -> None:
         room.stale = True
         while room.stale:
-            room.stale = False  # until `doubt` says that what is being read may be too old
+            room.stale = False  # set again by `mark_stale` if this read may be too old
             try:
                 attendees = await self._attendance.read(topic)
             except BaseException:
@@ -342,9 +342,9 @@ class Presence:
             room.roster.prime(attendees)
             room.primed = True
         waiting, room.waiting = room.waiting, []
-        self._stir(topic)
-        for word in waiting:
-            self._apply(topic, room, *word)
+        self._mark_changed(topic)
+        for changes in waiting:
+            self._apply(topic, room, *changes)
 
     def _apply(self, topic: str, room: _Room, joined: list[Attendee], left: list[str], dead: bool) -> None:
         now = asyncio.get_running_loop().time()
@@ -353,13 +353,13 @@ class Presence:
             room.roster.join(attendee)
         for client_id in left:
             room.roster.leave(client_id, now, dead=dead)
-        self._stir(topic)
+        self._mark_changed(topic)
 
-    def _stir(self, topic: str) -> None:
-        self._stirred.add(topic)
+    def _mark_changed(self, topic: str) -> None:
+        self._changed.add(topic)
         self._wake.set()
 
 
 def listed(attendee: Attendee) -> dict[str, str | None]:
-    """A person as clients see it."""
+    """A member of the roster in the format for clients."""
     return {"clientId": attendee.client_id, "user": attendee.user}

@@ -236,7 +236,7 @@ class Relay:
 
     def lost(self, channels: Iterable[str]) -> None:
         """The Redis that has these channels is away: what is known of its streams may be wrong when it is back."""
-        self.streams.distrust(filter(None, map(hub.topic_of, map(self.audience_of, channels))))
+        self.streams.invalidate(filter(None, map(hub.topic_of, map(self.audience_of, channels))))
 
     def missed(self, topics: Iterable[str]) -> list[str]:
         """Messages of these topics may have been missed: repair what can be repaired, and return those that have a gap.
@@ -245,9 +245,9 @@ class Relay:
         """
         gaps = []
         for topic in topics:
-            self.presence.doubt(topic)
+            self.presence.mark_stale(topic)
             if self._rules.of(topic).history:
-                self.streams.doubt([topic])
+                self.streams.mark_missed([topic])
                 if self.rules_differ:
                     gaps.append(topic)
             else:
@@ -308,10 +308,10 @@ class Relay:
                 if self.snapshots.is_superseded(topic, version):
                     return True
                 self.snapshots.receive(topic, version, envelope.text)
-                self.streams.overhear(topic)
+                self.streams.receive_unnumbered(topic)
             case Kind.PLAIN:
                 self.snapshots.replace(topic, envelope.text)
-                self.streams.overhear(topic)
+                self.streams.receive_unnumbered(topic)
         return False
 
     def _skip_unreadable(self, channel: str, error: UnknownVersion) -> None:

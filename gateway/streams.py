@@ -1,7 +1,7 @@
-"""Topics with history on this node: each has a `Sequence`, and one reader that asks the stream when it must.
+"""Topics with history on this node: each has a `Sequence` and one task that reads the stream when necessary.
 
-However many clients want something of a topic at the same moment, and however many messages went missing, it is one
-read: what it brings is delivered to those who listen, and kept for those who come back.
+All clients that wait for a topic share one read, however many messages are missing. The node delivers the entries to
+its subscribers and keeps them for clients that reconnect.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from gateway.logs import logger
 from gateway.metrics import Metrics
 
 RETRY_SECONDS: Final = 0.5
-MAX_READING: Final = 200  # topics read at a time, however many are in doubt
-MAX_CHECKED: Final = 1000  # topics compared with Redis at a time
+MAX_READING: Final = 200  # topics that are read at the same time
+MAX_CHECKED: Final = 1000  # topics compared with Redis in one check
 
 
 class Audience(Protocol):
-    """To whom the streams hand what they have put in order."""
+    """Receiver of ordered messages and gaps."""
 
     def deliver(self, topic: str, entries: list[Entry]) -> None:
-        """The next messages of the topic."""
+        """Deliver the next messages of the topic."""
 
     def gap(self, topic: str) -> None:
-        """Some of its messages are lost for good."""
+        """Report that messages of the topic are lost."""
 
 
 class _Stream:
@@ -40,13 +40,13 @@ class _Stream:
     def __init__(self, rule: Rule) -> None:
         self.sequence = Sequence(min(rule.history, MAX_READ), rule.history_bytes)
         self.waiters: list[asyncio.Future[None]] = []
-        self.busy = False  # a reader is at work
-        self.suspect: Top | None = None  # the top in Redis, when last compared
-        self.losses = 0  # gaps that were reported since it was opened
+        self.busy = False  # its reader task is running
+        self.suspect: Top | None = None  # the newest message in Redis at the last check
+        self.losses = 0  # gaps reported since it was opened
 
 
 class Streams:
-    """The node's sequences by topic. A topic is opened while somebody here hears it."""
+    """The sequences of the node, by topic. A topic is open while it has a local subscriber."""
 
     def __init__(
         self, history: History, rules: TopicRules, audience: Audience, metrics: Metrics,
@@ -62,7 +62,7 @@ class Streams:
         self._log = logger()
 
     def receive(self, topic: str, epoch: str, entry: Entry) -> None:
-        """A live message of a topic with history."""
+        """Handle a message that arrived on the channel of a topic with history."""
         stream = self._streams.get(topic)
         if stream is None:
             return
@@ -72,7 +72,7 @@ class Streams:
             self._ask(topic, stream)
 
     async def ready(self, topic: str) -> None:
-        """Open the topic if it is not, and wait until its place is known and nothing is being repaired."""
+        """Open the topic if necessary, and wait until its position is known and no message is missing."""
         stream = self._streams.get(topic)
         if stream is None:
             stream = self._streams[topic] = _Stream(self._rules.of(topic))
@@ -83,64 +83,64 @@ class Streams:
             await waiter
 
     def settled(self, topic: str) -> bool:
-        """Whether the topic is open, its place known and nothing being repaired."""
+        """Whether the topic is open, its position is known and no message is missing."""
         stream = self._streams.get(topic)
         return stream is not None and not stream.sequence.wanted
 
-    def overhear(self, topic: str) -> None:
-        """A message without a number is being delivered on the topic: a publisher's rules give it no history."""
+    def receive_unnumbered(self, topic: str) -> None:
+        """Note that a message without an offset is delivered: its publisher's rules give the topic no history."""
         stream = self._streams.get(topic)
         if stream is not None and not stream.sequence.delivered_unnumbered():
-            self._gap(topic, stream)  # it overtakes numbered messages that are held
+            self._gap(topic, stream)  # it overtakes numbered messages that are held back
 
     def place(self, topic: str) -> Position:
-        """The place of the last message delivered; the topic must be `ready`."""
+        """The position of the last delivered message; the topic must be `ready`."""
         return self._streams[topic].sequence.position
 
     def losses(self, topic: str) -> int:
-        """How many gaps were reported on the topic since it was opened; it must be `ready`."""
+        """Number of gaps reported since the topic was opened; it must be `ready`."""
         return self._streams[topic].losses
 
     def missed(self, topic: str, place: Position) -> list[Entry] | None:
-        """All that a client that was at `place` has missed; None if that cannot be known, or is not kept."""
+        """The messages after position `place`; None if the node cannot determine them or no longer keeps them."""
         return self._streams[topic].sequence.since(place)
 
     def newest(self, topic: str) -> bytes | None:
-        """The text of the topic's last message, if there is one."""
+        """The text of the topic's last message; None if there is none."""
         return self._streams[topic].sequence.newest
 
-    def distrust(self, topics: Iterable[str]) -> None:
-        """Redis is away, and may be back without its last moments: let nobody in before they were read again."""
+    def invalidate(self, topics: Iterable[str]) -> None:
+        """Accept no subscriber before the topics are read again: Redis may come back without its last writes."""
         for topic in topics:
             stream = self._streams.get(topic)
             if stream is not None:
-                stream.sequence.doubt()  # read when the bus is back, or when somebody wants in
+                stream.sequence.mark_missed()  # read when the bus is back, or for the next subscriber
 
-    def doubt(self, topics: Iterable[str]) -> None:
-        """On these, messages may have been missed."""
+    def mark_missed(self, topics: Iterable[str]) -> None:
+        """Read these topics: messages may have been missed."""
         for topic in topics:
             stream = self._streams.get(topic)
             if stream is not None:
-                stream.sequence.doubt()
+                stream.sequence.mark_missed()
                 self._ask(topic, stream)
 
     def catch_up(self, topic: str, place: Position) -> None:
-        """A client has been at this place. If it is ahead of us, what it has is still on its way: read the stream."""
+        """Read the stream if `place`, the position of a client, is ahead of this node's."""
         stream = self._streams.get(topic)
         if stream is not None and not stream.sequence.wanted:
             sequence = stream.sequence
             ahead = place.epoch == sequence.epoch and place.offset > sequence.offset
             if ahead or (sequence.is_unborn and place.epoch != "" and not is_unborn(place.epoch)):
-                self.doubt([topic])
+                self.mark_missed([topic])
 
     def forget(self, topic: str) -> None:
-        """The topic's messages were deleted."""
+        """Forget the messages of a topic, which were deleted."""
         stream = self._streams.get(topic)
         if stream is not None:
             stream.sequence.forget()
 
     def close(self, topic: str) -> None:
-        """Nobody here hears the topic any more."""
+        """Close a topic that has no local subscriber."""
         stream = self._streams.get(topic)
         if stream is not None and not stream.waiters:
             del self._streams[topic]
@@ -149,9 +149,9 @@ class Streams:
         return topic in self._streams
 
     async def check(self) -> None:
-        """Compare with the tops in Redis: an idle topic whose last message went missing would not notice by itself.
+        """Compare open topics with Redis, because an idle topic does not notice that its last message was lost.
 
-        This also keeps Redis from forgetting topics that are idle, but open here.
+        The check also renews the TTL of open topics in Redis.
 
         Raises:
             Unavailable: Redis did not answer in time.
@@ -163,15 +163,15 @@ class Streams:
             stream = self._streams.pop(topic, None)
             if stream is None:
                 continue
-            self._streams[topic] = stream  # to the end: a topic that was not compared now is the first next time
+            self._streams[topic] = stream  # to the end: topics that were not compared come first next time
             if top is None:
                 continue
             sequence = stream.sequence
             if top == NO_TOP and sequence.is_unborn:
                 sequence.still_unborn(self._history.hours())
-            # A message that is newer than ours may be on its way; if it still is at the next check, it is not coming.
+            # A newer message in Redis may be in flight. If it has not arrived at the next check, it is lost.
             elif stream.suspect == top and (sequence.epoch, sequence.offset, sequence.mark) != top:
-                self.doubt([topic])
+                self.mark_missed([topic])
             stream.suspect = top
 
     def _ask(self, topic: str, stream: _Stream) -> None:
@@ -187,19 +187,20 @@ class Streams:
                     async with self._reading:
                         page = await self._history.read(topic, sequence.ask())
                 except Unavailable:
-                    await asyncio.sleep(RETRY_SECONDS)  # without end: nothing can be promised before it is read
+                    await asyncio.sleep(RETRY_SECONDS)  # retry until read: no subscription is acknowledged before
                     continue
                 self._metrics.stream_reads.inc()
                 if self._streams.get(topic) is not stream:
-                    break  # closed meanwhile, and perhaps opened anew: what this brings, its hearers have or will get
+                    break  # closed meanwhile; if it was opened again, that stream has its own reader
                 settled = sequence.fill(page)
                 if settled.gap:
                     self._gap(topic, stream)
                 if settled.entries:
                     self._audience.deliver(topic, settled.entries)
                 if settled.went_back:
-                    # Nobody is let in before: in the old epoch, who had what is lost would seem to have missed nothing.
-                    sequence.doubt()
+                    # Accept no subscriber before the epoch is renewed: in the old epoch, a client that had the lost
+                    # messages would seem to have missed nothing.
+                    sequence.mark_missed()
                     await self._renew(topic, stream, page.epoch)
         finally:
             stream.busy = False
@@ -213,7 +214,7 @@ class Streams:
         self._audience.gap(topic)
 
     async def _renew(self, topic: str, stream: _Stream, epoch: str) -> None:
-        self._log.warning("stream lost messages, renewing its epoch", topic=topic, epoch=epoch)
+        self._log.warning("stream lost messages, renewing epoch", topic=topic, epoch=epoch)
         while self._streams.get(topic) is stream:
             try:
                 renewed = await self._history.renew(topic, epoch)
@@ -222,4 +223,4 @@ class Streams:
             else:
                 if renewed is not None:
                     stream.sequence.rename(renewed)
-                return  # without one, Redis lost the topic meanwhile: the next read finds out
+                return  # None: Redis lost the topic meanwhile, which the next read detects

@@ -130,7 +130,7 @@ class Sequence:
             self._again = True
         return False
 
-    def doubt(self) -> None:
+    def mark_missed(self) -> None:
         """Record that messages may have been missed: read the stream, and once more if a read is in progress."""
         self.wanted = self._again = True
 

@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 from starlette.requests import HTTPConnection
 from starlette.responses import JSONResponse
 
-from gateway.admission import SAYS
+from gateway.admission import REASONS
 from gateway.core.identity import ANONYMOUS, AuthError, Identity
 from gateway.core.protocol import Close
 from gateway.core.session import Verify
@@ -59,7 +59,7 @@ async def receive(request: HTTPConnection, node: Node) -> Guest:
     ip = request.client.host if request.client else ""
     full = await node.admission.enter(identity.user, ip)
     if full is not None:
-        raise Refusal(429, SAYS[full])
+        raise Refusal(429, REASONS[full])
     return Guest(identity, ip, request.headers.get("user-agent", ""))
 
 

@@ -160,7 +160,7 @@ async def test_who_does_not_know_the_secret_is_not_served(served: Start, connect
     nodes = served(1, backend_secret="another secret, which the back end does not know")
     ann = await connect(nodes[0], user="ann")
     for answer in (await command(ann, "a", "B", {}), await request(ann, "contest:7")):
-        assert (answer["code"], answer["message"]) == (5000, "The back end does not serve this gateway")
+        assert (answer["code"], answer["message"]) == (5000, "The back end does not accept this gateway")
     assert nodes[0].metric("gateway_backend_open") == 0
 
 

@@ -148,7 +148,7 @@ async def test_only_rooms_in_doubt_are_read_again_side_by_side_and_no_more_than_
     at.rows.reads.clear()
     at.rows.most_at_once = 0
     for topic in topics[: 2 * TOPICS + 1]:
-        at.presence.doubt(topic)
+        at.presence.mark_stale(topic)
     at.presence.close(topics[0])
     await at.presence.flush(at.house)
     assert sorted(at.rows.reads) == sorted(topics[1 : 2 * TOPICS + 1])
@@ -165,7 +165,7 @@ async def test_a_room_that_could_not_be_read_is_read_again() -> None:
     at.rows.refused = {"a"}
     at.rows.reads.clear()
     for topic in "ab":
-        at.presence.doubt(topic)
+        at.presence.mark_stale(topic)
     with pytest.raises(Unavailable):
         await at.presence.flush(at.house)
     at.hear("a", [ANN])  # waits until the room is read
@@ -259,11 +259,11 @@ async def test_a_read_that_was_begun_before_word_was_missed_is_done_again() -> N
     at.rows.people["t"] = [ANN]
     await at.open("t")
     at.rows.answer = asyncio.get_running_loop().create_future()
-    at.presence.doubt("t")
+    at.presence.mark_stale("t")
     reading = asyncio.create_task(at.presence.flush(at.house))
     await quiet()
     at.rows.people["t"] = [BOB]  # of which no word arrives
-    at.presence.doubt("t")
+    at.presence.mark_stale("t")
     at.rows.answer.set_result(None)
     await reading
     await later(GRACE + 1)

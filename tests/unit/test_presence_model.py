@@ -223,7 +223,7 @@ async def _run(steps: list[tuple[str, int, Any]], chance: random.Random) -> None
             case "lose":
                 node.loses += 1
             case "doubt":
-                node.presence.doubt(chance.choice(TOPICS))
+                node.presence.mark_stale(chance.choice(TOPICS))
             case "away":
                 redis.away = what
             case "wait":

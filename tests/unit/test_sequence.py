@@ -137,7 +137,7 @@ def test_a_late_message_from_before_the_opening_is_no_gap() -> None:
 
 def test_a_stream_that_was_trimmed_gives_a_gap_and_what_is_left() -> None:
     sequence = known(3)
-    sequence.doubt()
+    sequence.mark_missed()
     settled = repair(sequence, page(9, first=7))
     assert settled == FillResult([entry(7), entry(8), entry(9)], gap=True)
     assert sequence.since(at(3)) is None
@@ -145,10 +145,10 @@ def test_a_stream_that_was_trimmed_gives_a_gap_and_what_is_left() -> None:
 
 def test_a_stream_trimmed_exactly_up_to_our_place_continues_if_the_next_message_names_ours() -> None:
     sequence = known(3)
-    sequence.doubt()
+    sequence.mark_missed()
     assert repair(sequence, page(5, first=4)) == FillResult([entry(4), entry(5)])
     other = known(3)
-    other.doubt()
+    other.mark_missed()
     rest = lost(5, after=2)[1:]
     settled = parted(other, Page("e", 5, rest, mark=1050), Page("e", 5, rest, mark=1050))
     assert settled == FillResult(rest, gap=True, went_back=True)
@@ -156,9 +156,9 @@ def test_a_stream_trimmed_exactly_up_to_our_place_continues_if_the_next_message_
 
 def test_a_stream_without_messages_is_compared_by_its_top() -> None:
     sequence = known(3)
-    sequence.doubt()
+    sequence.mark_missed()
     assert repair(sequence, Page("e", 3, [], mark=30)) == FillResult()
-    sequence.doubt()
+    sequence.mark_missed()
     empty = Page("e", 3, [], mark=1030)
     assert parted(sequence, empty, empty) == FillResult(gap=True, went_back=True)
     assert sequence.since(at(3)) is None
@@ -183,7 +183,7 @@ def test_another_epoch_gives_a_gap_and_all_it_holds() -> None:
 
 def test_a_stream_that_lost_its_tail_is_found_out() -> None:
     sequence = known(3)
-    sequence.doubt()
+    sequence.mark_missed()
     settled = parted(sequence, Page("e", 2, [], mark=20), page(2))
     assert settled == FillResult(gap=True, went_back=True)
     assert sequence.offset == 2
@@ -191,7 +191,7 @@ def test_a_stream_that_lost_its_tail_is_found_out() -> None:
 
 def test_what_was_said_after_the_tail_was_lost_is_news_though_its_numbers_were_had() -> None:
     sequence = known(9)
-    sequence.doubt()
+    sequence.mark_missed()
     news = lost(8, after=6)
     newest = Page("e", 8, [*page(6).entries, *news], mark=1080)
     assert parted(sequence, Page("e", 8, [], mark=1080), newest) == FillResult(news, gap=True, went_back=True)
@@ -224,7 +224,7 @@ def test_of_a_renamed_stream_with_nothing_in_common_what_is_older_than_our_memor
 
 def test_a_long_repair_goes_on_where_the_answer_ended() -> None:
     sequence = known(3)
-    sequence.doubt()
+    sequence.mark_missed()
     first = Page("e", 9, [entry(3), entry(4), entry(5)], more=True, mark=90)
     assert repair(sequence, first).entries == [entry(4), entry(5)]
     assert sequence.wanted
@@ -234,7 +234,7 @@ def test_a_long_repair_goes_on_where_the_answer_ended() -> None:
 
 def test_an_entry_that_is_missing_within_the_page_is_a_gap() -> None:
     sequence = known(3)
-    sequence.doubt()
+    sequence.mark_missed()
     assert repair(sequence, Page("e", 6, [entry(3), entry(4), entry(6)], mark=60)).gap
     assert sequence.since(at(4)) is None
     assert sequence.since(at(5)) == [entry(6)]
@@ -290,7 +290,7 @@ def test_messages_without_marks_are_compared_by_their_text() -> None:
     old = [Entry(offset, b"%d" % offset) for offset in range(1, 5)]
     sequence = Sequence(10)
     repair(sequence, Page("e", 3, old[:3]))
-    sequence.doubt()
+    sequence.mark_missed()
     assert repair(sequence, Page("e", 4, old[2:])) == FillResult([old[3]])
     assert sequence.receive("e", Entry(5, b"5", None, 50, 0))
     assert sequence.since(Position("e", 3, 0)) == [old[3], Entry(5, b"5", None, 50, 0)]
@@ -333,11 +333,11 @@ def test_the_second_message_does_not() -> None:
 
 def test_a_topic_born_while_the_node_heard_nothing_is_whole_only_if_redis_lost_nothing() -> None:
     sequence = unborn_sequence()
-    sequence.doubt()
+    sequence.mark_missed()
     assert repair(sequence, page(2, beginning=unborn(LIFE, 500_001))) == FillResult([entry(1), entry(2)])
     for beginning in (unborn(OTHER_LIFE, 500_000), unborn(LIFE, 500_030), None):
         sequence = unborn_sequence()
-        sequence.doubt()
+        sequence.mark_missed()
         answer = page(2, beginning=beginning)
         assert parted(sequence, answer, answer) == FillResult([entry(1), entry(2)], gap=True)
         assert sequence.since(Position(UNBORN, 0, 0)) is None
@@ -345,10 +345,10 @@ def test_a_topic_born_while_the_node_heard_nothing_is_whole_only_if_redis_lost_n
 
 def test_a_topic_without_messages_in_another_life_of_redis_may_have_lost_some() -> None:
     sequence = unborn_sequence()
-    sequence.doubt()
+    sequence.mark_missed()
     same = unborn(LIFE, 500_002)
     assert repair(sequence, Page(same, 0, [], beginning=same)) == FillResult()
-    sequence.doubt()
+    sequence.mark_missed()
     other = unborn(OTHER_LIFE, 500_002)
     answer = Page(other, 0, [], beginning=other)
     assert parted(sequence, answer, answer) == FillResult(gap=True)
@@ -356,7 +356,7 @@ def test_a_topic_without_messages_in_another_life_of_redis_may_have_lost_some() 
 
 def test_a_topic_that_redis_forgot_is_a_gap() -> None:
     sequence = known(3)
-    sequence.doubt()
+    sequence.mark_missed()
     nothing = Page(UNBORN, 0, [], beginning=UNBORN)
     assert parted(sequence, nothing, nothing) == FillResult(gap=True)
     assert sequence.since(at(3)) is None
@@ -496,7 +496,7 @@ class Player:
         self.gaps += settled.gap
         self.give(settled.entries)
         if settled.went_back:
-            self.sequence.doubt()
+            self.sequence.mark_missed()
             renewed = self.store.renew(answer.epoch)
             if renewed is not None:
                 self.sequence.rename(renewed)
@@ -506,7 +506,7 @@ class Player:
 
     def finish(self) -> None:
         self.fill()
-        self.sequence.doubt()
+        self.sequence.mark_missed()
         for _ in range(8):
             if self.sequence.wanted:
                 self.settle(self.store.read(self.sequence.ask()))
@@ -549,18 +549,18 @@ def test_whatever_is_lost_nothing_is_silent_nothing_is_twice_and_no_recovery_is_
                 late.append(store.publish())
             case "publish and lose":
                 store.publish()
-                player.sequence.doubt()
+                player.sequence.mark_missed()
             case "again" if store.entries:
                 late.append((store.epoch, store.entries[-1]))
             case "doubt":
-                player.sequence.doubt()
+                player.sequence.mark_missed()
             case "trim":
                 store.trim()
             case "forget" | "lose tail" | "lose tail unnoticed":
                 late.clear()  # the connection is lost with the server
                 store.forget() if step == "forget" else store.lose_tail()
                 if step != "lose tail unnoticed":
-                    player.sequence.doubt()
+                    player.sequence.mark_missed()
             case "replace tail":
                 note()
                 late.clear()

@@ -129,7 +129,7 @@ async def test_what_a_reader_brings_to_a_topic_closed_meanwhile_reaches_nobody()
     await node.streams.ready("t")
     node.history.go.clear()
     node.publish(heard=False)
-    node.streams.doubt(["t"])
+    node.streams.mark_missed(["t"])
     await eventually(lambda: node.history.reads == 2)
     node.streams.close("t")
     ready = asyncio.create_task(node.streams.ready("t"))
@@ -145,7 +145,7 @@ async def test_nobody_is_let_in_under_the_epoch_of_a_stream_that_went_back() -> 
     node = Node(9)
     await node.streams.ready("t")
     node.history.top = 5
-    node.streams.doubt(["t"])
+    node.streams.mark_missed(["t"])
     await eventually(lambda: node.gaps == 1)
     assert not node.streams.settled("t")
     node.history.may_renew.set()
@@ -160,7 +160,7 @@ async def test_after_an_outage_nobody_is_let_in_before_the_stream_was_read_again
     """Redis may be back without its last moments, and have given their offsets to other messages."""
     node = Node(9)
     await node.streams.ready("t")
-    node.streams.distrust(["t"])
+    node.streams.invalidate(["t"])
     assert not node.streams.settled("t")
     node.history.top = 5
     node.history.may_renew.set()
@@ -205,7 +205,7 @@ async def test_of_many_topics_in_doubt_a_bounded_number_is_read_at_a_time() -> N
     await asyncio.gather(*map(node.streams.ready, topics))
     node.history.reads = 0
     node.history.go.clear()
-    node.streams.doubt(topics)
+    node.streams.mark_missed(topics)
     for _ in range(10):
         await asyncio.sleep(0)
     assert node.history.reads == MAX_READING
