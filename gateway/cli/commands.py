@@ -1,4 +1,4 @@
-"""What every command shares: how it is led to the cluster, how it shows what it found, how it fails."""
+"""The common parts of all commands: the options for the cluster, JSON output, and errors."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ Command = Callable[..., Steps]
 
 
 class Failure(click.ClickException):
-    """Ends the command with one sentence on standard error, and exit code 1."""
+    """Ends the command with one sentence on standard error and exit code 1."""
 
     def show(self, file: Any = None) -> None:
-        """The sentence alone."""
+        """Print the sentence, without click's prefix."""
         click.echo(shown(self.message), file=file, err=True)
 
 
 class Misuse(Failure):
-    """The same, where whoever called it did it wrong."""
+    """Ends the command with one sentence and exit code 2: the command or the settings are wrong."""
 
     exit_code = 2
 
@@ -35,10 +35,10 @@ as_json_option = click.option("--json", "as_json", is_flag=True, help="Print one
 
 
 def speaking(command: Command) -> Callable[..., None]:
-    """Give `command` the options that lead to the cluster, and the cluster as its first argument.
+    """Add the options for the cluster to `command`, and pass the cluster as its first argument.
 
-    It yields the document that is its result; what it does behind that shows it to people. A document that says
-    ``"ok": false`` makes the command fail.
+    `command` first yields its result as a JSON document. After that it prints the result for people, unless --json is
+    given. The command fails if the document has ``"ok": false``.
     """
 
     @click.option(
@@ -48,7 +48,7 @@ def speaking(command: Command) -> Callable[..., None]:
         show_default=True,
         show_envvar=True,
         callback=_url,
-        help="The cluster's internal address, or a node's.",
+        help="The internal address of the cluster, or the address of a node.",
     )
     @click.option(
         "--api-key",
@@ -56,7 +56,7 @@ def speaking(command: Command) -> Callable[..., None]:
         default="",
         show_envvar=True,
         callback=_key,
-        help="The nodes' API key; better in the environment: `ps` shows what is given here.",
+        help="The API key of the nodes. Set it in the environment, because `ps` shows options.",
     )
     @as_json_option
     @click.pass_context
@@ -84,14 +84,14 @@ def _url(_context: click.Context, _option: click.Parameter, url: str) -> str:
         parts = urlsplit(url)
         if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and url.isprintable():
             return url
-    given = "a URL with an @" if "@" in url else repr(url)  # it may hold a password
-    raise click.BadParameter(f"{given} is none such as {DEFAULT_URL}")
+    given = "a URL with an @" if "@" in url else repr(url)  # do not show a password
+    raise click.BadParameter(f"{given} is not an http or https URL such as {DEFAULT_URL}")
 
 
 def _key(_context: click.Context, _option: click.Parameter, key: str) -> str:
     key = key.strip()
     if not key.isprintable():
-        raise click.BadParameter("the key holds a line break or another control character")
+        raise click.BadParameter("the key has a line break or another control character; remove it")
     return key
 
 

@@ -1,4 +1,4 @@
-"""Commands about who may: tokens made and explained, tokens revoked, keys of the API made. No secret is ever shown."""
+"""Commands for credentials: issue, explain and revoke tokens, and make API keys."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _settings() -> Settings:
 
 @click.group()
 def token() -> None:
-    """Make a token, or explain one."""
+    """Make or explain a token."""
 
 
 @token.command()
@@ -56,10 +56,10 @@ def token() -> None:
     show_default=True,
     help="How long it is valid.",
 )
-@click.option("--id", "token_id", metavar="JTI", help="Its id, by which it can be revoked.")
+@click.option("--id", "token_id", metavar="JTI", help="The id of the token, for revoking it.")
 @click.option("--topic", "topics", multiple=True, help="Make a subscription token for this topic or pattern.")
 @click.option("--pem", type=click.Path(dir_okay=False), help="Sign with this private key, not with GATEWAY_JWT_SECRET.")
-@click.option("--kid", help="The key's name, as the key server has it.")
+@click.option("--kid", help="The name of the key in the JWKS document.")
 @as_json_option
 def issue(
     user: str | None, role: str, seconds: int, token_id: str | None, topics: tuple[str, ...], pem: str | None,
@@ -67,16 +67,16 @@ def issue(
 ) -> None:  # fmt: skip
     """Make a token for USER.
 
-    It is signed with GATEWAY_JWT_SECRET, or with the private key in --pem. With --topic it is a subscription token: for
-    USER alone, or without USER for whoever has it.
+    It is signed with GATEWAY_JWT_SECRET, or with the private key in --pem. With --topic it is a subscription token.
+    Only USER may use that token; without USER, every client may.
     """
     if user is None and not topics:
-        raise click.UsageError("Give USER: only a token with --topic may be without one.")
+        raise click.UsageError("Give USER: only a token with --topic may have no user.")
     if user is not None and not 0 < len(user) <= protocol.MAX_NAME_LENGTH:
         raise click.UsageError(f"USER must have 1 to {protocol.MAX_NAME_LENGTH} characters.")
     if len(topics) > authenticator.MAX_TOKEN_TOPICS or not all(map(is_pattern, topics)):
         raise click.UsageError(
-            f"--topic takes a topic or a pattern of {PATTERN_FORM}, {authenticator.MAX_TOKEN_TOPICS} times at most."
+            f"--topic must be a topic or a pattern of {PATTERN_FORM}, at most {authenticator.MAX_TOKEN_TOPICS} times."
         )
     settings, now = _settings(), time.time()
     if topics:
@@ -98,12 +98,12 @@ def _signed(claims: dict[str, Any], secret: str, pem: str | None, kid: str | Non
     headers = {"kid": kid} if kid is not None else None
     if pem is None:
         if not secret:
-            raise Failure("A token must be signed: set GATEWAY_JWT_SECRET to the nodes' own")
-        with warnings.catch_warnings(record=True) as weak:  # PyJWT says it at length, over several lines
+            raise Failure("A token must be signed: set GATEWAY_JWT_SECRET to the secret of the nodes")
+        with warnings.catch_warnings(record=True) as weak:  # replaces PyJWT's warning of several lines
             warnings.simplefilter("always")
             made = jwt.encode(claims, secret, algorithm="HS256", headers=headers)
         if weak:
-            click.echo("GATEWAY_JWT_SECRET is weak: it should have 32 bytes or more", err=True)
+            click.echo("GATEWAY_JWT_SECRET is weak: use at least 32 bytes", err=True)
         return made
     try:
         key, algorithm = keyring.signing_key(Path(pem).read_text())
@@ -117,20 +117,20 @@ def _signed(claims: dict[str, Any], secret: str, pem: str | None, kid: str | Non
 @as_json_option
 @click.pass_context
 def explain(context: click.Context, text: str, as_json: bool) -> None:
-    """Say what TOKEN (- for standard input) holds and proves.
+    """Show the claims of TOKEN (- for standard input) and whether it is valid.
 
-    It is verified with what the nodes have: GATEWAY_JWT_SECRET, GATEWAY_JWT_PEM, GATEWAY_JWKS_URL. One that is not
-    valid fails, once it is explained. Whether it was revoked is the nodes' to say: gateway revocations.
+    The command verifies it with GATEWAY_JWT_SECRET, GATEWAY_JWT_PEM and GATEWAY_JWKS_URL, and fails if it is not valid.
+    It does not check whether the token is revoked: see gateway revocations.
     """
     text = (sys.stdin.read() if text == "-" else text).strip()
     settings = _settings()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a weak secret is no matter of this token
+        warnings.simplefilter("ignore")  # a weak secret does not concern this token
         try:
-            # Not verified: only to be shown, and said to be unproven if it is.
+            # Decoded without verification, only to show the claims. `_verdict` verifies the token.
             decoded = jwt.decode_complete(text, options={"verify_signature": False})
         except jwt.InvalidTokenError as error:
-            raise Failure(f"This is no token: {error}") from None
+            raise Failure(f"This is not a token: {error}") from None
         verdict, reason = _verdict(text, "topics" in decoded["payload"], settings)
     if as_json:
         about = {"header": decoded["header"], "claims": decoded["payload"]}
@@ -142,7 +142,7 @@ def explain(context: click.Context, text: str, as_json: bool) -> None:
 
 
 def _verdict(text: str, for_topics: bool, settings: Settings) -> tuple[str, str | None]:
-    """The verdict in a sentence, and the reason for a refusal."""
+    """The verdict as a sentence, and the reason why the token is not valid."""
     ring = _ring(settings)
     if not ring:
         return "Not verified: GATEWAY_JWT_SECRET is not set", "token_invalid"
@@ -152,11 +152,11 @@ def _verdict(text: str, for_topics: bool, settings: Settings) -> tuple[str, str 
     try:
         if for_topics:
             grant = verifier.verify_grant(text)
-            return f"Valid: lets {grant.user or 'its bearer'} subscribe to {', '.join(grant.patterns)}", None
+            return f"Valid: allows {grant.user or 'every client'} to subscribe to {', '.join(grant.patterns)}", None
         identity = verifier.verify(text)
     except AuthError as error:
         return str(error), error.reason
-    return f"Valid: proves {identity.user}, {identity.role}", None
+    return f"Valid: user {identity.user}, role {identity.role}", None
 
 
 def _ring(settings: Settings) -> Keyring:
@@ -168,7 +168,7 @@ def _ring(settings: Settings) -> Keyring:
     except KeyFault as error:
         raise Failure(str(error)) from None
     except (httpx.HTTPError, ValueError) as error:
-        raise Failure(f"GATEWAY_JWKS_URL: {settings.jwks_url} gives no keys: {error}") from None
+        raise Failure(f"GATEWAY_JWKS_URL: the keys at {settings.jwks_url} cannot be read: {error}") from None
     return ring
 
 
@@ -183,15 +183,15 @@ def _claim(name: str, value: Any) -> str:
 
 
 @click.command()
-@click.option("--user", help="All tokens this user was given until now.")
+@click.option("--user", help="All tokens issued to this user until now.")
 @click.option("--id", "token_id", metavar="JTI", help="The token with this id, its claim jti.")
 @click.option("--token", "text", metavar="TOKEN", help="This token, by its id; - reads it from standard input.")
-@click.option("--expires", type=click.FloatRange(0), help="When it would have ended, seconds since 1970.")
+@click.option("--expires", type=click.FloatRange(0), help="When it expires, in seconds since 1970.")
 @speaking
 def revoke(remote: Remote, user: str | None, token_id: str | None, text: str | None, expires: float | None) -> Steps:
-    """Refuse tokens from now on, and close their sockets.
+    """Revoke tokens on every node, and close their sockets.
 
-    On every node; the code is 3500, which means: do not come back with it.
+    The close code is 3500: the client must not reconnect with the same token.
     """
     if sum(given is not None for given in (user, token_id, text)) != 1:
         raise click.UsageError("Give one of --user, --id and --token.")
@@ -199,7 +199,9 @@ def revoke(remote: Remote, user: str | None, token_id: str | None, text: str | N
         claims = _unverified(sys.stdin.read() if text == "-" else text)
         token_id, expires = claims.get("jti"), expires if expires is not None else claims.get("exp")
         if not isinstance(token_id, str) or not token_id:
-            raise Failure("This token has no id (jti), so it cannot be revoked alone: revoke its user's with --user")
+            raise Failure(
+                "This token has no id (jti), so it cannot be revoked alone: revoke all of its user's tokens with --user"
+            )
     document = {"user": user, "jti": token_id, "expires": expires}
     done = remote.revoke({name: value for name, value in document.items() if value is not None})
     yield done
@@ -210,51 +212,51 @@ def _unverified(text: str) -> dict[str, Any]:
     try:
         claims: dict[str, Any] = jwt.decode(text.strip(), options={"verify_signature": False})
     except jwt.InvalidTokenError as error:
-        raise Failure(f"This is no token: {error}") from None
+        raise Failure(f"This is not a token: {error}") from None
     return claims
 
 
 @click.command()
 @speaking
 def revocations(remote: Remote) -> Steps:
-    """What is revoked, and until when it is kept."""
+    """List the revocations."""
     found = remote.revocations()
     yield found
     rows = [[_about(one), one["until"]] for one in found["revocations"]]
-    print_table(["revoked", "until"], rows, keep=1, none="Nothing is revoked.")
+    print_table(["revoked", "until"], rows, keep=1, none="No token is revoked.")
 
 
 def _about(one: Mapping[str, Any]) -> str:
     return f"token {one['jti']}" if one["jti"] is not None else f"tokens of {one['user']} issued up to {one['before']}"
 
 
-# ---- keys of the API
+# ---- API keys
 
 
 @click.group()
 def key() -> None:
-    """Keys of the HTTP API."""
+    """Make keys of the HTTP API."""
 
 
 @key.command("new")
 @click.argument("name")
 @click.option(
     "--scope", "scopes", multiple=True, required=True,
-    help="read, admin, publish, publish:PATTERN for some topics, services or services:PATTERN to report the states of "
-    "services; repeatable.",
+    help="read, admin, publish, publish:PATTERN for some topics, services, or services:PATTERN for the reports of some "
+    "services. Repeatable.",
 )  # fmt: skip
 def new_key(name: str, scopes: tuple[str, ...]) -> None:
-    """Make a key called NAME.
+    """Make a key with the name NAME.
 
-    It is printed once, on standard output; behind it, on standard error, what makes the nodes take it.
+    The key is printed on standard output, once. The entry for the file of keys is printed on standard error.
     """
     try:
         secret, table = apikeys.new(name, scopes)
     except apikeys.KeysError as error:
         raise Misuse(str(error)) from None
-    click.echo("The key, which is shown this once:", err=True)
+    click.echo("The key, which is shown only once:", err=True)
     click.echo(secret)
-    click.echo(f"\nFor the file that GATEWAY_API_KEYS names, on every node:\n\n{table}", err=True, nl=False)
+    click.echo(f"\nAdd this to the file of GATEWAY_API_KEYS on every node:\n\n{table}", err=True, nl=False)
 
 
 COMMANDS: Final = (token, revoke, revocations, key)

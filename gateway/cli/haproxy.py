@@ -1,4 +1,4 @@
-"""`gateway haproxy-sync`: the nodes of the registry as HAProxy's servers, written over its runtime socket."""
+"""`gateway haproxy-sync`: keeps HAProxy's servers equal to the nodes of the registry, over HAProxy's runtime socket."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ from gateway.settings import Settings, SettingsError
 if TYPE_CHECKING:
     from gateway.cluster.registry import Registry
 
-STEP_SECONDS: Final = 5.0  # each question to Redis, a name server or HAProxy
+STEP_SECONDS: Final = 5.0  # the deadline of each request to Redis, a name server or HAProxy
 PATIENCE_SECONDS: Final = 60.0
 
 
 class Fault(Exception):
-    """A step that was not done, in one sentence; the next pass tries again."""
+    """A step failed. The message is one sentence. The next pass retries the step."""
 
 
 class Runtime:
-    """HAProxy's runtime socket at `path`, and what is asked there about one backend."""
+    """HAProxy's runtime socket at `path`, for one backend."""
 
     def __init__(self, path: Path, backend: str) -> None:
         self._path = path
         self._backend = backend
 
     async def servers(self) -> list[Server]:
-        """The backend's servers.
+        """The servers of the backend.
 
         Raises:
             Fault: HAProxy does not answer, or has no such backend.
@@ -50,7 +50,7 @@ class Runtime:
         return [Server(row["svname"], row["addr"], row["status"], float(row["lastchg"] or 0)) for row in rows]
 
     async def make(self, change: Change) -> None:
-        """Carry out one change; what HAProxy thinks of it shows in `servers`.
+        """Make one change. `servers` shows its result.
 
         Raises:
             Fault: HAProxy does not answer.
@@ -58,13 +58,16 @@ class Runtime:
         server = f"{self._backend}/{change.server}"
         fill = isinstance(change, Fill)
         host, _, port = (change.address if fill else NOWHERE).rpartition(":")
-        lead = f"set server {server} addr {host.strip('[]')} port {port}"
-        # In this order a slot never takes clients while it leads elsewhere.
-        steps = [lead, f"set server {server} state ready"] if fill else [f"set server {server} state maint", lead]
+        set_address = f"set server {server} addr {host.strip('[]')} port {port}"
+        # In this order a server never accepts clients with the wrong address.
+        if fill:
+            steps = [set_address, f"set server {server} state ready"]
+        else:
+            steps = [f"set server {server} state maint", set_address]
         await self._ask("; ".join(steps))
 
     async def state(self) -> str:
-        """What a new worker must know of the servers, after a reload.
+        """The state of the servers, which a new HAProxy worker loads after a reload.
 
         Raises:
             Fault: HAProxy does not answer.
@@ -85,7 +88,7 @@ class Runtime:
 
 
 class Sync:
-    """Passes over registry and HAProxy; each does what is to be done, and remembers nothing but what it has said."""
+    """Compares the registry with HAProxy and makes the necessary changes. Its only state is the printed messages."""
 
     def __init__(self, registry: Registry, runtime: Runtime, state: Path, *, own: str, patience_seconds: float) -> None:
         self._registry = registry
@@ -93,10 +96,10 @@ class Sync:
         self._state = state
         self._own = own
         self._patience_seconds = patience_seconds
-        self._said: set[str] = set()
+        self._printed: set[str] = set()
 
     async def run(self, every_seconds: float) -> None:
-        """Pass after pass, for ever; what fails is said once, and tried again."""
+        """Make one pass after another, forever. A failed step is printed once and retried."""
         loop = asyncio.get_running_loop()
         while True:
             started = loop.time()
@@ -105,19 +108,19 @@ class Sync:
             except Fault as fault:
                 trouble = [str(fault)]
             for sentence in trouble:
-                if sentence not in self._said:
+                if sentence not in self._printed:
                     click.echo(sentence, err=True)
-            self._said = set(trouble)
+            self._printed = set(trouble)
             await asyncio.sleep(max(0.0, started + every_seconds - loop.time()))
 
     async def once(self) -> list[str]:
-        """One pass; what could not be done, in sentences.
+        """Make one pass. Returns a sentence for each step that failed.
 
         Raises:
-            Fault: Redis or HAProxy did not answer: nothing more was done.
+            Fault: Redis or HAProxy did not answer, so the pass ended.
         """
         nodes, trouble = await self._nodes()
-        made, homeless = changes(
+        made, without_slot = changes(
             nodes, await self._runtime.servers(), own=self._own, patience_seconds=self._patience_seconds
         )
         for change in made:
@@ -127,10 +130,10 @@ class Sync:
             for change in made:
                 trouble += _judge(change, after[change.server])
         await asyncio.to_thread(_replace, self._state, await self._runtime.state())
-        return trouble + homeless
+        return trouble + without_slot
 
     async def _nodes(self) -> tuple[list[Node], list[str]]:
-        """The living nodes with their addresses in numbers, and why one of them was left out."""
+        """The living nodes with numeric addresses, and a sentence for each node whose address cannot be used."""
         from gateway.cluster.link import Unavailable
 
         try:
@@ -143,17 +146,17 @@ class Sync:
                 found.append(Node(row["id"], await _numeric(row["address"]), row["ready"]))
             except (OSError, ValueError) as error:
                 trouble.append(
-                    f"{row['id']} says that it is at {row['address']}, which leads nowhere from here ({error}): "
+                    f"{row['id']} advertises {row['address']}, which cannot be reached from here ({error}): "
                     "set its GATEWAY_ADVERTISE"
                 )
         return found, trouble
 
 
 async def _numeric(address: str) -> str:
-    """`address` with its host as a number.
+    """`address` with its host resolved to an IP address.
 
     Raises:
-        OSError, ValueError: It has none, or none that leads to one machine.
+        OSError, ValueError: The host cannot be resolved, or is the unspecified address.
     """
     host, _, port = address.rpartition(":")
     try:
@@ -163,23 +166,23 @@ async def _numeric(address: str) -> str:
             found = await asyncio.get_running_loop().getaddrinfo(host, int(port))
         ip = ipaddress.ip_address(found[0][4][0])
     if ip.is_unspecified:
-        raise ValueError("that is every address of its own machine")
+        raise ValueError("it means all addresses of its host")
     return f"[{ip}]:{int(port)}" if ip.version == 6 else f"{ip}:{int(port)}"
 
 
 def _judge(change: Change, server: Server) -> Iterable[str]:
-    """Say a change that was made, or why it was not."""
+    """Print a change that HAProxy has made. Yields a sentence if HAProxy has not made it."""
     wanted = change.address if isinstance(change, Fill) else NOWHERE
     if server.address != wanted or server.status.startswith("MAINT") is isinstance(change, Fill):
-        yield f"HAProxy left {server.name} at {server.address}, {server.status}, and not at {wanted}"
+        yield f"HAProxy did not change {server.name}: it is {server.status} at {server.address}, not at {wanted}"
     elif isinstance(change, Fill):
         print_text(f"{server.name} leads to {change.node} ({change.address}).")
     else:
-        print_text(f"{server.name} is free: {change.address} is down, and in no registry.")
+        print_text(f"{server.name} is free: {change.address} is down and not in the registry.")
 
 
 def _replace(file: Path, text: str) -> None:
-    """Write it whole or not at all: HAProxy may read it at any moment."""
+    """Write `file` atomically, since HAProxy may read it at any moment."""
     new = file.with_name(f"{file.name}.new")
     try:
         new.write_text(text.lstrip())
@@ -194,25 +197,27 @@ def _replace(file: Path, text: str) -> None:
     type=click.Path(path_type=Path),
     default=lambda: Path(os.environ.get("LB_RUN") or "/tmp") / "haproxy.sock",  # noqa: S108  haproxy.cfg's own default
     show_default="haproxy.sock in LB_RUN, or in /tmp",
-    help="HAProxy's runtime socket. What it must know after a reload is kept beside it, in .state",
+    help="HAProxy's runtime socket. The state for a reload is stored beside it, with the suffix .state",
 )
 @click.option("--backend", default="gw", show_default=True)
-@click.option("--slots", default="slot", show_default=True, help="Servers called so, with a number, are ours.")
+@click.option(
+    "--slots", default="slot", show_default=True, help="The prefix of the servers to manage, before a number."
+)
 @click.option("--interval", type=click.FloatRange(0.1, 60), default=1.0, show_default=True, help="Seconds.")
 @click.option(
     "--patience",
     type=click.FloatRange(0),
     default=PATIENCE_SECONDS,
     show_default=True,
-    help="Seconds that a server must have been down for its slot to be freed.",
+    help="Seconds that a server must be down before its slot is freed.",
 )
-@click.option("--once", is_flag=True, help="One pass, and then end; 1 if something was left undone.")
+@click.option("--once", is_flag=True, help="Make one pass and exit, with code 1 if a step failed.")
 def haproxy_sync(socket: Path, backend: str, slots: str, interval: float, patience: float, once: bool) -> None:
-    """Keep HAProxy's servers as the node registry says.
+    """Keep HAProxy's servers equal to the nodes of the registry.
 
-    Run it beside HAProxy (started with GW_SLOTS), with the nodes' GATEWAY_REDIS_URL and GATEWAY_NAMESPACE. A node that
-    is ready gets a slot. The slot is freed when the node has left the registry, and HAProxy has found it down for a
-    while; sockets are never cut. Servers with other names are left alone.
+    Run it beside HAProxy (started with GW_SLOTS), with the GATEWAY_REDIS_URL and GATEWAY_NAMESPACE of the nodes. A
+    ready node gets a slot. The slot is freed when the node has left the registry and HAProxy has found it down for a
+    while. Open sockets are never closed. Servers with other names do not change.
     """
     try:
         settings = Settings.from_env(os.environ)
@@ -232,7 +237,7 @@ def haproxy_sync(socket: Path, backend: str, slots: str, interval: float, patien
 
 
 async def _run(settings: Settings, make: Callable[[Registry], Sync], every_seconds: float | None) -> list[str]:
-    """One pass, and what could not be done; with `every_seconds` passes until somebody ends us."""
+    """Make one pass and return a sentence for each failed step; or passes `every_seconds` until SIGTERM or SIGINT."""
     from gateway.cluster.keys import Keys
     from gateway.cluster.link import Link
     from gateway.cluster.registry import Memory, Registry
@@ -242,7 +247,9 @@ async def _run(settings: Settings, make: Callable[[Registry], Sync], every_secon
     link = Link(
         settings.redis_url, timeout_seconds=settings.redis_timeout_seconds, name="haproxy-sync", metrics=metrics
     )
-    nothing = Memory(dict, lambda _: None, tuple, lambda _: 0, tuple)  # there is no node here, and nothing to write
+    nothing = Memory(
+        dict, lambda _: None, tuple, lambda _: 0, tuple
+    )  # this process is not a node, and has nothing to register
     sync = make(Registry(link, Keys(settings.namespace), "", lease_seconds=1, memory=nothing, metrics=metrics))
     try:
         if every_seconds is None:

@@ -1,7 +1,7 @@
-"""Commands for people: run a node; publish, see and direct the cluster; tokens; is everything well?
+"""The ``gateway`` command: run a node, publish, inspect and control the cluster, make tokens, check the cluster.
 
-Tables are for eyes, and plain when nobody looks; ``--json`` is for scripts: one document, nothing else on standard
-output. What fails is one sentence on standard error: exit code 1, or 2 if the command itself was wrong.
+Commands print tables for people. With ``--json`` they print one JSON document for scripts. An error is one sentence on
+standard error with exit code 1, or 2 if the command or a setting is wrong.
 """
 
 from __future__ import annotations
@@ -52,15 +52,15 @@ for command in (*COMMANDS, haproxy_sync):
 @cli.command()
 @click.pass_context
 def serve(context: click.Context) -> None:
-    """Run one node until it is told to stop.
+    """Run one node until SIGTERM or SIGINT.
 
-    Its settings are GATEWAY_ variables; the README lists them.
+    Its settings are the GATEWAY_ environment variables, which the README lists.
     """
     try:
         settings = Settings.from_env(os.environ)
     except SettingsError as error:
         raise Misuse(str(error)) from None
-    # Here, because with Starlette, uvicorn and redis it takes longer to load than all that the other commands need.
+    # Imported here, because loading Starlette, uvicorn and redis takes longer than all that other commands need.
     from gateway.server import serve as run
 
     try:
@@ -77,25 +77,25 @@ def serve(context: click.Context) -> None:
 @click.argument("topic")
 @click.argument("data")
 @click.option("--text", is_flag=True, help="DATA is plain text, not JSON.")
-@click.option("--action", help="Travels beside the data; so do the next two.")
+@click.option("--action", help="Delivered beside the data, like the next two.")
 @click.option("--subtype")
 @click.option("--priority", help="A number, or a word.")
-@click.option("--user", help="Only to this user's clients, subscribed or not.")
+@click.option("--user", help="Only to clients of this user, subscribed or not.")
 @click.option("--role", help="Only to clients of this role.")
 @click.option("--client", help="Only to this client.")
-@click.option("--except", "besides", metavar="CLIENT", help="To all subscribers of the topic but this client.")
+@click.option("--except", "besides", metavar="CLIENT", help="To all subscribers of the topic except this client.")
 @speaking
 def publish(
     remote: Remote, topic: str, data: str, text: bool, besides: str | None, priority: str | None, **more: str | None
 ) -> Steps:
     """Publish DATA on TOPIC.
 
-    DATA is JSON, or with --text any text; a lone - reads it from standard input. What begins
-    with a dash stands behind a lone --, as in: gateway publish price -- -5
+    DATA is JSON, or any text with --text. The argument - reads it from standard input. Write --
+    before data that begins with a dash, as in: gateway publish price -- -5
     """
     to = {kind: name for kind in ("user", "role", "client") if (name := more.pop(kind)) is not None}
     if len(to) + (besides is not None) > 1:
-        raise click.UsageError("--user, --role, --client and --except exclude each other.")
+        raise click.UsageError("Give at most one of --user, --role, --client and --except.")
     message: dict[str, Any] = {"topic": topic, "data": _data(data, text)}
     message |= {**more, "priority": _number_or_word(priority), "to": to or None, "except": besides}
     yield remote.publish({name: value for name, value in message.items() if name == "data" or value is not None})
@@ -109,7 +109,7 @@ def _data(given: str, text: bool) -> Any:
     except UnicodeDecodeError:
         raise click.UsageError("DATA is not UTF-8.") from None
     except ValueError as error:
-        raise click.UsageError(f"DATA is not JSON ({error}); with --text it may be anything.") from None
+        raise click.UsageError(f"DATA is not JSON ({error}); use --text for plain text.") from None
 
 
 def _number_or_word(given: str | None) -> float | str | None:
@@ -123,7 +123,7 @@ def _number_or_word(given: str | None) -> float | str | None:
 @cli.command()
 @speaking
 def nodes(remote: Remote) -> Steps:
-    """The living nodes, with their clients and topics."""
+    """List the living nodes, with their clients and topics."""
     found = remote.nodes()
     yield found
     print_table(
@@ -133,7 +133,7 @@ def nodes(remote: Remote) -> Steps:
             for n in found["nodes"]
         ],
         keep=4,
-        none="No node is there.",
+        none="There are no nodes.",
     )
 
 
@@ -145,18 +145,18 @@ def _state(node: Mapping[str, Any]) -> Text:
 
 @cli.command()
 @click.argument("client_id", metavar="[ID]", required=False)
-@click.option("--user", help="Only this user's.")
-@click.option("--ip", help="Only those from this address.")
-@click.option("--topic", help="Only those that are subscribed to this topic.")
-@click.option("--node", help="Only those on this node, by its name or id.")
-@click.option("--limit", type=click.IntRange(1), default=1000, show_default=True, help="At most so many.")
-@click.option("--cursor", metavar="ID", help="Only those behind this one: `next` of an answer that was not all.")
+@click.option("--user", help="Only clients of this user.")
+@click.option("--ip", help="Only clients with this address.")
+@click.option("--topic", help="Only clients that are subscribed to this topic.")
+@click.option("--node", help="Only clients on this node, given by name or id.")
+@click.option("--limit", type=click.IntRange(1), default=1000, show_default=True, help="The most clients to list.")
+@click.option("--cursor", metavar="ID", help="Only clients after this one: `next` of an incomplete answer.")
 @speaking
 def clients(remote: Remote, client_id: str | None, limit: int, cursor: str | None, **filters: str | None) -> Steps:
-    """Who is connected; with ID, all about one client."""
+    """List the connected clients, or show the client ID."""
     if client_id is not None:
         if any(given is not None for given in (cursor, *filters.values())):
-            raise click.UsageError("ID names one client: leave the filters and --cursor out.")
+            raise click.UsageError("ID names one client: remove the filters and --cursor.")
         client = remote.client(client_id)
         yield client
         print_fields({**client, "topics": ", ".join(client["topics"])})
@@ -170,52 +170,52 @@ def clients(remote: Remote, client_id: str | None, limit: int, cursor: str | Non
             for c in found["clients"]
         ],
         keep=3,
-        none="No client is there.",
+        none="There are no clients.",
     )
     if found["next"] is not None:
-        click.echo(f"The first {limit}; there are more, and --limit shows them.", err=True)
+        click.echo(f"Only the first {limit} are listed; raise --limit to list more.", err=True)
 
 
 @cli.command()
 @click.argument("topic", required=False)
 @click.option("--contains", metavar="TEXT", help="Only topics with this text in their name.")
-@click.option("--limit", type=click.IntRange(1), default=1000, show_default=True, help="At most so many.")
-@click.option("--after", metavar="TOPIC", help="Only topics behind this name: `next` of an answer that was not all.")
+@click.option("--limit", type=click.IntRange(1), default=1000, show_default=True, help="The most topics to list.")
+@click.option("--after", metavar="TOPIC", help="Only topics after this name: `next` of an incomplete answer.")
 @speaking
 def topics(remote: Remote, topic: str | None, contains: str | None, limit: int, after: str | None) -> Steps:
-    """Topics and their subscribers; with TOPIC, by node."""
+    """List topics and subscribers, or those of TOPIC by node."""
     if topic is not None:
         if contains is not None or after is not None:
-            raise click.UsageError("TOPIC names one topic: leave --contains and --after out.")
+            raise click.UsageError("TOPIC names one topic: remove --contains and --after.")
         one = remote.topic(topic)
         yield one
         print_table(["node", "clients"], list(one["nodes"].items()), none=f"No client is subscribed to {topic}.")
         return
     found = remote.topics(limit, after, contains)
     yield found
-    rows = [[heard["topic"], heard["subscribers"], len(heard["nodes"])] for heard in found["topics"]]
+    rows = [[row["topic"], row["subscribers"], len(row["nodes"])] for row in found["topics"]]
     none = "No client is subscribed to any topic." if contains is None and after is None else "No topic matches."
     print_table(["topic", "clients", "nodes"], rows, none=none)
     if found.get("next") is not None:
-        click.echo(f"The first {limit}; there are more, and --limit shows them.", err=True)
+        click.echo(f"Only the first {limit} are listed; raise --limit to list more.", err=True)
 
 
 @cli.command()
 @click.argument("name", metavar="[SERVICE]", required=False)
-@click.option("--graph", is_flag=True, help="What depends on what, as a tree.")
+@click.option("--graph", is_flag=True, help="Show the dependencies as a tree.")
 @speaking
 def services(remote: Remote, name: str | None, graph: bool) -> Steps:
-    """How background services are; with SERVICE, its instances."""
+    """List the background services, or the instances of SERVICE."""
     if name is not None:
         if graph:
-            raise click.UsageError("The graph is of all services: give either SERVICE or --graph.")
+            raise click.UsageError("The graph shows all services: give either SERVICE or --graph.")
         service = remote.service(name)
         yield service
         rows = [[i["instance"], _status(i["status"]), _note(i)] for i in service["instances"]]
-        print_table(["instance", "status", ""], rows, none="It has no instances.")
+        print_table(["instance", "status", ""], rows, none="The service has no instances.")
         for title in ("dependencies", "dependants"):
-            told = ", ".join(f"{other['service']} ({other['status'] or 'unknown'})" for other in service[title])
-            print_text(f"{title}: {told or 'none'}")
+            listed = ", ".join(f"{other['service']} ({other['status'] or 'unknown'})" for other in service[title])
+            print_text(f"{title}: {listed or 'none'}")
         return
     found = remote.services()
     yield found
@@ -223,7 +223,7 @@ def services(remote: Remote, name: str | None, graph: bool) -> Steps:
     if graph:
         needs = {other: service["dependsOn"] for other, service in known.items()}
         tree = list(dependencies.lines(needs, lambda other: _branch(other, known.get(other))))
-        print_text("\n".join(tree) or "No service is there.")
+        print_text("\n".join(tree) or "There are no services.")
         return
     print_table(
         ["service", "status", "instances", "running", "last error"],
@@ -232,7 +232,7 @@ def services(remote: Remote, name: str | None, graph: bool) -> Steps:
             for s in found["services"]
         ],
         keep=4,
-        none="No service is there.",
+        none="There are no services.",
     )
 
 
@@ -242,11 +242,11 @@ def _status(status: str) -> Text:
 
 
 def _note(instance: Mapping[str, Any]) -> str:
-    """Why an instance is as it is."""
+    """The reason for an instance's status, or its last operation."""
     if instance.get("waitsFor"):
         return f"waits for {instance['waitsFor']}"
     if instance.get("standby"):
-        return "stands by"
+        return "standby"
     return instance.get("lastError") or instance.get("lastOperation") or ""
 
 
@@ -263,9 +263,9 @@ def _branch(name: str, service: Mapping[str, Any] | None) -> str:
 @click.option("--user", help="All clients of this user.")
 @speaking
 def disconnect(remote: Remote, client: str | None, user: str | None) -> Steps:
-    """Close a client's socket, or all of a user.
+    """Close the socket of a client, or all sockets of a user.
 
-    On whichever nodes they are; the code is 3503, which means: do not come back.
+    They may be on any node. The close code is 3503: the client must not reconnect.
     """
     if client is not None and user is None:
         done = remote.disconnect_client(client)
@@ -282,7 +282,7 @@ def disconnect(remote: Remote, client: str | None, user: str | None) -> Steps:
 @click.argument("topic")
 @speaking
 def unsubscribe(remote: Remote, client_id: str, topic: str) -> Steps:
-    """Take TOPIC from the client ID, which is told."""
+    """Unsubscribe the client ID from TOPIC and notify it."""
     yield remote.unsubscribe(client_id, topic)
     print_text(f"Unsubscribed {client_id} from {topic}.")
 
@@ -291,13 +291,13 @@ def unsubscribe(remote: Remote, client_id: str, topic: str) -> Steps:
 @click.argument("node")
 @speaking
 def drain(remote: Remote, node: str) -> Steps:
-    """Have NODE send its clients away, and end.
+    """Have NODE close its clients and exit.
 
-    NODE is a name or an id. Clients go a few at a time; whoever watches over the node starts it again.
+    NODE is a name or an id. It closes a few clients at a time. The supervisor of the node restarts it.
     """
     done = remote.drain(node)
     yield done
-    print_text("\n".join(f"{gone} drains." for gone in done["draining"]))
+    print_text("\n".join(f"{node_id} is draining." for node_id in done["draining"]))
 
 
 @cli.command()
@@ -310,30 +310,30 @@ def drain(remote: Remote, node: str) -> Steps:
 )
 @speaking
 def rebalance(remote: Remote, seconds: float) -> Steps:
-    """Move clients from fuller nodes to emptier ones.
+    """Move clients from nodes above the mean to the others.
 
-    That is for after scale-out. Only those above the mean move: they are told, closed (3011), and
-    led to another node as they come back.
+    Use it after adding a node. The clients are notified and closed with code 3011. The load
+    balancer sends them to another node when they reconnect.
     """
     done = remote.rebalance(seconds)
     yield done
     for move in done["moves"]:
-        print_text(f"{move['node']} sends {move['clients']} clients away.")
+        print_text(f"{move['node']} moves {move['clients']} clients.")
     if not done["moves"]:
-        print_text("No node has more clients than the others, so none moves.")
+        print_text("The clients are balanced, so no client moves.")
     elif done["after"]:
-        print_text(f"They begin in {done['after']:.0f} s: the load balancer fills the youngest node slowly at first.")
+        print_text(f"The moves begin in {done['after']:.0f} s: the load balancer fills a new node slowly at first.")
 
 
 @cli.command()
 @speaking
 def check(remote: Remote) -> Steps:
-    """Say whether all is well, and fail unless it is.
+    """Check the settings, the API, Redis and every node.
 
-    Asked are the settings here, the API, Redis and every node.
+    The command fails if a check fails. It checks the settings in this environment.
     """
     made = checks(remote, os.environ)
     yield {"ok": all(one.ok for one in made), "checks": [asdict(one) for one in made]}
-    states = {True: Text("ok", "green"), False: Text("failed", "red"), None: Text("not asked", "yellow")}
+    states = {True: Text("ok", "green"), False: Text("failed", "red"), None: Text("skipped", "yellow")}
     rows = [[one.check, states[one.ok], "\n-> ".join(filter(None, (one.found, one.todo)))] for one in made]
     print_table(["check", "state", "found"], rows)

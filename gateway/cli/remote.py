@@ -1,4 +1,4 @@
-"""The cluster as its HTTP API shows it, for the command line: what fails, fails as a sentence for a person."""
+"""A client of the cluster's HTTP API for the commands. Its errors are sentences for people."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ PAGE_CLIENTS: Final = 1000
 PAGE_TOPICS: Final = 1000
 
 CONNECT_SECONDS: Final = 5.0
-# Longer than a node waits for Redis, so that it is the node that says why.
+# Longer than a node waits for Redis, so that the node can report the reason.
 ANSWER_SECONDS: Final = 30.0
 
 Filters = dict[str, str | int | None]
 
 
 class RemoteError(Exception):
-    """What the cluster did not do: one sentence that says what, and what to do about it.
+    """A request failed. The message is one sentence with the reason and the remedy.
 
-    `status` is that of the answer, None if there was none that a gateway would give.
+    `status` is the HTTP status; None if there was no response of a gateway.
     """
 
     def __init__(self, sentence: str, status: int | None = None) -> None:
@@ -33,9 +33,9 @@ class RemoteError(Exception):
 
 
 class Remote:
-    """The API at `url`, asked with `key`; closed at the end of a `with`. `transport` replaces the network in tests.
+    """The HTTP API at `url`, used with `key` as a context manager. `transport` replaces the network in tests.
 
-    Every method raises `RemoteError`, and returns the API's own document: docs are at ``/api/openapi.json``.
+    Every method returns the JSON document of the API (see ``/api/openapi.json``), or raises `RemoteError`.
     """
 
     def __init__(self, url: str, key: str = "", transport: httpx.BaseTransport | None = None) -> None:
@@ -43,10 +43,10 @@ class Remote:
         self._key = key
         self._http = httpx.Client(
             base_url=self.url,
-            # Bytes: a key may be any text, and httpx would have it ASCII.
+            # As bytes, since httpx accepts only ASCII text, and a key may be any text.
             headers={b"Authorization": f"Bearer {key}".encode()} if key else {},
             timeout=httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS),
-            # Given explicitly, it is not overruled by HTTP_PROXY: the API's address is an inner one.
+            # An explicit transport ignores HTTP_PROXY, since the API has an internal address.
             transport=transport or httpx.HTTPTransport(),
         )
 
@@ -56,10 +56,10 @@ class Remote:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._http.close()
 
-    # ---- what can be asked
+    # ---- operations
 
     def version(self) -> str:
-        """The version of the node that answers; needs no key."""
+        """The version of the node that answers. It needs no key."""
         return str(self._ask("GET", "openapi.json", expect="info")["info"]["version"])
 
     def publish(self, message: dict[str, Any]) -> dict[str, Any]:
@@ -71,7 +71,7 @@ class Remote:
         return self._ask("GET", "nodes", expect="nodes")
 
     def topics(self, limit: int, after: str | None = None, contains: str | None = None) -> dict[str, Any]:
-        """The first `limit` topics that have subscribers, over as many pages as that takes."""
+        """The first `limit` topics that have subscribers, from as many pages as necessary."""
         found: list[dict[str, Any]] = []
         while True:
             about = {"after": after, "contains": contains, "limit": min(limit - len(found), PAGE_TOPICS)}
@@ -86,7 +86,7 @@ class Remote:
         return self._ask("GET", "topics", topic, expect="subscribers")
 
     def clients(self, filters: Filters, limit: int, cursor: str | None = None) -> dict[str, Any]:
-        """The first `limit` clients by these filters, over as many pages as that takes."""
+        """The first `limit` clients that match the filters, from as many pages as necessary."""
         found: list[dict[str, Any]] = []
         while True:
             about = {**filters, "limit": min(limit - len(found), PAGE_CLIENTS), "cursor": cursor}
@@ -101,31 +101,31 @@ class Remote:
         return self._ask("GET", "clients", client_id, expect="id")
 
     def disconnect_client(self, client_id: str) -> dict[str, Any]:
-        """Have a client's socket closed."""
+        """Close a client's socket."""
         return self._ask("DELETE", "clients", client_id, expect="disconnected")
 
     def disconnect_user(self, user: str) -> dict[str, Any]:
-        """Have all sockets of a user closed."""
+        """Close all sockets of a user."""
         return self._ask("DELETE", "users", user, "clients", expect="disconnected")
 
     def unsubscribe(self, client_id: str, topic: str) -> dict[str, Any]:
-        """Take a topic from a client."""
+        """Unsubscribe a client from a topic."""
         return self._ask("DELETE", "clients", client_id, "topics", topic, expect="unsubscribed")
 
     def revoke(self, document: dict[str, Any]) -> dict[str, Any]:
-        """Refuse a token (``jti``), or all of a ``user``, until it ``expires``."""
+        """Revoke one token (``jti``) or all tokens of a ``user``, until ``expires``."""
         return self._ask("POST", "revocations", expect="until", body=orjson.dumps(document))
 
     def revocations(self) -> dict[str, Any]:
-        """What is revoked."""
+        """The revocations."""
         return self._ask("GET", "revocations", expect="revocations")
 
     def drain(self, node: str) -> dict[str, Any]:
-        """Have a node, by name or id, send its clients away and end."""
+        """Drain a node, given by name or id."""
         return self._ask("POST", "nodes", node, "drain", expect="draining")
 
     def rebalance(self, seconds: float) -> dict[str, Any]:
-        """Have nodes with more clients than the mean send their surplus to the others, over so many seconds."""
+        """Have the nodes above the mean move surplus clients to the others, over `seconds` seconds."""
         return self._ask("POST", "rebalance", expect="moves", body=orjson.dumps({"seconds": seconds}))
 
     def services(self) -> dict[str, Any]:
@@ -136,24 +136,24 @@ class Remote:
         """One service."""
         return self._ask("GET", "services", name, expect="instances")
 
-    # ---- how
+    # ---- requests
 
     def _ask(
         self, method: str, *segments: str, expect: str, parameters: Filters | None = None, body: bytes | None = None
     ) -> dict[str, Any]:
-        """The answer, an object with the member `expect`."""
+        """Make a request and return its response, an object with the member `expect`."""
         path = "/".join(map(_segment, segments))
         given = {name: value for name, value in (parameters or {}).items() if value is not None}
         try:
             answer = self._http.request(method, f"/api/{path}", params=given, content=body)
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
             raise RemoteError(
-                f"Cannot reach {self.url} ({_reason(error)}): is the cluster up, and is --url (GATEWAY_URL) its "
-                "internal address?"
+                f"Cannot reach {self.url} ({_reason(error)}): start the cluster, or set --url (GATEWAY_URL) to its "
+                "internal address"
             ) from None
         except httpx.HTTPError as error:
-            unknown = "" if method == "GET" else "; it may be done or not, so look before you ask again"
-            raise RemoteError(f"{self.url} gave no answer ({_reason(error)}){unknown}") from None
+            unknown = "" if method == "GET" else "; it may have been done or not, so check before you retry"
+            raise RemoteError(f"{self.url} did not answer ({_reason(error)}){unknown}") from None
         try:
             document = orjson.loads(answer.content)
         except orjson.JSONDecodeError:
@@ -161,7 +161,7 @@ class Remote:
         if answer.status_code != 200:
             raise self._refusal(answer.status_code, document)
         if not isinstance(document, dict) or expect not in document:
-            raise self._stranger(200)
+            raise self._not_a_gateway(200)
         return document
 
     def _refusal(self, status: int, document: Any) -> RemoteError:
@@ -169,38 +169,40 @@ class Remote:
             message = str(document["error"]["message"])
         except (KeyError, TypeError):
             if status == 413:
-                return RemoteError("This is larger than the load balancer lets through", status)
-            return self._stranger(status)
+                return RemoteError("The request is larger than the load balancer allows", status)
+            return self._not_a_gateway(status)
         match status:
             case 401 if self._key:
-                return RemoteError(f"{self.url} does not take this key: GATEWAY_API_KEY must be the nodes' own", status)
+                return RemoteError(f"{self.url} rejects this key: set GATEWAY_API_KEY to a key of the nodes", status)
             case 401:
-                return RemoteError(f"{self.url} wants a key: set GATEWAY_API_KEY to the nodes' own", status)
+                return RemoteError(f"{self.url} needs a key: set GATEWAY_API_KEY to a key of the nodes", status)
             case 403 if document["error"].get("code") == "forbidden":
                 return RemoteError(message, status)
             case 403:
                 return RemoteError(
-                    f"The API at {self.url} is off: start its nodes with a GATEWAY_API_KEY, and set the same here",
+                    f"The API at {self.url} is off: start its nodes with a GATEWAY_API_KEY, and set the same key here",
                     status,
                 )
-            case 503 if document["error"].get("code") != "unconfirmed":  # that was done, and says what to do
-                return RemoteError(f"The cluster cannot do it now ({message}): ask again when /readyz says 200", status)
+            case 503 if document["error"].get("code") != "unconfirmed":  # its message names the remedy itself
+                return RemoteError(
+                    f"The cluster cannot do this now ({message}): retry when /readyz answers 200", status
+                )
             case _:
                 return RemoteError(message, status)
 
-    def _stranger(self, status: int) -> RemoteError:
+    def _not_a_gateway(self, status: int) -> RemoteError:
         return RemoteError(
-            f"{self.url} answers {status}, and not as a gateway does: is --url (GATEWAY_URL) its internal address?"
+            f"{self.url} answers {status}, but it is not a gateway: set --url (GATEWAY_URL) to the internal address"
         )
 
 
 def _segment(name: str) -> str:
-    # A topic may be called "..", which would be a step up.
+    # A topic may have the name "..", which must not become a path step.
     return quote(name, safe="") if name.strip(".") else "%2E" * len(name)
 
 
 def _reason(error: Exception) -> str:
-    """What the system says, without its number."""
+    """The error message of the operating system, without its number."""
     return re.sub(r"^\[Errno -?\d+\] ", "", str(error)) or (
         "timed out" if isinstance(error, httpx.TimeoutException) else type(error).__name__
     )

@@ -1,4 +1,4 @@
-"""What commands print: tables for eyes, plain when nobody looks, and JSON for scripts."""
+"""Output of the commands: tables for people (plain if not on a terminal) and JSON for scripts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ UNITS: Final = (("d", 86_400), ("h", 3600), ("min", 60), ("s", 1))
 
 
 def print_json(document: Any) -> None:
-    """Print `document`, and let nothing else follow."""
+    """Print `document` as JSON."""
     click.echo(orjson.dumps(document, option=orjson.OPT_INDENT_2))
 
 
@@ -28,19 +28,19 @@ def print_text(text: str) -> None:
 
 
 def shown(text: str) -> str:
-    """`text` without what could direct a terminal: users and browsers choose their names themselves."""
+    """`text` without terminal control characters, since clients can choose names that contain some."""
     return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
 
 
 def _console() -> Console:
     console = Console(markup=False, highlight=False, emoji=False)
     if not console.is_terminal:
-        console.width = 1 << 20  # a line a row, for grep and cut
+        console.width = 1 << 20  # one line per row, for grep and cut
     return console
 
 
 def print_fields(fields: Mapping[str, Any]) -> None:
-    """Print one thing: a line for each of its fields."""
+    """Print the fields of one object, one per line."""
     table = Table.grid(padding=(0, GAP, 0, 0))
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
@@ -52,10 +52,10 @@ def print_fields(fields: Mapping[str, Any]) -> None:
 def print_table(
     titles: Sequence[str], rows: Sequence[Sequence[Any]], *, keep: int | None = None, none: str = ""
 ) -> None:
-    """Print rows of strings, styled `Text` and numbers; if there are none, `none` on standard error.
+    """Print a table of strings, styled `Text` and numbers. Without rows, print `none` on standard error.
 
-    Nothing is cut short. Where the terminal is too narrow, columns behind the first `keep` give way; then cells
-    fold, the first column's last of all: it holds what is copied from here.
+    Values are never cut. On a narrow terminal the columns after the first `keep` are left out. Then cells are folded,
+    the first column last, since it holds the ids that people copy.
     """
     if not rows:
         click.echo(none, err=True)
@@ -82,7 +82,7 @@ def _width(cell: Text) -> int:
 
 
 def age(since: str, now: float) -> str:
-    """How long before `now` (seconds since 1970) `since` (ISO 8601) was: 42 s, 5 min, 3 h, 2 d."""
+    """The time from `since` (ISO 8601) to `now` (seconds since 1970) as text: 42 s, 5 min, 3 h, 2 d."""
     seconds = max(0.0, now - datetime.fromisoformat(since).timestamp())
     unit, size = next((unit for unit in UNITS if seconds >= unit[1]), UNITS[-1])
     return f"{seconds // size:.0f} {unit}"

@@ -248,8 +248,8 @@ async def test_what_fails_is_one_sentence(cluster: Callable[..., Cluster], redis
     nowhere = f"http://127.0.0.1:{free_port()}"
     complaints = [
         ("Connection refused", gateway(nowhere, "nodes", "--json")),
-        ("does not take this key", gateway(node, "nodes", "--json", GATEWAY_API_KEY="wrong")),
-        ("wants a key", gateway(node, "topics", GATEWAY_API_KEY="")),
+        ("rejects this key", gateway(node, "nodes", "--json", GATEWAY_API_KEY="wrong")),
+        ("needs a key", gateway(node, "topics", GATEWAY_API_KEY="")),
         ("No client 'n1.0.1'", gateway(node, "clients", "n1.0.1")),
         ("no such topic", gateway(node, "topics", "no topic")),
         ("topic must be", gateway(node, "publish", "no topic", "1")),

@@ -180,7 +180,7 @@ async def test_it_can_be_ordered_by_the_command_line(cluster: Start, connect: Co
     command = [sys.executable, "-m", "gateway", "drain", "n1", "--url", nodes[1].url, "--api-key", API_KEY]
     process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE, env=clean_environment())
     out, _ = await process.communicate()
-    assert out.decode() == f"{client.id.rpartition('.')[0]} drains.\n"
+    assert out.decode() == f"{client.id.rpartition('.')[0]} is draining.\n"
     assert await client.closed() == 3001
     assert await exit_code(nodes[0]) == 0
 
