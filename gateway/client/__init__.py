@@ -1,23 +1,23 @@
-"""The Python client: one socket to the cluster, kept alive; every topic in order, and the truth about what was missed.
+"""The Python client: one connection to the cluster that reconnects by itself, recovers, and reports every gap.
 
     async with Gateway("ws://localhost:8080/ws", token=token) as gateway:
         contest = await gateway.subscribe("contest")
         async for message in contest:
             print(message.offset, message.data)
 
-It reconnects by itself, subscribes again and recovers: on a topic with history each message is handed on once and in
-order, whatever happened between; where one cannot be had any more, `Subscription.events` has a `Gap` in its place.
+After a lost connection the client reconnects, subscribes again and recovers. On a topic with history it delivers each
+message once and in order. If a message is no longer available, `Subscription.events` yields a `Gap` instead.
 
-    address.py        the server's URL, checked                        (pure)
-    limits.py         the server's limits: sizes and rates             (pure)
-    place.py          where a subscriber is in a topic                     (pure)
-    pace.py           when to try again, when a silent server is dead, when a token is replaced   (pure)
-    events.py         what a caller gets, and what can go wrong            (pure)
-    subscription.py   what one caller hears of one topic
-    topics.py         all subscriptions: what to send, and which of them receive what   (pure)
-    conversation.py   what goes over one socket
-    tokens.py         log in, and replace a token before it expires
-    gateway.py        the client's life: connect, log in, come back
+    address.py        checks the URL of the server                                     (pure)
+    limits.py         the server's limits: message sizes and rates                     (pure)
+    place.py          the client's position in one topic                               (pure)
+    pace.py           backoff, heartbeat, and the time to replace a token              (pure)
+    events.py         events and errors                                                (pure)
+    subscription.py   the events of one topic for one caller
+    topics.py         all subscriptions: which messages to send and who receives which (pure)
+    conversation.py   the protocol on one socket
+    tokens.py         logs in, and replaces a token before it expires
+    gateway.py        the client: connects, logs in, reconnects
 """
 
 from gateway.client.events import (

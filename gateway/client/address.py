@@ -1,4 +1,4 @@
-"""The address of a server, checked before anything is tried.  (pure)"""
+"""Checks the URL of a server before the client connects.  (pure)"""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ _UNSENDABLE: Final = re.compile(r"[\x00-\x20\x7f\\]")
 
 
 def address(url: str) -> str:
-    """The WebSocket URL for a URL that begins with ws, wss, http or https.
+    """Return the WebSocket URL for a URL that begins with ws, wss, http or https.
 
     Raises:
-        TypeError: It is no text.
-        ValueError: No server can be reached at it. The sentence never shows a user name or a password.
+        TypeError: `url` is not a string.
+        ValueError: `url` is invalid. The message never shows a user name or a password.
     """
     if not isinstance(url, str):
         raise TypeError(f"the URL is of type {type(url).__name__}; it must be a str such as 'ws://localhost:8080/ws'")
@@ -29,7 +29,7 @@ def address(url: str) -> str:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
         (host or "").encode("idna")
-    except ValueError as error:  # a port that is no number, brackets that are no IPv6 address, a host that is no name
+    except ValueError as error:  # an invalid port, IPv6 address or host name
         raise ValueError(f"the URL's host and port cannot be read: {error}") from None
     if not host:
         raise ValueError("the URL has no host; write one, as in 'ws://localhost:8080/ws'")
@@ -43,6 +43,6 @@ def address(url: str) -> str:
 
 
 def shown(url: str) -> str:
-    """The URL as it may stand in a log: without user name, password and query."""
+    """The URL for logs: without user name, password and query."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"

@@ -1,4 +1,4 @@
-"""What goes over one socket: questions and their answers, the welcome, the login, pings. It ends with the socket."""
+"""The protocol on one socket: calls and their replies, the welcome, the login and pings."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ Frame = dict[str, Any]
 
 
 class Lost(Exception):
-    """The socket is gone, or given up; come back."""
+    """The socket is lost or was given up. The client should reconnect."""
 
 
 @dataclass(frozen=True, slots=True)
 class Welcome:
-    """What the server says of itself first."""
+    """The server's welcome message."""
 
     client_id: str
     node: str
@@ -37,47 +37,47 @@ class Welcome:
 
 
 class Conversation:
-    """One socket. `heard` is given each frame that answers neither a login nor a call."""
+    """The protocol on one socket. It passes each frame that is not the reply to a login or a call to `on_frame`."""
 
-    def __init__(self, socket: ClientConnection, heard: Callable[[Frame], None]) -> None:
-        self.reconnect_ms: int | None = None  # said by a server that sends us away
-        self.token = ""  # the server has accepted
+    def __init__(self, socket: ClientConnection, on_frame: Callable[[Frame], None]) -> None:
+        self.reconnect_ms: int | None = None  # when the server asked the client to reconnect
+        self.token = ""  # the token that the server has accepted
         self.logged_in = asyncio.Event()
-        self.expiring = asyncio.Event()  # the token ends soon
-        self.limits = Limits()  # the server's
+        self.expiring = asyncio.Event()  # the token expires soon
+        self.limits = Limits()  # of the server
         self._socket = socket
-        self._heard = heard
+        self._on_frame = on_frame
         self._heartbeat = Heartbeat()
         self._ids = itertools.count(1)
-        self._asked: dict[str, asyncio.Future[Frame]] = {}  # by request id
+        self._calls: dict[str, asyncio.Future[Frame]] = {}  # by request id
         self._welcome: asyncio.Future[Welcome] = asyncio.get_running_loop().create_future()
         self._login: asyncio.Future[None] | None = None
 
-    # ---- saying
+    # ---- sending
 
     async def call(self, frame: Mapping[str, Any]) -> Frame:
-        """The answer to a frame.
+        """Send a frame and return its reply.
 
         Raises:
             ValueError: JSON cannot hold the frame unchanged.
-            TooLarge: The server would not take it.
-            Refused: The server answered with an ERROR.
-            Disconnected: The socket was lost before the answer.
+            TooLarge: The frame is larger than the server accepts.
+            Refused: The server replied with an ERROR.
+            Disconnected: The socket was lost before the reply.
         """
         request_id = f"p{next(self._ids)}"
         data = protocol.dumps({**frame, "requestId": request_id})
         if len(data) > self.limits.message_bytes:
             raise TooLarge(str(frame["type"]), len(data), self.limits.message_bytes)
         answer: asyncio.Future[Frame] = asyncio.get_running_loop().create_future()
-        self._asked[request_id] = answer
+        self._calls[request_id] = answer
         try:
             await self.send(data)
             return await answer
         finally:
-            del self._asked[request_id]
+            del self._calls[request_id]
 
     async def send(self, data: bytes) -> None:
-        """Send a message that has no answer, or whose answer goes to `heard`.
+        """Send a message without a reply, or whose reply goes to `on_frame`.
 
         Raises:
             Disconnected: The socket is lost.
@@ -88,15 +88,15 @@ class Conversation:
             raise Disconnected("the connection is lost") from None
 
     async def welcome(self) -> Welcome:
-        """The server's first words."""
+        """Wait for the server's welcome."""
         return await self._welcome
 
     async def log_in(self, token: str) -> None:
-        """Say who we are.
+        """Log in with `token`.
 
         Raises:
-            Refused: The server does not accept it, or cannot tell now (`temporary`).
-            Disconnected: The socket was lost before the answer.
+            Refused: The server rejects the token, or cannot verify it now (`temporary`).
+            Disconnected: The socket was lost before the reply.
         """
         self._login = asyncio.get_running_loop().create_future()
         await self.send(protocol.dumps({"type": "AUTH", "authToken": token}))
@@ -104,8 +104,13 @@ class Conversation:
         self.token = token
         self.logged_in.set()
 
-    async def beat(self, seconds: float) -> None:
-        """Ping every so often; raises `Lost` when the server says nothing any more, `Disconnected` when it is gone."""
+    async def keep_alive(self, seconds: float) -> None:
+        """Send a ping every `seconds`, forever.
+
+        Raises:
+            Lost: The server has sent nothing after several pings.
+            Disconnected: The socket is lost.
+        """
         while True:
             await asyncio.sleep(seconds)
             if not self._heartbeat.ping():
@@ -113,25 +118,25 @@ class Conversation:
             await self.send(protocol.dumps({"type": "ping", "timestamp": int(time.time() * 1000)}))
 
     def give_up(self) -> None:
-        """Cut the connection: a close would wait for an answer."""
+        """Abort the connection. A close would wait for the server."""
         self._socket.transport.abort()
 
-    # ---- hearing
+    # ---- receiving
 
     async def read(self) -> None:
-        """Hear what the server says, until the socket ends.
+        """Process the server's messages until the socket is closed.
 
         Raises:
-            Lost: It may be opened again.
-            Closed: The server says not to.
+            Lost: The client may reconnect.
+            Closed: The server has told the client not to reconnect.
         """
         try:
             while True:
                 text = await self._socket.recv()
-                self._heartbeat.heard()
-                self._take(_read(text))
-        except (TypeError, ValueError, KeyError, AttributeError) as error:  # what it meant is not known
-            raise Lost(f"a message that cannot be read: {error!r}") from error
+                self._heartbeat.received()
+                self._process(_read(text))
+        except (TypeError, ValueError, KeyError, AttributeError) as error:  # a message of an unknown form
+            raise Lost(f"the server sent an invalid message: {error!r}") from error
         except ConnectionClosed as closed:
             code, reason = (closed.rcvd.code, closed.rcvd.reason) if closed.rcvd is not None else (1006, "")
             if 3500 <= code < 4000:
@@ -139,14 +144,14 @@ class Conversation:
             raise Lost(f"closed with {code} {reason}".rstrip()) from None
 
     def end(self) -> None:
-        """Whoever waits for an answer is told that none will come."""
-        lost = Disconnected("the connection was lost before the answer")
-        for future in (self._welcome, self._login, *self._asked.values()):
+        """Fail all calls that wait for a reply."""
+        lost = Disconnected("the connection was lost before the reply")
+        for future in (self._welcome, self._login, *self._calls.values()):
             _fail(future, lost)
 
-    def _take(self, frame: Frame) -> None:
+    def _process(self, frame: Frame) -> None:
         request_id = frame.get("requestId", frame.get("inReplyTo"))
-        answer = self._asked.get(request_id) if isinstance(request_id, str) else None
+        answer = self._calls.get(request_id) if isinstance(request_id, str) else None
         match frame:
             case {"type": "ACKNOWLEDGMENT", "operation": "authenticate"}:
                 _settle(self._login, None)
@@ -161,7 +166,7 @@ class Conversation:
             case _:
                 if frame.get("type") == "SYSTEM":
                     self._system(str(frame.get("action")), frame.get("data") or {})
-                self._heard(frame)
+                self._on_frame(frame)
 
     def _system(self, action: str, about: Mapping[str, Any]) -> None:
         match action:
@@ -176,10 +181,10 @@ class Conversation:
 
 
 def _read(text: str | bytes) -> Frame:
-    """A frame as Python has it; answers of a back end may hold integers of any length.
+    """Parse a frame. Replies of a back end may contain integers of any length.
 
     Raises:
-        ValueError: It is no JSON.
+        ValueError: `text` is not JSON.
     """
     try:
         frame: Frame = protocol.loads(text if isinstance(text, bytes) else text.encode())
@@ -196,4 +201,4 @@ def _settle(future: asyncio.Future[Any] | None, result: Any) -> None:
 def _fail(future: asyncio.Future[Any] | None, error: Exception) -> None:
     if future is not None and not future.done():
         future.set_exception(error)
-        future.exception()  # whoever asked may be gone
+        future.exception()  # mark it as retrieved, since the caller may be cancelled

@@ -1,12 +1,12 @@
-"""What a caller of the client gets, and what can go wrong.  (pure)
+"""The events and errors of the client.  (pure)
 
 GatewayError
-  Refused          the server answered with an ERROR
-  NoAnswer         it did not answer in time: what was asked may have been done
-  Disconnected     the socket was lost before the answer: the same holds
-  TooLarge         the message is larger than the server accepts: it was not sent
-  TooSlow          a subscription was not read as fast as its topic speaks
-  Closed           this is over: the server said not to come back, or the caller left
+  Refused          the server replied with an ERROR
+  NoAnswer         the server did not reply in time; the request may have been carried out
+  Disconnected     the socket was lost before the reply; the request may have been carried out
+  TooLarge         the message is larger than the server accepts; it was not sent
+  TooSlow          the caller did not read a subscription as fast as messages arrived
+  Closed           the client has ended: the server told it not to reconnect, or the caller closed it
 """
 
 from __future__ import annotations
@@ -17,27 +17,27 @@ from typing import Any, TypeAlias
 
 from gateway.core.protocol import Json
 
-# What a DATA message has a name of its own for; all else the publisher gave travels in `extras`.
+# The fields of DATA that `Message` has by name. `Message.extras` has all others.
 _KNOWN = frozenset({"type", "topic", "data", "timestamp", "offset", "epoch", "mark", "initialData"})
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """Something published on a topic. `offset`, `epoch` and `mark`: its place, on topics with history."""
+    """A message of a topic. On topics with history `offset`, `epoch` and `mark` are its position."""
 
     topic: str
     data: Json
     timestamp: str  # ISO 8601, of the publish
     offset: int | None = None
     epoch: str | None = None
-    initial: bool = False  # the last value, which came with the subscription: not news
+    initial: bool = False  # the snapshot that the server sends after a SUBSCRIBE, not a new message
     extras: Mapping[str, Json] = field(default_factory=dict)  # action, subtype, priority
     mark: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """Messages of the topic may be missing between what was handed on before this and what comes after."""
+    """Messages of the topic may be missing between the events before and after this one."""
 
     topic: str
     reason: str
@@ -45,14 +45,14 @@ class Gap:
 
 @dataclass(frozen=True, slots=True)
 class Recovered:
-    """The connection was lost, and nothing was missed: the messages before this made it good."""
+    """The client has recovered after a lost connection: the events before this one include all missed messages."""
 
     topic: str
 
 
 @dataclass(frozen=True, slots=True)
 class Presence:
-    """Who came to the topic and who left it, as the server says it."""
+    """A presence change of the topic. `about` has the fields of the server's message."""
 
     topic: str
     about: Mapping[str, Json]
@@ -62,7 +62,7 @@ Event: TypeAlias = Message | Gap | Recovered | Presence
 
 
 def message(frame: Mapping[str, Any]) -> Message:
-    """The message that a DATA frame carries."""
+    """Convert a DATA frame into a message."""
     return Message(
         frame["topic"], frame.get("data"), frame.get("timestamp", ""), frame.get("offset"), frame.get("epoch"),
         bool(frame.get("initialData")), {name: value for name, value in frame.items() if name not in _KNOWN},
@@ -71,11 +71,11 @@ def message(frame: Mapping[str, Any]) -> Message:
 
 
 class GatewayError(Exception):
-    """Anything that this client raises of its own."""
+    """The base of all errors of this client."""
 
 
 class Refused(GatewayError):
-    """The server answered with an ERROR; `temporary`: the same may be carried out later."""
+    """The server replied with an ERROR. `temporary`: a retry may succeed."""
 
     def __init__(self, code: int, message: str, temporary: bool = False, reason: str | None = None) -> None:
         super().__init__(f"{code} {message}")
@@ -85,11 +85,11 @@ class Refused(GatewayError):
 
 
 class NoAnswer(GatewayError):
-    """No answer in time; what was asked may have been done or not."""
+    """The server did not reply in time. The request may or may not have been carried out."""
 
 
 class Disconnected(GatewayError):
-    """The socket was lost before the answer; what was asked may have been done or not."""
+    """The socket was lost before the reply. The request may or may not have been carried out."""
 
 
 class TooLarge(GatewayError):
@@ -100,11 +100,11 @@ class TooLarge(GatewayError):
 
 
 class TooSlow(GatewayError):
-    """More events waited on a subscription than it may hold; it has ended."""
+    """A subscription has ended, because more events waited than its buffer may hold."""
 
 
 class Closed(GatewayError):
-    """The client has ended; `code` is the server's close code or HTTP status, None if the caller left."""
+    """The client has ended. `code`: the server's close code or HTTP status; None if the caller closed the client."""
 
     def __init__(self, code: int | None, reason: str) -> None:
         super().__init__(f"closed: {reason}" if code is None else f"closed with {code}: {reason}")
@@ -113,12 +113,12 @@ class Closed(GatewayError):
 
 
 def refusal(frame: Mapping[str, Any]) -> Refused:
-    """What an ERROR says."""
+    """Convert an ERROR frame into an exception."""
     return Refused(
         int(frame.get("code", 0)), str(frame.get("message")), bool(frame.get("temporary")), frame.get("reason")
     )
 
 
-def words(error: BaseException) -> str:
-    """What an exception says, or its name if it says nothing."""
+def describe(error: BaseException) -> str:
+    """The message of an exception, or its class name if the message is empty."""
     return str(error) or type(error).__name__

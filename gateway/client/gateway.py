@@ -1,4 +1,4 @@
-"""The client's life: connect, log in, subscribe again, and once more whenever the connection is lost."""
+"""The client: connects, logs in and subscribes, and does so again whenever the connection is lost."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from websockets.exceptions import InvalidStatus, WebSocketException
 
 from gateway.client.address import address, shown
 from gateway.client.conversation import Conversation, Frame, Lost
-from gateway.client.events import Closed, Disconnected, Message, NoAnswer, words
+from gateway.client.events import Closed, Disconnected, Message, NoAnswer, describe
 from gateway.client.pace import Backoff, Reports
 from gateway.client.subscription import Subscription
 from gateway.client.tokens import GetToken, Tokens
@@ -31,9 +31,9 @@ from gateway.core.protocol import Json
 BUFFER_EVENTS: Final = 10_000
 TOKEN_TRIES: Final = 3  # refused tokens in a row, each fetched again, after which the client ends
 
-# Handshake answers that are no better a minute later. 401 and 403 are among them, 429 and 5xx are not.
-_HOPELESS: Final = frozenset({400, 401, 403, 404, 405, 426})
-# Keywords that are passed on: to websockets' `connect`, or by it to the loop's `create_connection`.
+# HTTP statuses of the handshake for which a retry has no use. 429 and 5xx are not among them.
+_PERMANENT: Final = frozenset({400, 401, 403, 404, 405, 426})
+# The keywords that websockets' `connect` accepts, or passes on to the loop's `create_connection`.
 _OPTIONS: Final = (
     set(inspect.signature(connect).parameters)
     | set(inspect.signature(asyncio.BaseEventLoop.create_connection).parameters)
@@ -45,45 +45,51 @@ _log = logging.getLogger("gateway.client")
 
 
 class State(enum.Enum):
-    """What the connection is doing."""
+    """The state of the connection."""
 
     CONNECTING = "connecting"
-    CONNECTED = "connected"  # welcomed
-    AUTHENTICATED = "authenticated"  # and its token accepted
-    WAITING = "waiting"  # until it tries again
+    CONNECTED = "connected"  # the server has sent its welcome
+    AUTHENTICATED = "authenticated"  # the server has accepted the token
+    WAITING = "waiting"  # for the next attempt
     CLOSED = "closed"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timing:
-    """Seconds of everything that is waited for."""
+    """The client's timeouts, in seconds."""
 
-    base: float = 1.0  # reconnect: the first wait is anywhere between 0 and this, and then it doubles
-    cap: float = 20.0
-    ack: float = 1.0  # a SUBSCRIBE without an answer is sent again after this time, unless it recovers
-    answer: float = 10.0  # any answer
-    open: float = 10.0  # an address, TCP and handshake, and the server's welcome, each
+    base: float = 1.0  # the first wait before a reconnect is random between 0 and this; then the bound doubles
+    cap: float = 20.0  # the largest bound of that wait
+    ack: float = 1.0  # a SUBSCRIBE without a reply is sent again after this time, unless it recovers
+    answer: float = 10.0  # for any reply
+    open: float = 10.0  # each for the address, for TCP with the handshake, and for the server's welcome
 
 
 class Gateway:
-    """The client. It connects on entering its `async with`, which waits until it is connected.
-
-    `url` begins with ws, wss, http or https. It may be a function or a coroutine function that returns the URL; it is
-    called at each attempt, for example to choose one of several load balancers. The login uses `token`, or what
-    `get_token` returns: a function or a coroutine function, called at each connection and before the current token
-    expires. Without a token (None) the client is an anonymous one. `connect_timeout` bounds the time to enter, in
-    seconds; by default the client tries without end. `on_state` is called with each `State`; `on_system` with the
-    action and the data of each SYSTEM message; `on_other` with messages for this user or client on topics without a
-    subscription here. Further keywords are passed to websockets' `connect`.
+    """The client. Use it as an async context manager; entering it waits for the connection.
 
     The logger `gateway.client` logs failed attempts: each new reason, and the same reason once a minute.
 
+    Args:
+        url: A URL that begins with ws, wss, http or https; or a function or coroutine function that returns one. The
+            client calls it at each attempt, for example to choose one of several load balancers.
+        token: A constant token for the login.
+        get_token: A function or coroutine function that returns a token. The client calls it at each connection and
+            before the current token expires. If it returns None, the client is anonymous.
+        timing: The timeouts.
+        connect_timeout: Seconds for entering; by default the client tries forever.
+        on_state: Called with each new `State`.
+        on_system: Called with the action and the data of each SYSTEM message.
+        on_other: Called with messages for this user or client on topics without a subscription here.
+        uniform: Returns a random number, for tests.
+        options: Passed to websockets' `connect`.
+
     Raises:
-        ValueError: No server can be reached at `url`.
-        TypeError: `url` is no text, or there is no such keyword.
+        ValueError: `url` is invalid.
+        TypeError: `url` is not a string, or a keyword is unknown.
 
     Raises, on entering:
-        Closed: The server does not want this client.
+        Closed: The server refuses this client.
         NoAnswer: There was no connection within `connect_timeout`.
     """
 
@@ -98,32 +104,32 @@ class Gateway:
         unknown = sorted(options.keys() - _OPTIONS)
         if unknown:
             raise TypeError(f"Gateway() has no keyword {unknown[0]!r}; see its documentation and websockets' connect()")
-        self.client_id = ""  # the server's name for this connection
-        self.node = ""  # and its own
+        self.client_id = ""  # the id of the current connection
+        self.node = ""  # the node of the current connection
         self.state = State.WAITING
         self._url = url if callable(url) else address(url)
         self._timing = timing or Timing()
         self._tokens: Tokens | None = None
-        if token is not None:  # a constant token is not tried again
+        if token is not None:  # a constant token is tried once
             self._tokens = Tokens(lambda: token, self._timing.answer, 1)
         elif get_token is not None:
             self._tokens = Tokens(get_token, self._timing.answer, TOKEN_TRIES)
         self._connect_timeout = connect_timeout
         self._on_state = on_state
         self._on_system = on_system
-        # Our own pings are messages: they pass every proxy, and prove that the node itself is alive.
+        # The client sends its own ping messages instead: they pass every proxy, and show that the node is alive.
         self._options: dict[str, Any] = {
             "compression": None, "ping_interval": None, "max_size": None, "open_timeout": self._timing.open,
             "close_timeout": 1.0, **options,
         }  # fmt: skip
         self._backoff = Backoff(self._timing.base, self._timing.cap, uniform)
-        self._changed = asyncio.Event()  # there may be something to send for topics
+        self._changed = asyncio.Event()  # the topics may have messages to send
         self._topics = Topics(
             self._timing.ack, self._timing.answer, self._backoff, self._changed.set,
             lambda message: _guarded(on_other, message),
         )  # fmt: skip
-        self._talk: Conversation | None = None  # while there is a socket
-        self._connected = asyncio.Event()  # and messages may go out
+        self._conversation: Conversation | None = None  # None: there is no socket
+        self._connected = asyncio.Event()  # calls may be sent
         self._runner: asyncio.Task[None] | None = None
         self._end: BaseException | None = None
         self._reports = Reports()
@@ -152,31 +158,33 @@ class Gateway:
         await self.close()
 
     async def close(self) -> None:
-        """Leave; all subscriptions end."""
+        """Close the client. All subscriptions end."""
         if self._runner is None:
             return
         self._runner.cancel()
         await asyncio.wait([self._runner])
 
     def reconnect(self, after: float | None = None) -> None:
-        """Give up this connection and make a new one, as if it had been lost; `after` so many seconds, if given."""
-        if self._talk is not None:
+        """Abort the connection and reconnect, `after` so many seconds if given, as if the connection had been lost."""
+        if self._conversation is not None:
             if after is not None:
-                self._talk.reconnect_ms = int(after * 1000)
-            self._talk.give_up()
+                self._conversation.reconnect_ms = int(after * 1000)
+            self._conversation.give_up()
 
     async def subscribe(self, topic: str, *, buffer: int = BUFFER_EVENTS) -> Subscription:
-        """Hear `topic`: from now on every message comes, or a `Gap`. At most `buffer` events wait to be read.
+        """Subscribe to `topic`. From now on the subscription receives every message, or a `Gap`.
+
+        `buffer` is the largest number of unread events.
 
         Raises:
-            TypeError, ValueError: `topic` is no text that JSON can hold.
-            Refused: The server does not let us.
-            NoAnswer: It did not say in time.
+            TypeError, ValueError: `topic` is not a string that JSON can hold.
+            Refused: The server refuses the subscription.
+            NoAnswer: The server did not reply in time.
             Closed: The client has ended.
         """
         self._check()
         if not isinstance(topic, str):
-            raise TypeError(f"a topic is a str, not {type(topic).__name__}")
+            raise TypeError(f"topic is of type {type(topic).__name__}; it must be a str")
         protocol.dumps(topic)
         subscription = self._topics.add(topic, buffer)
         try:
@@ -191,56 +199,58 @@ class Gateway:
         return subscription
 
     async def unsubscribe(self, topic: str) -> None:
-        """Hear `topic` no more: ends all its subscriptions."""
+        """End all subscriptions to `topic`."""
         self._topics.leave_all(topic)
 
     async def publish(self, topic: str, data: Json, **extras: Json) -> Position | None:
-        """Say something on `topic`; its place if the topic has history. It is never sent twice.
+        """Publish `data` on `topic`. Returns its position if the topic has history. The client never sends it twice.
 
         Raises:
             ValueError: JSON cannot hold `data` unchanged; nothing was sent.
-            TooLarge: It is larger than the server takes; nothing was sent.
-            Refused: The server did not publish it.
-            NoAnswer, Disconnected: Nobody knows whether it did.
+            TooLarge: The message is larger than the server accepts; nothing was sent.
+            Refused: The server did not publish the message.
+            NoAnswer, Disconnected: It is unknown whether the server published the message.
         """
         answer = await self._call({"type": "PUBLISH", "topic": topic, "data": data, **extras})
         return Position(answer["epoch"], answer["offset"], answer.get("mark")) if "epoch" in answer else None
 
     async def request(self, topic: str, action: str, **parameters: Json) -> Json:
-        """The answer to a REQUEST.
+        """Send a REQUEST and return the data of its reply.
 
         Raises:
-            Refused, NoAnswer, Disconnected: as `publish`.
+            Refused, NoAnswer, Disconnected: As in `publish`.
         """
         answer = await self._call({"type": "REQUEST", "topic": topic, "action": action, "data": parameters})
         return answer.get("data")
 
     async def command(self, topic: str, action: str, data: Json = None) -> Json:
-        """The answer to a COMMAND.
+        """Send a COMMAND and return the data of its reply.
 
         Raises:
-            Refused, NoAnswer, Disconnected: as `publish`.
+            Refused, NoAnswer, Disconnected: As in `publish`.
         """
         answer = await self._call({"type": "COMMAND", "topic": topic, "action": action, "data": data})
         return answer.get("data")
 
     async def presence(self, topic: str) -> Json:
-        """Who is on `topic`: `count`, and `members`.
+        """The people on `topic`: `count` and `members`.
 
         Raises:
-            Refused, NoAnswer, Disconnected: as `publish`.
+            Refused, NoAnswer, Disconnected: As in `publish`.
         """
         return await self.request(topic, "presence")
 
     async def history(self, topic: str, **where: Json) -> Json:
-        """The last messages of `topic`, or by `limit`, `since` (an offset), `reverse`: `epoch`, `offset`, `messages`.
+        """The latest messages of `topic`, as `epoch`, `offset` and `messages`.
+
+        `where` may have `limit`, `since` (an offset) and `reverse`.
 
         Raises:
-            Refused, NoAnswer, Disconnected: as `publish`.
+            Refused, NoAnswer, Disconnected: As in `publish`.
         """
         return await self.request(topic, "history", **where)
 
-    # ---- asking
+    # ---- calls
 
     async def _until_connected(self) -> None:
         await self._connected.wait()
@@ -250,16 +260,16 @@ class Gateway:
         if self._end is not None:
             raise self._end
         if self._runner is None:
-            raise Closed(None, "use it within `async with`")
+            raise Closed(None, "the client is not open: use it within `async with`")
 
     async def _call(self, frame: Frame) -> Frame:
         self._check()
         try:
             async with asyncio.timeout(self._timing.answer):
                 await self._until_connected()
-                if self._talk is None:
+                if self._conversation is None:
                     raise Disconnected("the connection is lost")
-                return await self._talk.call(frame)
+                return await self._conversation.call(frame)
         except TimeoutError:
             raise NoAnswer(f"no answer to {frame['type']} within {self._timing.answer:g} s") from None
 
@@ -267,33 +277,33 @@ class Gateway:
 
     async def _run(self) -> None:
         while True:
-            self._now(State.CONNECTING)
-            told_ms = await self._attempt()
-            wait = self._backoff.seconds(told_ms)
+            self._set_state(State.CONNECTING)
+            reconnect_ms = await self._attempt()
+            wait = self._backoff.seconds(reconnect_ms)
             if self._reports.due(self._trouble, time.monotonic()):
                 _log.warning("not connected: %s; the next attempt is in %.1f s", self._trouble, wait)
-            self._now(State.WAITING)
+            self._set_state(State.WAITING)
             await asyncio.sleep(wait)
 
     async def _attempt(self) -> int | None:
-        """One connection, until it is lost; when the server wants us back, in ms.
+        """Make one connection and use it until it is lost. Returns the server's `reconnectMs`, if it sent one.
 
         Raises:
-            Closed: For good.
+            Closed: The client must not reconnect.
         """
-        talk: Conversation | None = None
+        conversation: Conversation | None = None
         try:
             url = await self._address()
             async with connect(url, **self._options) as socket:
-                talk = Conversation(socket, self._heard)
-                await self._converse(talk)
+                conversation = Conversation(socket, self._receive)
+                await self._converse(conversation)
         except (Lost, Disconnected) as error:
             self._trouble = str(error)
         except (OSError, WebSocketException) as error:
-            if isinstance(error, InvalidStatus) and error.response.status_code in _HOPELESS:
+            if isinstance(error, InvalidStatus) and error.response.status_code in _PERMANENT:
                 raise Closed(error.response.status_code, "the handshake was refused") from None
-            self._trouble = f"{shown(url)}: {words(error)}"
-        return talk.reconnect_ms if talk is not None else None
+            self._trouble = f"{shown(url)}: {describe(error)}"
+        return conversation.reconnect_ms if conversation is not None else None
 
     async def _address(self) -> str:
         if not callable(self._url):
@@ -303,92 +313,92 @@ class Gateway:
                 url = self._url()
                 return address(await url if inspect.isawaitable(url) else url)
         except TimeoutError:
-            raise Lost(f"the url function gave nothing within {self._timing.open:g} s") from None
+            raise Lost(f"the url function returned nothing within {self._timing.open:g} s") from None
         except Exception as error:
-            raise Lost(f"the url function failed: {words(error)}") from error
+            raise Lost(f"the url function failed: {describe(error)}") from error
 
-    async def _converse(self, talk: Conversation) -> None:
-        """All that goes over one socket, until it is lost.
+    async def _converse(self, conversation: Conversation) -> None:
+        """Use one socket until it is lost.
 
         Raises:
-            Closed: For good.
-            Lost, Disconnected: It may be opened again.
+            Closed: The client must not reconnect.
+            Lost, Disconnected: The client may reconnect.
         """
-        self._talk = talk
-        work = [talk.read(), self._tend(talk), self._subscribe(talk)]
+        self._conversation = conversation
+        work = [conversation.read(), self._set_up(conversation), self._subscribe(conversation)]
         if self._tokens is not None:
-            work.append(self._tokens.renew(talk))
-        # No TaskGroup: in Python 3.11 one that meets an error and a cancellation at once loses the cancellation.
+            work.append(self._tokens.renew(conversation))
+        # Not a TaskGroup: in Python 3.11 it loses a cancellation that comes together with an error.
         tasks = [asyncio.create_task(each) for each in work]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            for task in tasks:  # the reader first: it knows why
+            for task in tasks:  # the reader first, because its error has the reason
                 if task.done():
                     task.result()
         except (Lost, Disconnected):
-            talk.give_up()
+            conversation.give_up()
             raise
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            self._talk = None
+            self._conversation = None
             self._connected.clear()
             self._topics.disconnected()
-            talk.end()
+            conversation.end()
 
-    async def _tend(self, talk: Conversation) -> None:
-        """Say who we are, ask for our topics, then ping."""
+    async def _set_up(self, conversation: Conversation) -> None:
+        """Log in and subscribe, then send pings."""
         try:
             async with asyncio.timeout(self._timing.open):
-                welcome = await talk.welcome()
+                welcome = await conversation.welcome()
         except TimeoutError:
             raise Lost(f"no welcome within {self._timing.open:g} s") from None
         self.client_id, self.node = welcome.client_id, welcome.node
-        self._now(State.CONNECTED)
-        if self._tokens is not None and await self._tokens.log_in(talk):
-            self._now(State.AUTHENTICATED)
+        self._set_state(State.CONNECTED)
+        if self._tokens is not None and await self._tokens.log_in(conversation):
+            self._set_state(State.AUTHENTICATED)
         self._reports.reset()
-        self._topics.connected(talk.limits)
-        await self._send_topics(talk)  # before any call
+        self._topics.connected(conversation.limits)
+        await self._send_topics(conversation)  # before any call
         self._connected.set()
-        await talk.beat(welcome.ping_seconds)
+        await conversation.keep_alive(welcome.ping_seconds)
 
-    async def _subscribe(self, talk: Conversation) -> None:
-        """Keep the server's subscriptions in line with ours."""
+    async def _subscribe(self, conversation: Conversation) -> None:
+        """Send SUBSCRIBE and UNSUBSCRIBE messages whenever the topics change."""
         while True:
             with suppress(TimeoutError):
                 async with asyncio.timeout_at(self._topics.due()):
                     await self._changed.wait()
-            await self._send_topics(talk)
+            await self._send_topics(conversation)
 
-    async def _send_topics(self, talk: Conversation) -> None:
+    async def _send_topics(self, conversation: Conversation) -> None:
         self._changed.clear()
         for data in self._topics.outgoing(asyncio.get_running_loop().time()):
-            await talk.send(data)
+            await conversation.send(data)
 
-    def _heard(self, frame: Frame) -> None:
-        self._topics.heard(frame, asyncio.get_running_loop().time())
+    def _receive(self, frame: Frame) -> None:
+        self._topics.receive(frame, asyncio.get_running_loop().time())
         if frame.get("type") == "SYSTEM":
             _guarded(self._on_system, str(frame.get("action")), frame.get("data") or {})
 
-    # ---- life
+    # ---- state
 
-    def _now(self, state: State) -> None:
+    def _set_state(self, state: State) -> None:
         self.state = state
         _guarded(self._on_state, state)
 
     def _ended(self, runner: asyncio.Task[None]) -> None:
-        self._end = Closed(None, "the caller has left") if runner.cancelled() else runner.exception()
+        self._end = Closed(None, "the caller has closed the client") if runner.cancelled() else runner.exception()
         assert self._end is not None
         self._topics.end(self._end)
-        self._now(State.CLOSED)
-        self._connected.set()  # whoever waits for it finds `_end`
+        self._set_state(State.CLOSED)
+        self._connected.set()  # wakes the waiting callers, which then find `_end`
 
 
 def _guarded(callback: Callable[..., None], *values: Any) -> None:
-    """Call back; an exception there is logged, and stops nothing here."""
+    """Call `callback`. An exception in it is logged and does not stop the client."""
     try:
         callback(*values)
     except Exception:
-        _log.exception("a callback failed")
+        _log.exception("callback failed")

@@ -1,4 +1,4 @@
-"""The server's limits, and how the client keeps to them: sizes of messages, rate of subscriptions.  (pure)"""
+"""The server's limits for message size and subscription rate, and how the client respects them.  (pure)"""
 
 from __future__ import annotations
 
@@ -10,23 +10,22 @@ from typing import Any, Final
 import orjson
 
 BURST_SECONDS: Final = 10.0  # the server's rates are averages over this time
-# A SUBSCRIBE is no larger than this, though the server accepts more: so each is answered in time, and counts as one
-# message.
+# The largest SUBSCRIBE. The server accepts more, but replies to a small one in time and counts it as one message.
 SUBSCRIBE_BYTES: Final = 60_000
 SUBSCRIBE_TOPICS: Final = 500
-_HEAD_BYTES: Final = 100  # of a SUBSCRIBE, beside the topics and their places
+_HEAD_BYTES: Final = 100  # of a SUBSCRIBE, besides the topics and their positions
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What the server accepts from one client, as `welcome` states it."""
+    """The server's limits for one client, from its `welcome`."""
 
     message_bytes: int = 1 << 20
     subscriptions_per_second: float = 1500.0
 
 
 def stated(limits: Mapping[str, Any]) -> Limits:
-    """The limits in a `welcome`; what it does not state as a positive number is the default."""
+    """The limits in a `welcome`. The default applies for a limit that is missing or not a positive number."""
     size, rate = limits.get("messageBytes"), limits.get("subscriptionsPerSecond")
     return Limits(
         size if isinstance(size, int) and size > 0 else Limits().message_bytes,
@@ -58,23 +57,23 @@ def batches(
 
 
 class Pace:
-    """Keeps to nine tenths of one of the server's rates. `now`: in seconds, of a monotonic clock."""
+    """Limits the client to 90% of one of the server's rates. `now`: seconds of a monotonic clock."""
 
     def __init__(self, per_second: float) -> None:
         self._rate = 0.9 * per_second
-        self._spent = -math.inf  # the time at which everything taken so far is earned
-        self.most = max(1, math.floor(self._rate * BURST_SECONDS))  # at once
+        self._spent = -math.inf  # the time at which all tokens taken so far are refilled
+        self.most = max(1, math.floor(self._rate * BURST_SECONDS))  # the largest burst
 
     def seconds(self, count: int, now: float) -> float:
         """How long to wait before `count` may be sent."""
         return min(max(self._after(count, now) - now, 0.0), BURST_SECONDS)
 
     def take(self, count: int, now: float) -> None:
-        """Count what is sent."""
+        """Count `count` sent subscriptions."""
         self._spent = self._after(count, now)
 
     def refused(self, now: float) -> None:
-        """The server has refused some: nothing is left now."""
+        """Record that the server has refused subscriptions: no tokens are left at `now`."""
         self._spent = max(self._spent, now)
 
     def _after(self, count: int, now: float) -> float:

@@ -1,10 +1,10 @@
-"""Where a subscriber is in one topic, and what that makes of what the server says.  (pure)
+"""The client's position in one topic: it drops duplicates, and detects gaps.  (pure)
 
-Within one connection the server gives each message of a topic once and in order, or tells of a gap. What it cannot
-know is what this client had before: so the last place is remembered, told when coming back (`recover`), and what is
-not behind it is dropped.
+Within one connection the server sends each message of a topic once and in order, or reports a gap. The server does not
+know what the client received on earlier connections. So the client remembers its last position and sends it when it
+subscribes again (`recover`). It drops messages that are not after that position.
 
-An offset that jumps is no sign of a loss: a message that excluded this client has an offset too.
+A jump in the offsets does not mean a loss, because messages that excluded this client have offsets too.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from gateway.core.position import Position
 
 
 class Place:
-    """The subscriber's place in `topic`: nothing is known before the first acknowledgement."""
+    """The client's position in `topic`. It is unknown before the first acknowledgement."""
 
-    __slots__ = ("_joined", "_position", "away", "topic")
+    __slots__ = ("_joined", "_position", "recovering", "topic")
 
     def __init__(self, topic: str) -> None:
         self.topic = topic
-        self._position: Position | None = None  # of the last message that was handed on
-        self._joined = False  # an acknowledgement has come, so from then on every loss is to be told
-        self.away = False  # it has come, and the connection was lost since
+        self._position: Position | None = None  # of the last delivered message
+        self._joined = False  # subscribed once, so that every loss must be reported
+        self.recovering = False  # subscribed once, and the connection was lost since
 
     def recover(self) -> dict[str, Any] | None:
-        """What SUBSCRIBE says under `recover`; None: there is nothing to recover from."""
-        if not self.away or self._position is None:
+        """The position for the `recover` field of SUBSCRIBE; None if there is none."""
+        if not self.recovering or self._position is None:
             return None
         return {name: value for name, value in self._position._asdict().items() if value is not None}
 
     def take(self, message: Message) -> list[Event]:
-        """What to hand on of a message: nothing if it was had before."""
+        """The events for a received message: none if it is a duplicate."""
         if message.initial or message.offset is None or message.epoch is None:
             return [message]
         events: list[Event] = [message]
@@ -42,23 +42,24 @@ class Place:
             epoch, offset, _ = self._position
             if message.epoch == epoch and message.offset <= offset:
                 return []
-            # At 0 the topic had no message yet, and gets its epoch with the first.
+            # At offset 0 the topic had no message yet. It gets its epoch with the first message, which is not a gap.
             if message.epoch != epoch and offset:
                 events.insert(0, Gap(self.topic, "the history began anew"))
         self._position = Position(message.epoch, message.offset, message.mark)
         return events
 
     def acknowledged(self, position: Mapping[str, Any] | None) -> list[Event]:
-        """SUBSCRIBE was acknowledged, with this position if the topic has history."""
-        was_away, self.away = self.away, False
+        """The events for an acknowledged SUBSCRIBE. `position`: set if the topic has history."""
+        was_recovering, self.recovering = self.recovering, False
         recovered = position is not None and position.get("recovered") is True
-        # On one connection the messages tell the place: another epoch, for one, must be seen as the gap it is.
-        if position is not None and (was_away or not self._joined or self._position is None):
+        # On the same connection the messages determine the position. Taking it from here could hide a new epoch, which
+        # is a gap.
+        if position is not None and (was_recovering or not self._joined or self._position is None):
             self._position = Position(position["epoch"], position["offset"], position.get("mark"))
         if not self._joined:
             self._joined = True
             return []
-        if not was_away:
+        if not was_recovering:
             return []
         if recovered:
             return [Recovered(self.topic)]
@@ -66,10 +67,10 @@ class Place:
         return [Gap(self.topic, f"reconnected: {reason}")]
 
     def lost(self, reason: str) -> list[Event]:
-        """The server tells of a gap: what it goes on with may even have lower offsets than were had."""
+        """The events for a gap that the server reports. The next messages may have lower offsets than before."""
         self._position = None
         return [Gap(self.topic, reason)]
 
     def disconnected(self) -> None:
-        """The connection is lost."""
-        self.away = self._joined
+        """Record that the connection is lost."""
+        self.recovering = self._joined

@@ -1,4 +1,4 @@
-"""What one caller hears of one topic: events in order, in a buffer with a limit."""
+"""The events of one topic for one caller, in order, in a limited buffer."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from gateway.client.events import Closed, Event, Message, TooSlow
 
 
 class Subscription:
-    """Iterate over it for its messages, or over `events()` for gaps and presence too, each where it belongs.
+    """A subscription to one topic. Iterate over it for messages, or over `events()` for gaps and presence as well.
 
-    One reader at a time. It ends when it is closed; with what went wrong, if something did; either way only after
-    what came before has been read.
+    Only one reader at a time may iterate. The iteration ends when the subscription is closed, or raises the error that
+    ended it, after all earlier events have been read.
     """
 
     def __init__(self, topic: str, limit: int, leave: Callable[[Subscription], None]) -> None:
         self.topic = topic
-        self.live = False  # acknowledged on the connection that there is
-        self.entered: asyncio.Future[None] = asyncio.get_running_loop().create_future()  # acknowledged once
+        self.live = False  # acknowledged on the current connection
+        self.entered: asyncio.Future[None] = asyncio.get_running_loop().create_future()  # acknowledged at least once
         self._limit = limit
         self._leave = leave
         self._waiting: deque[Event] = deque()
-        self._news = asyncio.Event()
+        self._changed = asyncio.Event()
         self._end: BaseException | None = None
 
     async def events(self) -> AsyncIterator[Event]:
-        """Everything that concerns the topic, in order.
+        """The events of the topic, in order.
 
         Raises:
-            TooSlow: They were not read in time.
-            Refused: The server no longer lets us hear the topic.
-            Closed: The server has told the client not to come back.
+            TooSlow: The events were not read in time.
+            Refused: The server no longer allows the subscription.
+            Closed: The server has told the client not to reconnect.
         """
         while True:
             while self._waiting:
@@ -41,8 +41,8 @@ class Subscription:
                 if isinstance(self._end, Closed) and self._end.code is None:
                     return
                 raise self._end
-            self._news.clear()
-            await self._news.wait()
+            self._changed.clear()
+            await self._changed.wait()
 
     async def __aiter__(self) -> AsyncIterator[Message]:
         async for event in self.events():
@@ -50,37 +50,37 @@ class Subscription:
                 yield event
 
     async def close(self) -> None:
-        """Hear the topic no more."""
+        """End the subscription."""
         self._leave(self)
 
-    # ---- for the gateway alone
+    # ---- only for the gateway
 
     @property
     def ended(self) -> bool:
-        """Whether nothing more will come."""
+        """Whether the subscription receives no further events."""
         return self._end is not None
 
     def enter(self) -> None:
-        """The server has acknowledged it on the connection that there is."""
+        """Record that the server has acknowledged the subscription on the current connection."""
         self.live = True
         if not self.entered.done():
             self.entered.set_result(None)
 
     def offer(self, event: Event) -> None:
-        """Something for the reader."""
+        """Add an event to the buffer. A full buffer ends the subscription with `TooSlow`."""
         if self._end is not None:
             return
         if len(self._waiting) >= self._limit:
             self.end(TooSlow(f"{self._limit} events of {self.topic} wait to be read"))
             return
         self._waiting.append(event)
-        self._news.set()
+        self._changed.set()
 
     def end(self, why: BaseException) -> None:
-        """Nothing more will come."""
+        """End the subscription with the reason `why`."""
         if self._end is None:
             self._end = why
-            self._news.set()
+            self._changed.set()
         if not self.entered.done():
             self.entered.set_exception(why)
-            self.entered.exception()  # whoever waited may have given up
+            self.entered.exception()  # mark it as retrieved, since the caller may be cancelled

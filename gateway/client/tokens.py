@@ -1,4 +1,4 @@
-"""Login with a token: fetched at each connection, and again before the current one expires."""
+"""Logs in with a token: fetches one at each connection, and a new one before it expires."""
 
 from __future__ import annotations
 
@@ -10,18 +10,21 @@ from contextlib import suppress
 from typing import Final
 
 from gateway.client.conversation import Conversation, Lost
-from gateway.client.events import Closed, Refused, words
+from gateway.client.events import Closed, Refused, describe
 from gateway.client.pace import refresh_seconds
 
-REFRESH_AGAIN_SECONDS: Final = 5.0  # after a token could not be replaced
+REFRESH_RETRY_SECONDS: Final = 5.0  # after a failed replacement of a token
 
 GetToken = Callable[[], str | Awaitable[str | None] | None]
 
 
 class Tokens:
-    """Logs in with the tokens of `get_token`. `answer`: seconds for both the token and the server's answer to AUTH.
+    """Logs in with the tokens that `get_token` returns.
 
-    After `tries` refusals in a row, each of a token that was fetched again, the client ends.
+    Args:
+        get_token: Returns a token, directly or as an awaitable; None: stay anonymous.
+        answer: Seconds for the token and the server's reply to AUTH together.
+        tries: After so many refused tokens in a row the client ends.
     """
 
     def __init__(self, get_token: GetToken, answer: float, tries: int) -> None:
@@ -30,19 +33,19 @@ class Tokens:
         self._tries = tries
         self._refusals = 0
 
-    async def log_in(self, talk: Conversation) -> bool:
-        """Log in with a token. False: there is none, so the client continues as an anonymous one.
+    async def log_in(self, conversation: Conversation) -> bool:
+        """Log in with a token. False if there is no token, so that the client stays anonymous.
 
         Raises:
             Closed: The server has refused too many tokens.
-            Lost, Disconnected: No token now, or the server refused it; the next connection fetches another.
+            Lost, Disconnected: There is no token now, or the server refused it. The next connection fetches another.
         """
         try:
             async with asyncio.timeout(self._answer):
                 token = await self._token()
                 if token is None:
                     return False
-                await talk.log_in(token)
+                await conversation.log_in(token)
         except TimeoutError:
             raise Lost(f"no token, or no answer to AUTH, within {self._answer:g} s") from None
         except Refused as refusal:
@@ -53,25 +56,25 @@ class Tokens:
         self._refusals = 0
         return True
 
-    async def renew(self, talk: Conversation) -> None:
-        """Replace the token before it expires. Until then the old one holds, so a failure is retried.
+    async def renew(self, conversation: Conversation) -> None:
+        """Replace the token before it expires, forever. The old token stays valid until then, so failures are retried.
 
         Raises:
             Disconnected: The socket is lost.
         """
-        await talk.logged_in.wait()
+        await conversation.logged_in.wait()
         while True:
             with suppress(TimeoutError):
-                async with asyncio.timeout(refresh_seconds(talk.token, time.time())):
-                    await talk.expiring.wait()
-            talk.expiring.clear()
+                async with asyncio.timeout(refresh_seconds(conversation.token, time.time())):
+                    await conversation.expiring.wait()
+            conversation.expiring.clear()
             with suppress(Refused, Lost, TimeoutError):
                 async with asyncio.timeout(self._answer):
                     fresh = await self._token()
-                    if fresh is not None and fresh != talk.token:  # else there is nothing to send
-                        await talk.log_in(fresh)
+                    if fresh is not None and fresh != conversation.token:  # otherwise there is nothing to send
+                        await conversation.log_in(fresh)
                         continue
-            await asyncio.sleep(REFRESH_AGAIN_SECONDS)
+            await asyncio.sleep(REFRESH_RETRY_SECONDS)
 
     async def _token(self) -> str | None:
         """A token, or None.
@@ -87,5 +90,5 @@ class Tokens:
             if token is not None and not isinstance(token, str):
                 raise TypeError(f"it is of type {type(token).__name__}, not str")
         except Exception as error:
-            raise Lost(f"no token: {words(error)}") from error
+            raise Lost(f"no token: {describe(error)}") from error
         return token or None

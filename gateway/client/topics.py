@@ -1,7 +1,7 @@
-"""All subscriptions: what to send to the server for them, and which of them receive what the server sends.  (pure)
+"""All subscriptions of the client: the messages to send for them, and the delivery of received messages.  (pure)
 
-At most one SUBSCRIBE for a topic is unanswered, and no UNSUBSCRIBE is sent before its answer. So the client always
-knows whether the server sends a topic, however often the caller subscribes and closes.
+Each topic has at most one unanswered SUBSCRIBE, and the client sends no UNSUBSCRIBE before its reply. So the client
+always knows whether the server sends a topic, however often the caller subscribes and unsubscribes.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ class _Topic:
     name: str
     place: Place
     subscriptions: dict[Subscription, None] = field(default_factory=dict)
-    asked: bool = False  # a SUBSCRIBE is unanswered, or was refused for now
-    covered: list[Subscription] = field(default_factory=list)  # the subscriptions that its answer is for
+    pending: bool = False  # its SUBSCRIBE is unanswered, or waits for a retry
+    covered: list[Subscription] = field(default_factory=list)  # the subscriptions that the reply acknowledges
     joined: bool = False  # acknowledged on this connection
 
 
 @dataclass(slots=True)
-class _Ask:
+class _Subscribe:
     request_id: str
     entries: list[_Topic]
     data: bytes
@@ -55,33 +55,37 @@ class _Ask:
 
 
 class Topics:
-    """All subscriptions. `ack` and `answer`: seconds until a SUBSCRIBE is sent again, and until the client gives up.
+    """All subscriptions of the client. Times are seconds of a monotonic clock.
 
-    `changed` is called when `outgoing` may have something to send; `other` with each message on a topic without a
-    subscription. `now` is in seconds of a monotonic clock.
+    Args:
+        ack: Seconds until an unanswered SUBSCRIBE is sent again.
+        answer: Seconds until the client gives up the connection.
+        backoff: The wait before a retry of a refused SUBSCRIBE.
+        changed: Called when `outgoing` may have messages to send.
+        other: Called with each message on a topic without a subscription.
     """
 
     def __init__(
         self, ack: float, answer: float, backoff: Backoff, changed: Callable[[], None],
         other: Callable[[Message], None],
     ) -> None:  # fmt: skip
-        self.degraded = False  # the server has lost Redis, and said so
+        self.degraded = False  # the server has reported that it has lost Redis
         self._ack = ack
         self._answer = answer
         self._backoff = backoff
-        self._tell = changed
+        self._notify = changed
         self._other = other
         self._known: dict[str, _Topic] = {}
-        self._changed: dict[_Topic, None] = {}  # those that may need a SUBSCRIBE or UNSUBSCRIBE
+        self._changed: dict[_Topic, None] = {}  # topics that may need a SUBSCRIBE or UNSUBSCRIBE
         self._connected = False
         self._limits = Limits()
         self._pace = Pace(self._limits.subscriptions_per_second)
         self._ids = itertools.count(1)
-        self._asked: dict[str, _Ask] = {}  # unanswered SUBSCRIBEs, oldest first
-        self._progress = 0.0  # when one was answered last, or the first of them sent
-        self._look_again = 0.0  # when to send the oldest again
-        self._refused: list[tuple[float, list[_Topic]]] = []  # refused for now: when to try again
-        self._replies: list[bytes] = []  # messages to send because of what the server sent
+        self._unanswered: dict[str, _Subscribe] = {}  # unanswered SUBSCRIBEs, oldest first
+        self._progress = 0.0  # when the last reply came, or when the first of them was sent
+        self._retry_at = 0.0  # when to send the oldest again
+        self._refused: list[tuple[float, list[_Topic]]] = []  # temporarily refused topics, with the time of the retry
+        self._replies: list[bytes] = []  # messages to send in reaction to the server's messages
         self._paced: float | None = None  # when the server's rate allows more
 
     # ---- the subscriptions
@@ -111,7 +115,7 @@ class Topics:
     # ---- connections
 
     def connected(self, limits: Limits) -> None:
-        """There is a connection: subscribe to all topics again, with their positions."""
+        """Subscribe to all topics again on a new connection, with their positions."""
         self._connected = True
         self._limits = limits
         self._pace = Pace(limits.subscriptions_per_second)
@@ -119,15 +123,15 @@ class Topics:
             self._touch(known)
 
     def disconnected(self) -> None:
-        """The connection is lost."""
+        """Reset all topics after a lost connection."""
         self._connected = self.degraded = False
         self._paced = None
-        self._asked.clear()
+        self._unanswered.clear()
         self._changed.clear()
         self._refused.clear()
         self._replies.clear()
         for known in list(self._known.values()):
-            known.asked = known.joined = False
+            known.pending = known.joined = False
             known.place.disconnected()
             for subscription in known.subscriptions:
                 subscription.live = False
@@ -135,16 +139,16 @@ class Topics:
                 del self._known[known.name]
 
     def end(self, why: BaseException) -> None:
-        """There will be no other connection: end all subscriptions."""
+        """End all subscriptions, because the client does not reconnect."""
         for topic in list(self._known):
             self._drop(topic, why)
 
     # ---- what to send
 
     def due(self) -> float | None:
-        """The time at which to call `outgoing` again though nothing changed; None: there is no need."""
+        """The time of the next call of `outgoing` if nothing changes before; None: no call is needed."""
         times = [when for when, _ in self._refused]
-        times += [self._look_again] if self._asked else []
+        times += [self._retry_at] if self._unanswered else []
         times += [self._paced] if self._paced is not None else []
         return min(times, default=None)
 
@@ -152,7 +156,7 @@ class Topics:
         """The messages to send now, in order.
 
         Raises:
-            Disconnected: The server has not answered a SUBSCRIBE for `answer` seconds; another server may.
+            Disconnected: The server has not replied to a SUBSCRIBE for `answer` seconds. Another server may.
         """
         if not self._connected:
             return []
@@ -161,8 +165,8 @@ class Topics:
             if when <= now:
                 self._refused.remove((when, entries))
                 self._release(entries)
-        if self._asked and now >= self._look_again:
-            texts += self._ask_again(now)
+        if self._unanswered and now >= self._retry_at:
+            texts += self._retry(now)
         left, wanted = self._differences()
         texts += [_unsubscribe(batch) for batch in batches(left, lambda _: None, self._limits.message_bytes)]
         self._paced = None
@@ -173,18 +177,18 @@ class Topics:
             if wait > 0:
                 self._paced = now + wait
                 break
-            ask = self._make([wanted[name] for name in names])
-            if len(ask.data) > self._limits.message_bytes:
+            request = self._make([wanted[name] for name in names])
+            if len(request.data) > self._limits.message_bytes:
                 self._drop(
-                    names[0], TooLarge("SUBSCRIBE", len(ask.data), self._limits.message_bytes)
+                    names[0], TooLarge("SUBSCRIBE", len(request.data), self._limits.message_bytes)
                 )  # it is alone in it
                 continue
-            waiting = sum(len(other.data) for other in self._asked.values())
-            if waiting and waiting + len(ask.data) > window:
+            waiting = sum(len(other.data) for other in self._unanswered.values())
+            if waiting and waiting + len(request.data) > window:
                 break  # the server bounds the bytes that wait behind an unanswered SUBSCRIBE
-            texts.append(self._send(ask, now))
+            texts.append(self._send(request, now))
         else:
-            if not self._asked:
+            if not self._unanswered:
                 self._backoff.reset()  # everything is acknowledged
         return texts
 
@@ -192,7 +196,9 @@ class Topics:
         """The topics to unsubscribe from, and the entries to subscribe to by topic."""
         left: list[str] = []
         for known in list(self._changed):
-            if self._known.get(known.name) is known and not known.asked:  # else it ended, or its answer leads back here
+            if (
+                self._known.get(known.name) is known and not known.pending
+            ):  # otherwise it ended, or its reply marks it as changed again
                 if any(not subscription.live for subscription in known.subscriptions):
                     continue
                 if not known.subscriptions:
@@ -202,74 +208,80 @@ class Topics:
             del self._changed[known]
         return left, {known.name: known for known in self._changed}
 
-    def _make(self, entries: list[_Topic]) -> _Ask:
+    def _make(self, entries: list[_Topic]) -> _Subscribe:
         frame: Frame = {"type": "SUBSCRIBE", "topics": [known.name for known in entries]}
         recover = {known.name: place for known in entries if (place := known.place.recover())}
         if recover:
             frame["recover"] = recover
         frame["requestId"] = f"s{next(self._ids)}"
-        return _Ask(frame["requestId"], entries, protocol.dumps(frame), bool(recover))
+        return _Subscribe(frame["requestId"], entries, protocol.dumps(frame), bool(recover))
 
-    def _send(self, ask: _Ask, now: float) -> bytes:
-        for known in ask.entries:
+    def _send(self, request: _Subscribe, now: float) -> bytes:
+        for known in request.entries:
             self._changed.pop(known, None)
-            known.asked = True
+            known.pending = True
             known.covered = list(known.subscriptions)
-        if not self._asked:
-            self._progress, self._look_again = now, now + self._ack
-        self._asked[ask.request_id] = ask
-        return self._count(ask, now)
+        if not self._unanswered:
+            self._progress, self._retry_at = now, now + self._ack
+        self._unanswered[request.request_id] = request
+        return self._count(request, now)
 
-    def _count(self, ask: _Ask, now: float) -> bytes:
-        ask.tries += 1
-        self._pace.take(len(ask.entries), now)
-        return ask.data
+    def _count(self, request: _Subscribe, now: float) -> bytes:
+        request.tries += 1
+        self._pace.take(len(request.entries), now)
+        return request.data
 
-    def _ask_again(self, now: float) -> list[bytes]:
-        self._look_again = now + self._ack
-        waited_for = (ask for ask in self._asked.values() if any(known.subscriptions for known in ask.entries))
-        ask = next(waited_for, None)
-        if ask is None or self.degraded:
-            self._progress = now  # without Redis another node could not answer either
-        elif not ask.recovers and ask.tries < SUBSCRIBE_TRIES and not self._pace.seconds(len(ask.entries), now):
-            # One that recovers is sent once: its copy would have the server send the same messages again.
-            return [self._count(ask, now)]
+    def _retry(self, now: float) -> list[bytes]:
+        self._retry_at = now + self._ack
+        wanted_requests = (
+            request for request in self._unanswered.values() if any(known.subscriptions for known in request.entries)
+        )
+        request = next(wanted_requests, None)
+        if request is None or self.degraded:
+            self._progress = now  # without Redis, another node could not reply either
+        elif (
+            not request.recovers
+            and request.tries < SUBSCRIBE_TRIES
+            and not self._pace.seconds(len(request.entries), now)
+        ):
+            # A SUBSCRIBE with `recover` is sent once, because the server would send the missed messages again.
+            return [self._count(request, now)]
         elif now - self._progress >= self._answer:
             raise Disconnected("no answer to SUBSCRIBE")
         return []
 
     # ---- what the server sends
 
-    def heard(self, frame: Frame, now: float) -> None:
-        """Handle a message of the server that answers no call."""
+    def receive(self, frame: Frame, now: float) -> None:
+        """Process a message of the server that is not the reply to a call."""
         match frame:
             case {"type": "DATA", "topic": str(topic)}:
-                heard = message(frame)
+                received = message(frame)
                 known = self._known.get(topic)
                 if known is not None:
-                    self._hand_on(known, known.place.take(heard))
+                    self._deliver(known, known.place.take(received))
                 else:
-                    self._other(heard)
+                    self._other(received)
             case {"type": "PRESENCE", "topic": str(topic)} if topic in self._known:
-                who = {name: value for name, value in frame.items() if name not in ("type", "topic")}
-                self._hand_on(self._known[topic], [Presence(topic, who)])
+                fields = {name: value for name, value in frame.items() if name not in ("type", "topic")}
+                self._deliver(self._known[topic], [Presence(topic, fields)])
             case {"type": "ACKNOWLEDGMENT", "operation": "subscribe", "topics": [*topics]}:
-                ask = self._asked.pop(str(frame.get("requestId")), None)
-                if ask is not None:
-                    self._subscribed(ask, frozenset(topics), frame.get("positions") or {}, now)
+                request = self._unanswered.pop(str(frame.get("requestId")), None)
+                if request is not None:
+                    self._subscribed(request, frozenset(topics), frame.get("positions") or {}, now)
                 elif ended := [topic for topic in topics if topic not in self._known]:
-                    # A second answer, to a SUBSCRIBE that was sent again. The topic ended between the two.
+                    # The second reply to a SUBSCRIBE that was sent twice. The topic ended between the replies.
                     self._replies.append(_unsubscribe(ended))
-                    self._tell()
+                    self._notify()
             case {"type": "ERROR"}:
-                ask = self._asked.get(str(frame.get("requestId", frame.get("inReplyTo"))))
-                if ask is not None:
-                    self._turned_down(ask, refusal(frame), now)
+                request = self._unanswered.get(str(frame.get("requestId", frame.get("inReplyTo"))))
+                if request is not None:
+                    self._handle_refusal(request, refusal(frame), now)
             case {"type": "SYSTEM", "action": "gap", "data": {"topics": [*topics]}}:
                 for topic in topics:
                     known = self._known.get(topic)
                     if known is not None:
-                        self._hand_on(known, known.place.lost("the server could not hear the topic"))
+                        self._deliver(known, known.place.lost("the server could not hear the topic"))
             case {"type": "SYSTEM", "action": "unsubscribed", "data": {"topics": [*topics], **about}}:
                 for topic in topics:
                     self._drop(topic, Refused(Code.NOT_ALLOWED, str(about.get("reason", "unsubscribed"))))
@@ -277,59 +289,60 @@ class Topics:
                 self.degraded = action == "degraded"
 
     def _subscribed(
-        self, ask: _Ask, heard: frozenset[str], positions: Mapping[str, Mapping[str, Any]], now: float
+        self, request: _Subscribe, accepted: frozenset[str], positions: Mapping[str, Mapping[str, Any]], now: float
     ) -> None:
         self._answered(now)
-        for known in ask.entries:
+        for known in request.entries:
             topic, position = known.name, positions.get(known.name)
-            known.asked = False
+            known.pending = False
             self._touch(known)
-            known.joined = known.joined or topic in heard
+            known.joined = known.joined or topic in accepted
             if not known.joined:
                 self._drop(topic, Refused(Code.NO_VALID_TOPIC, f"no such topic: {topic}"))
                 continue
             recovered = position is not None and position.get("recovered") is True
-            news = known.place.acknowledged(position)
-            self._hand_on(known, news, lambda subscription: subscription.entered.done())  # newcomers missed nothing
+            events = known.place.acknowledged(position)
+            # New subscriptions have missed nothing, so they do not receive these events.
+            self._deliver(known, events, lambda subscription: subscription.entered.done())
             for subscription in known.covered:
-                # After a recovery the server sends no last value, so new subscriptions need another SUBSCRIBE.
+                # After a recovery the server sends no snapshot, so new subscriptions need another SUBSCRIBE.
                 if not subscription.ended and (subscription.entered.done() or not recovered):
                     subscription.enter()
 
-    def _turned_down(self, ask: _Ask, why: Refused, now: float) -> None:
-        ask.refusals += 1
-        if ask.refusals < ask.tries:
-            return  # the other copies of it may be acknowledged
-        del self._asked[ask.request_id]
+    def _handle_refusal(self, request: _Subscribe, why: Refused, now: float) -> None:
+        request.refusals += 1
+        if request.refusals < request.tries:
+            return  # other copies of this SUBSCRIBE may be acknowledged
+        del self._unanswered[request.request_id]
         self._answered(now)
-        entries = [known for known in ask.entries if known.subscriptions]
-        self._release(known for known in ask.entries if not known.subscriptions)  # closed meanwhile
+        entries = [known for known in request.entries if known.subscriptions]
+        self._release(known for known in request.entries if not known.subscriptions)  # ended meanwhile
         if why.temporary:
             if why.code == Code.TOO_MANY_REQUESTS:
                 self._pace.refused(now)
             self._refused.append((now + self._backoff.seconds(), entries))
-        elif len(ask.entries) > 1:  # all or nothing: one of them is to blame
+        elif len(request.entries) > 1:  # SUBSCRIBE is all or nothing, so find the refused topic by halves
             half = (len(entries) + 1) // 2
             self._replies += [self._send(self._make(some), now) for some in (entries[:half], entries[half:]) if some]
         else:
             for known in entries:
                 if known.joined:
                     self._replies.append(_unsubscribe([known.name]))
-                known.asked = False
+                known.pending = False
                 self._drop(known.name, why)
-        self._tell()
+        self._notify()
 
     def _answered(self, now: float) -> None:
-        self._progress, self._look_again = now, now + self._ack
+        self._progress, self._retry_at = now, now + self._ack
 
     def _release(self, entries: Iterable[_Topic]) -> None:
         for known in entries:
-            known.asked = False
+            known.pending = False
             self._touch(known)
 
     def _touch(self, known: _Topic) -> None:
         self._changed[known] = None
-        self._tell()
+        self._notify()
 
     def _left(self, known: _Topic) -> None:
         if known.subscriptions:
@@ -347,19 +360,21 @@ class Topics:
             subscription.end(why)
         known.subscriptions.clear()
         known.place, known.joined = Place(topic), False
-        if not known.asked:
-            del self._known[topic]  # else its answer removes it
+        if not known.pending:
+            del self._known[topic]  # otherwise the reply to its SUBSCRIBE removes it
 
-    def _hand_on(
+    def _deliver(
         self, known: _Topic, events: Iterable[Event], concerns: Callable[[Subscription], bool] = lambda _: True
     ) -> None:
         for event in events:
             initial = isinstance(event, Message) and event.initial
             for subscription in known.subscriptions:
-                # A snapshot comes again with every SUBSCRIBE: it is for who has just come, or comes back.
-                if concerns(subscription) and not (initial and subscription.entered.done() and not known.place.away):
+                # The server sends a snapshot after every SUBSCRIBE. Only new and recovering subscriptions receive it.
+                if concerns(subscription) and not (
+                    initial and subscription.entered.done() and not known.place.recovering
+                ):
                     subscription.offer(event)
-        for subscription in [each for each in known.subscriptions if each.ended]:  # it did not keep up
+        for subscription in [each for each in known.subscriptions if each.ended]:  # its buffer was full
             self.leave(subscription)
 
 

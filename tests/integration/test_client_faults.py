@@ -120,7 +120,7 @@ async def test_each_new_reason_is_logged(server: Server, caplog: pytest.LogCaptu
         assert gateway.state is State.CONNECTED
     reasons = [record.getMessage().partition(";")[0] for record in caplog.records]
     assert [reason.removeprefix("not connected: the url function ") for reason in reasons] == [
-        "failed: no list yet", "failed: the URL has scheme 'ftp'", "gave nothing within 0.5 s",
+        "failed: no list yet", "failed: the URL has scheme 'ftp'", "returned nothing within 0.5 s",
         "failed: the URL is of type NoneType",
     ]  # fmt: skip
 

@@ -199,7 +199,7 @@ def test_each_wait_is_anywhere_between_nothing_and_a_bound_that_doubles_up_to_th
 
 def test_a_server_that_says_when_to_come_is_obeyed() -> None:
     backoff = Backoff(1, 20, lambda _low, high: high)
-    assert backoff.seconds(told_ms=1234) == pytest.approx(1.234)
+    assert backoff.seconds(reconnect_ms=1234) == pytest.approx(1.234)
 
 
 def test_it_never_overflows_however_long_the_outage() -> None:
@@ -221,7 +221,7 @@ def test_any_message_is_a_sign_of_life() -> None:
     for _ in range(20):
         assert heartbeat.ping()
         assert heartbeat.ping()
-        heartbeat.heard()
+        heartbeat.received()
 
 
 # ---- one logic: the browser client is held to the same table, by tests/node/logic.test.mjs

@@ -49,7 +49,7 @@ class Bench:
         raise AssertionError("it is due without end")
 
     def hear(self, **frame: Any) -> None:
-        self.topics.heard(frame, self.now)
+        self.topics.receive(frame, self.now)
 
     def acknowledge(self, frame: Frame, topics: list[str] | None = None, positions: Any = None) -> None:
         self.hear(
