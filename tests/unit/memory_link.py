@@ -68,6 +68,15 @@ class MemoryLink:
             raise Unavailable("away")
         return [self.run(*command) for command in commands]
 
+    async def send(self, commands: Sequence[Command], *, durable: bool = False) -> list[Any]:
+        """As `Link.send`."""
+        return await self.ask_all(commands)
+
+    @property
+    def reads(self) -> Any:
+        """Reads that share a round trip: here each has its own."""
+        return self
+
     async def learn(self) -> None:
         """There is nothing to learn."""
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
 import httpx
 
+from gateway.auth import keyserver
 from gateway.auth.keyring import Keyring
 from gateway.auth.keyserver import FLOOR_SECONDS, MAX_WAITERS, KeyServer
 from gateway.metrics import Metrics
@@ -121,3 +123,22 @@ async def test_a_token_that_comes_amid_a_fetch_is_judged_by_the_next() -> None:
         server.kids.append("k2")
         assert await server.view.refresh("k2") and server.knows("k2")
         assert await first and len(server.fetches) == 3
+
+
+@in_virtual_time
+async def test_a_server_that_is_away_is_asked_less_and_less_often_up_to_a_limit() -> None:
+    async with running(Server()) as server:
+        server.up, server.seconds = False, 0.0
+        await asyncio.sleep(3600)
+        pauses = [later - earlier for earlier, later in itertools.pairwise(server.fetches)][1:]
+        for failures, pause in enumerate(pauses):
+            longest = min(keyserver.RETRY_CAP_SECONDS, keyserver.FIRST_RETRY_SECONDS * 2**failures)
+            assert longest / 2 <= pause <= longest
+        assert len(pauses) > 10
+        server.up = True
+        await asyncio.sleep(keyserver.RETRY_CAP_SECONDS)
+        fetched = len(server.fetches)
+        await asyncio.sleep(0.79 * 300)
+        assert len(server.fetches) == fetched
+        await asyncio.sleep(0.22 * 300)
+        assert len(server.fetches) == fetched + 1

@@ -11,7 +11,7 @@ import pytest
 from gateway.cluster.link import Unavailable
 from gateway.cluster.presence import Attendance, presence_envelope
 from gateway.core.roster import Attendee, PresenceChanges, Roster
-from gateway.presence import MAX_WAITING, TOPICS, Presence
+from gateway.presence import BATCH_SECONDS, MAX_LISTED, MAX_WAITING, TOPICS, Presence
 from tests.unit.virtual_time import in_virtual_time, later, quiet
 
 ANN = Attendee("n.b.1", "ann")
@@ -399,3 +399,70 @@ async def test_without_a_topic_a_check_asks_redis_nothing() -> None:
     at = At()
     cast(Any, at.rows).living = cast(Any, at.rows).count = None
     await at.presence.check()
+
+
+@in_virtual_time
+@pytest.mark.parametrize("number", [MAX_LISTED, MAX_LISTED + 1])
+async def test_of_more_than_a_thousand_people_only_the_number_is_told(number: int) -> None:
+    at = At()
+    await at.open("t")
+    people = [Attendee(f"n.b.{one}", f"u{one}") for one in range(number)]
+    at.hear("t", people)
+    await at.presence.flush(at.house)
+    [(_, about)] = at.house.shown
+    assert about["count"] == number
+    assert ("joined" in about) is ("left" in about) is (number == MAX_LISTED)
+
+
+@in_virtual_time
+async def test_all_that_happens_within_a_tenth_of_a_second_is_shown_in_one_message() -> None:
+    at = At()
+    await at.open("t")
+    running = asyncio.create_task(at.presence.run(at.house))
+    await later(10)
+    assert at.rows.written == []
+    at.house.here["t"] = [ANN, BOB]
+    at.presence.touch("t", ANN.client_id)
+    at.presence.touch("t", BOB.client_id)
+    at.hear("t", [ANN, BOB])
+    await later(BATCH_SECONDS / 2)
+    assert (at.rows.written, at.house.shown) == ([], [])
+    await later(BATCH_SECONDS)
+    [(topic, joined, left, whole)] = at.rows.written
+    assert (topic, set(joined), left, whole) == ("t", {ANN, BOB}, [], False)
+    assert [(topic, about["count"]) for topic, about in at.house.shown] == [("t", 2)]
+    await later(60)
+    assert (len(at.rows.written), len(at.house.shown)) == (1, 1), "nothing is said twice"
+    running.cancel()
+
+
+@in_virtual_time
+async def test_what_was_refused_is_tried_again_after_a_second() -> None:
+    at = At()
+    await at.open("t")
+    running = asyncio.create_task(at.presence.run(at.house))
+    at.rows.refused = {"t"}
+    at.house.here["t"] = [ANN]
+    at.presence.touch("t", ANN.client_id)
+    await later(0.5)
+    at.rows.refused = set()
+    await later(0.5)
+    assert at.rows.written == []
+    await later(0.5)
+    assert at.rows.written == [("t", [ANN], [], False)]
+    running.cancel()
+
+
+@in_virtual_time
+async def test_a_topic_that_is_closed_is_not_shown_and_its_roster_is_read_anew() -> None:
+    at = At()
+    at.rows.people["t"] = [ANN]
+    await at.open("t")
+    at.hear("t", [BOB])
+    at.presence.close("t")
+    await at.presence.flush(at.house)
+    assert (at.house.shown, at.presence.is_ready("t")) == ([], False)
+    at.rows.people["t"] = [BOB]
+    assert (await at.presence.people("t")).people() == [BOB]
+    await at.open("t")
+    assert at.house.shown == [], "who was here before is no news"

@@ -176,3 +176,11 @@ def test_mean_and_p99_are_of_the_last_256() -> None:
 )  # fmt: skip
 def test_the_names_of_the_nodes_own_services_are_reserved(name: str, reserved: bool) -> None:
     assert records.is_reserved(name) is reserved
+
+
+@pytest.mark.parametrize(("more", "status"), [(0, "active"), (1, "error")])
+def test_a_record_may_have_16_kib_and_not_a_byte_more(more: int, status: str) -> None:
+    text = b'{"status":"active","stats":{"x":"%s"}}'
+    text %= b"y" * (MAX_RECORD_BYTES - len(text) + len(b"%s") + more)
+    assert len(text) == MAX_RECORD_BYTES + more
+    assert records.parse(text)["status"] == status

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any, cast
 
+import orjson
 import pytest
 from structlog.testing import capture_logs
 
@@ -14,6 +16,7 @@ from gateway.cluster.revoked import CLOCK_CHECKS, Full, Revoked
 from gateway.cluster.rows import Rows
 from gateway.core.revocations import Revocation
 from gateway.metrics import Metrics
+from tests.unit.memory_link import MemoryLink
 
 KEYS = Keys("gw:")
 OURS = Revocation("token", "ours", 4e9)
@@ -147,3 +150,23 @@ async def test_redis_time_that_was_refused_is_asked_for_again() -> None:
     link._answer = answer  # type: ignore[method-assign]
     await revoked.check()
     assert revoked.known
+
+
+def test_a_user_is_revoked_up_to_redis_time_and_a_token_for_good_and_each_is_told_once() -> None:
+    redis = MemoryLink()
+    keys = Keys("", False)
+    revoked = Revoked(redis.link, keys, lambda: redis.now_ms / 1000)
+    until = redis.now_ms / 1000 + 60
+    user = asyncio.run(revoked.revoke("user", "ann", until))
+    token = asyncio.run(revoked.revoke("token", "jti", until))
+    assert (user.before, token.before) == (redis.now_ms / 1000, 0.0)
+    assert redis.run("ZSCORE", keys.revoked_users, "user:ann") is not None
+    assert redis.run("ZSCORE", keys.revoked_users, "token:jti") is None
+    told = [orjson.loads(payload)["revocations"] for _, payload in redis.published]
+    assert told == [[user.about()], [token.about()]]
+    other = Revoked(redis.link, keys, lambda: redis.now_ms / 1000)
+    assert asyncio.run(other.check())
+    assert other.refuses("jti", None, None)
+    assert other.refuses(None, "ann", redis.now_ms / 1000 - 1)
+    assert not other.refuses("other", "bob", redis.now_ms / 1000)
+    assert not asyncio.run(other.check()), "nothing is new"

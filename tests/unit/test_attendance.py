@@ -1,0 +1,98 @@
+"""gateway.cluster.presence: rows of two nodes on a Redis in memory, what is published, and for how long rows stay."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from gateway.cluster.envelope import Envelope
+from gateway.cluster.keys import Keys
+from gateway.cluster.presence import PEOPLE_MS, Attendance, attendee, parse_presence
+from gateway.core.roster import Attendee
+from tests.unit.memory_link import MemoryLink
+from tests.unit.test_registry import Node
+
+KEYS = Keys("", False)
+ANN, BOB, CID = Attendee("n1.a.1", "ann"), Attendee("n2.b.1", "bob"), Attendee("n1.a.2", None)
+
+
+class At:
+    """Two nodes with a lease and the topic t."""
+
+    def __init__(self) -> None:
+        self.redis = MemoryLink()
+        for node_id in ("n1.a", "n2.b"):
+            Node(self.redis, node_id).begin()
+        self.one, self.two = (Attendance(self.redis.link, KEYS, node_id) for node_id in ("n1.a", "n2.b"))
+
+    def write(self, who: Attendance, joined: Any = (), left: Any = (), *, drop_first: bool = False) -> bool:
+        return asyncio.run(who.write("t", "ch:t", joined, left, 7, drop_first=drop_first))
+
+    def read(self) -> set[Attendee]:
+        return set(asyncio.run(self.one.read("t")))
+
+    def told(self) -> list[Any]:
+        found, self.redis.published = self.redis.published, []
+        return [(channel, parse_presence(Envelope.unpack(payload))) for channel, payload in found]
+
+
+def test_who_came_and_went_is_written_and_published_once_and_rows_end_after_a_day() -> None:
+    at = At()
+    assert at.write(at.one, [ANN, CID])
+    assert at.told() == [("ch:t", ([ANN, CID], [], False))]
+    assert at.write(at.two, [BOB])
+    assert at.read() == {ANN, BOB, CID}
+    at.told()
+    assert at.write(at.one, [], [ANN.client_id])
+    assert at.told() == [("ch:t", ([], [ANN.client_id], False))]
+    assert at.read() == {BOB, CID}
+    assert at.redis.ttl_ms(KEYS.people("n1.a", "t")) == PEOPLE_MS
+    assert at.write(at.one, [ANN], drop_first=True)
+    assert at.read() == {ANN, BOB}
+
+
+def test_without_a_lease_nothing_is_written_or_published() -> None:
+    at = At()
+    at.redis.run("UNLINK", KEYS.node("n1.a"))
+    assert not at.write(at.one, [ANN])
+    assert (at.told(), at.redis.run("EXISTS", KEYS.people("n1.a", "t"))) == ([], 0)
+
+
+def test_a_count_adds_up_the_nodes_and_renews_the_nodes_own_rows_only() -> None:
+    at = At()
+    at.write(at.one, [ANN, CID])
+    at.write(at.two, [BOB])
+    at.redis.now_ms += 1000
+    assert asyncio.run(at.one.count(["t", "u"], ["n1.a", "n2.b"])) == [3, 0]
+    assert at.redis.ttl_ms(KEYS.people("n1.a", "t")) == PEOPLE_MS
+    assert at.redis.ttl_ms(KEYS.people("n2.b", "t")) == PEOPLE_MS - 1000
+    at.redis.run("SET", KEYS.people("n2.b", "u"), "x")
+    assert asyncio.run(at.one.count(["t", "u"], ["n1.a", "n2.b"])) == [3, None]
+
+
+def test_clients_of_a_dead_node_are_not_read() -> None:
+    at = At()
+    at.write(at.two, [BOB])
+    assert asyncio.run(at.one.living()) == {"n1.a", "n2.b"}
+    at.redis.run("UNLINK", KEYS.node("n2.b"))
+    at.redis.run("ZREM", KEYS.nodes, "n2.b")
+    assert (at.read(), asyncio.run(at.one.living())) == (set(), {"n1.a"})
+
+
+@pytest.mark.parametrize(("client_id", "row"), [
+    ("n2.b.1", b'{"user":"x"}'), ("x", b'{"user":"x"}'), ("n1.a.7", b"{}"), ("n1.a.7", b'{"user":1}'),
+])  # fmt: skip
+def test_a_row_that_is_none_is_skipped_and_the_others_are_read(client_id: str, row: bytes) -> None:
+    at = At()
+    at.write(at.one, [ANN])
+    at.redis.run("HSET", KEYS.people("n1.a", "t"), client_id, row)
+    assert at.read() == {ANN}
+    assert at.redis.metrics.malformed.labels("presence").value == 1
+
+
+@pytest.mark.parametrize(("client_id", "user"), [(1, "x"), (None, "x"), ("n1.a.1", 1)])
+def test_values_that_are_no_client_are_refused(client_id: object, user: object) -> None:
+    with pytest.raises(ValueError, match="text"):
+        attendee(client_id, user)
