@@ -210,7 +210,7 @@ async def test_an_answer_is_kept_as_the_rule_or_the_back_end_says_and_not_in_a_f
 @in_virtual_time
 async def test_json_that_python_cannot_hold_reaches_the_client_as_it_is() -> None:
     at, client = At(Answer(200, None, None, "12345678901234567890123")), Client()
-    raw: list[bytes] = []
+    raw: list[Any] = []
     at.calls._outbox.reply = lambda _client, data: raw.append(data)  # type: ignore[method-assign,assignment]
     at.request(client, "/x")
     await asyncio.gather(*at.tasks)
