@@ -72,6 +72,9 @@ class Allowance:
                 answers = await self._link.ask_all([*charge, *(("EXISTS", stream) for stream in unknown)])
                 granted = answers.pop(0) if wanted else 0
                 made = answers.count(0)
+            except Impaired:
+                granted = size  # so that the next use is not refused either
+                raise
             finally:
                 if wanted:
                     purse.fetched(granted, loop.time(), size)
@@ -127,7 +130,7 @@ class Quota:
             arguments = [self._rate.per_second, BURST_SECONDS, wanted, 1]
             granted = await self._link.ask(*self._script([self._keys.quota(user)], arguments))
         except Impaired:
-            return True  # Redis cannot count; the message limit of the client still applies
+            granted = 1  # Redis cannot count; the message limit of the client still applies
         finally:
             purse.fetched(granted, loop.time())
         return purse.spend(loop.time())
