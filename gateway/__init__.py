@@ -1,36 +1,36 @@
-"""A cluster of WebSocket gateways. The floors of the house, top to bottom; imports go only downward:
+"""A cluster of WebSocket gateways. The layers, from top to bottom; imports go only downward:
 
 __main__
 cli/         commands for people
-server       uvicorn with a paced end
+server       uvicorn that drains before it stops
 app          settings -> Starlette application: the composition root
-web/         what is served beside the socket: API, health, pages
-node         one gateway process: its place in the cluster, its life
-departures   clients sent away: all when the node leaves, some when others have room
-reporter     how the node is, measured and told to administrators
-clients      the node's connections: what a client says is carried out here
-memberships  clients let into audiences and out of them
-errands      what a client asked for that takes its time
-calls        what a client asks of the back end
-limits       what clients may say, and have held for them
-admission    room for connections: of a user, of an address
-outbox       what is sent to one client
-relay        between hub and bus: publish, and what the cluster says
-transport/   what a client is connected by: octets in, prepared frames out, back-pressure
-streams      topics with history: in order, read again where something is missing
-conflation   of what comes within a window, the last
-presence     who is on a topic, and who came and went
-announcer    tells administrators how the services are
-heartbeat    the node's pulse: its lease, and whether it hears what it says
-publisher    publishing from a Python program, without a node
-auth/        whose word a node takes: keys, tokens, what is revoked, what the back end allows
+web/         what is served besides sockets: API, health, pages
+node         one gateway process: its parts and its lifecycle
+departures   drain and rebalance: closing all clients, or some
+reporter     publishes the node's figures for administrators
+clients      the connections of the node: handles their messages
+memberships  subscribes clients to audiences and unsubscribes them
+errands      asynchronous commands of clients
+calls        calls of clients to the back end
+limits       limits of messages and buffers of clients
+admission    limits of connections
+outbox       sends messages to one client
+relay        between hub and bus: publishes and delivers
+transport/   connections: bytes in, prepared frames out, back-pressure
+streams      topics with history: order and recovery
+conflation   delivers only the last message of a time window
+presence     members of topics, joins and leaves
+announcer    publishes service states for administrators
+heartbeat    renews the lease of the node
+publisher    publishes from a Python program, without a node
+auth/        keys, tokens, revocations, permissions of the back end
 client/      the Python client
-cluster/     all that lives in Redis, and nothing else
-backend      the HTTP back end: asked with a deadline, left alone while it is ill
+cluster/     state that nodes share in Redis
+backend      client of the HTTP back end, with a circuit breaker
 metrics, settings, logs
-core/        the pure part: the wire, the rules, the fan-out. No loop, no Redis, no clock
+core/        pure code: protocol, rules, fan-out. No event loop, no Redis, no clock
 
-Each package's own floors stand in pyproject.toml, and `make lint` holds them.
+pyproject.toml lists the layers of each package, and `make lint` checks them.
 """
 
 __version__ = "0.1.0"

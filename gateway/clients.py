@@ -1,4 +1,4 @@
-"""The connections of this node: let in, listened to, answered, let go."""
+"""The connections of this node: opens them, handles their messages, closes them."""
 
 from __future__ import annotations
 
@@ -34,23 +34,23 @@ from gateway.memberships import Memberships
 from gateway.metrics import Metrics
 from gateway.outages import DEGRADED, Outages
 from gateway.outbox import Outbox
-from gateway.relay import SAID, Relay
+from gateway.relay import FORWARDED, Relay
 from gateway.settings import Settings
 from gateway.transport.connection import Connection, Facts, Stage
 from gateway.transport.eventstream import EventStreams
 from gateway.turns import TURN_ITEMS, each_in_turns
 
 USER_AGENT_CHARACTERS: Final = 256
-WARNING_SECONDS: Final = 30.0  # before its token's end a client is told
+WARNING_SECONDS: Final = 30.0  # a client is warned this long before its token expires
 NOT_ANY_MORE: Final = "not allowed for the user that you are now"
 
 _CLOSE_CODES: Final = frozenset({*map(int, Close), 1000, 1005, 1006, 1011})
 
 
 class Clients:
-    """Owner of every open `Connection`: carries out what a session says, and orders from the cluster.
+    """Owner of every open `Connection`: executes the effects of sessions and control messages.
 
-    `status` gives what getStatus answers; `now_ms` the time in ms since 1970.
+    `status` returns the answer to getStatus; `now_ms` gives the time in ms since 1970.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Clients:
         self._outbox = outbox
         self._memberships = memberships
         self._errands = errands
-        self._calls = calls  # None: there is no back end
+        self._calls = calls  # None: no back end
         self._admission = admission
         self._metrics = metrics
         self._received = cache(metrics.received.labels)  # by type: a dozen
@@ -79,7 +79,7 @@ class Clients:
         self._now_ms = now_ms
         self.limits = Limits(settings, rules.topics, outbox, metrics)
         self.grew, self.counted_part = self.limits.grew, self.limits.count_part
-        self._told_limits: Mapping[str, protocol.Json] = {
+        self._limits_about: Mapping[str, protocol.Json] = {
             "messageBytes": settings.max_message_bytes, "topics": settings.max_client_topics,
             "messagesPerSecond": settings.client_messages_per_second,
             "subscriptionsPerSecond": settings.client_subscriptions_per_second,
@@ -96,18 +96,18 @@ class Clients:
     def __iter__(self) -> Iterator[Connection]:
         return iter(list(self._open.values()))
 
-    # ---- coming and going
+    # ---- open and close
 
     def admit(
         self, connection: Connection, identity: Identity, ip: str, user_agent: str, verify: Verify | None = None
     ) -> None:
-        """Take in a connection whose handshake was just accepted, and welcome it once it can be reached.
+        """Open a connection whose handshake was accepted; it receives the welcome once its channels are subscribed.
 
-        `verify`: what proves who it is, if not what does everywhere.
+        `verify`: replaces the usual check of tokens for this connection.
         """
         self._counter += 1
         client_id = f"{self._node_id}.{self._counter}"
-        # A thousand visitors share one browser's name, and here one string.
+        # Many clients have the same user agent; they share one string.
         facts = Facts(self._now_ms(), sys.intern(ip), sys.intern(user_agent[:USER_AGENT_CHARACTERS]))
         rules = self._rules if verify is None else replace(self._rules, verify=verify)
         connection.open(self, client_id, Session(rules, identity), facts)
@@ -119,15 +119,15 @@ class Clients:
             self._settings.node,
             __version__,
             int(self._settings.ping_seconds * 1000),
-            self._told_limits,
+            self._limits_about,
             self._outbox.time(),
         )
         self._memberships.admit(connection, welcome)
-        if self._memberships.degraded:  # the others were told when it happened
+        if self._memberships.degraded:  # the other clients were notified before
             self._outbox.send(connection, replies.system("degraded", {"message": DEGRADED}, self._outbox.time()))
 
     def closed(self, connection: Connection, code: int) -> None:
-        """Out of the hub and the registry in the same turn."""
+        """Remove a closed connection from the hub and the registry in the same turn."""
         del self._open[connection.client_id]
         self._memberships.remove(connection)
         self._admission.leave(connection)
@@ -136,7 +136,7 @@ class Clients:
         self._log.debug("client closed", client=connection.client_id, code=int(code))
 
     def sweep(self, now: float) -> None:
-        """Ping who is silent; close who stays silent, ends no message, or has a token that ended; `now`: loop time."""
+        """Ping silent clients; close those without a pong, with a late message or an expired token. `now`: loop time."""
         each_in_turns(list(self), partial(self._sweep, now, self._now_ms() / 1000))
 
     def _sweep(self, now: float, seconds: float, connection: Connection) -> int:
@@ -154,9 +154,9 @@ class Clients:
         return ended
 
     def _watch_tokens(self, connection: Connection, now: float) -> int:
-        """Tell whose token ends soon, close whose has ended; the same of tokens for topics. `now`: s since 1970.
+        """Warn a client whose token expires soon, close it once expired; the same for subscription tokens.
 
-        Returns for how many topics a token has ended; at `TURN_ITEMS` there may be more.
+        `now`: seconds since 1970. Returns the number of topics whose token expired; at `TURN_ITEMS` there may be more.
         """
         client, expires = connection.session, connection.session.identity.expires
         if expires is not None and expires <= now:
@@ -172,7 +172,7 @@ class Clients:
         return ended
 
     def enforce(self, revoked: IsRevoked) -> None:
-        """Close whose token is revoked, and take what was heard by a revoked subscription token."""
+        """Close clients with a revoked token, and unsubscribe topics whose subscription token is revoked."""
         each_in_turns(list(self), partial(self._enforce, revoked))
 
     def _enforce(self, revoked: IsRevoked, connection: Connection) -> int:
@@ -185,10 +185,10 @@ class Clients:
         self._unsubscribe(connection, topics, "subscription token revoked")
         return ended
 
-    # ---- what a client says
+    # ---- messages of a client
 
     def received(self, connection: Connection, opcode: int, payload: bytes) -> None:
-        """One message, decoded, judged and carried out."""
+        """Decode, check and handle one message."""
         self.received_bytes += len(payload)
         kind = "invalid"
         try:
@@ -213,7 +213,7 @@ class Clients:
             self._received(kind).inc()
 
     def counted(self, connection: Connection, size: int) -> bool:
-        """A ping or pong counts as a message does; it is no question, so it is answered until it is enough."""
+        """Count a ping or pong like a message. False: far over the limit, and the connection is closed."""
         return self.limits.count(connection, size) is not Outcome.ENOUGH
 
     def _handle(self, connection: Connection, message: messages.ClientMessage, findings: Findings) -> None:
@@ -234,7 +234,7 @@ class Clients:
                 self._carry_out(connection, effect)
 
     def _judge_on(self, connection: Connection, message: messages.ClientMessage, findings: Findings) -> None:
-        # Held by another name, so that the message can be held again when it is handled.
+        # A separate hold key, so that handling the message again can hold it under "judge" again.
         connection.hold("judged")
         self._again(connection, message, findings)
         connection.release("judged")
@@ -271,7 +271,7 @@ class Clients:
             case effects.ReadTopic(request):
                 self._errands.look_up(connection, request)
             case effects.FetchFromBackend():
-                assert self._calls is not None  # the session was told so
+                assert self._calls is not None  # the session knows that there is a back end
                 self._calls.fetch(connection, effect)
             case effects.ForwardCommand():
                 assert self._calls is not None
@@ -290,14 +290,14 @@ class Clients:
             stream.receive_lines(texts)
         return stream is not None
 
-    # ---- what the cluster says to one client, or of some
+    # ---- messages from the cluster
 
-    def on_own(self, _channel: str, payload: bytes) -> None:
-        """A message to one client of this node, or what one has said at another."""
-        if payload.startswith(Bus.CHECK):  # the bus's own
+    def on_node_channel(self, _channel: str, payload: bytes) -> None:
+        """Handle a message on this node's own channel: to one of its clients, or forwarded from another node."""
+        if payload.startswith(Bus.CHECK):  # self-check of the bus
             return
-        if payload.startswith(SAID):
-            self.receive_lines(payload.removeprefix(SAID))
+        if payload.startswith(FORWARDED):
+            self.receive_lines(payload.removeprefix(FORWARDED))
             return
         envelope = self._relay.unpack(payload)
         connection = self._open.get(envelope.only or "") if envelope is not None else None
@@ -305,18 +305,23 @@ class Clients:
             self._metrics.relayed.labels("client").inc()
             self._outbox.send(connection, envelope.text)
 
-    def obey(self, order: Disconnect | Unsubscribe) -> None:
-        """Carry out an order on those of its clients that it is about."""
+    def execute(self, order: Disconnect | Unsubscribe) -> None:
+        """Execute a control message on the clients of this node that it selects."""
         parts: list[list[str]] = [[]]
         if isinstance(order, Unsubscribe):
             parts = [order.topics[at : at + TURN_ITEMS] for at in range(0, len(order.topics), TURN_ITEMS)]
-        each_in_turns(itertools.product(self._selected(order.clients), parts), partial(self._obey, order))
+        each_in_turns(itertools.product(self._selected(order.clients), parts), partial(self._execute, order))
 
-    def _obey(self, order: Disconnect | Unsubscribe, about: tuple[Connection, list[str]]) -> int:
+    def _execute(self, order: Disconnect | Unsubscribe, about: tuple[Connection, list[str]]) -> int:
         connection, topics = about
         if connection.stage is not Stage.OPEN:
             return 0
-        self._log.info("order", op=type(order).__name__.lower(), client=connection.client_id, reason=order.reason)
+        self._log.info(
+            "control message executed",
+            op=type(order).__name__.lower(),
+            client=connection.client_id,
+            reason=order.reason,
+        )
         if isinstance(order, Disconnect):
             connection.close(Close.DISCONNECTED, order.reason)
             return 0
@@ -331,41 +336,42 @@ class Clients:
         return [m for m in self._hub.members(hub.of_user(selector.user)) if isinstance(m, Connection)]
 
     def _take(self, connection: Connection, topics: Collection[str], then: Callable[[], None]) -> None:
-        """Take the topics that the client's new identity may not have, tell the client, and go on with `then`."""
-        heard = [topic for topic in topics if connection.audiences.has_topic(topic)]
-        if heard:
-            about = {"topics": heard, "reason": NOT_ANY_MORE}
+        """Unsubscribe topics that the new identity has no permission for, notify the client, then call `then`."""
+        subscribed = [topic for topic in topics if connection.audiences.has_topic(topic)]
+        if subscribed:
+            about = {"topics": subscribed, "reason": NOT_ANY_MORE}
             data = replies.system("unsubscribed", about, self._outbox.time())
-            self._memberships.unsubscribe_all(connection, heard, data, then)
+            self._memberships.unsubscribe_all(connection, subscribed, data, then)
         else:
             then()
 
     def _unsubscribe(self, connection: Connection, topics: Collection[str], reason: str) -> None:
         if not topics:
             return
-        heard = [topic for topic in topics if connection.audiences.has_topic(topic)]
-        if heard:
-            self._memberships.unsubscribe(connection, heard)
+        subscribed = [topic for topic in topics if connection.audiences.has_topic(topic)]
+        if subscribed:
+            self._memberships.unsubscribe(connection, subscribed)
             self._outbox.send(
-                connection, replies.system("unsubscribed", {"topics": heard, "reason": reason}, self._outbox.time())
+                connection,
+                replies.system("unsubscribed", {"topics": subscribed, "reason": reason}, self._outbox.time()),
             )
 
-    # ---- messages that are lost, and presence
+    # ---- gaps and presence
 
     def gap(self, topic: str) -> None:
-        """Messages of this topic are lost to all who hear it here."""
+        """Send a gap to all local subscribers of the topic."""
         data = replies.gap([topic], self._outbox.time())
         for member in self._hub.members(hub.of_topic(topic)):
             assert isinstance(member, Connection)
             self._outbox.send(member, data)
 
     def attendees(self, topic: str) -> list[Attendee]:
-        """Its own clients on the topic, as they are now."""
+        """The clients of this node on the topic."""
         members = [m for m in self._hub.members(hub.of_topic(topic)) if isinstance(m, Connection)]
         return [Attendee(member.client_id, member.session.identity.user) for member in members]
 
     def attendee(self, topic: str, client_id: str) -> Attendee | None:
-        """One of them; None if it is not on the topic."""
+        """One client of this node; None if it is not on the topic."""
         connection = self._open.get(client_id)
         if connection is None or hub.of_topic(topic) not in connection.audiences:
             return None
@@ -376,14 +382,14 @@ class Clients:
         return self._relay.channel(topic)
 
     def show(self, topic: str, about: dict[str, Any]) -> None:
-        """Send a PRESENCE message to the topic's hearers here."""
+        """Send a PRESENCE message to the local subscribers of the topic."""
         data = replies.presence(topic, about, self._outbox.time())
         self._hub.deliver(hub.of_topic(topic), frames.build(frames.TEXT, data))
 
-    # ---- what the registry writes
+    # ---- rows of the registry
 
     def row(self, client_id: str) -> bytes | None:
-        """A client's row as JSON; None if it is gone."""
+        """The row of a client as JSON; None if it is gone."""
         connection = self._open.get(client_id)
         if connection is None:
             return None
@@ -395,5 +401,5 @@ class Clients:
         )  # fmt: skip
 
     def ids(self) -> list[str]:
-        """Their ids, as they are now."""
+        """The ids of all clients."""
         return list(self._open)

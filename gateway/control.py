@@ -58,7 +58,7 @@ class Control:
         self._metrics.relayed.labels("control").inc()
         match order:
             case Disconnect() | Unsubscribe():
-                self._clients.obey(order)
+                self._clients.execute(order)
             case Forget(topics):
                 for topic in topics:
                     self._streams.forget(topic)

@@ -1,4 +1,4 @@
-"""What a client asked for that takes its time; meanwhile its next frames wait."""
+"""Asynchronous commands of clients: publish, queries and permission checks. The client's next frames wait meanwhile."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from gateway.transport.connection import Connection
 
 @dataclass(frozen=True, slots=True)
 class Budgets:
-    """What bounds the publishes of clients, and the bytes that they have Redis keep."""
+    """Limits of the publishes of clients, and of the bytes that Redis stores for them."""
 
     quota: Quota
     allowance: Allowance
@@ -33,7 +33,7 @@ class Budgets:
 
 
 class Errands:
-    """Runs errands for clients; `spawn` runs a coroutine under the node's eye."""
+    """Runs asynchronous commands of clients; `spawn` runs a coroutine as a task of the node."""
 
     def __init__(
         self, relay: Relay, outbox: Outbox, budgets: Budgets, referee: Referee,
@@ -49,12 +49,12 @@ class Errands:
         self._refresh_keys = refresh_keys
 
     def publish(self, connection: Connection, publication: Publication, request_id: RequestId) -> None:
-        """Publish it, and acknowledge once Redis has it."""
+        """Publish a message, and acknowledge it once Redis has confirmed it."""
         connection.hold("publish")
         self._spawn(self._publish(connection, publication, request_id), "client's publish")
 
     def look_up(self, connection: Connection, request: messages.Request) -> None:
-        """Answer with the topic's history, or with who is on it."""
+        """Answer a REQUEST for the history or the presence of a topic."""
         connection.hold("request")
         self._spawn(self._look_up(connection, request), "client's request")
 
@@ -65,7 +65,7 @@ class Errands:
         findings: Findings,
         again: Callable[[Findings], None],
     ) -> None:
-        """Find out what is needed to judge a message, then have it handled `again` with that."""
+        """Collect what the check of a message needs, then call `again` with the findings."""
         connection.hold("find out")
         self._spawn(self._find_out(connection, needed, findings, again), "client's question")
 
@@ -93,7 +93,7 @@ class Errands:
         connection.release("found")
 
     async def _publish(self, connection: Connection, publication: Publication, request_id: RequestId) -> None:
-        user = connection.session.identity.user  # who is nobody has a limit as a client alone
+        user = connection.session.identity.user  # a client without a user has only its own message limit
         try:
             if user is not None and not await self._budgets.quota.take(user):
                 self._metrics.limited.labels("publishes").inc()
@@ -107,10 +107,10 @@ class Errands:
         except ProtocolError as error:
             self._outbox.refuse(connection, error)
         except Unconfirmed:
-            message = "Published, but too few replicas confirmed it; published again, it is a second message"
+            message = "Published, but too few replicas confirmed it; a retry publishes a second message"
             self._outbox.refuse(connection, ProtocolError(Code.UNAVAILABLE, message, request_id))
         except Impaired as error:
-            message = f"Not possible now, try again later: {error}"
+            message = f"Redis cannot store this now; try again later: {error}"
             self._outbox.refuse(connection, ProtocolError(Code.UNAVAILABLE, message, request_id))
         except Unavailable:
             message = "The cluster is unavailable, try again"
@@ -123,10 +123,10 @@ class Errands:
             connection.release("publish")
 
     async def _charge(self, connection: Connection, publication: Publication, request_id: RequestId) -> None:
-        """Charge what Redis keeps for `publication` to the client's user, or to its address if it has none.
+        """Charge the bytes that Redis stores for `publication` to the client's user, or to its address without a user.
 
         Raises:
-            ProtocolError: Redis is nearly full, 5030; or there is not enough left, 4029.
+            ProtocolError: Redis is nearly full, 5030; or the allowance is used up, 4029.
             Unavailable: Redis did not answer in time.
         """
         size, streams = self._relay.stored(publication)
@@ -134,15 +134,15 @@ class Errands:
             return
         if self._budgets.memory.full:
             self._metrics.limited.labels("redis_memory").inc()
-            message = f"Redis is nearly full, and {publication.topic} keeps messages; try again later"
+            message = f"Redis is nearly full and {publication.topic} stores messages; try again later"
             raise ProtocolError(Code.UNAVAILABLE, message, request_id)
         user, ip = connection.session.identity.user, connection.facts.ip
-        who = f"user:{user}" if user is not None else f"address:{self._budgets.sources.of(ip) or ip}"
-        if not await self._budgets.allowance.take(who, size, streams):
+        owner = f"user:{user}" if user is not None else f"address:{self._budgets.sources.of(ip) or ip}"
+        if not await self._budgets.allowance.take(owner, size, streams):
             self._metrics.limited.labels("stored_bytes").inc()
             message = (
-                f"{publication.topic} keeps messages, and those of this user take too many bytes a day "
-                f"({size} more); wait some minutes, or send less"
+                f"{publication.topic} stores messages, and the daily limit of bytes for this user is used up "
+                f"({size} more needed); wait some minutes, or send less"
             )
             raise ProtocolError(Code.TOO_MANY_REQUESTS, message, request_id)
 

@@ -1,13 +1,13 @@
-"""Moves clients into and out of audiences, and acknowledges a subscription only when it is true.
+"""Subscribes clients to audiences and unsubscribes them; acknowledges a subscription only when it is in effect.
 
-A SUBSCRIBE waits until Redis has confirmed the topics' channels and the node knows what a newcomer is sent first. If
-all of that is known already, the client is let in at once, without a task. Otherwise one coroutine (`_subscribe`) does
-the steps in order. Each SUBSCRIBE has its own record, so SUBSCRIBEs that overlap are acknowledged or refused each by
-itself.
+A SUBSCRIBE waits until Redis has confirmed the channels of the topics and the node knows what a new subscriber receives
+first. If all of that is known, the client is subscribed at once, without a task. Otherwise one coroutine (`_subscribe`)
+runs the steps in order. Each SUBSCRIBE has its own record, so that overlapping SUBSCRIBEs are acknowledged or rejected
+separately.
 
-While a SUBSCRIBE waits, its client is a member of `joining:{topic}`: the node then hears the topic's channel, but the
-client is sent nothing of it. UNSUBSCRIBE, or a new identity that may not subscribe, takes the client out of that
-audience; the SUBSCRIBE goes on without the topic.
+While a SUBSCRIBE waits, its client is a member of `joining:{topic}`: the node receives the topic's channel, but the
+client receives nothing. UNSUBSCRIBE, or a new identity without permission, removes the client from that audience, and
+the SUBSCRIBE goes on without the topic.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from gateway.relay import Relay
 from gateway.transport.connection import Connection, Stage
 from gateway.turns import TURN_ITEMS, each_in_turns, in_turns
 
-# SUBSCRIBEs of one client that may wait for Redis at a time; one more is refused (5030).
+# SUBSCRIBEs of one client that may wait for Redis at a time; another one is rejected (5030).
 MAX_WAITING: Final = 8
-PREPARE_SECONDS: Final = 0.5  # between two tries to read what a newcomer is sent first
-# What a client missed is sent in parts of this size, each at most one message larger, and the next one when the client
-# has read most of the last. So a recovering client never has more than this, one message, and HIGH_WATER_BYTES unsent.
-# All of them together are bounded by GATEWAY_BUFFER_BYTES, as everything unsent is.
+PREPARE_SECONDS: Final = 0.5  # pause before the node retries to read what a new subscriber receives first
+# Missed messages are sent in parts of this size, each at most one message larger; the next part follows when the client
+# has read most of the last. So a recovering client has at most this, one message, and HIGH_WATER_BYTES unsent.
+# GATEWAY_BUFFER_BYTES limits the total of all clients.
 RECOVERY_BYTES: Final = 64 << 10
 READ_SECONDS: Final = 60.0  # a client that takes longer to read one part is closed as a slow consumer
 
@@ -44,77 +44,81 @@ Spawn = Callable[[Coroutine[Any, Any, None], str], asyncio.Task[None]]
 
 
 class _Recovery(NamedTuple):
-    """How a member of a topic recovered it. The same SUBSCRIBE, sent again, gets the same answer and nothing twice."""
+    """How a subscriber recovered a topic. If it repeats the SUBSCRIBE, it gets the same answer and no duplicates."""
 
-    place: Position  # from which it asked to recover
-    losses: int  # gaps that were reported on the topic by then
+    place: Position  # the position that it asked to recover from
+    losses: int  # gaps reported on the topic until then
     whole: bool
 
 
 @dataclass(slots=True, eq=False)
 class _Subscribe:
-    """One SUBSCRIBE on its way to its acknowledgement."""
+    """One SUBSCRIBE that is not acknowledged yet."""
 
     topics: tuple[str, ...]
-    audiences: Sequence[str]  # whose channels Redis must confirm: of the topics, and of a new identity
+    audiences: Sequence[str]  # audiences whose channels Redis must confirm: topics, and a new identity
     request_id: RequestId
-    places: dict[str, Position]  # the last message that the client has, of each topic that it recovers
-    recovered: dict[str, bool] = field(default_factory=dict)  # by topic: whether it got all that it missed
-    recoveries: dict[str, _Recovery] = field(default_factory=dict)  # by topic: what is remembered when it is a member
+    places: dict[str, Position]  # by topic to recover: the position of the client's last message
+    recovered: dict[str, bool] = field(
+        default_factory=dict
+    )  # by topic: whether the client received all missed messages
+    recoveries: dict[str, _Recovery] = field(default_factory=dict)  # by topic: stored once the client is subscribed
     confirmed: asyncio.Event = field(default_factory=asyncio.Event)
     unconfirmed: int = 0  # parts of `audiences` that Redis has not confirmed yet
 
     def confirm(self) -> None:
-        """Redis has confirmed a part of the audiences."""
+        """Note that Redis has confirmed a part of the audiences."""
         self.unconfirmed -= 1
         if not self.unconfirmed:
             self.confirmed.set()
 
 
 class Memberships:
-    """Keeps hub, bus, registry and presence in agreement about which client hears what.
+    """Keeps hub, bus, registry and presence consistent about the subscriptions of each client.
 
-    `spawn` runs a coroutine that the node owns. `answer_seconds`: how long a welcome and the answer to AUTH wait for
-    Redis, and how long a SUBSCRIBE holds back the client's next frames.
+    `spawn` runs a coroutine as a task of the node. `answer_seconds`: how long a welcome and the answer to AUTH wait for
+    Redis, and how long a SUBSCRIBE delays the client's next frames.
     """
 
     def __init__(
         self, hub: Hub, relay: Relay, registry: Registry, outbox: Outbox, spawn: Spawn, *, answer_seconds: float
     ) -> None:
-        self.degraded = False  # Redis is away, and the clients know
+        self.degraded = False  # Redis is unreachable, and the clients were notified
         self._hub = hub
         self._relay = relay
         self._registry = registry
         self._outbox = outbox
         self._spawn = spawn
         self._answer_seconds = answer_seconds
-        self._unanswered: dict[Connection, tuple[bytes, Callable[[], None]]] = {}  # what waits for Redis: `_become`
+        self._unanswered: dict[
+            Connection, tuple[bytes, Callable[[], None]]
+        ] = {}  # answers that wait for Redis: `_become`
         self._subscribing: dict[Connection, dict[_Subscribe, asyncio.Task[None]]] = {}
         self._recoveries: dict[Connection, dict[str, _Recovery]] = {}  # of members, by topic
 
-    # ---- who a client is
+    # ---- identity of a client
 
     def admit(self, connection: Connection, welcome: bytes) -> None:
-        """Let a new client receive what is sent to its user and role, then welcome it."""
+        """Subscribe a new client to the audiences of its user and role, then send `welcome`."""
         self._become(connection, _personal(connection), welcome)
 
     def login(self, connection: Connection, data: bytes) -> None:
-        """The client has a new identity: move it between the audiences of users and roles, then send `data`."""
+        """Move a client with a new identity to the audiences of its user and role, then send `data`."""
         self._become(connection, self._identify(connection), data)
 
     def degrade(self) -> None:
-        """Redis is away: send the answers that no longer wait for it."""
+        """Send the answers that wait for Redis, which is unreachable."""
         self.degraded = True
         for connection in list(self._unanswered):
-            self._answer(connection)  # nothing, if it was closed by what was sent to the one before
+            self._answer(connection)  # no effect if the previous answer has closed this client
 
     def go_on(self, connection: Connection) -> None:
-        """Redis is away: handle the client's next frames, though a SUBSCRIBE still waits."""
+        """Handle the client's next frames while a SUBSCRIBE still waits, because Redis is unreachable."""
         connection.release("identity")
         connection.release("subscribe")
 
     def _become(self, connection: Connection, personal: Sequence[str], data: bytes) -> None:
-        """Make the client a member of `personal`; send `data` when Redis has confirmed that, or the wait is over."""
+        """Subscribe the client to `personal`; send `data` when Redis has confirmed it, or after `answer_seconds`."""
         if connection.stage is not Stage.OPEN:
             return
         self._enter(connection, personal)
@@ -127,7 +131,7 @@ class Memberships:
         asyncio.get_running_loop().call_later(self._answer_seconds, confirmed)
 
     def _answered(self, connection: Connection, data: bytes) -> None:
-        """Redis has confirmed what the answer `data` waits for, or has had its time."""
+        """Send the answer `data`: Redis has confirmed, or the time is over."""
         if self._unanswered.get(connection, (None,))[0] is data:
             self._answer(connection)
             connection.release("identity")
@@ -140,21 +144,21 @@ class Memberships:
         self._outbox.reply(connection, data)
 
     def _identify(self, connection: Connection) -> list[str]:
-        """Take the client out of the audiences of its former identity. Returns those of the new one.
+        """Unsubscribe the client from the audiences of its former identity. Returns those of the new one.
 
-        On topics with presence the other clients are told of the new user.
+        On topics with presence, the other clients are notified of the new user.
         """
         former, now = connection.audiences.personal, _personal(connection)
         if set(former) != set(now):
             self._leave(connection, [audience for audience in former if audience not in now])
             topics = [topic for topic in map(hub.topic_of, connection.audiences) if topic is not None]
-            each_in_turns(topics, partial(self._touch_presence, connection.client_id))
+            each_in_turns(topics, partial(self._mark_presence_changed, connection.client_id))
         return now
 
-    # ---- what a client hears
+    # ---- subscriptions of a client
 
     def subscribe(self, connection: Connection, effect: SubscribeTopics) -> None:
-        """Let the client hear the topics, and acknowledge when it does."""
+        """Subscribe the client to topics, and acknowledge when the subscription is in effect."""
         if connection.stage is not Stage.OPEN:
             return
         personal = self._identify(connection) if effect.login else []
@@ -163,14 +167,14 @@ class Memberships:
         others = self._subscribing.get(connection, {})
         if len(others) >= MAX_WAITING:
             self._relay.join(personal, None)
-            why = f"{MAX_WAITING} SUBSCRIBEs of this client wait for Redis already; send it again later"
-            self._outbox.refuse(connection, ProtocolError(Code.UNAVAILABLE, why, effect.request_id))
+            message = f"The limit of {MAX_WAITING} waiting SUBSCRIBEs of this client is reached; send it again later"
+            self._outbox.refuse(connection, ProtocolError(Code.UNAVAILABLE, message, effect.request_id))
             return
         topics = effect.topics
         places = {topic: effect.recover[topic] for topic in topics if topic in effect.recover}
         audiences = [*map(hub.of_topic, topics), *personal]
         if len(topics) <= TURN_ITEMS and all(map(self._relay.is_plain, topics)) and self._relay.join(audiences, None):
-            # The usual case: Redis has confirmed all, and nothing is sent first.
+            # The usual case: Redis has confirmed all channels, and no message precedes the acknowledgement.
             self._enter(connection, audiences)
             self._outbox.reply(connection, replies.subscribed(topics, effect.request_id, self._outbox.time(), {}))
             return
@@ -178,32 +182,32 @@ class Memberships:
         confirmed = len(topics) <= TURN_ITEMS and self._join(asked, asked.audiences)
         for topic in topics:
             self._hub.join(connection, hub.joining(topic))
-        steps = self._let_in(connection, asked)
+        steps = self._enter_topics(connection, asked)
         if confirmed:
             try:
                 self._relay.catch_up(places)
                 if self._is_ready(connection, topics) and next(steps, None) is None:
                     return
             except Exception:
-                self._give_up(connection, asked)
+                self._fail(connection, asked)
                 return
-        # Frames are handled in order, so the next ones wait: for a while, and not at all if Redis is known to be away.
-        # In an outage nobody can say how long it takes; the acknowledgement then comes when it can.
+        # Frames are handled in order, so the next ones wait, for a limited time. They do not wait during an outage,
+        # whose end is unknown: the acknowledgement then follows later.
         if not self.degraded and not others:
             connection.hold("subscribe")
         task = self._spawn(self._subscribe(connection, asked, steps), "subscribe")
         self._subscribing.setdefault(connection, {})[asked] = task
 
     def unsubscribe(self, connection: Connection, topics: Sequence[str]) -> None:
-        """Let the client hear these topics no more, also those that it still waits for."""
+        """Unsubscribe the client from topics, including those whose SUBSCRIBE still waits."""
         self._leave(connection, [*map(hub.of_topic, topics), *map(hub.joining, topics)])
 
     def unsubscribe_all(
         self, connection: Connection, topics: Sequence[str], data: bytes, then: Callable[[], None] = lambda: None
     ) -> None:
-        """As `unsubscribe`, any number of topics; then send `data` and call `then`, unless the client is gone.
+        """As `unsubscribe`, for any number of topics; then send `data` and call `then`, unless the client is gone.
 
-        A message of the client is the cause: the client's next frames wait until all is done.
+        The client's next frames wait until this is done, because one of its messages is the cause.
         """
         if len(topics) > TURN_ITEMS:
             connection.hold("unsubscribe")
@@ -228,22 +232,22 @@ class Memberships:
             connection.release("unsubscribe")
 
     def remove(self, connection: Connection) -> None:
-        """The client is gone: take it out of all audiences, and out of what Redis is told."""
-        self._answer(connection)  # to nobody: it forgets what waits
+        """Remove a client that is gone from all audiences and from the registry."""
+        self._answer(connection)  # sends nothing, but drops the waiting answer
         self._recoveries.pop(connection, None)
         for asked, task in self._subscribing.pop(connection, {}).items():
             self._relay.abandon(asked.audiences, asked.confirm)
             task.cancel()
         audiences = list(connection.audiences)
         self._relay.leave(self._hub.remove(connection))
-        self._touch(connection, audiences)
+        self._mark_changed(connection, audiences)
 
     async def _subscribe(self, connection: Connection, asked: _Subscribe, steps: Iterator[int]) -> None:
-        """What `subscribe` could not do at once. It is cancelled when the client is gone."""
+        """Complete a SUBSCRIBE that could not be completed at once. The task is cancelled when the client is gone."""
         held = asyncio.get_running_loop().call_later(self._answer_seconds, connection.release, "subscribe")
         try:
             if not asked.unconfirmed and not asked.confirmed.is_set():
-                asked.unconfirmed = 1  # what is not joined yet
+                asked.unconfirmed = 1  # a placeholder until all parts are joined
                 async for audiences in in_turns(asked.audiences):
                     self._join(asked, audiences)
                 asked.confirm()
@@ -251,7 +255,7 @@ class Memberships:
             self._relay.catch_up(asked.places)
             async for topics in in_turns(asked.topics):
                 await self._until_ready(connection, topics)
-            self._relay.catch_up(asked.places)  # what was being read when it asked may be older than its place
+            self._relay.catch_up(asked.places)  # a read that began before may be older than the client's position
             at: int | None = 0
             while at is not None:
                 await self._until_read(connection)
@@ -259,10 +263,10 @@ class Memberships:
                 at = next(steps, None)
                 await asyncio.sleep(0)
         except Exception:
-            self._give_up(connection, asked)
+            self._fail(connection, asked)
         finally:
             held.cancel()
-            self._relay.leave(asked.audiences)  # the client may have left what was just opened for it
+            self._relay.leave(asked.audiences)  # the client may have unsubscribed meanwhile
             others = self._subscribing.get(connection, {})
             others.pop(asked, None)
             if not others:
@@ -270,7 +274,7 @@ class Memberships:
             connection.release("subscribe")
 
     def _join(self, asked: _Subscribe, audiences: Sequence[str]) -> bool:
-        """Hear the channels of some of the audiences. True if Redis has confirmed them already."""
+        """Subscribe to the channels of some of the audiences. True if Redis has confirmed them already."""
         asked.unconfirmed += 1
         joined = self._relay.join(audiences, asked.confirm)
         if joined:
@@ -294,20 +298,20 @@ class Memberships:
         except TimeoutError:
             self._outbox.evict(connection)
 
-    def _let_in(self, connection: Connection, asked: _Subscribe) -> Iterator[int]:
-        """Send what the client missed or the last values, make it a member of each topic, and acknowledge.
+    def _enter_topics(self, connection: Connection, asked: _Subscribe) -> Iterator[int]:
+        """Send missed messages or snapshots, subscribe the client to each topic, and acknowledge.
 
-        A topic's last message goes out in the turn of the loop in which the client becomes its member, so no message
-        comes between. Where the iterator stops, after `TURN_ITEMS` at the latest, it gives the place of the topic that
-        is next. The caller waits until the client has read what it was sent, and until that topic is ready; live
-        messages wait in the topic's stream meanwhile.
+        The last of these messages is sent in the same turn of the loop in which the client is subscribed, so no message
+        is lost between them. The iterator yields the index of the next topic, after at most `TURN_ITEMS` topics. The
+        caller then waits until the client has read its messages and that topic is ready; new messages wait in the
+        topic's stream meanwhile.
         """
         texts: list[bytes] = []
         room, entered = RECOVERY_BYTES, 0
         for at, topic in enumerate(asked.topics):
             while self._wants(connection, topic):
                 if room > 0 and entered < TURN_ITEMS and self._relay.is_ready(topic):
-                    more, is_last = self._first(connection, topic, asked, room)
+                    more, is_last = self._next_messages(connection, topic, asked, room)
                     texts += more
                     room -= sum(map(len, more))
                     if is_last:
@@ -323,15 +327,17 @@ class Memberships:
         self._outbox.send_all(connection, texts)
         self._acknowledge(connection, asked)
 
-    def _first(self, connection: Connection, topic: str, asked: _Subscribe, room: int) -> tuple[list[bytes], bool]:
-        """What a newcomer to the topic is sent now, about `room` bytes; and whether that is all."""
+    def _next_messages(
+        self, connection: Connection, topic: str, asked: _Subscribe, room: int
+    ) -> tuple[list[bytes], bool]:
+        """The next messages for a new subscriber of the topic, about `room` bytes, and whether these are all."""
         place = asked.places.get(topic) if self._relay.has_history(topic) else None
         if place is not None:
             missed = self._missed(connection, topic, place, asked)
             if missed is not None:
                 part = sequence.beginning(missed, room)
                 if len(part) < len(missed):
-                    # A member that recovers again: live messages must not come between the parts.
+                    # The client may be subscribed already: new messages must not come between the parts.
                     self._hub.leave(connection, hub.of_topic(topic))
                 if part:
                     asked.places[topic] = Position(place.epoch, part[-1].offset, part[-1].mark)
@@ -341,7 +347,7 @@ class Memberships:
         return [replies.initial(snapshot)] if snapshot is not None else [], True
 
     def _missed(self, connection: Connection, topic: str, place: Position, asked: _Subscribe) -> list[Entry] | None:
-        """What the client is sent of the messages since `place`; None if it cannot get all of them."""
+        """The messages since `place` that the client must receive; None if it cannot get all of them."""
         before, losses = self._recoveries.get(connection, {}).get(topic), self._relay.streams.losses(topic)
         missed: list[Entry] | None
         if topic not in asked.recovered and before is not None and before[:2] == (place, losses):
@@ -354,24 +360,24 @@ class Memberships:
         return missed
 
     def _acknowledge(self, connection: Connection, asked: _Subscribe) -> None:
-        """Say which of the topics the client hears now, and where it is in those with history."""
+        """Acknowledge the subscribed topics, with the positions of those with history."""
         if connection.stage is not Stage.OPEN:
             return
-        heard = [topic for topic in asked.topics if hub.of_topic(topic) in connection.audiences]
-        if not heard:
+        subscribed = [topic for topic in asked.topics if hub.of_topic(topic) in connection.audiences]
+        if not subscribed:
             message = "All topics of this SUBSCRIBE were unsubscribed before it was acknowledged"
             self._outbox.refuse(connection, ProtocolError(Code.NO_VALID_TOPIC, message, asked.request_id))
             return
         positions: dict[str, dict[str, Any]] = {}
-        for topic in filter(self._relay.has_history, heard):
+        for topic in filter(self._relay.has_history, subscribed):
             place = self._relay.streams.place(topic)
             positions[topic] = {"epoch": place.epoch, "offset": place.offset, "mark": place.mark}
             if topic in asked.recovered:
                 positions[topic]["recovered"] = asked.recovered[topic]
-        self._outbox.reply(connection, replies.subscribed(heard, asked.request_id, self._outbox.time(), positions))
+        self._outbox.reply(connection, replies.subscribed(subscribed, asked.request_id, self._outbox.time(), positions))
 
-    def _give_up(self, connection: Connection, asked: _Subscribe) -> None:
-        """Letting the client in has failed: say so, and want its topics no more, unless another SUBSCRIBE does."""
+    def _fail(self, connection: Connection, asked: _Subscribe) -> None:
+        """Report that the SUBSCRIBE failed, and drop its topics unless another SUBSCRIBE waits for them."""
         self._outbox.fail(connection, asked.request_id)
         others = [other for other in self._subscribing.get(connection, {}) if other is not asked]
         wanted = {topic for other in others for topic in other.topics}
@@ -381,13 +387,13 @@ class Memberships:
 
     @staticmethod
     def _wants(connection: Connection, topic: str) -> bool:
-        """Whether the client has asked for the topic and not left it since. A client that is gone wants nothing."""
+        """Whether the client has subscribed to the topic and not unsubscribed since, and is still connected."""
         return connection.audiences.has_topic(topic)
 
     def _enter(self, connection: Connection, audiences: Sequence[str]) -> None:
         for audience in audiences:
             self._hub.join(connection, audience)
-        self._touch(connection, audiences)
+        self._mark_changed(connection, audiences)
 
     def _leave(self, connection: Connection, audiences: Sequence[str]) -> None:
         recoveries = self._recoveries.get(connection)
@@ -395,20 +401,20 @@ class Memberships:
             for topic in map(hub.topic_of, audiences):
                 recoveries.pop(topic or "", None)
         self._relay.leave([audience for audience in audiences if self._hub.leave(connection, audience)])
-        self._touch(connection, audiences)
+        self._mark_changed(connection, audiences)
 
-    def _touch(self, connection: Connection, audiences: Iterable[str]) -> None:
-        """Have Redis told of the client on these topics: as it is then, so the rest may wait for the next turns."""
+    def _mark_changed(self, connection: Connection, audiences: Iterable[str]) -> None:
+        """Mark the rows of the client and these topics as changed, over several turns: rows are read when written."""
         topics = [topic for topic in map(hub.topic_of, audiences) if topic is not None]
         if topics:
-            each_in_turns(topics, partial(self._touch_topic, connection.client_id))
+            each_in_turns(topics, partial(self._mark_topic_changed, connection.client_id))
         self._registry.touch_client(connection.client_id)
 
-    def _touch_topic(self, client_id: str, topic: str) -> None:
+    def _mark_topic_changed(self, client_id: str, topic: str) -> None:
         self._registry.touch_topic(topic)
-        self._touch_presence(client_id, topic)
+        self._mark_presence_changed(client_id, topic)
 
-    def _touch_presence(self, client_id: str, topic: str) -> None:
+    def _mark_presence_changed(self, client_id: str, topic: str) -> None:
         if self._relay.has_presence(topic):
             self._relay.presence.touch(topic, client_id)
 

@@ -1,4 +1,4 @@
-"""Every instrument, once. Labels never hold a topic, a user or a client: their number has no bound."""
+"""All metrics of a node. Labels never contain a topic, a user or a client, because their number is unlimited."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _FAST = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 
 
 
 class Metrics:
-    """One node's instruments, in a registry of their own so that two nodes can live in one test."""
+    """The metrics of one node, in a separate registry so that a test can run two nodes."""
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
@@ -26,20 +26,22 @@ class Metrics:
         instruments = _Instruments()
         registry.register(instruments)
         self.received = instruments.counters("gateway_messages_received", "messages from clients", "type")
-        self.relayed = instruments.counters("gateway_messages_relayed", "messages heard from the cluster", "kind")
+        self.relayed = instruments.counters("gateway_messages_relayed", "messages received from the cluster", "kind")
         self.housekeeping_failures = instruments.counters(
             "gateway_housekeeping_failures", "runs of periodic work that failed; they are retried", "step"
         )
         self.malformed = instruments.counters(
             "gateway_malformed", "values read from Redis that were not valid and were skipped", "kind"
         )
-        self.fanout = instruments.histogram("gateway_fanout_seconds", "time to hand what waits to all its hearers")
-        self.relay_delay = instruments.histogram(
-            "gateway_relay_delay_seconds", "publish to delivery; two hosts' clocks"
+        self.fanout = instruments.histogram(
+            "gateway_fanout_seconds", "time to deliver waiting messages to all subscribers"
         )
-        self.round_trip = instruments.histogram("gateway_redis_round_trip_seconds", "a command's way to Redis and back")
+        self.relay_delay = instruments.histogram(
+            "gateway_relay_delay_seconds", "time from publish to delivery, by the clocks of two hosts"
+        )
+        self.round_trip = instruments.histogram("gateway_redis_round_trip_seconds", "round trip of a command to Redis")
         self.self_check = instruments.histogram(
-            "gateway_self_check_seconds", "a token's way through the node's own channel"
+            "gateway_self_check_seconds", "round trip of a token through the node's own channel"
         )
         self.loop_lag = instruments.histogram("gateway_loop_lag_seconds", "how late the event loop wakes a timer")
         self.slow_consumers = instruments.counter("gateway_slow_consumers", "clients closed because they did not read")
@@ -47,9 +49,11 @@ class Metrics:
         self.refusals = instruments.counters("gateway_refusals", "handshakes refused", "status")
         self.closes = instruments.counters("gateway_closes", "sockets closed, by code", "code")
         self.errors = instruments.counters("gateway_errors", "ERROR messages sent, by code", "code")
-        self.limited = instruments.counters("gateway_limited", "what a limit has refused, dropped or closed", "limit")
+        self.limited = instruments.counters(
+            "gateway_limited", "messages, connections and bytes rejected because of a limit", "limit"
+        )
         self.registry_writes = instruments.counters(
-            "gateway_registry_writes", "rows written to Redis and the round trips that took", "kind"
+            "gateway_registry_writes", "rows written to Redis, and round trips for them", "kind"
         )
         self.publishes = instruments.counters("gateway_publishes", "messages to publish, by result", "result")
         self.stream_reads = instruments.counter("gateway_stream_reads", "reads of topics' streams")
@@ -57,34 +61,36 @@ class Metrics:
             "gateway_key_fetches", "fetches of the key server's keys, by result", "result"
         )
         self.permissions = instruments.counters(
-            "gateway_permissions", "questions of permission to the back end, by how they were answered", "result"
+            "gateway_permissions", "permission checks of the back end, by result", "result"
         )
         self.reconnects = instruments.counter("gateway_bus_reconnects", "subscriber connections lost")
-        self.backend_calls = instruments.counters(
-            "gateway_backend_calls", "calls to the back end, by how they ended", "result"
+        self.backend_calls = instruments.counters("gateway_backend_calls", "calls to the back end, by result", "result")
+        self.backend_seconds = instruments.histogram(
+            "gateway_backend_seconds", "duration of answered calls to the back end"
         )
-        self.backend_seconds = instruments.histogram("gateway_backend_seconds", "call to answer, of those it answered")
         self.cache_reads = instruments.counters(
-            "gateway_cache_reads", "values asked of the cache, by where they were found", "found"
+            "gateway_cache_reads", "values read from the cache, by where they were found", "found"
         )
         self.cache_writes = instruments.counters(
             "gateway_cache_writes", "values written or deleted, by result", "result"
         )
         self.cache_loads = instruments.counters("gateway_cache_loads", "loads run by this node", "result")
         self.cache_waits = instruments.counters(
-            "gateway_cache_waits", "callers and nodes that waited for another's load", "for"
+            "gateway_cache_waits", "callers and nodes that waited for the load of another", "for"
         )
         self.cache_bytes = instruments.counters(
-            "gateway_cache_bytes", "texts of values moved from and to Redis", "direction"
+            "gateway_cache_bytes", "bytes of cached values read from and written to Redis", "direction"
         )
         self.redis_up = Gauge("gateway_redis_up", "1 while the bus is connected", registry=registry)
 
     def read(self, gauges: Mapping[str, Callable[[], float]], counters: Mapping[str, Callable[[], float]]) -> None:
-        """Have these read at each scrape, so that the hot path only adds to an integer."""
+        """Register functions that are read at each scrape, so that frequent operations only add to an integer."""
         self.registry.register(_Readings(gauges, counters))
 
     def totals(self) -> tuple[dict[str, float], dict[str, dict[float, float]]]:
-        """Counters and gauges: by name the sum over labels, by `name:label` the one. Histograms: counts by bound."""
+        """All values. Counters and gauges: by name the sum over labels, by `name:label` one value. Histograms: counts
+        by bound.
+        """
         values: dict[str, float] = {}
         buckets: dict[str, dict[float, float]] = {}
         for family in self.registry.collect():
@@ -104,13 +110,14 @@ class Metrics:
         self, operations: Callable[[], Iterable[tuple[str, int, int]]],
         instances: Callable[[], Mapping[tuple[str, str], int]],
     ) -> None:  # fmt: skip
-        """Have these read at each scrape: this node's services, their operations and failures; and, by service and
-        status, how many instances the cluster has. Both have at most `records.MAX_SERVICES` names.
+        """Register functions that are read at each scrape: `operations` returns the services of this node with their
+        operations and failures, `instances` the number of instances in the cluster by service and status. Both return
+        at most `records.MAX_SERVICES` services.
         """
         self.registry.register(_Services(operations, instances))
 
     def exposition(self) -> bytes:
-        """All of it in Prometheus' text format."""
+        """All metrics in the text format of Prometheus."""
         return generate_latest(self.registry)
 
 
@@ -183,12 +190,14 @@ class _Services(Collector):
         done = CounterMetricFamily(
             "gateway_service_operations", "operations of this node's services", labels=["service"]
         )
-        failed = CounterMetricFamily("gateway_service_failures", "of those, the failed", labels=["service"])
+        failed = CounterMetricFamily(
+            "gateway_service_failures", "failed operations of this node's services", labels=["service"]
+        )
         for service, operations, failures in self._operations():
             done.add_metric([service], operations)
             failed.add_metric([service], failures)
         there = GaugeMetricFamily(
-            "gateway_service_instances", "instances in the cluster; one node tells", labels=["service", "status"]
+            "gateway_service_instances", "instances in the cluster, reported by one node", labels=["service", "status"]
         )
         for labels, number in self._instances().items():
             there.add_metric(labels, number)

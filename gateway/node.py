@@ -1,4 +1,4 @@
-"""One gateway process: its place in the cluster, and its life from join to leave."""
+"""One gateway process: creates its parts, runs them and leaves the cluster at the end."""
 
 from __future__ import annotations
 
@@ -71,9 +71,9 @@ class Node:
         self.settings = settings
         # The second part is new at each start: a pid is unique neither across hosts nor across restarts.
         self.id = f"{settings.node}.{secrets.token_hex(4)}"
-        self.failure: BaseException | None = None  # what a task of ours died of
+        self.failure: BaseException | None = None  # the error that ended a task of the node
         self._announced = False
-        self.leave: Callable[[], None] = lambda: None  # has the process drain and end; whoever runs it sets this
+        self.leave: Callable[[], None] = lambda: None  # makes the process drain and exit; the server sets it
         self.metrics = metrics = Metrics()
         self._now = now
         self._log = logger()
@@ -101,14 +101,14 @@ class Node:
             self._link, keys, self.id, lease_seconds=settings.lease_seconds, memory=self._memory(), metrics=metrics
         )
         self._rule_watch = RuleWatch(self.registry, self._rules_digest)
-        # Connections of its own: large values must not hold up a beat.
+        # Separate connections, so that large values do not delay a heartbeat.
         self._cache_link = Link(
             settings.redis_url, timeout_seconds=settings.redis_timeout_seconds, name=f"gateway-cache-{self.id}",
             metrics=metrics,
         )  # fmt: skip
         self._link.followers.append(self._cache_link)
         self.cache = Cache(self._cache_link, keys, self._bus, metrics, self._spawn)
-        self.backend = self._make_backend()  # None: there is none
+        self.backend = self._make_backend()  # None: no back end
         self._slots = Slots(
             self._link, keys, self.id, lease_seconds=settings.lease_seconds,
             user_limit=settings.max_user_connections, address_limit=settings.max_address_connections,
@@ -176,11 +176,11 @@ class Node:
             lambda: self._announcer.counts,
         )
 
-    # ---- life
+    # ---- lifecycle
 
     @asynccontextmanager
     async def life(self) -> AsyncIterator[None]:
-        """Run the node's tasks; on the way out take its rows from Redis. Redis need not be there yet."""
+        """Run the tasks of the node, and delete its rows from Redis at the end. Redis may still be unreachable."""
         self._listen()
         self._spawn(self._link.run(), "publisher")
         self._spawn(self._bus.run(self.clients.outages), "bus")
@@ -212,7 +212,7 @@ class Node:
                 await self._slots.leave()
                 await self.registry.leave()
             except Unavailable as error:
-                self._log.warning("rows not removed, they end with the lease", reason=str(error))
+                self._log.warning("rows not removed, expiring with the lease", reason=str(error))
             await self._link.close()
             await self._cache_link.close()
             if self.backend is not None:
@@ -245,7 +245,7 @@ class Node:
 
     def _listen(self) -> None:
         listeners = {
-            self._keys.own(self.id): self.clients.on_own,
+            self._keys.own(self.id): self.clients.on_node_channel,
             self._keys.control: self.control.on_order,
             self._keys.ingest: self.relay.on_ingest,
         }
@@ -274,26 +274,26 @@ class Node:
         self._tasks.discard(task)
         if task.cancelled() or task.exception() is None:
             return
-        # A node must not live on half alive: it leaves, and its supervisor starts another. Logging comes last.
+        # A node with a dead task must not go on: it leaves, and its supervisor starts another. Logging comes last.
         self.failure = task.exception()
         self.leave()
-        self._log.critical("a task died, the node leaves", task=task.get_name(), exc_info=self.failure)
+        self._log.critical("task failed, node leaves", task=task.get_name(), exc_info=self.failure)
 
     # ---- periodic work
 
     def _make_housekeeping(self) -> Housekeeping:
-        beat = self.settings.lease_seconds / BEATS_PER_LEASE
+        interval = self.settings.lease_seconds / BEATS_PER_LEASE
         steps = Housekeeping(self.metrics)
         reaper = Reaper(
             self._link, self._keys, self.registry, channel=self.relay.channel, found=lambda: steps.wake("reap"),
             now_ms=self._ms,
         )  # fmt: skip
-        steps.add("enroll", reaper.enroll, seconds=self.settings.lease_seconds)  # and at each beat
+        steps.add("enroll", reaper.enroll, seconds=self.settings.lease_seconds)  # and after each heartbeat
         steps.add("reap", reaper.reap, seconds=None)
-        steps.add("self-check", self._check_bus, seconds=beat)
-        steps.add("streams", self.relay.streams.check, seconds=beat)
+        steps.add("self-check", self._check_bus, seconds=interval)
+        steps.add("streams", self.relay.streams.check, seconds=interval)
         steps.add("presence", self.presence.check, seconds=self.settings.lease_seconds)
-        steps.add("revocations", self.control.check_revocations, seconds=beat)
+        steps.add("revocations", self.control.check_revocations, seconds=interval)
         steps.add("services", self._read_services, seconds=self.settings.lease_seconds)
         steps.add("memory", self._redis_memory.check, seconds=memory.CHECK_SECONDS)
         steps.add("rules", self._outgoing.write_rules, seconds=RULES_LIFE_SECONDS / 24)
@@ -305,7 +305,7 @@ class Node:
         self.relay.rules_differ = await self._rule_watch.compare()
 
     def _on_lease(self, kept: bool) -> None:
-        self._housekeeping.wake("enroll")  # behind the lease, so that no reaper finds the node before its lease ends
+        self._housekeeping.wake("enroll")  # after the lease, so that no reaper finds the node before its lease ends
         if not kept:
             self.presence.rewrite()
             self._slots.rewrite()
@@ -313,7 +313,7 @@ class Node:
             self._housekeeping.wake("rules")
 
     def _on_readiness(self, ready: bool) -> None:
-        self._heartbeat.wake()  # the node's row shows it
+        self._heartbeat.wake()  # update readiness in the node's row
         if ready:
             self._housekeeping.wake("announce")
 
@@ -324,7 +324,7 @@ class Node:
         self.condition.services = await announcer.last_status(self.relay.snapshots)
 
     async def _announce(self) -> None:
-        """Announce, once, that the node has joined."""
+        """Publish once that the node has joined."""
         if not self._announced:
             about = {"timestamp": self._ms(), "serverId": self.id, "name": self.settings.node, "version": __version__}
             await self._link.publish(self._keys.ready, orjson.dumps(about))
@@ -336,31 +336,31 @@ class Node:
             await asyncio.sleep(1)
             self.clients.sweep(loop.time())
 
-    # ---- what it is asked
+    # ---- requests
 
-    def asked_ready(self, who: str) -> list[str]:
-        """Why it is not ready, asked by `who`: a drain waits until load balancers have been told."""
+    def asked_ready(self, poller: str) -> list[str]:
+        """Why the node is not ready. Records `poller`: a drain waits until the load balancers have noticed."""
         reasons = self.condition.reasons()
-        self.departures.asked_ready(who, bool(reasons))
+        self.departures.asked_ready(poller, bool(reasons))
         return reasons
 
     async def drain(self) -> None:
-        """Become unready, wait until the load balancers have seen it, then send the clients away over the window."""
-        self._heartbeat.wake()  # the row says so too, and at once; it is written while the load balancer looks
+        """Become unready, wait until the load balancers have noticed, then close the clients over the drain window."""
+        self._heartbeat.wake()  # write the draining state into the node's row now
         self._reporter.publish_now()
         await self.departures.drain()
 
     def verify_operator(self, token: str | None) -> Identity:
-        """Who somebody at the operators' socket is; there an API key proves something, too.
+        """The identity that a token or an API key at the operators' socket proves.
 
         Raises:
-            AuthError: It proves nothing.
+            AuthError: The token is invalid.
         """
-        who = self.api_keys.identify(token) if token else None
-        return who if who is not None else self.trust.authenticator.verify(token)
+        identity = self.api_keys.identify(token) if token else None
+        return identity if identity is not None else self.trust.authenticator.verify(token)
 
     def seconds_since(self, timestamp: str) -> float:
-        """How long ago that was; `timestamp` as the registry's rows have it."""
+        """Seconds since `timestamp`, in the format of the registry's rows."""
         return self._now() - datetime.fromisoformat(timestamp).timestamp()
 
     def _ms(self) -> int:

@@ -1,8 +1,8 @@
-"""Keeps this node in the index of nodes, and removes what nodes whose lease has ended left in Redis.
+"""Keeps this node in the index of nodes, and removes the rows of nodes whose lease has ended.
 
-Any survivor may reap, several at a time, and each may die on the way. A dead node's topics go in batches. On one Redis,
-one Lua step removes people and announces that they left: each leave is announced, and once. On a Redis Cluster the
-channel lies in another slot, so the leave is announced first: it may be announced twice, which changes nothing.
+Any number of nodes may reap at the same time, and each may die during it. The topics of a dead node are handled in
+batches. On a single Redis, one Lua step removes clients and publishes their leaves, so each leave is published once. On
+a Redis Cluster the channel is in another slot, so the leave is published first; a duplicate has no effect.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from gateway.cluster.registry import Registry
 from gateway.core import topics
 from gateway.logs import logger
 
-REAP_AFTER_SECONDS: Final = 0.05  # beyond the end of the next lease
-BATCH_TOPICS: Final = 200  # in one Lua call
-BATCH_PEOPLE: Final = 1000  # likewise, of all its topics
-_IDS: Final = "*"  # stands in a message where the ids go
+REAP_AFTER_SECONDS: Final = 0.05  # time after the end of a lease at which nodes look for it
+BATCH_TOPICS: Final = 200  # topics in one Lua call
+BATCH_PEOPLE: Final = 1000  # clients in one Lua call, of all its topics
+_IDS: Final = "*"  # placeholder for the ids in a message
 
 
 class Reaper:
-    """Steps of the node's housekeeping. `found` is called when nodes were found whose lease has ended.
+    """Steps of the node's housekeeping. Calls `found` when it has found nodes whose lease has ended.
 
-    `channel` gives a topic's channel, `now_ms` the time in ms since 1970.
+    `channel` returns the channel of a topic; `now_ms` gives the time in ms since 1970.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Reaper:
         self._log = logger()
 
     async def enroll(self) -> float:
-        """Put the node into the index until its lease ends; seconds until the next lease of any node ends.
+        """Add the node to the index until its lease ends; return the seconds until this must run again.
 
         Raises:
             Unavailable: Redis did not confirm.
@@ -60,7 +60,7 @@ class Reaper:
         """Remove the rows of the nodes that `enroll` found dead.
 
         Raises:
-            Unavailable: Redis did not confirm; of some nodes there may be rows left, which `enroll` finds again.
+            Unavailable: Redis did not confirm; some rows may be left, and `enroll` finds their nodes again.
         """
         failure: Unavailable | None = None
         for raw in self._dead:
@@ -68,13 +68,13 @@ class Reaper:
             try:
                 if node_id is None or await self._reap_node(node_id):
                     await self._link.ask(*self._forget([self._keys.nodes], [raw]))
-            except Unavailable as error:  # which may be about this node only
+            except Unavailable as error:  # may concern only this dead node
                 failure = error
         if failure is not None:
             raise failure
 
     async def _reap_node(self, node_id: str) -> bool:
-        """Remove a node's rows; False if its lease lives: then it, or a later step, puts the index right."""
+        """Remove the rows of a node; False if its lease is valid: the node or a later step then corrects the index."""
         keys = [self._keys.node(node_id), self._keys.clients(node_id), self._keys.topics(node_id)]
         while True:
             try:
@@ -87,16 +87,16 @@ class Reaper:
             if not await self._reap_topics(node_id, names):
                 return False
         buried = await self._link.ask(*self._bury(keys, []))
-        if buried is not None and buried[0]:  # else another was quicker
-            self._log.warning("reaped a dead node", dead=node_id, clients=buried[1])
+        if buried is not None and buried[0]:  # otherwise another node has removed them
+            self._log.warning("dead node reaped", dead=node_id, clients=buried[1])
         return buried is not None
 
     async def _reap_topics(self, node_id: str, names: list[bytes]) -> bool:
-        """Remove up to `BATCH_PEOPLE` of the people of these topics; False if the lease lives."""
-        prefix = self._keys.people(node_id, "").encode()  # a name may be no UTF-8
+        """Remove up to `BATCH_PEOPLE` clients from these topics; False if the lease is valid."""
+        prefix = self._keys.people(node_id, "").encode()  # a name may be invalid UTF-8
         people = {name: prefix + name for name in names}
         answers = await self._link.ask_each([("HRANDFIELD", key, BATCH_PEOPLE) for key in people.values()])
-        clear: list[Command] = []  # what no gateway has written
+        clear: list[Command] = []  # deletes values that no gateway has written
         arguments: list[Any] = []
         keys: list[str | bytes] = [self._keys.node(node_id), self._keys.topics(node_id)]
         announced: list[Command] = []
@@ -110,9 +110,9 @@ class Reaper:
                 answer = []
             ids = [found for found in self._link.rows.each("presence", key, answer, rows.client_id)
                    if node_of(found) == node_id]  # fmt: skip
-            strange = set(answer) - {found.encode() for found in ids}
-            if strange:
-                clear.append(("HDEL", key, *strange))
+            foreign = set(answer) - {found.encode() for found in ids}
+            if foreign:
+                clear.append(("HDEL", key, *foreign))
             ids = ids[:room]
             channel = self._channel_of(name)
             if self._link.sharded and channel and ids:

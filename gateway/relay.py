@@ -1,7 +1,7 @@
-"""Between the hub and the bus: what is published leaves here, what the cluster says comes in here.
+"""Between the hub and the bus: publishes messages of this node and delivers messages of the cluster to its clients.
 
-One road for a message: whoever publishes, it goes to Redis and comes back through the bus, to the publisher's own
-node as to all others; so there is one order, and no echo to suppress.
+There is one path: every message goes to Redis and comes back through the bus, to the publisher's own node as to all
+others. So there is one order, and no echo to suppress.
 """
 
 from __future__ import annotations
@@ -36,18 +36,18 @@ from gateway.metrics import Metrics
 from gateway.presence import MAX_LISTED, Presence, listed
 from gateway.streams import Streams
 
-# How long a node that hears a message of `ws:broadcast` late still finds that another has passed it on.
+# How long a node that receives a message of `ws:broadcast` late still detects that another node has published it.
 CLAIM_MS: Final = 2000
-LEAVES: Final = 250  # audiences looked at in one turn of the loop
-READY_TOPICS: Final = 100  # read at a time for a SUBSCRIBE
-# Between two reports that a channel carries messages which this node cannot read.
+LEAVES: Final = 250  # audiences checked in one turn of the loop
+READY_TOPICS: Final = 100  # topics read at a time for a SUBSCRIBE
+# Shortest time between two reports of unreadable messages on a channel.
 UNREADABLE_SECONDS: Final = 10.0
-# Before what a client of another node has said, on that node's own channel.
-SAID: Final = b"say "
+# Prefix, on a node's own channel, of messages of one of its clients that another node received.
+FORWARDED: Final = b"say "
 
 
 class Relay:
-    """Publishes for this node and feeds its hub. `now` gives seconds since 1970."""
+    """Publishes for this node and delivers to its hub. `now` gives seconds since 1970."""
 
     def __init__(
         self, *, hub: Hub, bus: Bus, link: Link, keys: Keys, rules: TopicRules, metrics: Metrics,
@@ -55,7 +55,7 @@ class Relay:
         spawn: Callable[[Coroutine[Any, Any, None], str], object], presence: Presence,
     ) -> None:  # fmt: skip
         self.presence = presence
-        self.rules_differ = False  # some node has other topic rules than this one
+        self.rules_differ = False  # another node has other topic rules than this one
         self._hub = hub
         self._bus = bus
         self._link = link
@@ -68,42 +68,46 @@ class Relay:
         self._history = History(link, keys, now)
         self.streams = Streams(self._history, rules, self, metrics, spawn)
         self.snapshots = Snapshots(link, keys)
-        self._refusals = RareLog("a message of ws:broadcast was not passed on")
+        self._refusals = RareLog("ws:broadcast message not published")
         self._spawn = spawn
-        self._relayed = metrics.relayed.labels("audience")  # looked up for each, it would cost as much as counting
+        self._relayed = metrics.relayed.labels(
+            "audience"
+        )  # looked up once, because the lookup costs as much as counting
         self._conflation = Conflation(hub)
-        self._left: dict[str, None] = {}  # audiences that may have no member any more
-        # Channels whose unreadable messages were just reported -> whether there were more since.
+        self._left: dict[str, None] = {}  # audiences that may have lost their last member
+        # Channel whose unreadable messages were just reported -> whether more have arrived since.
         self._unreadable: dict[str, bool] = {}
-        self.on_gap: Callable[[str], None] | None = None  # its messages are lost to whoever hears it
-        self.on_missed: Callable[[list[str]], None] | None = None  # so is something of what was said on these channels
+        self.on_gap: Callable[[str], None] | None = None  # called with a topic that has a gap
+        self.on_missed: Callable[[list[str]], None] | None = None  # called with channels that have missed messages
 
-    # ---- out
+    # ---- publish
 
-    async def publish(self, publications: Sequence[Publication], said_ms: int | None = None) -> list[Position | None]:
-        """Publish all of them, or none, as `Outgoing.publish`."""
-        return await self._outgoing.publish(publications, said_ms)
+    async def publish(
+        self, publications: Sequence[Publication], published_ms: int | None = None
+    ) -> list[Position | None]:
+        """Publish all messages or none, as `Outgoing.publish`."""
+        return await self._outgoing.publish(publications, published_ms)
 
     def stored(self, publication: Publication) -> tuple[int, list[str]]:
         """As `Outgoing.stored`."""
         return self._outgoing.stored(publication)
 
-    async def forward(self, node_id: str, said: bytes) -> bool:
-        """Have another node hear what is said in one of its event streams. False: there is no such node.
+    async def forward(self, node_id: str, payload: bytes) -> bool:
+        """Send messages for an event stream to the node that has it. False: there is no such node.
 
         Raises:
             Unavailable: Redis did not confirm.
         """
         channel = self._keys.own(node_id)
-        [hearers] = await self._link.send([(self._link.publish_command(channel), channel, SAID + said)])
-        return bool(hearers)
+        [receivers] = await self._link.send([(self._link.publish_command(channel), channel, FORWARDED + payload)])
+        return bool(receivers)
 
-    # ---- asked
+    # ---- queries
 
     async def read_history(self, topic: str, *, limit: int, since: int | None, reverse: bool) -> dict[str, Any]:
-        """Messages of a topic with history: the newest `limit`, or the first `limit` behind the offset `since`.
+        """Messages of a topic with history: the newest `limit`, or the first `limit` after the offset `since`.
 
-        In order, or the newest first if `reverse`.
+        They are in order, or newest first with `reverse`.
 
         Raises:
             Unavailable: Redis did not answer in time.
@@ -115,7 +119,7 @@ class Relay:
         return {"epoch": page.epoch, "offset": page.top, "mark": page.mark, "messages": messages}
 
     async def delete_history(self, topic: str) -> bool:
-        """Drop a topic's messages; False if there were none. Its nodes must be told to forget theirs.
+        """Delete the messages of a topic; False if there were none. The caller must notify the nodes to drop theirs.
 
         Raises:
             Unavailable: Redis did not answer in time.
@@ -123,7 +127,7 @@ class Relay:
         return await self._history.delete(topic)
 
     async def read_presence(self, topic: str) -> dict[str, Any]:
-        """Who is on a topic with presence: their number, and everybody by one client unless they are too many.
+        """The roster of a topic with presence: the number of members, and a list of them unless it is too long.
 
         Raises:
             Unavailable: Redis did not answer in time.
@@ -134,10 +138,10 @@ class Relay:
             about["members"] = [listed(attendee) for attendee in roster.people()]
         return about
 
-    # ---- in
+    # ---- deliver
 
     def join(self, audiences: Iterable[str], confirmed: Callable[[], None] | None) -> bool:
-        """Hear `audiences`. True if Redis has confirmed them already; else `confirmed`, if given, is called later."""
+        """Subscribe to `audiences`. True if Redis has confirmed them; otherwise `confirmed` is called later."""
         channels = [self._keys.audience(hub.channel_of(audience)) for audience in audiences]
         return self._bus.listen(channels, self._on_audience, confirmed)
 
@@ -146,9 +150,9 @@ class Relay:
         self._bus.abandon([self._keys.audience(hub.channel_of(audience)) for audience in audiences], confirmed)
 
     def leave(self, audiences: Iterable[str]) -> None:
-        """These may have lost their last member here. A topic is heard on while somebody waits to be let in.
+        """Unsubscribe audiences that have no local member left. A topic stays while a SUBSCRIBE for it waits.
 
-        What is then true counts, so of many `LEAVES` are looked at in a turn of the loop.
+        Members are counted when an audience is checked; `LEAVES` audiences are checked per turn of the loop.
         """
         waiting = bool(self._left)
         self._left.update(dict.fromkeys(map(hub.channel_of, audiences)))
@@ -172,26 +176,26 @@ class Relay:
             asyncio.get_running_loop().call_soon(self._leave_some)
 
     def has_presence(self, topic: str) -> bool:
-        """Whether it is told who hears it."""
+        """Whether the topic has presence."""
         return self._rules.of(topic).presence
 
     def channel(self, topic: str) -> str:
-        """The topic's channel."""
+        """The channel of the topic."""
         return self._keys.audience(hub.of_topic(topic))
 
     def is_plain(self, topic: str) -> bool:
-        """Whether nothing must be known to let a newcomer in: no history, no last value, no presence."""
+        """Whether a client can subscribe without reads from Redis: no history, no snapshot, no presence."""
         rule = self._rules.of(topic)
         return not rule.history and not rule.snapshot and not rule.presence
 
     def has_history(self, topic: str) -> bool:
-        """Whether its messages have places."""
+        """Whether the topic has history."""
         return bool(self._rules.of(topic).history)
 
     async def ready(self, topics: Iterable[str]) -> None:
-        """Have what newcomers to `topics` are sent first: places in streams, last values. They must be joined.
+        """Read what new subscribers of `topics` receive first: positions, snapshots, rosters. Channels must be joined.
 
-        `READY_TOPICS` are read at a time, side by side: a round trip to Redis serves all of them.
+        `READY_TOPICS` topics are read in parallel and share round trips.
 
         Raises:
             Unavailable: Redis did not answer in time.
@@ -214,19 +218,19 @@ class Relay:
                     self.snapshots.begin(topic)
 
     def is_ready(self, topic: str) -> bool:
-        """Whether a newcomer can be let in this moment."""
+        """Whether a client can subscribe to the topic without a read."""
         rule = self._rules.of(topic)
         if rule.presence and not self.presence.is_ready(topic):
             return False
         return self.streams.settled(topic) if rule.history else not rule.snapshot or self.snapshots.settled(topic)
 
     def catch_up(self, places: Mapping[str, Position]) -> None:
-        """A client has been at these places, on another node perhaps: where it is ahead of us, ask the stream."""
+        """Read the streams of topics where `places`, the positions of a client, are ahead of this node's."""
         for topic, place in places.items():
             self.streams.catch_up(topic, place)
 
     def snapshot(self, topic: str) -> bytes | None:
-        """The last value of a topic that has a snapshot; the topic must be `ready`."""
+        """The snapshot of a topic that has one; the topic must be `ready`."""
         rule = self._rules.of(topic)
         if not rule.snapshot:
             return None
@@ -235,11 +239,11 @@ class Relay:
         return self.streams.newest(topic)
 
     def lost(self, channels: Iterable[str]) -> None:
-        """The Redis that has these channels is away: what is known of its streams may be wrong when it is back."""
+        """Invalidate the streams of these channels: their Redis is unreachable and may lose writes."""
         self.streams.invalidate(filter(None, map(hub.topic_of, map(self.audience_of, channels))))
 
     def missed(self, topics: Iterable[str]) -> list[str]:
-        """Messages of these topics may have been missed: repair what can be repaired, and return those that have a gap.
+        """Repair topics that may have missed messages; return those that have a gap.
 
         While other nodes have other topic rules, they may publish to a topic without writing to its stream.
         """
@@ -256,11 +260,11 @@ class Relay:
         return gaps
 
     def audience_of(self, channel: str) -> str:
-        """The audience whose channel this is."""
+        """The audience of a channel."""
         return self._keys.audience_of(channel)
 
     def unpack(self, payload: bytes) -> Envelope | None:
-        """The message in `payload`; None, counted, if it is not ours."""
+        """Parse an envelope; None, counted, if it is malformed."""
         try:
             return Envelope.unpack(payload)
         except ValueError:
@@ -280,7 +284,7 @@ class Relay:
         topic = hub.topic_of(audience)
         self._relayed.inc()
         self._metrics.relay_delay.observe(max(0.0, self._now() - envelope.published_ms / 1000))
-        if topic is not None and self._keep(topic, envelope):
+        if topic is not None and self._update_copies(topic, envelope):
             return
         frame = frames.build(frames.TEXT, envelope.text)
         if topic is not None:
@@ -288,12 +292,12 @@ class Relay:
         else:
             self._hub.deliver(audience, frame, envelope.exclude)
 
-    def _keep(self, topic: str, envelope: Envelope) -> bool:
-        """Take what the node keeps of a topic's message. True: that is all, it is not to be delivered from here.
+    def _update_copies(self, topic: str, envelope: Envelope) -> bool:
+        """Update the node's copies of a topic with a message. True: the caller must not deliver it.
 
-        The publisher's topic rules may differ from this node's, while nodes are restarted with new rules. The envelope
-        says what the message is, so it is delivered in any case: a numbered message also where the topic has no history
-        here, and one without a number also where it has. Clients cannot recover the latter, nor any position before it.
+        While nodes restart with new topic rules, the rules of the publisher may differ from this node's. The envelope
+        describes the message, so it is delivered in any case: a numbered message even if the topic has no history here,
+        and one without a number even if it has. Clients cannot recover the latter, nor from any position before it.
         """
         match envelope.kind:
             case Kind.NODES:
@@ -315,7 +319,7 @@ class Relay:
         return False
 
     def _skip_unreadable(self, channel: str, error: UnknownVersion) -> None:
-        """Report that a message of a newer gateway is lost here: at once, then at most once in `UNREADABLE_SECONDS`."""
+        """Report that a message of a newer gateway is lost here, at most once per `UNREADABLE_SECONDS`."""
         self._metrics.relayed.labels("unreadable").inc()
         if channel in self._unreadable:
             self._unreadable[channel] = True
@@ -325,14 +329,14 @@ class Relay:
 
     def _report_unreadable(self, channel: str) -> None:
         self._unreadable[channel] = False
-        asyncio.get_running_loop().call_later(UNREADABLE_SECONDS, self._report_further, channel)
+        asyncio.get_running_loop().call_later(UNREADABLE_SECONDS, self._report_more, channel)
         topic = hub.topic_of(self._keys.audience_of(channel))
         if topic is not None and topic in self.streams:
-            self.gap(topic)  # the stream is read too, but it may hold nothing that this node can read
+            self.gap(topic)  # the stream may contain only messages that this node cannot read
         if self.on_missed is not None:
             self.on_missed([channel])
 
-    def _report_further(self, channel: str) -> None:
+    def _report_more(self, channel: str) -> None:
         if self._unreadable.pop(channel):
             self._report_unreadable(channel)
 
@@ -343,27 +347,27 @@ class Relay:
             self._metrics.relayed.labels("malformed").inc()
 
     def deliver(self, topic: str, entries: list[Entry]) -> None:
-        """Messages of a topic with history, in order."""
+        """Deliver messages of a topic with history, in order."""
         for entry in entries:
             self._hub.deliver(hub.of_topic(topic), frames.build(frames.TEXT, entry.text), entry.exclude)
 
     def gap(self, topic: str) -> None:
-        """Some of its messages are lost for good."""
+        """Report that messages of the topic are lost."""
         if self.on_gap is not None:
             self.on_gap(topic)
 
     def on_ingest(self, _channel: str, payload: bytes) -> None:
-        """A message of a publisher that speaks the original plan's ``{topic, data, timestamp, sourceId}``.
+        """Handle a message in the format of the first specification, ``{topic, data, timestamp, sourceId}``.
 
-        Every node hears it and serves its own clients, so nobody has to pass it on.
+        Every node receives it and delivers it to its own clients, so a plain message is not published again.
         """
         now = int(self._now() * 1000)
         try:
             if len(payload) > self._max_bytes:
-                raise TooLarge("larger than a message may be")
-            said = protocol.loads(payload)
-            publication = Publication.of_item({"topic": said["topic"], "data": said["data"]})
-            stamp = said.get("timestamp")
+                raise TooLarge(f"{len(payload)} bytes; the limit is {self._max_bytes}")
+            item = protocol.loads(payload)
+            publication = Publication.of_item({"topic": item["topic"], "data": item["data"]})
+            stamp = item.get("timestamp")
             at = int(stamp) if isinstance(stamp, int | float) and 0 < stamp < 2 * now else now
         except (ValueError, TypeError, KeyError, AttributeError, ProtocolError):
             self._metrics.relayed.labels("malformed").inc()
@@ -375,8 +379,10 @@ class Relay:
         self._metrics.relayed.labels("ingest").inc()
         rule = self._rules.of(topic)
         if rule.history or rule.snapshot or len(self._rules.names(topic)) > 1:
-            # It must be numbered, kept, or go out under several names: once, so it is published as all else is.
-            self._spawn(self._pass_on(publication, payload, stamped="timestamp" in said, said_ms=at), "ingest")
+            # It must be numbered, stored or published on aliases, exactly once: publish it like any other message.
+            self._spawn(
+                self._publish_ingested(publication, payload, stamped="timestamp" in item, published_ms=at), "ingest"
+            )
             return
         audience = hub.of_topic(topic)
         if audience in self._hub:
@@ -384,21 +390,23 @@ class Relay:
             self._conflation.deliver(topic, frames.build(frames.TEXT, text), None, rule.conflate_ms)
             self._metrics.relay_delay.observe(max(0, now - at) / 1000)
 
-    async def _pass_on(self, publication: Publication, payload: bytes, *, stamped: bool, said_ms: int) -> None:
+    async def _publish_ingested(
+        self, publication: Publication, payload: bytes, *, stamped: bool, published_ms: int
+    ) -> None:
         digest = hashlib.sha256(payload).hexdigest()[:32]
         try:
             if stamped and self._rules.of(publication.topic).history:
-                # Every node publishes under one key: the first is taken, the others get its answer. So none is missed
-                # if a node dies here.
-                await self.publish([replace(publication, key=f"ingest:{digest}")], said_ms)
+                # Every node publishes with the same idempotency key, and Redis accepts the first. So the message is not
+                # lost if a node dies here.
+                await self.publish([replace(publication, key=f"ingest:{digest}")], published_ms)
             elif await self._link.ask("SET", self._keys.ingested(digest), 1, "NX", "PX", CLAIM_MS):
-                await self.publish([publication], said_ms)
+                await self.publish([publication], published_ms)
         except (Unavailable, TooLarge) as error:
             self._metrics.relayed.labels("refused").inc()
             self._refusals.warning(topic=publication.topic, reason=str(error))
 
     def wake(self) -> None:
-        """The hub has something to hand out: do it when this turn of the loop has read all that waits."""
+        """Flush the hub after this turn of the loop has read all messages that have arrived."""
         asyncio.get_running_loop().call_soon(self._flush)
 
     def _flush(self) -> None:

@@ -1,4 +1,4 @@
-"""Long work in turns of the event loop: a part each, so that what else is due comes between."""
+"""Splits long work over turns of the event loop, so that other work runs in between."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequenc
 from typing import Final, TypeVar
 
 T = TypeVar("T")
-TURN_ITEMS: Final = 250  # topics or clients of which a turn does something: about a millisecond
-# Something to do with an item; it returns how many further items it did something of, if any.
+TURN_ITEMS: Final = 250  # topics or clients that one turn handles: about a millisecond
+# Handles an item; returns the number of further items that it handled, if any.
 Act = Callable[[T], int | None]
 
 
 async def in_turns(items: Sequence[T]) -> AsyncIterator[Sequence[T]]:
-    """`items` in order, `TURN_ITEMS` at a time; each part but the first in a turn of its own."""
+    """Yield `items` in order, `TURN_ITEMS` at a time, each part except the first in its own turn."""
     for at in range(0, len(items), TURN_ITEMS):
         if at:
             await asyncio.sleep(0)
@@ -23,11 +23,10 @@ async def in_turns(items: Sequence[T]) -> AsyncIterator[Sequence[T]]:
 
 
 def each_in_turns(items: Iterable[T], act: Act[T]) -> None:
-    """Call `act` with each of `items` in order: with the first `TURN_ITEMS` at once, with the rest in the next turns.
+    """Call `act` with each of `items` in order: with the first `TURN_ITEMS` at once, with the rest in later turns.
 
-    A turn ends earlier where `act` returns that it did something of further items. Where these are `TURN_ITEMS` or
-    more, `act` is called again with the same item in the next turn. What is begun earlier stays ahead of what is begun
-    later.
+    A turn ends earlier if `act` returns that it handled further items. If these are `TURN_ITEMS` or more, `act` is
+    called again with the same item in the next turn. A call that starts earlier stays ahead of one that starts later.
     """
     _act_on_some(iter(items), act)
 
@@ -44,26 +43,26 @@ def _act_on_some(items: Iterator[T], act: Act[T], again: Sequence[T] = ()) -> No
 
 
 class InOrder:
-    """Works that are done one after another, each in as many turns as it needs.
+    """Runs jobs one after another, each over as many turns as it needs.
 
-    A work is an iterator that does a part at each step, with at most about `TURN_ITEMS` items.
+    A job is an iterator; each step handles at most about `TURN_ITEMS` items.
     """
 
     def __init__(self) -> None:
-        self._works: deque[Iterator[object]] = deque()  # the first has begun
+        self._jobs: deque[Iterator[object]] = deque()  # the first has begun
 
-    def begin(self, work: Iterator[object]) -> None:
-        """Do the first part of `work` at once, if no other work is being done; the rest follows in later turns."""
-        self._works.append(work)
-        if len(self._works) == 1:
+    def begin(self, job: Iterator[object]) -> None:
+        """Run the first step of `job` at once if no other job is running; the rest follows in later turns."""
+        self._jobs.append(job)
+        if len(self._jobs) == 1:
             self._step()
 
     def _step(self) -> None:
         done = True
         try:
-            done = next(self._works[0], self) is self
-        finally:  # a work that fails ends, and the next begins
+            done = next(self._jobs[0], self) is self
+        finally:  # a job that fails ends, and the next starts
             if done:
-                self._works.popleft()
-            if self._works:
+                self._jobs.popleft()
+            if self._jobs:
                 asyncio.get_running_loop().call_soon(self._step)

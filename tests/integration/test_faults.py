@@ -57,7 +57,7 @@ def reaps(nodes: Sequence[Node]) -> int:
     """How often a dead node was reaped, by the logs of these nodes, which live."""
     for node in nodes:
         node.finish_log()
-    return sum(len(node.events("reaped a dead node")) for node in nodes)
+    return sum(len(node.events("dead node reaped")) for node in nodes)
 
 
 # ---- nodes

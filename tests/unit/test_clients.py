@@ -54,7 +54,7 @@ async def test_the_clients_of_a_user_are_closed_a_few_a_turn_and_nobody_else(how
     clients = crowd(house, "ann")
     other = crowd(house, "bob", 1)[0]
     if how == "order":
-        house.clients.obey(Disconnect(ClientSelector(None, "ann"), "enough"))
+        house.clients.execute(Disconnect(ClientSelector(None, "ann"), "enough"))
     else:
         house.clients.enforce(lambda _token, user, _issued: user == "ann")
     counts = await turns_until_all(lambda client: client.stage is not Stage.OPEN, clients)
@@ -71,7 +71,7 @@ async def test_a_topic_is_taken_from_the_clients_of_a_user_a_few_a_turn() -> Non
     for client in clients:
         for topic in ("a", "b"):
             house.clients._hub.join(cast(Any, client), f"topic:{topic}")
-    house.clients.obey(Unsubscribe(ClientSelector(None, "ann"), ["a"], "enough"))
+    house.clients.execute(Unsubscribe(ClientSelector(None, "ann"), ["a"], "enough"))
     counts = await turns_until_all(lambda client: not client.audiences.has_topic("a"), clients)
     assert max(after - before for before, after in zip([0, *counts], counts, strict=False)) <= TURN_ITEMS
     assert all(client.audiences.has_topic("b") for client in clients)
@@ -84,7 +84,7 @@ async def test_clients_that_lose_many_topics_are_fewer_a_turn() -> None:
     for client in clients:
         for topic in topics:
             house.clients._hub.join(cast(Any, client), f"topic:{topic}")
-    house.clients.obey(Unsubscribe(ClientSelector(None, "ann"), topics, "enough"))
+    house.clients.execute(Unsubscribe(ClientSelector(None, "ann"), topics, "enough"))
     assert await turns_until_all(lambda client: not client.audiences.topics, clients) == [2, 4, 6, 8, 10]
 
 
@@ -94,7 +94,7 @@ async def test_a_client_loses_very_many_topics_in_turns_and_is_told_of_each_part
     topics = [f"t{at}" for at in range(3 * TURN_ITEMS - 10)]
     for topic in topics:
         house.clients._hub.join(cast(Any, house.connection), f"topic:{topic}")
-    house.clients.obey(Unsubscribe(ClientSelector(house.connection.client_id, None), topics, "enough"))
+    house.clients.execute(Unsubscribe(ClientSelector(house.connection.client_id, None), topics, "enough"))
     for left in (topics[TURN_ITEMS:], topics[2 * TURN_ITEMS :], []):
         assert topics_of(house.connection.audiences) == set(left)
         await asyncio.sleep(0)
