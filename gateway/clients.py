@@ -136,7 +136,7 @@ class Clients:
         self._log.debug("client closed", client=connection.client_id, code=int(code))
 
     def sweep(self, now: float) -> None:
-        """Ping silent clients; close those without a pong, with a late message or an expired token. `now`: loop time."""
+        """Ping silent clients; close those without a pong, a late message or an expired token. `now`: loop time."""
         each_in_turns(list(self), partial(self._sweep, now, self._now_ms() / 1000))
 
     def _sweep(self, now: float, seconds: float, connection: Connection) -> int:
