@@ -7,14 +7,16 @@ whose slot is being moved waits (`_wait`), so that no message is published on a 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import itertools
 import random
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final
 
-from redis.exceptions import AskError, MovedError, TryAgainError
+from redis.exceptions import AskError, MovedError, NoScriptError, TryAgainError
 
 from gateway.cluster.answers import (
     REDIS_ERRORS,
@@ -168,18 +170,16 @@ class Lanes:
         """Send `batch` to the server of `lane`, and settle its calls."""
         loop, server = asyncio.get_running_loop(), lane.server
         started = loop.time()
-        groups: dict[int, list[_Call]] = {}
-        for call in batch:
-            groups.setdefault(call.slot, []).append(call)
+        groups = _by_slot(batch) if self._servers.shards.sharded else [[call] for call in batch]
         try:
-            answers, lack = await self._transact(server, list(groups.values()))
+            answers, lack = await self._transact(server, groups)
         except Unavailable as error:
             self._servers.mark_stale()
             for call in batch:
                 _fail(call, type(error)(str(error)))
             return
         self._metrics.round_trip.observe(loop.time() - started)
-        for calls, answer in zip(groups.values(), answers, strict=True):
+        for calls, answer in zip(groups, answers, strict=True):
             if isinstance(answer, MovedError):
                 self._servers.shards.move(answer.slot_id, named(answer.host, answer.port, server))
             if isinstance(answer, AskError | TryAgainError):  # MovedError is an AskError
@@ -206,20 +206,25 @@ class Lanes:
                 call.done.set_result(own)
 
     async def _transact(
-        self, server: str, groups: Sequence[Sequence[_Call]]
+        self, server: str, groups: Sequence[Sequence[_Call]], *, whole: bool = False
     ) -> tuple[list[list[Any] | Exception], str | None]:
         """The answers to each of `groups`, or the error that rejected it; and why durability is not confirmed, or None.
 
         WAIT is sent after the transactions, because it would not block inside one. It covers everything that this
-        connection has written.
+        connection has written. A batch without a transaction names scripts by digest, unless `whole`. Where Redis does
+        not know a script, its commands are sent again in full, so they are done after the others, in their order.
         """
         client = self._servers.at(server)
+        whole = whole or any(len(group) > 1 or len(group[0].commands) > 1 for group in groups)
         sent: list[Command] = []
         sizes = []
         for group in groups:
             commands = [command for call in group for command in call.commands]
             sizes.append(len(commands))
-            sent += [("MULTI",), *commands, ("EXEC",)] if len(commands) > 1 else commands
+            if len(commands) > 1:
+                sent += [("MULTI",), *commands, ("EXEC",)]
+            else:
+                sent.append(commands[0] if whole else _brief(commands[0]))
         if asks_role := self._servers.role_is_due():  # sent last, so that it proves the role for all commands before it
             sent.append(("ROLE",))
         waiting = self._durability.command()
@@ -237,6 +242,12 @@ class Lanes:
             raise wrong
         taken = iter(answers)
         found = [_group(taken, size) for size in sizes]
+        missing = [at for at, one in enumerate(found) if isinstance(one, list) and isinstance(one[0], NoScriptError)]
+        if missing:
+            again, lacks = await self._transact(server, [groups[at] for at in missing], whole=True)
+            lack = lack or lacks
+            for at, answer in zip(missing, again, strict=True):
+                found[at] = answer
         each = itertools.chain.from_iterable(one if isinstance(one, list) else [one] for one in found)
         await self._servers.judge(server, client, each)
         return found, lack
@@ -300,6 +311,23 @@ class _Lane:
                 self._wake.clear()
             if batch:
                 await self._lanes.execute(self, batch)
+
+
+def _by_slot(batch: Sequence[_Call]) -> list[list[_Call]]:
+    groups: dict[int, list[_Call]] = {}
+    for call in batch:
+        groups.setdefault(call.slot, []).append(call)
+    return list(groups.values())
+
+
+def _brief(command: Command) -> Command:
+    """`command`, with its script by digest: Redis need not read the source, nor hash it."""
+    return ("EVALSHA", _digest(command[1]), *command[2:]) if command[0] == "EVAL" else command
+
+
+@lru_cache
+def _digest(source: str) -> str:
+    return hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
 
 
 def _group(answers: Any, size: int) -> list[Any] | Exception:

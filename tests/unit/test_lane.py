@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import hashlib
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Self, cast
 
 import pytest
-from redis.exceptions import AskError, MovedError, ResponseError
+from redis.exceptions import AskError, MovedError, NoScriptError, ResponseError
 
 from gateway.cluster import lane
 from gateway.cluster.answers import Unavailable, Unconfirmed
@@ -49,14 +50,16 @@ class Redis:
         return [self.confirms if name.startswith("WAIT") else 1 for name, *_ in commands]
 
 
-async def publish(redis: Redis, durability: Durability) -> list[Any]:
+async def publish(
+    redis: Redis, durability: Durability, commands: Sequence[tuple[Any, ...]] = (("PUBLISH", "channel", b"x"),)
+) -> list[Any]:
     lanes = Lanes(cast(Any, redis), 2.0, Metrics(), durability)
     tasks = set()
     lanes.start(lambda work: tasks.add(asyncio.create_task(work)))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lane, "exchange", redis.exchange)
         try:
-            return await lanes.send([("PUBLISH", "channel", b"x")])
+            return await lanes.send(commands)
         finally:
             for task in tasks:
                 task.cancel()
@@ -98,6 +101,34 @@ async def test_what_is_not_confirmed_says_what_is_missing(durability: Durability
     assert str(raised.value) == says
 
 
+SCRIPT = ("EVAL", "return 1", 1, "key")
+
+
+class Scripted(Redis):
+    """A server that knows no script at first."""
+
+    def __init__(self) -> None:
+        super().__init__(2)
+        self._known: set[str] = set()
+
+    async def exchange(self, client: Self, commands: list[tuple[Any, ...]]) -> list[Any]:
+        answers = await super().exchange(client, commands)
+        for at, (name, script, *_) in enumerate(commands):
+            if name == "EVAL":
+                self._known.add(hashlib.sha1(script.encode()).hexdigest())
+            elif name == "EVALSHA" and script not in self._known:
+                answers[at] = NoScriptError("No matching script")
+        return answers
+
+
+async def test_a_script_is_sent_by_digest_and_in_full_where_it_is_missing() -> None:
+    redis, digest = Scripted(), hashlib.sha1(SCRIPT[1].encode()).hexdigest()
+    brief, wait = ("EVALSHA", digest, 1, "key"), ("WAIT", 2, 500)
+    for _ in range(2):
+        assert await publish(redis, Durability(replicas=2, seconds=0.5), [SCRIPT]) == [1]
+    assert redis.commands == [brief, wait, SCRIPT, wait, brief, wait]
+
+
 # ---- the queue
 
 
@@ -106,6 +137,7 @@ class Cluster:
 
     def __init__(self) -> None:
         self.shards = self
+        self.sharded = True
         self.servers: tuple[str, ...] = ("a", "b")
         self.owners: dict[int, str] = {}
         self.batches: list[tuple[str, list[tuple[Any, ...]]]] = []
