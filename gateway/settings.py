@@ -1,8 +1,8 @@
-"""Every knob of a node, read from the environment once and frozen.  (pure)
+"""The settings of a node, read once from environment variables and immutable.  (pure)
 
-The field's name in capitals behind ``GATEWAY_`` is the variable; units stand in the name. An unknown
-``GATEWAY_`` variable or a bad value raises `SettingsError` with one sentence that names it: a typo must
-stop the start, not silently run with a default.
+A variable is ``GATEWAY_`` and the field's name in capitals; names contain the unit. An unknown ``GATEWAY_`` variable or
+an invalid value raises `SettingsError` with one sentence that names it, so that a typo stops the start instead of
+running with a default.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from gateway.core.urls import check_http, parse_redis
 
 PREFIX = "GATEWAY_"
 
-# Read by the command line client, not by a node; known here so that exporting them does no harm.
+# Variables of the command line client, which a node accepts and ignores.
 CLIENT_VARIABLES = frozenset({"GATEWAY_URL"})
 
-# Hosts to listen on that are nobody's to connect to.
+# Listening addresses to which no client can connect.
 EVERY_ADDRESS = frozenset({"0.0.0.0", "::"})  # noqa: S104
 
-# RFC 7518, 3.2: a key as long as the hash's output; a shorter one can be guessed from one token.
+# RFC 7518, 3.2: a key must be as long as the hash; a shorter one can be guessed from a single token.
 STRONG_SECRET_BYTES = 32
 
-# Their values are never shown.
+# Settings whose values are never shown.
 SECRETS = frozenset({"jwt_secret", "jwt_secret_previous", "api_key", "redis_url", "backend_url", "backend_secret"})
 
 
 class SettingsError(ValueError):
-    """A variable that cannot be understood; the message is one sentence for the person who set it."""
+    """An invalid variable; the message is one sentence for the person who set it."""
 
 
 def _setting(default: Any, about: str, read: Callable[[str], Any]) -> Any:
@@ -74,7 +74,7 @@ def _matching(pattern: str, what: str) -> Callable[[str], str]:
 
 
 def _secret(text: str) -> str:
-    if text.encode(errors="ignore").decode() != text:  # octets of the environment that are not UTF-8
+    if text.encode(errors="ignore").decode() != text:  # bytes in the environment that are not UTF-8
         raise ValueError("text in UTF-8")
     return text
 
@@ -89,14 +89,14 @@ _ORIGIN = re.compile(rf"(?P<scheme>[a-z][a-z0-9+.\-]*)://(?P<host>{_HOST})?(?::(
 
 
 def _origin(text: str) -> str | None:
-    """`text` in small letters, as a browser sends the header Origin (RFC 6454, 6.2); None: it is no origin."""
+    """`text` in lower case, as in the Origin header of a browser (RFC 6454, 6.2); None: not an origin."""
     if text == "null":
         return text
     parts = _ORIGIN.fullmatch(text.lower())
     if parts is None:
         return None
     scheme, host, port = parts["scheme"], parts["host"], parts["port"]
-    # Of the schemes that applications bring, some have origins without a host: file://
+    # Some schemes of applications have origins without a host: file://
     if host is None and (scheme in ("http", "https") or port is not None):
         return None
     if port is not None and not 0 < int(port) < 65536:
@@ -111,7 +111,7 @@ def _origins(text: str) -> tuple[str, ...]:
         if origin is None:
             raise ValueError(
                 "origins such as https://app.example, capacitor://localhost, file:// or null, separated by commas and "
-                f"without a path; {part!r} is none"
+                f"without a path; {part!r} is not one"
             )
         origins.append(origin)
     return tuple(origins)
@@ -121,7 +121,9 @@ def _hosts(text: str) -> tuple[str, ...]:
     hosts = tuple(part.strip().lower() for part in text.split(",") if part.strip())
     for host in hosts:
         if not re.fullmatch(r"(\*\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*", host):
-            raise ValueError(f"names such as live.example or *.example, without port, by commas; {host!r} is none")
+            raise ValueError(
+                f"names such as live.example or *.example, without port, separated by commas; {host!r} is not one"
+            )
     return hosts
 
 
@@ -138,13 +140,13 @@ def _networks(text: str) -> tuple[str, ...]:
         try:
             ipaddress.ip_network(network, strict=False)
         except ValueError:
-            raise ValueError(f"addresses or networks separated by commas; {network!r} is none") from None
+            raise ValueError(f"addresses or networks separated by commas; {network!r} is not one") from None
     return networks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What a node was told. `from_env` reads it; every field has a default that is safe to run with."""
+    """The settings of a node. `from_env` reads them; every field has a safe default."""
 
     host: str = _setting(
         "127.0.0.1", "address to listen on", _matching(r"[A-Za-z0-9.:\-]{1,255}", "a host name or address")
@@ -168,30 +170,30 @@ class Settings:
     )
     namespace: str = _setting(
         "gw:",
-        "stands before every key and channel; environments that share a Redis need different ones",
+        "prefix of every key and channel; environments that share a Redis need different ones",
         _matching(r"[A-Za-z0-9_.:\-]{0,64}", "at most 64 of A-Z a-z 0-9 _ . : -"),
     )
     jwt_secret: str = _setting("", "secret that signs the users' tokens (HS256, HS384, HS512)", _secret)
-    jwt_secret_previous: str = _setting("", "a second one, good as well, while secrets are changed", _secret)
+    jwt_secret_previous: str = _setting("", "a second secret that is also accepted while secrets are changed", _secret)
     jwt_pem: str = _setting("", "PEM file of public keys for tokens signed with RS, PS, ES or EdDSA", str)
     jwks_url: str = _setting(
-        "", "where such keys are served as JWKS, in place of a file or beside it",
+        "", "URL of a JWKS document with such keys, instead of the file or in addition to it",
         lambda text: check_http(text, what="https://id.example/jwks.json", query=True),
     )  # fmt: skip
-    jwks_seconds: float = _setting(300.0, "age at which served keys are asked for anew", _seconds(10, 86_400))
-    jwt_audience: str = _setting("", "what tokens must name as aud; none: tokens that name any are refused", str)
-    jwt_issuer: str = _setting("", "what tokens must name as iss; none: anything", str)
+    jwks_seconds: float = _setting(300.0, "age after which the JWKS document is fetched again", _seconds(10, 86_400))
+    jwt_audience: str = _setting("", "required `aud` of tokens; if unset, tokens with an `aud` are rejected", str)
+    jwt_issuer: str = _setting("", "required `iss` of tokens; if unset, any value is accepted", str)
     jwt_leeway_seconds: float = _setting(
-        5.0, "time past a token's end in which it still counts: for clocks that differ, and to renew it",
+        5.0, "time for which an expired token is still accepted: for clocks that differ, and to renew it",
         _seconds(0, 600),
     )  # fmt: skip
     revocation_seconds: int = _setting(
-        30 * 86_400, "how long a revocation is kept that does not say: no token may live longer",
+        30 * 86_400, "how long a revocation without an end is kept; no token may live longer",
         _integer(60, 10 * 365 * 86_400),
     )  # fmt: skip
-    api_key: str = _setting("", "bearer key of the HTTP API, good for everything", _secret)
+    api_key: str = _setting("", "bearer key of the HTTP API with all scopes", _secret)
     api_keys: str = _setting(
-        "", "TOML file of further keys, each with a name and scopes; without any the API is off", str
+        "", "TOML file of further keys, each with a name and scopes; without any key the API is off", str
     )
     origins: tuple[str, ...] = _setting(
         (), "origins of pages and apps that may connect, beside the node's own: https://app.example, "
@@ -199,21 +201,23 @@ class Settings:
     )  # fmt: skip
     hosts: tuple[str, ...] = _setting(
         (),
-        "names that clients may ask for (Host), `*.name` for all below; addresses and names without a dot always",
+        "accepted Host names, `*.name` for all subdomains; addresses and names without a dot are always accepted",
         _hosts,
     )
-    open: bool = _setting(False, "1: everybody may hear and say everything; for a demo", _flag)
+    open: bool = _setting(False, "1: every client may subscribe and publish to all topics; for a demo", _flag)
     backend_url: str = _setting(
         "",
-        "HTTP back end that answers COMMAND, and REQUEST on topics with a `source`; none: they are answered 5001",
+        "HTTP back end that answers COMMAND, and REQUEST on topics with a `source`; if unset, they get error 5001",
         lambda text: check_http(text, what="http://api:3000", query=False),
     )
-    backend_secret: str = _setting("", "signs what the back end is asked; none: it cannot know who asks", _secret)
-    backend_timeout_seconds: float = _setting(
-        5.0, "deadline of a call of the back end, second try included", _seconds(0.1, 60)
+    backend_secret: str = _setting(
+        "", "secret that signs calls to the back end; if unset, the back end cannot verify who calls", _secret
     )
-    backend_connections: int = _setting(32, "calls of the back end at once; the next wait", _integer(1, 1000))
-    topics: str = _setting("", "TOML file of topic rules; default: the one that the package brings", str)
+    backend_timeout_seconds: float = _setting(
+        5.0, "deadline of a call to the back end, including a retry", _seconds(0.1, 60)
+    )
+    backend_connections: int = _setting(32, "concurrent calls to the back end; further calls wait", _integer(1, 1000))
+    topics: str = _setting("", "TOML file of topic rules; default: the file of the package", str)
     default_subscribe: str = _setting(
         "anyone", "what a client needs to subscribe to a topic that no rule matches",
         _matching("anyone|user|role:admin|role:superadmin|ask|token|nobody",
@@ -235,19 +239,19 @@ class Settings:
     max_message_bytes: int = _setting(
         1 << 20, "largest message a client or publisher may send", _integer(1024, 16 << 20)
     )
-    max_client_topics: int = _setting(5000, "topics one client may hear", _integer(1, 1_000_000))
+    max_client_topics: int = _setting(5000, "topics one client may subscribe to", _integer(1, 1_000_000))
     client_buffer_bytes: int = _setting(
         4 << 20, "unsent bytes after which a slow client is closed (3008)", _integer(64 << 10, 1 << 30)
     )
     buffer_bytes: int = _setting(
-        256 << 20, "what may be held for all clients of the node; then the largest are closed (3008)",
+        256 << 20, "unsent bytes of all clients of the node; beyond it those with the most are closed (3008)",
         _integer(64 << 10, 1 << 40),
     )  # fmt: skip
     compression: bool = _setting(
         False, "1: messages are compressed for clients that offer permessage-deflate, once for all of them", _flag
     )
     max_connections: int = _setting(
-        0, "connections of the node, then 503; 0: nine for each ten file descriptors it may open",
+        0, "connections of the node, then 503; 0: nine tenths of its limit of file descriptors",
         _integer(0, 1_000_000),
     )  # fmt: skip
     connects_per_second: int = _setting(
@@ -263,11 +267,11 @@ class Settings:
         100, "publishes of one user, over ten seconds, on all nodes together; 0: any number", _integer(0, 1_000_000)
     )
     user_stored_bytes: int = _setting(
-        32 << 20, "bytes that one user's messages may have Redis keep, at once and again each day; 0: any number",
+        32 << 20, "bytes that Redis may store for one user's messages, as a burst and again each day; 0: any number",
         _integer(0, 1 << 40),
     )  # fmt: skip
     redis_memory_bytes: int = _setting(
-        0, "memory of Redis from which on clients store nothing (5030); 0: 80 % of maxmemory, or 40 % of its machine's",
+        0, "memory of Redis above which it stores no client messages (5030); 0: 80 % of maxmemory, or 40 % of RAM",
         _integer(0, 1 << 50),
     )  # fmt: skip
     client_messages_per_second: int = _setting(
@@ -277,15 +281,15 @@ class Settings:
         1500, "topics one client may subscribe to, over ten seconds; then 4029, 3013", _integer(1, 1_000_000)
     )
     client_log_lines_per_second: int = _setting(
-        5, "lines of one browser's LOGS that are written, over ten seconds; then 4029", _integer(1, 10_000)
+        5, "log lines of one browser, over ten seconds; then 4029", _integer(1, 10_000)
     )
     ping_seconds: float = _setting(25.0, "silence after which a client is pinged", _seconds(1, 3600))
     pong_seconds: float = _setting(10.0, "further silence after which it is closed (3012)", _seconds(0.5, 3600))
     presence_grace_seconds: float = _setting(
-        5.0, "time in which a user may come back to a topic without having left it", _seconds(0, 3600)
+        5.0, "time in which a user may reconnect to a topic without a leave", _seconds(0, 3600)
     )
     lease_seconds: float = _setting(
-        10.0, "life of a node's lease in Redis; it is renewed five times in it", _seconds(1, 600)
+        10.0, "duration of a node's lease in Redis, which is renewed five times in that time", _seconds(1, 600)
     )
     redis_timeout_seconds: float = _setting(2.0, "deadline of each Redis round trip", _seconds(0.1, 60))
     wait_replicas: int = _setting(
@@ -293,10 +297,12 @@ class Settings:
     )
     wait_fsync: bool = _setting(
         False,
-        "1: it is acknowledged only when Redis, and each of those replicas, has it on disk; Redis 7.2, appendonly yes",
+        "1: acknowledge it only when Redis and these replicas have it on disk; Redis 7.2, appendonly yes",
         _flag,
     )
-    wait_seconds: float = _setting(1.0, "how long they may take; then it is answered 503, 5030", _seconds(0.01, 60))
+    wait_seconds: float = _setting(
+        1.0, "deadline of these confirmations; then the publish is answered with 503, 5030", _seconds(0.01, 60)
+    )
     drain_seconds: float = _setting(5.0, "window over which a leaving node closes its clients", _seconds(0, 3600))
 
     @classmethod
@@ -313,9 +319,9 @@ class Settings:
                 continue
             if variable not in known:
                 near = difflib.get_close_matches(variable, known, n=1)
-                hint = f"; did you mean {near[0]}?" if near else "; the README lists those there are"
+                hint = f"; did you mean {near[0]}?" if near else "; the README lists all settings"
                 raise SettingsError(f"{variable} is not a setting of the gateway{hint}")
-            # The namespace alone may be empty on purpose: it gives the original plan's own names.
+            # Only the namespace may be empty on purpose, which gives the key names of the first specification.
             if text or variable == f"{PREFIX}NAMESPACE":
                 setting = known[variable]
                 try:
@@ -333,7 +339,7 @@ class Settings:
         if settings.client_buffer_bytes < settings.max_message_bytes:
             raise SettingsError(
                 f"GATEWAY_CLIENT_BUFFER_BYTES ({settings.client_buffer_bytes}) must be at least "
-                f"GATEWAY_MAX_MESSAGE_BYTES ({settings.max_message_bytes}), or no client could be sent one"
+                f"GATEWAY_MAX_MESSAGE_BYTES ({settings.max_message_bytes}), or no client could receive such a message"
             )
         if (settings.wait_replicas or settings.wait_fsync) and settings.wait_seconds >= settings.redis_timeout_seconds:
             raise SettingsError(
@@ -343,12 +349,14 @@ class Settings:
         return settings
 
     def warnings(self) -> list[str]:
-        """What is set as it may be, and unwise, a sentence each; no secret stands in one."""
+        """Warnings about valid but unwise settings, one sentence each, without secrets."""
         found = []
         if self.backend_url and not self.backend_secret:
-            found.append("no GATEWAY_BACKEND_SECRET: the back end cannot know that it is the gateway that asks")
+            found.append("GATEWAY_BACKEND_SECRET is not set: the back end cannot verify that the gateway sent a call")
         if self.open:
-            found.append("GATEWAY_OPEN=1: everybody may hear and say everything; this is for a demo alone")
+            found.append(
+                "GATEWAY_OPEN=1: every client may subscribe and publish to all topics; use this only for a demo"
+            )
         secrets = ("jwt_secret", "jwt_secret_previous", "api_key", "backend_secret")
         weak = [name for name in secrets if 0 < len(getattr(self, name).encode()) < STRONG_SECRET_BYTES]
         return found + [

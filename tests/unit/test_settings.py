@@ -301,7 +301,7 @@ def test_an_unknown_variable_names_the_near_one(wrong: str, near: str) -> None:
 
 def test_one_that_is_near_to_none_says_where_they_stand() -> None:
     says = complaint(XXXXXXXXXXXXXXXXXXXXXXXXXXXXXXXXX="1")
-    assert says.endswith("is not a setting of the gateway; the README lists those there are")
+    assert says.endswith("is not a setting of the gateway; the README lists all settings")
 
 
 def test_an_unknown_variable_stops_the_start_even_if_it_is_empty() -> None:
@@ -360,5 +360,9 @@ def test_what_is_unwise_is_said_and_no_secret_with_it() -> None:
     strong = "x" * 32
     assert Settings(jwt_secret=strong, api_key=strong, backend_url="http://b", backend_secret=strong).warnings() == []
     said = Settings(jwt_secret="hush", open=True, backend_url="http://b").warnings()
-    assert [sentence.split()[0] for sentence in said] == ["no", "GATEWAY_OPEN=1:", "GATEWAY_JWT_SECRET"]
+    assert [sentence.split()[0] for sentence in said] == [
+        "GATEWAY_BACKEND_SECRET",
+        "GATEWAY_OPEN=1:",
+        "GATEWAY_JWT_SECRET",
+    ]
     assert "hush" not in "".join(said)
