@@ -119,7 +119,7 @@ class Departures:
         started, window = loop.time(), self._drain_seconds
         together, within = len(leaving), 0.0 if self._hurry.is_set() else window
         for at, (connection, moment) in enumerate(
-            zip(leaving, balance.moments(len(leaving), window, random.random), strict=True)
+            zip(leaving, balance.close_times(len(leaving), window, random.random), strict=True)
         ):
             if started + moment - loop.time() > STEP_SECONDS and not self._hurry.is_set():
                 await _wait(self._hurry, started + moment)
@@ -155,7 +155,7 @@ class Departures:
         self._log.info("moving", clients=count, of=len(here), seconds=seconds)
         started = loop.time()
         chosen = random.sample(here, count)
-        for connection, moment in zip(chosen, balance.moments(count, seconds, random.random), strict=True):
+        for connection, moment in zip(chosen, balance.close_times(count, seconds, random.random), strict=True):
             if started + moment - loop.time() > STEP_SECONDS:
                 await asyncio.sleep(started + moment - loop.time())
             # A client that left on its own counts as moved.

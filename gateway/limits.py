@@ -55,7 +55,7 @@ class Limits:
 
     def count_part(self, connection: Connection) -> None:
         """Count a fragment, or a read that ends inside a frame; on `ENOUGH` the connection is closed."""
-        if connection.meter.part(self._rates, connection.last_received) is Outcome.ENOUGH:
+        if connection.meter.count_part(self._rates, connection.last_received) is Outcome.ENOUGH:
             self._close_over_limit(connection, "messages")
 
     def allows(self, connection: Connection, message: ClientMessage, verdict: Outcome) -> bool:
@@ -68,7 +68,7 @@ class Limits:
             raise self._too_many("messages", self._rates.messages, getattr(message, "request_id", None))
         if isinstance(message, Request) and (more := read_price(message)):
             # The request is answered in any case. Its cost beyond its size counts against the next messages.
-            connection.meter.more(self._rates, more, connection.last_received)
+            connection.meter.count_extra(self._rates, more, connection.last_received)
         if not isinstance(message, Subscribe):
             return True
         price = sum(self._rules.of(topic).price for topic in message.topics)

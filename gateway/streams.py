@@ -185,7 +185,7 @@ class Streams:
             while sequence.wanted and self._streams.get(topic) is stream:
                 try:
                     async with self._reading:
-                        page = await self._history.read(topic, sequence.ask())
+                        page = await self._history.read(topic, sequence.begin_read())
                 except Unavailable:
                     await asyncio.sleep(RETRY_SECONDS)  # retry until read: no subscription is acknowledged before
                     continue

@@ -1,1 +1,1 @@
-"""Who someone is: keys, tokens, what was revoked, and what the back end says somebody may."""
+"""Authentication and permissions: API keys, tokens, key sets, and the permissions that the back end decides."""

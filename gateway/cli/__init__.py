@@ -1,1 +1,1 @@
-"""Commands for people."""
+"""The commands of the ``gateway`` program."""

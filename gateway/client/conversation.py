@@ -14,7 +14,7 @@ from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
 from gateway.client.events import Closed, Disconnected, TooLarge, refusal
-from gateway.client.limits import Limits, stated
+from gateway.client.limits import Limits, parse_limits
 from gateway.client.pace import Heartbeat
 from gateway.core import protocol
 from gateway.core.numbers import NumberError
@@ -171,7 +171,7 @@ class Conversation:
     def _system(self, action: str, about: Mapping[str, Any]) -> None:
         match action:
             case "welcome":
-                self.limits = stated(about.get("limits") or {})
+                self.limits = parse_limits(about.get("limits") or {})
                 ping_seconds = about.get("pingMs", 25_000) / 1000
                 _settle(self._welcome, Welcome(str(about.get("clientId")), str(about.get("node")), ping_seconds))
             case "shutdown" | "move":

@@ -24,7 +24,7 @@ class Limits:
     subscriptions_per_second: float = 1500.0
 
 
-def stated(limits: Mapping[str, Any]) -> Limits:
+def parse_limits(limits: Mapping[str, Any]) -> Limits:
     """The limits in a `welcome`. The default applies for a limit that is missing or not a positive number."""
     size, rate = limits.get("messageBytes"), limits.get("subscriptionsPerSecond")
     return Limits(

@@ -88,7 +88,7 @@ class Revoked:
         """
         revocation = parse({"kind": kind, "name": name, "until": until, "before": 0})
         # The script inserts the time between these two parts: `about` ends with it.
-        head, tail = orjson.dumps({"op": "revoke", "revocations": [revocation.about()]}).rsplit(b"0.0", 1)
+        head, tail = orjson.dumps({"op": "revoke", "revocations": [revocation.as_dict()]}).rsplit(b"0.0", 1)
         rows = [f"{kind}:{name}", repr(until), "now" if kind == "user" else "0"]
         return replace(revocation, before=await self._write(rows, head, tail))
 

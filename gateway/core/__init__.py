@@ -1,1 +1,1 @@
-"""The pure part: values in, values out. No loop, no Redis, no clock: time and chance are arguments."""
+"""The pure rules of the gateway, without event loop, Redis or clock: time and randomness are arguments."""

@@ -44,7 +44,7 @@ def plan(clients: Mapping[str, int], tolerance: float = TOLERANCE) -> dict[str, 
     return {node: Move(count - keep, keep) for node, count in clients.items() if count > most and count > keep}
 
 
-def moments(count: int, seconds: float, chance: Callable[[], float]) -> Iterator[float]:
+def close_times(count: int, seconds: float, chance: Callable[[], float]) -> Iterator[float]:
     """The times (seconds from now) of `count` closes: one at a random time in each of `count` equal parts of `seconds`.
 
     `chance` returns a random number from 0 to below 1.

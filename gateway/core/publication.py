@@ -99,7 +99,7 @@ def refuse_reserved(topic: str) -> None:
         ProtocolError: `topic` is reserved for the gateway itself.
     """
     if topics.is_reserved(topic):
-        raise ProtocolError(Code.NOT_ALLOWED, f"{topic} is the cluster's own: only the gateway publishes there")
+        raise ProtocolError(Code.NOT_ALLOWED, f"{topic} is reserved: only the gateway publishes there")
 
 
 def _common_fields(message: Mapping[str, Json], request_id: RequestId) -> tuple[str, Json, dict[str, Json]]:

@@ -78,11 +78,11 @@ class Meter:
         self._messages = rates.messages.take(self._messages, now, 1 + size // MESSAGE_PART_BYTES)
         return verdict(self._messages, now)
 
-    def part(self, rates: ClientRates, now: float) -> Outcome:
+    def count_part(self, rates: ClientRates, now: float) -> Outcome:
         """Count a part of a message. `message` counts the whole message when it is complete."""
-        return self.more(rates, 1 / PARTS_A_MESSAGE, now)
+        return self.count_extra(rates, 1 / PARTS_A_MESSAGE, now)
 
-    def more(self, rates: ClientRates, messages: float, now: float) -> Outcome:
+    def count_extra(self, rates: ClientRates, messages: float, now: float) -> Outcome:
         """Count `messages` extra messages for an expensive one."""
         self._messages = rates.messages.take(self._messages, now, messages)
         return verdict(self._messages, now)

@@ -32,7 +32,7 @@ class Revocation:
     until: float  # the revoked tokens have expired by then
     before: float = 0.0  # for a user: tokens issued at this time or earlier are revoked
 
-    def about(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, Any]:
         """The revocation as a JSON object for `parse`."""
         return {"kind": self.kind, "name": self.name, "until": self.until, "before": self.before}
 

@@ -93,8 +93,19 @@ class Sequence:
     """
 
     __slots__ = (
-        "_again", "_asked", "_beginning", "_diverged", "_held", "_last", "_old", "_recent", "_unsure", "epoch", "mark",
-        "offset", "wanted",
+        "_again",
+        "_beginning",
+        "_diverged",
+        "_held",
+        "_held_before_read",
+        "_last",
+        "_old",
+        "_recent",
+        "_unsure",
+        "epoch",
+        "mark",
+        "offset",
+        "wanted",
     )  # fmt: skip
 
     def __init__(self, keep: int, size: int = HISTORY_BYTES) -> None:
@@ -103,7 +114,7 @@ class Sequence:
         self.mark = 0
         self.wanted = True  # the caller must read the stream
         self._held: list[tuple[str, Entry]] = []  # live messages, with their epochs, that wait for a read
-        self._asked = 0  # the number of held messages at the start of the current read
+        self._held_before_read = 0  # the number of held messages at the start of the current read
         self._again = False  # the result of the current read may be outdated; read once more
         self._diverged = False  # the stream does not have our last message; the next read gets its newest messages
         self._recent: Recent[Entry] = Recent(keep, size)
@@ -134,14 +145,14 @@ class Sequence:
         """Record that messages may have been missed: read the stream, and once more if a read is in progress."""
         self.wanted = self._again = True
 
-    def ask(self) -> int | None:
+    def begin_read(self) -> int | None:
         """Begin a read. Returns the offset to read from: that of our last message; None: read the newest messages."""
-        self._asked = len(self._held)
+        self._held_before_read = len(self._held)
         self._again = False
         return None if self.epoch is None or self._diverged else self.offset
 
     def fill(self, page: Page) -> FillResult:
-        """Take the result of the read that `ask` began. `wanted` stays set if another read is necessary."""
+        """Take the result of the read that `begin_read` started. `wanted` stays set if another read is necessary."""
         if self.epoch is not None and not self._diverged and self._continues(page) is False:
             self._diverged = self.wanted = True  # messages before our offset may be new too; read them
             return FillResult()
@@ -168,7 +179,7 @@ class Sequence:
                 # Do not compare the epochs: the epoch may have been renewed since.
                 if entry.mark <= self._old if same is None else _is_same_message(entry, same):
                     continue
-            if at < self._asked and not page.more:
+            if at < self._held_before_read and not page.more:
                 gap = True  # the read began after this message arrived and does not contain it: Redis has lost it
             elif self.receive(epoch, entry):
                 entries.append(entry)

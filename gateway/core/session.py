@@ -52,7 +52,7 @@ class Rules:
     verify_grant: Callable[[str], Grant]
     topics: topics.TopicRules
     max_client_topics: int
-    open: bool = False  # anonymous clients may do whatever any client may do
+    open: bool = False  # every client may do everything that the rules allow to some client
     backend: bool = False  # a back end is configured
 
 

@@ -119,14 +119,14 @@ def _parse_redis(text: str) -> RedisUrl:
         case "sentinel":
             service, _, number = path.partition("/")
             if not service:
-                raise _Fault("it names no service behind the Sentinels: write redis+sentinel://host:26379/service")
+                raise _Fault("it names no service after the Sentinels: write redis+sentinel://host:26379/service")
             database, service = _database(number, "the part behind the service"), _decoded(service, "the service")
         case "single":
             if path and database is not None:
                 raise _Fault("it gives the database twice, in the path and as db: remove one of them")
             database = database if database is not None else _database(path, "the path")
         case _ if path:
-            raise _Fault("a Redis Cluster has no database number: end the URL behind the hosts")
+            raise _Fault("a Redis Cluster has no database number: remove all after the hosts")
     tls_options: dict[str, str | bool] = dict(options)
     if "ssl_check_hostname" in options:
         tls_options["ssl_check_hostname"] = options["ssl_check_hostname"] in ("true", "yes", "1")
@@ -203,7 +203,7 @@ def _options(query: str, kind: str, tls: bool) -> dict[str, str]:
         if name in _SETTINGS_INSTEAD:
             raise _Fault(f"{name} is not an option here: set GATEWAY_REDIS_TIMEOUT_SECONDS instead")
         if name not in known:
-            raise _Fault(f"it has an option that is not known here: there are {', '.join(known)}")
+            raise _Fault(f"it has an unknown option: use one of {', '.join(known)}")
         if name in _TLS_OPTIONS and not tls:
             raise _Fault(f"the option {name} needs TLS: write rediss in place of redis")
         if name in found:
@@ -213,7 +213,7 @@ def _options(query: str, kind: str, tls: bool) -> dict[str, str]:
         if not found[name]:
             raise _Fault(f"the option {name} is empty: remove it, or give it a value")
         if values is not None and found[name] not in values:
-            raise _Fault(f"the option {name} is none of {', '.join(sorted(values))}")
+            raise _Fault(f"the option {name} has an unknown value: use one of {', '.join(sorted(values))}")
     return found
 
 
@@ -258,7 +258,7 @@ def _check_http(text: str, query: bool) -> None:
     rest = text[match.end() :]
     authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
     if "@" in authority:
-        raise _Fault("it has a user or password, and none is needed there: remove all up to the @")
+        raise _Fault("it has a user or password, which is not allowed here: remove all up to the @")
     if "#" in text:
         raise _Fault("it has a #: remove the fragment")
     if "?" in text and not query:

@@ -1,1 +1,1 @@
-"""What a client is connected by: octets in, prepared frames out."""
+"""The transports of clients: WebSockets and HTTP streams. They receive bytes and send encoded frames."""

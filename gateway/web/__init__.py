@@ -1,1 +1,1 @@
-"""What a node serves beside the socket."""
+"""The HTTP endpoints of a node: the API, pages, health checks, and the handshakes of clients."""

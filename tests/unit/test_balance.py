@@ -53,7 +53,7 @@ def test_a_second_plan_after_the_first_moves_nobody(clients: dict[str, int]) -> 
 
 @given(st.integers(1, 500), st.floats(0, 3600), st.randoms(use_true_random=False))
 def test_each_part_of_the_window_has_one(count: int, seconds: float, chance: random.Random) -> None:
-    due = list(balance.moments(count, seconds, chance.random))
+    due = list(balance.close_times(count, seconds, chance.random))
     assert len(due) == count
     assert due == sorted(due)
     for at, moment in enumerate(due):

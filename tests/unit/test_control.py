@@ -64,7 +64,7 @@ class Node:
             [Unsubscribe(ClientSelector("c", None), ["t"], "by the operator")],
         ),
         ("forget", {"topics": ["t", "u"]}, ["t", "u"]),
-        ("revoke", {"revocations": [GONE.about()]}, [True]),
+        ("revoke", {"revocations": [GONE.as_dict()]}, [True]),
         ("drain", {"node": "n1.a"}, ["leave"]),
         ("drain", {"node": "n1.b"}, []),
         ("move", {"node": "n1.a", "keep": 3, "seconds": 60, "after": 1}, [("move", (3, 60.0, 1.0))]),
@@ -88,7 +88,7 @@ def test_what_is_no_order_is_counted_and_dropped(payload: bytes) -> None:
 async def test_what_is_revoked_is_enforced_once_it_is_news() -> None:
     node = Node()
     for _ in range(2):
-        await node.control.order("revoke", revocations=[GONE.about()])
+        await node.control.order("revoke", revocations=[GONE.as_dict()])
     assert node.told == [True]
     await node.control.check_revocations()
     assert node.told == [True]

@@ -32,7 +32,7 @@ OPS = ("disconnect", "unsubscribe", "forget", "drain", "move", "revoke")
         ),
         ({"op": "forget", "topics": ["t", "u"]}, Forget(["t", "u"])),
         ({"op": "drain", "node": "n1.a"}, Drain("n1.a")),
-        ({"op": "revoke", "revocations": [GONE.about()]}, Revoke([GONE])),
+        ({"op": "revoke", "revocations": [GONE.as_dict()]}, Revoke([GONE])),
         ({"op": "move", "node": "n1.a", "keep": 3, "seconds": 60, "after": 1.5}, Move("n1.a", 3, 60.0, 1.5)),
     ],
 )

@@ -68,7 +68,7 @@ def test_a_large_message_counts_for_several() -> None:
 
 def test_parts_of_messages_count_for_a_fraction_each() -> None:
     meter = Meter()
-    found = [meter.part(RATES, START) for _ in range(200 * PARTS_A_MESSAGE + 1)]
+    found = [meter.count_part(RATES, START) for _ in range(200 * PARTS_A_MESSAGE + 1)]
     assert found.count(Outcome.FINE) == found.count(Outcome.REFUSED) == 100 * PARTS_A_MESSAGE
     assert found[-1] is Outcome.ENOUGH
 

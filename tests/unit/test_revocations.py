@@ -84,7 +84,7 @@ def test_order_and_repetition_do_not_matter(given_: list[Revocation], random: st
 
 @given(entries)
 def test_one_is_read_as_it_was_written(entry: Revocation) -> None:
-    assert parse(entry.about()) == entry
+    assert parse(entry.as_dict()) == entry
 
 
 @pytest.mark.parametrize(
@@ -94,4 +94,4 @@ def test_one_is_read_as_it_was_written(entry: Revocation) -> None:
 )  # fmt: skip
 def test_what_is_none_is_refused(change: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="a revocation has"):
-        parse(Revocation("token", "t1", 10).about() | change)
+        parse(Revocation("token", "t1", 10).as_dict() | change)

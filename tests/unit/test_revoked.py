@@ -163,7 +163,7 @@ def test_a_user_is_revoked_up_to_redis_time_and_a_token_for_good_and_each_is_tol
     assert redis.run("ZSCORE", keys.revoked_users, "user:ann") is not None
     assert redis.run("ZSCORE", keys.revoked_users, "token:jti") is None
     told = [orjson.loads(payload)["revocations"] for _, payload in redis.published]
-    assert told == [[user.about()], [token.about()]]
+    assert told == [[user.as_dict()], [token.as_dict()]]
     other = Revoked(redis.link, keys, lambda: redis.now_ms / 1000)
     assert asyncio.run(other.check())
     assert other.refuses("jti", None, None)

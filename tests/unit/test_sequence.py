@@ -37,13 +37,13 @@ def page(top: int, *, first: int = 1, epoch: str = "e", **more: object) -> Page:
 def known(top: int = 3, keep: int = 10) -> Sequence:
     """A sequence that knows its place."""
     sequence = Sequence(keep)
-    sequence.ask()
+    sequence.begin_read()
     sequence.fill(page(top))
     return sequence
 
 
 def repair(sequence: Sequence, answer: Page) -> FillResult:
-    sequence.ask()
+    sequence.begin_read()
     return sequence.fill(answer)
 
 
@@ -54,7 +54,7 @@ def at(offset: int, epoch: str = "e") -> Position:
 def test_a_new_sequence_asks_for_the_newest() -> None:
     sequence = Sequence(10)
     assert sequence.wanted
-    assert sequence.ask() is None
+    assert sequence.begin_read() is None
     assert sequence.fill(page(3)) == FillResult()
     assert (sequence.position, sequence.wanted) == (at(3), False)
     assert sequence.newest == b"3"
@@ -71,7 +71,7 @@ def test_a_jump_is_held_and_filled_in_order() -> None:
     sequence = known(3)
     assert not sequence.receive("e", entry(6))
     assert sequence.wanted
-    assert sequence.ask() == 3
+    assert sequence.begin_read() == 3
     settled = sequence.fill(page(6, first=3))
     assert settled == FillResult([entry(4), entry(5), entry(6)])
     assert not sequence.wanted
@@ -91,7 +91,7 @@ def test_the_next_offset_of_another_history_is_not_the_next_message() -> None:
 def test_what_comes_while_the_stream_is_read_follows_it() -> None:
     sequence = known(3)
     sequence.receive("e", entry(5))
-    sequence.ask()
+    sequence.begin_read()
     sequence.receive("e", entry(6))
     assert sequence.fill(page(5, first=3)).entries == [entry(4), entry(5), entry(6)]
     assert not sequence.wanted
@@ -100,7 +100,7 @@ def test_what_comes_while_the_stream_is_read_follows_it() -> None:
 def test_what_goes_beyond_the_answer_is_asked_for_again() -> None:
     sequence = known(3)
     sequence.receive("e", entry(5))
-    sequence.ask()
+    sequence.begin_read()
     sequence.receive("e", entry(8))
     assert sequence.fill(page(5, first=3)).entries == [entry(4), entry(5)]
     assert sequence.wanted
@@ -129,7 +129,7 @@ def test_a_held_message_that_contradicts_the_page_is_a_gap() -> None:
 def test_a_late_message_from_before_the_opening_is_no_gap() -> None:
     """With one message kept, the page of the opening does not hold what pub/sub brings late."""
     sequence = Sequence(1)
-    sequence.ask()
+    sequence.begin_read()
     sequence.fill(page(5, first=5))
     assert not sequence.receive("e", entry(4))
     assert repair(sequence, page(5, first=5)) == FillResult()
@@ -168,7 +168,7 @@ def parted(sequence: Sequence, answer: Page, newest: Page) -> FillResult:
     """What becomes of an answer that does not continue from our place: the newest are read, and settle it."""
     assert repair(sequence, answer) == FillResult()
     assert sequence.wanted
-    assert sequence.ask() is None
+    assert sequence.begin_read() is None
     return sequence.fill(newest)
 
 
@@ -228,7 +228,7 @@ def test_a_long_repair_goes_on_where_the_answer_ended() -> None:
     first = Page("e", 9, [entry(3), entry(4), entry(5)], more=True, mark=90)
     assert repair(sequence, first).entries == [entry(4), entry(5)]
     assert sequence.wanted
-    assert sequence.ask() == 5
+    assert sequence.begin_read() == 5
     assert sequence.position == at(5)
 
 
@@ -276,7 +276,7 @@ def test_deleted_messages_are_given_to_nobody() -> None:
 
 def test_the_last_value_serves_where_the_stream_has_no_message_any_more() -> None:
     sequence = Sequence(10)
-    sequence.ask()
+    sequence.begin_read()
     sequence.fill(Page("e", 3, [], mark=30, last=b"3"))
     assert sequence.newest == b"3"
     assert sequence.receive("e", entry(4))
@@ -301,7 +301,7 @@ def test_messages_without_marks_are_compared_by_their_text() -> None:
 
 def unborn_sequence(epoch: str = UNBORN) -> Sequence:
     sequence = Sequence(10)
-    sequence.ask()
+    sequence.begin_read()
     sequence.fill(Page(epoch, 0, [], beginning=epoch))
     return sequence
 
@@ -476,7 +476,7 @@ class Player:
         self.answer: Page | None = None
         self.seen: list[int] = []
         self.gaps = 0
-        self.settle(store.read(self.sequence.ask()))
+        self.settle(store.read(self.sequence.begin_read()))
 
     def hear(self, epoch: str, made: Entry) -> None:
         if self.sequence.receive(epoch, made):
@@ -484,7 +484,7 @@ class Player:
 
     def ask(self) -> None:
         if self.answer is None and self.sequence.wanted:
-            self.answer = self.store.read(self.sequence.ask())
+            self.answer = self.store.read(self.sequence.begin_read())
 
     def fill(self) -> None:
         if self.answer is not None:
@@ -509,7 +509,7 @@ class Player:
         self.sequence.mark_missed()
         for _ in range(8):
             if self.sequence.wanted:
-                self.settle(self.store.read(self.sequence.ask()))
+                self.settle(self.store.read(self.sequence.begin_read()))
         assert not self.sequence.wanted
         page = self.store.read(None)
         assert (self.sequence.epoch, self.sequence.offset, self.sequence.mark) == (page.epoch, page.top, page.mark)
