@@ -224,7 +224,7 @@ class Clients:
                     self._handle(connection, message, replace(findings, topics_charged=True))
             case effects.AskBackend() | effects.RefreshKeys():
                 self._errands.find_out(
-                    connection, effect, findings, lambda more: self._again(connection, message, more)
+                    connection, effect, findings, lambda more: self._handle_again(connection, message, more)
                 )
             case JudgeLater(verdicts):
                 connection.hold("judge")
@@ -236,10 +236,10 @@ class Clients:
     def _judge_on(self, connection: Connection, message: messages.ClientMessage, findings: Findings) -> None:
         # A separate hold key, so that handling the message again can hold it under "judge" again.
         connection.hold("judged")
-        self._again(connection, message, findings)
+        self._handle_again(connection, message, findings)
         connection.release("judged")
 
-    def _again(self, connection: Connection, message: messages.ClientMessage, findings: Findings) -> None:
+    def _handle_again(self, connection: Connection, message: messages.ClientMessage, findings: Findings) -> None:
         """Handle a message again with the `findings` collected for it."""
         if connection.stage is Stage.OPEN:
             try:
@@ -255,7 +255,7 @@ class Clients:
                 self._outbox.send(connection, data)
             case effects.SubscribeTopics(login=True):
                 enter = partial(self._memberships.subscribe, connection, effect)
-                self._take(connection, effect.removed, partial(self._admission.become, connection, enter))
+                self._drop_topics(connection, effect.removed, partial(self._admission.become, connection, enter))
             case effects.SubscribeTopics():
                 self._memberships.subscribe(connection, effect)
             case effects.UnsubscribeTopics(topics, request_id):
@@ -265,7 +265,7 @@ class Clients:
                 self._errands.publish(connection, publication, request_id)
             case effects.LoggedIn(data, removed):
                 enter = partial(self._memberships.login, connection, data)
-                self._take(connection, removed, partial(self._admission.become, connection, enter))
+                self._drop_topics(connection, removed, partial(self._admission.become, connection, enter))
             case effects.ReplyStatus(request):
                 self._outbox.send(connection, replies.answer(request, self._status(), self._outbox.time()))
             case effects.ReadTopic(request):
@@ -335,7 +335,7 @@ class Clients:
         assert selector.user is not None
         return [m for m in self._hub.members(hub.of_user(selector.user)) if isinstance(m, Connection)]
 
-    def _take(self, connection: Connection, topics: Collection[str], then: Callable[[], None]) -> None:
+    def _drop_topics(self, connection: Connection, topics: Collection[str], then: Callable[[], None]) -> None:
         """Unsubscribe topics that the new identity has no permission for, notify the client, then call `then`."""
         subscribed = [topic for topic in topics if connection.audiences.has_topic(topic)]
         if subscribed:

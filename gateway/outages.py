@@ -105,7 +105,7 @@ class Outages:
     def _send_all(self, action: str, message: str) -> None:
         """Send each client a SYSTEM message."""
         data = replies.system(action, {"message": message}, self._outbox.time())
-        # Clients that come later are not told: they know it from their welcome, or it is over.
+        # Clients that connect later are not notified here: the welcome shows the outage, or it is over.
         self._jobs.begin(self._send_each(self._clients(), data))
 
     def _send_each(self, connections: list[Connection], data: bytes) -> Iterator[None]:
