@@ -568,7 +568,7 @@ async def test_services_stand_in_a_graph_with_their_instances_and_change_by_them
         await expect(operator.page.locator("#service-title")).to_have_text(name, timeout=MS)
         await operator.press("Remove…")
         await operator.confirm(f"Remove {name}?", "Remove")
-        await operator.is_told(f"{name} is forgotten.")
+        await operator.is_told(f"{name} is removed.")
         await expect(operator.page.locator("#service")).to_be_hidden(timeout=MS)
 
 
