@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import ast
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from mutants.__main__ import sample
 from mutants.operators import mutants, number
-from mutants.trial import related
+from mutants.places import Place
+from mutants.trial import Map, related, try_mutant
 from tests.cluster import ROOT
 
 
@@ -103,6 +108,45 @@ def test_the_nearest_wide_tests_are_those_that_name_the_module() -> None:
     assert related("gateway/cluster/cache.py", files) == [
         "tests/integration/test_cache.py", "tests/integration/test_wire.py",
     ]  # fmt: skip
+
+
+class Tree:
+    """Stands for a place: the stages fail that the test says, with and without a mutant."""
+
+    def __init__(self, tmp_path: Path, fail: set[str], fail_always: set[str]) -> None:
+        self.folder = tmp_path
+        self.fail, self.fail_always = fail, fail_always
+        self.is_mutated = False
+
+    @contextmanager
+    def mutated(self, _path: str, _text: str) -> Iterator[None]:
+        self.is_mutated = True
+        yield
+        self.is_mutated = False
+
+    def passes(self, files: list[str], _tests: object, _seconds: float) -> bool:
+        stage = "simulation" if "simulation" in files[0] else files[0].split("/")[1]
+        return stage not in self.fail_always and not (self.is_mutated and stage in self.fail)
+
+
+@pytest.mark.parametrize(("fail", "fail_always", "wide", "killed_by"), [
+    ((), (), True, None), (("unit", "integration"), (), True, "unit"), (("integration",), (), True, "integration"),
+    (("integration",), (), False, None), (("integration",), ("integration",), True, None),
+    (("simulation",), ("integration",), True, "simulation"),
+])  # fmt: skip
+def test_a_mutant_is_killed_by_the_first_stage_that_fails_with_it_only(
+    fail: tuple[str, ...], fail_always: tuple[str, ...], wide: bool, killed_by: str | None, tmp_path: Path
+) -> None:
+    (tmp_path / "tests/integration").mkdir(parents=True)
+    (tmp_path / "tests/integration/test_a.py").touch()
+    path, text = "gateway/a.py", "def f():\n    return a"
+    (tmp_path / "a.json").write_text(json.dumps({"tests/unit/test_a.py::t": {"seconds": 0.1, "lines": {path: [1, 2]}}}))
+    known = Map(tmp_path)
+    [mutant] = mutants(path, text)
+    tree = Tree(tmp_path, set(fail), set(fail_always))
+    outcome = try_mutant(mutant, text, known, cast(Place, tree), wide=wide)
+    assert (outcome.killed_by, outcome.executed) == (killed_by, True)
+    assert outcome.shown == "gateway/a.py:2  return a  ->  return None"
 
 
 def test_the_pytest_plugin_imports_nothing_of_the_project() -> None:
