@@ -117,6 +117,10 @@ class World(Protocol):
     def broken(self, promise: Broken) -> None:
         """A promise was broken."""
 
+    @property
+    def lossless(self) -> bool:
+        """Whether nothing can be lost in this history."""
+
 
 def position_of(message: dict[str, Any]) -> dict[str, Any]:
     """The position in a message, as `recover` takes it."""
@@ -129,6 +133,8 @@ class Subscription:
 
     watch: Watch
     position: dict[str, Any] | None = None
+    value: int | None = None  # the last message received, also as the last value of a topic with a snapshot
+    people: int | None = None  # how many are there, as was shown last on this connection
 
 
 class SimulatedClient:
@@ -217,6 +223,28 @@ class SimulatedClient:
             subscription.watch.forgotten()
             self._ask({"type": "UNSUBSCRIBE", "topics": [topic]})
 
+    def login(self, user: str, token: str) -> None:
+        """Prove to be a user."""
+        if self._connection is not None:
+            self.user = user
+            self._send(orjson.dumps({"type": "AUTH", "authToken": token}))
+
+    @property
+    def person(self) -> str:
+        """Who it is among the people of a topic."""
+        return f"user:{self.user}" if self.user is not None else self.client_id or ""
+
+    def check_values(self) -> None:
+        """It must know the last value of each topic that has one. Only in a history in which nothing is lost.
+
+        Raises:
+            Broken: It does not.
+        """
+        for topic, subscription in self.subscriptions.items():
+            newest = subscription.watch.feed.newest
+            if topic[0] in "sv" and newest is not None and subscription.value != newest:
+                raise Broken(f"{self.name} knows {subscription.value} as the last value of {topic}, not {newest}")
+
     def ask(self, message: dict[str, Any]) -> None:
         """Send a request that must be answered."""
         self._ask(message)
@@ -227,6 +255,9 @@ class SimulatedClient:
         request = f"r{next(self._requests)}"
         text = orjson.dumps({**message, "requestId": request})
         self.unanswered[request] = text
+        self._send(text)
+
+    def _send(self, text: bytes) -> None:
         generation = self._generation
         loop = asyncio.get_running_loop()
         self._due = max(self._due, loop.time() + self._world.delay())
@@ -270,6 +301,7 @@ class SimulatedClient:
         self._reader = None
         for subscription in self.subscriptions.values():
             subscription.watch.ended()
+            subscription.people = None
         self._world.changed(self)
 
     def _handle(self, message: dict[str, Any]) -> None:
@@ -295,8 +327,12 @@ class SimulatedClient:
             case {"type": "SYSTEM", "action": "gap", "data": {"topics": topics}}:
                 for topic in topics:
                     if topic in self.subscriptions:
+                        if self._world.lossless:
+                            raise Broken(f"{self.name} on {topic}: told of a gap, but nothing was lost")
                         self.subscriptions[topic].watch.gap()
                         self.subscriptions[topic].position = None
+            case {"type": "PRESENCE", "topic": topic, "count": count} if topic in self.subscriptions:
+                self.subscriptions[topic].people = count
             case {"type": "SYSTEM", "action": "unsubscribed"}:
                 raise Broken(f"{self.name}: {message}")
             case _:
@@ -317,6 +353,7 @@ class SimulatedClient:
         here = subscription.position
         if here is not None and message.get("epoch") == here["epoch"] and message["offset"] <= here["offset"]:
             return  # as docs/protocol.md asks of clients: it has this one already
+        subscription.value = number
         if not message.get("initialData"):
             subscription.watch.received(number)
         if "offset" in message:
@@ -328,6 +365,8 @@ class SimulatedClient:
             if subscription is None:
                 continue
             position = positions.get(topic, {})
+            if position.get("recovered") is False and self._world.lossless and subscription.watch.has_all:
+                raise Broken(f"{self.name} on {topic}: did not recover, but missed nothing")
             subscription.watch.subscribed(position.get("recovered"))
             if position:
                 subscription.position = position_of(position)

@@ -15,6 +15,9 @@ from typing import Any, Final
 NODES: Final = 3
 CLIENTS: Final = 4
 TOPICS: Final = ("history1", "history2", "snapshot1", "room1", "value1", "conflated1", "plain1")
+USERS: Final = ("ann", "bob")
+# What happens without any loss: then no client may be told of one.
+LOSSLESS: Final = frozenset({"publish", "subscribe", "unsubscribe", "cut", "ask", "login", "save", "start"})
 OOM: Final = "OOM command not allowed when used memory > 'maxmemory'."
 
 # Seconds before a step, and how many steps there are: at once, in order, with breaks, or so long that leases end.
@@ -22,7 +25,7 @@ PACES: Final = (
     ((0.0, 0.0, 0.002), (8, 12, 20)),
     ((0.0, 0.002, 0.05, 0.3), (8, 12, 20)),
     ((0.05, 0.3, 1.2), (6, 8)),
-    ((0.002, 0.3, 4.0), (4, 6)),
+    ((0.002, 0.3, 5.5), (4, 6)),
 )
 
 
@@ -68,6 +71,8 @@ def random_steps(seed: int) -> list[Step]:
         "cut": (6, lambda: (rng.choice(clients),)),
         "ask": (2, lambda: (rng.choice(clients), "room1", rng.choice(("history", "presence")))),
         "start": (3, lambda: (rng.choice(nodes), rng.choice((None, None, "other", "same")))),
+        "login": (3, lambda: (rng.choice(clients), rng.choice(USERS))),
+        "newer": (1, lambda: (rng.choice(("plain1", "value1")),)),
         "save": (2, lambda: ()),
     }
     chosen = rng.sample(list(faults), rng.choice((0, 1, 1, 2, 3)))

@@ -29,6 +29,12 @@ class Feed:
     def __len__(self) -> int:
         return len(self.places)
 
+    @property
+    def newest(self) -> int | None:
+        """The last message; None if there is none, or some client must not receive it."""
+        last = len(self.places) - 1
+        return next(reversed(self.places), None) if last not in self.excluded else None
+
     def add(self, message: int, exclude: str | None, *, numbered: bool) -> None:
         """Redis has published a message, for everyone but `exclude`; `numbered`: it is in the topic's stream."""
         if message in self.places:
@@ -109,6 +115,11 @@ class Watch:
             self._early.append(index)
         else:
             self._follow(index)
+
+    @property
+    def has_all(self) -> bool:
+        """Whether it has received the last message."""
+        return self.last == len(self.feed) - 1 >= 0
 
     def complete(self) -> None:
         """All is calm, and the client is subscribed: it must have received everything there is."""

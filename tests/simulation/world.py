@@ -17,6 +17,9 @@ from functools import cache
 from typing import Any, Final
 from unittest import mock
 
+import jwt
+
+from gateway.cluster import history
 from gateway.cluster.link import Unavailable
 from gateway.core import topics as topic_rules
 from gateway.core.publication import Publication
@@ -24,7 +27,7 @@ from gateway.core.topics import TopicRules
 from gateway.node import Node
 from gateway.settings import Settings
 from tests.simulation.client import SimulatedClient
-from tests.simulation.histories import CLIENTS, NODES, TOPICS, Step
+from tests.simulation.histories import CLIENTS, LOSSLESS, NODES, TOPICS, Step
 from tests.simulation.network import Address, Network, SimulatedLoop
 from tests.simulation.oracle import Broken, Feed, Watch
 from tests.simulation.redis_client import quick_redis
@@ -32,19 +35,28 @@ from tests.simulation.redis_server import RedisServer
 
 EPOCH: Final = 1_795_000_000.0  # seconds since 1970 at which a simulation begins
 LEASE_SECONDS: Final = 5.0
+META_MS: Final = 2000  # instead of a day: a history is long enough to see what happens when it ends
+SECRET: Final = "a secret of at least thirty-two bytes"
 STARTED: Final = 2  # of the nodes; the others start in a step
 SETTLE_SECONDS: Final = 16.0  # after the last fault all promises hold: leases end, retries succeed, gaps are repaired
 LOOK_SECONDS: Final = 1.5  # between two looks whether they do
 
 RULES: Final = """
 [[topic]]
-pattern = "history*"
+pattern = "history1"
+history = 3
+publish = "anyone"
+
+[[topic]]
+pattern = "history2"
 history = 50
+history_seconds = 3
 publish = "anyone"
 
 [[topic]]
 pattern = "snapshot*"
 history = 20
+history_seconds = 3
 snapshot = true
 publish = "anyone"
 
@@ -68,9 +80,14 @@ publish = "anyone"
 pattern = "plain*"
 publish = "anyone"
 """
-OTHER_RULES: Final = RULES.replace('"history*"\nhistory = 50', '"history*"').replace(
+OTHER_RULES: Final = RULES.replace('"history2"\nhistory = 50', '"history2"').replace(
     '"plain*"', '"plain*"\nhistory = 30'
 )
+
+
+@cache
+def _token(user: str) -> str:
+    return jwt.encode({"sub": user, "role": "user", "exp": 4_000_000_000}, SECRET, "HS256")
 
 
 @cache
@@ -97,7 +114,7 @@ class Member:
         host, port = self.address
         settings = Settings(
             node=f"n{self._index}", redis_url=f"redis://{host}:{port}/0", lease_seconds=LEASE_SECONDS, open=True,
-            advertise=f"n{self._index}:8000", presence_grace_seconds=0.5, redis_timeout_seconds=1.0,
+            advertise=f"n{self._index}:8000", presence_grace_seconds=0.5, redis_timeout_seconds=1.0, jwt_secret=SECRET,
         )  # fmt: skip
         self.node = Node(settings, _parsed(self._rules), self._world.now)
         self.node.leave = lambda: self._world.fail(self.node)
@@ -139,6 +156,7 @@ class World:
             topic: Feed(topic, numbered=topic[0] in "hsr", conflated=topic.startswith("conflated")) for topic in TOPICS
         }
         self.clients = [SimulatedClient(f"c{index}", self, stream=index % 3 == 2) for index in range(CLIENTS)]
+        self.lossless = False  # in this history nothing can be lost
         self.trace: list[str] = []
         self._numbers = itertools.count(1)
         self._excluded: dict[int, str] = {}
@@ -247,6 +265,17 @@ class World:
         """A client asks for a topic's history or presence."""
         self.clients[client].ask({"type": "REQUEST", "topic": topic, "action": action})
 
+    async def do_login(self, client: int, user: str) -> None:
+        """A client proves to be a user."""
+        self.clients[client].login(user, _token(user))
+
+    async def do_newer(self, topic: str) -> None:
+        """A newer gateway publishes an envelope that these nodes cannot read."""
+        if not self.redis.channels.keys() & {(channel := f"gw:ws:topic:{topic}".encode())}:
+            return
+        self.feeds[topic].add(-next(self._numbers), None, numbered=False)
+        self.redis.publish(channel, b'9 1 - P 0\n{"type":"DATA"}')
+
     async def do_kill(self, at: int) -> None:
         """kill -9 a node."""
         await self.members[at].stop(kill=True)
@@ -306,6 +335,7 @@ class World:
         Raises:
             Broken: A promise was broken.
         """
+        self.lossless = all(step.verb in LOSSLESS and step.arguments[1:] != ("other",) for step in steps)
         try:
             for member in self.members[:STARTED]:
                 await member.start()
@@ -347,6 +377,9 @@ class World:
         Raises:
             Broken: One does not.
         """
+        if self.lossless:
+            for client in self.clients:
+                client.check_values()
         at = next(at for at, member in enumerate(self.members) if member.node is not None)
         for topic in sorted({topic for client in self.clients for topic in client.subscriptions}):
             await self.do_publish(topic, at)
@@ -378,10 +411,14 @@ class World:
             theirs = {client.client_id for client in self.clients if client.node is node}
             if held != theirs:
                 raise Broken(f"{node.id} holds {held}, but its clients are {theirs}")
-            people = sorted(member.client_id for member in (await node.presence.people("room1")).people())
-            there = sorted(client.client_id or "" for client in self.clients if "room1" in client.subscriptions)
-            if sorted(people) != there:
+            people = {member.person for member in (await node.presence.people("room1")).people()}
+            there = {client.person for client in self.clients if "room1" in client.subscriptions}
+            if people != there:
                 raise Broken(f"{node.id} sees {people} in room1, but there are {there}")
+            for client in self.clients:
+                shown = client.subscriptions["room1"].people if "room1" in client.subscriptions else None
+                if shown is not None and shown != len(there):
+                    raise Broken(f"{client.name} was shown {shown} people in room1, but there are {there}")
         counts = {row["topic"]: row["subscribers"] for row in (await nodes[0].registry.listings.topics(1000))["topics"]}
         expected: dict[str, int] = {}
         for client in self.clients:
@@ -411,6 +448,7 @@ def run_history(seed: int, steps: Sequence[Step]) -> list[str]:
     with (
         quick_redis(),
         asyncio.Runner(loop_factory=SimulatedLoop) as runner,
+        mock.patch.object(history, "META_MS", META_MS),
         mock.patch.object(secrets, "token_hex", lambda size=16: numbers.randbytes(size).hex()),
     ):
         runner.get_loop().set_exception_handler(lambda _loop, context: failures.append(context))
