@@ -22,7 +22,8 @@ def run(seed: int, seconds: float, show: Callable[[str], None]) -> int:
     Raises:
         Failed: One breaks a promise; the message has its seed and its shortest steps.
     """
-    ends = time.monotonic() + seconds
+    begun = time.monotonic()
+    ends = begun + seconds
     processes = os.cpu_count() or 1
     played = 0
     with ProcessPoolExecutor(processes, initializer=_quiet) as pool:
