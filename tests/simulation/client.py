@@ -133,6 +133,7 @@ class Subscription:
 
     watch: Watch
     position: dict[str, Any] | None = None
+    first: int = 0  # number of the first request for it
     value: int | None = None  # the last message received, also as the last value of a topic with a snapshot
     people: int | None = None  # how many are there, as was shown last on this connection
 
@@ -148,6 +149,7 @@ class SimulatedClient:
         self.subscriptions: dict[str, Subscription] = {}
         self.unanswered: dict[str, bytes] = {}  # requests of this connection, by id
         self.welcomed = False
+        self.away = 0.0  # seconds that it stays away when its connection is lost next
         self.gone = False  # it does not come back
         self._world = world
         self._connection: MemorySocket | EventStream | None = None
@@ -214,7 +216,9 @@ class SimulatedClient:
             subscription.watch.subscribing()
             if subscription.position is not None:
                 recover[topic] = subscription.position
-        self._ask({"type": "SUBSCRIBE", "topics": list(topics), "recover": recover})
+        number = self._ask({"type": "SUBSCRIBE", "topics": list(topics), "recover": recover})
+        for topic in topics:
+            self.subscriptions[topic].first = self.subscriptions[topic].first or number
 
     def unsubscribe(self, topic: str) -> None:
         """Unsubscribe, and forget the position."""
@@ -249,13 +253,16 @@ class SimulatedClient:
         """Send a request that must be answered."""
         self._ask(message)
 
-    def _ask(self, message: dict[str, Any]) -> None:
+    def _ask(self, message: dict[str, Any]) -> int:
+        """Send a request; its number, or 0 if there is no connection."""
         if self._connection is None:
-            return
-        request = f"r{next(self._requests)}"
+            return 0
+        number = next(self._requests)
+        request = f"r{number}"
         text = orjson.dumps({**message, "requestId": request})
         self.unanswered[request] = text
         self._send(text)
+        return number
 
     def _send(self, text: bytes) -> None:
         generation = self._generation
@@ -315,7 +322,7 @@ class SimulatedClient:
             case {"type": "DATA", "topic": topic, "data": {"n": number}}:
                 self._data(topic, number, message)
             case {"type": "ACKNOWLEDGMENT", "operation": "subscribe", "topics": topics}:
-                self._subscribed(topics, message.get("positions", {}))
+                self._subscribed(int(message["requestId"][1:]), topics, message.get("positions", {}))
             case {"type": "ERROR", "code": 4004} if asked is not None and self._has_left(orjson.loads(asked)["topics"]):
                 pass
             case {"type": "ERROR", "code": code} if code == 5000 or not message.get("temporary"):
@@ -359,11 +366,11 @@ class SimulatedClient:
         if "offset" in message:
             subscription.position = position_of(message)
 
-    def _subscribed(self, topics: list[str], positions: dict[str, dict[str, Any]]) -> None:
+    def _subscribed(self, number: int, topics: list[str], positions: dict[str, dict[str, Any]]) -> None:
         for topic in topics:
             subscription = self.subscriptions.get(topic)
-            if subscription is None:
-                continue
+            if subscription is None or number < subscription.first:
+                continue  # it has unsubscribed since, and perhaps subscribed again
             position = positions.get(topic, {})
             if position.get("recovered") is False and self._world.lossless and subscription.watch.has_all:
                 raise Broken(f"{self.name} on {topic}: did not recover, but missed nothing")

@@ -57,7 +57,7 @@ def random_steps(seed: int) -> list[Step]:
         "leave": lambda: (rng.choice(nodes),),
         "isolate": lambda: (rng.choice(nodes), rng.choice((0.5, 2.0, 6.0))),
         "disconnect": lambda: (rng.choice(nodes),),
-        "restart": lambda: (rng.choice((0.01, 0.5, 2.0)), rng.random() < 0.5),
+        "restart": lambda: (rng.choice((0.01, 0.5, 2.0)), rng.random() < 0.7),
         "freeze": lambda: (rng.choice((0.5, 2.0)),),
         "flush": lambda: (),
         "refuse": lambda: (OOM, 1.0),
@@ -68,19 +68,21 @@ def random_steps(seed: int) -> list[Step]:
         "publish except": (4, lambda: (rng.choice(topics), rng.choice(nodes), rng.choice(clients))),
         "subscribe": (12, lambda: (rng.choice(clients), some())),
         "unsubscribe": (4, lambda: (rng.choice(clients), rng.choice(topics))),
-        "cut": (6, lambda: (rng.choice(clients),)),
+        "cut": (6, lambda: (rng.choice(clients), rng.choice((0.0, 0.0, 2.0)))),
         "ask": (2, lambda: (rng.choice(clients), "room1", rng.choice(("history", "presence")))),
         "start": (3, lambda: (rng.choice(nodes), rng.choice((None, None, "other", "same")))),
         "login": (3, lambda: (rng.choice(clients), rng.choice(USERS))),
         "newer": (1, lambda: (rng.choice(("plain1", "value1")),)),
         "save": (2, lambda: ()),
     }
-    chosen = rng.sample(list(faults), rng.choice((0, 1, 1, 2, 3)))
+    chosen = rng.sample(list(faults), rng.choice((0, 0, 1, 1, 2, 3)))
     weights = {name: weight for name, (weight, _) in usual.items() if rng.random() < 0.75}
     weights |= dict.fromkeys(chosen, 4) | {"publish": 30, "subscribe": 12}
     if "restart" in chosen:
-        weights["save"] = 2
+        weights["save"] = 4
     steps = [Step(0.0, "subscribe", (client, some())) for client in clients if rng.random() < 0.8]
+    if rng.random() < 0.3:
+        steps.append(Step(0.0, "start", (NODES - 1, rng.choice(("same", "other")))))
     for verb in rng.choices(list(weights), list(weights.values()), k=rng.choice(counts)):
         arguments = faults[verb]() if verb in faults else usual[verb][1]()
         steps.append(Step(rng.choice(pace), verb.partition(" ")[0], arguments))

@@ -35,6 +35,11 @@ class Feed:
         last = len(self.places) - 1
         return next(reversed(self.places), None) if last not in self.excluded else None
 
+    @property
+    def has_newer(self) -> bool:
+        """Whether there was a message that no node could read: their numbers are negative."""
+        return any(message < 0 for message in self.places)
+
     def add(self, message: int, exclude: str | None, *, numbered: bool) -> None:
         """Redis has published a message, for everyone but `exclude`; `numbered`: it is in the topic's stream."""
         if message in self.places:
