@@ -12,7 +12,7 @@ import random
 import re
 import secrets
 from collections.abc import Callable, Coroutine, Sequence
-from contextlib import AsyncExitStack, suppress
+from contextlib import suppress
 from functools import cache
 from typing import Any, Final
 from unittest import mock
@@ -21,121 +21,26 @@ import jwt
 
 from gateway.cluster import history
 from gateway.cluster.link import Unavailable
-from gateway.core import topics as topic_rules
 from gateway.core.publication import Publication
-from gateway.core.topics import TopicRules
 from gateway.node import Node
-from gateway.settings import Settings
 from tests.simulation.client import SimulatedClient
 from tests.simulation.histories import CLIENTS, LOSSLESS, NODES, TOPICS, Step
-from tests.simulation.network import Address, Network, SimulatedLoop
+from tests.simulation.members import OTHER_RULES, RULES, SECRET, Member
+from tests.simulation.network import Network, SimulatedLoop
 from tests.simulation.oracle import Broken, Feed, Watch
 from tests.simulation.redis_client import quick_redis
 from tests.simulation.redis_server import RedisServer
 
 EPOCH: Final = 1_795_000_000.0  # seconds since 1970 at which a simulation begins
-LEASE_SECONDS: Final = 5.0
 META_MS: Final = 2000  # instead of a day: a history is long enough to see what happens when it ends
-SECRET: Final = "a secret of at least thirty-two bytes"
 STARTED: Final = 2  # of the nodes; the others start in a step
 SETTLE_SECONDS: Final = 16.0  # after the last fault all promises hold: leases end, retries succeed, gaps are repaired
 LOOK_SECONDS: Final = 1.5  # between two looks whether they do
-
-RULES: Final = """
-[[topic]]
-pattern = "history1"
-history = 3
-publish = "anyone"
-
-[[topic]]
-pattern = "history2"
-history = 50
-history_seconds = 3
-publish = "anyone"
-
-[[topic]]
-pattern = "snapshot*"
-history = 20
-history_seconds = 3
-snapshot = true
-publish = "anyone"
-
-[[topic]]
-pattern = "room*"
-history = 50
-presence = true
-publish = "anyone"
-
-[[topic]]
-pattern = "value*"
-snapshot = true
-publish = "anyone"
-
-[[topic]]
-pattern = "conflated*"
-conflate_ms = 200
-publish = "anyone"
-
-[[topic]]
-pattern = "plain*"
-publish = "anyone"
-"""
-OTHER_RULES: Final = RULES.replace('"history2"\nhistory = 50', '"history2"').replace(
-    '"plain*"', '"plain*"\nhistory = 30'
-)
 
 
 @cache
 def _token(user: str) -> str:
     return jwt.encode({"sub": user, "role": "user", "exp": 4_000_000_000}, SECRET, "HS256")
-
-
-@cache
-def _parsed(rules: str) -> TopicRules:
-    return topic_rules.parse(rules, "rules")
-
-
-class Member:
-    """A node of the simulation: its process can be killed, cut off, drained and started again with other rules."""
-
-    def __init__(self, world: World, index: int) -> None:
-        self.address: Address = (f"redis-{index}", 6379)
-        self.node: Node | None = None
-        self._world = world
-        self._index = index
-        self._stack: AsyncExitStack | None = None
-        self._rules = RULES
-
-    async def start(self, rules: str | None = None) -> None:
-        """Start the process, with the rules it had or others."""
-        if self.node is not None:
-            return
-        self._rules = rules or self._rules
-        host, port = self.address
-        settings = Settings(
-            node=f"n{self._index}", redis_url=f"redis://{host}:{port}/0", lease_seconds=LEASE_SECONDS, open=True,
-            advertise=f"n{self._index}:8000", presence_grace_seconds=0.5, redis_timeout_seconds=1.0, jwt_secret=SECRET,
-        )  # fmt: skip
-        self.node = Node(settings, _parsed(self._rules), self._world.now)
-        self.node.leave = lambda: self._world.fail(self.node)
-        self._stack = AsyncExitStack()
-        await self._stack.enter_async_context(self.node.life())
-
-    async def stop(self, *, kill: bool) -> None:
-        """End the process; a killed one removes nothing from Redis."""
-        if self.node is None or self._stack is None:
-            return
-        node, stack, self.node, self._stack = self.node, self._stack, None, None
-        node.leave = lambda: None
-        if kill:
-            self._world.network.refuse(self.address)
-            self._world.network.cut(self.address)
-        for client in self._world.clients:
-            if client.node is node:
-                client.disconnect()
-        await stack.aclose()
-        if kill:
-            self._world.redis.listen(self.address)
 
 
 class World:
@@ -370,7 +275,7 @@ class World:
             await asyncio.sleep(LOOK_SECONDS)
             try:
                 await self._look()
-            except Broken:
+            except (Broken, Unavailable):  # a connection that was lost long ago may be noticed only now
                 if self.lossless or self._failure is not None or self.loop.time() > ends:
                     raise
             else:
