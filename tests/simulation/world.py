@@ -13,7 +13,7 @@ import re
 import secrets
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
-from functools import cache
+from functools import cache, partial
 from typing import Any, Final
 from unittest import mock
 
@@ -86,7 +86,7 @@ class World:
     def changed(self, client: SimulatedClient) -> None:
         """A client's connection was lost: it connects again."""
         if not client.gone:
-            self.loop.call_later(client.away + self.random.uniform(0.05, 0.5), self._reconnect, client)
+            self._later(client.away + self.random.uniform(0.05, 0.5), partial(self._reconnect, client))
             client.away = 0.0
 
     def broken(self, promise: Broken) -> None:
