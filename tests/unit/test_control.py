@@ -31,7 +31,7 @@ class Node:
         )
         self.control = Control(
             "n1.a", link=cast(Any, self), keys=self.keys,
-            clients=cast(Any, SimpleNamespace(obey=self.told.append, enforce=self._enforce)),
+            clients=cast(Any, SimpleNamespace(execute=self.told.append, enforce=self._enforce)),
             streams=cast(Any, SimpleNamespace(forget=self.told.append)),
             trust=cast(Any, SimpleNamespace(revoked=revoked)),
             departures=cast(Any, SimpleNamespace(move=lambda *words: words)), metrics=self.metrics,
