@@ -334,7 +334,7 @@ async def test_straight_on_redis_as_the_page_says(plain: Cluster, api: Callable[
     assert [(row["instance"], row["status"], row["alive"]) for row in found["instances"]] == [
         ("worker-1", "active", True), ("worker-2", "offline", False),
     ]  # fmt: skip
-    assert "not understood" in found["instances"][1]["lastError"]
+    assert "record is invalid" in found["instances"][1]["lastError"]
     assert found["status"] == "active"
     await api(plain[1]).delete("/api/services/direct")
 
