@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.core.position import Position, is_unborn, same_beginning, unborn
-from gateway.core.sequence import Entry, FillResult, Page, Sequence
+from gateway.core.sequence import MAX_HELD, Entry, FillResult, Page, Sequence
 
 LIFE, OTHER_LIFE = "0123456789ab", "ba9876543210"
 UNBORN = unborn(LIFE, 500_000)
@@ -294,6 +294,28 @@ def test_messages_without_marks_are_compared_by_their_text() -> None:
     assert repair(sequence, Page("e", 4, old[2:])) == FillResult([old[3]])
     assert sequence.receive("e", Entry(5, b"5", None, 50, 0))
     assert sequence.since(Position("e", 3, 0)) == [old[3], Entry(5, b"5", None, 50, 0)]
+
+
+def test_a_live_message_without_a_mark_that_the_answer_brings_too_is_delivered_once() -> None:
+    old = [Entry(offset, b"%d" % offset) for offset in range(1, 5)]
+    for text, gap in ((b"4", False), (b"another 4", True)):
+        sequence = Sequence(10)
+        repair(sequence, Page("e", 3, old[:3]))
+        sequence.mark_missed()
+        assert not sequence.receive("e", Entry(4, text))
+        sequence.begin_read()
+        assert sequence.fill(Page("e", 4, old[2:])).gap is gap
+
+
+def test_more_messages_than_are_held_during_a_read_make_it_read_again() -> None:
+    for more in (0, 1):
+        sequence = known(3)
+        sequence.mark_missed()
+        sequence.begin_read()
+        for offset in range(4, 4 + MAX_HELD + more):
+            assert not sequence.receive("e", entry(offset))
+        sequence.fill(page(3 + MAX_HELD))
+        assert (sequence.wanted, sequence.offset) == (bool(more), 3 + MAX_HELD)
 
 
 # ---- without messages yet

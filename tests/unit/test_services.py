@@ -185,6 +185,11 @@ async def test_a_state_of_a_service_that_is_not_registered_is_told_and_kept_by_i
         found = await at.manager.get_service_state("job")
         assert found is not None
         assert (found["status"], found["instances"][0]["stats"]) == ("active", {"rows": 7})
+        assert (found["running"], found["instances"][0]["lastOperation"]) == (1, "import")
+        assert await at.manager.update_service_state("job", status="error", error="no file")
+        found = await at.manager.get_service_state("job")
+        assert found is not None
+        assert (found["running"], found["lastError"] is not None) == (0, True)
         with pytest.raises(RecordError):
             await at.manager.update_service_state("job", status="fine")
         with pytest.raises(ServiceError):
