@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 
 import structlog
 
 from fuzz.run import Failed
-from tests.simulation.search import report
+from tests.simulation import search
 
-BATCH = 20  # histories per process and step
+SHOW_SECONDS = 10.0
 
 
 def run(seed: int, seconds: float, show: Callable[[str], None]) -> int:
@@ -22,25 +23,34 @@ def run(seed: int, seconds: float, show: Callable[[str], None]) -> int:
     Raises:
         Failed: One breaks a promise; the message has its seed and its shortest steps.
     """
-    begun = time.monotonic()
-    ends = begun + seconds
+    begun = shown = time.monotonic()
     processes = os.cpu_count() or 1
+    seeds = itertools.count(seed)
     played = 0
+    playing: dict[Future[str | None], int] = {}
     with ProcessPoolExecutor(processes, initializer=_quiet) as pool:
-        while played == 0 or time.monotonic() < ends:
-            first = seed + played
-            for found in pool.map(_play, [first + BATCH * at for at in range(processes)]):
-                if found is not None:
-                    raise Failed(f"{found}\nrepeat: make fuzz TARGETS=simulation SEED={found.split()[1].rstrip(':')}")
-            played += BATCH * processes
-            show(f"{played:,} histories")
-    return played
+        while True:
+            now = time.monotonic()
+            while len(playing) < 2 * processes and now < begun + seconds:
+                one = next(seeds)
+                playing[pool.submit(search.play, one)] = one
+            if not playing:
+                return played
+            if now >= shown + SHOW_SECONDS:
+                shown = now
+                rate = 60 * played / (now - begun)
+                show(f"{played:,} histories, {rate:,.0f} a minute, now seeds {', '.join(map(str, playing.values()))}")
+            for done in wait(playing, SHOW_SECONDS, FIRST_COMPLETED).done:
+                one = playing.pop(done)
+                played += 1
+                if (found := done.result()) is not None:
+                    show(f"{found}\nlooking for the shortest steps, for at most {search.SHRINK_SECONDS:.0f} seconds")
+                    for other in playing:
+                        other.cancel()
+                    found = pool.submit(search.shortest, one).result()
+                    raise Failed(f"{found}\nrepeat: make fuzz TARGETS=simulation SEED={one}")
 
 
 def _quiet() -> None:
     logging.disable(logging.CRITICAL)
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
-
-
-def _play(first: int) -> str | None:
-    return next(filter(None, map(report, range(first, first + BATCH))), None)

@@ -18,6 +18,8 @@ from tests.unit.virtual_time import VirtualLoop
 
 Address = tuple[str, int]
 
+MOST_CALLBACKS = 100_000  # that a history may run: a usual one runs about 2,000
+
 
 class Transport(asyncio.Transport):
     """One end of a connection in memory. What it writes arrives at the peer in order, after the network's delay."""
@@ -213,6 +215,10 @@ class Network:
         return client, protocol
 
 
+class Endless(AssertionError):
+    """A history that does not end."""
+
+
 class SimulatedLoop(VirtualLoop):
     """Virtual time, and connections through `network`, which must be set before the first one is opened.
 
@@ -228,6 +234,7 @@ class SimulatedLoop(VirtualLoop):
         super().__init__()
         self._timers: list[tuple[float, int, asyncio.TimerHandle]] = []
         self._count = itertools.count()
+        self._left = MOST_CALLBACKS
 
     def call_soon(  # type: ignore[override]
         self, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
@@ -246,7 +253,11 @@ class SimulatedLoop(VirtualLoop):
         return timer
 
     def _run_once(self) -> None:
-        """Run what is ready; if nothing is, the clock moves to the next timer."""
+        """Run what is ready; if nothing is, the clock moves to the next timer.
+
+        Raises:
+            Endless: More has run than a history ever needs.
+        """
         timers, ready = self._timers, self._ready
         if not ready and not self._stopping:
             while timers and timers[0][2].cancelled():
@@ -260,6 +271,10 @@ class SimulatedLoop(VirtualLoop):
             timer = heapq.heappop(timers)[2]
             if not timer.cancelled():
                 ready.append(timer)
+        self._left -= len(ready)
+        if self._left < 0:
+            self._left = MOST_CALLBACKS  # for the end of the tasks
+            raise Endless(f"the history ran {MOST_CALLBACKS:,} callbacks, until second {now:.0f}, and does not end")
         for _ in range(len(ready)):
             handle = ready.popleft()
             if not handle.cancelled():

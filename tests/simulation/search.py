@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Sequence
+from typing import Final
 
 from tests.simulation.histories import Step, random_steps
 from tests.simulation.world import run_history
 
-
-class Finding(AssertionError):
-    """A history that breaks a promise; the message has its seed and its steps."""
+SHRINK_SECONDS: Final = 90.0  # then the shortest steps so far must do
 
 
 def failure(seed: int, steps: Sequence[Step]) -> str | None:
@@ -28,14 +28,20 @@ def _kind(what: str) -> str:
 
 
 def shrink(
-    seed: int, steps: Sequence[Step], fails: Callable[[int, Sequence[Step]], str | None] = failure
+    seed: int,
+    steps: Sequence[Step],
+    fails: Callable[[int, Sequence[Step]], str | None] = failure,
+    seconds: float = SHRINK_SECONDS,
 ) -> list[Step]:
-    """The steps without those that the failure does not need."""
+    """The steps without those that the failure does not need; after `seconds` the shortest that were found."""
+    ends = time.monotonic() + seconds
     kind = _kind(fails(seed, steps) or "")
     shortest = list(steps)
     size = max(1, len(shortest) // 2)
     while True:
         for at in reversed(range(0, len(shortest), size)):
+            if time.monotonic() > ends:
+                return shortest
             shorter = shortest[:at] + shortest[at + size :]
             if _kind(fails(seed, shorter) or "") == kind:
                 shortest = shorter
@@ -44,18 +50,14 @@ def shrink(
         size //= 2
 
 
-def report(seed: int) -> str | None:
-    """What the history of a seed breaks, with the shortest steps that still do; None if it breaks nothing."""
-    steps = random_steps(seed)
-    if failure(seed, steps) is None:
-        return None
-    shortest = shrink(seed, steps)
-    lines = "\n".join(f"    Step({step.seconds}, {step.verb!r}, {step.arguments!r})," for step in shortest)
-    return f"seed {seed}: {failure(seed, shortest)}\n{lines}"
+def play(seed: int) -> str | None:
+    """What the history of a seed breaks; None if it breaks nothing."""
+    what = failure(seed, random_steps(seed))
+    return what and f"seed {seed}: {what}"
 
 
-def seeds(first: int) -> Iterator[int]:
-    """All seeds from `first` on."""
-    while True:
-        yield first
-        first += 1
+def shortest(seed: int) -> str:
+    """What the history of a seed breaks, with the shortest steps that still do."""
+    steps = shrink(seed, random_steps(seed))
+    lines = "\n".join(f"    Step({step.seconds}, {step.verb!r}, {step.arguments!r})," for step in steps)
+    return f"seed {seed}: {failure(seed, steps)}\n{lines}"

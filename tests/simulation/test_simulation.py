@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 import time
 from collections.abc import Callable
 
 import pytest
 
+from tests.simulation import network
 from tests.simulation.histories import OOM, Step, random_steps
-from tests.simulation.search import report, shrink
-from tests.simulation.world import run_history
+from tests.simulation.search import play, shortest, shrink
+from tests.simulation.world import World, run_history
 
 # A node that is killed here leaves its connections behind, as a process does that ends without a word.
 pytestmark = [
@@ -79,7 +82,7 @@ def test_a_history_that_found_a_fault_keeps_all_promises(found: str) -> None:
 def test_random_histories_keep_all_promises(block: int, record_property: Callable[[str, object], None]) -> None:
     started = time.monotonic()
     for seed in range(BLOCK * block, BLOCK * (block + 1)):
-        assert report(seed) is None
+        assert play(seed) is None, shortest(seed)
     record_property("histories", (BLOCK, time.monotonic() - started))
 
 
@@ -87,6 +90,17 @@ def test_the_same_seed_gives_the_same_history() -> None:
     steps = random_steps(7)
     assert random_steps(7) == steps
     assert run_history(7, steps) == run_history(7, steps)
+
+
+def test_a_history_that_does_not_end_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def never_end(_self: World) -> None:
+        for _ in itertools.count():
+            await asyncio.sleep(1.0)
+
+    monkeypatch.setattr(network, "MOST_CALLBACKS", 5000)
+    monkeypatch.setattr(World, "do_save", never_end)
+    with pytest.raises(network.Endless, match="does not end"):
+        run_history(1, [Step(0.0, "subscribe", (0, ("plain1",))), Step(0.0, "save")])
 
 
 def test_a_failing_history_is_made_as_short_as_it_can_be() -> None:
@@ -97,3 +111,8 @@ def test_a_failing_history_is_made_as_short_as_it_can_be() -> None:
         return "lost" if steps[3] in some and steps[17] in some else None
 
     assert shrink(1, steps, fails) == [steps[3], steps[17]]
+
+
+def test_shrinking_ends_in_time() -> None:
+    steps = [Step(0, "publish", ("topic", number)) for number in range(20)]
+    assert shrink(1, steps, lambda _seed, _steps: "lost", seconds=0.0) == steps
