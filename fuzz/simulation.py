@@ -1,4 +1,4 @@
-"""Runs histories of a simulated cluster, on all cores, until the time is over."""
+"""Runs histories of a simulated cluster, on the cores it may use, until the time is over."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def run(seed: int, seconds: float, show: Callable[[str], None]) -> int:
         Failed: One breaks a promise; the message has its seed and its shortest steps.
     """
     begun = shown = time.monotonic()
-    processes = os.cpu_count() or 1
+    processes = len(os.sched_getaffinity(0))
     seeds = itertools.count(seed)
     played = 0
     playing: dict[Future[str | None], int] = {}

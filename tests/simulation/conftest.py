@@ -16,5 +16,5 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if played:
         count, seconds = (sum(column) for column in zip(*played, strict=True))
         terminalreporter.write_line(
-            f"simulation: {count:,} histories, {60 * count / seconds:,.0f} a minute and process"
+            f"simulation: {count:,} histories, {60 * count / seconds:,.0f} per minute of CPU time"
         )

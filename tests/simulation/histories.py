@@ -68,7 +68,7 @@ def random_steps(seed: int) -> list[Step]:
         "publish except": (4, lambda: (rng.choice(topics), rng.choice(nodes), rng.choice(clients))),
         "subscribe": (12, lambda: (rng.choice(clients), some())),
         "unsubscribe": (4, lambda: (rng.choice(clients), rng.choice(topics))),
-        "cut": (6, lambda: (rng.choice(clients), rng.choice((0.0, 0.0, 2.0)))),
+        "cut": (6, lambda: (rng.choice(clients), rng.choice((0.0, 0.0, 1.0)))),
         "ask": (2, lambda: (rng.choice(clients), "room1", rng.choice(("history", "presence")))),
         "start": (3, lambda: (rng.choice(nodes), rng.choice((None, None, "other", "same")))),
         "login": (3, lambda: (rng.choice(clients), rng.choice(USERS))),

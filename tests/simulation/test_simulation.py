@@ -20,7 +20,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 
-BLOCKS = 24  # that the random histories are divided into, so that all cores play them
+BLOCKS = 10  # that the random histories are divided into, so that all cores play them
 BLOCK = 50  # histories in each
 
 # What each found is in its name. Most need an order of events that no other test makes.
@@ -80,10 +80,10 @@ def test_a_history_that_found_a_fault_keeps_all_promises(found: str) -> None:
 
 @pytest.mark.parametrize("block", range(BLOCKS))
 def test_random_histories_keep_all_promises(block: int, record_property: Callable[[str, object], None]) -> None:
-    started = time.monotonic()
+    started = time.process_time()
     for seed in range(BLOCK * block, BLOCK * (block + 1)):
         assert play(seed) is None, shortest(seed)
-    record_property("histories", (BLOCK, time.monotonic() - started))
+    record_property("histories", (BLOCK, time.process_time() - started))
 
 
 def test_the_same_seed_gives_the_same_history() -> None:
