@@ -381,7 +381,7 @@ async def test_all_that_the_pages_load_is_on_their_port(front: Balancer, plain: 
     ("body", "status", "says"),
     [
         (gzip.compress(b"{}", mtime=0), 415, "encoded (Content-Encoding: gzip"),
-        (b'{"topic": "\xff"}', 400, "not text in UTF-8"),
+        (b'{"topic": "\xff"}', 400, "not UTF-8 text"),
         (b"", 400, "The body is empty"),
         (b"{", 400, "The body is not JSON"),
     ],

@@ -162,7 +162,7 @@ async def test_a_full_node_says_so_and_counts_it_once() -> None:
     at = At()
     assert at.admission.refuses(5) is None
     at.limit = "connects"
-    assert at.admission.refuses(6) == "too many connect to this node at once; connect again"
+    assert at.admission.refuses(6) == "too many new connections to this node at once; connect again"
     assert at.refusal_times == [(5, 0.0), (6, 0.0)]
     assert at.limited("connects") == 1
     assert at.metrics.refusals.labels("503").value == 1

@@ -95,7 +95,7 @@ def test_no_mebibyte_of_json_takes_long(part: bytes) -> None:
         numbers.check(text)
         return time.process_time() - started
 
-    assert min(seconds() for _ in range(3)) < 0.06  # 2 to 15 ms here
+    assert min(seconds() for _ in range(3)) < 0.3  # 2 to 15 ms on a quiet machine; backtracking takes seconds
 
 
 @pytest.mark.parametrize("number", [b"9" * MIB, b"0." + b"9" * MIB, b"1e" + b"9" * MIB, b"1e-" + b"9" * MIB])
