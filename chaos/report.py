@@ -97,7 +97,7 @@ class Phase:
 def table(phases: Sequence[Phase]) -> Table:
     """One row per phase: counts on topics with history first, then on topics without."""
     shown = Table(title="what the clients received", title_justify="left")
-    shown.add_column("fault")
+    shown.add_column("fault", no_wrap=True)
     for name in (
         "messages", "lost", "duplicated", "reordered", "reported", "plain: lost", "reported", "reconnects", "p50 s",
         "max s", "stale rows gone s",
