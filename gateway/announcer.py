@@ -17,6 +17,7 @@ from gateway.cluster.link import Unavailable
 from gateway.cluster.services import ServiceManager
 from gateway.cluster.snapshots import Snapshots
 from gateway.cluster.states import States
+from gateway.core import message
 from gateway.core.records import Status, worst
 from gateway.core.topics import BREAKERS, SERVICES
 
@@ -124,9 +125,9 @@ async def last_status(snapshots: Snapshots) -> str | None:
     Raises:
         Unavailable: Redis did not answer in time.
     """
-    text = await snapshots.read(SERVICES)
+    body = await snapshots.read(SERVICES)
     try:
-        return Status(orjson.loads(text or b"")["data"]["status"])
+        return Status(orjson.loads(message.unpack(body or b"").data)["status"])
     except (ValueError, TypeError, KeyError):
         return None  # no message, or another program published there
 

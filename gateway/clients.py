@@ -19,6 +19,7 @@ from gateway.cluster.bus import Bus
 from gateway.core import effects, frames, hub, messages, protocol, replies, session
 from gateway.core.deflate import Deflater
 from gateway.core.effects import Findings
+from gateway.core.events import Delivered, PresenceChanged
 from gateway.core.hub import Hub
 from gateway.core.identity import Identity, IsRevoked
 from gateway.core.orders import ClientSelector, Disconnect, Unsubscribe
@@ -303,7 +304,8 @@ class Clients:
         connection = self._open.get(envelope.only or "") if envelope is not None else None
         if envelope is not None and connection is not None:
             self._metrics.relayed.labels("client").inc()
-            self._outbox.send(connection, envelope.text)
+            event = Delivered(envelope.body)
+            self._outbox.send_all(connection, [connection.protocol.encode(event)])
 
     def execute(self, order: Disconnect | Unsubscribe) -> None:
         """Execute a control message on the clients of this node that it selects."""
@@ -383,8 +385,7 @@ class Clients:
 
     def show(self, topic: str, about: dict[str, Any]) -> None:
         """Send a PRESENCE message to the local subscribers of the topic."""
-        data = replies.presence(topic, about, self._outbox.time())
-        self._hub.deliver(hub.of_topic(topic), frames.build(frames.TEXT, data))
+        self._hub.deliver(hub.of_topic(topic), PresenceChanged(topic, about, self._now_ms()))
 
     # ---- rows of the registry
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from gateway.core import hub
+from gateway.core.events import Event
 from gateway.core.hub import Hub
 
 
@@ -18,17 +19,17 @@ class _Window:
 
     def clear(self) -> None:
         """Drop the waiting messages."""
-        self.newest: bytes | None = None  # for all clients except `excluded`
+        self.newest: Event | None = None  # for all clients except `excluded`
         self.excluded: str | None = None
-        self.other: bytes | None = None  # for the client `excluded` alone
+        self.other: Event | None = None  # for the client `excluded` alone
 
-    def put(self, frame: bytes, exclude: str | None) -> None:
+    def put(self, event: Event, exclude: str | None) -> None:
         """Store a message for all clients except `exclude`."""
         if exclude is None:
             self.other = None
         elif exclude != self.excluded:
             self.other = self.newest  # the last message for the client that does not get the new one
-        self.newest, self.excluded = frame, exclude
+        self.newest, self.excluded = event, exclude
 
 
 class Conflation:
@@ -38,18 +39,18 @@ class Conflation:
         self._hub = hub
         self._windows: dict[str, _Window] = {}  # open windows by topic
 
-    def deliver(self, topic: str, frame: bytes, exclude: str | None, window_ms: int) -> None:
+    def deliver(self, topic: str, event: Event, exclude: str | None, window_ms: int) -> None:
         """Deliver a message now or at the end of the window, never before an earlier one.
 
         `window_ms`: from the publisher's topic rules; 0: do not conflate this message.
         """
         window = self._windows.get(topic)
         if window is not None and window_ms:
-            window.put(frame, exclude)
+            window.put(event, exclude)
             return
         if window is not None:
             self._release(topic, window)
-        self._hub.deliver(hub.of_topic(topic), frame, exclude)
+        self._hub.deliver(hub.of_topic(topic), event, exclude)
         if window_ms:
             self._open(topic, _Window(), window_ms)
 

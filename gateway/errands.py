@@ -18,6 +18,7 @@ from gateway.core.publication import Publication
 from gateway.core.sources import Sources
 from gateway.metrics import Metrics
 from gateway.outbox import Outbox
+from gateway.protocols.native import encoder
 from gateway.relay import Relay
 from gateway.transport.connection import Connection
 
@@ -149,7 +150,8 @@ class Errands:
     async def _look_up(self, connection: Connection, request: messages.Request) -> None:
         try:
             if request.action == "history":
-                about = await self._relay.read_history(request.topic, **messages.history_range(request))
+                page = await self._relay.read_history(request.topic, **messages.history_range(request))
+                about = encoder.history(page)
             else:
                 about = await self._relay.read_presence(request.topic)
             self._outbox.reply(connection, replies.answer(request, about, self._outbox.time()))

@@ -306,13 +306,13 @@ class Memberships:
         caller then waits until the client has read its messages and that topic is ready; new messages wait in the
         topic's stream meanwhile.
         """
-        texts: list[bytes] = []
+        frames: list[bytes] = []
         room, entered = RECOVERY_BYTES, 0
         for at, topic in enumerate(asked.topics):
             while self._wants(connection, topic):
                 if room > 0 and entered < TURN_ITEMS and self._relay.is_ready(topic):
                     more, is_last = self._next_messages(connection, topic, asked, room)
-                    texts += more
+                    frames += more
                     room -= sum(map(len, more))
                     if is_last:
                         self._enter(connection, [hub.of_topic(topic)])
@@ -321,16 +321,16 @@ class Memberships:
                         if topic in asked.recoveries:
                             self._recoveries.setdefault(connection, {})[topic] = asked.recoveries[topic]
                         break
-                self._outbox.send_all(connection, texts)
-                texts, room, entered = [], RECOVERY_BYTES, 0
+                self._outbox.send_all(connection, frames)
+                frames, room, entered = [], RECOVERY_BYTES, 0
                 yield at
-        self._outbox.send_all(connection, texts)
+        self._outbox.send_all(connection, frames)
         self._acknowledge(connection, asked)
 
     def _next_messages(
         self, connection: Connection, topic: str, asked: _Subscribe, room: int
     ) -> tuple[list[bytes], bool]:
-        """The next messages for a new subscriber of the topic, about `room` bytes, and whether these are all."""
+        """Frames of the next messages for a new subscriber, about `room` bytes, and whether these are all."""
         place = asked.places.get(topic) if self._relay.has_history(topic) else None
         if place is not None:
             missed = self._missed(connection, topic, place, asked)
@@ -341,10 +341,10 @@ class Memberships:
                     self._hub.leave(connection, hub.of_topic(topic))
                 if part:
                     asked.places[topic] = Position(place.epoch, part[-1].offset, part[-1].mark)
-                texts = [entry.text for entry in part if entry.exclude != connection.client_id]
-                return texts, len(part) == len(missed)
+                meant = [entry for entry in part if entry.exclude != connection.client_id]
+                return self._relay.streams.frames(topic, meant, connection.protocol), len(part) == len(missed)
         snapshot = self._relay.snapshot(topic)
-        return [replies.initial(snapshot)] if snapshot is not None else [], True
+        return [connection.protocol.encode(snapshot)] if snapshot is not None else [], True
 
     def _missed(self, connection: Connection, topic: str, place: Position, asked: _Subscribe) -> list[Entry] | None:
         """The messages since `place` that the client must receive; None if it cannot get all of them."""

@@ -28,11 +28,11 @@ class Outbox:
             self.evict(connection)
 
     def send_all(self, connection: Connection, messages: Sequence[bytes]) -> None:
-        """Send several messages in one write."""
+        """Send several encoded messages in one write."""
         if not messages:
             return
         self._hub.flush()
-        if not connection.send(b"".join(frames.build(frames.TEXT, data) for data in messages)):
+        if not connection.send(b"".join(messages)):
             self.evict(connection)
 
     def evict(self, subscriber: hub.Subscriber) -> None:

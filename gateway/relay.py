@@ -14,8 +14,6 @@ from dataclasses import replace
 from time import perf_counter
 from typing import Any, Final
 
-import orjson
-
 from gateway.cluster.bus import Bus
 from gateway.cluster.envelope import Envelope, Kind, UnknownVersion
 from gateway.cluster.history import History
@@ -24,7 +22,9 @@ from gateway.cluster.link import Link, Unavailable
 from gateway.cluster.outgoing import Outgoing, TooLarge
 from gateway.cluster.snapshots import Snapshots
 from gateway.conflation import Conflation
-from gateway.core import frames, hub, protocol, replies
+from gateway.core import hub, message, protocol
+from gateway.core.events import Delivered
+from gateway.core.events import History as HistoryPage
 from gateway.core.hub import Hub
 from gateway.core.position import Position
 from gateway.core.protocol import ProtocolError
@@ -104,7 +104,7 @@ class Relay:
 
     # ---- queries
 
-    async def read_history(self, topic: str, *, limit: int, since: int | None, reverse: bool) -> dict[str, Any]:
+    async def read_history(self, topic: str, *, limit: int, since: int | None, reverse: bool) -> HistoryPage:
         """Messages of a topic with history: the newest `limit`, or the first `limit` after the offset `since`.
 
         They are in order, or newest first with `reverse`.
@@ -115,8 +115,8 @@ class Relay:
         first = None if since is None or reverse else since + 1
         page = await self._history.read(topic, first, limit, compare=False)
         entries = [entry for entry in page.entries if since is None or entry.offset > since]
-        messages = [orjson.Fragment(entry.text) for entry in (reversed(entries) if reverse else entries)]
-        return {"epoch": page.epoch, "offset": page.top, "mark": page.mark, "messages": messages}
+        messages = [_delivered(page.epoch, entry) for entry in (reversed(entries) if reverse else entries)]
+        return HistoryPage(page.epoch, page.top, page.mark, messages)
 
     async def delete_history(self, topic: str) -> bool:
         """Delete the messages of a topic; False if there were none. The caller must notify the nodes to drop theirs.
@@ -229,14 +229,15 @@ class Relay:
         for topic, place in places.items():
             self.streams.catch_up(topic, place)
 
-    def snapshot(self, topic: str) -> bytes | None:
+    def snapshot(self, topic: str) -> Delivered | None:
         """The snapshot of a topic that has one; the topic must be `ready`."""
         rule = self._rules.of(topic)
         if not rule.snapshot:
             return None
-        if not rule.history:
-            return self.snapshots.newest(topic)
-        return self.streams.newest(topic)
+        body = self.streams.newest(topic) if rule.history else self.snapshots.newest(topic)
+        if body is None:
+            return None
+        return Delivered(body, self.streams.place(topic) if rule.history else None, initial=True)
 
     def lost(self, channels: Iterable[str]) -> None:
         """Invalidate the streams of these channels: their Redis is unreachable and may lose writes."""
@@ -264,9 +265,10 @@ class Relay:
         return self._keys.audience_of(channel)
 
     def unpack(self, payload: bytes) -> Envelope | None:
-        """Parse an envelope; None, counted, if it is malformed."""
+        """Parse an envelope and check its body; None, counted, if it is malformed."""
         try:
-            return Envelope.unpack(payload)
+            envelope = Envelope.unpack(payload)
+            return envelope._replace(body=message.check(envelope.body))
         except ValueError:
             self._metrics.relayed.labels("malformed").inc()
             return None
@@ -274,6 +276,7 @@ class Relay:
     def _on_audience(self, channel: str, payload: bytes) -> None:
         try:
             envelope = Envelope.unpack(payload)
+            body = b"" if envelope.kind is Kind.NODES else message.check(envelope.body)
         except UnknownVersion as error:
             self._skip_unreadable(channel, error)
             return
@@ -284,15 +287,17 @@ class Relay:
         topic = hub.topic_of(audience)
         self._relayed.inc()
         self._metrics.relay_delay.observe(max(0.0, self._now() - envelope.published_ms / 1000))
-        if topic is not None and self._update_copies(topic, envelope):
+        if topic is not None and self._update_copies(topic, envelope, body):
             return
-        frame = frames.build(frames.TEXT, envelope.text)
+        numbered = envelope.kind is Kind.HISTORY
+        place = Position(envelope.epoch, envelope.offset, envelope.mark or None) if numbered else None
+        event = Delivered(body, place)
         if topic is not None:
-            self._conflation.deliver(topic, frame, envelope.exclude, envelope.conflate_ms)
+            self._conflation.deliver(topic, event, envelope.exclude, envelope.conflate_ms)
         else:
-            self._hub.deliver(audience, frame, envelope.exclude)
+            self._hub.deliver(audience, event, envelope.exclude)
 
-    def _update_copies(self, topic: str, envelope: Envelope) -> bool:
+    def _update_copies(self, topic: str, envelope: Envelope, body: bytes) -> bool:
         """Update the node's copies of a topic with a message. True: the caller must not deliver it.
 
         While nodes restart with new topic rules, the rules of the publisher may differ from this node's. The envelope
@@ -304,17 +309,17 @@ class Relay:
                 self._on_presence(topic, envelope)
                 return True
             case Kind.HISTORY if topic in self.streams:
-                entry = Entry(envelope.offset, envelope.text, envelope.exclude, envelope.mark, envelope.previous)
+                entry = Entry(envelope.offset, body, envelope.exclude, envelope.mark, envelope.previous)
                 self.streams.receive(topic, envelope.epoch, entry)
                 return True
             case Kind.HISTORY | Kind.SNAPSHOT:
                 version = envelope.version or envelope.mark  # both are the time by Redis' clock
                 if self.snapshots.is_superseded(topic, version):
                     return True
-                self.snapshots.receive(topic, version, envelope.text)
+                self.snapshots.receive(topic, version, body)
                 self.streams.receive_unnumbered(topic)
             case Kind.PLAIN:
-                self.snapshots.replace(topic, envelope.text)
+                self.snapshots.replace(topic, body)
                 self.streams.receive_unnumbered(topic)
         return False
 
@@ -346,10 +351,10 @@ class Relay:
         except ValueError:
             self._metrics.relayed.labels("malformed").inc()
 
-    def deliver(self, topic: str, entries: list[Entry]) -> None:
+    def deliver(self, topic: str, epoch: str, entries: list[Entry]) -> None:
         """Deliver messages of a topic with history, in order."""
         for entry in entries:
-            self._hub.deliver(hub.of_topic(topic), frames.build(frames.TEXT, entry.text), entry.exclude)
+            self._hub.deliver(hub.of_topic(topic), _delivered(epoch, entry), entry.exclude)
 
     def gap(self, topic: str) -> None:
         """Report that messages of the topic are lost."""
@@ -386,8 +391,8 @@ class Relay:
             return
         audience = hub.of_topic(topic)
         if audience in self._hub:
-            text = replies.data(publication, topic, protocol.iso(at))
-            self._conflation.deliver(topic, frames.build(frames.TEXT, text), None, rule.conflate_ms)
+            event = Delivered(message.pack(topic, publication.data, publication.extras, at))
+            self._conflation.deliver(topic, event, None, rule.conflate_ms)
             self._metrics.relay_delay.observe(max(0, now - at) / 1000)
 
     async def _publish_ingested(
@@ -413,3 +418,7 @@ class Relay:
         started = perf_counter()
         self._hub.flush()
         self._metrics.fanout.observe(perf_counter() - started)
+
+
+def _delivered(epoch: str, entry: Entry) -> Delivered:
+    return Delivered(entry.body, entry.position(epoch))

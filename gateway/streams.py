@@ -13,6 +13,7 @@ from typing import Any, Final, Protocol
 
 from gateway.cluster.history import MAX_READ, NO_TOP, History, Top
 from gateway.cluster.link import Unavailable
+from gateway.core.events import Delivered, Encoder
 from gateway.core.position import Position, is_unborn
 from gateway.core.sequence import Entry, Sequence
 from gateway.core.topics import Rule, TopicRules
@@ -21,14 +22,15 @@ from gateway.metrics import Metrics
 
 RETRY_SECONDS: Final = 0.5
 MAX_READING: Final = 200  # topics that are read at the same time
+RECOVERED_BYTES: Final = 16 << 20  # of the frames that are kept for other clients that recover
 MAX_CHECKED: Final = 1000  # topics compared with Redis in one check
 
 
 class Audience(Protocol):
     """Receiver of ordered messages and gaps."""
 
-    def deliver(self, topic: str, entries: list[Entry]) -> None:
-        """Deliver the next messages of the topic."""
+    def deliver(self, topic: str, epoch: str, entries: list[Entry]) -> None:
+        """Deliver the next messages of the topic, in this epoch."""
 
     def gap(self, topic: str) -> None:
         """Report that messages of the topic are lost."""
@@ -58,6 +60,8 @@ class Streams:
         self._metrics = metrics
         self._spawn = spawn
         self._streams: dict[str, _Stream] = {}
+        self._recovered: dict[tuple[Encoder, str, str, int], bytes] = {}  # frames by protocol, topic, epoch and offset
+        self._recovered_bytes = 0
         self._reading = asyncio.Semaphore(MAX_READING)
         self._log = logger()
 
@@ -67,7 +71,7 @@ class Streams:
         if stream is None:
             return
         if stream.sequence.receive(epoch, entry):
-            self._audience.deliver(topic, [entry])
+            self._audience.deliver(topic, epoch, [entry])
         else:
             self._ask(topic, stream)
 
@@ -105,8 +109,27 @@ class Streams:
         """The messages after position `place`; None if the node cannot determine them or no longer keeps them."""
         return self._streams[topic].sequence.since(place)
 
+    def frames(self, topic: str, entries: Iterable[Entry], protocol: Encoder) -> list[bytes]:
+        """Encode recovered messages. The node keeps the frames until the next check, for other clients that recover."""
+        epoch = self._streams[topic].sequence.position.epoch
+        if self._recovered_bytes > RECOVERED_BYTES:
+            self._forget_recovered()
+        frames = []
+        for entry in entries:
+            key = protocol, topic, epoch, entry.offset
+            frame = self._recovered.get(key)
+            if frame is None:
+                frame = self._recovered[key] = protocol.encode(Delivered(entry.body, entry.position(epoch)))
+                self._recovered_bytes += len(frame)
+            frames.append(frame)
+        return frames
+
+    def _forget_recovered(self) -> None:
+        self._recovered.clear()
+        self._recovered_bytes = 0
+
     def newest(self, topic: str) -> bytes | None:
-        """The text of the topic's last message; None if there is none."""
+        """The body of the topic's last message; None if there is none."""
         return self._streams[topic].sequence.newest
 
     def invalidate(self, topics: Iterable[str]) -> None:
@@ -158,6 +181,7 @@ class Streams:
         """
         settled = (topic for topic, stream in self._streams.items() if not stream.sequence.wanted)
         idle = list(itertools.islice(settled, MAX_CHECKED))
+        self._forget_recovered()
         tops = await self._history.peek([(topic, self._rules.of(topic)) for topic in idle])
         for topic, top in zip(idle, tops, strict=True):
             stream = self._streams.pop(topic, None)
@@ -196,7 +220,7 @@ class Streams:
                 if settled.gap:
                     self._gap(topic, stream)
                 if settled.entries:
-                    self._audience.deliver(topic, settled.entries)
+                    self._audience.deliver(topic, sequence.epoch or page.epoch, settled.entries)
                 if settled.went_back:
                     # Accept no subscriber before the epoch is renewed: in the old epoch, a client that had the lost
                     # messages would seem to have missed nothing.

@@ -1,6 +1,6 @@
-"""The envelope of a message on a channel: a header line, then the final text of the client's message.  (pure)
+"""The envelope of a message on a channel: a header line, then the body.  (pure)
 
-    2 <ms since 1970 of the publish> <addressee> <kind> …\\n<text>
+    3 <ms since 1970 of the publish> <addressee> <kind> …\\n<body>
 
 The addressee is ``-`` for every member, ``!<client id>`` for every member except one, ``@<client id>`` for one client.
 The kind describes the message, so that a node can deliver it without the publisher's topic rules:
@@ -10,9 +10,9 @@ The kind describes the message, so that a node can deliver it without the publis
     H <epoch> <offset> <mark> <previous>     a message of a topic with history (append.lua adds its place)
     N                                        for the nodes themselves: a presence message
 
-Conflate ms: of the messages within this time a client may receive only the last; 0: it receives each. The publisher
-encodes the text once; a node that delivers it reads only the header. Version 1 (gateway 0.1.0) has no kinds and no
-marks; nodes read its messages, except those of topics with history.
+Conflate ms: of the messages within this time a client may receive only the last; 0: it receives each. The body is that
+of a message (`core/message.py`), or of the kind N JSON (`cluster/presence.py`). Version 1 (gateway 0.1.0) has no kinds
+and no marks; nodes read its messages, except those of topics with history.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Envelope(NamedTuple):
     """A message between nodes. At most one of the client ids `only` and `exclude` is set."""
 
     published_ms: int
-    text: bytes
+    body: bytes
     only: str | None = None
     exclude: str | None = None
     kind: Kind = Kind.PLAIN
@@ -55,7 +55,7 @@ class Envelope(NamedTuple):
         """The header line without the part that the Lua step adds, and without the line end."""
         addressee = f"@{self.only}" if self.only else f"!{self.exclude}" if self.exclude else "-"
         conflate = f" {self.conflate_ms}" if self.kind in (Kind.PLAIN, Kind.SNAPSHOT) else ""
-        return f"2 {self.published_ms} {addressee} {self.kind}{conflate}".encode()
+        return f"3 {self.published_ms} {addressee} {self.kind}{conflate}".encode()
 
     def pack(self) -> bytes:
         """The payload to publish."""
@@ -64,7 +64,7 @@ class Envelope(NamedTuple):
             added = f" {self.version}"
         elif self.kind is Kind.HISTORY:
             added = f" {self.epoch} {self.offset} {self.mark} {self.previous}"
-        return self.header() + added.encode() + b"\n" + self.text
+        return self.header() + added.encode() + b"\n" + self.body
 
     @classmethod
     def unpack(cls, payload: bytes) -> Envelope:
@@ -74,29 +74,29 @@ class Envelope(NamedTuple):
             UnknownVersion: The version is not supported.
             ValueError: The payload is not an envelope.
         """
-        header, separator, text = payload.partition(b"\n")
+        header, separator, body = payload.partition(b"\n")
         match header.split(b" ") if separator else []:
-            case [b"2", ms, addressee, b"H", epoch, offset, mark, previous]:
+            case [b"3", ms, addressee, b"H", epoch, offset, mark, previous]:
                 only, exclude = _addressee(addressee)
                 return cls(
-                    _number(ms), text, only, exclude, Kind.HISTORY, epoch=_epoch(epoch), offset=_number(offset),
+                    _number(ms), body, only, exclude, Kind.HISTORY, epoch=_epoch(epoch), offset=_number(offset),
                     mark=_number(mark), previous=_number(previous),
                 )  # fmt: skip
-            case [b"2", ms, addressee, b"P", conflate]:
-                return cls(_number(ms), text, *_addressee(addressee), Kind.PLAIN, _number(conflate))
-            case [b"2", ms, addressee, b"S", conflate, version]:
+            case [b"3", ms, addressee, b"P", conflate]:
+                return cls(_number(ms), body, *_addressee(addressee), Kind.PLAIN, _number(conflate))
+            case [b"3", ms, addressee, b"S", conflate, version]:
                 only, exclude = _addressee(addressee)
-                return cls(_number(ms), text, only, exclude, Kind.SNAPSHOT, _number(conflate), _number(version))
-            case [b"2", ms, b"-", b"N"]:
-                return cls(_number(ms), text, kind=Kind.NODES)
+                return cls(_number(ms), body, only, exclude, Kind.SNAPSHOT, _number(conflate), _number(version))
+            case [b"3", ms, b"-", b"N"]:
+                return cls(_number(ms), body, kind=Kind.NODES)
             case [b"1", ms, b"~"]:
-                return cls(_number(ms), text, kind=Kind.NODES)
+                return cls(_number(ms), body, kind=Kind.NODES)
             case [b"1", ms, addressee]:
-                return cls(_number(ms), text, *_addressee(addressee))
+                return cls(_number(ms), body, *_addressee(addressee))
             case [b"1", ms, addressee, b"-", version]:
-                return cls(_number(ms), text, *_addressee(addressee), Kind.SNAPSHOT, version=_number(version))
-            case [version, _, _, *_] if version.isdigit() and len(version) <= MAX_DIGITS and version != b"2":
-                raise UnknownVersion(f"envelope version {version.decode()}: this node reads version 2")
+                return cls(_number(ms), body, *_addressee(addressee), Kind.SNAPSHOT, version=_number(version))
+            case [version, _, _, *_] if version.isdigit() and len(version) <= MAX_DIGITS and version != b"3":
+                raise UnknownVersion(f"envelope version {version.decode()}: this node reads version 3")
         raise ValueError("not an envelope")
 
 

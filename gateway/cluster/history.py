@@ -51,9 +51,9 @@ class History:
         self._peek = link.script("peek")
 
     def append(
-        self, topic: str, rule: Rule, message: Envelope, channel: str, key: str | None, fence: Fence | None = None
+        self, topic: str, rule: Rule, envelope: Envelope, channel: str, key: str | None, fence: Fence | None = None
     ) -> Command:
-        """The command that numbers, stores and publishes `message`, an envelope of a topic with history.
+        """The command that numbers, stores and publishes `envelope`, of a topic with history.
 
         Its answer is epoch, offset, mark, and 1 if the idempotency key `key` was used before. If `fence` is outdated,
         the answer is the newest token alone.
@@ -62,8 +62,8 @@ class History:
         answered = self._keys.history_answer(topic, key) if key else meta
         last = self._keys.snapshot(topic) if rule.snapshot else meta
         return self._append.with_source([self._keys.history(topic), meta, answered, last], [
-            channel, message.header(), message.text, rule.history, rule.history_seconds * 1000, message.published_ms,
-            secrets.token_hex(4), key or "", IDEMPOTENCY_MS, message.exclude or "",
+            channel, envelope.header(), envelope.body, rule.history, rule.history_seconds * 1000, envelope.published_ms,
+            secrets.token_hex(4), key or "", IDEMPOTENCY_MS, envelope.exclude or "",
             *(fence or NO_FENCE), self._link.publish_command(channel), META_MS, rule.history_bytes,
         ])  # fmt: skip
 
@@ -80,19 +80,19 @@ class History:
             *self._read(keys, ["" if first is None else first, count])
         )
         place = self._top(keys[1], epoch, top, mark)
-        text = self._link.rows.take("snapshot", keys[2], lambda: rows.message(last)) if last else None
+        last_body = self._link.rows.take("snapshot", keys[2], lambda: rows.message(last)) if last else None
         if place.epoch is None:
             # A broken meta means that there were messages, so this position must differ from every other.
             life = secrets.token_hex(LIFE_BYTES) if epoch else await self._lives.of(keys[1])
             nothing = unborn(life, self.hours())
-            return Page(nothing, 0, [], beginning=nothing, last=text)
+            return Page(nothing, 0, [], beginning=nothing, last=last_body)
         decoded = self._link.rows.each("history", keys[0], found, _entry)
         entries = [entry for entry in decoded if entry.offset <= place.offset]
         more = first is not None and len(found) == count and bool(entries) and first < entries[-1].offset < place.offset
         beginning: str | None = None
         if compare and entries and entries[0].offset == 1 and entries[0].mark and not entries[0].previous:
             beginning = unborn(await self._lives.of(keys[1]), self.hours())
-        return Page(place.epoch, place.offset, entries, more, place.mark, beginning, text)
+        return Page(place.epoch, place.offset, entries, more, place.mark, beginning, last_body)
 
     async def renew(self, topic: str, epoch: str) -> str | None:
         """Replace the topic's broken `epoch`, because its stream lost messages. Returns the current epoch or None.

@@ -18,7 +18,7 @@ from gateway.cluster.keys import Keys, node_of
 from gateway.cluster.leader import Fence, Fenced
 from gateway.cluster.link import Command, Link, Unavailable, Unconfirmed, WrongType
 from gateway.cluster.snapshots import Snapshots
-from gateway.core import hub, protocol, replies, topics
+from gateway.core import hub, message, topics
 from gateway.core.position import Position
 from gateway.core.publication import Publication, refuse_key
 from gateway.core.topics import RulesError, TopicRules
@@ -28,7 +28,8 @@ MAX_MESSAGE_BYTES: Final = 1 << 20  # default limit for programs that have no se
 MAX_RULES_BYTES: Final = 256 << 10
 RULES_SECONDS: Final = 30.0  # rules that were read from Redis are valid for this time
 RULES_LIFE_SECONDS: Final = 86_400  # TTL of the rules in Redis; nodes write them every hour
-MARGIN_BYTES: Final = 256  # room for the position that is added to the text, and for the overhead of an entry
+ENCODED_BYTES: Final = 44  # what the native protocol adds to a body: clients receive no longer messages than the limit
+MARGIN_BYTES: Final = 256  # room for the position that is added to the body, and for the overhead of an entry
 MESSAGE_BYTES: Final = 1024  # overhead of a stored message: its entry and the other rows of the topic
 
 
@@ -81,16 +82,18 @@ class Outgoing:
                 raise refuse_key(publication.topic)
             answer_indices.append(len(commands))
             for topic in self._names(publication):
-                text = replies.data(publication, topic, protocol.iso(published_ms or now))
-                if len(text) > self._max_bytes:
-                    raise TooLarge(f"message for {topic} has {len(text)} bytes; the limit is {self._max_bytes}")
-                rule = self._rules.of(topic)
-                if publication.to is None and rule.history and len(text) + MARGIN_BYTES > rule.history_bytes:
+                body = message.pack(topic, publication.data, publication.extras, published_ms or now)
+                if len(body) + ENCODED_BYTES > self._max_bytes:
                     raise TooLarge(
-                        f"message for {topic} has {len(text)} bytes; the topic keeps at most "
+                        f"message for {topic} has {len(body) + ENCODED_BYTES} bytes; the limit is {self._max_bytes}"
+                    )
+                rule = self._rules.of(topic)
+                if publication.to is None and rule.history and len(body) + MARGIN_BYTES > rule.history_bytes:
+                    raise TooLarge(
+                        f"message for {topic} has {len(body)} bytes; the topic keeps at most "
                         f"{rule.history_bytes} bytes in all (history_bytes of its rule)"
                     )
-                commands.append(self._command(publication, topic, text, now, fence))
+                commands.append(self._command(publication, topic, body, now, fence))
                 durable |= publication.to is None and bool(self._rules.of(topic).history)
         try:
             answers = await self._link.send(commands, durable=durable)
@@ -112,7 +115,8 @@ class Outgoing:
             rule = self._rules.of(topic)
             copies = bool(rule.history) + rule.snapshot
             if copies:
-                size += copies * len(replies.data(publication, topic, "")) + MESSAGE_BYTES
+                body = message.pack(topic, publication.data, publication.extras, 0)
+                size += copies * len(body) + MESSAGE_BYTES
             if rule.history:
                 streams.append(self._keys.history(topic))
         return size, streams
@@ -152,27 +156,27 @@ class Outgoing:
         others = (name for name in self._rules.names(publication.topic) if name != publication.topic)
         return publication.topic, *others
 
-    def _command(self, publication: Publication, topic: str, text: bytes, now: int, fence: Fence | None) -> Command:
+    def _command(self, publication: Publication, topic: str, body: bytes, now: int, fence: Fence | None) -> Command:
         keys = self._keys
         match publication.to:
             case None:
                 channel, rule = keys.audience(hub.of_topic(topic)), self._rules.of(topic)
                 kind = Kind.HISTORY if rule.history else Kind.SNAPSHOT if rule.snapshot else Kind.PLAIN
-                message = Envelope(now, text, None, publication.except_client, kind, rule.conflate_ms)
+                envelope = Envelope(now, body, None, publication.except_client, kind, rule.conflate_ms)
                 if rule.history:
-                    return self._history.append(topic, rule, message, channel, publication.key, fence)
+                    return self._history.append(topic, rule, envelope, channel, publication.key, fence)
                 if rule.snapshot:
-                    return self._snapshots.keep(topic, message, channel, fence)
+                    return self._snapshots.keep(topic, envelope, channel, fence)
                 if fence is not None:
                     raise ValueError(f"{topic} has neither history nor a snapshot: Redis could not fence "
                                      "a singleton's message, so give its rule one of them")  # fmt: skip
             case "user", user:
-                channel, message = keys.audience(hub.of_user(user)), Envelope(now, text)
+                channel, envelope = keys.audience(hub.of_user(user)), Envelope(now, body)
             case "role", role:
-                channel, message = keys.audience(hub.of_role(role)), Envelope(now, text)
+                channel, envelope = keys.audience(hub.of_role(role)), Envelope(now, body)
             case _, client_id:
-                channel, message = keys.own(node_of(client_id)), Envelope(now, text, only=client_id)
-        return self._link.publish_command(channel), channel, message.pack()
+                channel, envelope = keys.own(node_of(client_id)), Envelope(now, body, only=client_id)
+        return self._link.publish_command(channel), channel, envelope.pack()
 
 
 def _check(fence: Fence, answers: Sequence[Any]) -> None:

@@ -140,7 +140,7 @@ def parse_presence(envelope: Envelope) -> tuple[list[Attendee], list[str], bool]
         ValueError: The message is malformed.
     """
     try:
-        about = orjson.loads(envelope.text)
+        about = orjson.loads(envelope.body)
         joined = [attendee(client_id, user) for client_id, user in about["joined"]]
         return joined, [str(client_id) for client_id in about["left"]], bool(about["dead"])
     except (KeyError, TypeError) as error:

@@ -15,6 +15,7 @@ from typing import Any, Final, Literal, TypeVar
 
 import orjson
 
+from gateway.core.message import check
 from gateway.core.protocol import MAX_NAME_LENGTH
 from gateway.logs import logger
 from gateway.metrics import Metrics
@@ -151,16 +152,14 @@ def client_id(value: Any) -> str:
 
 
 def message(value: Any) -> bytes:
-    """`value`, bytes of Redis, as the text of a message to clients.
+    """`value`, bytes of Redis, as the body of a message (`core/message.py`).
 
     Raises:
-        ValueError: It is not UTF-8, or its first and last byte are not those of a JSON object.
+        ValueError: It is not one.
     """
-    if not isinstance(value, bytes) or not (value.startswith(b"{") and value.endswith(b"}")):
-        raise ValueError(f"{shown(value)} is no JSON object")
-    if not value.isascii():
-        value.decode()
-    return value
+    if not isinstance(value, bytes):
+        raise ValueError(f"{shown(value)} is no message")  # noqa: TRY004  the type of input, not of an argument
+    return check(value)
 
 
 def pairs(flat: Any) -> list[tuple[Any, Any]]:

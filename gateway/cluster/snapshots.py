@@ -11,7 +11,7 @@ from gateway.cluster.keys import Keys
 from gateway.cluster.leader import NO_FENCE, Fence
 from gateway.cluster.link import Command, Link, Refused
 
-MAX_TEXT_BYTES: Final = 32 << 20  # largest snapshot that a node reads: the output buffer limit of Redis for pub/sub
+MAX_BODY_BYTES: Final = 32 << 20  # largest snapshot that a node reads: the output buffer limit of Redis for pub/sub
 KEEP_MS: Final = 7 * 86_400_000  # TTL of the snapshot of a topic without history
 
 
@@ -25,13 +25,14 @@ class Snapshots:
         self._known: dict[str, tuple[int, bytes | None]] = {}
         self._floors: dict[str, int] = {}  # every local subscriber received this version or a newer one first
 
-    def keep(self, topic: str, message: Envelope, channel: str, fence: Fence | None = None) -> Command:
-        """The command that stores and publishes `message`; its answer is the version.
+    def keep(self, topic: str, envelope: Envelope, channel: str, fence: Fence | None = None) -> Command:
+        """The command that stores and publishes `envelope`; its answer is the version.
 
         If `fence` is outdated, the answer is a list with the newest token.
         """
         return self._keep.with_source([self._keys.snapshot(topic)], [
-            channel, message.header(), message.text, *(fence or NO_FENCE), self._link.publish_command(channel), KEEP_MS,
+            channel, envelope.header(), envelope.body, *(fence or NO_FENCE), self._link.publish_command(channel),
+            KEEP_MS,
         ])  # fmt: skip
 
     def settled(self, topic: str) -> bool:
@@ -60,17 +61,17 @@ class Snapshots:
         [answer] = await self._link.ask_each([self._read(topic)])
         return self._decoded(topic, answer)[1]
 
-    def receive(self, topic: str, version: int, text: bytes | None) -> None:
+    def receive(self, topic: str, version: int, body: bytes | None) -> None:
         """Store a snapshot that arrived on the channel or was read from Redis, unless it is older."""
         known = self._known.get(topic)
         if known is None or version > known[0]:
-            self._known[topic] = version, text
+            self._known[topic] = version, body
 
-    def replace(self, topic: str, text: bytes) -> None:
+    def replace(self, topic: str, body: bytes) -> None:
         """Store a message without a version: its publisher's rules give the topic no snapshot, so Redis has no copy."""
         known = self._known.get(topic)
         if known is not None:
-            self._known[topic] = known[0], text
+            self._known[topic] = known[0], body
 
     def newest(self, topic: str) -> bytes | None:
         """The snapshot of the topic; `settled` must be true."""
@@ -95,10 +96,10 @@ class Snapshots:
         self._floors.pop(topic, None)
 
     def _read(self, topic: str) -> Command:
-        return self._last([self._keys.snapshot(topic)], [MAX_TEXT_BYTES])
+        return self._last([self._keys.snapshot(topic)], [MAX_BODY_BYTES])
 
     def _decoded(self, topic: str, answer: Any) -> tuple[int, bytes | None]:
-        """Version and text of a row; 0 and None if it does not exist or is malformed."""
+        """Version and body of a row; 0 and None if it does not exist or is malformed."""
         key = self._keys.snapshot(topic)
         if isinstance(answer, Refused):
             self._link.rows.skip("snapshot", key, answer)
@@ -110,6 +111,6 @@ class Snapshots:
 
 def _value(answer: Any) -> tuple[int, bytes]:
     if not answer:
-        raise ValueError(f"the text is over the limit of {MAX_TEXT_BYTES} bytes")
-    version, text = answer
-    return rows.integer(version), rows.message(text)
+        raise ValueError(f"the message is over the limit of {MAX_BODY_BYTES} bytes")
+    version, body = answer
+    return rows.integer(version), rows.message(body)

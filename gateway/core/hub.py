@@ -11,10 +11,12 @@ receives its frames in the order of arrival, over all its audiences.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator
 from itertools import chain
 from typing import Final, Protocol
+
+from gateway.core.events import Encoder, Event
 
 # A joined write stays below this many bytes. Larger writes are not cheaper, and delay the detection of slow clients.
 JOIN_BYTES: Final = 16 << 10
@@ -69,6 +71,7 @@ class Subscriber(Protocol):
 
     client_id: str
     audiences: Audiences  # only the hub changes it
+    protocol: Encoder  # encodes the events that the client receives
 
     def send(self, data: bytes) -> bool:
         """Queue encoded frames. False if the client is too slow and must be closed."""
@@ -87,8 +90,9 @@ class Hub:
         self._wake = wake
         self._evict = evict
         self._members: dict[str, set[Subscriber]] = {}
-        self._runs: list[tuple[str, list[bytes]]] = []  # waiting frames; consecutive frames of one audience share a run
+        self._runs: list[tuple[str, list[Event]]] = []  # waiting events; consecutive events of one audience share a run
         self._refused: set[Subscriber] = set()  # to be evicted; they receive nothing more
+        self._protocols: Counter[Encoder] = Counter()  # of the subscribers that have an audience
         self.memberships = 0
         self.topic_count = 0  # topics that have a member
         self.deliveries = 0  # frames sent to subscribers since the start
@@ -116,7 +120,9 @@ class Hub:
         """Make `subscriber` a member of `audience`. Joining twice changes nothing."""
         if audience in subscriber.audiences:
             return
-        self._hand_out()  # the new member must not receive frames from before the join
+        self._hand_out()  # the new member must not receive events from before the join
+        if not subscriber.audiences:
+            self._protocols[subscriber.protocol] += 1
         subscriber.audiences.add(audience)
         members = self._members.get(audience)
         if members is None:
@@ -129,18 +135,26 @@ class Hub:
         """Remove `subscriber` from `audience`. True if the audience has no member left."""
         if audience not in subscriber.audiences:
             return False
-        self._hand_out()  # the member still receives the frames from before the leave
+        self._hand_out()  # the member still receives the events from before the leave
         subscriber.audiences.discard(audience)
+        if not subscriber.audiences:
+            self._forget_protocol(subscriber)
         return self._strike(subscriber, audience)
 
     def remove(self, subscriber: Subscriber) -> list[str]:
         """Remove `subscriber` from all its audiences. Returns the audiences that have no member left."""
         if subscriber.audiences:
-            self._hand_out()  # it still receives the frames from before the removal
+            self._hand_out()  # it still receives the events from before the removal
+            self._forget_protocol(subscriber)
         emptied = [audience for audience in subscriber.audiences if self._strike(subscriber, audience)]
         subscriber.audiences.clear()
         self._refused.discard(subscriber)
         return emptied
+
+    def _forget_protocol(self, subscriber: Subscriber) -> None:
+        self._protocols[subscriber.protocol] -= 1
+        if not self._protocols[subscriber.protocol]:
+            del self._protocols[subscriber.protocol]
 
     def _strike(self, subscriber: Subscriber, audience: str) -> bool:
         members = self._members[audience]
@@ -152,8 +166,8 @@ class Hub:
         self.topic_count -= topic_of(audience) is not None
         return True
 
-    def deliver(self, audience: str, frame: bytes, exclude: str | None = None, only: str | None = None) -> None:
-        """Queue `frame` for all members of `audience`.
+    def deliver(self, audience: str, event: Event, exclude: str | None = None, only: str | None = None) -> None:
+        """Queue `event` for all members of `audience`.
 
         `exclude` is the id of a client that does not receive it; `only` is the id of the one client that does.
         """
@@ -163,15 +177,15 @@ class Hub:
         if exclude is not None or only is not None:
             self._hand_out()
             chosen = [m for m in members if m.client_id != exclude and (only is None or m.client_id == only)]
-            self._send(chosen, [frame])
+            self._send(chosen, [event])
             self.flush()
             return
         if not self._runs:
             self._wake()
         if self._runs and self._runs[-1][0] == audience:
-            self._runs[-1][1].append(frame)
+            self._runs[-1][1].append(event)
         else:
-            self._runs.append((audience, [frame]))
+            self._runs.append((audience, [event]))
 
     def flush(self) -> None:
         """Send all waiting frames, then evict the subscribers whose `send` returned False."""
@@ -184,11 +198,11 @@ class Hub:
             return
         runs, self._runs = self._runs, []
         if self._are_disjoint([audience for audience, _ in runs]):
-            for audience, frames in runs:
-                self._send(self._members[audience], frames)
+            for audience, events in runs:
+                self._send(self._members[audience], events)
         else:
-            for members, frames in self._groups(runs):
-                self._send(members, frames)
+            for members, events in self._groups(runs):
+                self._send(members, events)
 
     def _are_disjoint(self, audiences: list[str]) -> bool:
         """Whether no subscriber is in two of `audiences`, so that there is nothing to join."""
@@ -197,8 +211,8 @@ class Hub:
         members = [self._members[audience] for audience in audiences]
         return len(set(audiences)) == len(audiences) and len(set().union(*members)) == sum(map(len, members))
 
-    def _groups(self, runs: list[tuple[str, list[bytes]]]) -> Iterator[tuple[list[Subscriber], list[bytes]]]:
-        """Group the subscribers that receive the same frames. Yields each group with its frames, in order."""
+    def _groups(self, runs: list[tuple[str, list[Event]]]) -> Iterator[tuple[list[Subscriber], list[Event]]]:
+        """Group the subscribers that receive the same events. Yields each group with its events, in order."""
         run_numbers: defaultdict[str, list[int]] = defaultdict(list)
         for number, (audience, _) in enumerate(runs):
             run_numbers[audience].append(number)
@@ -211,9 +225,19 @@ class Hub:
             groups[tuple(audiences)].append(member)
         for key, members in groups.items():
             numbers = sorted(chain.from_iterable(run_numbers[audience] for audience in key))
-            yield members, [frame for number in numbers for frame in runs[number][1]]
+            yield members, [event for number in numbers for event in runs[number][1]]
 
-    def _send(self, members: Collection[Subscriber], frames: list[bytes]) -> None:
+    def _send(self, members: Collection[Subscriber], events: list[Event]) -> None:
+        if len(self._protocols) == 1:
+            [protocol] = self._protocols
+            self._send_frames(members, [event.frame(protocol) for event in events])
+            return
+        for protocol in tuple(self._protocols):
+            some = [member for member in members if member.protocol is protocol]
+            if some:
+                self._send_frames(some, [event.frame(protocol) for event in events])
+
+    def _send_frames(self, members: Collection[Subscriber], frames: list[bytes]) -> None:
         if self._refused:
             members = [member for member in members if member not in self._refused]
         for data in _joined(frames):

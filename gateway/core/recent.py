@@ -11,11 +11,11 @@ ENTRY_BYTES: Final = 64  # the overhead counted for each message, as in append.l
 
 
 class Sized(Protocol):
-    """An entry with a text."""
+    """An entry with a body."""
 
     @property
-    def text(self) -> bytes:
-        """The text, whose bytes count toward the limit."""
+    def body(self) -> bytes:
+        """The body, whose bytes count toward the limit."""
 
 
 E = TypeVar("E", bound=Sized)
@@ -35,9 +35,9 @@ class Recent(Sequence[E], Generic[E]):
     def append(self, entry: E) -> None:
         """Add the newest message."""
         self._entries.append(entry)
-        self._bytes += len(entry.text) + ENTRY_BYTES
+        self._bytes += len(entry.body) + ENTRY_BYTES
         while len(self._entries) > self._number or (self._bytes > self._size and len(self._entries) > 1):
-            self._bytes -= len(self._entries.popleft().text) + ENTRY_BYTES
+            self._bytes -= len(self._entries.popleft().body) + ENTRY_BYTES
 
     def clear(self) -> None:
         """Drop all messages."""

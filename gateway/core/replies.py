@@ -13,23 +13,6 @@ from gateway.core import protocol, topics
 from gateway.core.messages import Command, Request
 from gateway.core.position import Position
 from gateway.core.protocol import Json, RequestId
-from gateway.core.publication import Publication
-
-
-def data(publication: Publication, topic: str, timestamp: str) -> bytes:
-    """The DATA message for all subscribers, encoded once for the whole cluster.
-
-    `topic` is the name in the message: the publication's own topic, or an alias of it.
-    """
-    message = {"type": "DATA", "topic": topic, **publication.extras}
-    message["data"] = publication.data
-    message["timestamp"] = timestamp
-    return orjson.dumps(message)
-
-
-def initial(text: bytes) -> bytes:
-    """Turn an encoded DATA message into the snapshot that the node sends after a SUBSCRIBE."""
-    return text[:-1] + b',"initialData":true}'
 
 
 def welcome(client_id: str, node: str, version: str, ping_ms: int, limits: Mapping[str, Json], timestamp: str) -> bytes:
@@ -54,11 +37,6 @@ def token_expiring(ends_ms: int, timestamp: str) -> bytes:
 def gap(names: Iterable[str], timestamp: str) -> bytes:
     """Messages of these topics may be missing at the client."""
     return system("gap", {"topics": sorted(names)}, timestamp)
-
-
-def presence(topic: str, about: Mapping[str, Json], timestamp: str) -> bytes:
-    """The users and clients that joined or left a topic. `about` holds the message's fields."""
-    return orjson.dumps({"type": "PRESENCE", "topic": topic, **about, "timestamp": timestamp})
 
 
 def authenticated(timestamp: str) -> bytes:

@@ -32,13 +32,17 @@ MAX_HELD: Final = 1000
 
 
 class Entry(NamedTuple):
-    """A message of a topic with history. All subscribers receive `text`, except the client `exclude`."""
+    """A message of a topic with history. All subscribers receive `body`, except the client `exclude`."""
 
     offset: int
-    text: bytes
+    body: bytes
     exclude: str | None = None
     mark: int = 0
     previous: int = 0  # the mark of the message before it; 0: there is none
+
+    def position(self, epoch: str) -> Position:
+        """The message's position in `epoch`; gateway 0.1.0 wrote no marks."""
+        return Position(epoch, self.offset, self.mark or None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +55,7 @@ class Page:
     more: bool = False  # the stream has more entries than this page
     mark: int = 0  # of the message at `top`
     beginning: str | None = None  # an unborn epoch; this page has every message published since its time
-    last: bytes | None = None  # text of the newest message, if the stream no longer has it
+    last: bytes | None = None  # body of the newest message, if the stream no longer has it
 
     @property
     def reached(self) -> int:
@@ -221,8 +225,8 @@ class Sequence:
 
     @property
     def newest(self) -> bytes | None:
-        """The text of the last message, if any."""
-        return self._recent[-1].text if self._recent else self._last
+        """The body of the last message, if any."""
+        return self._recent[-1].body if self._recent else self._last
 
     def since(self, position: Position) -> list[Entry] | None:
         """The messages after `position`, from memory; None if memory may not have all of them."""
@@ -294,14 +298,14 @@ class Sequence:
 
 
 def _is_same_message(one: Entry, other: Entry) -> bool:
-    """Whether two entries with the same offset are the same message. Entries without marks are compared by text."""
-    return one.mark == other.mark and (one.mark != 0 or one.text == other.text)
+    """Whether two entries with the same offset are the same message. Entries without marks are compared by body."""
+    return one.mark == other.mark and (one.mark != 0 or one.body == other.body)
 
 
 def beginning(entries: Listing[Entry], size: int) -> Listing[Entry]:
     """The first entries of `entries`, up to and including the one that reaches `size` bytes."""
     for at, entry in enumerate(entries):
-        size -= len(entry.text)
+        size -= len(entry.body)
         if size <= 0:
             return entries[: at + 1]
     return entries

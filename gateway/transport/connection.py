@@ -18,9 +18,11 @@ from collections.abc import Iterator
 from time import perf_counter
 from typing import Final, NamedTuple, Protocol
 
+from gateway.core.events import Encoder
 from gateway.core.hub import Audiences
 from gateway.core.rates import Meter
 from gateway.core.session import Session
+from gateway.protocols.native import NATIVE
 from gateway.transport.line import TURN_SECONDS
 
 # The unsent bytes of one client above which senders that can wait should wait (`drained`).
@@ -83,7 +85,7 @@ class Connection(ABC):
 
     __slots__ = (
         "_drained", "_held", "_next", "_owner", "_queue", "_source", "_work", "audiences", "client_id", "counted_user",
-        "facts", "last_received", "meter", "pinged", "session", "stage",
+        "facts", "last_received", "meter", "pinged", "protocol", "session", "stage",
     )  # fmt: skip
 
     kind: str  # the transport, as the registry shows it: websocket, sse, poll
@@ -95,6 +97,7 @@ class Connection(ABC):
     audiences: Audiences
     meter: Meter
     counted_user: str | None  # the user whose connection limit counts this connection
+    protocol: Encoder  # encodes the events that the client receives
 
     def __init__(self) -> None:
         self.stage = Stage.HANDSHAKE
@@ -118,6 +121,7 @@ class Connection(ABC):
         self.audiences = Audiences()
         self.meter = Meter()
         self.counted_user = session.identity.user
+        self.protocol = NATIVE
         self.last_received = asyncio.get_running_loop().time()
 
     # ---- implemented by each transport

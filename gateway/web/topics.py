@@ -9,6 +9,7 @@ from starlette.requests import Request
 from gateway.core import topics
 from gateway.core.messages import DEFAULT_HISTORY_LIMIT, MAX_HISTORY_LIMIT
 from gateway.core.protocol import MAX_NAME_LENGTH, shown
+from gateway.protocols.native import encoder
 from gateway.web.answers import DEFAULT_LIMIT, ApiError, limit_of, node_of, resource
 from gateway.web.openapi import (
     CLIENT_ID,
@@ -63,7 +64,7 @@ async def show_history(request: Request) -> Any:
     found = await node.relay.read_history(
         topic, limit=limit, since=None if since is None else int(since), reverse=reverse == "1"
     )
-    return {"topic": topic, **found}
+    return {"topic": topic, **encoder.history(found)}
 
 
 async def delete_history(request: Request) -> Any:

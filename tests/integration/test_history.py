@@ -7,8 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import orjson
-
+from gateway.core import message
 from tests.client import Api, Client
 from tests.cluster import Cluster, Redis
 from tests.conftest import Connect
@@ -54,12 +53,10 @@ async def place(client: Client, *topics: str, **more: Any) -> dict[str, Any]:
 def slip(redis: Redis, topic: str, data: int | str) -> None:
     """Append a message that no node receives."""
     stream = f"gw:ws:history:{{{topic}}}"
-    epoch, top, mark = redis.cli("HMGET", f"{stream}:meta", "epoch", "top", "mark")
+    top, mark = redis.cli("HMGET", f"{stream}:meta", "top", "mark")
     offset, next_mark = int(top) + 1, int(mark) + 1
-    said = {"type": "DATA", "topic": topic, "data": data, "offset": offset, "epoch": epoch, "mark": next_mark}
-    redis.cli(
-        "XADD", stream, f"{offset}-0", "t", 1, "m", orjson.dumps(said).decode(), "x", "", "k", next_mark, "p", mark
-    )
+    body = message.pack(topic, data, {}, 1).decode()
+    redis.cli("XADD", stream, f"{offset}-0", "t", 1, "m", body, "x", "", "k", next_mark, "p", mark)
     redis.cli("HSET", f"{stream}:meta", "top", offset, "mark", next_mark)
 
 

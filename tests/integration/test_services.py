@@ -16,7 +16,7 @@ import pytest
 from gateway.cluster.leader import Fenced
 from gateway.cluster.services import Run, Service, ServiceError, ServiceManager
 from gateway.cluster.states import STEP_SERVICES, Outdated, Report, TooMany
-from gateway.core import records
+from gateway.core import message, records
 from gateway.core.records import Status
 from tests.client import Api
 from tests.cluster import NAMESPACE, Cluster, Node, Redis
@@ -54,7 +54,9 @@ class Stream:
     def read(self) -> list[dict[str, Any]]:
         """All ticks in the stream of this Redis, in order, each with the time at which Redis had it."""
         entries = self._redis.cli("XRANGE", f"{NAMESPACE}ws:history:{{counter}}", "-", "+")
-        return [{**orjson.loads(about["m"])["data"], "ms": int(about["t"])} for _, about in entries]
+        return [
+            {**orjson.loads(message.unpack(about["m"].encode()).data), "ms": int(about["t"])} for _, about in entries
+        ]
 
     def leader(self) -> str:
         """Who ticked last."""

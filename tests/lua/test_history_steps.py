@@ -81,7 +81,7 @@ def test_the_first_message_is_numbered_stored_and_published_once(steps: Steps, t
     epoch, offset, mark, again = topic.append(published_ms=at_ms, exclude="n1.boot.7")
     assert (offset, again) == (1, 0)
     assert before <= int(mark) <= steps.now_us()
-    text = b'{"a":1,"offset":1,"epoch":"%b","mark":%b}' % (epoch, mark)
+    text = b'{"a":1}'
     size = len(text) + ENTRY_BYTES
     assert topic.entries() == [
         (
@@ -136,11 +136,10 @@ def test_large_numbers_are_exact(steps: Steps, topic: Topic) -> None:
     assert (epoch, offset, mark) == (b"e1", MAX_OFFSET, b"%d" % (9 * 10**15 - 1))
     [(identity, fields)] = topic.entries()
     assert identity == f"{MAX_OFFSET}-0"
-    assert f'"offset":{MAX_OFFSET},"epoch":"e1","mark":{9 * 10**15 - 1}}}' in fields["m"]
     assert (fields["k"], fields["p"]) == (str(9 * 10**15 - 1), str(9 * 10**15 - 2))
     assert topic.about()["top"] == str(MAX_OFFSET)
     [(_, payload)] = steps.published()
-    assert payload.startswith(b"2 ")
+    assert payload.startswith(b"3 ")
     assert (f" H e1 {MAX_OFFSET} {9 * 10**15 - 1} {9 * 10**15 - 2}\n").encode() in payload
 
 
@@ -227,7 +226,6 @@ def test_a_stream_that_goes_beyond_its_meta_begins_anew(steps: Steps, topic: Top
     assert epoch != last[0]
     [(_, fields)] = topic.entries()
     assert fields["p"] == "0"
-    assert f'"offset":1,"epoch":"{epoch.decode()}"' in fields["m"]
     about = topic.about()
     assert (about["epoch"], about["top"], about["floor"]) == (epoch.decode(), "1", "0")
     assert about["bytes"] == fields["c"] == str(len(fields["m"]) + ENTRY_BYTES)

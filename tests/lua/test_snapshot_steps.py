@@ -29,7 +29,7 @@ def kept(steps: Steps, keys: Keys, version: int | list[bytes], text: bytes = TEX
     stored = steps.hash(keys.snapshot(TOPIC))
     return (
         channel == "gw:prices"
-        and (envelope.version, envelope.text, envelope.conflate_ms) == (version, text, 50)
+        and (envelope.version, envelope.body, envelope.conflate_ms) == (version, text, 50)
         and (stored["v"], stored["m"]) == (str(version), text.decode())
         and steps.expires(keys.snapshot(TOPIC), KEEP_MS)
     )

@@ -12,6 +12,7 @@ from gateway.condition import Condition
 from gateway.core.hub import Audiences, Hub
 from gateway.departures import Phase
 from gateway.metrics import Metrics
+from gateway.protocols.native import NATIVE
 from gateway.settings import Settings
 
 
@@ -30,6 +31,7 @@ class Member:
     """A subscriber that is sent nothing."""
 
     client_id = "n1.a.1"
+    protocol = NATIVE
 
     def __init__(self) -> None:
         self.audiences = Audiences()

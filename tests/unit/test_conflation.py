@@ -9,7 +9,10 @@ from hypothesis import strategies as st
 
 from gateway.conflation import Conflation
 from gateway.core import hub
+from gateway.core.events import Encoder
 from gateway.core.hub import Audiences, Hub, Subscriber
+from gateway.protocols.native import NATIVE
+from tests.unit.raw import Raw
 from tests.unit.virtual_time import VirtualLoop, in_virtual_time, later
 
 WINDOW_MS = 100
@@ -17,6 +20,8 @@ TOPIC = "price:x"
 
 
 class Client:
+    protocol: Encoder = NATIVE
+
     def __init__(self, client_id: str) -> None:
         self.client_id = client_id
         self.audiences = Audiences()
@@ -43,7 +48,7 @@ def refuse(_: Subscriber) -> None:
 async def test_a_message_that_excludes_a_client_does_not_overtake_the_one_that_waits() -> None:
     conflation, node, clients = house("ann", "bob")
     for frame, exclude in ((b"0", None), (b"1", None), (b"2", None), (b"3", "bob")):
-        conflation.deliver(TOPIC, frame, exclude, WINDOW_MS)
+        conflation.deliver(TOPIC, Raw(frame), exclude, WINDOW_MS)
     await later(0.1)
     node.flush()
     assert clients["ann"].heard == [b"0", b"3"]
@@ -56,8 +61,8 @@ async def test_a_message_that_excludes_a_client_does_not_overtake_the_one_that_w
 @in_virtual_time
 async def test_what_waits_is_dropped_when_the_last_subscriber_leaves() -> None:
     conflation, node, clients = house("ann")
-    conflation.deliver(TOPIC, b"0", None, WINDOW_MS)
-    conflation.deliver(TOPIC, b"1", None, WINDOW_MS)
+    conflation.deliver(TOPIC, Raw(b"0"), None, WINDOW_MS)
+    conflation.deliver(TOPIC, Raw(b"1"), None, WINDOW_MS)
     conflation.forget(TOPIC)
     await later(1)
     node.flush()
@@ -70,7 +75,7 @@ async def test_a_topic_without_a_window_is_delivered_at_once() -> None:
     client = Client("ann")
     node.join(client, hub.of_topic("plain"))
     for frame in (b"0", b"1"):
-        conflation.deliver("plain", frame, None, 0)
+        conflation.deliver("plain", Raw(frame), None, 0)
     node.flush()
     assert b"".join(client.heard) == b"01"
 
@@ -83,7 +88,7 @@ def test_every_client_hears_its_messages_in_order_and_the_last_of_them(steps: li
         meant: dict[str, list[bytes]] = {name: [] for name in clients}
         for number, (exclude, pause) in enumerate(steps):
             frame = b"%d;" % number
-            conflation.deliver(TOPIC, frame, exclude, WINDOW_MS)
+            conflation.deliver(TOPIC, Raw(frame), exclude, WINDOW_MS)
             for name in clients.keys() - {exclude}:
                 meant[name].append(frame)
             await asyncio.sleep(pause)
@@ -104,6 +109,6 @@ async def test_a_message_that_is_not_to_be_conflated_is_sent_at_once_behind_what
     """Its publisher's topic rules differ from those of the publisher that opened the window."""
     conflation, node, clients = house("ann")
     for frame, window_ms in ((b"0", WINDOW_MS), (b"1", WINDOW_MS), (b"2", 0), (b"3", 0)):
-        conflation.deliver(TOPIC, frame, None, window_ms)
+        conflation.deliver(TOPIC, Raw(frame), None, window_ms)
     node.flush()
     assert b"".join(clients["ann"].heard) == b"0123"

@@ -11,6 +11,7 @@ import pytest
 
 from gateway.cluster.answers import Impaired, Unavailable, Unconfirmed
 from gateway.cluster.outgoing import TooLarge
+from gateway.core.events import History
 from gateway.core.messages import Request
 from gateway.core.position import Position
 from gateway.core.protocol import Code, ProtocolError
@@ -59,7 +60,7 @@ class At:
             fail=lambda _client, request_id: self.failed.append(request_id), time=lambda: "2026-01-31T12:00:00.000Z",
         )  # fmt: skip
         relay = SimpleNamespace(
-            publish=self._publish, stored=lambda _publication: self.kept, read_history=self._read,
+            publish=self._publish, stored=lambda _publication: self.kept, read_history=self._read_history,
             read_presence=self._read,
         )  # fmt: skip
         self.errands = Errands(
@@ -82,6 +83,11 @@ class At:
         if self.error is not None:
             raise self.error
         return [Position("e", 7, 70)]
+
+    async def _read_history(self, _topic: str, **_how: Any) -> History:
+        if self.error is not None:
+            raise self.error
+        return History("e", 0, 0, [])
 
     async def _read(self, _topic: str, **_how: Any) -> dict[str, Any]:
         if self.error is not None:
@@ -110,7 +116,7 @@ async def test_a_publish_is_acknowledged_once_with_its_position() -> None:
 @pytest.mark.parametrize(("error", "code", "text"), [
     (Unavailable("x"), Code.UNAVAILABLE, "The cluster is unavailable"),
     (Unconfirmed("x"), Code.UNAVAILABLE, "Published, but"),
-    (Impaired("OOM"), Code.UNAVAILABLE, "Not possible now, try again later: OOM"),
+    (Impaired("OOM"), Code.UNAVAILABLE, "Redis cannot store this now; try again later: OOM"),
     (TooLarge("too large"), Code.DATA_REFUSED, "too large"),
     (ProtocolError(Code.DATA_REFUSED, "no", "r"), Code.DATA_REFUSED, "no"),
 ])  # fmt: skip

@@ -16,6 +16,7 @@ from gateway.cluster.snapshots import Snapshots
 from gateway.core.position import is_unborn
 from gateway.core.topics import Rule
 from tests.unit.memory_link import MemoryLink
+from tests.unit.raw import body
 
 KEYS = Keys("", False)
 RULE = Rule(pattern="*", history=5, history_seconds=100)
@@ -41,12 +42,12 @@ class At:
         return self.life
 
     def publish(self, number: int, topic: str = "t", rule: Rule = RULE, key: str | None = None) -> list[Any]:
-        message = Envelope(self.redis.now_ms, b'{"n":%d}' % number, kind=Kind.HISTORY)
+        message = Envelope(self.redis.now_ms, body(b"%d" % number), kind=Kind.HISTORY)
         [answer] = do(self.redis.send([self.history.append(topic, rule, message, f"ch:{topic}", key)]))
         return cast(list[Any], answer)
 
-    def keep(self, text: bytes, topic: str = "t") -> None:
-        message = Envelope(self.redis.now_ms, text, kind=Kind.SNAPSHOT)
+    def keep(self, data: bytes, topic: str = "t") -> None:
+        message = Envelope(self.redis.now_ms, body(data), kind=Kind.SNAPSHOT)
         do(self.redis.send([self.snapshots.keep(topic, message, f"ch:{topic}", None)]))
 
     def offsets(self, first: int | None, count: int = 100, **how: Any) -> list[int]:
@@ -156,16 +157,16 @@ def test_a_snapshot_is_kept_read_once_and_replaced_by_newer_ones_only() -> None:
     do(at.snapshots.ready(["t", "none"]))
     do(at.snapshots.ready(["t", "none"]))
     assert len(at.redis.trips) == trips + 1
-    assert (at.snapshots.newest("t"), at.snapshots.newest("none")) == (b'{"n":1}', None)
+    assert (at.snapshots.newest("t"), at.snapshots.newest("none")) == (body(b'{"n":1}'), None)
     assert (at.snapshots.settled("t"), at.snapshots.settled("other")) == (True, False)
     version = at.redis.now_ms * 10**6
-    at.snapshots.receive("t", version, b'{"n":2}')
-    at.snapshots.receive("t", version - 1, b'{"n":3}')
-    at.snapshots.receive("t", version, b'{"n":4}')
-    assert at.snapshots.newest("t") == b'{"n":2}'
-    at.snapshots.replace("t", b'{"n":5}')
+    at.snapshots.receive("t", version, body(b'{"n":2}'))
+    at.snapshots.receive("t", version - 1, body(b'{"n":3}'))
+    at.snapshots.receive("t", version, body(b'{"n":4}'))
+    assert at.snapshots.newest("t") == body(b'{"n":2}')
+    at.snapshots.replace("t", body(b'{"n":5}'))
     at.snapshots.replace("other", b'{"n":5}')
-    assert (at.snapshots.newest("t"), at.snapshots.settled("other")) == (b'{"n":5}', False)
+    assert (at.snapshots.newest("t"), at.snapshots.settled("other")) == (body(b'{"n":5}'), False)
 
 
 def test_what_all_subscribers_have_had_is_superseded_until_it_is_forgotten() -> None:

@@ -10,7 +10,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from gateway.core import hub
+from gateway.core.events import Delivered, Encoder, Event
 from gateway.core.hub import JOIN_BYTES, Audiences, Hub, Subscriber
+from gateway.protocols.native import NATIVE
+from tests.unit.raw import Raw, body
 
 
 @dataclass(eq=False)
@@ -18,6 +21,7 @@ class Client:
     """A subscriber that keeps what it was handed."""
 
     client_id: str
+    protocol: Encoder = NATIVE
     audiences: Audiences = field(default_factory=Audiences)
     writes: list[bytes] = field(default_factory=list)
     blocked: bool = False  # it does not read: whatever is sent is refused
@@ -142,7 +146,7 @@ class HubAgainstAModel(RuleBasedStateMachine):
         for size in sizes:
             self.frames += 1
             frame = b"<%010d" % self.frames + b"." * (size - 12) + b">"
-            self.node.hub.deliver(audience, frame, exclude)
+            self.node.hub.deliver(audience, Raw(frame), exclude)
             hearers = self.model_members(audience)
             if exclude is None and hearers and not self.anything_waits:
                 self.wakes += 1
@@ -212,7 +216,7 @@ def test_frames_of_one_turn_reach_a_client_in_one_write() -> None:
     node, ann, bob = Node(), Client("ann"), Client("bob")
     members(node, "topic:a", ann, bob)
     for frame in (b"one", b"two", b"three"):
-        node.hub.deliver("topic:a", frame)
+        node.hub.deliver("topic:a", Raw(frame))
     assert (ann.writes, node.wakes) == ([], 1)
     node.hub.flush()
     assert ann.writes == [b"onetwothree"] == bob.writes
@@ -223,7 +227,7 @@ def test_a_frame_alone_is_handed_on_as_it_is() -> None:
     node, ann = Node(), Client("ann")
     members(node, "topic:a", ann)
     frame = b"x" * (2 * JOIN_BYTES)
-    node.hub.deliver("topic:a", frame)
+    node.hub.deliver("topic:a", Raw(frame))
     node.hub.flush()
     assert ann.writes[0] is frame
 
@@ -232,8 +236,8 @@ def test_a_frame_alone_is_handed_on_as_it_is() -> None:
 def test_a_joined_write_is_at_most_join_bytes_long(over: int) -> None:
     node, ann = Node(), Client("ann")
     members(node, "topic:a", ann)
-    node.hub.deliver("topic:a", b"a" * (JOIN_BYTES // 2))
-    node.hub.deliver("topic:a", b"b" * (JOIN_BYTES // 2 + over))
+    node.hub.deliver("topic:a", Raw(b"a" * (JOIN_BYTES // 2)))
+    node.hub.deliver("topic:a", Raw(b"b" * (JOIN_BYTES // 2 + over)))
     node.hub.flush()
     assert len(ann.writes) == 1 + over
 
@@ -243,7 +247,7 @@ def test_order_is_arrival_order_over_all_of_a_clients_audiences() -> None:
     members(node, "topic:a", ann)
     members(node, "user:ann", ann)
     for audience, frame in [("topic:a", b"1"), ("user:ann", b"2"), ("topic:a", b"3"), ("user:ann", b"4")]:
-        node.hub.deliver(audience, frame)
+        node.hub.deliver(audience, Raw(frame))
     node.hub.flush()
     assert ann.heard == b"1234"
 
@@ -254,7 +258,7 @@ def test_frames_of_several_audiences_reach_a_client_in_one_write_too() -> None:
     members(node, "topic:b", dan, ann, bob)
     members(node, "user:ann", ann)
     for audience, frame in [("topic:a", b"1"), ("topic:b", b"2"), ("user:ann", b"3"), ("topic:a", b"4")]:
-        node.hub.deliver(audience, frame)
+        node.hub.deliver(audience, Raw(frame))
     node.hub.flush()
     assert [client.writes for client in (ann, bob, cat, dan)] == [[b"1234"], [b"124"], [b"14"], [b"2"]]
     assert (node.hub.deliveries, node.hub.sent_bytes) == (10, 10)
@@ -265,7 +269,7 @@ def test_who_hears_the_same_of_several_audiences_shares_what_is_joined() -> None
     members(node, "topic:a", ann, bob)
     members(node, "topic:b", bob, ann)
     for audience in ("topic:a", "topic:b", "topic:a"):
-        node.hub.deliver(audience, b"x")
+        node.hub.deliver(audience, Raw(b"x"))
     node.hub.flush()
     assert ann.writes == [b"xxx"] and ann.writes[0] is bob.writes[0]
 
@@ -273,9 +277,9 @@ def test_who_hears_the_same_of_several_audiences_shares_what_is_joined() -> None
 def test_what_came_before_a_join_is_not_for_the_newcomer() -> None:
     node, ann, bob = Node(), Client("ann"), Client("bob")
     members(node, "topic:a", ann)
-    node.hub.deliver("topic:a", b"before ")
+    node.hub.deliver("topic:a", Raw(b"before "))
     members(node, "topic:a", bob)
-    node.hub.deliver("topic:a", b"after")
+    node.hub.deliver("topic:a", Raw(b"after"))
     node.hub.flush()
     assert (ann.heard, bob.heard) == (b"before after", b"after")
 
@@ -283,26 +287,26 @@ def test_what_came_before_a_join_is_not_for_the_newcomer() -> None:
 def test_what_came_before_a_leave_is_still_its_own() -> None:
     node, ann = Node(), Client("ann")
     members(node, "topic:a", ann)
-    node.hub.deliver("topic:a", b"before")
+    node.hub.deliver("topic:a", Raw(b"before"))
     assert node.hub.leave(ann, "topic:a")
-    node.hub.deliver("topic:a", b"after")
+    node.hub.deliver("topic:a", Raw(b"after"))
     node.hub.flush()
     assert ann.heard == b"before"
 
 
 def test_an_audience_without_members_wakes_nobody() -> None:
     node = Node()
-    node.hub.deliver("topic:a", b"x")
-    node.hub.deliver("topic:a", b"x", exclude="ann")
+    node.hub.deliver("topic:a", Raw(b"x"))
+    node.hub.deliver("topic:a", Raw(b"x"), exclude="ann")
     assert node.wakes == 0
 
 
 def test_the_excluded_hears_nothing_and_the_others_do_behind_what_waited() -> None:
     node, ann, bob = Node(), Client("ann"), Client("bob")
     members(node, "topic:a", ann, bob)
-    node.hub.deliver("topic:a", b"1")
-    node.hub.deliver("topic:a", b"2", exclude="ann")
-    node.hub.deliver("topic:a", b"3")
+    node.hub.deliver("topic:a", Raw(b"1"))
+    node.hub.deliver("topic:a", Raw(b"2"), exclude="ann")
+    node.hub.deliver("topic:a", Raw(b"3"))
     node.hub.flush()
     assert (ann.heard, bob.heard) == (b"13", b"123")
 
@@ -313,7 +317,7 @@ def test_a_client_that_refuses_is_evicted_and_the_others_hear_everything() -> No
     members(node, "topic:b", slow, ann)
     members(node, "user:slow", slow)
     for audience, frame in [("topic:a", b"1"), ("topic:b", b"2"), ("user:slow", b"?"), ("topic:a", b"3")]:
-        node.hub.deliver(audience, frame)
+        node.hub.deliver(audience, Raw(frame))
     node.hub.flush()
     assert (ann.heard, slow.heard) == (b"123", b"")
     assert node.evicted == [slow]
@@ -325,7 +329,7 @@ def test_several_large_writes_evict_a_client_once() -> None:
     node, slow = Node(), Client("slow", blocked=True)
     members(node, "topic:a", slow)
     for _ in range(3):
-        node.hub.deliver("topic:a", b"x" * JOIN_BYTES)
+        node.hub.deliver("topic:a", Raw(b"x" * JOIN_BYTES))
     node.hub.flush()
     assert node.evicted == [slow]
 
@@ -333,7 +337,7 @@ def test_several_large_writes_evict_a_client_once() -> None:
 def test_who_refuses_is_not_evicted_under_the_hands_of_who_lets_it_join_or_leave() -> None:
     node, slow, ann = Node(), Client("slow", blocked=True), Client("ann")
     members(node, "topic:a", slow, ann)
-    node.hub.deliver("topic:a", b"x")
+    node.hub.deliver("topic:a", Raw(b"x"))
     node.hub.join(slow, "topic:b")  # hands out what waits, which it refuses
     assert (node.evicted, slow.audiences) == ([], {"topic:a", "topic:b"})
     assert not node.hub.leave(slow, "topic:a")
@@ -346,10 +350,10 @@ def test_who_refuses_is_not_evicted_under_the_hands_of_who_lets_it_join_or_leave
 def test_who_refused_once_is_handed_nothing_more_even_if_it_would_take_it() -> None:
     node, slow, ann = Node(), Client("slow", blocked=True), Client("ann")
     members(node, "topic:a", slow)
-    node.hub.deliver("topic:a", b"lost ")
+    node.hub.deliver("topic:a", Raw(b"lost "))
     members(node, "topic:a", ann)
     slow.blocked = False
-    node.hub.deliver("topic:a", b"heard")
+    node.hub.deliver("topic:a", Raw(b"heard"))
     node.hub.flush()
     assert (slow.heard, ann.heard) == (b"", b"heard")
     assert node.evicted == [slow]
@@ -365,7 +369,7 @@ def test_who_refuses_the_first_of_several_writes_is_not_offered_the_next() -> No
     node, moody = Node(), Moody("moody", blocked=True)
     members(node, "topic:a", moody)
     for _ in range(2):
-        node.hub.deliver("topic:a", b"x" * JOIN_BYTES)
+        node.hub.deliver("topic:a", Raw(b"x" * JOIN_BYTES))
     node.hub.flush()
     assert (moody.writes, node.evicted) == ([], [moody])
 
@@ -374,7 +378,7 @@ def test_who_refuses_and_is_removed_by_others_is_not_evicted_again() -> None:
     node, slow = Node(), Client("slow", blocked=True)
     for audience in AUDIENCES:
         members(node, audience, slow)
-    node.hub.deliver("topic:a", b"x")
+    node.hub.deliver("topic:a", Raw(b"x"))
     assert sorted(node.hub.remove(slow)) == sorted(AUDIENCES)
     node.hub.flush()
     assert (node.evicted, list(node.hub), node.hub.memberships) == ([], [], 0)
@@ -384,9 +388,40 @@ def test_deliveries_and_bytes_are_counted_for_each_hearer() -> None:
     node = Node()
     members(node, "topic:a", *(Client(str(number)) for number in range(3)))
     for frame in (b"12345", b"678"):
-        node.hub.deliver("topic:a", frame)
+        node.hub.deliver("topic:a", Raw(frame))
     node.hub.flush()
     assert (node.hub.deliveries, node.hub.sent_bytes) == (6, 24)
+
+
+class Upper:
+    """A protocol that counts what it encodes."""
+
+    def __init__(self) -> None:
+        self.encoded: list[Event] = []
+
+    def encode(self, event: Event) -> bytes:
+        self.encoded.append(event)
+        return NATIVE.encode(event).upper()
+
+
+def test_each_protocol_encodes_an_event_once_and_only_for_a_client_of_its_own() -> None:
+    node, upper, other = Node(), Upper(), Upper()
+    ann, bob, cat, dan = Client("ann"), Client("bob", upper), Client("cat", upper), Client("dan", other)
+    members(node, "topic:a", ann, bob, cat)
+    members(node, "topic:b", dan, ann)
+    events = [Delivered(body(b'"x"', "a")), Delivered(body(b'"y"', "a"))]
+    for event in events:
+        node.hub.deliver("topic:a", event)
+    node.hub.flush()
+    native = b"".join(NATIVE.encode(event) for event in events)
+    assert [client.writes for client in (ann, bob, cat)] == [[native], [native.upper()], [native.upper()]]
+    assert bob.writes[0] is cat.writes[0]
+    assert (upper.encoded, other.encoded, dan.writes) == (events, [], [])
+    for client in (bob, cat):
+        node.hub.remove(client)
+    node.hub.deliver("topic:a", Delivered(body(b"1", "a")))
+    node.hub.flush()
+    assert len(upper.encoded) == 2, "its last client is gone"
 
 
 def test_topics_are_told_while_somebody_hears_them() -> None:

@@ -13,7 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.core import frames, hub
+from gateway.core import message as messages
 from gateway.core.effects import SubscribeTopics
+from gateway.core.events import Delivered, Encoder
 from gateway.core.hub import Hub
 from gateway.core.identity import ANONYMOUS, Identity
 from gateway.core.position import Position
@@ -42,6 +44,9 @@ class Streams:
     def losses(self, _topic: str) -> int:
         return 0
 
+    def frames(self, _topic: str, entries: Iterable[Entry], protocol: Encoder) -> list[bytes]:
+        return [protocol.encode(Delivered(entry.body)) for entry in entries]
+
     def missed(self, topic: str, place: Position) -> list[Entry] | None:
         kept = self.entries.get(topic, [])
         if place.epoch != "e" or (kept and kept[0].offset > place.offset + 1):
@@ -49,7 +54,7 @@ class Streams:
         return [entry for entry in kept if entry.offset > place.offset]
 
     def publish(self, topic: str, size: int = 10) -> Entry:
-        entry = Entry(self.place(topic).offset + 1, orjson.dumps({"type": "DATA", "topic": topic, "data": "x" * size}))
+        entry = Entry(self.place(topic).offset + 1, messages.pack(topic, "x" * size, {}, 0))
         self.entries.setdefault(topic, []).append(entry)
         return entry
 
@@ -62,7 +67,7 @@ class Relay:
         self.streams = Streams()
         self.confirms = True
         self.unready: set[str] = set()
-        self.snapshots: dict[str, bytes] = {}
+        self.snapshots: dict[str, Any] = {}  # data by topic
         self.waiting: dict[Callable[[], None], int] = {}  # how often each is called
         self.parts: list[int] = []  # audiences of each call of `join` and `leave`
         self.heard: set[str] = set()
@@ -125,8 +130,10 @@ class Relay:
     def touch(self, topic: str, client_id: str) -> None:
         self.touched.append((topic, client_id))
 
-    def snapshot(self, topic: str) -> bytes | None:
-        return self.snapshots.get(topic)
+    def snapshot(self, topic: str) -> Delivered | None:
+        if topic not in self.snapshots:
+            return None
+        return Delivered(messages.pack(topic, self.snapshots[topic], {}, 0), initial=True)
 
 
 class Client(Connection):
@@ -239,8 +246,7 @@ class Node:
         self.memberships.subscribe(client, SubscribeTopics(topics, request_id, False, recover))
 
     def publish(self, topic: str, size: int = 10) -> None:
-        text = self.relay.streams.publish(topic, size).text
-        self.hub.deliver(hub.of_topic(topic), frames.build(frames.TEXT, text))
+        self.hub.deliver(hub.of_topic(topic), Delivered(self.relay.streams.publish(topic, size).body))
         self.hub.flush()
 
     def assert_no_trace(self) -> None:
@@ -421,7 +427,7 @@ def test_a_connection_that_closes_at_any_send_leaves_no_trace() -> None:
 
 async def _close_at(sends: int, refuses: bool) -> None:
     node = Node()
-    node.relay.snapshots = {"last:1": b'{"type":"DATA"}', "last:2": b'{"type":"DATA"}'}
+    node.relay.snapshots = {"last:1": 1, "last:2": 2}
     for _ in range(40):
         node.publish("kept:1", 8000)
     client = node.connect()
@@ -615,7 +621,7 @@ async def test_a_client_that_reads_nothing_of_what_it_recovers_is_closed_in_time
 async def test_last_values_of_many_topics_are_paced_too() -> None:
     node = Node()
     topics = [f"last:{number}" for number in range(100)]
-    node.relay.snapshots = {topic: orjson.dumps({"type": "DATA", "data": "x" * 50_000}) for topic in topics}
+    node.relay.snapshots = dict.fromkeys(topics, "x" * 50_000)
     client = node.connect()
     client.reads = False
     node.subscribe(client, *topics)
@@ -651,7 +657,7 @@ async def test_a_subscribe_of_many_topics_is_done_in_parts_and_acknowledged_as_a
     node.relay.parts.clear()
     node.relay.confirms = confirms
     node.relay.unready = {MANY[-1]}
-    node.relay.snapshots = {topic: b'{"topic":"%s"}' % topic.encode() for topic in MANY}
+    node.relay.snapshots = dict.fromkeys(MANY, 1)
     node.subscribe(client, *MANY)
     assert node.relay.parts == [], "nothing of it in the turn of the message itself"
     await quiet()

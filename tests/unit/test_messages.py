@@ -10,7 +10,8 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from gateway.core import messages, numbers, protocol, replies, topics
+from gateway.core import message, messages, numbers, protocol, replies, topics
+from gateway.core.events import Delivered
 from gateway.core.messages import (
     Auth,
     ClientMessage,
@@ -26,6 +27,7 @@ from gateway.core.numbers import NumberError
 from gateway.core.position import Position
 from gateway.core.protocol import Code, ProtocolError
 from gateway.core.publication import Publication
+from gateway.protocols.native import encoder
 from tests.unit.test_protocol import NOW, nested
 
 KINDS = ["AUTH", "SUBSCRIBE", "UNSUBSCRIBE", "PUBLISH", "REQUEST", "COMMAND", "LOGS", "ping"]
@@ -94,7 +96,8 @@ def _is_sound(found: ClientMessage | ProtocolError) -> None:
         case Publish(publication, request_id):
             assert topics.is_topic(publication.topic)
             assert publication.to is None and publication.except_client is None
-            assert orjson.loads(replies.data(publication, publication.topic, NOW))["data"] == publication.data
+            body = message.pack(publication.topic, publication.data, publication.extras, 0)
+            assert orjson.loads(encoder.data(Delivered(body)))["data"] == publication.data
             replies.published(publication.topic, None, request_id, NOW)
         case Subscribe(found_topics, request_id, _):
             assert found_topics and len(set(found_topics)) == len(found_topics)

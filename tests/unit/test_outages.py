@@ -12,6 +12,7 @@ import pytest
 from gateway.core import hub
 from gateway.core.hub import Audiences, Hub
 from gateway.outages import Outages
+from gateway.protocols.native import NATIVE
 from gateway.transport.connection import Connection, Stage
 from gateway.turns import TURN_ITEMS, InOrder
 from tests.unit.test_memberships import Client as Simple
@@ -24,6 +25,7 @@ class Client(Simple):
     def __init__(self, at: int) -> None:
         super().__init__()
         self.client_id = f"n.b.{at}"
+        self.protocol = NATIVE
         self.audiences = Audiences()
         self.told: list[tuple[str, list[str]]] = []
 

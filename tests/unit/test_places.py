@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core import replies
+from gateway.core import message, replies
+from gateway.core.events import Delivered
 from gateway.core.places import Places
 from gateway.core.position import Position
-from gateway.core.publication import Publication
+from gateway.protocols.native import encoder
 
 NOW = "2026-01-31T12:00:00.000Z"
 TOPICS = st.text("abcXYZ019_:.-/", min_size=1, max_size=200)
@@ -22,13 +23,9 @@ POSITIONS = st.builds(
 )  # fmt: skip
 
 
-def data(topic: str, value: Any, place: Position | None = None) -> bytes:
-    """A message as it comes to a client; with its place as append.lua puts it there."""
-    text = replies.data(Publication(topic, value, {}), topic, NOW)
-    if place is None:
-        return text
-    mark = b"" if place.mark is None else b',"mark":%d' % place.mark
-    return text[:-1] + b',"offset":%d,"epoch":"%s"%s}' % (place.offset, place.epoch.encode(), mark)
+def data(topic: str, value: Any, place: Position | None = None, *, initial: bool = False) -> bytes:
+    """The text of a message that a client is sent."""
+    return encoder.data(Delivered(message.pack(topic, value, {}, 0), place, initial=initial))
 
 
 def fields(event: bytes) -> dict[str, str]:
@@ -75,8 +72,8 @@ def test_a_farewell_says_when_to_come_back() -> None:
     [
         data("a", {"topic": "b", "offset": 3, "epoch": "x"}),
         data("a", '","offset":3,"epoch":"x"}'),
-        replies.initial(data("a", 1, Position("e1", 7))),
-        replies.initial(data("a", 1, Position("e1", 7, 70))),
+        data("a", 1, Position("e1", 7), initial=True),
+        data("a", 1, Position("e1", 7, 70), initial=True),
         b'{"type":"PRESENCE","topic":"a","count":1,"offset":3,"epoch":"x"}',
     ],
 )

@@ -10,12 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.core import protocol, replies
+from gateway.core import message, protocol
+from gateway.core.events import Delivered
 from gateway.core.numbers import NumberError
 from gateway.core.protocol import Code, ProtocolError
 from gateway.core.publication import Publication
+from gateway.protocols.native import encoder
 from tests.unit.test_messages import names, to_text, values
-from tests.unit.test_protocol import NOW
 
 
 @pytest.mark.parametrize(
@@ -99,7 +100,8 @@ def test_any_item_is_a_publication_that_can_be_sent_or_a_protocol_error(item: An
         return
     with suppress(ProtocolError):
         publication = Publication.of_item(item)
-        sent = orjson.loads(replies.data(publication, publication.topic, NOW))
+        body = message.pack(publication.topic, publication.data, publication.extras, 0)
+        sent = orjson.loads(encoder.data(Delivered(body)))
         assert (sent["topic"], sent["data"]) == (item["topic"], item["data"])
         assert sent.keys() <= {"type", "topic", "data", "timestamp", "action", "subtype", "priority"}
         assert sent.keys().isdisjoint({"to", "except"})

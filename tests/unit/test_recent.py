@@ -14,7 +14,7 @@ def test_the_newest_are_kept_as_many_as_fit(sizes: list[int], number: int, size:
     recent: Recent[Entry] = Recent(number, size)
     for offset, length in enumerate(sizes, 1):
         recent.append(Entry(offset, b"x" * length))
-        kept = [len(entry.text) + ENTRY_BYTES for entry in recent]
+        kept = [len(entry.body) + ENTRY_BYTES for entry in recent]
         assert [entry.offset for entry in recent] == list(range(offset - len(kept) + 1, offset + 1))
         assert len(kept) <= number
         assert sum(kept) <= size or len(kept) == 1

@@ -9,11 +9,14 @@ from typing import Any, cast
 from gateway.cluster.envelope import Envelope, Kind
 from gateway.cluster.keys import Keys
 from gateway.cluster.rows import Rows
-from gateway.core import frames, hub
+from gateway.core import frames, hub, message
+from gateway.core.events import Encoder
 from gateway.core.hub import Audiences, Hub
 from gateway.core.topics import parse
 from gateway.metrics import Metrics
+from gateway.protocols.native import NATIVE
 from gateway.relay import Relay
+from tests.unit.raw import body, text
 from tests.unit.virtual_time import in_virtual_time, later
 
 RULES = """
@@ -29,6 +32,7 @@ conflate_ms = 100
 
 class Client:
     client_id = "n.1.1"
+    protocol: Encoder = NATIVE
 
     def __init__(self) -> None:
         self.audiences = Audiences()
@@ -68,6 +72,13 @@ class Bus:
         """It goes on."""
 
 
+def last(relay: Relay) -> bytes:
+    """The data of the last value."""
+    event = relay.snapshot("last")
+    assert event is not None and event.initial
+    return message.unpack(event.body).data
+
+
 def relay_of(node: Hub, bus: Bus, link: Link) -> Relay:
     return Relay(
         hub=node, bus=cast(Any, bus), link=cast(Any, link), keys=Keys("gw:", False), rules=parse(RULES, "rules"),
@@ -84,27 +95,26 @@ async def test_a_message_older_than_the_last_value_that_was_sent_first_is_not_de
     relay.join([hub.of_topic("last")], None)
 
     def publish(version: int) -> None:
-        text = b'{"version":%d}' % version
-        bus.callback("gw:ws:topic:last", Envelope(0, text, kind=Kind.SNAPSHOT, version=version).pack())
+        bus.callback("gw:ws:topic:last", Envelope(0, body(b"%d" % version), kind=Kind.SNAPSHOT, version=version).pack())
         node.flush()
 
     reading = asyncio.create_task(relay.ready(["last"]))
     await later(1)
     publish(3)
-    link.answer.set_result([b"5", b'{"version":5}'])
+    link.answer.set_result([b"5", body(b"5")])
     await reading
-    assert relay.snapshot("last") == b'{"version":5}'
+    assert last(relay) == b"5"
     node.join(client, hub.of_topic("last"))
     for version in (4, 5, 6):  # 4 and 5 were under way when Redis was read
         publish(version)
-    assert client.heard == [b'{"version":6}']
-    assert relay.snapshot("last") == b'{"version":6}'
+    assert client.heard == [text(b"6")]
+    assert last(relay) == b"6"
     node.leave(client, hub.of_topic("last"))
     node.leave(client, hub.joining("last"))
     relay.leave([hub.of_topic("last")])
     node.join(client, hub.of_topic("last"))
     publish(2)  # after a loss of Redis' data its versions may be lower
-    assert client.heard[1:] == [b'{"version":2}']
+    assert client.heard[1:] == [text(b"2")]
 
 
 @in_virtual_time
@@ -112,17 +122,17 @@ async def test_a_message_of_the_ingest_channel_does_not_overtake_a_conflated_one
     node, bus, client = Hub(lambda: None, lambda _: None), Bus(), Client()
     relay = relay_of(node, bus, Link())
     node.join(client, hub.of_topic("price"))
-    for text in (b'{"data":0}', b'{"data":1}'):
-        relay._on_audience("gw:ws:topic:price", Envelope(0, text, conflate_ms=100).pack())
+    for number in (b"0", b"1"):
+        relay._on_audience("gw:ws:topic:price", Envelope(0, body(number), conflate_ms=100).pack())
     relay.on_ingest("gw:ws:broadcast", b'{"topic":"price","data":2}')
     await later(0.2)
     node.flush()
     assert [b'"data":%d' % number in text for number, text in zip((0, 2), client.heard, strict=True)] == [True, True]
 
 
-def numbered(offset: int, text: bytes) -> bytes:
+def numbered(offset: int, data: bytes) -> bytes:
     return Envelope(
-        0, text, kind=Kind.HISTORY, epoch="e", offset=offset, mark=offset * 10, previous=(offset - 1) * 10
+        0, body(data), kind=Kind.HISTORY, epoch="e", offset=offset, mark=offset * 10, previous=(offset - 1) * 10
     ).pack()  # fmt: skip
 
 
@@ -153,39 +163,41 @@ class Opened:
 @in_virtual_time
 async def test_a_numbered_message_is_delivered_where_the_topic_has_no_history() -> None:
     opened = Opened("plain", "last")
-    assert opened.hear("plain", numbered(7, b"{}")) == [b"{}"]
-    opened.relay.snapshots.receive("last", 5, b"{5}")
-    assert opened.hear("last", numbered(8, b"{8}")) == [b"{8}"]
-    assert opened.relay.snapshot("last") == b"{8}", "a client that subscribes now is sent the newest"
-    assert opened.hear("last", Envelope(0, b"{9}").pack()) == [b"{9}"]
-    assert opened.relay.snapshot("last") == b"{9}"
+    assert opened.hear("plain", numbered(7, b"{}")) == [text(b"{}", more=b',"offset":7,"epoch":"e","mark":70')]
+    opened.relay.snapshots.receive("last", 5, body(b"5"))
+    assert len(opened.hear("last", numbered(8, b"8"))) == 1
+    assert last(opened.relay) == b"8", "a client that subscribes now is sent the newest"
+    assert opened.hear("last", Envelope(0, body(b"9")).pack()) == [text(b"9")]
+    assert last(opened.relay) == b"9"
     assert opened.gaps == []
 
 
 @in_virtual_time
 async def test_only_a_message_that_its_publisher_conflates_is_conflated() -> None:
     opened = Opened("price", "plain")
-    assert [opened.hear("price", Envelope(0, b"%d" % n).pack()) for n in range(3)] == [[b"0"], [b"1"], [b"2"]]
-    late = [opened.hear("plain", Envelope(0, b"%d" % n, conflate_ms=50).pack()) for n in range(3)]
-    assert late == [[b"0"], [], []]
+    numbers = [body(b"%d" % n) for n in range(3)]
+    texts = [text(b"%d" % n) for n in range(3)]
+    assert [opened.hear("price", Envelope(0, number).pack()) for number in numbers] == [[each] for each in texts]
+    late = [opened.hear("plain", Envelope(0, number, conflate_ms=50).pack()) for number in numbers]
+    assert late == [texts[:1], [], []]
     await later(0.06)
     opened.node.flush()
-    assert opened.client.heard == [b"2"]
+    assert opened.client.heard == texts[2:]
 
 
 @in_virtual_time
 async def test_a_version_that_cannot_be_read_is_reported_as_a_loss_at_once_and_then_every_ten_seconds() -> None:
     opened = Opened("plain")
-    assert opened.hear("plain", b"3 0 - P 0\n{}") == []
+    assert opened.hear("plain", b"4 0 - P 0\n{}") == []
     assert opened.missed == ["gw:ws:topic:plain"]
     for _ in range(100):
-        opened.hear("plain", b"3 0 - P 0\n{}")
+        opened.hear("plain", b"4 0 - P 0\n{}")
     assert (opened.missed, opened.skipped()) == (["gw:ws:topic:plain"], 101)
     await later(10)
     assert opened.missed == ["gw:ws:topic:plain"] * 2, "what came since the first report is reported too"
     await later(30)
     assert opened.missed == ["gw:ws:topic:plain"] * 2, "nothing came since"
-    opened.hear("plain", b"3 0 - P 0\n{}")
+    opened.hear("plain", b"4 0 - P 0\n{}")
     assert opened.missed == ["gw:ws:topic:plain"] * 3
     await later(10)
 
@@ -193,6 +205,6 @@ async def test_a_version_that_cannot_be_read_is_reported_as_a_loss_at_once_and_t
 @in_virtual_time
 async def test_bytes_that_are_no_envelope_are_dropped_without_a_report() -> None:
     opened = Opened("plain")
-    for payload in (b"", b"{}", b"hello there world\n", b"2 x\n{}"):
+    for payload in (b"", b"{}", b"hello there world\n", b"3 x\n{}", b"3 0 - P 0\n{}", b"3 0 - P 0\ntime topic []\n1"):
         assert opened.hear("plain", payload) == []
     assert (opened.missed, opened.gaps, opened.skipped()) == ([], [], 0)

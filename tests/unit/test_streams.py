@@ -69,7 +69,7 @@ class Node:
         self._tasks: set[asyncio.Task[None]] = set()
         self.streams = Streams(cast(History, self.history), RULES, self, Metrics(), self._spawn)
 
-    def deliver(self, _topic: str, entries: list[Entry]) -> None:
+    def deliver(self, _topic: str, _epoch: str, entries: list[Entry]) -> None:
         self.had += [entry.offset for entry in entries]
 
     def gap(self, _topic: str) -> None:

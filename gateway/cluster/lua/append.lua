@@ -1,11 +1,11 @@
 -- Number, store and publish a message in one step, so that the order in the stream is the order on the channel.
 -- KEYS: 1 the stream; 2 its meta (epoch, top, mark); 3 the answer to the idempotency key, or the meta again; 4 the
 -- snapshot of a topic that has one, or the meta again.
--- ARGV: 1 channel, 2 header of the envelope, 3 text of the message (a JSON object), 4 messages to keep,
+-- ARGV: 1 channel, 2 header of the envelope, 3 body of the message, 4 messages to keep,
 -- 5 ms to keep them, 6 now in ms, 7 epoch for a new numbering, 8 idempotency key or '', 9 ms that the key is valid,
 -- 10 client that does not receive the message, or '', 11 singleton that publishes it, or '', 12 its fencing token,
 -- 13 end of its lease in ms by the clock of Redis, 14 PUBLISH, or SPUBLISH on a cluster, 15 ms that the meta and the
--- snapshot outlive the last message, 16 bytes to keep, counting 64 per message beyond its text.
+-- snapshot outlive the last message, 16 bytes to keep, counting 64 per message beyond its body.
 -- Returns epoch, offset, mark, and 1 if the idempotency key was used before and nothing was published;
 -- or { newest token } if the lease has ended or a newer token exists: then nothing was published either.
 
@@ -60,21 +60,19 @@ end
 -- one more than the last mark if the clock has not moved on.
 local mark = math.max(time[1] * 1000000 + time[2], last + 1)
 local function add()
-  local text = string.sub(ARGV[3], 1, -2)
-    .. string.format(',"offset":%.0f,"epoch":"%s","mark":%.0f}', top + 1, epoch, mark)
-  return text, redis.pcall('XADD', KEYS[1], 'MAXLEN', ARGV[4], written(top + 1) .. '-0', 't', ARGV[6], 'm', text,
-    'x', ARGV[10], 'k', written(mark), 'p', written(last), 'c', written(bytes + #text + 64))
+  return redis.pcall('XADD', KEYS[1], 'MAXLEN', ARGV[4], written(top + 1) .. '-0', 't', ARGV[6], 'm', ARGV[3],
+    'x', ARGV[10], 'k', written(mark), 'p', written(last), 'c', written(bytes + #ARGV[3] + 64))
 end
-local text, added = add()
+local added = add()
 if type(added) == 'table' and added.err and (string.find(added.err, 'WRONGTYPE') or string.find(added.err, 'The ID')) then
   -- The key is not a stream, or the stream is ahead of its meta: start a new numbering.
   redis.call('UNLINK', KEYS[1])
   epoch, top, last, bytes, floor = ARGV[7], 0, 0, 0, 0
-  text, added = add()
+  added = add()
 end
 if type(added) == 'table' and added.err then return redis.error_reply(added.err) end
 local offset = top + 1
-bytes = bytes + #text + 64
+bytes = bytes + #ARGV[3] + 64
 if bytes - floor > tonumber(ARGV[16]) then
   -- The stream may be over its limit. Read the oldest messages, one, two, four at a time, up to the first that stays.
   -- A message removes about as many bytes as it adds, so this costs no more than adding it.
@@ -113,12 +111,12 @@ redis.call('PEXPIRE', KEYS[1], ARGV[5])
 -- The meta outlives the messages, so that a client that was away longer learns that it missed some.
 redis.call('PEXPIRE', KEYS[2], ARGV[5] + ARGV[15])
 if KEYS[4] ~= KEYS[2] then
-  set(KEYS[4], 'v', written(mark), 'm', text)
+  set(KEYS[4], 'v', written(mark), 'm', ARGV[3])
   redis.call('PEXPIRE', KEYS[4], ARGV[5] + ARGV[15])
 end
 if ARGV[8] ~= '' then
   set(KEYS[3], 'epoch', epoch, 'offset', written(offset), 'mark', written(mark))
   redis.call('PEXPIRE', KEYS[3], ARGV[9])
 end
-redis.call(ARGV[14], ARGV[1], string.format('%s %s %.0f %.0f %.0f\n', ARGV[2], epoch, offset, mark, last) .. text)
+redis.call(ARGV[14], ARGV[1], string.format('%s %s %.0f %.0f %.0f\n', ARGV[2], epoch, offset, mark, last) .. ARGV[3])
 return { epoch, offset, written(mark), 0 }

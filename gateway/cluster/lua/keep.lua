@@ -1,5 +1,5 @@
 -- Store the snapshot of a topic without history and publish the message.
--- KEYS[1] the snapshot. ARGV: 1 channel, 2 header of the envelope, 3 text of the message, 4 singleton that publishes it,
+-- KEYS[1] the snapshot. ARGV: 1 channel, 2 header of the envelope, 3 body of the message, 4 singleton that publishes it,
 -- or '', 5 its fencing token, 6 end of its lease in ms by the clock of Redis, 7 PUBLISH, or SPUBLISH on a cluster, 8 ms
 -- to keep the snapshot.
 -- The version is Redis' time in us, or one more than the last version, so it grows even after Redis was flushed.

@@ -1,0 +1,73 @@
+"""A published message in the form that Redis carries: the same for every protocol.  (pure)
+
+The form is one header line, then the data as JSON text:
+
+    <time, ISO 8601> <topic> <extras, a JSON object>\\n<data>
+
+Pub/sub, streams and snapshots hold these bytes, called a body. A node splits them and never parses the JSON; the
+protocol of a client puts the parts together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple
+
+import orjson
+
+from gateway.core import protocol
+from gateway.core.protocol import Json
+
+NO_EXTRAS: Final = b"{}"
+
+
+class Message(NamedTuple):
+    """The parts of a body."""
+
+    time: bytes
+    topic: bytes
+    extras: bytes  # action, subtype and priority
+    data: bytes
+
+
+def pack(topic: str, data: Json, extras: Mapping[Any, Json], time_ms: int) -> bytes:
+    """The body of a message; JSON can hold `data` and `extras`. `time_ms`: since 1970."""
+    written = orjson.dumps(extras) if extras else NO_EXTRAS
+    return b"%s %s %s\n%s" % (protocol.iso(time_ms).encode(), topic.encode(), written, orjson.dumps(data))
+
+
+def unpack(body: bytes) -> Message:
+    """The parts of `body`.
+
+    Raises:
+        ValueError: It is not a message's.
+    """
+    header, _, data = body.partition(b"\n")
+    time, topic, extras = header.split(b" ", 2)
+    return Message(time, topic, extras, data)
+
+
+def check(body: bytes) -> bytes:
+    """`body`, which another program may have written, if it is a message's; its JSON is not read.
+
+    Gateway 0.1.0 wrote the text that clients are sent: it is put into the form of a body.
+
+    Raises:
+        ValueError: It is not a message's, or not UTF-8.
+    """
+    if not body.isascii():
+        body.decode()
+    if body.startswith(b"{"):
+        return _of_text(body)
+    _, topic, extras, data = unpack(body)
+    if not (topic and data and extras.startswith(b"{") and extras.endswith(b"}")):
+        raise ValueError("a message has a time, a topic, extras and data")
+    return body
+
+
+def _of_text(text: bytes) -> bytes:
+    match orjson.loads(text):
+        case {"type": "DATA", "topic": str(topic), "data": data, "timestamp": str(time), **more} if " " not in topic:
+            extras = {name: more[name] for name in ("action", "subtype", "priority") if name in more}
+            return b"%s %s %s\n%s" % (time.encode(), topic.encode(), orjson.dumps(extras), orjson.dumps(data))
+    raise ValueError("neither a message nor the text of one")

@@ -1,0 +1,1 @@
+"""Protocols that clients speak, one package each. `native` is the gateway's own."""
