@@ -67,12 +67,14 @@ class Commands:
 
     def __init__(self, data: Dataset) -> None:
         self.data = data
+        self.unknown: set[str] = set()  # commands that were asked for and are not here
 
     def run(self, command: Args) -> Any:
         """The reply to one command."""
         name = command[0].decode().upper()
         function = getattr(self, f"do_{name.lower()}", None)
         if function is None:
+            self.unknown.add(name)
             raise RedisError(f"ERR unknown command '{name}'")
         return function(command[1:])
 
@@ -180,6 +182,9 @@ class Commands:
 
     def do_hkeys(self, args: Args) -> list[bytes]:
         return list(self.data.get(args[0], Hash) or ())
+
+    def do_hrandfield(self, args: Args) -> list[bytes]:
+        return self.do_hkeys(args)[: _int(args[1])]
 
     def do_hvals(self, args: Args) -> list[bytes]:
         return list((self.data.get(args[0], Hash) or {}).values())

@@ -39,6 +39,7 @@ def a_command(rng: random.Random) -> list[bytes]:
             [b"INCRBY", key, number], [b"DEL", key], [b"UNLINK", key, _pick(rng, KEYS)], [b"EXISTS", key],
             [b"TYPE", key], [b"PEXPIRE", key, b"90000"], [b"PEXPIRE", key, b"-1"], [b"DBSIZE"], [b"STRLEN", key],
             [b"HGET", key, member], [b"HMGET", key, *MEMBERS], [b"HGETALL", key], [b"HKEYS", key], [b"HLEN", key],
+            [b"HRANDFIELD", key, b"9"],
             [b"HSET", key, member, number], [b"HSET", key, member], [b"HDEL", key, member, _pick(rng, MEMBERS)],
             [b"HSETNX", key, member, number], [b"GETRANGE", key, b"0", b"1"], [b"GETRANGE", key, b"-2", b"-1"],
             [b"HINCRBY", key, member, number], [b"HEXISTS", key, member], [b"HSTRLEN", key, member],

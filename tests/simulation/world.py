@@ -300,6 +300,8 @@ class World:
             raise self._failure
         self._check_clients()
         await self._check_projection()
+        if self.redis.commands.unknown:
+            raise Broken(f"the simulated Redis has no command {', '.join(self.redis.commands.unknown)}")
 
     def _check_clients(self) -> None:
         for client in self.clients:
