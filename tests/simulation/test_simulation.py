@@ -59,6 +59,15 @@ FOUND = {
         Step(0.3, "subscribe", (2, ("history1",))),
         Step(0.002, "restart", (0.5, True)),
     ]),
+    "a subscriber moves to a node with other rules, which has no history of its topic": (6, [
+        Step(0.0, "subscribe", (3, ("history2",))),
+        Step(0.0, "start", (2, "other")),
+        Step(1.2, "kill", (0,)),
+    ]),
+    "a client in a room becomes a user": (39, [
+        Step(0.0, "subscribe", (1, ("room1", "snapshot1"))),
+        Step(0.3, "login", (1, "ann")),
+    ]),
     "writes are refused while a client subscribes again": (23, [
         Step(0.05, "publish", ("history1", 1)),
         Step(0.0, "subscribe", (3, ("history2", "history1"))),
