@@ -127,7 +127,7 @@ async def last_status(snapshots: Snapshots) -> str | None:
     """
     body = await snapshots.read(SERVICES)
     try:
-        return Status(orjson.loads(message.unpack(body or b"").data)["status"])
+        return Status(orjson.loads(message.unpack(body or b"")[3])["status"])
     except (ValueError, TypeError, KeyError):
         return None  # no message, or another program published there
 

@@ -11,7 +11,7 @@ protocol of a client puts the parts together.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import orjson
 
@@ -21,46 +21,37 @@ from gateway.core.protocol import Json
 NO_EXTRAS: Final = b"{}"
 
 
-class Message(NamedTuple):
-    """The parts of a body."""
-
-    time: bytes
-    topic: bytes
-    extras: bytes  # action, subtype and priority
-    data: bytes
-
-
 def pack(topic: str, data: Json, extras: Mapping[Any, Json], time_ms: int) -> bytes:
     """The body of a message; JSON can hold `data` and `extras`. `time_ms`: since 1970."""
     written = orjson.dumps(extras) if extras else NO_EXTRAS
     return b"%s %s %s\n%s" % (protocol.iso(time_ms).encode(), topic.encode(), written, orjson.dumps(data))
 
 
-def unpack(body: bytes) -> Message:
-    """The parts of `body`.
+def unpack(body: bytes) -> tuple[bytes, bytes, bytes, bytes]:
+    """Time, topic, extras (action, subtype and priority) and data of `body`.
 
     Raises:
-        ValueError: It is not a message's.
+        ValueError: `body` is not a message's.
     """
     header, _, data = body.partition(b"\n")
     time, topic, extras = header.split(b" ", 2)
-    return Message(time, topic, extras, data)
+    return time, topic, extras, data
 
 
 def check(body: bytes) -> bytes:
-    """`body`, which another program may have written, if it is a message's; its JSON is not read.
+    """Validate `body`, which another program may have written, and return it. The JSON in it is not parsed.
 
-    Gateway 0.1.0 wrote the text that clients are sent: it is put into the form of a body.
+    Gateway 0.1.0 wrote the text that clients receive; such a text is converted to a body.
 
     Raises:
-        ValueError: It is not a message's, or not UTF-8.
+        ValueError: `body` is not a message's, or not UTF-8.
     """
     if not body.isascii():
         body.decode()
-    if body.startswith(b"{"):
+    if body[:1] == b"{":
         return _of_text(body)
     _, topic, extras, data = unpack(body)
-    if not (topic and data and extras.startswith(b"{") and extras.endswith(b"}")):
+    if not (topic and data and extras[:1] == b"{" and extras[-1:] == b"}"):
         raise ValueError("a message has a time, a topic, extras and data")
     return body
 

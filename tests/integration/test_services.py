@@ -54,9 +54,7 @@ class Stream:
     def read(self) -> list[dict[str, Any]]:
         """All ticks in the stream of this Redis, in order, each with the time at which Redis had it."""
         entries = self._redis.cli("XRANGE", f"{NAMESPACE}ws:history:{{counter}}", "-", "+")
-        return [
-            {**orjson.loads(message.unpack(about["m"].encode()).data), "ms": int(about["t"])} for _, about in entries
-        ]
+        return [{**orjson.loads(message.unpack(about["m"].encode())[3]), "ms": int(about["t"])} for _, about in entries]
 
     def leader(self) -> str:
         """Who ticked last."""

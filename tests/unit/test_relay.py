@@ -76,7 +76,7 @@ def last(relay: Relay) -> bytes:
     """The data of the last value."""
     event = relay.snapshot("last")
     assert event is not None and event.initial
-    return message.unpack(event.body).data
+    return message.unpack(event.body)[3]
 
 
 def relay_of(node: Hub, bus: Bus, link: Link) -> Relay:
