@@ -181,7 +181,7 @@ def cluster(random: Random) -> int:
                 text[:50],
                 random.choice([None, "n.1"]),
                 None,
-                random.choice(list(Kind)),
+                random.choice([Kind.PLAIN, Kind.SNAPSHOT, Kind.HISTORY, Kind.NODES]),
                 epoch="e",
                 offset=5,
                 mark=50,

@@ -276,7 +276,7 @@ class Relay:
     def _on_audience(self, channel: str, payload: bytes) -> None:
         try:
             envelope = Envelope.unpack(payload)
-            body = b"" if envelope.kind is Kind.NODES else message.check(envelope.body)
+            body = b"" if envelope.kind == Kind.NODES else message.check(envelope.body)
         except UnknownVersion as error:
             self._skip_unreadable(channel, error)
             return
@@ -289,9 +289,10 @@ class Relay:
         self._metrics.relay_delay.observe(max(0.0, self._now() - envelope.published_ms / 1000))
         if topic is not None and self._update_copies(topic, envelope, body):
             return
-        numbered = envelope.kind is Kind.HISTORY
-        place = Position(envelope.epoch, envelope.offset, envelope.mark or None) if numbered else None
-        event = Delivered(body, place)
+        if envelope.kind == Kind.HISTORY:
+            event = Delivered(body, Position(envelope.epoch, envelope.offset, envelope.mark or None))
+        else:
+            event = Delivered(body)
         if topic is not None:
             self._conflation.deliver(topic, event, envelope.exclude, envelope.conflate_ms)
         else:
@@ -305,9 +306,9 @@ class Relay:
         and one without a number even if it has. Clients cannot recover the latter, nor from any position before it.
         """
         match envelope.kind:
-            case Kind.NODES:
-                self._on_presence(topic, envelope)
-                return True
+            case Kind.PLAIN:  # first, because most messages are plain
+                self.snapshots.replace(topic, body)
+                self.streams.receive_unnumbered(topic)
             case Kind.HISTORY if topic in self.streams:
                 entry = Entry(envelope.offset, body, envelope.exclude, envelope.mark, envelope.previous)
                 self.streams.receive(topic, envelope.epoch, entry)
@@ -318,9 +319,9 @@ class Relay:
                     return True
                 self.snapshots.receive(topic, version, body)
                 self.streams.receive_unnumbered(topic)
-            case Kind.PLAIN:
-                self.snapshots.replace(topic, body)
-                self.streams.receive_unnumbered(topic)
+            case Kind.NODES:
+                self._on_presence(topic, envelope)
+                return True
         return False
 
     def _skip_unreadable(self, channel: str, error: UnknownVersion) -> None:

@@ -197,7 +197,10 @@ class Hub:
         if not self._runs:
             return
         runs, self._runs = self._runs, []
-        if self._are_disjoint([audience for audience, _ in runs]):
+        if len(runs) == 1:
+            [(audience, events)] = runs
+            self._send(self._members[audience], events)
+        elif self._are_disjoint([audience for audience, _ in runs]):
             for audience, events in runs:
                 self._send(self._members[audience], events)
         else:
@@ -206,8 +209,6 @@ class Hub:
 
     def _are_disjoint(self, audiences: list[str]) -> bool:
         """Whether no subscriber is in two of `audiences`, so that there is nothing to join."""
-        if len(audiences) == 1:
-            return True
         members = [self._members[audience] for audience in audiences]
         return len(set(audiences)) == len(audiences) and len(set().union(*members)) == sum(map(len, members))
 
@@ -240,7 +241,7 @@ class Hub:
     def _send_frames(self, members: Collection[Subscriber], frames: list[bytes]) -> None:
         if self._refused:
             members = [member for member in members if member not in self._refused]
-        for data in _joined(frames):
+        for data in frames if len(frames) == 1 else _joined(frames):
             self.sent_bytes += len(data) * len(members)
             refused = [member for member in members if not member.send(data)]
             if refused:
@@ -251,9 +252,6 @@ class Hub:
 
 def _joined(frames: list[bytes]) -> Iterator[bytes]:
     """Join consecutive `frames` into buffers of at most `JOIN_BYTES` bytes. A larger frame stays alone."""
-    if len(frames) == 1:
-        yield frames[0]
-        return
     batch: list[bytes] = []
     size = 0
     for frame in frames:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 from gateway.core import frames
-from gateway.core.events import Event
-from gateway.protocols.native.encoder import text
+from gateway.core.events import Delivered, Event
+from gateway.protocols.native.encoder import data, text
 
 
 class Native:
@@ -14,7 +14,7 @@ class Native:
 
     def encode(self, event: Event) -> bytes:
         """One text frame with the event."""
-        return frames.build(frames.TEXT, text(event))
+        return frames.build(frames.TEXT, data(event) if isinstance(event, Delivered) else text(event))
 
 
 NATIVE: Final = Native()
