@@ -9,8 +9,6 @@ import time
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 
-import structlog
-
 from fuzz.run import Failed
 from tests.simulation import search
 
@@ -53,4 +51,3 @@ def run(seed: int, seconds: float, show: Callable[[str], None]) -> int:
 
 def _quiet() -> None:
     logging.disable(logging.CRITICAL)
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))

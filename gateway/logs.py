@@ -1,5 +1,6 @@
 """Structured logs: one JSON line per event on standard output, from this package, uvicorn and all libraries.
 
+In a program that only publishes, which does not call `configure`, events go to the logger ``gateway`` of `logging`.
 Logging never raises and never blocks: `configure` starts a thread that writes the lines (logwriter.py). A line that
 cannot be encoded or written is dropped and counted (`gateway_log_lines_dropped_total`).
 """
@@ -15,12 +16,14 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import orjson
-import structlog
 
 from gateway.logwriter import LineWriter
+
+if TYPE_CHECKING:
+    import structlog
 
 CLOSE_SECONDS: Final = 2.0  # how long the end of the process waits for queued lines
 # Shortest time between two lines of a lasting state: if the reason changes, and if it stays the same.
@@ -36,11 +39,34 @@ def dropped() -> int:
     return _failed + sum(writer.dropped for writer in _writers)
 
 
+class _StandardLogger:
+    """Writes events to the logger ``gateway`` of the standard library."""
+
+    def __getattr__(self, level: str) -> Callable[..., None]:
+        number = logging.getLevelNamesMapping()[level.upper()]
+        return lambda event, **fields: self._log(number, event, **fields)
+
+    def _log(self, level: int, event: str, *, exc_info: bool = False, **fields: Any) -> None:
+        about = "".join(f" {name}={value!r}" for name, value in fields.items())
+        logging.getLogger("gateway").log(level, "%s%s", event, about, exc_info=exc_info)
+
+
+_make_logger: Callable[[], Any] = _StandardLogger
+
+
+def use_structlog() -> None:
+    """Write events with structlog from now on."""
+    global _make_logger
+    import structlog
+
+    _make_logger = structlog.get_logger
+
+
 class Logger:
-    """A structlog logger whose methods never raise, so that logging cannot break the work that it reports."""
+    """A logger whose methods never raise, so that logging cannot break the work that it reports."""
 
     def __init__(self) -> None:
-        self._log = structlog.get_logger()
+        self._log = _make_logger()
 
     def debug(self, event: str, **fields: Any) -> None:
         """Log for developers."""
@@ -139,6 +165,9 @@ def _render(_logger: object, _method: str, event: structlog.typing.EventDict) ->
 
 def configure(level: str, **bound: Any) -> Logger:
     """Set up logging for the process and return its logger; the fields `bound` (the node's name) are in each line."""
+    import structlog  # here, because it loads slowly and publishers do without it
+
+    use_structlog()
     number = logging.getLevelNamesMapping()[level.upper()]
     for fd in (0, 1, 2):
         _open_if_closed(fd)

@@ -3,28 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING
 
-from prometheus_client import CollectorRegistry, Gauge, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
-from prometheus_client.process_collector import ProcessCollector
-from prometheus_client.registry import Collector
-from prometheus_client.utils import floatToGoString
+from gateway.core.instruments import Instruments
 
-from gateway.core.instruments import Counter, Counters, Histogram
+if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
-_FAST = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
-
 
 class Metrics:
-    """The metrics of one node, in a separate registry so that a test can run two nodes."""
+    """The metrics of one node or publisher. A publisher runs without prometheus-client: only `registry` needs it."""
 
     def __init__(self) -> None:
-        self.registry = registry = CollectorRegistry()
-        ProcessCollector(registry=registry)
-        instruments = _Instruments()
-        registry.register(instruments)
+        self._instruments = instruments = Instruments()
         self.received = instruments.counters("gateway_messages_received", "messages from clients", "type")
         self.relayed = instruments.counters("gateway_messages_relayed", "messages received from the cluster", "kind")
         self.housekeeping_failures = instruments.counters(
@@ -81,11 +75,20 @@ class Metrics:
         self.cache_bytes = instruments.counters(
             "gateway_cache_bytes", "bytes of cached values read from and written to Redis", "direction"
         )
-        self.redis_up = Gauge("gateway_redis_up", "1 while the bus is connected", registry=registry)
+        self.redis_up = instruments.gauge("gateway_redis_up", "1 while the bus is connected")
+
+    @cached_property
+    def registry(self) -> CollectorRegistry:
+        """The registry of Prometheus with these metrics: a separate one, so that a test can run two nodes."""
+        from gateway.exposition import registry
+
+        return registry(self._instruments)
 
     def read(self, gauges: Mapping[str, Callable[[], float]], counters: Mapping[str, Callable[[], float]]) -> None:
         """Register functions that are read at each scrape, so that frequent operations only add to an integer."""
-        self.registry.register(_Readings(gauges, counters))
+        from gateway.exposition import Readings
+
+        self.registry.register(Readings(gauges, counters))
 
     def totals(self) -> tuple[dict[str, float], dict[str, dict[float, float]]]:
         """All values. Counters and gauges: by name the sum over labels, by `name:label` one value. Histograms: counts
@@ -114,91 +117,12 @@ class Metrics:
         operations and failures, `instances` the number of instances in the cluster by service and status. Both return
         at most `records.MAX_SERVICES` services.
         """
-        self.registry.register(_Services(operations, instances))
+        from gateway.exposition import Services
+
+        self.registry.register(Services(operations, instances))
 
     def exposition(self) -> bytes:
         """All metrics in the text format of Prometheus."""
+        from prometheus_client import generate_latest
+
         return generate_latest(self.registry)
-
-
-class _Instruments(Collector):
-    """The counters and histograms, read at each scrape."""
-
-    def __init__(self) -> None:
-        self._described: list[tuple[str, str, str, Counter | Counters | Histogram]] = []  # name, help, label or ""
-
-    def counter(self, name: str, about: str) -> Counter:
-        """A counter without a label."""
-        counter = Counter()
-        self._described.append((name, about, "", counter))
-        return counter
-
-    def counters(self, name: str, about: str, label: str) -> Counters:
-        """Counters with one label."""
-        counters = Counters()
-        self._described.append((name, about, label, counters))
-        return counters
-
-    def histogram(self, name: str, about: str) -> Histogram:
-        """A histogram of seconds."""
-        histogram = Histogram(_FAST)
-        self._described.append((name, about, "", histogram))
-        return histogram
-
-    def collect(self) -> list[Metric]:
-        return [_family(*described) for described in self._described]
-
-
-def _family(name: str, about: str, label: str, instrument: Counter | Counters | Histogram) -> Metric:
-    if isinstance(instrument, Histogram):
-        bounds = map(floatToGoString, instrument.bounds)
-        return HistogramMetricFamily(name, about, list(zip(bounds, instrument.totals(), strict=True)), instrument.sum)
-    if isinstance(instrument, Counter):
-        return CounterMetricFamily(name, about, instrument.value)
-    family = CounterMetricFamily(name, about, labels=[label])
-    for value, counter in instrument.items():
-        family.add_metric([value], counter.value)
-    return family
-
-
-class _Readings(Collector):
-    def __init__(self, gauges: Mapping[str, Callable[[], float]], counters: Mapping[str, Callable[[], float]]) -> None:
-        self._gauges = gauges
-        self._counters = counters
-
-    def collect(self) -> list[Metric]:
-        found: list[Metric] = [
-            GaugeMetricFamily(name, name.removeprefix("gateway_").replace("_", " ") + " of this node", read())
-            for name, read in self._gauges.items()
-        ]
-        found += [
-            CounterMetricFamily(name, name.removeprefix("gateway_").replace("_", " ") + " of this node", read())
-            for name, read in self._counters.items()
-        ]
-        return found
-
-
-class _Services(Collector):
-    def __init__(
-        self, operations: Callable[[], Iterable[tuple[str, int, int]]],
-        instances: Callable[[], Mapping[tuple[str, str], int]],
-    ) -> None:  # fmt: skip
-        self._operations = operations
-        self._instances = instances
-
-    def collect(self) -> list[Metric]:
-        done = CounterMetricFamily(
-            "gateway_service_operations", "operations of this node's services", labels=["service"]
-        )
-        failed = CounterMetricFamily(
-            "gateway_service_failures", "failed operations of this node's services", labels=["service"]
-        )
-        for service, operations, failures in self._operations():
-            done.add_metric([service], operations)
-            failed.add_metric([service], failures)
-        there = GaugeMetricFamily(
-            "gateway_service_instances", "instances in the cluster, reported by one node", labels=["service", "status"]
-        )
-        for labels, number in self._instances().items():
-            there.add_metric(labels, number)
-        return [done, failed, there]

@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Any, Final, TypeVar
 
-from hiredis import pack_command
 from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
+
+
+def _pack_command(command: Sequence[Any]) -> bytes:
+    """`command` in the protocol of Redis: an array of byte strings."""
+    parts = [part if isinstance(part, bytes) else str(part).encode() for part in command]
+    return b"*%d\r\n%b" % (len(parts), b"".join(b"$%d\r\n%b\r\n" % (len(part), part) for part in parts))
+
+
+pack_command: Callable[[Any], Any] = _pack_command
+with suppress(ImportError):  # a publisher may be installed without hiredis
+    from hiredis import pack_command
 
 # Errors of Redis and of the connection to it. `TimeoutError` is an `OSError`.
 REDIS_ERRORS: Final = (RedisError, OSError)
