@@ -20,24 +20,36 @@ message once and in order. If a message is no longer available, `Subscription.ev
     gateway.py        the client: connects, logs in, reconnects
 """
 
-from gateway.client.events import (
-    Closed,
-    Disconnected,
-    Event,
-    Gap,
-    GatewayError,
-    Message,
-    NoAnswer,
-    Presence,
-    Recovered,
-    Refused,
-    TooLarge,
-    TooSlow,
-)
-from gateway.client.gateway import Gateway, State, Timing
-from gateway.client.subscription import Subscription
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gateway.client.events import (
+        Closed,
+        Disconnected,
+        Event,
+        Gap,
+        GatewayError,
+        Message,
+        NoAnswer,
+        Presence,
+        Recovered,
+        Refused,
+        TooLarge,
+        TooSlow,
+    )
+    from gateway.client.gateway import Gateway, State, Timing
+    from gateway.client.subscription import Subscription
 
 __all__ = [
     "Closed", "Disconnected", "Event", "Gap", "Gateway", "GatewayError", "Message", "NoAnswer", "Presence", "Recovered",
     "Refused", "State", "Subscription", "Timing", "TooLarge", "TooSlow",
 ]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    """Load a name at its first use (PEP 562), so that programs that may not need the client start fast."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    home = {"Gateway": "gateway", "State": "gateway", "Timing": "gateway", "Subscription": "subscription"}
+    return getattr(import_module(f"{__name__}.{home.get(name, 'events')}"), name)

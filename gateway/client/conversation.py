@@ -8,10 +8,7 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
-
-from websockets.asyncio.client import ClientConnection
-from websockets.exceptions import ConnectionClosed
+from typing import TYPE_CHECKING, Any
 
 from gateway.client.events import Closed, Disconnected, TooLarge, refusal
 from gateway.client.limits import Limits, parse_limits
@@ -19,6 +16,9 @@ from gateway.client.pace import Heartbeat
 from gateway.core import protocol
 from gateway.core.numbers import NumberError
 from gateway.core.protocol import Code
+
+if TYPE_CHECKING:  # websockets loads slowly, so it is imported when a connection is made
+    from websockets.asyncio.client import ClientConnection
 
 Frame = dict[str, Any]
 
@@ -82,6 +82,8 @@ class Conversation:
         Raises:
             Disconnected: The socket is lost.
         """
+        from websockets.exceptions import ConnectionClosed
+
         try:
             await self._socket.send(data, text=True)
         except ConnectionClosed:
@@ -130,6 +132,8 @@ class Conversation:
             Lost: The client may reconnect.
             Closed: The server has told the client not to reconnect.
         """
+        from websockets.exceptions import ConnectionClosed
+
         try:
             while True:
                 text = await self._socket.recv()

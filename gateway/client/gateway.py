@@ -14,9 +14,6 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final, Self
 
-from websockets.asyncio.client import connect
-from websockets.exceptions import InvalidStatus, WebSocketException
-
 from gateway.client.address import address, shown
 from gateway.client.conversation import Conversation, Frame, Lost
 from gateway.client.events import Closed, Disconnected, Message, NoAnswer, describe
@@ -33,11 +30,6 @@ TOKEN_TRIES: Final = 3  # refused tokens in a row, each fetched again, after whi
 
 # HTTP statuses of the handshake for which a retry has no use. 429 and 5xx are not among them.
 _PERMANENT: Final = frozenset({400, 401, 403, 404, 405, 426})
-# The keywords that websockets' `connect` accepts, or passes on to the loop's `create_connection`.
-_OPTIONS: Final = (
-    set(inspect.signature(connect).parameters)
-    | set(inspect.signature(asyncio.BaseEventLoop.create_connection).parameters)
-) - {"self", "uri", "kwargs", "protocol_factory"}
 
 _Url = str | Callable[[], str | Awaitable[str]]
 
@@ -101,9 +93,8 @@ class Gateway:
         on_other: Callable[[Message], None] = lambda _: None,
         uniform: Callable[[float, float], float] = random.uniform, **options: Any,
     ) -> None:  # fmt: skip
-        unknown = sorted(options.keys() - _OPTIONS)
-        if unknown:
-            raise TypeError(f"Gateway() has no keyword {unknown[0]!r}; see its documentation and websockets' connect()")
+        if options:
+            _check_options(options)
         self.client_id = ""  # the id of the current connection
         self.node = ""  # the node of the current connection
         self.state = State.WAITING
@@ -291,6 +282,9 @@ class Gateway:
         Raises:
             Closed: The client must not reconnect.
         """
+        from websockets.asyncio.client import connect  # here, because it loads slowly
+        from websockets.exceptions import InvalidStatus, WebSocketException
+
         conversation: Conversation | None = None
         try:
             url = await self._address()
@@ -394,6 +388,19 @@ class Gateway:
         self._topics.end(self._end)
         self._set_state(State.CLOSED)
         self._connected.set()  # wakes the waiting callers, which then find `_end`
+
+
+def _check_options(options: Mapping[str, Any]) -> None:
+    """Raise TypeError for an option that neither websockets' `connect` nor the loop's `create_connection` accepts."""
+    from websockets.asyncio.client import connect
+
+    accepted = {
+        *inspect.signature(connect).parameters,
+        *inspect.signature(asyncio.BaseEventLoop.create_connection).parameters,
+    } - {"self", "uri", "kwargs", "protocol_factory"}
+    unknown = sorted(options.keys() - accepted)
+    if unknown:
+        raise TypeError(f"Gateway() has no keyword {unknown[0]!r}; see its documentation and websockets' connect()")
 
 
 def _guarded(callback: Callable[..., None], *values: Any) -> None:
