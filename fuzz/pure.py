@@ -157,7 +157,7 @@ def messages(random: Random) -> int:
             text = mutate(random, text)
         tried += len(text)
         try:
-            session.handle(decode(text), Audiences(["topic:contest"]), "now")
+            session.handle(decode(text), Audiences(["topic:contest"]))
         except ProtocolError as error:
             orjson.loads(error.encode("now"))
         with contextlib.suppress(ProtocolError):

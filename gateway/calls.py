@@ -15,7 +15,7 @@ from typing import Any, Final
 from gateway.backend import Answer, Backend, BackendAway, BackendError
 from gateway.cluster.cache import MAX_KEY_LENGTH, Cache, Timed
 from gateway.cluster.memory import RedisMemory
-from gateway.core import replies
+from gateway.core import events
 from gateway.core.effects import FetchFromBackend, ForwardCommand
 from gateway.core.protocol import Code, ProtocolError, RequestId
 from gateway.logs import logger
@@ -83,7 +83,7 @@ class Calls:
         return lane
 
     async def _run(
-        self, connection: Connection, lane: _Lane, call: Callable[[], Awaitable[bytes]], request_id: RequestId,
+        self, connection: Connection, lane: _Lane, call: Callable[[], Awaitable[events.Event]], request_id: RequestId,
         before: asyncio.Event | None, done: asyncio.Event | None,
     ) -> None:  # fmt: skip
         try:
@@ -109,7 +109,7 @@ class Calls:
                 del self._lanes[connection]
             connection.release(_HOLD)
 
-    async def _carry_out(self, connection: Connection, effect: ForwardCommand) -> bytes:
+    async def _carry_out(self, connection: Connection, effect: ForwardCommand) -> events.CommandDone:
         command, identity = effect.command, effect.identity
         document = {
             "topic": command.topic,
@@ -124,9 +124,9 @@ class Calls:
         answer = await self._backend.post(COMMANDS, document)
         if not answer.good:
             raise self._refusal(answer, command.request_id, f"The back end does not implement {command.action}")
-        return replies.commanded(command, answer.content, self._outbox.time())
+        return events.CommandDone(command, answer.content)
 
-    async def _answer(self, effect: FetchFromBackend) -> bytes:
+    async def _answer(self, effect: FetchFromBackend) -> events.Answer:
         request = effect.request
 
         async def load() -> Timed:
@@ -149,7 +149,7 @@ class Calls:
         answer = Answer(found["status"], found["body"], None, found.get("exact"))
         if not answer.good:
             raise self._refusal(answer, request.request_id, f"The back end does not implement {request.action}")
-        return replies.answer(request, answer.content, self._outbox.time())
+        return events.Answer(request, answer.content)
 
     def _refusal(self, answer: Answer, request_id: RequestId, unimplemented: str) -> ProtocolError:
         if 400 <= answer.status < 500 and answer.status != 401:

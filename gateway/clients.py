@@ -16,10 +16,9 @@ from gateway import __version__
 from gateway.admission import Admission
 from gateway.calls import Calls
 from gateway.cluster.bus import Bus
-from gateway.core import effects, frames, hub, messages, protocol, replies, session
+from gateway.core import effects, events, frames, hub, messages, protocol, session
 from gateway.core.deflate import Deflater
 from gateway.core.effects import Findings
-from gateway.core.events import Delivered, PresenceChanged
 from gateway.core.hub import Hub
 from gateway.core.identity import Identity, IsRevoked
 from gateway.core.orders import ClientSelector, Disconnect, Unsubscribe
@@ -33,7 +32,7 @@ from gateway.limits import Limits
 from gateway.logs import logger
 from gateway.memberships import Memberships
 from gateway.metrics import Metrics
-from gateway.outages import DEGRADED, Outages
+from gateway.outages import Outages
 from gateway.outbox import Outbox
 from gateway.relay import FORWARDED, Relay
 from gateway.settings import Settings
@@ -115,17 +114,16 @@ class Clients:
         self._open[client_id] = connection
         self._metrics.opens.inc()
         self._log.debug("client opened", client=client_id, ip=ip, user=identity.user)
-        welcome = replies.welcome(
+        welcome = events.Welcome(
             client_id,
             self._settings.node,
             __version__,
             int(self._settings.ping_seconds * 1000),
             self._limits_about,
-            self._outbox.time(),
         )
         self._memberships.admit(connection, welcome)
         if self._memberships.degraded:  # the other clients were notified before
-            self._outbox.send(connection, replies.system("degraded", {"message": DEGRADED}, self._outbox.time()))
+            self._outbox.send(connection, events.Degraded())
 
     def closed(self, connection: Connection, code: int) -> None:
         """Remove a closed connection from the hub and the registry in the same turn."""
@@ -167,7 +165,7 @@ class Clients:
             ends = expires - self._settings.jwt_leeway_seconds
             if ends - WARNING_SECONDS <= now:
                 client.warned = True
-                self._outbox.send(connection, replies.token_expiring(int(ends * 1000), self._outbox.time()))
+                self._outbox.send(connection, events.TokenExpiring(int(ends * 1000)))
         ended, topics = client.expire_grants(now, TURN_ITEMS)
         self._unsubscribe(connection, topics, "subscription token expired")
         return ended
@@ -218,7 +216,7 @@ class Clients:
         return self.limits.count(connection, size) is not Outcome.ENOUGH
 
     def _handle(self, connection: Connection, message: messages.ClientMessage, findings: Findings) -> None:
-        effect = connection.session.handle(message, connection.audiences, self._outbox.time(), findings)
+        effect = connection.session.handle(message, connection.audiences, findings)
         match effect:
             case effects.ChargeTopics(topics, request_id):
                 if self.limits.charge(connection, topics, request_id):
@@ -252,23 +250,23 @@ class Clients:
 
     def _carry_out(self, connection: Connection, effect: effects.FinalEffect) -> None:
         match effect:
-            case effects.Reply(data):
-                self._outbox.send(connection, data)
+            case effects.Reply(event):
+                self._outbox.send(connection, event)
             case effects.SubscribeTopics(login=True):
                 enter = partial(self._memberships.subscribe, connection, effect)
                 self._drop_topics(connection, effect.removed, partial(self._admission.become, connection, enter))
             case effects.SubscribeTopics():
                 self._memberships.subscribe(connection, effect)
             case effects.UnsubscribeTopics(topics, request_id):
-                reply = replies.unsubscribed(topics, request_id, self._outbox.time())
-                self._memberships.unsubscribe_all(connection, topics, reply)
+                done = events.Unsubscribed(topics, request_id)
+                self._memberships.unsubscribe_all(connection, topics, done)
             case effects.PublishMessage(publication, request_id):
                 self._errands.publish(connection, publication, request_id)
-            case effects.LoggedIn(data, removed):
-                enter = partial(self._memberships.login, connection, data)
+            case effects.LoggedIn(removed):
+                enter = partial(self._memberships.login, connection)
                 self._drop_topics(connection, removed, partial(self._admission.become, connection, enter))
             case effects.ReplyStatus(request):
-                self._outbox.send(connection, replies.answer(request, self._status(), self._outbox.time()))
+                self._outbox.send(connection, events.Answer(request, self._status()))
             case effects.ReadTopic(request):
                 self._errands.look_up(connection, request)
             case effects.FetchFromBackend():
@@ -277,9 +275,9 @@ class Clients:
             case effects.ForwardCommand():
                 assert self._calls is not None
                 self._calls.forward(connection, effect)
-            case effects.WriteLogs(entries, data):
+            case effects.WriteLogs(entries):
                 self.limits.report(connection, entries)
-                self._outbox.send(connection, data)
+                self._outbox.send(connection, events.LogsAccepted(len(entries)))
             case effects.CloseConnection(code, reason):
                 connection.close(code, reason)
 
@@ -304,8 +302,8 @@ class Clients:
         connection = self._open.get(envelope.only or "") if envelope is not None else None
         if envelope is not None and connection is not None:
             self._metrics.relayed.labels("client").inc()
-            event = Delivered(envelope.body)
-            self._outbox.send_all(connection, [connection.protocol.encode(event)])
+            event = events.Delivered(envelope.body)
+            self._outbox.send_all(connection, [event.frame(connection.protocol)])
 
     def execute(self, order: Disconnect | Unsubscribe) -> None:
         """Execute a control message on the clients of this node that it selects."""
@@ -341,9 +339,8 @@ class Clients:
         """Unsubscribe topics that the new identity has no permission for, notify the client, then call `then`."""
         subscribed = [topic for topic in topics if connection.audiences.has_topic(topic)]
         if subscribed:
-            about = {"topics": subscribed, "reason": NOT_ANY_MORE}
-            data = replies.system("unsubscribed", about, self._outbox.time())
-            self._memberships.unsubscribe_all(connection, subscribed, data, then)
+            ended = events.SubscriptionsEnded(subscribed, NOT_ANY_MORE)
+            self._memberships.unsubscribe_all(connection, subscribed, ended, then)
         else:
             then()
 
@@ -353,19 +350,16 @@ class Clients:
         subscribed = [topic for topic in topics if connection.audiences.has_topic(topic)]
         if subscribed:
             self._memberships.unsubscribe(connection, subscribed)
-            self._outbox.send(
-                connection,
-                replies.system("unsubscribed", {"topics": subscribed, "reason": reason}, self._outbox.time()),
-            )
+            self._outbox.send(connection, events.SubscriptionsEnded(subscribed, reason))
 
     # ---- gaps and presence
 
     def gap(self, topic: str) -> None:
         """Send a gap to all local subscribers of the topic."""
-        data = replies.gap([topic], self._outbox.time())
+        event = events.Gap([topic])
         for member in self._hub.members(hub.of_topic(topic)):
             assert isinstance(member, Connection)
-            self._outbox.send(member, data)
+            self._outbox.send(member, event)
 
     def attendees(self, topic: str) -> list[Attendee]:
         """The clients of this node on the topic."""
@@ -385,7 +379,7 @@ class Clients:
 
     def show(self, topic: str, about: dict[str, Any]) -> None:
         """Send a PRESENCE message to the local subscribers of the topic."""
-        self._hub.deliver(hub.of_topic(topic), PresenceChanged(topic, about, self._now_ms()))
+        self._hub.deliver(hub.of_topic(topic), events.PresenceChanged(topic, about, self._now_ms()))
 
     # ---- rows of the registry
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from gateway.core import hub
-from gateway.core.events import Event
+from gateway.core.events import Broadcast
 from gateway.core.hub import Hub
 
 
@@ -19,11 +19,11 @@ class _Window:
 
     def clear(self) -> None:
         """Drop the waiting messages."""
-        self.newest: Event | None = None  # for all clients except `excluded`
+        self.newest: Broadcast | None = None  # for all clients except `excluded`
         self.excluded: str | None = None
-        self.other: Event | None = None  # for the client `excluded` alone
+        self.other: Broadcast | None = None  # for the client `excluded` alone
 
-    def put(self, event: Event, exclude: str | None) -> None:
+    def put(self, event: Broadcast, exclude: str | None) -> None:
         """Store a message for all clients except `exclude`."""
         if exclude is None:
             self.other = None
@@ -39,7 +39,7 @@ class Conflation:
         self._hub = hub
         self._windows: dict[str, _Window] = {}  # open windows by topic
 
-    def deliver(self, topic: str, event: Event, exclude: str | None, window_ms: int) -> None:
+    def deliver(self, topic: str, event: Broadcast, exclude: str | None, window_ms: int) -> None:
         """Deliver a message now or at the end of the window, never before an earlier one.
 
         `window_ms`: from the publisher's topic rules; 0: do not conflate this message.

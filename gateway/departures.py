@@ -13,7 +13,8 @@ from contextlib import suppress
 from typing import Final
 
 from gateway.clients import Clients
-from gateway.core import balance, replies
+from gateway.core import balance
+from gateway.core.events import ServerLeaving
 from gateway.core.protocol import Close
 from gateway.core.watchers import Watchers
 from gateway.logs import logger
@@ -26,14 +27,6 @@ UNREADY_SECONDS: Final = 4.0
 GRACE_SECONDS: Final = 12.0
 STEP_SECONDS: Final = 0.01  # closes that are due within this time run together
 MAX_HANDSHAKES: Final = 10_000  # rejected handshakes to remember; the load balancer retries within milliseconds
-
-
-# The SYSTEM message before the close: action, message, and the code in its data. For a shutdown it is the code that the
-# first front end expects.
-_FAREWELLS: Final = {
-    Close.SHUTDOWN: ("shutdown", "Server is restarting", 1001),
-    Close.MOVE: ("move", "Another server has more room", int(Close.MOVE)),
-}
 
 
 class Phase(enum.Enum):
@@ -172,10 +165,8 @@ class Departures:
         """Notify and close a client. False if it is gone already."""
         if connection.stage is not Stage.OPEN:
             return False
-        action, message, named = _FAREWELLS[code]
-        about = {"message": message, "code": named, "reconnectMs": reconnect_ms}
-        self._outbox.send(connection, replies.system(action, about, self._outbox.time()))
-        connection.close(code, action)
+        self._outbox.send(connection, ServerLeaving(code, reconnect_ms))
+        connection.close(code, code.name.lower())
         return True
 
 

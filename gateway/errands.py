@@ -11,14 +11,14 @@ from gateway.cluster.link import Impaired, Unavailable, Unconfirmed
 from gateway.cluster.memory import RedisMemory
 from gateway.cluster.outgoing import TooLarge
 from gateway.cluster.quota import Allowance, Quota
-from gateway.core import messages, replies
+from gateway.core import messages
 from gateway.core.effects import AskBackend, Findings, RefreshKeys
+from gateway.core.events import Answer, Published
 from gateway.core.protocol import Code, ProtocolError, RequestId
 from gateway.core.publication import Publication
 from gateway.core.sources import Sources
 from gateway.metrics import Metrics
 from gateway.outbox import Outbox
-from gateway.protocols.native import encoder
 from gateway.relay import Relay
 from gateway.transport.connection import Connection
 
@@ -102,9 +102,7 @@ class Errands:
                 raise ProtocolError(Code.TOO_MANY_REQUESTS, message, request_id)
             await self._charge(connection, publication, request_id)
             [position] = await self._relay.publish([publication])
-            self._outbox.reply(
-                connection, replies.published(publication.topic, position, request_id, self._outbox.time())
-            )
+            self._outbox.reply(connection, Published(publication.topic, position, request_id))
         except ProtocolError as error:
             self._outbox.refuse(connection, error)
         except Unconfirmed:
@@ -150,11 +148,10 @@ class Errands:
     async def _look_up(self, connection: Connection, request: messages.Request) -> None:
         try:
             if request.action == "history":
-                page = await self._relay.read_history(request.topic, **messages.history_range(request))
-                about = encoder.history(page)
+                content: Any = await self._relay.read_history(request.topic, **messages.history_range(request))
             else:
-                about = await self._relay.read_presence(request.topic)
-            self._outbox.reply(connection, replies.answer(request, about, self._outbox.time()))
+                content = await self._relay.read_presence(request.topic)
+            self._outbox.reply(connection, Answer(request, content))
         except ProtocolError as error:
             self._outbox.refuse(connection, error)
         except Unavailable:

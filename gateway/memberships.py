@@ -20,8 +20,9 @@ from typing import Any, Final, NamedTuple
 
 from gateway.cluster.link import Unavailable
 from gateway.cluster.registry import Registry
-from gateway.core import hub, replies, sequence
+from gateway.core import hub, sequence
 from gateway.core.effects import SubscribeTopics
+from gateway.core.events import Authenticated, Event, Subscribed
 from gateway.core.hub import Hub
 from gateway.core.position import Position
 from gateway.core.protocol import Code, ProtocolError, RequestId
@@ -91,20 +92,20 @@ class Memberships:
         self._spawn = spawn
         self._answer_seconds = answer_seconds
         self._unanswered: dict[
-            Connection, tuple[bytes, Callable[[], None]]
+            Connection, tuple[Event, Callable[[], None]]
         ] = {}  # answers that wait for Redis: `_become`
         self._subscribing: dict[Connection, dict[_Subscribe, asyncio.Task[None]]] = {}
         self._recoveries: dict[Connection, dict[str, _Recovery]] = {}  # of members, by topic
 
     # ---- identity of a client
 
-    def admit(self, connection: Connection, welcome: bytes) -> None:
+    def admit(self, connection: Connection, welcome: Event) -> None:
         """Subscribe a new client to the audiences of its user and role, then send `welcome`."""
         self._become(connection, _personal(connection), welcome)
 
-    def login(self, connection: Connection, data: bytes) -> None:
-        """Move a client with a new identity to the audiences of its user and role, then send `data`."""
-        self._become(connection, self._identify(connection), data)
+    def login(self, connection: Connection) -> None:
+        """Move a client with a new identity to the audiences of its user and role, and acknowledge."""
+        self._become(connection, self._identify(connection), Authenticated())
 
     def degrade(self) -> None:
         """Send the answers that wait for Redis, which is unreachable."""
@@ -117,31 +118,31 @@ class Memberships:
         connection.release("identity")
         connection.release("subscribe")
 
-    def _become(self, connection: Connection, personal: Sequence[str], data: bytes) -> None:
-        """Subscribe the client to `personal`; send `data` when Redis has confirmed it, or after `answer_seconds`."""
+    def _become(self, connection: Connection, personal: Sequence[str], answer: Event) -> None:
+        """Subscribe the client to `personal`; send `answer` when Redis has confirmed it, or after `answer_seconds`."""
         if connection.stage is not Stage.OPEN:
             return
         self._enter(connection, personal)
-        confirmed = None if self.degraded else partial(self._answered, connection, data)
+        confirmed = None if self.degraded else partial(self._answered, connection, answer)
         if self._relay.join(personal, confirmed) or confirmed is None:
-            self._outbox.reply(connection, data)
+            self._outbox.reply(connection, answer)
             return
-        self._unanswered[connection] = data, confirmed
+        self._unanswered[connection] = answer, confirmed
         connection.hold("identity")
         asyncio.get_running_loop().call_later(self._answer_seconds, confirmed)
 
-    def _answered(self, connection: Connection, data: bytes) -> None:
-        """Send the answer `data`: Redis has confirmed, or the time is over."""
-        if self._unanswered.get(connection, (None,))[0] is data:
+    def _answered(self, connection: Connection, answer: Event) -> None:
+        """Send the answer: Redis has confirmed, or the time is over."""
+        if self._unanswered.get(connection, (None,))[0] is answer:
             self._answer(connection)
             connection.release("identity")
 
     def _answer(self, connection: Connection) -> None:
         if connection not in self._unanswered:
             return
-        data, confirmed = self._unanswered.pop(connection)
+        answer, confirmed = self._unanswered.pop(connection)
         self._relay.abandon(_personal(connection), confirmed)
-        self._outbox.reply(connection, data)
+        self._outbox.reply(connection, answer)
 
     def _identify(self, connection: Connection) -> list[str]:
         """Unsubscribe the client from the audiences of its former identity. Returns those of the new one.
@@ -176,7 +177,7 @@ class Memberships:
         if len(topics) <= TURN_ITEMS and all(map(self._relay.is_plain, topics)) and self._relay.join(audiences, None):
             # The usual case: Redis has confirmed all channels, and no message precedes the acknowledgement.
             self._enter(connection, audiences)
-            self._outbox.reply(connection, replies.subscribed(topics, effect.request_id, self._outbox.time(), {}))
+            self._outbox.reply(connection, Subscribed(topics, effect.request_id))
             return
         asked = _Subscribe(topics, audiences, effect.request_id, places)
         confirmed = len(topics) <= TURN_ITEMS and self._join(asked, asked.audiences)
@@ -203,27 +204,27 @@ class Memberships:
         self._leave(connection, [*map(hub.of_topic, topics), *map(hub.joining, topics)])
 
     def unsubscribe_all(
-        self, connection: Connection, topics: Sequence[str], data: bytes, then: Callable[[], None] = lambda: None
+        self, connection: Connection, topics: Sequence[str], event: Event, then: Callable[[], None] = lambda: None
     ) -> None:
-        """As `unsubscribe`, for any number of topics; then send `data` and call `then`, unless the client is gone.
+        """As `unsubscribe`, for any number of topics; then send `event` and call `then`, unless the client is gone.
 
         The client's next frames wait until this is done, because one of its messages is the cause.
         """
         if len(topics) > TURN_ITEMS:
             connection.hold("unsubscribe")
-            self._spawn(self._unsubscribe_all(connection, topics, data, then), "unsubscribe")
+            self._spawn(self._unsubscribe_all(connection, topics, event, then), "unsubscribe")
         else:
             self.unsubscribe(connection, topics)
-            self._outbox.send(connection, data)
+            self._outbox.send(connection, event)
             then()
 
     async def _unsubscribe_all(
-        self, connection: Connection, topics: Sequence[str], data: bytes, then: Callable[[], None]
+        self, connection: Connection, topics: Sequence[str], event: Event, then: Callable[[], None]
     ) -> None:
         try:
             async for some in in_turns(topics):
                 self.unsubscribe(connection, some)
-            self._outbox.reply(connection, data)
+            self._outbox.reply(connection, event)
             if connection.stage is Stage.OPEN:
                 then()
         except Exception:
@@ -344,7 +345,7 @@ class Memberships:
                 meant = [entry for entry in part if entry.exclude != connection.client_id]
                 return self._relay.streams.frames(topic, meant, connection.protocol), len(part) == len(missed)
         snapshot = self._relay.snapshot(topic)
-        return [connection.protocol.encode(snapshot)] if snapshot is not None else [], True
+        return [snapshot.frame(connection.protocol)] if snapshot is not None else [], True
 
     def _missed(self, connection: Connection, topic: str, place: Position, asked: _Subscribe) -> list[Entry] | None:
         """The messages since `place` that the client must receive; None if it cannot get all of them."""
@@ -368,13 +369,8 @@ class Memberships:
             message = "All topics of this SUBSCRIBE were unsubscribed before it was acknowledged"
             self._outbox.refuse(connection, ProtocolError(Code.NO_VALID_TOPIC, message, asked.request_id))
             return
-        positions: dict[str, dict[str, Any]] = {}
-        for topic in filter(self._relay.has_history, subscribed):
-            place = self._relay.streams.place(topic)
-            positions[topic] = {"epoch": place.epoch, "offset": place.offset, "mark": place.mark}
-            if topic in asked.recovered:
-                positions[topic]["recovered"] = asked.recovered[topic]
-        self._outbox.reply(connection, replies.subscribed(subscribed, asked.request_id, self._outbox.time(), positions))
+        positions = {t: self._relay.streams.place(t) for t in subscribed if self._relay.has_history(t)}
+        self._outbox.reply(connection, Subscribed(subscribed, asked.request_id, positions, asked.recovered))
 
     def _fail(self, connection: Connection, asked: _Subscribe) -> None:
         """Report that the SUBSCRIBE failed, and drop its topics unless another SUBSCRIBE waits for them."""

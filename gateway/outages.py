@@ -7,9 +7,9 @@ its gaps, then `restored`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Final
 
-from gateway.core import hub, replies
+from gateway.core import hub
+from gateway.core.events import Degraded, Event, Gap, Restored
 from gateway.core.hub import Hub
 from gateway.logs import logger
 from gateway.memberships import Memberships
@@ -17,8 +17,6 @@ from gateway.outbox import Outbox
 from gateway.relay import Relay
 from gateway.transport.connection import Connection
 from gateway.turns import TURN_ITEMS, InOrder, each_in_turns
-
-DEGRADED: Final = "Live updates are interrupted; you stay connected"
 
 
 class Outages:
@@ -43,7 +41,7 @@ class Outages:
         if self._memberships.degraded:
             return  # clients know already, because of another part of Redis
         self._memberships.degrade()
-        self._send_all("degraded", DEGRADED)
+        self._send_all(Degraded())
         each_in_turns(self._clients(), self._memberships.go_on)
 
     def _suspend(self, channels: list[str]) -> Iterator[None]:
@@ -84,11 +82,10 @@ class Outages:
             if done >= TURN_ITEMS:
                 yield
                 done = 0
-        now = self._outbox.time()
         for connection, topics in missed.items():
             topics = [topic for topic in topics if hub.of_topic(topic) in connection.audiences]
             if topics or connection in directly:
-                self._outbox.reply(connection, replies.gap(topics, now))
+                self._outbox.reply(connection, Gap(topics))
             done += 1 + len(topics)
             if done >= TURN_ITEMS:
                 yield
@@ -100,16 +97,15 @@ class Outages:
         """Notify the clients that Redis is back."""
         if self._memberships.degraded:
             self._memberships.degraded = False
-            self._send_all("restored", "Live updates flow again")
+            self._send_all(Restored())
 
-    def _send_all(self, action: str, message: str) -> None:
-        """Send each client a SYSTEM message."""
-        data = replies.system(action, {"message": message}, self._outbox.time())
+    def _send_all(self, event: Event) -> None:
+        """Send `event` to each client."""
         # Clients that connect later are not notified here: the welcome shows the outage, or it is over.
-        self._jobs.begin(self._send_each(self._clients(), data))
+        self._jobs.begin(self._send_each(self._clients(), event))
 
-    def _send_each(self, connections: list[Connection], data: bytes) -> Iterator[None]:
+    def _send_each(self, connections: list[Connection], event: Event) -> Iterator[None]:
         for number, connection in enumerate(connections, 1):
-            self._outbox.reply(connection, data)
+            self._outbox.reply(connection, event)
             if number % TURN_ITEMS == 0:
                 yield

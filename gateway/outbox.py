@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from gateway.core import frames, hub, protocol
+from gateway.core import hub
+from gateway.core.events import Event, Failed
 from gateway.core.hub import Hub
 from gateway.core.protocol import Close, Code, ProtocolError, RequestId
 from gateway.logs import logger
@@ -21,10 +22,10 @@ class Outbox:
         self._now_ms = now_ms
         self._log = logger()
 
-    def send(self, connection: Connection, data: bytes) -> None:
-        """Send a message after all messages delivered before."""
+    def send(self, connection: Connection, event: Event) -> None:
+        """Send an event after all messages delivered before."""
         self._hub.flush()
-        if not connection.send(frames.build(frames.TEXT, data)):
+        if not connection.send(connection.protocol.encode(event, self._now_ms())):
             self.evict(connection)
 
     def send_all(self, connection: Connection, messages: Sequence[bytes]) -> None:
@@ -42,15 +43,15 @@ class Outbox:
         self._log.warning("slow consumer closed", client=subscriber.client_id, ip=subscriber.facts.ip)
         subscriber.abort(Close.SLOW_CONSUMER)
 
-    def reply(self, connection: Connection, data: bytes | None) -> None:
-        """Send an answer, unless it is None or the client has disconnected meanwhile."""
-        if data is not None and connection.stage is Stage.OPEN:
-            self.send(connection, data)
+    def reply(self, connection: Connection, event: Event) -> None:
+        """Send an answer, unless the client has disconnected meanwhile."""
+        if connection.stage is Stage.OPEN:
+            self.send(connection, event)
 
     def refuse(self, connection: Connection, error: ProtocolError) -> None:
-        """Send an ERROR message."""
+        """Refuse a command with `error`."""
         self._metrics.errors.labels(str(int(error.code))).inc()
-        self.reply(connection, error.encode(self.time()))
+        self.reply(connection, Failed(error))
 
     def fail(self, connection: Connection, request_id: RequestId = None) -> None:
         """Log the exception that is being handled, and send the client ERROR 5000.
@@ -61,7 +62,3 @@ class Outbox:
         self.refuse(
             connection, ProtocolError(Code.INTERNAL, "Internal error of the node; its log has the details", request_id)
         )
-
-    def time(self) -> str:
-        """The current time in the format of messages."""
-        return protocol.iso(self._now_ms())

@@ -119,7 +119,7 @@ class Streams:
             key = protocol, topic, epoch, entry.offset
             frame = self._recovered.get(key)
             if frame is None:
-                frame = self._recovered[key] = protocol.encode(Delivered(entry.body, entry.position(epoch)))
+                frame = self._recovered[key] = protocol.encode_broadcast(Delivered(entry.body, entry.position(epoch)))
                 self._recovered_bytes += len(frame)
             frames.append(frame)
         return frames

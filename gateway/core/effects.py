@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
 from gateway.core import messages
+from gateway.core.events import Event
 from gateway.core.identity import Identity
 from gateway.core.permits import JudgeLater, Verdict
 from gateway.core.position import Position
@@ -17,16 +18,15 @@ from gateway.core.topics import Act
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """Send `data` to the client."""
+    """Send `event` to the client."""
 
-    data: bytes
+    event: Event
 
 
 @dataclass(frozen=True, slots=True)
 class LoggedIn:
-    """Move the client to the user and role audiences of its new `Session.identity`, then send `data`."""
+    """Move the client to the user and role audiences of its new `Session.identity`, and acknowledge."""
 
-    data: bytes
     removed: tuple[str, ...] = ()  # subscribed topics that the new identity may not subscribe to
 
 
@@ -91,10 +91,9 @@ class ForwardCommand:
 
 @dataclass(frozen=True, slots=True)
 class WriteLogs:
-    """Write the log lines of the browser to the node's log, then send `data`."""
+    """Write the log lines of the browser to the node's log, and acknowledge."""
 
     entries: tuple[Mapping[str, Json], ...]
-    data: bytes
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,22 +1,27 @@
-"""Events that many clients are sent; each protocol encodes them in its own form.  (pure)"""
+"""What clients are sent, as values. The protocol of a client encodes them.  (pure)
+
+An `Event` goes to one client. A `Broadcast` goes to many, and each protocol encodes it at most once.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol, TypeAlias
 
+from gateway.core.messages import Command, Request
 from gateway.core.position import Position
-from gateway.core.protocol import Json
+from gateway.core.protocol import Close, Json, ProtocolError, RequestId
 
 
 class Encoder(Protocol):
     """A protocol, as far as delivery needs it."""
 
-    def encode(self, event: Event) -> bytes:
-        """WebSocket frames with the event."""
+    def encode_broadcast(self, event: Broadcast) -> bytes:
+        """Frames with the event."""
 
 
-class Event:
+class Broadcast:
     """Something that many clients are sent. Each protocol encodes it at most once, and only for a client of its own."""
 
     __slots__ = ("_frames",)
@@ -28,11 +33,11 @@ class Event:
         """The event's frames in `protocol`."""
         frame = self._frames.get(protocol)
         if frame is None:
-            frame = self._frames[protocol] = protocol.encode(self)
+            frame = self._frames[protocol] = protocol.encode_broadcast(self)
         return frame
 
 
-class Delivered(Event):
+class Delivered(Broadcast):
     """A message of a topic, or to one client, user or role. `body`: as `core.message` has it."""
 
     __slots__ = ("body", "initial", "position")
@@ -44,7 +49,7 @@ class Delivered(Event):
         self.initial = initial  # the last value, sent with a subscription
 
 
-class PresenceChanged(Event):
+class PresenceChanged(Broadcast):
     """Members joined or left a topic. `about`: `joined`, `left` and `count`, as JSON values."""
 
     __slots__ = ("about", "time_ms", "topic")
@@ -63,3 +68,168 @@ class History(NamedTuple):
     offset: int
     mark: int
     messages: Sequence[Delivered]
+
+
+@dataclass(frozen=True, slots=True)
+class Welcome:
+    """The first event on a connection. `limits`: the rate limits of the client, so that it can respect them."""
+
+    client_id: str
+    node: str
+    version: str
+    ping_ms: int
+    limits: Mapping[str, Json]
+
+
+@dataclass(frozen=True, slots=True)
+class Authenticated:
+    """The client's AUTH was accepted."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenExpiring:
+    """The client's token expires at `ends_ms` (since 1970). The client keeps its topics if it sends a new token."""
+
+    ends_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Subscribed:
+    """From now on the client receives every message of these topics, or a `Gap`."""
+
+    topics: Sequence[str]
+    request_id: RequestId
+    positions: Mapping[str, Position] = field(default_factory=dict)  # of the topics with history
+    recovered: Mapping[str, bool] = field(default_factory=dict)  # of those that the client asked to recover
+
+
+@dataclass(frozen=True, slots=True)
+class Unsubscribed:
+    """The client's UNSUBSCRIBE is carried out."""
+
+    topics: Sequence[str]
+    request_id: RequestId
+
+
+@dataclass(frozen=True, slots=True)
+class SubscriptionsEnded:
+    """The node has unsubscribed the client from these topics."""
+
+    topics: Sequence[str]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """Redis has accepted the client's message. `position`: set if the topic has history."""
+
+    topic: str
+    position: Position | None
+    request_id: RequestId
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The answer to a REQUEST."""
+
+    request: Request
+    content: Json | History
+
+
+@dataclass(frozen=True, slots=True)
+class CommandDone:
+    """The back end has carried out the command. `content`: its answer; None: the answer has no body."""
+
+    command: Command
+    content: Json
+
+
+@dataclass(frozen=True, slots=True)
+class LogsAccepted:
+    """The node has received `count` log lines."""
+
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pong:
+    """The reply to a ping, with the timestamp of the ping."""
+
+    timestamp: Json
+
+
+@dataclass(frozen=True, slots=True)
+class RequestPong:
+    """The reply to the REQUEST system/ping."""
+
+    request: Request
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Messages of these topics may be missing at the client. No topic: messages to the client's user or role."""
+
+    topics: Iterable[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Degraded:
+    """Redis is unreachable, so no messages arrive."""
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """Redis is back."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerLeaving:
+    """The node closes the connection for this reason; the client should wait `reconnect_ms` before it reconnects."""
+
+    reason: Close
+    reconnect_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The node refuses a command."""
+
+    error: ProtocolError
+
+
+@dataclass(frozen=True, slots=True)
+class StreamOpened:
+    """A stream over HTTP is open; the client names it in its requests."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class StreamClosed:
+    """A stream over HTTP ends, with the code that would close a WebSocket."""
+
+    code: int
+    reason: str
+
+
+Event: TypeAlias = (
+    Subscribed
+    | Published
+    | Pong
+    | Unsubscribed
+    | Answer
+    | Welcome
+    | Authenticated
+    | CommandDone
+    | LogsAccepted
+    | RequestPong
+    | SubscriptionsEnded
+    | TokenExpiring
+    | Gap
+    | Degraded
+    | Restored
+    | ServerLeaving
+    | Failed
+    | StreamOpened
+    | StreamClosed
+)

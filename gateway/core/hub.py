@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from itertools import chain
 from typing import Final, Protocol
 
-from gateway.core.events import Encoder, Event
+from gateway.core.events import Broadcast, Encoder
 
 # A joined write stays below this many bytes. Larger writes are not cheaper, and delay the detection of slow clients.
 JOIN_BYTES: Final = 16 << 10
@@ -71,7 +71,10 @@ class Subscriber(Protocol):
 
     client_id: str
     audiences: Audiences  # only the hub changes it
-    protocol: Encoder  # encodes the events that the client receives
+
+    @property
+    def protocol(self) -> Encoder:
+        """Encodes the events that the client receives."""
 
     def send(self, data: bytes) -> bool:
         """Queue encoded frames. False if the client is too slow and must be closed."""
@@ -90,7 +93,7 @@ class Hub:
         self._wake = wake
         self._evict = evict
         self._members: dict[str, set[Subscriber]] = {}
-        self._runs: list[tuple[str, list[Event]]] = []  # waiting events; consecutive events of one audience share a run
+        self._runs: list[tuple[str, list[Broadcast]]] = []  # waiting; consecutive events of one audience share a run
         self._refused: set[Subscriber] = set()  # to be evicted; they receive nothing more
         self._protocols: Counter[Encoder] = Counter()  # of the subscribers that have an audience
         self.memberships = 0
@@ -166,7 +169,7 @@ class Hub:
         self.topic_count -= topic_of(audience) is not None
         return True
 
-    def deliver(self, audience: str, event: Event, exclude: str | None = None, only: str | None = None) -> None:
+    def deliver(self, audience: str, event: Broadcast, exclude: str | None = None, only: str | None = None) -> None:
         """Queue `event` for all members of `audience`.
 
         `exclude` is the id of a client that does not receive it; `only` is the id of the one client that does.
@@ -212,7 +215,7 @@ class Hub:
         members = [self._members[audience] for audience in audiences]
         return len(set(audiences)) == len(audiences) and len(set().union(*members)) == sum(map(len, members))
 
-    def _groups(self, runs: list[tuple[str, list[Event]]]) -> Iterator[tuple[list[Subscriber], list[Event]]]:
+    def _groups(self, runs: list[tuple[str, list[Broadcast]]]) -> Iterator[tuple[list[Subscriber], list[Broadcast]]]:
         """Group the subscribers that receive the same events. Yields each group with its events, in order."""
         run_numbers: defaultdict[str, list[int]] = defaultdict(list)
         for number, (audience, _) in enumerate(runs):
@@ -228,7 +231,7 @@ class Hub:
             numbers = sorted(chain.from_iterable(run_numbers[audience] for audience in key))
             yield members, [event for number in numbers for event in runs[number][1]]
 
-    def _send(self, members: Collection[Subscriber], events: list[Event]) -> None:
+    def _send(self, members: Collection[Subscriber], events: list[Broadcast]) -> None:
         if len(self._protocols) == 1:
             [protocol] = self._protocols
             self._send_frames(members, [event.frame(protocol) for event in events])

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Final, TypeAlias
 
-from gateway.core import messages, replies, targets, topics
+from gateway.core import messages, targets, topics
 from gateway.core.effects import (
     NO_FINDINGS,
     AskBackend,
@@ -31,6 +31,7 @@ from gateway.core.effects import (
     UnsubscribeTopics,
     WriteLogs,
 )
+from gateway.core.events import Pong, RequestPong
 from gateway.core.hub import Audiences, topics_of
 from gateway.core.identity import ANONYMOUS, AuthError, Grant, Identity, IsRevoked, UnknownKey
 from gateway.core.permits import JudgeLater, Verdict, decide, judge, refusal
@@ -68,9 +69,7 @@ class Session:
         self.identity = identity
         self.warned = False  # the node has sent `token_expiring` for the current token
 
-    def handle(
-        self, message: messages.ClientMessage, audiences: Audiences, now: str, findings: Findings = NO_FINDINGS
-    ) -> Effect:
+    def handle(self, message: messages.ClientMessage, audiences: Audiences, findings: Findings = NO_FINDINGS) -> Effect:
         """Return the effect of `message`.
 
         `AskBackend`, `RefreshKeys`, `ChargeTopics` and `JudgeLater` leave the session unchanged: the caller carries the
@@ -79,14 +78,13 @@ class Session:
         Args:
             message: The decoded message.
             audiences: The audiences that the client is in.
-            now: The time of the reply, ISO 8601.
             findings: The results of earlier effects of this message.
 
         Raises:
             ProtocolError: The session refuses the message. The session has not changed.
         """
         try:
-            return self._handle(message, audiences, now, findings)
+            return self._handle(message, audiences, findings)
         except _MoreNeeded as needed:
             return needed.effect
 
@@ -114,10 +112,10 @@ class Session:
             for name in names:
                 self._grants.pop(name, None)
 
-    def _handle(self, message: messages.ClientMessage, audiences: Audiences, now: str, findings: Findings) -> Effect:
+    def _handle(self, message: messages.ClientMessage, audiences: Audiences, findings: Findings) -> Effect:
         match message:
             case messages.Ping(timestamp):
-                return Reply(replies.pong(timestamp))
+                return Reply(Pong(timestamp))
             case messages.Subscribe():
                 return self._subscribe(message, audiences, findings)
             case messages.Unsubscribe(names, request_id):
@@ -127,24 +125,24 @@ class Session:
                 self._require("publish", publication.topic, request_id, findings)
                 return PublishMessage(publication, request_id)
             case messages.Auth(token):
-                return self._authenticate(token, audiences, now, findings)
+                return self._authenticate(token, audiences, findings)
             case messages.Request():
-                return self._request(message, now, findings)
+                return self._request(message, findings)
             case messages.Logs(entries):
-                return WriteLogs(entries, replies.logged(len(entries), now))
+                return WriteLogs(entries)
             case messages.Command():
                 return self._command(message, findings)
 
     # ---- authentication
 
-    def _authenticate(self, token: str | None, audiences: Audiences, now: str, findings: Findings) -> Effect:
+    def _authenticate(self, token: str | None, audiences: Audiences, findings: Findings) -> Effect:
         try:
             identity = self._rules.verify(token)
         except AuthError as error:
             raise self._token_error(error, Code.TOKEN, None, findings) from None
         removed = self._forbidden_topics(identity, audiences, (), None, findings)
         self._set_identity(identity, removed)
-        return LoggedIn(replies.authenticated(now), removed)
+        return LoggedIn(removed)
 
     def _set_identity(self, identity: Identity, removed: Collection[str]) -> None:
         self.identity = identity
@@ -243,7 +241,7 @@ class Session:
         grant = (self._grants or {}).get(name)
         return () if grant is None else (grant,)
 
-    def _request(self, message: messages.Request, now: str, findings: Findings) -> Effect:
+    def _request(self, message: messages.Request, findings: Findings) -> Effect:
         rule = self._rules.topics.of(message.topic)
         if (message.action == "history" and rule.history) or (message.action == "presence" and rule.presence):
             self._require("request", message.topic, message.request_id, findings)
@@ -262,7 +260,7 @@ class Session:
             )
         self._require("request", message.topic, message.request_id, findings)
         if message.action == "ping":
-            return Reply(replies.request_pong(message, now))
+            return Reply(RequestPong(message))
         if message.action == "getStatus":
             return ReplyStatus(message)
         raise ProtocolError(Code.UNKNOWN_ACTION, f"Unknown action {message.action}", message.request_id)

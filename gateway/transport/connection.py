@@ -18,11 +18,11 @@ from collections.abc import Iterator
 from time import perf_counter
 from typing import Final, NamedTuple, Protocol
 
-from gateway.core.events import Encoder
 from gateway.core.hub import Audiences
 from gateway.core.rates import Meter
 from gateway.core.session import Session
 from gateway.protocols.native import NATIVE
+from gateway.protocols.protocol import ClientProtocol
 from gateway.transport.line import TURN_SECONDS
 
 # The unsent bytes of one client above which senders that can wait should wait (`drained`).
@@ -97,7 +97,7 @@ class Connection(ABC):
     audiences: Audiences
     meter: Meter
     counted_user: str | None  # the user whose connection limit counts this connection
-    protocol: Encoder  # encodes the events that the client receives
+    protocol: ClientProtocol
 
     def __init__(self) -> None:
         self.stage = Stage.HANDSHAKE

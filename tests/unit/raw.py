@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from gateway.core.events import Encoder, Event
+from gateway.core.events import Broadcast, Encoder
 
 TIME = "2026-01-31T12:00:00.000Z"
 
 
-class Raw(Event):
+class Raw(Broadcast):
     """An event that has the same bytes in every protocol."""
 
     __slots__ = ("_bytes",)

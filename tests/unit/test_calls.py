@@ -17,6 +17,7 @@ from gateway.core.effects import FetchFromBackend, ForwardCommand
 from gateway.core.identity import Identity
 from gateway.core.messages import Command, Request
 from gateway.core.protocol import Code, ProtocolError
+from gateway.protocols.native import encoder
 from tests.unit.virtual_time import in_virtual_time, later, quiet
 
 
@@ -52,8 +53,8 @@ class At:
         self.gates: dict[str, asyncio.Event] = {}
         self.memory = SimpleNamespace(full=False)
         outbox = SimpleNamespace(
-            reply=lambda _client, data: self.told.append(orjson.loads(data)),
-            refuse=lambda _client, error: self.told.append(error), time=lambda: "2026-01-31T12:00:00.000Z",
+            reply=lambda _client, event: self.told.append(orjson.loads(encoder.text(event, 0))),
+            refuse=lambda _client, error: self.told.append(error),
             fail=lambda client, request_id: self.failed.append((client, request_id)),
         )  # fmt: skip
         self.calls = Calls(
@@ -211,7 +212,7 @@ async def test_an_answer_is_kept_as_the_rule_or_the_back_end_says_and_not_in_a_f
 async def test_json_that_python_cannot_hold_reaches_the_client_as_it_is() -> None:
     at, client = At(Answer(200, None, None, "12345678901234567890123")), Client()
     raw: list[Any] = []
-    at.calls._outbox.reply = lambda _client, data: raw.append(data)  # type: ignore[method-assign,assignment]
+    at.calls._outbox.reply = lambda _client, event: raw.append(encoder.text(event, 0))  # type: ignore[method-assign,assignment]
     at.request(client, "/x")
     await asyncio.gather(*at.tasks)
     assert b"12345678901234567890123" in raw[0]

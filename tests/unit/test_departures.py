@@ -9,8 +9,10 @@ import orjson
 import pytest
 
 from gateway import departures
+from gateway.core.events import Event
 from gateway.core.protocol import Close
 from gateway.departures import GRACE_SECONDS, UNREADY_SECONDS, Departures, Phase
+from gateway.protocols.native import encoder
 from gateway.transport.connection import Stage
 from tests.unit.virtual_time import in_virtual_time, later, quiet
 
@@ -31,11 +33,8 @@ class Client:
 class Outbox:
     """Hands each message to its client."""
 
-    def send(self, connection: Any, data: bytes) -> None:
-        connection.told.append(orjson.loads(data))
-
-    def time(self) -> str:
-        return "2026-01-31T12:00:00.000Z"
+    def send(self, connection: Any, event: Event) -> None:
+        connection.told.append(orjson.loads(encoder.text(event, 0)))
 
 
 class Node:

@@ -11,7 +11,7 @@ import pytest
 
 from gateway.cluster.answers import Impaired, Unavailable, Unconfirmed
 from gateway.cluster.outgoing import TooLarge
-from gateway.core.events import History
+from gateway.core.events import History, Published
 from gateway.core.messages import Request
 from gateway.core.position import Position
 from gateway.core.protocol import Code, ProtocolError
@@ -56,8 +56,8 @@ class At:
             cast(Any, self.memory), cast(Any, SimpleNamespace(of=lambda ip: f"net of {ip}")),
         )  # fmt: skip
         outbox = SimpleNamespace(
-            reply=lambda _client, data: self.told.append(data), refuse=lambda _client, error: self.told.append(error),
-            fail=lambda _client, request_id: self.failed.append(request_id), time=lambda: "2026-01-31T12:00:00.000Z",
+            reply=lambda _client, event: self.told.append(event), refuse=lambda _client, error: self.told.append(error),
+            fail=lambda _client, request_id: self.failed.append(request_id),
         )  # fmt: skip
         relay = SimpleNamespace(
             publish=self._publish, stored=lambda _publication: self.kept, read_history=self._read_history,
@@ -109,7 +109,7 @@ class At:
 async def test_a_publish_is_acknowledged_once_with_its_position() -> None:
     at = At()
     told = await at.publish(Client())
-    assert b'"requestId":"r"' in told and b'"offset":7' in told
+    assert told == Published("t", Position("e", 7, 70), "r")
     assert (len(at.told), at.published, at.charged) == (1, [Publication("t", 1)], [])
 
 
@@ -179,7 +179,7 @@ async def test_a_request_is_answered_once_and_releases_the_client(action: str, e
     await asyncio.gather(*at.tasks)
     assert client.holds == []
     if error is None:
-        assert b'"requestId":"r"' in at.told[0]
+        assert at.told[0].request.request_id == "r"
     assert len(at.told) + len(at.failed) == 1
     if isinstance(error, Unavailable):
         assert at.told[0].code is Code.UNAVAILABLE

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from gateway.core import hub
-from gateway.core.events import Delivered, Encoder, Event
+from gateway.core.events import Broadcast, Delivered, Encoder
 from gateway.core.hub import JOIN_BYTES, Audiences, Hub, Subscriber
 from gateway.protocols.native import NATIVE
 from tests.unit.raw import Raw, body
@@ -397,11 +397,11 @@ class Upper:
     """A protocol that counts what it encodes."""
 
     def __init__(self) -> None:
-        self.encoded: list[Event] = []
+        self.encoded: list[Broadcast] = []
 
-    def encode(self, event: Event) -> bytes:
+    def encode_broadcast(self, event: Broadcast) -> bytes:
         self.encoded.append(event)
-        return NATIVE.encode(event).upper()
+        return NATIVE.encode_broadcast(event).upper()
 
 
 def test_each_protocol_encodes_an_event_once_and_only_for_a_client_of_its_own() -> None:
@@ -413,7 +413,7 @@ def test_each_protocol_encodes_an_event_once_and_only_for_a_client_of_its_own() 
     for event in events:
         node.hub.deliver("topic:a", event)
     node.hub.flush()
-    native = b"".join(NATIVE.encode(event) for event in events)
+    native = b"".join(NATIVE.encode_broadcast(event) for event in events)
     assert [client.writes for client in (ann, bob, cat)] == [[native], [native.upper()], [native.upper()]]
     assert bob.writes[0] is cat.writes[0]
     assert (upper.encoded, other.encoded, dan.writes) == (events, [], [])

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from gateway.core import frames, hub
 from gateway.core import message as messages
 from gateway.core.effects import SubscribeTopics
-from gateway.core.events import Delivered, Encoder
+from gateway.core.events import Delivered, Encoder, Unsubscribed, Welcome
 from gateway.core.hub import Hub
 from gateway.core.identity import ANONYMOUS, Identity
 from gateway.core.position import Position
@@ -45,7 +45,7 @@ class Streams:
         return 0
 
     def frames(self, _topic: str, entries: Iterable[Entry], protocol: Encoder) -> list[bytes]:
-        return [protocol.encode(Delivered(entry.body)) for entry in entries]
+        return [protocol.encode_broadcast(Delivered(entry.body)) for entry in entries]
 
     def missed(self, topic: str, place: Position) -> list[Entry] | None:
         kept = self.entries.get(topic, [])
@@ -232,7 +232,7 @@ class Node:
         client = Client()
         session = type("Session", (), {"identity": Identity(user, None, None) if user else ANONYMOUS})()
         client.open(cast(Owner, self), "n.1.1", cast(Any, session), Facts(0, "", ""))
-        self.memberships.admit(client, b'{"type":"welcome"}')
+        self.memberships.admit(client, Welcome("n.1.1", "n", "1", 0, {}))
         return client
 
     def grew(self, connection: Connection, size: int) -> None:
@@ -267,6 +267,11 @@ def answers(client: Client) -> dict[str, Any]:
             assert request_id not in found, "answered twice"
             found[request_id] = message.get("topics", message.get("code"))
     return found
+
+
+def kinds(client: Client) -> list[str]:
+    """The operation or action of each message that it was sent."""
+    return [message.get("operation") or message["action"] for message in client.sent]
 
 
 # ---- SUBSCRIBEs that overlap
@@ -363,16 +368,16 @@ async def test_a_login_is_answered_in_time_though_redis_confirms_nothing() -> No
     assert client.sent == []
     assert client._held
     await later(ANSWER_SECONDS)
-    assert client.sent == [{"type": "welcome"}]
+    assert kinds(client) == ["welcome"]
     assert not client._held
-    node.memberships.login(client, b'{"type":"authenticated"}')
+    node.memberships.login(client)
     await later(ANSWER_SECONDS)
     node.relay.confirm()
     await quiet()
-    assert client.sent == [{"type": "welcome"}, {"type": "authenticated"}]
+    assert kinds(client) == ["welcome", "authenticate"]
     node.memberships.degrade()
-    node.memberships.login(client, b'{"type":"at once"}')
-    assert client.sent[-1] == {"type": "at once"}
+    node.memberships.login(client)
+    assert kinds(client) == ["welcome", "authenticate", "authenticate"]
     assert not node.relay.waiting, "nothing piles up while Redis is away"
 
 
@@ -399,7 +404,7 @@ async def test_an_outage_answers_the_welcome_before_anything_else() -> None:
     node.relay.confirms = False
     client = node.connect(user="ann")
     node.memberships.degrade()
-    assert client.sent == [{"type": "welcome"}]
+    assert kinds(client) == ["welcome"]
 
 
 @in_virtual_time
@@ -410,7 +415,7 @@ async def test_a_new_identity_is_told_on_the_topics_with_presence_and_the_same_o
     node.relay.touched.clear()
     for user, told in (("ann", 1), ("ann", 1), ("bob", 2)):
         cast(Any, client.session).identity = Identity(user, None, None)
-        node.memberships.login(client, b'{"type":"authenticated"}')
+        node.memberships.login(client)
         assert node.relay.touched == [("room", client.client_id)] * told
     assert client.audiences == {"user:bob", "topic:room", "topic:plain"}
 
@@ -437,14 +442,14 @@ async def _close_at(sends: int, refuses: bool) -> None:
     node.relay.confirms = False
     node.subscribe(client, "kept:1", "last:1", request_id="3", offset=0)
     node.subscribe(client, "last:3", request_id="4")
-    node.memberships.login(client, b'{"type":"authenticated"}')
+    node.memberships.login(client)
     await quiet()
     node.relay.confirms = True
     node.relay.confirm()
     await quiet()
     client.abort(1006)
     await quiet()
-    node.memberships.login(client, b'{"type":"authenticated"}')
+    node.memberships.login(client)
     node.subscribe(client, "plain", "kept:1", request_id="5")
     await later(10)
     node.assert_no_trace()
@@ -495,7 +500,7 @@ async def _run(steps: list[tuple[str, Any]], closes: int | None, refuses: bool) 
                 wanted -= set(what)
             case "login":
                 cast(Any, client.session).identity = Identity(what, None, None)
-                node.memberships.login(client, b'{"type":"authenticated"}')
+                node.memberships.login(client)
             case "unready":
                 node.relay.unready |= set(what)
             case "ready":
@@ -640,7 +645,7 @@ async def test_a_message_that_excludes_the_client_is_not_recovered_by_it() -> No
     own = node.relay.streams.publish("kept:1")
     node.relay.streams.entries["kept:1"][-1] = own._replace(exclude=client.client_id)
     node.subscribe(client, "kept:1", offset=0)
-    assert [m["type"] for m in client.sent] == ["welcome", "DATA", "ACKNOWLEDGMENT"]
+    assert [m["type"] for m in client.sent] == ["SYSTEM", "DATA", "ACKNOWLEDGMENT"]
 
 
 # ---- thousands of topics
@@ -690,7 +695,7 @@ async def test_an_unsubscribe_of_many_topics_is_done_in_parts_and_what_follows_w
     client = node.connect()
     node.subscribe(client, *MANY)
     await quiet()
-    node.memberships.unsubscribe_all(client, MANY, b'{"requestId":"u","topics":[]}')
+    node.memberships.unsubscribe_all(client, MANY, Unsubscribed([], "u"))
     await asyncio.sleep(0)
     assert (answers(client).get("u"), client._held) == (None, "unsubscribe")
     assert len(client.audiences) >= len(MANY) - 2 * TURN_ITEMS

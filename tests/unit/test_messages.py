@@ -10,7 +10,7 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from gateway.core import message, messages, numbers, protocol, replies, topics
+from gateway.core import events, message, messages, numbers, protocol, topics
 from gateway.core.events import Delivered
 from gateway.core.messages import (
     Auth,
@@ -92,25 +92,25 @@ def _is_sound(found: ClientMessage | ProtocolError) -> None:
         case ProtocolError():
             assert json.loads(found.encode(NOW))["code"] == found.code
         case Ping(timestamp):
-            assert orjson.loads(replies.pong(timestamp)) == {"type": "pong", "timestamp": timestamp}
+            assert orjson.loads(encoder.text(events.Pong(timestamp), 0)) == {"type": "pong", "timestamp": timestamp}
         case Publish(publication, request_id):
             assert topics.is_topic(publication.topic)
             assert publication.to is None and publication.except_client is None
             body = message.pack(publication.topic, publication.data, publication.extras, 0)
             assert orjson.loads(encoder.data(Delivered(body)))["data"] == publication.data
-            replies.published(publication.topic, None, request_id, NOW)
+            encoder.text(events.Published(publication.topic, None, request_id), 0)
         case Subscribe(found_topics, request_id, _):
             assert found_topics and len(set(found_topics)) == len(found_topics)
             assert all(map(topics.is_topic, found_topics))
-            replies.subscribed(found_topics, request_id, NOW)
+            encoder.text(events.Subscribed(found_topics, request_id), 0)
         case Unsubscribe(found_topics, request_id):
             assert len(set(found_topics)) == len(found_topics)
             assert all(map(topics.is_topic, found_topics))
-            replies.unsubscribed(found_topics, request_id, NOW)
+            encoder.text(events.Unsubscribed(found_topics, request_id), 0)
         case Request(topic, action, _, _):
             assert 0 < len(topic) <= 200 and 0 < len(action) <= 200
-            replies.answer(found, {}, NOW)
-            replies.request_pong(found, NOW)
+            encoder.text(events.Answer(found, {}), 0)
+            encoder.text(events.RequestPong(found), 0)
         case Logs(entries):
             assert all(orjson.dumps(entry) for entry in entries)
         case _:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.core import frames, message
-from gateway.core.events import Delivered, Event, History, PresenceChanged
+from gateway.core.events import Broadcast, Delivered, History, PresenceChanged
 from gateway.core.position import Position
 from gateway.protocols.native import NATIVE, encoder
 
@@ -60,15 +60,15 @@ def delivered(data: object, extras: dict[str, object], position: Position | None
         ),
     ],
 )
-def test_an_event_has_exactly_this_text(event: Event, text: bytes) -> None:
-    assert encoder.text(event) == text
-    assert NATIVE.encode(event) == frames.build(frames.TEXT, text)
+def test_an_event_has_exactly_this_text(event: Broadcast, text: bytes) -> None:
+    assert encoder.broadcast_text(event) == text
+    assert NATIVE.encode_broadcast(event) == frames.build(frames.TEXT, text)
 
 
 @given(values, st.dictionaries(st.sampled_from(["action", "subtype", "priority"]), st.text(min_size=1)))
 def test_any_data_and_extras_arrive_as_they_are(data: object, extras: dict[str, object]) -> None:
     event = delivered(data, extras, Position("e1", 7, 70))
-    assert orjson.loads(encoder.text(event)) == {
+    assert orjson.loads(encoder.broadcast_text(event)) == {
         "type": "DATA", "topic": "c", **extras, "data": data, "timestamp": "2026-01-31T12:00:00.000Z",
         "offset": 7, "epoch": "e1", "mark": 70,
     }  # fmt: skip
@@ -77,9 +77,14 @@ def test_any_data_and_extras_arrive_as_they_are(data: object, extras: dict[str, 
 def test_a_page_of_history_has_its_messages_and_its_position() -> None:
     events = [delivered(n, {}, Position("e1", n, n * 10)) for n in (1, 2)]
     page = orjson.loads(orjson.dumps(encoder.history(History("e1", 5, 50, events))))
-    assert page == {"epoch": "e1", "offset": 5, "mark": 50, "messages": [orjson.loads(encoder.text(e)) for e in events]}
+    assert page == {
+        "epoch": "e1",
+        "offset": 5,
+        "mark": 50,
+        "messages": [orjson.loads(encoder.broadcast_text(e)) for e in events],
+    }
 
 
 def test_an_event_that_the_protocol_does_not_know_is_an_error() -> None:
-    with pytest.raises(TypeError, match="no form for Event"):
-        NATIVE.encode(Event())
+    with pytest.raises(TypeError, match="no form for Broadcast"):
+        NATIVE.encode_broadcast(Broadcast())

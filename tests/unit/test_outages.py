@@ -10,9 +10,10 @@ import orjson
 import pytest
 
 from gateway.core import hub
+from gateway.core.events import Event
 from gateway.core.hub import Audiences, Hub
 from gateway.outages import Outages
-from gateway.protocols.native import NATIVE
+from gateway.protocols.native import NATIVE, encoder
 from gateway.transport.connection import Connection, Stage
 from gateway.turns import TURN_ITEMS, InOrder
 from tests.unit.test_memberships import Client as Simple
@@ -65,12 +66,9 @@ class World:
 
     # ---- as the outbox
 
-    def time(self) -> str:
-        return "now"
-
-    def reply(self, connection: Client, data: bytes) -> None:
+    def reply(self, connection: Client, event: Event) -> None:
         self.turns[-1] += 1
-        message = orjson.loads(data)
+        message = orjson.loads(encoder.text(event, 0))
         if connection.stage is Stage.OPEN:
             connection.told.append((message["action"], message["data"].get("topics", [])))
 

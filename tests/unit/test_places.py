@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core import message, replies
+from gateway.core import events, message
 from gateway.core.events import Delivered
 from gateway.core.places import Places
 from gateway.core.position import Position
+from gateway.core.protocol import Close
 from gateway.protocols.native import encoder
 
-NOW = "2026-01-31T12:00:00.000Z"
 TOPICS = st.text("abcXYZ019_:.-/", min_size=1, max_size=200)
 POSITIONS = st.builds(
     Position, st.text("0123456789abcdef", min_size=1, max_size=16), st.integers(0, 2**53),
@@ -58,12 +58,12 @@ def test_the_id_tells_the_mark_of_the_message_and_an_id_without_one_is_understoo
 
 def test_an_acknowledgement_tells_the_first_places() -> None:
     places = Places(["a", "plain"])
-    ack = replies.subscribed(["a", "plain"], None, NOW, {"a": {"epoch": "e1", "offset": 41, "recovered": True}})
-    assert fields(places.event(ack)) == {"id": "a=e1:41", "data": ack.decode()}
+    ack = encoder.text(events.Subscribed(["a", "plain"], None, {"a": Position("e1", 41, 410)}, {"a": True}), 0)
+    assert fields(places.event(ack)) == {"id": "a=e1:41:410", "data": ack.decode()}
 
 
 def test_a_farewell_says_when_to_come_back() -> None:
-    farewell = replies.system("shutdown", {"message": "bye", "reconnectMs": 321}, NOW)
+    farewell = encoder.text(events.ServerLeaving(Close.SHUTDOWN, 321), 0)
     assert fields(Places([]).event(farewell)) == {"retry": "321", "data": farewell.decode()}
 
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.app import load_rules
-from gateway.core import hub, messages, replies, topics
+from gateway.core import hub, messages, topics
 from gateway.core.effects import (
     NO_FINDINGS,
     AskBackend,
@@ -32,6 +32,7 @@ from gateway.core.effects import (
     UnsubscribeTopics,
     WriteLogs,
 )
+from gateway.core.events import Pong, RequestPong
 from gateway.core.hub import Audiences
 from gateway.core.identity import ANONYMOUS, AuthError, Grant, Identity, UnknownKey
 from gateway.core.permits import JUDGE_TOPICS, JudgeLater, Verdict
@@ -41,7 +42,6 @@ from gateway.core.session import Rules, Session
 from gateway.core.topics import Need
 
 DEFAULT = load_rules("")  # the package's own
-NOW = "2026-01-31T12:00:00.000Z"
 ANN = Identity("ann", "user")
 BOB = Identity("bob", "user", 1e12)
 ADMIN = Identity("eve", "admin")
@@ -89,9 +89,9 @@ def session_of(identity: Identity = ANONYMOUS, *, limit: int = 100, everything: 
 
 
 def handle(client: Session, message: messages.ClientMessage, *heard: str) -> Effect:
-    effect = client.handle(message, Audiences(heard), NOW)
+    effect = client.handle(message, Audiences(heard))
     if isinstance(effect, ChargeTopics):
-        effect = client.handle(message, Audiences(heard), NOW, Findings(topics_charged=True))
+        effect = client.handle(message, Audiences(heard), Findings(topics_charged=True))
     return effect
 
 
@@ -171,7 +171,7 @@ def test_anybody_may_stop_to_hear_anything() -> None:
 
 def test_a_good_token_logs_in() -> None:
     client = session_of()
-    assert handle(client, messages.Auth("ann")) == LoggedIn(replies.authenticated(NOW))
+    assert handle(client, messages.Auth("ann")) == LoggedIn()
     assert client.identity is ANN
 
 
@@ -192,7 +192,7 @@ def test_a_bad_token_is_answered_with_its_reason_and_logs_nobody_out(
 ) -> None:
     error = refusal(session_of(identity), messages.Auth(token))
     assert (error.code, error.reason, error.request_id) == (Code.TOKEN, reason, None)
-    assert json.loads(error.encode(NOW))["reason"] == reason
+    assert error.reason == reason
 
 
 def test_subscribe_may_bring_a_token() -> None:
@@ -205,7 +205,7 @@ def test_subscribe_may_bring_a_token() -> None:
 def test_a_bad_token_in_subscribe_is_4011_even_if_nothing_needed_it(token: str, reason: str) -> None:
     error = refusal(session_of(ANN), subscribe("contest", token=token))
     assert (error.code, error.reason) == (Code.BAD_TOKEN_IN_SUBSCRIBE, reason)
-    assert "requestId" not in json.loads(error.encode(NOW))
+    assert "requestId" not in json.loads(error.encode("now"))
 
 
 def test_a_good_token_of_a_subscribe_that_is_refused_logs_nobody_in() -> None:
@@ -248,12 +248,12 @@ def test_a_users_and_roles_own_audiences_are_not_topics_it_hears() -> None:
 
 
 def test_ping_is_answered_with_its_own_timestamp() -> None:
-    assert handle(session_of(), messages.Ping(5)) == Reply(b'{"type":"pong","timestamp":5}')
+    assert handle(session_of(), messages.Ping(5)) == Reply(Pong(5))
 
 
 def test_request_system_ping_is_answered() -> None:
     request = messages.Request("system", "ping", {}, "r")
-    assert handle(session_of(), request) == Reply(replies.request_pong(request, NOW))
+    assert handle(session_of(), request) == Reply(RequestPong(request))
 
 
 def test_request_status_is_the_nodes_to_answer() -> None:
@@ -276,7 +276,7 @@ def test_other_requests_are_refused(topic: str, action: str, code: Code) -> None
 
 def test_logs_are_reported_and_counted() -> None:
     entries = ({"level": "error"}, {"level": "info"})
-    assert handle(session_of(), messages.Logs(entries)) == WriteLogs(entries, replies.logged(2, NOW))
+    assert handle(session_of(), messages.Logs(entries)) == WriteLogs(entries)
 
 
 @pytest.mark.parametrize("topic", [None, "chat"])
@@ -309,13 +309,13 @@ tokens = st.sampled_from([None, "", "ann", "bob", "eve", "max", "ann!", "nobody"
 def test_to_judge_all_topics_of_a_client_again_is_counted_first_and_only_if_it_is_somebody_else() -> None:
     client = session_of(ANN)
     held = Counted(heard("a", "b", "admin"))
-    assert client.handle(messages.Auth("bob"), held, NOW) == ChargeTopics(3, None)
-    assert client.handle(subscribe("c", token="bob"), held, NOW) == ChargeTopics(3, "r")
+    assert client.handle(messages.Auth("bob"), held) == ChargeTopics(3, None)
+    assert client.handle(subscribe("c", token="bob"), held) == ChargeTopics(3, "r")
     assert client.identity is ANN
-    assert isinstance(client.handle(messages.Auth("ann"), held, NOW), LoggedIn)
-    assert isinstance(client.handle(messages.Auth("bob"), Audiences(), NOW), LoggedIn)
-    again = client.handle(messages.Auth("ann"), Audiences(heard("a", "admin")), NOW, Findings(topics_charged=True))
-    assert again == LoggedIn(replies.authenticated(NOW), ("admin",))
+    assert isinstance(client.handle(messages.Auth("ann"), held), LoggedIn)
+    assert isinstance(client.handle(messages.Auth("bob"), Audiences()), LoggedIn)
+    again = client.handle(messages.Auth("ann"), Audiences(heard("a", "admin")), Findings(topics_charged=True))
+    assert again == LoggedIn(("admin",))
 
 
 class Counted(Audiences):
@@ -327,10 +327,10 @@ class Counted(Audiences):
 
 def test_a_subscribe_costs_as_much_as_it_names_however_many_topics_the_client_holds() -> None:
     client, held = session_of(limit=3), Counted(heard("a", "b"))
-    assert client.handle(subscribe("a", "c"), held, NOW) == SubscribeTopics(("a", "c"), "r", login=False)
-    assert isinstance(client.handle(subscribe("a", "c", "d"), held, NOW), CloseConnection)
+    assert client.handle(subscribe("a", "c"), held) == SubscribeTopics(("a", "c"), "r", login=False)
+    assert isinstance(client.handle(subscribe("a", "c", "d"), held), CloseConnection)
     held.add(hub.joining("a"))  # the client subscribes again while it waits
-    assert isinstance(client.handle(subscribe("a", "c"), held, NOW), SubscribeTopics)
+    assert isinstance(client.handle(subscribe("a", "c"), held), SubscribeTopics)
 
 
 topic_names = st.sampled_from([*TOPICS, "no topic", ""])
@@ -367,7 +367,7 @@ def test_only_a_good_token_changes_who_a_client_is_and_a_refusal_changes_nothing
         token = text.get("authToken")
         effect: Effect | None
         try:
-            effect = client.handle(messages.decode(json.dumps(text).encode()), audiences, NOW)
+            effect = client.handle(messages.decode(json.dumps(text).encode()), audiences)
         except ProtocolError:
             effect = None
         assert audiences == heard_before  # the hub's, and nobody else writes it
@@ -432,7 +432,7 @@ def error_of(
     client: Session, message: messages.ClientMessage, findings: Findings = NO_FINDINGS, *names: str
 ) -> ProtocolError:
     with pytest.raises(ProtocolError) as refused:
-        client.handle(message, Audiences(heard(*names)), NOW, findings)
+        client.handle(message, Audiences(heard(*names)), findings)
     return refused.value
 
 
@@ -440,7 +440,7 @@ def test_the_back_end_is_asked_about_all_topics_that_need_it_at_once() -> None:
     client = strict(ANN)
     assert handle(client, subscribe("asked1", "open", "asked2")) == AskBackend("subscribe", ("asked1", "asked2"), ANN)
     findings = backend_verdicts(asked1=V.ALLOWED, asked2=V.ALLOWED)
-    joined = client.handle(subscribe("asked1", "open", "asked2"), Audiences(), NOW, findings)
+    joined = client.handle(subscribe("asked1", "open", "asked2"), Audiences(), findings)
     assert joined == SubscribeTopics(("asked1", "open", "asked2"), "r", login=False)
 
 
@@ -556,19 +556,17 @@ def test_who_it_is_no_more_loses_what_only_that_one_may() -> None:
     for name in ("admin", "wallet:eve", "open"):
         handle(client, subscribe(name))
     effect = handle(client, message, *heard("admin", "wallet:eve", "wallet:ann", "open"))
-    assert effect == LoggedIn(replies.authenticated(NOW), ("admin", "wallet:eve"))
+    assert effect == LoggedIn(("admin", "wallet:eve"))
 
 
 def test_what_is_waited_for_counts_as_heard() -> None:
-    assert handle(strict(ADMIN), messages.Auth("ann"), hub.joining("admin")) == LoggedIn(
-        replies.authenticated(NOW), ("admin",)
-    )
+    assert handle(strict(ADMIN), messages.Auth("ann"), hub.joining("admin")) == LoggedIn(("admin",))
 
 
 def test_a_renewed_token_costs_nothing_and_asks_nobody() -> None:
     client = strict(ANN)
     client.warned = True
-    assert handle(client, messages.Auth("ann"), *heard("asked", "told:1")) == LoggedIn(replies.authenticated(NOW))
+    assert handle(client, messages.Auth("ann"), *heard("asked", "told:1")) == LoggedIn()
     assert not client.warned
 
 
@@ -578,15 +576,15 @@ def test_of_another_user_the_back_end_is_asked_again_and_silence_is_a_no() -> No
     assert handle(client, messages.Auth("bob"), *names) == AskBackend("subscribe", ("asked1", "asked2", "asked3"), BOB)
     assert client.identity is ANN
     findings = backend_verdicts(asked1=V.ALLOWED, asked2=V.REFUSED, asked3=V.UNKNOWN)
-    effect = client.handle(messages.Auth("bob"), Audiences(names), NOW, findings)
-    assert effect == LoggedIn(replies.authenticated(NOW), ("asked2", "asked3"))
+    effect = client.handle(messages.Auth("bob"), Audiences(names), findings)
+    assert effect == LoggedIn(("asked2", "asked3"))
 
 
 def test_a_token_for_anybody_survives_another_user_and_one_for_a_user_does_not() -> None:
     client = strict(ANN)
     handle(client, messages.Subscribe(("told:1", "told:2"), "r", None, {}, ("told:1", "told:2@ann")))
     effect = handle(client, messages.Auth("bob"), *heard("told:1", "told:2"))
-    assert effect == LoggedIn(replies.authenticated(NOW), ("told:2",))
+    assert effect == LoggedIn(("told:2",))
 
 
 def test_a_subscribe_with_anothers_token_takes_what_that_one_may_not_hear() -> None:
@@ -598,9 +596,9 @@ def test_a_subscribe_of_another_user_asks_of_the_new_and_of_the_old_topics() -> 
     client, names, message = strict(ANN), heard("asked1"), subscribe("asked2", token="bob")
     assert handle(client, message, *names) == AskBackend("subscribe", ("asked2",), BOB)
     findings = backend_verdicts(asked2=V.ALLOWED)
-    assert client.handle(message, Audiences(names), NOW, findings) == AskBackend("subscribe", ("asked1",), BOB)
+    assert client.handle(message, Audiences(names), findings) == AskBackend("subscribe", ("asked1",), BOB)
     findings = backend_verdicts(asked2=V.ALLOWED, asked1=V.REFUSED)
-    assert client.handle(message, Audiences(names), NOW, findings) == SubscribeTopics(
+    assert client.handle(message, Audiences(names), findings) == SubscribeTopics(
         ("asked2",), "r", login=True, removed=("asked1",)
     )
 
@@ -687,11 +685,11 @@ CLOSED = '[[topic]]\npattern = "*"\nsubscribe = "token"'
 
 def judge_all(client: Session, message: messages.ClientMessage, heard: Audiences, findings: Findings) -> list[Effect]:
     """The effects of a message that is handled again until it is settled."""
-    effects = [client.handle(message, heard, NOW, findings)]
+    effects = [client.handle(message, heard, findings)]
     while isinstance(effects[-1], JudgeLater):
         assert len(effects) < 50
         findings = replace(findings, verdicts=effects[-1].verdicts)
-        effects.append(client.handle(message, heard, NOW, findings))
+        effects.append(client.handle(message, heard, findings))
     return effects
 
 

@@ -1,16 +1,25 @@
-"""Events as JSON texts.  (pure)"""
+"""Events as JSON texts. docs/protocol.md is the public description.  (pure)"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import orjson
 
-from gateway.core import message, protocol
-from gateway.core.events import Delivered, Event, History, PresenceChanged
-from gateway.core.protocol import Json
+from gateway.core import events, message, protocol, topics
+from gateway.core.events import Broadcast, Delivered, Event, History, PresenceChanged
+from gateway.core.protocol import Close, Json, RequestId
+
+# The SYSTEM message before a close: its action, and message and code in its data. For a shutdown it is the code that
+# the first front end expects.
+_LEAVING = {
+    Close.SHUTDOWN: ("shutdown", "Server is restarting", 1001),
+    Close.MOVE: ("move", "Another server has more room", int(Close.MOVE)),
+}
 
 
-def text(event: Event) -> bytes:
-    """The JSON text of `event`."""
+def broadcast_text(event: Broadcast) -> bytes:
+    """The JSON text of an event for many clients."""
     match event:
         case Delivered():
             return data(event)
@@ -36,3 +45,119 @@ def history(page: History) -> dict[str, Json]:
     """A part of a topic's history, as REQUEST and the HTTP API answer it."""
     messages = [orjson.Fragment(data(event)) for event in page.messages]
     return {"epoch": page.epoch, "offset": page.offset, "mark": page.mark, "messages": messages}
+
+
+def text(event: Event, now_ms: int) -> bytes:
+    """The JSON text of an event for one client. `now_ms`: the time of the message, in ms since 1970."""
+    if isinstance(event, events.Pong):  # the only event without the time of the node, beside those of streams
+        return orjson.dumps({"type": "pong", "timestamp": event.timestamp})
+    time = protocol.iso(now_ms)
+    match event:
+        case events.Subscribed():
+            return _subscribed(event, time)
+        case events.Published():
+            return _published(event, time)
+        case events.Unsubscribed(names, request_id):
+            return orjson.dumps(
+                {"type": "ACKNOWLEDGMENT", "operation": "unsubscribe", "topics": list(names), **_echo(request_id),
+                 "timestamp": time}
+            )  # fmt: skip
+        case events.Answer(request, content):
+            # Its type is DATA, because a front-end listener for DATA drops RESPONSE.
+            content = history(content) if isinstance(content, History) else content
+            return orjson.dumps(
+                {"type": "DATA", "topic": request.topic, "action": request.action, "data": content,
+                 **_echo(request.request_id), "timestamp": time}
+            )  # fmt: skip
+        case events.CommandDone(command, content):
+            fields = {} if content is None else {"data": content}
+            return orjson.dumps(
+                {"type": "ACKNOWLEDGMENT", "operation": "command", "topic": command.topic, "action": command.action,
+                 "status": "success", **fields, **_echo(command.request_id), "timestamp": time}
+            )  # fmt: skip
+        case events.Authenticated():
+            return orjson.dumps(
+                {"type": "ACKNOWLEDGMENT", "operation": "authenticate", "status": "success",
+                 "message": "User authenticated successfully", "timestamp": time}
+            )  # fmt: skip
+        case events.LogsAccepted(count):
+            return orjson.dumps(
+                {"type": "ACKNOWLEDGMENT", "topic": "logs", "message": "Logs received", "count": count,
+                 "timestamp": time}
+            )  # fmt: skip
+        case events.RequestPong(request):  # the only message of the type RESPONSE
+            return orjson.dumps(
+                {"type": "RESPONSE", "topic": topics.SYSTEM, "action": "pong", "data": {"timestamp": time},
+                 **_echo(request.request_id)}
+            )  # fmt: skip
+        case events.Failed(error):
+            return error.encode(time)
+        case events.StreamOpened(name):
+            return orjson.dumps({"type": "OPEN", "stream": name})
+        case events.StreamClosed(code, reason):
+            return orjson.dumps({"type": "CLOSE", "code": code, "reason": reason})
+    return _system(*_of_system(event), time)
+
+
+def _of_system(
+    event: events.Welcome | events.SubscriptionsEnded | events.TokenExpiring | events.Gap | events.Degraded
+    | events.Restored | events.ServerLeaving,
+) -> tuple[str, Mapping[str, Json]]:  # fmt: skip
+    """Action and data of a SYSTEM message."""
+    match event:
+        case events.Welcome(client_id, node, version, ping_ms, limits):
+            return "welcome", {
+                "clientId": client_id, "node": node, "version": version, "pingMs": ping_ms, "limits": limits
+            }  # fmt: skip
+        case events.SubscriptionsEnded(names, reason):
+            return "unsubscribed", {"topics": names, "reason": reason}
+        case events.TokenExpiring(ends_ms):
+            message = "Your token expires: send AUTH with a new one"
+            return "token_expiring", {"expires": protocol.iso(ends_ms), "message": message}
+        case events.Gap(names):
+            return "gap", {"topics": sorted(names)}
+        case events.Degraded():
+            return "degraded", {"message": "Live updates are interrupted; you stay connected"}
+        case events.Restored():
+            return "restored", {"message": "Live updates flow again"}
+        case events.ServerLeaving(reason, reconnect_ms):
+            action, message, code = _LEAVING[reason]
+            return action, {"message": message, "code": code, "reconnectMs": reconnect_ms}
+
+
+def _system(action: str, about: Mapping[str, Json], time: str) -> bytes:
+    return orjson.dumps({"type": "SYSTEM", "topic": topics.SYSTEM, "action": action, "data": about, "timestamp": time})
+
+
+def _subscribed(event: events.Subscribed, time: str) -> bytes:
+    names = list(event.topics)
+    # The message does not repeat many names: with thousands of topics that would double the size of the frame.
+    listed = ", ".join(names) if len(names) <= 10 else f"{len(names)} topics"
+    fields: dict[str, Json] = {}
+    if event.positions:
+        recovered = event.recovered
+        fields["positions"] = {
+            topic: {**at._asdict(), **({"recovered": recovered[topic]} if topic in recovered else {})}
+            for topic, at in event.positions.items()
+        }
+    return orjson.dumps(
+        {"type": "ACKNOWLEDGMENT", "operation": "subscribe", "topics": names, "status": "success",
+         "message": f"Successfully subscribed to {listed}", **_echo(event.request_id), "timestamp": time, **fields}
+    )  # fmt: skip
+
+
+def _published(event: events.Published, time: str) -> bytes:
+    fields: dict[str, Json] = {}
+    if event.position is not None:
+        epoch, offset, mark = event.position
+        fields = {"offset": offset, "epoch": epoch}
+        if mark is not None:
+            fields["mark"] = mark
+    return orjson.dumps(
+        {"type": "ACKNOWLEDGMENT", "operation": "publish", "topic": event.topic, **fields, **_echo(event.request_id),
+         "timestamp": time}
+    )  # fmt: skip
+
+
+def _echo(request_id: RequestId) -> dict[str, RequestId]:
+    return {} if request_id is None else {"requestId": request_id}
