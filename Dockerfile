@@ -1,19 +1,19 @@
-FROM python:3.13-slim
+# For a reproducible image, name the base by its digest: --build-arg PYTHON=python:3.13-slim@sha256:...
+ARG PYTHON=python:3.13-slim
+FROM ${PYTHON}
 
 # An unprivileged user: a gateway writes no file and needs no port below 1024.
 RUN useradd --system --no-create-home gateway
 WORKDIR /app
 
 # Dependencies have their own layer: they change seldom, the source often.
-COPY pyproject.toml .
-RUN python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" \
-      > requirements.txt \
- && pip install --no-cache-dir --requirement requirements.txt
+COPY constraints.txt .
+RUN pip install --no-cache-dir --requirement constraints.txt
 
-COPY README.md .
+COPY pyproject.toml README.md LICENSE ./
 COPY docs docs
 COPY gateway gateway
-RUN pip install --no-cache-dir --no-deps .
+RUN pip install --no-cache-dir --constraint constraints.txt '.[server]'
 
 USER gateway
 # Listen on the container's address; compose.yaml does not publish the port.

@@ -8,7 +8,7 @@ BIN    := .venv/bin
 
 # With -j, several targets would build the same .venv at the same time.
 .NOTPARALLEL:
-.PHONY: help up rolling-restart down status logs test pictures chaos bench fuzz mutants lint types
+.PHONY: help up rolling-restart down status logs test pictures chaos bench fuzz mutants lint types release sbom constraints
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -62,6 +62,26 @@ lint: .venv/dev.done ## check style, import rules, haproxy.cfg in all its varian
 types: .venv/dev.done ## run mypy --strict
 	$(BIN)/mypy --strict
 
+release: .venv/release.done ## build and check the packages in dist/; uploads nothing
+	@$(PYTHON) -m stack.need nodejs npm
+	@rm -rf dist
+	$(BIN)/python -m build --no-isolation
+	$(BIN)/twine check --strict dist/*
+	cd gateway/static/client && npm pack --pack-destination "$(CURDIR)/dist"
+	@$(MAKE) --no-print-directory sbom
+
+sbom: .venv/release.done ## write dist/sbom.json: the packages of the image (CycloneDX)
+	@mkdir -p dist
+	$(BIN)/cyclonedx-py requirements constraints.txt --output-reproducible --output-file dist/sbom.json
+
+constraints: ## write constraints.txt: the newest versions of the packages that a node needs
+	@rm -rf build/constraints
+	@$(PYTHON) -m venv build/constraints
+	build/constraints/bin/pip install --quiet --disable-pip-version-check '.[server]'
+	@(echo "# The versions in the image of a node; make constraints renews them."; \
+	  build/constraints/bin/pip freeze --exclude websocket-gateway-cluster) > build/constraints.txt
+	@mv build/constraints.txt constraints.txt
+
 # If pyproject.toml is newer than these marker files, update the environment.
 .venv/stack.done: pyproject.toml
 	@$(call install,stack)
@@ -69,6 +89,9 @@ types: .venv/dev.done ## run mypy --strict
 .venv/dev.done: pyproject.toml
 	@$(call install,dev)
 	@touch .venv/stack.done  # dev includes it
+
+.venv/release.done: pyproject.toml
+	@$(call install,release)
 
 define install
 $(PYTHON) -m stack.need python3-venv
