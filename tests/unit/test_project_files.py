@@ -1,0 +1,44 @@
+"""The files that contributors expect: that they are valid, and name what exists."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.cluster import ROOT
+
+PAGES = ["README.md", "SECURITY.md", "CODE_OF_CONDUCT.md"]
+
+
+def _yaml(path: str) -> Any:
+    return yaml.safe_load((ROOT / path).read_text())
+
+
+def test_the_workflow_runs_the_checks_on_each_supported_python() -> None:
+    jobs = _yaml(".github/workflows/ci.yml")["jobs"]
+    assert any(".ci/run" in step.get("run", "") for step in jobs["check"]["steps"])
+    project = (ROOT / "pyproject.toml").read_text()
+    supported = re.findall(r"Programming Language :: Python :: (3\.\d+)", project)
+    assert jobs["check"]["strategy"]["matrix"]["python"] == supported
+
+
+@pytest.mark.parametrize("name", ["bug", "feature"])
+def test_an_issue_form_has_fields_with_labels(name: str) -> None:
+    form = _yaml(f".github/ISSUE_TEMPLATE/{name}.yml")
+    assert {"name", "description", "body"} <= form.keys()
+    assert all(field["attributes"]["label"] for field in form["body"])
+
+
+def test_the_hooks_run_the_tools_of_make_lint_and_types() -> None:
+    [repository] = _yaml(".pre-commit-config.yaml")["repos"]
+    entries = {hook["entry"].split()[0].removeprefix(".venv/bin/") for hook in repository["hooks"]}
+    assert entries == {"ruff", "lint-imports", "mypy"}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_each_page_links_only_to_files_that_exist(page: str) -> None:
+    links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", (ROOT / page).read_text())
+    assert [link for link in links if not (ROOT / link).exists()] == []
