@@ -18,17 +18,20 @@ import orjson
 from fuzz import clients
 from gateway.cluster.envelope import Envelope, Kind
 from gateway.core import orders, topics
+from gateway.core.commands import BackendCommand, Publish, Request, Subscribe, Unsubscribe
 from gateway.core.deflate import deflate, inflate
+from gateway.core.errors import ProtocolError
+from gateway.core.events import Failed
 from gateway.core.frames import CLOSE, RSV1, TEXT, FrameError, build, split
 from gateway.core.hub import Audiences
 from gateway.core.identity import ANONYMOUS, AuthError, Grant, Identity
 from gateway.core.message import check
-from gateway.core.messages import Command, Publish, Request, Subscribe, Unsubscribe, decode
-from gateway.core.protocol import ProtocolError
 from gateway.core.publication import Publication
 from gateway.core.session import Rules, Session
 from gateway.core.targets import target_of
 from gateway.core.topics import RulesError
+from gateway.protocols.native import encoder
+from gateway.protocols.native.decoder import decode
 from gateway.settings import Settings, SettingsError
 from tests.unit.test_frames import in_chunks, parse, parse_with_library, raw
 
@@ -159,7 +162,7 @@ def messages(random: Random) -> int:
         try:
             session.handle(decode(text), Audiences(["topic:contest"]))
         except ProtocolError as error:
-            orjson.loads(error.encode("now"))
+            orjson.loads(encoder.text(Failed(error), 0))
         with contextlib.suppress(ProtocolError):
             Publication.of_item(value(random))
     return tried
@@ -281,7 +284,7 @@ def _only_topics(random: Random, name: str) -> None:
                 assert topics.is_topic(publication.topic)
             case Request(topic):
                 assert topics.is_topic(topic)
-            case Command(topic):
+            case BackendCommand(topic):
                 assert topic is None or topics.is_topic(topic)
     with contextlib.suppress(ProtocolError):
         assert topics.is_topic(Publication.of_item({"topic": name, "data": 1}).topic)

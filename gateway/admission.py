@@ -13,8 +13,8 @@ from typing import Any, Final
 from gateway.cluster import slots
 from gateway.cluster.slots import Slots
 from gateway.core import inflow
+from gateway.core.errors import CloseReason
 from gateway.core.inflow import Inflow
-from gateway.core.protocol import Close
 from gateway.core.sources import Sources
 from gateway.metrics import Metrics
 from gateway.outbox import Outbox
@@ -101,7 +101,7 @@ class Admission:
         full = await self._slots.take(user, None)
         if full is not None:
             self._metrics.limited.labels(full).inc()
-            connection.close(Close.TOO_MANY_CONNECTIONS, REASONS[full])
+            connection.disconnect(CloseReason.TOO_MANY_CONNECTIONS, REASONS[full])
         elif connection.stage is not Stage.OPEN:
             self._slots.release(user, None)
         else:

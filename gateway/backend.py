@@ -20,10 +20,10 @@ from typing import Final
 import httpx
 import orjson
 
-from gateway.core import protocol
+from gateway.core import json_text
 from gateway.core.breaker import Breaker
+from gateway.core.json_text import Json
 from gateway.core.numbers import InfiniteError, NumberError
-from gateway.core.protocol import Json
 from gateway.logs import logger
 from gateway.metrics import Metrics
 
@@ -237,7 +237,7 @@ def sign(secret: bytes, seconds: int, method: str, target: bytes, content: bytes
 
 def _answer(status: int, text: bytes, max_age: float | None) -> Answer:
     try:
-        return Answer(status, protocol.loads(text, ENVELOPE_LEVELS) if text else None, max_age)
+        return Answer(status, json_text.loads(text, ENVELOPE_LEVELS) if text else None, max_age)
     except InfiniteError as error:
         raise BackendError(f"the back end's answer cannot be read: {error}") from None
     except NumberError:

@@ -17,7 +17,8 @@ from gateway.cluster.cache import MAX_KEY_LENGTH, Cache, Timed
 from gateway.cluster.memory import RedisMemory
 from gateway.core import events
 from gateway.core.effects import FetchFromBackend, ForwardCommand
-from gateway.core.protocol import Code, ProtocolError, RequestId
+from gateway.core.errors import ErrorReason, ProtocolError
+from gateway.core.json_text import RequestId
 from gateway.logs import logger
 from gateway.outbox import Outbox
 from gateway.transport.connection import Connection
@@ -29,7 +30,7 @@ LOAD_MARGIN_SECONDS: Final = (
 )
 
 _HOLD: Final = "calls"
-_CODES: Final = {403: Code.NOT_ALLOWED, 429: Code.TOO_MANY_REQUESTS}
+_REASONS: Final = {403: ErrorReason.NOT_ALLOWED, 429: ErrorReason.TOO_MANY_REQUESTS}
 
 
 class _Lane:
@@ -94,11 +95,11 @@ class Calls:
             self._outbox.refuse(connection, error)
         except BackendAway:
             message = "The back end cannot be reached; try again"
-            self._outbox.refuse(connection, ProtocolError(Code.UNAVAILABLE, message, request_id))
+            self._outbox.refuse(connection, ProtocolError(ErrorReason.UNAVAILABLE, message, request_id))
         except BackendError:
             message = "The back end gave no valid answer; the command or request may have been executed"
-            reason = "outcome_unknown" if done is not None else None  # only for a command
-            self._outbox.refuse(connection, ProtocolError(Code.UNAVAILABLE, message, request_id, reason))
+            detail = "outcome_unknown" if done is not None else None  # only for a command
+            self._outbox.refuse(connection, ProtocolError(ErrorReason.UNAVAILABLE, message, request_id, detail))
         except Exception:
             self._outbox.fail(connection, request_id)
         finally:
@@ -153,15 +154,15 @@ class Calls:
 
     def _refusal(self, answer: Answer, request_id: RequestId, unimplemented: str) -> ProtocolError:
         if 400 <= answer.status < 500 and answer.status != 401:
-            code = _CODES.get(answer.status, Code.DATA_REFUSED)
+            reason = _REASONS.get(answer.status, ErrorReason.DATA_REFUSED)
             return ProtocolError(
-                code, answer.message or f"The back end rejected the call ({answer.status})", request_id
+                reason, answer.message or f"The back end rejected the call ({answer.status})", request_id
             )
         if answer.status == 501:
-            return ProtocolError(Code.NOT_IMPLEMENTED, answer.message or unimplemented, request_id)
+            return ProtocolError(ErrorReason.NOT_IMPLEMENTED, answer.message or unimplemented, request_id)
         # 401 or a redirect: the gateway is not configured correctly.
         self._log.warning("back end rejected the gateway", status=answer.status)
-        return ProtocolError(Code.INTERNAL, "The back end does not accept this gateway", request_id)
+        return ProtocolError(ErrorReason.INTERNAL, "The back end does not accept this gateway", request_id)
 
 
 def cache_key(target: str) -> str:

@@ -16,14 +16,14 @@ from gateway import __version__
 from gateway.admission import Admission
 from gateway.calls import Calls
 from gateway.cluster.bus import Bus
-from gateway.core import effects, events, frames, hub, messages, protocol, session
+from gateway.core import commands, effects, events, frames, hub, json_text, session, timestamps
 from gateway.core.deflate import Deflater
 from gateway.core.effects import Findings
+from gateway.core.errors import CloseReason, ProtocolError
 from gateway.core.hub import Hub
 from gateway.core.identity import Identity, IsRevoked
 from gateway.core.orders import ClientSelector, Disconnect, Unsubscribe
 from gateway.core.permits import JudgeLater
-from gateway.core.protocol import Close, Code, ProtocolError
 from gateway.core.rates import Outcome
 from gateway.core.roster import Attendee
 from gateway.core.session import Session, Verify
@@ -44,7 +44,7 @@ USER_AGENT_CHARACTERS: Final = 256
 WARNING_SECONDS: Final = 30.0  # a client is warned this long before its token expires
 NOT_ANY_MORE: Final = "not allowed for the user that you are now"
 
-_CLOSE_CODES: Final = frozenset({*map(int, Close), 1000, 1005, 1006, 1011})
+_RFC_CODES: Final = frozenset({1000, 1001, 1002, 1005, 1006, 1007, 1009, 1011, 1012})  # RFC 6455, 7.4.1
 
 
 class Clients:
@@ -79,7 +79,7 @@ class Clients:
         self._now_ms = now_ms
         self.limits = Limits(settings, rules.topics, outbox, metrics)
         self.grew, self.counted_part = self.limits.grew, self.limits.count_part
-        self._limits_about: Mapping[str, protocol.Json] = {
+        self._limits_about: Mapping[str, json_text.Json] = {
             "messageBytes": settings.max_message_bytes, "topics": settings.max_client_topics,
             "messagesPerSecond": settings.client_messages_per_second,
             "subscriptionsPerSecond": settings.client_subscriptions_per_second,
@@ -131,7 +131,8 @@ class Clients:
         self._memberships.remove(connection)
         self._admission.leave(connection)
         self.limits.forget(connection)
-        self._metrics.closes.labels(str(int(code)) if code in _CLOSE_CODES else "other").inc()
+        known = code in _RFC_CODES or code in connection.protocol.close_codes.values()
+        self._metrics.closes.labels(str(int(code)) if known else "other").inc()
         self._log.debug("client closed", client=connection.client_id, code=int(code))
 
     def sweep(self, now: float) -> None:
@@ -143,13 +144,13 @@ class Clients:
             return 0
         if connection.pinged:
             if connection.is_silent(self._settings.ping_seconds + self._settings.pong_seconds, now):
-                connection.close(Close.NO_PONG, "no pong")
+                connection.disconnect(CloseReason.NO_PONG, "no pong")
         elif connection.is_silent(self._settings.ping_seconds, now):
             connection.ping()
         ended = self._watch_tokens(connection, seconds)
         if connection.is_late(now):
             self._metrics.limited.labels("message_seconds").inc()
-            connection.close(Close.BAD_USE, "message not complete in time")
+            connection.disconnect(CloseReason.BAD_USE, "message not complete in time")
         return ended
 
     def _watch_tokens(self, connection: Connection, now: float) -> int:
@@ -159,7 +160,7 @@ class Clients:
         """
         client, expires = connection.session, connection.session.identity.expires
         if expires is not None and expires <= now:
-            connection.close(Close.TOKEN_EXPIRED, "token expired")
+            connection.disconnect(CloseReason.TOKEN_EXPIRED, "token expired")
             return 0
         if expires is not None and not client.warned:
             ends = expires - self._settings.jwt_leeway_seconds
@@ -178,7 +179,7 @@ class Clients:
         identity = connection.session.identity
         if revoked(identity.token_id, identity.user, identity.issued):
             self._log.info("token revoked", client=connection.client_id)
-            connection.close(Close.BAD_TOKEN, "token revoked")
+            connection.disconnect(CloseReason.BAD_TOKEN, "token revoked")
             return 0
         ended, topics = connection.session.revoke_grants(revoked, TURN_ITEMS)
         self._unsubscribe(connection, topics, "subscription token revoked")
@@ -194,18 +195,16 @@ class Clients:
             verdict = self.limits.count(connection, len(payload))
             if verdict is Outcome.ENOUGH:
                 return
-            if opcode != frames.TEXT:
-                raise ProtocolError(Code.NOT_JSON, "Messages are text frames, not binary ones")
-            if not payload.isascii():
+            if opcode == frames.TEXT and not payload.isascii():
                 payload.decode()
-            message = messages.decode(payload)
-            kind = type(message).__name__.lower()
-            if self.limits.allows(connection, message, verdict):
-                self._handle(connection, message, effects.NO_FINDINGS)
+            command = connection.protocol.decode(opcode, payload)
+            kind = command.kind
+            if self.limits.allows(connection, command, verdict):
+                self._handle(connection, command, effects.NO_FINDINGS)
         except ProtocolError as error:
             self._outbox.refuse(connection, error)
         except UnicodeDecodeError:
-            connection.close(Close.NOT_UTF8, "text is not UTF-8")
+            connection.disconnect(CloseReason.NOT_UTF8, "text is not UTF-8")
         except Exception:
             self._outbox.fail(connection)
         finally:
@@ -215,7 +214,7 @@ class Clients:
         """Count a ping or pong like a message. False: far over the limit, and the connection is closed."""
         return self.limits.count(connection, size) is not Outcome.ENOUGH
 
-    def _handle(self, connection: Connection, message: messages.ClientMessage, findings: Findings) -> None:
+    def _handle(self, connection: Connection, message: commands.Command, findings: Findings) -> None:
         effect = connection.session.handle(message, connection.audiences, findings)
         match effect:
             case effects.ChargeTopics(topics, request_id):
@@ -232,13 +231,13 @@ class Clients:
             case _:
                 self._carry_out(connection, effect)
 
-    def _judge_on(self, connection: Connection, message: messages.ClientMessage, findings: Findings) -> None:
+    def _judge_on(self, connection: Connection, message: commands.Command, findings: Findings) -> None:
         # A separate hold key, so that handling the message again can hold it under "judge" again.
         connection.hold("judged")
         self._handle_again(connection, message, findings)
         connection.release("judged")
 
-    def _handle_again(self, connection: Connection, message: messages.ClientMessage, findings: Findings) -> None:
+    def _handle_again(self, connection: Connection, message: commands.Command, findings: Findings) -> None:
         """Handle a message again with the `findings` collected for it."""
         if connection.stage is Stage.OPEN:
             try:
@@ -278,8 +277,8 @@ class Clients:
             case effects.WriteLogs(entries):
                 self.limits.report(connection, entries)
                 self._outbox.send(connection, events.LogsAccepted(len(entries)))
-            case effects.CloseConnection(code, reason):
-                connection.close(code, reason)
+            case effects.CloseConnection(reason, text):
+                connection.disconnect(reason, text)
 
     def receive_lines(self, body: bytes) -> bool:
         """Process messages for an event stream: its name, then one message per line. False: there is no such stream."""
@@ -323,7 +322,7 @@ class Clients:
             reason=order.reason,
         )
         if isinstance(order, Disconnect):
-            connection.close(Close.DISCONNECTED, order.reason)
+            connection.disconnect(CloseReason.DISCONNECTED, order.reason)
             return 0
         self._unsubscribe(connection, topics, order.reason)
         return len(topics) - 1
@@ -391,7 +390,7 @@ class Clients:
         facts, identity = connection.facts, connection.session.identity
         topics = sorted(topic for topic in map(hub.topic_of, connection.audiences) if topic is not None)
         return orjson.dumps(
-            {"connectedAt": protocol.iso(facts.connected_ms), "ip": facts.ip, "userAgent": facts.user_agent,
+            {"connectedAt": timestamps.iso_time(facts.connected_ms), "ip": facts.ip, "userAgent": facts.user_agent,
              "transport": connection.kind, "user": identity.user, "role": identity.role, "topics": topics}
         )  # fmt: skip
 

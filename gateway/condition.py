@@ -14,7 +14,7 @@ from gateway import __version__, logs
 from gateway.auth.trust import Trust
 from gateway.clients import Clients
 from gateway.cluster.bus import Bus
-from gateway.core import protocol
+from gateway.core import timestamps
 from gateway.core.hub import Hub
 from gateway.departures import Departures, Phase
 from gateway.heartbeat import Heartbeat
@@ -113,7 +113,7 @@ class Condition:
         settings = self._settings
         return {
             "name": settings.node, "address": settings.advertise, "path": "/ws",
-            "version": __version__, "started": protocol.iso(self._started_ms), "clients": len(self._clients),
+            "version": __version__, "started": timestamps.iso_time(self._started_ms), "clients": len(self._clients),
             # A reader sees this row only while the lease is valid.
             "topics": self._hub.topic_count, "ready": int(not self._reasons_but_lease()),
             "draining": int(self._departures.draining),

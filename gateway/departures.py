@@ -14,8 +14,8 @@ from typing import Final
 
 from gateway.clients import Clients
 from gateway.core import balance
+from gateway.core.errors import CloseReason
 from gateway.core.events import ServerLeaving
-from gateway.core.protocol import Close
 from gateway.core.watchers import Watchers
 from gateway.logs import logger
 from gateway.outbox import Outbox
@@ -88,7 +88,7 @@ class Departures:
     def admitted(self, connection: Connection) -> None:
         """Close a new client at once if the node began to reject handshakes during its handshake."""
         if self.phase is Phase.REFUSING:
-            self._close(connection, Close.SHUTDOWN, balance.reconnect_ms(1, 0, random.random))
+            self._close(connection, CloseReason.SHUTDOWN, balance.reconnect_ms(1, 0, random.random))
 
     # ---- drain
 
@@ -118,7 +118,7 @@ class Departures:
                 await _wait(self._hurry, started + moment)
                 if self._hurry.is_set():
                     together, within = len(leaving) - at, 0.0
-            self._close(connection, Close.SHUTDOWN, balance.reconnect_ms(together, within, random.random))
+            self._close(connection, CloseReason.SHUTDOWN, balance.reconnect_ms(together, within, random.random))
         self._log.info(
             "drained", clients=len(leaving), seconds=round(loop.time() - started, 3),
             unready_seconds=round(unready_seconds, 3),
@@ -154,19 +154,19 @@ class Departures:
             # A client that left on its own counts as moved.
             if self.phase is not Phase.SHEDDING or len(self._clients) <= keep:
                 break
-            moved += self._close(connection, Close.MOVE, balance.reconnect_ms(count, seconds, random.random))
+            moved += self._close(connection, CloseReason.MOVE, balance.reconnect_ms(count, seconds, random.random))
         await asyncio.sleep(GRACE_SECONDS)
         self._rejected.clear()
         self._log.info("moved", clients=moved, left=len(self._clients))
         if self.phase is Phase.SHEDDING:
             self.phase = Phase.STAYING
 
-    def _close(self, connection: Connection, code: Close, reconnect_ms: int) -> bool:
+    def _close(self, connection: Connection, reason: CloseReason, reconnect_ms: int) -> bool:
         """Notify and close a client. False if it is gone already."""
         if connection.stage is not Stage.OPEN:
             return False
-        self._outbox.send(connection, ServerLeaving(code, reconnect_ms))
-        connection.close(code, code.name.lower())
+        self._outbox.send(connection, ServerLeaving(reason, reconnect_ms))
+        connection.disconnect(reason, reason.name.lower())
         return True
 
 

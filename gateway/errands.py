@@ -11,10 +11,11 @@ from gateway.cluster.link import Impaired, Unavailable, Unconfirmed
 from gateway.cluster.memory import RedisMemory
 from gateway.cluster.outgoing import TooLarge
 from gateway.cluster.quota import Allowance, Quota
-from gateway.core import messages
+from gateway.core import commands
 from gateway.core.effects import AskBackend, Findings, RefreshKeys
+from gateway.core.errors import ErrorReason, ProtocolError
 from gateway.core.events import Answer, Published
-from gateway.core.protocol import Code, ProtocolError, RequestId
+from gateway.core.json_text import RequestId
 from gateway.core.publication import Publication
 from gateway.core.sources import Sources
 from gateway.metrics import Metrics
@@ -54,7 +55,7 @@ class Errands:
         connection.hold("publish")
         self._spawn(self._publish(connection, publication, request_id), "client's publish")
 
-    def look_up(self, connection: Connection, request: messages.Request) -> None:
+    def look_up(self, connection: Connection, request: commands.Request) -> None:
         """Answer a REQUEST for the history or the presence of a topic."""
         connection.hold("request")
         self._spawn(self._look_up(connection, request), "client's request")
@@ -99,7 +100,7 @@ class Errands:
             if user is not None and not await self._budgets.quota.take(user):
                 self._metrics.limited.labels("publishes").inc()
                 message = "Too many publishes of this user; wait some seconds"
-                raise ProtocolError(Code.TOO_MANY_REQUESTS, message, request_id)
+                raise ProtocolError(ErrorReason.TOO_MANY_REQUESTS, message, request_id)
             await self._charge(connection, publication, request_id)
             [position] = await self._relay.publish([publication])
             self._outbox.reply(connection, Published(publication.topic, position, request_id))
@@ -107,15 +108,15 @@ class Errands:
             self._outbox.refuse(connection, error)
         except Unconfirmed:
             message = "Published, but too few replicas confirmed it; a retry publishes a second message"
-            self._outbox.refuse(connection, ProtocolError(Code.UNAVAILABLE, message, request_id))
+            self._outbox.refuse(connection, ProtocolError(ErrorReason.UNAVAILABLE, message, request_id))
         except Impaired as error:
             message = f"Redis cannot store this now; try again later: {error}"
-            self._outbox.refuse(connection, ProtocolError(Code.UNAVAILABLE, message, request_id))
+            self._outbox.refuse(connection, ProtocolError(ErrorReason.UNAVAILABLE, message, request_id))
         except Unavailable:
             message = "The cluster is unavailable, try again"
-            self._outbox.refuse(connection, ProtocolError(Code.UNAVAILABLE, message, request_id))
+            self._outbox.refuse(connection, ProtocolError(ErrorReason.UNAVAILABLE, message, request_id))
         except TooLarge as error:
-            self._outbox.refuse(connection, ProtocolError(Code.DATA_REFUSED, str(error), request_id))
+            self._outbox.refuse(connection, ProtocolError(ErrorReason.DATA_REFUSED, str(error), request_id))
         except Exception:
             self._outbox.fail(connection, request_id)
         finally:
@@ -134,7 +135,7 @@ class Errands:
         if self._budgets.memory.full:
             self._metrics.limited.labels("redis_memory").inc()
             message = f"Redis is nearly full and {publication.topic} stores messages; try again later"
-            raise ProtocolError(Code.UNAVAILABLE, message, request_id)
+            raise ProtocolError(ErrorReason.UNAVAILABLE, message, request_id)
         user, ip = connection.session.identity.user, connection.facts.ip
         owner = f"user:{user}" if user is not None else f"address:{self._budgets.sources.of(ip) or ip}"
         if not await self._budgets.allowance.take(owner, size, streams):
@@ -143,12 +144,12 @@ class Errands:
                 f"{publication.topic} stores messages, and the daily limit of bytes for this user is used up "
                 f"({size} more needed); wait some minutes, or send less"
             )
-            raise ProtocolError(Code.TOO_MANY_REQUESTS, message, request_id)
+            raise ProtocolError(ErrorReason.TOO_MANY_REQUESTS, message, request_id)
 
-    async def _look_up(self, connection: Connection, request: messages.Request) -> None:
+    async def _look_up(self, connection: Connection, request: commands.Request) -> None:
         try:
             if request.action == "history":
-                content: Any = await self._relay.read_history(request.topic, **messages.history_range(request))
+                content: Any = await self._relay.read_history(request.topic, **commands.history_range(request))
             else:
                 content = await self._relay.read_presence(request.topic)
             self._outbox.reply(connection, Answer(request, content))
@@ -156,7 +157,7 @@ class Errands:
             self._outbox.refuse(connection, error)
         except Unavailable:
             message = "The cluster is unavailable, try again"
-            self._outbox.refuse(connection, ProtocolError(Code.UNAVAILABLE, message, request.request_id))
+            self._outbox.refuse(connection, ProtocolError(ErrorReason.UNAVAILABLE, message, request.request_id))
         except Exception:
             self._outbox.fail(connection, request.request_id)
         finally:

@@ -8,10 +8,11 @@ from typing import Final
 
 import orjson
 
-from gateway.core import protocol
+from gateway.core import json_text
 from gateway.core.backlog import Backlog
-from gateway.core.messages import ClientMessage, Request, Subscribe, read_price
-from gateway.core.protocol import Close, Code, ProtocolError, RequestId
+from gateway.core.commands import Command, Request, Subscribe, read_cost
+from gateway.core.errors import CloseReason, ErrorReason, ProtocolError
+from gateway.core.json_text import RequestId
 from gateway.core.rates import UNUSED, ClientRates, Outcome, Rate
 from gateway.core.topics import TopicRules
 from gateway.logs import logger
@@ -58,7 +59,7 @@ class Limits:
         if connection.meter.count_part(self._rates, connection.last_received) is Outcome.ENOUGH:
             self._close_over_limit(connection, "messages")
 
-    def allows(self, connection: Connection, message: ClientMessage, verdict: Outcome) -> bool:
+    def allows(self, connection: Connection, message: Command, verdict: Outcome) -> bool:
         """Whether to handle a message for which `count` returned `verdict`; if not, the connection is closed.
 
         Raises:
@@ -66,7 +67,7 @@ class Limits:
         """
         if verdict is Outcome.REFUSED:
             raise self._too_many("messages", self._rates.messages, getattr(message, "request_id", None))
-        if isinstance(message, Request) and (more := read_price(message)):
+        if isinstance(message, Request) and (more := read_cost(message)):
             # The request is answered in any case. Its cost beyond its size counts against the next messages.
             connection.meter.count_extra(self._rates, more, connection.last_received)
         if not isinstance(message, Subscribe):
@@ -87,7 +88,7 @@ class Limits:
             self._close_over_limit(connection, "subscriptions")
         return verdict is Outcome.FINE
 
-    def report(self, connection: Connection, entries: Sequence[Mapping[str, protocol.Json]]) -> None:
+    def report(self, connection: Connection, entries: Sequence[Mapping[str, json_text.Json]]) -> None:
         """Write the lines of a browser to the log, within its limit and the limit of all browsers.
 
         Raises:
@@ -102,18 +103,20 @@ class Limits:
             self._log.info("browser log", client=connection.client_id, line=line)
         self._metrics.limited.labels("log_lines").inc(len(entries) - len(lines))
         if entries and not lines:
-            raise ProtocolError(Code.TOO_MANY_REQUESTS, "Too many log lines; wait some seconds")
+            raise ProtocolError(ErrorReason.TOO_MANY_REQUESTS, "Too many log lines; wait some seconds")
 
     def _too_many(self, limit: str, rate: Rate, request_id: RequestId) -> ProtocolError:
         self._metrics.limited.labels(limit).inc()
         return ProtocolError(
-            Code.TOO_MANY_REQUESTS, f"More than {rate.per_second:g} {limit} a second; wait some seconds", request_id
+            ErrorReason.TOO_MANY_REQUESTS,
+            f"More than {rate.per_second:g} {limit} a second; wait some seconds",
+            request_id,
         )
 
     def _close_over_limit(self, connection: Connection, limit: str) -> None:
         self._metrics.limited.labels(limit).inc()
         self._log.info("client over limit closed", client=connection.client_id, ip=connection.facts.ip, limit=limit)
-        connection.close(Close.TOO_MANY_REQUESTS, f"too many {limit}")
+        connection.disconnect(CloseReason.TOO_MANY_REQUESTS, f"too many {limit}")
 
     # ---- buffers of all clients
 

@@ -22,10 +22,11 @@ from gateway.cluster.link import Unavailable
 from gateway.cluster.registry import Registry
 from gateway.core import hub, sequence
 from gateway.core.effects import SubscribeTopics
+from gateway.core.errors import ErrorReason, ProtocolError
 from gateway.core.events import Authenticated, Event, Subscribed
 from gateway.core.hub import Hub
+from gateway.core.json_text import RequestId
 from gateway.core.position import Position
-from gateway.core.protocol import Code, ProtocolError, RequestId
 from gateway.core.sequence import Entry
 from gateway.outbox import Outbox
 from gateway.relay import Relay
@@ -169,7 +170,7 @@ class Memberships:
         if len(others) >= MAX_WAITING:
             self._relay.join(personal, None)
             message = f"The limit of {MAX_WAITING} waiting SUBSCRIBEs of this client is reached; send it again later"
-            self._outbox.refuse(connection, ProtocolError(Code.UNAVAILABLE, message, effect.request_id))
+            self._outbox.refuse(connection, ProtocolError(ErrorReason.UNAVAILABLE, message, effect.request_id))
             return
         topics = effect.topics
         places = {topic: effect.recover[topic] for topic in topics if topic in effect.recover}
@@ -367,7 +368,7 @@ class Memberships:
         subscribed = [topic for topic in asked.topics if hub.of_topic(topic) in connection.audiences]
         if not subscribed:
             message = "All topics of this SUBSCRIBE were unsubscribed before it was acknowledged"
-            self._outbox.refuse(connection, ProtocolError(Code.NO_VALID_TOPIC, message, asked.request_id))
+            self._outbox.refuse(connection, ProtocolError(ErrorReason.NO_VALID_TOPIC, message, asked.request_id))
             return
         positions = {t: self._relay.streams.place(t) for t in subscribed if self._relay.has_history(t)}
         self._outbox.reply(connection, Subscribed(subscribed, asked.request_id, positions, asked.recovered))

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from gateway.core import hub
+from gateway.core.errors import CloseReason, ErrorReason, ProtocolError
 from gateway.core.events import Event, Failed
 from gateway.core.hub import Hub
-from gateway.core.protocol import Close, Code, ProtocolError, RequestId
+from gateway.core.json_text import RequestId
 from gateway.logs import logger
 from gateway.metrics import Metrics
 from gateway.transport.connection import Connection, Stage
@@ -41,7 +42,7 @@ class Outbox:
         assert isinstance(subscriber, Connection)
         self._metrics.slow_consumers.inc()
         self._log.warning("slow consumer closed", client=subscriber.client_id, ip=subscriber.facts.ip)
-        subscriber.abort(Close.SLOW_CONSUMER)
+        subscriber.abort(subscriber.protocol.close_codes[CloseReason.SLOW_CONSUMER])
 
     def reply(self, connection: Connection, event: Event) -> None:
         """Send an answer, unless the client has disconnected meanwhile."""
@@ -50,7 +51,7 @@ class Outbox:
 
     def refuse(self, connection: Connection, error: ProtocolError) -> None:
         """Refuse a command with `error`."""
-        self._metrics.errors.labels(str(int(error.code))).inc()
+        self._metrics.errors.labels(str(int(connection.protocol.error_codes[error.reason]))).inc()
         self.reply(connection, Failed(error))
 
     def fail(self, connection: Connection, request_id: RequestId = None) -> None:
@@ -60,5 +61,6 @@ class Outbox:
         """
         self._log.exception("message handling failed", client=connection.client_id)
         self.refuse(
-            connection, ProtocolError(Code.INTERNAL, "Internal error of the node; its log has the details", request_id)
+            connection,
+            ProtocolError(ErrorReason.INTERNAL, "Internal error of the node; its log has the details", request_id),
         )

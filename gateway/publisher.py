@@ -21,8 +21,8 @@ from typing import Any, Final, Self
 from gateway.cluster.keys import Keys
 from gateway.cluster.link import Link, Unavailable, Unconfirmed
 from gateway.cluster.outgoing import MAX_MESSAGE_BYTES, Outgoing, TooLarge
+from gateway.core.errors import ProtocolError
 from gateway.core.position import Position
-from gateway.core.protocol import ProtocolError
 from gateway.core.publication import Publication, refuse_reserved
 from gateway.metrics import Metrics
 

@@ -22,12 +22,12 @@ from gateway.cluster.link import Link, Unavailable
 from gateway.cluster.outgoing import Outgoing, TooLarge
 from gateway.cluster.snapshots import Snapshots
 from gateway.conflation import Conflation
-from gateway.core import hub, message, protocol
+from gateway.core import hub, json_text, message
+from gateway.core.errors import ProtocolError
 from gateway.core.events import Delivered
 from gateway.core.events import History as HistoryPage
 from gateway.core.hub import Hub
 from gateway.core.position import Position
-from gateway.core.protocol import ProtocolError
 from gateway.core.publication import Publication
 from gateway.core.sequence import Entry
 from gateway.core.topics import TopicRules, is_reserved
@@ -371,7 +371,7 @@ class Relay:
         try:
             if len(payload) > self._max_bytes:
                 raise TooLarge(f"{len(payload)} bytes; the limit is {self._max_bytes}")
-            item = protocol.loads(payload)
+            item = json_text.loads(payload)
             publication = Publication.of_item({"topic": item["topic"], "data": item["data"]})
             stamp = item.get("timestamp")
             at = int(stamp) if isinstance(stamp, int | float) and 0 < stamp < 2 * now else now

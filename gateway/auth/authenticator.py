@@ -11,7 +11,7 @@ import jwt
 
 from gateway.auth.keyring import Keyring
 from gateway.core.identity import ROLES, AuthError, Grant, Identity, IsRevoked, UnknownKey, nothing_revoked
-from gateway.core.protocol import MAX_NAME_LENGTH
+from gateway.core.names import MAX_NAME_LENGTH
 from gateway.core.revocations import name_of
 from gateway.core.topics import PATTERN_FORM, is_pattern
 

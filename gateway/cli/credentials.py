@@ -22,7 +22,7 @@ from gateway.auth.keyring import KeyFault, Keyring
 from gateway.cli.commands import Failure, Misuse, Steps, as_json_option, speaking
 from gateway.cli.remote import Remote
 from gateway.cli.tables import print_fields, print_json, print_table, print_text
-from gateway.core import protocol
+from gateway.core import names, timestamps
 from gateway.core.identity import ROLES, AuthError
 from gateway.core.topics import PATTERN_FORM, is_pattern
 from gateway.settings import Settings, SettingsError
@@ -72,8 +72,8 @@ def issue(
     """
     if user is None and not topics:
         raise click.UsageError("Give USER: only a token with --topic may have no user.")
-    if user is not None and not 0 < len(user) <= protocol.MAX_NAME_LENGTH:
-        raise click.UsageError(f"USER must have 1 to {protocol.MAX_NAME_LENGTH} characters.")
+    if user is not None and not 0 < len(user) <= names.MAX_NAME_LENGTH:
+        raise click.UsageError(f"USER must have 1 to {names.MAX_NAME_LENGTH} characters.")
     if len(topics) > authenticator.MAX_TOKEN_TOPICS or not all(map(is_pattern, topics)):
         raise click.UsageError(
             f"--topic must be a topic or a pattern of {PATTERN_FORM}, at most {authenticator.MAX_TOKEN_TOPICS} times."
@@ -89,7 +89,7 @@ def issue(
     made = _signed(claims, settings.jwt_secret, pem, kid)
     if as_json:
         about = {"topics": list(topics)} if topics else {"role": role}
-        print_json({"token": made, "user": user, **about, "expires": protocol.iso(int(now + seconds) * 1000)})
+        print_json({"token": made, "user": user, **about, "expires": timestamps.iso_time(int(now + seconds) * 1000)})
     else:
         click.echo(made)
 

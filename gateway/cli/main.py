@@ -26,7 +26,7 @@ from gateway.cli.credentials import COMMANDS
 from gateway.cli.haproxy import haproxy_sync
 from gateway.cli.remote import Remote
 from gateway.cli.tables import age, print_fields, print_table, print_text
-from gateway.core import balance, dependencies, protocol
+from gateway.core import balance, dependencies, json_text
 from gateway.core.topics import RulesError
 from gateway.settings import Settings, SettingsError
 
@@ -105,7 +105,7 @@ def publish(
 def _data(given: str, text: bool) -> Any:
     raw = sys.stdin.buffer.read() if given == "-" else given.encode()
     try:
-        return raw.decode().removesuffix("\n") if text else protocol.loads(raw)
+        return raw.decode().removesuffix("\n") if text else json_text.loads(raw)
     except UnicodeDecodeError:
         raise click.UsageError("DATA is not UTF-8.") from None
     except ValueError as error:
@@ -114,7 +114,7 @@ def _data(given: str, text: bool) -> Any:
 
 def _number_or_word(given: str | None) -> float | str | None:
     with suppress(ValueError):
-        number = protocol.loads((given or "").encode())
+        number = json_text.loads((given or "").encode())
         if isinstance(number, int | float) and not isinstance(number, bool):
             return number
     return given

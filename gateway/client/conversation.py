@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 from gateway.client.events import Closed, Disconnected, TooLarge, refusal
 from gateway.client.limits import Limits, parse_limits
 from gateway.client.pace import Heartbeat
-from gateway.core import protocol
+from gateway.core import json_text
 from gateway.core.numbers import NumberError
-from gateway.core.protocol import Code
+from gateway.protocols.native.codes import ErrorCode
 
 if TYPE_CHECKING:  # websockets loads slowly, so it is imported when a connection is made
     from websockets.asyncio.client import ClientConnection
@@ -65,7 +65,7 @@ class Conversation:
             Disconnected: The socket was lost before the reply.
         """
         request_id = f"p{next(self._ids)}"
-        data = protocol.dumps({**frame, "requestId": request_id})
+        data = json_text.dumps({**frame, "requestId": request_id})
         if len(data) > self.limits.message_bytes:
             raise TooLarge(str(frame["type"]), len(data), self.limits.message_bytes)
         answer: asyncio.Future[Frame] = asyncio.get_running_loop().create_future()
@@ -101,7 +101,7 @@ class Conversation:
             Disconnected: The socket was lost before the reply.
         """
         self._login = asyncio.get_running_loop().create_future()
-        await self.send(protocol.dumps({"type": "AUTH", "authToken": token}))
+        await self.send(json_text.dumps({"type": "AUTH", "authToken": token}))
         await self._login
         self.token = token
         self.logged_in.set()
@@ -117,7 +117,7 @@ class Conversation:
             await asyncio.sleep(seconds)
             if not self._heartbeat.ping():
                 raise Lost("no pong")
-            await self.send(protocol.dumps({"type": "ping", "timestamp": int(time.time() * 1000)}))
+            await self.send(json_text.dumps({"type": "ping", "timestamp": int(time.time() * 1000)}))
 
     def give_up(self) -> None:
         """Abort the connection. A close would wait for the server."""
@@ -161,7 +161,7 @@ class Conversation:
                 _settle(self._login, None)
             case {"type": "ERROR"} if answer is not None:
                 _fail(answer, refusal(frame))
-            case {"type": "ERROR", "code": Code.TOKEN}:
+            case {"type": "ERROR", "code": ErrorCode.TOKEN}:
                 _fail(self._login, refusal(frame))
             case {"type": "ERROR", "temporary": True} if request_id is None:
                 _fail(self._login, refusal(frame))  # AUTH has no id
@@ -191,7 +191,7 @@ def _read(text: str | bytes) -> Frame:
         ValueError: `text` is not JSON.
     """
     try:
-        frame: Frame = protocol.loads(text if isinstance(text, bytes) else text.encode())
+        frame: Frame = json_text.loads(text if isinstance(text, bytes) else text.encode())
     except NumberError:
         frame = json.loads(text)
     return frame

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from gateway.core.protocol import Json
+from gateway.core.json_text import Json
 
 # The fields of DATA that `Message` has by name. `Message.extras` has all others.
 _KNOWN = frozenset({"type", "topic", "data", "timestamp", "offset", "epoch", "mark", "initialData"})

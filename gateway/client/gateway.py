@@ -21,9 +21,9 @@ from gateway.client.pace import Backoff, Reports
 from gateway.client.subscription import Subscription
 from gateway.client.tokens import GetToken, Tokens
 from gateway.client.topics import Topics
-from gateway.core import protocol
+from gateway.core import json_text
+from gateway.core.json_text import Json
 from gateway.core.position import Position
-from gateway.core.protocol import Json
 
 BUFFER_EVENTS: Final = 10_000
 TOKEN_TRIES: Final = 3  # refused tokens in a row, each fetched again, after which the client ends
@@ -176,7 +176,7 @@ class Gateway:
         self._check()
         if not isinstance(topic, str):
             raise TypeError(f"topic is of type {type(topic).__name__}; it must be a str")
-        protocol.dumps(topic)
+        json_text.dumps(topic)
         subscription = self._topics.add(topic, buffer)
         try:
             async with asyncio.timeout(self._timing.answer):

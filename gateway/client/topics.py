@@ -26,8 +26,8 @@ from gateway.client.limits import SUBSCRIBE_BYTES, SUBSCRIBE_TOPICS, Limits, Pac
 from gateway.client.pace import Backoff
 from gateway.client.place import Place
 from gateway.client.subscription import Subscription
-from gateway.core import protocol
-from gateway.core.protocol import Code
+from gateway.core import json_text
+from gateway.protocols.native.codes import ErrorCode
 
 SUBSCRIBE_TRIES: Final = 3
 
@@ -214,7 +214,7 @@ class Topics:
         if recover:
             frame["recover"] = recover
         frame["requestId"] = f"s{next(self._ids)}"
-        return _Subscribe(frame["requestId"], entries, protocol.dumps(frame), bool(recover))
+        return _Subscribe(frame["requestId"], entries, json_text.dumps(frame), bool(recover))
 
     def _send(self, request: _Subscribe, now: float) -> bytes:
         for known in request.entries:
@@ -284,7 +284,7 @@ class Topics:
                         self._deliver(known, known.place.lost("the server could not hear the topic"))
             case {"type": "SYSTEM", "action": "unsubscribed", "data": {"topics": [*topics], **about}}:
                 for topic in topics:
-                    self._drop(topic, Refused(Code.NOT_ALLOWED, str(about.get("reason", "unsubscribed"))))
+                    self._drop(topic, Refused(ErrorCode.NOT_ALLOWED, str(about.get("reason", "unsubscribed"))))
             case {"type": "SYSTEM", "action": "degraded" | "restored" as action}:
                 self.degraded = action == "degraded"
 
@@ -298,7 +298,7 @@ class Topics:
             self._touch(known)
             known.joined = known.joined or topic in accepted
             if not known.joined:
-                self._drop(topic, Refused(Code.NO_VALID_TOPIC, f"no such topic: {topic}"))
+                self._drop(topic, Refused(ErrorCode.NO_VALID_TOPIC, f"no such topic: {topic}"))
                 continue
             recovered = position is not None and position.get("recovered") is True
             events = known.place.acknowledged(position)
@@ -318,7 +318,7 @@ class Topics:
         entries = [known for known in request.entries if known.subscriptions]
         self._release(known for known in request.entries if not known.subscriptions)  # ended meanwhile
         if why.temporary:
-            if why.code == Code.TOO_MANY_REQUESTS:
+            if why.code == ErrorCode.TOO_MANY_REQUESTS:
                 self._pace.refused(now)
             self._refused.append((now + self._backoff.seconds(), entries))
         elif len(request.entries) > 1:  # SUBSCRIBE is all or nothing, so find the refused topic by halves
@@ -379,4 +379,4 @@ class Topics:
 
 
 def _unsubscribe(topics: Iterable[str]) -> bytes:
-    return protocol.dumps({"type": "UNSUBSCRIBE", "topics": list(topics)})
+    return json_text.dumps({"type": "UNSUBSCRIBE", "topics": list(topics)})

@@ -18,8 +18,8 @@ from gateway.cluster.entries import MAX_VALUE_BYTES, Entries
 from gateway.cluster.keys import Keys
 from gateway.cluster.link import Link, Unavailable
 from gateway.cluster.loads import Loaded, Loads, Order
-from gateway.core import protocol
-from gateway.core.protocol import Json
+from gateway.core import json_text
+from gateway.core.json_text import Json
 from gateway.logs import logger
 from gateway.metrics import Metrics
 
@@ -62,7 +62,7 @@ class Cache:
     """One process's access to the cache. `spawn` runs a coroutine as a task and keeps a reference to it.
 
     Keys have 1 to 500 characters without spaces and braces, otherwise ValueError. Values must survive JSON unchanged
-    (`protocol.dumps`), otherwise TypeError. A read returns the JSON form, for example a list for a tuple.
+    (`json_text.dumps`), otherwise TypeError. A read returns the JSON form, for example a list for a tuple.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class Cache:
         values = {}
         for key, text in texts.items():
             try:
-                values[key] = protocol.loads(text)
+                values[key] = json_text.loads(text)
             except ValueError as error:  # another program has written it
                 self._rows.skip("cache", key, error)
         return values
@@ -176,11 +176,11 @@ class Cache:
         order = Order(check_key(key), loaded, stale_seconds, load_seconds)
         text = await self.loads.text_of(order)
         try:
-            return protocol.loads(text)
+            return json_text.loads(text)
         except ValueError as error:  # another program has written it
             self._rows.skip("cache", key, error)
         await self._entries.drop(key, strict=False)
-        return protocol.loads(await self.loads.text_of(order))
+        return json_text.loads(await self.loads.text_of(order))
 
 
 @asynccontextmanager
@@ -246,7 +246,7 @@ def pack(value: Json) -> bytes:
     """
     # Encoded inside a list: the text may become part of a larger one, and orjson limits the depth.
     try:
-        return protocol.dumps([value])[1:-1]
+        return json_text.dumps([value])[1:-1]
     except ValueError as error:
         raise TypeError(str(error)) from None
 

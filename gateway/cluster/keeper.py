@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from gateway.cluster.leader import Fence, Fenced, Leadership, Lease
 from gateway.cluster.link import Unavailable
-from gateway.core import protocol, records
+from gateway.core import records, timestamps
 from gateway.core.breaker import Breaker
 from gateway.core.position import Position
 from gateway.core.publication import Publication, refuse_reserved
@@ -273,4 +273,4 @@ def explain(error: BaseException) -> str:
 
 def now_iso() -> str:
     """The current time in the format of records."""
-    return protocol.iso(int(time.time() * 1000))
+    return timestamps.iso_time(int(time.time() * 1000))

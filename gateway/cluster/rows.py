@@ -16,7 +16,7 @@ from typing import Any, Final, Literal, TypeVar
 import orjson
 
 from gateway.core.message import check
-from gateway.core.protocol import MAX_NAME_LENGTH
+from gateway.core.names import MAX_NAME_LENGTH
 from gateway.logs import logger
 from gateway.metrics import Metrics
 

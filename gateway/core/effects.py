@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
-from gateway.core import messages
+from gateway.core import commands
+from gateway.core.errors import CloseReason
 from gateway.core.events import Event
 from gateway.core.identity import Identity
+from gateway.core.json_text import Json, RequestId
 from gateway.core.permits import JudgeLater, Verdict
 from gateway.core.position import Position
-from gateway.core.protocol import Close, Json, RequestId
 from gateway.core.publication import Publication
 from gateway.core.topics import Act
 
@@ -61,21 +62,21 @@ class PublishMessage:
 class ReplyStatus:
     """Reply with the status of the node."""
 
-    request: messages.Request
+    request: commands.Request
 
 
 @dataclass(frozen=True, slots=True)
 class ReadTopic:
     """Reply with the topic's history or presence. `request.action` says which."""
 
-    request: messages.Request
+    request: commands.Request
 
 
 @dataclass(frozen=True, slots=True)
 class FetchFromBackend:
     """Reply with the resource that the back end serves at `target`."""
 
-    request: messages.Request
+    request: commands.Request
     target: str
     seconds: float  # how long the answer is fresh, unless it carries its own time
     stale_seconds: float  # how long it may still be served after that
@@ -85,7 +86,7 @@ class FetchFromBackend:
 class ForwardCommand:
     """Send the command to the back end in the name of `identity`, and acknowledge with the back end's answer."""
 
-    command: messages.Command
+    command: commands.BackendCommand
     identity: Identity
 
 
@@ -127,8 +128,8 @@ class ChargeTopics:
 class CloseConnection:
     """Close the connection."""
 
-    code: Close
-    reason: str
+    reason: CloseReason
+    text: str
 
 
 FinalEffect: TypeAlias = (

@@ -9,9 +9,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, TypeAlias
 
-from gateway.core.messages import Command, Request
+from gateway.core.commands import BackendCommand, Request
+from gateway.core.errors import CloseReason, ProtocolError
+from gateway.core.json_text import Json, RequestId
 from gateway.core.position import Position
-from gateway.core.protocol import Close, Json, ProtocolError, RequestId
 
 
 class Encoder(Protocol):
@@ -140,7 +141,7 @@ class Answer:
 class CommandDone:
     """The back end has carried out the command. `content`: its answer; None: the answer has no body."""
 
-    command: Command
+    command: BackendCommand
     content: Json
 
 
@@ -186,7 +187,7 @@ class Restored:
 class ServerLeaving:
     """The node closes the connection for this reason; the client should wait `reconnect_ms` before it reconnects."""
 
-    reason: Close
+    reason: CloseReason
     reconnect_ms: int
 
 

@@ -15,8 +15,8 @@ from typing import Any, Final
 
 import orjson
 
-from gateway.core import protocol
-from gateway.core.protocol import Json
+from gateway.core import timestamps
+from gateway.core.json_text import Json
 
 NO_EXTRAS: Final = b"{}"
 
@@ -24,7 +24,7 @@ NO_EXTRAS: Final = b"{}"
 def pack(topic: str, data: Json, extras: Mapping[Any, Json], time_ms: int) -> bytes:
     """The body of a message; JSON can hold `data` and `extras`. `time_ms`: since 1970."""
     written = orjson.dumps(extras) if extras else NO_EXTRAS
-    return b"%s %s %s\n%s" % (protocol.iso(time_ms).encode(), topic.encode(), written, orjson.dumps(data))
+    return b"%s %s %s\n%s" % (timestamps.iso_time(time_ms).encode(), topic.encode(), written, orjson.dumps(data))
 
 
 def unpack(body: bytes) -> tuple[bytes, bytes, bytes, bytes]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
-from gateway.core import balance, protocol, revocations
-from gateway.core.protocol import is_name
+from gateway.core import balance, json_text, revocations
+from gateway.core.names import is_name
 from gateway.core.revocations import Revocation
 from gateway.core.topics import is_topic
 
@@ -83,7 +83,7 @@ def parse(payload: bytes) -> Order:
         OrderError: `payload` is not a valid control message.
     """
     try:
-        message: Any = protocol.loads(payload) if len(payload) <= MAX_BYTES else None
+        message: Any = json_text.loads(payload) if len(payload) <= MAX_BYTES else None
         match message["op"]:
             case "disconnect":
                 return Disconnect(_clients(message), _reason(message))

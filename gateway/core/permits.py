@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from gateway.core.errors import ErrorReason, ProtocolError
 from gateway.core.identity import SUPERADMIN, Identity
-from gateway.core.protocol import Code, ProtocolError, RequestId
+from gateway.core.json_text import RequestId
 from gateway.core.topics import Need, Rule
 
 JUDGE_TOPICS: Final = 1000  # decisions in one turn of the event loop: about a millisecond
@@ -53,16 +54,16 @@ def decide(need: Need, rule: Rule, topic: str, identity: Identity) -> Verdict:
     return Verdict.ALLOWED if fits else otherwise
 
 
-# The error code and message for each refusal. `refusal` inserts {topic}.
-REFUSALS: Final[dict[Verdict, tuple[Code, str]]] = {
-    Verdict.NO_USER: (Code.AUTHENTICATION_NEEDED, "Authentication required for topic {topic}"),
-    Verdict.NO_ROLE: (Code.ROLE_NEEDED, "Topic {topic} needs a role that the token does not give"),
-    Verdict.NOT_OWNER: (Code.NOT_ALLOWED, "Topic {topic} is another user's"),
-    Verdict.NO_TOKEN: (Code.NOT_ALLOWED, "Topic {topic} needs a subscription token that names it, in tokens"),
-    Verdict.NO_CLIENT: (Code.NOT_ALLOWED, "No client may do that on {topic}"),
-    Verdict.REFUSED: (Code.NOT_ALLOWED, "The back end does not allow that on {topic}"),
+# The reason and message for each refusal. `refusal` inserts {topic}.
+REFUSALS: Final[dict[Verdict, tuple[ErrorReason, str]]] = {
+    Verdict.NO_USER: (ErrorReason.AUTHENTICATION_NEEDED, "Authentication required for topic {topic}"),
+    Verdict.NO_ROLE: (ErrorReason.ROLE_NEEDED, "Topic {topic} needs a role that the token does not give"),
+    Verdict.NOT_OWNER: (ErrorReason.NOT_ALLOWED, "Topic {topic} is another user's"),
+    Verdict.NO_TOKEN: (ErrorReason.NOT_ALLOWED, "Topic {topic} needs a subscription token that names it, in tokens"),
+    Verdict.NO_CLIENT: (ErrorReason.NOT_ALLOWED, "No client may do that on {topic}"),
+    Verdict.REFUSED: (ErrorReason.NOT_ALLOWED, "The back end does not allow that on {topic}"),
     Verdict.UNKNOWN: (
-        Code.UNAVAILABLE,
+        ErrorReason.UNAVAILABLE,
         "The back end did not answer whether that is allowed on {topic}, try again",
     ),
 }
@@ -70,8 +71,8 @@ REFUSALS: Final[dict[Verdict, tuple[Code, str]]] = {
 
 def refusal(verdict: Verdict, topic: str, request_id: RequestId) -> ProtocolError:
     """The error that the node sends to the client for `verdict`, a refusal."""
-    code, message = REFUSALS[verdict]
-    return ProtocolError(code, message.format(topic=topic), request_id)
+    reason, message = REFUSALS[verdict]
+    return ProtocolError(reason, message.format(topic=topic), request_id)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,10 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from gateway.core import topics
+from gateway.core.errors import ErrorReason, ProtocolError
+from gateway.core.json_text import Json, RequestId, dumps
+from gateway.core.names import MAX_NAME_LENGTH, is_name, quoted
 from gateway.core.position import Position as Position
-from gateway.core.protocol import MAX_NAME_LENGTH, Code, Json, ProtocolError, RequestId, dumps, is_name, shown
 
 _FIELDS: Final = frozenset({"topic", "data", "action", "subtype", "priority", "to", "except", "idempotencyKey"})
 
@@ -33,20 +35,6 @@ class Publication:
     key: str | None = None  # idempotency key: within five minutes, the same key means the same message
 
     @classmethod
-    def of_client(cls, message: Mapping[str, Json], request_id: RequestId) -> Publication:
-        """Read the publication of a client's PUBLISH. Its `to` and `except` are ignored, since only items have them.
-
-        Raises:
-            ProtocolError: A field is missing or invalid, or the message has an idempotency key. A client could
-                otherwise use the key of another publisher, whose message would then be dropped.
-        """
-        if message.get("idempotencyKey") is not None:
-            raise ProtocolError(
-                Code.DATA_REFUSED, "PUBLISH takes no idempotencyKey; POST /api/publish does", request_id
-            )
-        return cls(*_common_fields(message, request_id))
-
-    @classmethod
     def of_item(cls, item: Json) -> Publication:
         """Read the publication of one item of ``POST /api/publish``.
 
@@ -54,20 +42,20 @@ class Publication:
             ProtocolError: A field is missing, unknown or invalid.
         """
         if not isinstance(item, dict):
-            raise ProtocolError(Code.DATA_REFUSED, "a message must be an object with topic and data")
+            raise ProtocolError(ErrorReason.DATA_REFUSED, "a message must be an object with topic and data")
         unknown = item.keys() - _FIELDS
         if unknown:
-            raise ProtocolError(Code.DATA_REFUSED, f"unknown field {shown(min(unknown))}")
-        topic, data, extras = _common_fields(item, None)
+            raise ProtocolError(ErrorReason.DATA_REFUSED, f"unknown field {quoted(min(unknown))}")
+        topic, data, extras = common_fields(item, None)
         to = _to(item)
         except_client = item.get("except")
         if except_client is not None and (to is not None or not _is_client_id(except_client)):
-            raise ProtocolError(Code.DATA_REFUSED, "except must be a client id, and stands without to")
+            raise ProtocolError(ErrorReason.DATA_REFUSED, "except must be a client id, and stands without to")
         key = item.get("idempotencyKey")
         if key is not None and not (is_name(key) and _IDEMPOTENCY_KEY.fullmatch(key)):
-            raise ProtocolError(Code.DATA_REFUSED, "idempotencyKey must be 1 to 200 of A-Z a-z 0-9 _ . : -")
+            raise ProtocolError(ErrorReason.DATA_REFUSED, "idempotencyKey must be 1 to 200 of A-Z a-z 0-9 _ . : -")
         if key is not None and to is not None:
-            raise ProtocolError(Code.DATA_REFUSED, "idempotencyKey has no effect with to: leave one of them out")
+            raise ProtocolError(ErrorReason.DATA_REFUSED, "idempotencyKey has no effect with to: leave one of them out")
         return cls(topic, data, extras, to, except_client, key)
 
     @classmethod
@@ -80,14 +68,14 @@ class Publication:
         try:
             dumps([item])  # at the depth that the item has in the message for clients
         except ValueError as error:
-            raise ProtocolError(Code.DATA_REFUSED, str(error)) from None
+            raise ProtocolError(ErrorReason.DATA_REFUSED, str(error)) from None
         return cls.of_item(dict(item))
 
 
 def refuse_key(topic: str) -> ProtocolError:
     """The error for a publication with an idempotency key on `topic`, which has no history to find the key in."""
     return ProtocolError(
-        Code.DATA_REFUSED,
+        ErrorReason.DATA_REFUSED,
         f"idempotencyKey has no effect on {topic}, a topic without history: leave it out, or give the topic history",
     )
 
@@ -99,17 +87,22 @@ def refuse_reserved(topic: str) -> None:
         ProtocolError: `topic` is reserved for the gateway itself.
     """
     if topics.is_reserved(topic):
-        raise ProtocolError(Code.NOT_ALLOWED, f"{topic} is reserved: only the gateway publishes there")
+        raise ProtocolError(ErrorReason.NOT_ALLOWED, f"{topic} is reserved: only the gateway publishes there")
 
 
-def _common_fields(message: Mapping[str, Json], request_id: RequestId) -> tuple[str, Json, dict[str, Json]]:
+def common_fields(message: Mapping[str, Json], request_id: RequestId) -> tuple[str, Json, dict[str, Json]]:
+    """Topic, data and extras of a message to publish: what a client and a program may both say.
+
+    Raises:
+        ProtocolError: A field is missing or invalid.
+    """
     if "topic" not in message or "data" not in message:
-        raise ProtocolError(Code.MISSING_PARAMETER, "a publication needs a topic and data", request_id)
+        raise ProtocolError(ErrorReason.MISSING_PARAMETER, "a publication needs a topic and data", request_id)
     topic = message["topic"]
     if not topics.is_topic(topic):
         raise ProtocolError(
-            Code.NO_VALID_TOPIC,
-            f"topic must be {topics.NAME_FORM}, not {shown(topic)}",
+            ErrorReason.NO_VALID_TOPIC,
+            f"topic must be {topics.NAME_FORM}, not {quoted(topic)}",
             request_id,
         )
     extras: dict[str, Json] = {}
@@ -121,7 +114,9 @@ def _common_fields(message: Mapping[str, Json], request_id: RequestId) -> tuple[
         if not is_name(value) and not number:
             also = " or a number" if name == "priority" else ""
             raise ProtocolError(
-                Code.DATA_REFUSED, f"{name} must be a string of 1 to {MAX_NAME_LENGTH} characters{also}", request_id
+                ErrorReason.DATA_REFUSED,
+                f"{name} must be a string of 1 to {MAX_NAME_LENGTH} characters{also}",
+                request_id,
             )
         extras[name] = value
     return topic, message["data"], extras
@@ -135,7 +130,7 @@ def _to(item: Mapping[str, Json]) -> tuple[str, str] | None:
         [(kind, name)] = to.items()
         if kind in ("user", "role", "client") and (_is_client_id(name) if kind == "client" else is_name(name)):
             return kind, name
-    raise ProtocolError(Code.DATA_REFUSED, 'to must be one of {"user":…}, {"role":…}, {"client":…}')
+    raise ProtocolError(ErrorReason.DATA_REFUSED, 'to must be one of {"user":…}, {"role":…}, {"client":…}')
 
 
 def _is_client_id(value: Json) -> bool:

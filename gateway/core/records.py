@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import orjson
 
-from gateway.core import protocol
+from gateway.core import json_text
 
 MAX_SERVICES: Final = 200  # in the cluster: other programs choose the names, and each name becomes a metric label
 MAX_INSTANCES: Final = 200  # records of one service
@@ -136,7 +136,7 @@ def encode(record: Mapping[str, Any]) -> bytes:
         RecordError: The JSON text is too large, or JSON cannot hold a value.
     """
     try:
-        text = protocol.dumps(record)
+        text = json_text.dumps(record)
     except ValueError as error:
         raise RecordError(f"stats: {error}") from None
     if len(text) > MAX_RECORD_BYTES:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
-from gateway.core.protocol import MAX_NAME_LENGTH
+from gateway.core.names import MAX_NAME_LENGTH
 
 MAX_REVOCATIONS: Final = 100_000  # at a time, in Redis and on each node
 MAX_SECONDS: Final = 10 * 365 * 86_400  # the longest lifetime of a revocation

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Final, TypeAlias
 
-from gateway.core import messages, targets, topics
+from gateway.core import commands, targets, topics
 from gateway.core.effects import (
     NO_FINDINGS,
     AskBackend,
@@ -31,11 +31,12 @@ from gateway.core.effects import (
     UnsubscribeTopics,
     WriteLogs,
 )
+from gateway.core.errors import CloseReason, ErrorReason, ProtocolError
 from gateway.core.events import Pong, RequestPong
 from gateway.core.hub import Audiences, topics_of
 from gateway.core.identity import ANONYMOUS, AuthError, Grant, Identity, IsRevoked, UnknownKey
+from gateway.core.json_text import RequestId
 from gateway.core.permits import JudgeLater, Verdict, decide, judge, refusal
-from gateway.core.protocol import Close, Code, ProtocolError, RequestId
 from gateway.core.topics import TOKEN_ACTS, Act
 
 # Comparisons of topics with token patterns in one SUBSCRIBE. They take about 5 ms.
@@ -69,7 +70,7 @@ class Session:
         self.identity = identity
         self.warned = False  # the node has sent `token_expiring` for the current token
 
-    def handle(self, message: messages.ClientMessage, audiences: Audiences, findings: Findings = NO_FINDINGS) -> Effect:
+    def handle(self, message: commands.Command, audiences: Audiences, findings: Findings = NO_FINDINGS) -> Effect:
         """Return the effect of `message`.
 
         `AskBackend`, `RefreshKeys`, `ChargeTopics` and `JudgeLater` leave the session unchanged: the caller carries the
@@ -112,25 +113,25 @@ class Session:
             for name in names:
                 self._grants.pop(name, None)
 
-    def _handle(self, message: messages.ClientMessage, audiences: Audiences, findings: Findings) -> Effect:
+    def _handle(self, message: commands.Command, audiences: Audiences, findings: Findings) -> Effect:
         match message:
-            case messages.Ping(timestamp):
+            case commands.Ping(timestamp):
                 return Reply(Pong(timestamp))
-            case messages.Subscribe():
+            case commands.Subscribe():
                 return self._subscribe(message, audiences, findings)
-            case messages.Unsubscribe(names, request_id):
+            case commands.Unsubscribe(names, request_id):
                 self._forget(names)
                 return UnsubscribeTopics(names, request_id)
-            case messages.Publish(publication, request_id):
+            case commands.Publish(publication, request_id):
                 self._require("publish", publication.topic, request_id, findings)
                 return PublishMessage(publication, request_id)
-            case messages.Auth(token):
+            case commands.Auth(token):
                 return self._authenticate(token, audiences, findings)
-            case messages.Request():
+            case commands.Request():
                 return self._request(message, findings)
-            case messages.Logs(entries):
+            case commands.Logs(entries):
                 return WriteLogs(entries)
-            case messages.Command():
+            case commands.BackendCommand():
                 return self._command(message, findings)
 
     # ---- authentication
@@ -139,7 +140,7 @@ class Session:
         try:
             identity = self._rules.verify(token)
         except AuthError as error:
-            raise self._token_error(error, Code.TOKEN, None, findings) from None
+            raise self._token_error(error, ErrorReason.TOKEN, None, findings) from None
         removed = self._forbidden_topics(identity, audiences, (), None, findings)
         self._set_identity(identity, removed)
         return LoggedIn(removed)
@@ -179,27 +180,27 @@ class Session:
         return verdicts
 
     @staticmethod
-    def _token_error(error: AuthError, code: Code, request_id: RequestId, findings: Findings) -> Exception:
+    def _token_error(error: AuthError, reason: ErrorReason, request_id: RequestId, findings: Findings) -> Exception:
         if isinstance(error, UnknownKey) and not findings.keys_refreshed:
             return _MoreNeeded(RefreshKeys(error.kid))
         if isinstance(error, UnknownKey) and findings.key_server_failed:
             message = "The key server does not answer, so the token cannot be verified; try again"
-            return ProtocolError(Code.UNAVAILABLE, message, request_id)
-        return ProtocolError(code, str(error), request_id, error.reason)
+            return ProtocolError(ErrorReason.UNAVAILABLE, message, request_id)
+        return ProtocolError(reason, str(error), request_id, error.reason)
 
     # ---- permissions
 
-    def _subscribe(self, message: messages.Subscribe, audiences: Audiences, findings: Findings) -> Effect:
+    def _subscribe(self, message: commands.Subscribe, audiences: Audiences, findings: Findings) -> Effect:
         identity, request_id = self.identity, message.request_id
         try:
             if message.token is not None:
                 identity = self._rules.verify(message.token)
             grants = [self._rules.verify_grant(token) for token in message.tokens]
         except AuthError as error:
-            raise self._token_error(error, Code.BAD_TOKEN_IN_SUBSCRIBE, request_id, findings) from None
+            raise self._token_error(error, ErrorReason.BAD_TOKEN_IN_SUBSCRIBE, request_id, findings) from None
         if len(message.topics) * sum(grant.wildcards for grant in grants) > MAX_COMPARISONS:
             raise ProtocolError(
-                Code.DATA_REFUSED,
+                ErrorReason.DATA_REFUSED,
                 f"SUBSCRIBE compares each topic with each pattern of its tokens, at most {MAX_COMPARISONS} times; "
                 "send the topics in several SUBSCRIBE messages",
                 request_id,
@@ -209,7 +210,7 @@ class Session:
         limit = self._rules.max_client_topics
         most = audiences.topics + len(message.topics)  # if the client is not subscribed to any of them yet
         if most > limit and most - sum(map(audiences.has_topic, message.topics)) > limit:
-            return CloseConnection(Close.TOO_MANY_TOPICS, f"more than {limit} topics")
+            return CloseConnection(CloseReason.TOO_MANY_TOPICS, f"more than {limit} topics")
         if message.token is not None:
             self._set_identity(identity, removed)
         if used:
@@ -241,7 +242,7 @@ class Session:
         grant = (self._grants or {}).get(name)
         return () if grant is None else (grant,)
 
-    def _request(self, message: messages.Request, findings: Findings) -> Effect:
+    def _request(self, message: commands.Request, findings: Findings) -> Effect:
         rule = self._rules.topics.of(message.topic)
         if (message.action == "history" and rule.history) or (message.action == "presence" and rule.presence):
             self._require("request", message.topic, message.request_id, findings)
@@ -250,31 +251,43 @@ class Session:
             self._require("request", message.topic, message.request_id, findings)
             if not self._rules.backend:
                 raise ProtocolError(
-                    Code.NOT_IMPLEMENTED, f"No back end answers requests on topic {message.topic}", message.request_id
+                    ErrorReason.NOT_IMPLEMENTED,
+                    f"No back end answers requests on topic {message.topic}",
+                    message.request_id,
                 )
             target = targets.target_of(rule, message, self.identity.user)
             return FetchFromBackend(message, target, rule.source_seconds, rule.source_stale_seconds)
         if message.topic != topics.SYSTEM:
             raise ProtocolError(
-                Code.UNKNOWN_TOPIC, f"No requests are answered on topic {message.topic}", message.request_id
+                ErrorReason.UNKNOWN_TOPIC, f"No requests are answered on topic {message.topic}", message.request_id
             )
         self._require("request", message.topic, message.request_id, findings)
         if message.action == "ping":
             return Reply(RequestPong(message))
         if message.action == "getStatus":
             return ReplyStatus(message)
-        raise ProtocolError(Code.UNKNOWN_ACTION, f"Unknown action {message.action}", message.request_id)
+        raise ProtocolError(ErrorReason.UNKNOWN_ACTION, f"Unknown action {message.action}", message.request_id)
 
-    def _command(self, message: messages.Command, findings: Findings) -> Effect:
+    def _command(self, message: commands.BackendCommand, findings: Findings) -> Effect:
         anonymous = self.identity.user is None and not self._rules.open
         if message.topic is None or message.action is None:
-            code = Code.COMMAND_WITHOUT_AUTHENTICATION if anonymous else Code.COMMAND_WITHOUT_TOPIC_OR_ACTION
-            what = "authentication" if anonymous else f"a topic of {topics.NAME_FORM}, and an action"
-            raise ProtocolError(code, f"COMMAND needs {what}", message.request_id)
+            if anonymous:
+                raise self._command_without_user(message.request_id)
+            raise ProtocolError(
+                ErrorReason.COMMAND_WITHOUT_TOPIC_OR_ACTION,
+                f"COMMAND needs a topic of {topics.NAME_FORM}, and an action",
+                message.request_id,
+            )
         self._require("command", message.topic, message.request_id, findings)
         if not self._rules.backend:
-            raise ProtocolError(Code.NOT_IMPLEMENTED, f"No back end carries out {message.action}", message.request_id)
+            raise ProtocolError(
+                ErrorReason.NOT_IMPLEMENTED, f"No back end carries out {message.action}", message.request_id
+            )
         return ForwardCommand(message, self.identity)
+
+    @staticmethod
+    def _command_without_user(request_id: RequestId) -> ProtocolError:
+        return ProtocolError(ErrorReason.COMMAND_WITHOUT_AUTHENTICATION, "COMMAND needs authentication", request_id)
 
     def _require(self, act: Act, topic: str, request_id: RequestId, findings: Findings) -> None:
         """Require that the client may `act` on `topic`.
@@ -286,7 +299,7 @@ class Session:
         if verdict is Verdict.ASK:
             raise _MoreNeeded(AskBackend(act, (topic,), self.identity))
         if verdict is Verdict.NO_USER and act == "command":
-            raise ProtocolError(Code.COMMAND_WITHOUT_AUTHENTICATION, "COMMAND needs authentication", request_id)
+            raise self._command_without_user(request_id)
         if verdict is not Verdict.ALLOWED:
             raise refusal(verdict, topic, request_id)
 

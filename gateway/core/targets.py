@@ -17,8 +17,10 @@ from urllib.parse import quote, urlencode
 
 import orjson
 
-from gateway.core.messages import Request
-from gateway.core.protocol import Code, Json, ProtocolError, shown
+from gateway.core.commands import Request
+from gateway.core.errors import ErrorReason, ProtocolError
+from gateway.core.json_text import Json
+from gateway.core.names import quoted
 from gateway.core.topics import PLACEHOLDER, Rule, captures
 
 MAX_TARGET_LENGTH: Final = 4000  # characters; servers reject a request line of more than 8,000
@@ -40,14 +42,16 @@ def target_of(rule: Rule, request: Request, user: str | None) -> str:
         name = placeholder[1]
         if name == "user" and user is None:
             raise ProtocolError(
-                Code.AUTHENTICATION_NEEDED, f"Authentication required for topic {request.topic}", request.request_id
+                ErrorReason.AUTHENTICATION_NEEDED,
+                f"Authentication required for topic {request.topic}",
+                request.request_id,
             )
         known = {"topic": request.topic, "action": request.action, "user": user or ""}
         value = known[name] if name in known else parts[int(name) - 1]
         if not is_segment(value):
             raise ProtocolError(
-                Code.UNKNOWN_TOPIC,
-                f"No requests are answered on topic {request.topic} with {shown(value)} in the back end's path: a "
+                ErrorReason.UNKNOWN_TOPIC,
+                f"No requests are answered on topic {request.topic} with {quoted(value)} in the back end's path: a "
                 "value there cannot be empty, . or .., and has no slash, % or control character",
                 request.request_id,
             )
@@ -57,13 +61,13 @@ def target_of(rule: Rule, request: Request, user: str | None) -> str:
     if any(segment in ("", ".", "..") for segment in path.split("/")[1:]):
         # Two adjacent values can together form such a segment, which would change the path.
         raise ProtocolError(
-            Code.UNKNOWN_TOPIC, f"No requests are answered on topic {request.topic}", request.request_id
+            ErrorReason.UNKNOWN_TOPIC, f"No requests are answered on topic {request.topic}", request.request_id
         )
     query = {} if "{action}" in rule.source else {"action": request.action}
     query |= {name: _text(value) for name, value in sorted(request.parameters.items()) if name != "action"}
     target = f"{path}?{urlencode(query)}" if query else path
     if len(target) > MAX_TARGET_LENGTH:
-        raise ProtocolError(Code.DATA_REFUSED, "The request's parameters are too long", request.request_id)
+        raise ProtocolError(ErrorReason.DATA_REFUSED, "The request's parameters are too long", request.request_id)
     return target
 
 

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from time import perf_counter
 from typing import Final, NamedTuple, Protocol
 
+from gateway.core.errors import CloseReason
 from gateway.core.hub import Audiences
 from gateway.core.rates import Meter
 from gateway.core.session import Session
@@ -153,6 +154,10 @@ class Connection(ABC):
     @abstractmethod
     def unsent_bytes(self) -> int:
         """The bytes in this process that are not sent yet."""
+
+    def disconnect(self, reason: CloseReason, text: str) -> None:
+        """Close the connection for `reason`, with the code that the client's protocol has for it."""
+        self.close(self.protocol.close_codes[reason], text)
 
     async def drained(self) -> None:
         """Wait until at most `HIGH_WATER_BYTES` are unsent or the client is gone, at least one turn of the loop."""

@@ -17,7 +17,7 @@ from typing import Final
 import orjson
 
 from gateway.core import frames
-from gateway.core.protocol import Close
+from gateway.core.errors import CloseReason
 from gateway.core.session import Session
 from gateway.transport.connection import CLOSE_SECONDS, Connection, Facts, Owner, Stage
 
@@ -200,7 +200,7 @@ class EventStream(Connection):
         waits = self._source is not None
         self._input_bytes += len(texts)
         if waits and self._input_bytes > self._owner.max_message_bytes:
-            self.close(Close.TOO_MANY_REQUESTS, f"more than {self._owner.max_message_bytes} bytes waiting")
+            self.disconnect(CloseReason.TOO_MANY_REQUESTS, f"more than {self._owner.max_message_bytes} bytes waiting")
             return
         self._receive(texts)
 

@@ -20,8 +20,8 @@ from uvicorn.server import ServerState
 
 from gateway.core import frames
 from gateway.core.deflate import inflate
+from gateway.core.errors import CloseReason
 from gateway.core.frames import FrameError, FrameParser
-from gateway.core.protocol import Close
 from gateway.transport.connection import CLOSE_SECONDS, HIGH_WATER_BYTES, Connection, Stage
 from gateway.transport.handshake import Handshake
 
@@ -112,7 +112,7 @@ class Socket(Connection, asyncio.Protocol):
     def shutdown(self) -> None:
         """Close a client that is still connected when uvicorn stops, after the drain of the node."""
         if self.stage is Stage.OPEN:
-            self.close(Close.RESTART, "restart")
+            self.disconnect(CloseReason.RESTART, "restart")
         elif self._handshake is not None:
             self._handshake.refuse(HTTPStatus.SERVICE_UNAVAILABLE)
 
@@ -230,7 +230,7 @@ class Socket(Connection, asyncio.Protocol):
             self._owner.counted(self, len(payload))
         elif opcode == frames.PING:
             if self._owner.counted(self, len(payload)) and not self.send(frames.build(frames.PONG, payload)):
-                self.abort(Close.SLOW_CONSUMER)
+                self.abort(self.protocol.close_codes[CloseReason.SLOW_CONSUMER])
         elif opcode == frames.CLOSE:
             code, _ = frames.read_close(payload)
             # Echo the code (RFC 6455, 5.5.1). 1005 means that the frame has no code and is never sent.

@@ -17,7 +17,7 @@ from starlette.types import Scope as AsgiScope
 from gateway.auth import apikeys
 from gateway.auth.apikeys import ApiKey, Scope
 from gateway.cluster.link import Impaired, Unavailable, Unconfirmed, WrongType
-from gateway.core import protocol
+from gateway.core import json_text
 from gateway.core.identity import AuthError, KeyServerUnavailable
 from gateway.logs import logger
 from gateway.node import Node
@@ -145,7 +145,7 @@ async def body_of(request: Request, limit: int) -> Any:
         if len(received) > limit:
             raise ApiError(413, "too_large", TOO_LARGE.format(limit))
     try:
-        return protocol.loads(bytes(received))
+        return json_text.loads(bytes(received))
     except ValueError as error:
         raise _no_json(bytes(received), error) from None
 

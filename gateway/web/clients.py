@@ -8,7 +8,7 @@ from typing import Any, Final
 from starlette.requests import Request
 
 from gateway.core.identity import ROLES
-from gateway.core.protocol import MAX_NAME_LENGTH, shown
+from gateway.core.names import MAX_NAME_LENGTH, quoted
 from gateway.core.topics import NAME_FORM, is_topic
 from gateway.web.answers import DEFAULT_LIMIT, MAX_LIMIT, ApiError, limit_of, node_of, resource
 from gateway.web.openapi import (
@@ -39,7 +39,7 @@ async def list_clients(request: Request) -> Any:
     _check_user(query.get("user"))
     topic = query.get("topic")
     if topic is not None and not is_topic(topic):
-        raise ApiError(400, "bad_request", f"{shown(topic)} is not a topic: a name has {NAME_FORM}")
+        raise ApiError(400, "bad_request", f"{quoted(topic)} is not a topic: a name has {NAME_FORM}")
     found: list[dict[str, Any]] = []
     held = 0
     async for client in node_of(request).registry.listings.clients(

@@ -8,8 +8,8 @@ from starlette.requests import HTTPConnection
 from starlette.responses import JSONResponse
 
 from gateway.admission import REASONS
+from gateway.core.errors import CloseReason
 from gateway.core.identity import ANONYMOUS, AuthError, Identity
-from gateway.core.protocol import Close
 from gateway.core.session import Verify
 from gateway.node import Node
 from gateway.transport.connection import Connection
@@ -68,7 +68,7 @@ def let_in(guest: Guest, connection: Connection, node: Node, verify: Verify | No
     node.clients.admit(connection, guest.identity, guest.ip, guest.user_agent, verify)
     node.departures.admitted(connection)
     if not node.trust.is_valid(guest.identity):  # revoked since its verification
-        connection.close(Close.BAD_TOKEN, "token revoked")
+        connection.disconnect(CloseReason.BAD_TOKEN, "token revoked")
 
 
 def check_origin(request: HTTPConnection, node: Node) -> None:

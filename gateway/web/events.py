@@ -22,8 +22,8 @@ from starlette.routing import Route
 from gateway.cluster.keys import node_of as node_id_of
 from gateway.cluster.link import Unavailable
 from gateway.core import frames, topics
+from gateway.core.names import quoted
 from gateway.core.places import Places
-from gateway.core.protocol import shown
 from gateway.node import Node
 from gateway.transport.eventstream import GATHER_SECONDS, AlreadyTaken, EventStream
 from gateway.transport.request import EXTENSION, RequestProtocol
@@ -143,7 +143,7 @@ def _topics_of(request: Request) -> list[str]:
     asked = list(dict.fromkeys(request.query_params.getlist("topic")))
     if len(asked) > MAX_TOPICS or not all(map(topics.is_topic, asked)):
         bad = next((name for name in asked if not topics.is_topic(name)), None)
-        what = f"{len(asked)} topics" if bad is None else f"the topic {shown(bad)}"
+        what = f"{len(asked)} topics" if bad is None else f"the topic {quoted(bad)}"
         raise Refusal(
             400,
             f"cannot subscribe to {what}: give the parameter topic at most {MAX_TOPICS} times, each with "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from gateway.core import topics
-from gateway.core.protocol import MAX_NAME_LENGTH
+from gateway.core.names import MAX_NAME_LENGTH
 
 Schema = dict[str, Any]
 

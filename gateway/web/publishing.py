@@ -7,8 +7,8 @@ from typing import Any, Final
 from starlette.requests import Request
 
 from gateway.cluster.outgoing import TooLarge
+from gateway.core.errors import ProtocolError
 from gateway.core.identity import ROLES
-from gateway.core.protocol import ProtocolError
 from gateway.core.publication import Publication, refuse_reserved
 from gateway.web.answers import ApiError, body_of, key_of, node_of, resource
 from gateway.web.openapi import (

@@ -8,7 +8,7 @@ from starlette.requests import Request
 
 from gateway.auth.authenticator import MAX_TOKEN_LENGTH
 from gateway.cluster.revoked import Full
-from gateway.core import protocol, revocations
+from gateway.core import names, revocations, timestamps
 from gateway.core.revocations import Revocation
 from gateway.web.answers import ApiError, audit, body_of, limit_of, node_of, resource
 from gateway.web.openapi import NAME, TIME, Schema, answer, array, in_query, operation, record, ref
@@ -41,7 +41,7 @@ async def revoke(request: Request) -> Any:
         else:
             revocation = await revoked.revoke("user", body.get("user", ""), until)
     except ValueError:
-        message = f"jti must be a non-empty string, user a string of 1 to {protocol.MAX_NAME_LENGTH} characters"
+        message = f"jti must be a non-empty string, user a string of 1 to {names.MAX_NAME_LENGTH} characters"
         raise ApiError(400, "bad_request", message) from None
     except Full as error:
         raise ApiError(409, "full", str(error)) from None
@@ -62,8 +62,8 @@ def _shown(one: Revocation) -> dict[str, Any]:
     return {
         "jti": None if of_user else one.name,
         "user": one.name if of_user else None,
-        "before": protocol.iso(int(one.before * 1000)) if of_user else None,
-        "until": protocol.iso(int(one.until * 1000)),
+        "before": timestamps.iso_time(int(one.before * 1000)) if of_user else None,
+        "until": timestamps.iso_time(int(one.until * 1000)),
     }
 
 

@@ -7,8 +7,8 @@ from typing import Any, Final
 from starlette.requests import Request
 
 from gateway.core import topics
-from gateway.core.messages import DEFAULT_HISTORY_LIMIT, MAX_HISTORY_LIMIT
-from gateway.core.protocol import MAX_NAME_LENGTH, shown
+from gateway.core.commands import DEFAULT_HISTORY_LIMIT, MAX_HISTORY_LIMIT
+from gateway.core.names import MAX_NAME_LENGTH, quoted
 from gateway.protocols.native import encoder
 from gateway.web.answers import DEFAULT_LIMIT, ApiError, limit_of, node_of, resource
 from gateway.web.openapi import (
@@ -48,7 +48,7 @@ async def show_topic(request: Request) -> Any:
     """The subscriber counts of one topic. They are zero for a topic without subscribers."""
     topic = request.path_params["topic"]
     if not topics.is_topic(topic):
-        raise ApiError(404, "not_found", f"{shown(topic)} is not a topic: a name has {topics.NAME_FORM}")
+        raise ApiError(404, "not_found", f"{quoted(topic)} is not a topic: a name has {topics.NAME_FORM}")
     return await node_of(request).registry.topic(topic)
 
 

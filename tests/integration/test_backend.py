@@ -12,7 +12,7 @@ import orjson
 import pytest
 
 from gateway.backend import Answer, Backend, BackendAway, BackendError
-from gateway.core import protocol
+from gateway.core import json_text
 from gateway.metrics import Metrics
 from tests.deadlines import eventually
 from tests.web_server import Asked, BreakOff, Says, WebServer
@@ -149,8 +149,8 @@ async def test_an_answer_that_no_client_could_be_sent_is_none(server: WebServer,
 
 def test_an_answer_that_is_taken_can_be_put_into_what_a_client_is_sent() -> None:
     deepest = b"[" * 250 + b"]" * 250
-    value = protocol.loads(deepest, 4)
-    assert protocol.loads(deepest) == value
+    value = json_text.loads(deepest, 4)
+    assert json_text.loads(deepest) == value
 
 
 # ---- what is sent twice, and what is not

@@ -27,7 +27,7 @@ from gateway.client import (
     Timing,
     TooSlow,
 )
-from gateway.core.protocol import Code
+from gateway.protocols.native.codes import ErrorCode
 from tests.client import Api, Front
 from tests.cluster import Cluster, Redis, token
 from tests.deadlines import eventually
@@ -219,8 +219,8 @@ async def test_requests_are_answered_or_refused_each_for_itself(cluster: Start, 
         assert isinstance(pong, dict)
         refusals = [refusal.code for refusal in (dance, publish, secret, command) if isinstance(refusal, Refused)]
         assert refusals == [
-            Code.UNKNOWN_ACTION, Code.AUTHENTICATION_NEEDED, Code.AUTHENTICATION_NEEDED,
-            Code.COMMAND_WITHOUT_AUTHENTICATION,
+            ErrorCode.UNKNOWN_ACTION, ErrorCode.AUTHENTICATION_NEEDED, ErrorCode.AUTHENTICATION_NEEDED,
+            ErrorCode.COMMAND_WITHOUT_AUTHENTICATION,
         ]  # fmt: skip
         with pytest.raises(Refused, match="4004"):
             await client.subscribe("no such topic")

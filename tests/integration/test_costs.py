@@ -17,7 +17,7 @@ import httpx
 import orjson
 import pytest
 
-from gateway.core import messages
+from gateway.protocols.native import decoder
 from gateway.web import api
 from tests import costs
 from tests.cluster import API_KEY, Node, Redis, token
@@ -363,7 +363,7 @@ async def test_every_operation_is_within_its_bounds(caller: tuple[Caller, Meter]
 
 def test_every_message_and_every_path_has_a_row() -> None:
     names = [cost.name for cost in costs.all_costs()]
-    for kind in messages._READERS:
+    for kind in decoder._DECODERS:
         assert any(name.startswith(kind) for name in names), kind
     for path, methods in api.document()["paths"].items():
         for method in methods:

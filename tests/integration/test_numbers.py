@@ -8,7 +8,7 @@ from collections.abc import Callable
 import httpx
 import pytest
 
-from gateway.core.protocol import ProtocolError
+from gateway.core.errors import ProtocolError
 from gateway.publisher import Publisher
 from tests.client import Api, Front
 from tests.cluster import Cluster

@@ -12,7 +12,7 @@ import pytest
 
 from gateway import admission
 from gateway.admission import Admission, most_connections
-from gateway.core.protocol import Close
+from gateway.core.errors import CloseReason
 from gateway.metrics import Metrics
 from gateway.transport.connection import Stage
 from tests.unit.virtual_time import in_virtual_time, quiet
@@ -44,7 +44,7 @@ class Client:
         self.facts = SimpleNamespace(ip="10.0.0.1")
         self.stage = Stage.OPEN
         self.held: list[str] = []
-        self.closed: list[tuple[Close, str]] = []
+        self.closed: list[tuple[CloseReason, str]] = []
 
     def hold(self, why: str) -> None:
         self.held.append(why)
@@ -52,7 +52,7 @@ class Client:
     def release(self, why: str) -> None:
         self.held.remove(why)
 
-    def close(self, code: Close, reason: str) -> None:
+    def disconnect(self, code: CloseReason, reason: str) -> None:
         self.closed.append((code, reason))
 
 
@@ -134,7 +134,7 @@ async def test_another_user_without_room_is_closed_and_still_counted_as_the_form
     at, client, went_on = At(), Client("ann", "bob"), []
     at.seats.full = "user_connections"
     await at.become(client, lambda: went_on.append(1))
-    assert client.closed == [(Close.TOO_MANY_CONNECTIONS, "too many connections of this user")]
+    assert client.closed == [(CloseReason.TOO_MANY_CONNECTIONS, "too many connections of this user")]
     assert (client.counted_user, at.seats.changes, went_on, at.limited("user_connections")) == ("bob", [], [], 1)
 
 

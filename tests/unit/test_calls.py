@@ -13,10 +13,10 @@ import pytest
 from gateway.backend import Answer, BackendAway, BackendError
 from gateway.calls import COMMANDS, MAX_CALLS, Calls, cache_key
 from gateway.cluster.cache import MAX_KEY_LENGTH, Timed
+from gateway.core.commands import BackendCommand, Request
 from gateway.core.effects import FetchFromBackend, ForwardCommand
+from gateway.core.errors import ErrorReason, ProtocolError
 from gateway.core.identity import Identity
-from gateway.core.messages import Command, Request
-from gateway.core.protocol import Code, ProtocolError
 from gateway.protocols.native import encoder
 from tests.unit.virtual_time import in_virtual_time, later, quiet
 
@@ -88,7 +88,7 @@ class At:
         return value.value
 
     def command(self, client: Client, action: str) -> None:
-        effect = ForwardCommand(Command("game", action, {"x": 1}, action), Identity("ann", "user"))
+        effect = ForwardCommand(BackendCommand("game", action, {"x": 1}, action), Identity("ann", "user"))
         self.calls.forward(cast(Any, client), effect)
 
     def request(self, client: Client, target: str, seconds: float = 60) -> None:
@@ -155,21 +155,22 @@ async def test_a_command_says_who_gave_it_and_is_acknowledged_once() -> None:
 
 @in_virtual_time
 @pytest.mark.parametrize(("answer", "code", "reason"), [
-    (BackendAway("x"), Code.UNAVAILABLE, None), (BackendError("x"), Code.UNAVAILABLE, "outcome_unknown"),
-    (Answer(400, None, None), Code.DATA_REFUSED, None), (Answer(403, None, None), Code.NOT_ALLOWED, None),
-    (Answer(429, None, None), Code.TOO_MANY_REQUESTS, None), (Answer(499, None, None), Code.DATA_REFUSED, None),
-    (Answer(401, None, None), Code.INTERNAL, None), (Answer(302, None, None), Code.INTERNAL, None),
-    (Answer(501, None, None), Code.NOT_IMPLEMENTED, None),
+    (BackendAway("x"), ErrorReason.UNAVAILABLE, None), (BackendError("x"), ErrorReason.UNAVAILABLE, "outcome_unknown"),
+    (Answer(400, None, None), ErrorReason.DATA_REFUSED, None), (Answer(403, None, None), ErrorReason.NOT_ALLOWED, None),
+    (Answer(429, None, None), ErrorReason.TOO_MANY_REQUESTS, None),
+    (Answer(499, None, None), ErrorReason.DATA_REFUSED, None),
+    (Answer(401, None, None), ErrorReason.INTERNAL, None), (Answer(302, None, None), ErrorReason.INTERNAL, None),
+    (Answer(501, None, None), ErrorReason.NOT_IMPLEMENTED, None),
 ])  # fmt: skip
 async def test_each_outcome_has_its_code_and_only_a_command_an_unknown_one(
-    answer: Any, code: Code, reason: str | None
+    answer: Any, code: ErrorReason, reason: str | None
 ) -> None:
     at, client = At(answer), Client()
     at.command(client, "move")
     at.request(client, "/x")
     await asyncio.gather(*at.tasks)
     assert all(isinstance(error, ProtocolError) for error in at.told)
-    assert {(error.code, error.request_id, error.reason) for error in at.told} == {
+    assert {(error.reason, error.request_id, error.detail) for error in at.told} == {
         (code, "move", reason), (code, "/x", None),
     }  # fmt: skip
 

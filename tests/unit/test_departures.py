@@ -9,8 +9,8 @@ import orjson
 import pytest
 
 from gateway import departures
+from gateway.core.errors import CloseReason
 from gateway.core.events import Event
-from gateway.core.protocol import Close
 from gateway.departures import GRACE_SECONDS, UNREADY_SECONDS, Departures, Phase
 from gateway.protocols.native import encoder
 from gateway.transport.connection import Stage
@@ -22,11 +22,11 @@ class Client:
 
     def __init__(self) -> None:
         self.stage = Stage.OPEN
-        self.closed: list[tuple[float, Close, str]] = []
+        self.closed: list[tuple[float, CloseReason, str]] = []
         self.told: list[Any] = []
 
-    def close(self, code: Close, reason: str) -> None:
-        self.closed.append((asyncio.get_running_loop().time(), code, reason))
+    def disconnect(self, reason: CloseReason, text: str) -> None:
+        self.closed.append((asyncio.get_running_loop().time(), reason, text))
         self.stage = next(stage for stage in Stage if stage is not Stage.OPEN)
 
 
@@ -63,7 +63,7 @@ async def test_a_drain_closes_each_client_once_over_its_window_and_says_why() ->
     assert all(len(client.closed) == 1 for client in node.clients)
     assert times[-1] - times[0] > 5
     assert times[-1] <= UNREADY_SECONDS + 10
-    assert {closed[1:] for client in node.clients for closed in client.closed} == {(Close.SHUTDOWN, "shutdown")}
+    assert {closed[1:] for client in node.clients for closed in client.closed} == {(CloseReason.SHUTDOWN, "shutdown")}
     [told] = node.clients[0].told
     assert told["data"]["code"] == 1001
     assert told["data"]["reconnectMs"] >= 0
@@ -125,7 +125,7 @@ async def test_a_client_that_comes_amid_a_drain_is_closed_at_once_and_otherwise_
     assert early.closed == []
     await node.departures.drain()
     node.departures.admitted(cast(Any, late))
-    assert [closed[1] for closed in late.closed] == [Close.SHUTDOWN]
+    assert [closed[1] for closed in late.closed] == [CloseReason.SHUTDOWN]
 
 
 @in_virtual_time
@@ -145,7 +145,7 @@ async def test_a_move_closes_all_but_so_many_and_rejects_each_new_handshake_once
     assert (len(node), len(node.times())) == (10, 20)
     assert node.times()[0] >= 5 and node.times()[-1] <= 25.01
     moved = next(client for client in node.clients if client.closed)
-    assert (moved.closed[0][1:], moved.told[0]["data"]["code"]) == ((Close.MOVE, "move"), int(Close.MOVE))
+    assert (moved.closed[0][1:], moved.told[0]["data"]["code"]) == ((CloseReason.MOVE, "move"), 3011)
     await later(GRACE_SECONDS - 2)
     assert node.departures.refuses("c")
     await move

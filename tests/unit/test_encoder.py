@@ -6,10 +6,10 @@ import orjson
 import pytest
 
 from gateway.core import events
+from gateway.core.commands import BackendCommand, Request
+from gateway.core.errors import CloseReason
 from gateway.core.events import Event
-from gateway.core.messages import Command, Request
 from gateway.core.position import Position
-from gateway.core.protocol import Close
 from gateway.protocols.native import encoder
 
 NOW_MS = 1_769_860_800_000  # 2026-01-31T12:00:00.000Z
@@ -81,7 +81,7 @@ NOW_MS = 1_769_860_800_000  # 2026-01-31T12:00:00.000Z
             b'"timestamp":"2026-01-31T12:00:00.000Z"}',
         ),
         (
-            events.ServerLeaving(Close.SHUTDOWN, 1234),
+            events.ServerLeaving(CloseReason.SHUTDOWN, 1234),
             b'{"type":"SYSTEM","topic":"system","action":"shutdown","data":{"message":"Server is restarting",'
             b'"code":1001,"reconnectMs":1234},"timestamp":"2026-01-31T12:00:00.000Z"}',
         ),
@@ -93,7 +93,7 @@ NOW_MS = 1_769_860_800_000  # 2026-01-31T12:00:00.000Z
         (events.Pong(1795502108477), b'{"type":"pong","timestamp":1795502108477}'),
         (events.Pong(None), b'{"type":"pong","timestamp":null}'),
         (
-            events.ServerLeaving(Close.MOVE, 5),
+            events.ServerLeaving(CloseReason.MOVE, 5),
             b'{"type":"SYSTEM","topic":"system","action":"move","data":{"message":"Another server has more room",'
             b'"code":3011,"reconnectMs":5},"timestamp":"2026-01-31T12:00:00.000Z"}',
         ),
@@ -113,7 +113,7 @@ NOW_MS = 1_769_860_800_000  # 2026-01-31T12:00:00.000Z
             b'"message":"Your token expires: send AUTH with a new one"},"timestamp":"2026-01-31T12:00:00.000Z"}',
         ),
         (
-            events.CommandDone(Command("game", "move", None, "r"), None),
+            events.CommandDone(BackendCommand("game", "move", None, "r"), None),
             b'{"type":"ACKNOWLEDGMENT","operation":"command","topic":"game","action":"move","status":"success",'
             b'"requestId":"r","timestamp":"2026-01-31T12:00:00.000Z"}',
         ),

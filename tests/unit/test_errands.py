@@ -11,10 +11,10 @@ import pytest
 
 from gateway.cluster.answers import Impaired, Unavailable, Unconfirmed
 from gateway.cluster.outgoing import TooLarge
+from gateway.core.commands import Request
+from gateway.core.errors import ErrorReason, ProtocolError
 from gateway.core.events import History, Published
-from gateway.core.messages import Request
 from gateway.core.position import Position
-from gateway.core.protocol import Code, ProtocolError
 from gateway.core.publication import Publication
 from gateway.errands import Budgets, Errands
 from gateway.metrics import Metrics
@@ -114,17 +114,19 @@ async def test_a_publish_is_acknowledged_once_with_its_position() -> None:
 
 
 @pytest.mark.parametrize(("error", "code", "text"), [
-    (Unavailable("x"), Code.UNAVAILABLE, "The cluster is unavailable"),
-    (Unconfirmed("x"), Code.UNAVAILABLE, "Published, but"),
-    (Impaired("OOM"), Code.UNAVAILABLE, "Redis cannot store this now; try again later: OOM"),
-    (TooLarge("too large"), Code.DATA_REFUSED, "too large"),
-    (ProtocolError(Code.DATA_REFUSED, "no", "r"), Code.DATA_REFUSED, "no"),
+    (Unavailable("x"), ErrorReason.UNAVAILABLE, "The cluster is unavailable"),
+    (Unconfirmed("x"), ErrorReason.UNAVAILABLE, "Published, but"),
+    (Impaired("OOM"), ErrorReason.UNAVAILABLE, "Redis cannot store this now; try again later: OOM"),
+    (TooLarge("too large"), ErrorReason.DATA_REFUSED, "too large"),
+    (ProtocolError(ErrorReason.DATA_REFUSED, "no", "r"), ErrorReason.DATA_REFUSED, "no"),
 ])  # fmt: skip
-async def test_a_publish_that_fails_is_refused_once_with_its_reason(error: Exception, code: Code, text: str) -> None:
+async def test_a_publish_that_fails_is_refused_once_with_its_reason(
+    error: Exception, code: ErrorReason, text: str
+) -> None:
     at = At()
     at.error = error
     told = await at.publish(Client())
-    assert (told.code, told.message.startswith(text), told.request_id) == (code, True, "r")
+    assert (told.reason, told.message.startswith(text), told.request_id) == (code, True, "r")
     assert (len(at.told), at.failed) == (1, [])
 
 
@@ -139,7 +141,7 @@ async def test_a_user_without_tokens_publishes_nothing_and_an_anonymous_client_n
     at = At()
     at.tokens = False
     told = await at.publish(Client())
-    assert (told.code, at.published, at.limited("publishes")) == (Code.TOO_MANY_REQUESTS, [], 1)
+    assert (told.reason, at.published, at.limited("publishes")) == (ErrorReason.TOO_MANY_REQUESTS, [], 1)
     at = At()
     at.tokens = False
     await at.publish(Client(None))
@@ -155,7 +157,7 @@ async def test_what_redis_keeps_is_charged_to_the_user_or_its_address(user: str 
     at = At()
     at.kept, at.room = (500, ["s"]), False
     told = await at.publish(Client(user))
-    assert (told.code, at.published, at.limited("stored_bytes")) == (Code.TOO_MANY_REQUESTS, [], 1)
+    assert (told.reason, at.published, at.limited("stored_bytes")) == (ErrorReason.TOO_MANY_REQUESTS, [], 1)
 
 
 async def test_a_full_redis_refuses_what_it_would_keep_and_nothing_else() -> None:
@@ -166,7 +168,7 @@ async def test_a_full_redis_refuses_what_it_would_keep_and_nothing_else() -> Non
     at = At()
     at.memory.full, at.kept = True, (1, [])
     told = await at.publish(Client())
-    assert (told.code, at.published, at.charged, at.limited("redis_memory")) == (Code.UNAVAILABLE, [], [], 1)
+    assert (told.reason, at.published, at.charged, at.limited("redis_memory")) == (ErrorReason.UNAVAILABLE, [], [], 1)
 
 
 @pytest.mark.parametrize("action", ["history", "presence"])
@@ -182,4 +184,4 @@ async def test_a_request_is_answered_once_and_releases_the_client(action: str, e
         assert at.told[0].request.request_id == "r"
     assert len(at.told) + len(at.failed) == 1
     if isinstance(error, Unavailable):
-        assert at.told[0].code is Code.UNAVAILABLE
+        assert at.told[0].reason is ErrorReason.UNAVAILABLE

@@ -6,8 +6,8 @@ from typing import Any, cast
 
 import pytest
 
-from gateway.core.messages import Request, Subscribe
-from gateway.core.protocol import Close, Code, ProtocolError
+from gateway.core.commands import Request, Subscribe
+from gateway.core.errors import CloseReason, ErrorReason, ProtocolError
 from gateway.core.rates import Meter, Outcome
 from gateway.core.topics import parse
 from gateway.limits import Limits
@@ -45,9 +45,9 @@ class Client:
 
     def __init__(self) -> None:
         self.meter = Meter()
-        self.closed: list[int] = []
+        self.closed: list[CloseReason] = []
 
-    def close(self, code: int, _reason: str) -> None:
+    def disconnect(self, code: CloseReason, _text: str) -> None:
         self.closed.append(code)
 
 
@@ -68,9 +68,9 @@ def test_a_topic_counts_for_what_it_costs(kind: str, price: int) -> None:
     assert rates.allows(client, subscribe(kind, allowed), Outcome.FINE)
     with pytest.raises(ProtocolError) as refused:
         rates.allows(client, subscribe(kind, 1), Outcome.FINE)
-    assert refused.value.code is Code.TOO_MANY_REQUESTS
+    assert refused.value.reason is ErrorReason.TOO_MANY_REQUESTS
     assert not rates.allows(client, subscribe(kind, allowed), Outcome.FINE)
-    assert client.closed == [Close.TOO_MANY_REQUESTS]
+    assert client.closed == [CloseReason.TOO_MANY_REQUESTS]
 
 
 def test_by_default_a_client_may_subscribe_at_once_to_as_many_topics_as_it_may_have_of_any_kind() -> None:
@@ -87,7 +87,7 @@ def test_a_new_identity_is_charged_for_the_topics_that_are_judged_again() -> Non
     with pytest.raises(ProtocolError):
         rates.charge(client, 60, None)
     assert not rates.charge(client, 100, None)
-    assert client.closed == [Close.TOO_MANY_REQUESTS]
+    assert client.closed == [CloseReason.TOO_MANY_REQUESTS]
 
 
 @pytest.mark.parametrize(

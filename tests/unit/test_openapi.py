@@ -10,7 +10,7 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 from starlette.routing import compile_path
 
 from gateway import __version__
-from gateway.core.protocol import ProtocolError
+from gateway.core.errors import ProtocolError
 from gateway.core.publication import Publication
 from gateway.web import api
 from gateway.web.api import document

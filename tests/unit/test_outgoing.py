@@ -13,7 +13,7 @@ from gateway.cluster.leader import Fence, Fenced
 from gateway.cluster.link import Unavailable
 from gateway.cluster.outgoing import MARGIN_BYTES, MESSAGE_BYTES, RULES_LIFE_SECONDS, RULES_SECONDS, Outgoing, TooLarge
 from gateway.core import topics
-from gateway.core.protocol import ProtocolError
+from gateway.core.errors import ProtocolError
 from gateway.core.publication import Publication
 from tests.unit.memory_link import MemoryLink
 from tests.unit.virtual_time import in_virtual_time

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.core import events, message
+from gateway.core.errors import CloseReason
 from gateway.core.events import Delivered
 from gateway.core.places import Places
 from gateway.core.position import Position
-from gateway.core.protocol import Close
 from gateway.protocols.native import encoder
 
 TOPICS = st.text("abcXYZ019_:.-/", min_size=1, max_size=200)
@@ -63,7 +63,7 @@ def test_an_acknowledgement_tells_the_first_places() -> None:
 
 
 def test_a_farewell_says_when_to_come_back() -> None:
-    farewell = encoder.text(events.ServerLeaving(Close.SHUTDOWN, 321), 0)
+    farewell = encoder.text(events.ServerLeaving(CloseReason.SHUTDOWN, 321), 0)
     assert fields(Places([]).event(farewell)) == {"retry": "321", "data": farewell.decode()}
 
 

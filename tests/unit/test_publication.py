@@ -10,13 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.core import message, protocol
+from gateway.core import json_text, message
+from gateway.core.commands import Publish
+from gateway.core.errors import ErrorReason, ProtocolError
 from gateway.core.events import Delivered
 from gateway.core.numbers import NumberError
-from gateway.core.protocol import Code, ProtocolError
 from gateway.core.publication import Publication
 from gateway.protocols.native import encoder
-from tests.unit.test_messages import names, to_text, values
+from gateway.protocols.native.decoder import decode
+from tests.unit.test_decoder import names, to_text, values
 
 
 @pytest.mark.parametrize(
@@ -95,7 +97,7 @@ publish_items = st.fixed_dictionaries(
 @given(st.one_of(values, publish_items))
 def test_any_item_is_a_publication_that_can_be_sent_or_a_protocol_error(item: Any) -> None:
     try:
-        item = protocol.loads(to_text(item))
+        item = json_text.loads(to_text(item))
     except NumberError:
         return
     with suppress(ProtocolError):
@@ -107,6 +109,13 @@ def test_any_item_is_a_publication_that_can_be_sent_or_a_protocol_error(item: An
         assert sent.keys().isdisjoint({"to", "except"})
 
 
+def publish(item: dict[str, Any]) -> Publish:
+    """The client's PUBLISH of it."""
+    command = decode(orjson.dumps({"type": "PUBLISH", "requestId": "r", **item}))
+    assert isinstance(command, Publish)
+    return command
+
+
 def test_an_idempotency_key_goes_with_no_address_and_not_into_a_clients_publish() -> None:
     item = {"topic": "chat", "data": 1, "idempotencyKey": "k"}
     assert Publication.of_item(item).key == "k"
@@ -114,6 +123,6 @@ def test_an_idempotency_key_goes_with_no_address_and_not_into_a_clients_publish(
         with pytest.raises(ProtocolError, match="no effect with to"):
             Publication.of_item({**item, "to": to})
     with pytest.raises(ProtocolError, match="PUBLISH takes no idempotencyKey") as refused:
-        Publication.of_client(item, "r")
-    assert (refused.value.code, refused.value.request_id) == (Code.DATA_REFUSED, "r")
-    assert Publication.of_client({**item, "idempotencyKey": None}, "r").key is None
+        publish(item)
+    assert (refused.value.reason, refused.value.request_id) == (ErrorReason.DATA_REFUSED, "r")
+    assert publish({**item, "idempotencyKey": None}).publication.key is None

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.app import load_rules
-from gateway.core import hub, messages, topics
+from gateway.core import commands, hub, topics
 from gateway.core.effects import (
     NO_FINDINGS,
     AskBackend,
@@ -32,14 +32,15 @@ from gateway.core.effects import (
     UnsubscribeTopics,
     WriteLogs,
 )
+from gateway.core.errors import CloseReason, ErrorReason, ProtocolError
 from gateway.core.events import Pong, RequestPong
 from gateway.core.hub import Audiences
 from gateway.core.identity import ANONYMOUS, AuthError, Grant, Identity, UnknownKey
 from gateway.core.permits import JUDGE_TOPICS, JudgeLater, Verdict
-from gateway.core.protocol import Close, Code, ProtocolError
 from gateway.core.publication import Publication
 from gateway.core.session import Rules, Session
 from gateway.core.topics import Need
+from gateway.protocols.native import decoder
 
 DEFAULT = load_rules("")  # the package's own
 ANN = Identity("ann", "user")
@@ -88,14 +89,14 @@ def session_of(identity: Identity = ANONYMOUS, *, limit: int = 100, everything: 
     return Session(Rules(verify, verify_grant, DEFAULT, limit, everything), identity)
 
 
-def handle(client: Session, message: messages.ClientMessage, *heard: str) -> Effect:
+def handle(client: Session, message: commands.Command, *heard: str) -> Effect:
     effect = client.handle(message, Audiences(heard))
     if isinstance(effect, ChargeTopics):
         effect = client.handle(message, Audiences(heard), Findings(topics_charged=True))
     return effect
 
 
-def refusal(client: Session, message: messages.ClientMessage, *heard: str) -> ProtocolError:
+def refusal(client: Session, message: commands.Command, *heard: str) -> ProtocolError:
     """The error this message is answered with; who the client is must stay."""
     before = client.identity
     with pytest.raises(ProtocolError) as refused:
@@ -104,12 +105,12 @@ def refusal(client: Session, message: messages.ClientMessage, *heard: str) -> Pr
     return refused.value
 
 
-def subscribe(*names: str, token: str | None = None) -> messages.Subscribe:
-    return messages.Subscribe(names, "r", token)
+def subscribe(*names: str, token: str | None = None) -> commands.Subscribe:
+    return commands.Subscribe(names, "r", token)
 
 
-def publish(topic: str) -> messages.Publish:
-    return messages.Publish(Publication(topic, {"text": "hello"}), "r")
+def publish(topic: str) -> commands.Publish:
+    return commands.Publish(Publication(topic, {"text": "hello"}), "r")
 
 
 # ---- permission
@@ -122,9 +123,9 @@ def test_who_may_hear_a_topic(topic: str, identity: Identity) -> None:
     if identity in MEETS[DEFAULT.of(topic).subscribe]:
         assert handle(client, subscribe(topic)) == SubscribeTopics((topic,), "r", login=False)
     else:
-        expected = Code.AUTHENTICATION_NEEDED if identity is ANONYMOUS else Code.ROLE_NEEDED
+        expected = ErrorReason.AUTHENTICATION_NEEDED if identity is ANONYMOUS else ErrorReason.ROLE_NEEDED
         error = refusal(client, subscribe(topic))
-        assert (error.code, error.request_id) == (expected, "r")
+        assert (error.reason, error.request_id) == (expected, "r")
         assert topic in error.message
 
 
@@ -136,8 +137,8 @@ def test_who_may_say_something_on_a_topic(topic: str, identity: Identity) -> Non
     if identity in MEETS[need]:
         assert handle(client, message) == PublishMessage(message.publication, "r")
     else:
-        expected = Code.AUTHENTICATION_NEEDED if identity is ANONYMOUS else Code.ROLE_NEEDED
-        assert refusal(client, message).code is (Code.NOT_ALLOWED if need is Need.NOBODY else expected)
+        expected = ErrorReason.AUTHENTICATION_NEEDED if identity is ANONYMOUS else ErrorReason.ROLE_NEEDED
+        assert refusal(client, message).reason is (ErrorReason.NOT_ALLOWED if need is Need.NOBODY else expected)
 
 
 @pytest.mark.parametrize("topic", TOPICS)
@@ -152,16 +153,16 @@ def test_on_an_open_gateway_anybody_may_say_everything(topic: str) -> None:
 
 @pytest.mark.parametrize("identity", EVERYBODY, ids=name)
 def test_the_gateways_own_voice_is_nobodys_even_on_an_open_gateway(identity: Identity) -> None:
-    assert refusal(session_of(identity, everything=True), publish("system")).code is Code.NOT_ALLOWED
+    assert refusal(session_of(identity, everything=True), publish("system")).reason is ErrorReason.NOT_ALLOWED
 
 
 def test_subscribe_is_all_or_nothing() -> None:
-    assert refusal(session_of(), subscribe("contest", "portfolio")).code is Code.AUTHENTICATION_NEEDED
-    assert refusal(session_of(ANN), subscribe("portfolio", "admin", "contest")).code is Code.ROLE_NEEDED
+    assert refusal(session_of(), subscribe("contest", "portfolio")).reason is ErrorReason.AUTHENTICATION_NEEDED
+    assert refusal(session_of(ANN), subscribe("portfolio", "admin", "contest")).reason is ErrorReason.ROLE_NEEDED
 
 
 def test_anybody_may_stop_to_hear_anything() -> None:
-    assert handle(session_of(), messages.Unsubscribe(("admin", "never heard"), "r")) == UnsubscribeTopics(
+    assert handle(session_of(), commands.Unsubscribe(("admin", "never heard"), "r")) == UnsubscribeTopics(
         ("admin", "never heard"), "r"
     )
 
@@ -171,15 +172,15 @@ def test_anybody_may_stop_to_hear_anything() -> None:
 
 def test_a_good_token_logs_in() -> None:
     client = session_of()
-    assert handle(client, messages.Auth("ann")) == LoggedIn()
+    assert handle(client, commands.Auth("ann")) == LoggedIn()
     assert client.identity is ANN
 
 
 def test_another_good_token_makes_it_another() -> None:
     client = session_of(ADMIN)
-    handle(client, messages.Auth("ann"))
+    handle(client, commands.Auth("ann"))
     assert client.identity is ANN
-    assert refusal(client, subscribe("admin")).code is Code.ROLE_NEEDED
+    assert refusal(client, subscribe("admin")).reason is ErrorReason.ROLE_NEEDED
 
 
 @pytest.mark.parametrize(
@@ -190,9 +191,9 @@ def test_another_good_token_makes_it_another() -> None:
 def test_a_bad_token_is_answered_with_its_reason_and_logs_nobody_out(
     identity: Identity, token: str | None, reason: str
 ) -> None:
-    error = refusal(session_of(identity), messages.Auth(token))
-    assert (error.code, error.reason, error.request_id) == (Code.TOKEN, reason, None)
-    assert error.reason == reason
+    error = refusal(session_of(identity), commands.Auth(token))
+    assert (error.reason, error.detail, error.request_id) == (ErrorReason.TOKEN, reason, None)
+    assert error.detail == reason
 
 
 def test_subscribe_may_bring_a_token() -> None:
@@ -204,16 +205,15 @@ def test_subscribe_may_bring_a_token() -> None:
 @pytest.mark.parametrize(("token", "reason"), [("ann!", "token_expired"), ("nobody", "token_invalid")])
 def test_a_bad_token_in_subscribe_is_4011_even_if_nothing_needed_it(token: str, reason: str) -> None:
     error = refusal(session_of(ANN), subscribe("contest", token=token))
-    assert (error.code, error.reason) == (Code.BAD_TOKEN_IN_SUBSCRIBE, reason)
-    assert "requestId" not in json.loads(error.encode("now"))
+    assert (error.reason, error.detail) == (ErrorReason.BAD_TOKEN_IN_SUBSCRIBE, reason)
 
 
 def test_a_good_token_of_a_subscribe_that_is_refused_logs_nobody_in() -> None:
-    assert refusal(session_of(), subscribe("portfolio", "admin", token="ann")).code is Code.ROLE_NEEDED
+    assert refusal(session_of(), subscribe("portfolio", "admin", token="ann")).reason is ErrorReason.ROLE_NEEDED
 
 
 def test_the_token_of_a_subscribe_counts_not_who_it_was_before() -> None:
-    assert refusal(session_of(ADMIN), subscribe("admin", token="ann")).code is Code.ROLE_NEEDED
+    assert refusal(session_of(ADMIN), subscribe("admin", token="ann")).reason is ErrorReason.ROLE_NEEDED
 
 
 # ---- how many topics
@@ -234,7 +234,7 @@ def test_a_client_may_hear_as_many_topics_as_the_limit() -> None:
 def test_one_more_ends_the_connection_and_logs_nobody_in() -> None:
     client = session_of(limit=3)
     effect = handle(client, subscribe("c", "d", token="ann"), *heard("a", "b"))
-    assert isinstance(effect, CloseConnection) and effect.code is Close.TOO_MANY_TOPICS
+    assert isinstance(effect, CloseConnection) and effect.reason is CloseReason.TOO_MANY_TOPICS
     assert client.identity is ANONYMOUS
 
 
@@ -248,57 +248,57 @@ def test_a_users_and_roles_own_audiences_are_not_topics_it_hears() -> None:
 
 
 def test_ping_is_answered_with_its_own_timestamp() -> None:
-    assert handle(session_of(), messages.Ping(5)) == Reply(Pong(5))
+    assert handle(session_of(), commands.Ping(5)) == Reply(Pong(5))
 
 
 def test_request_system_ping_is_answered() -> None:
-    request = messages.Request("system", "ping", {}, "r")
+    request = commands.Request("system", "ping", {}, "r")
     assert handle(session_of(), request) == Reply(RequestPong(request))
 
 
 def test_request_status_is_the_nodes_to_answer() -> None:
-    request = messages.Request("system", "getStatus", {}, "r")
+    request = commands.Request("system", "getStatus", {}, "r")
     assert handle(session_of(), request) == ReplyStatus(request)
 
 
 @pytest.mark.parametrize(
     ("topic", "action", "code"),
     [
-        ("contest", "ping", Code.UNKNOWN_TOPIC),
-        ("System", "ping", Code.UNKNOWN_TOPIC),
-        ("system", "Ping", Code.UNKNOWN_ACTION),
-        ("system", "reboot", Code.UNKNOWN_ACTION),
+        ("contest", "ping", ErrorReason.UNKNOWN_TOPIC),
+        ("System", "ping", ErrorReason.UNKNOWN_TOPIC),
+        ("system", "Ping", ErrorReason.UNKNOWN_ACTION),
+        ("system", "reboot", ErrorReason.UNKNOWN_ACTION),
     ],
 )
-def test_other_requests_are_refused(topic: str, action: str, code: Code) -> None:
-    assert refusal(session_of(ADMIN), messages.Request(topic, action, {}, "r")).code is code
+def test_other_requests_are_refused(topic: str, action: str, code: ErrorReason) -> None:
+    assert refusal(session_of(ADMIN), commands.Request(topic, action, {}, "r")).reason is code
 
 
 def test_logs_are_reported_and_counted() -> None:
     entries = ({"level": "error"}, {"level": "info"})
-    assert handle(session_of(), messages.Logs(entries)) == WriteLogs(entries)
+    assert handle(session_of(), commands.Logs(entries)) == WriteLogs(entries)
 
 
 @pytest.mark.parametrize("topic", [None, "chat"])
 @pytest.mark.parametrize("action", [None, "SEND"])
 def test_a_command_from_nobody_is_told_so_first(topic: str | None, action: str | None) -> None:
-    error = refusal(session_of(), messages.Command(topic, action, None, "r"))
-    assert error.code is Code.COMMAND_WITHOUT_AUTHENTICATION
+    error = refusal(session_of(), commands.BackendCommand(topic, action, None, "r"))
+    assert error.reason is ErrorReason.COMMAND_WITHOUT_AUTHENTICATION
 
 
 @pytest.mark.parametrize(("client"), [session_of(ANN), session_of(everything=True)], ids=["a user", "anybody if open"])
 @pytest.mark.parametrize(
     ("topic", "action", "code"),
     [
-        (None, "SEND", Code.COMMAND_WITHOUT_TOPIC_OR_ACTION),
-        ("chat", None, Code.COMMAND_WITHOUT_TOPIC_OR_ACTION),
-        ("chat", "SEND", Code.NOT_IMPLEMENTED),
+        (None, "SEND", ErrorReason.COMMAND_WITHOUT_TOPIC_OR_ACTION),
+        ("chat", None, ErrorReason.COMMAND_WITHOUT_TOPIC_OR_ACTION),
+        ("chat", "SEND", ErrorReason.NOT_IMPLEMENTED),
     ],
 )
 def test_a_command_from_somebody_is_told_what_it_lacks(
-    client: Session, topic: str | None, action: str | None, code: Code
+    client: Session, topic: str | None, action: str | None, code: ErrorReason
 ) -> None:
-    assert refusal(client, messages.Command(topic, action, None, "r")).code is code
+    assert refusal(client, commands.BackendCommand(topic, action, None, "r")).reason is code
 
 
 # ---- of all sequences
@@ -309,12 +309,12 @@ tokens = st.sampled_from([None, "", "ann", "bob", "eve", "max", "ann!", "nobody"
 def test_to_judge_all_topics_of_a_client_again_is_counted_first_and_only_if_it_is_somebody_else() -> None:
     client = session_of(ANN)
     held = Counted(heard("a", "b", "admin"))
-    assert client.handle(messages.Auth("bob"), held) == ChargeTopics(3, None)
+    assert client.handle(commands.Auth("bob"), held) == ChargeTopics(3, None)
     assert client.handle(subscribe("c", token="bob"), held) == ChargeTopics(3, "r")
     assert client.identity is ANN
-    assert isinstance(client.handle(messages.Auth("ann"), held), LoggedIn)
-    assert isinstance(client.handle(messages.Auth("bob"), Audiences()), LoggedIn)
-    again = client.handle(messages.Auth("ann"), Audiences(heard("a", "admin")), Findings(topics_charged=True))
+    assert isinstance(client.handle(commands.Auth("ann"), held), LoggedIn)
+    assert isinstance(client.handle(commands.Auth("bob"), Audiences()), LoggedIn)
+    again = client.handle(commands.Auth("ann"), Audiences(heard("a", "admin")), Findings(topics_charged=True))
     assert again == LoggedIn(("admin",))
 
 
@@ -367,7 +367,7 @@ def test_only_a_good_token_changes_who_a_client_is_and_a_refusal_changes_nothing
         token = text.get("authToken")
         effect: Effect | None
         try:
-            effect = client.handle(messages.decode(json.dumps(text).encode()), audiences)
+            effect = client.handle(decoder.decode(json.dumps(text).encode()), audiences)
         except ProtocolError:
             effect = None
         assert audiences == heard_before  # the hub's, and nobody else writes it
@@ -429,7 +429,7 @@ def backend_verdicts(**verdicts: Verdict) -> Findings:
 
 
 def error_of(
-    client: Session, message: messages.ClientMessage, findings: Findings = NO_FINDINGS, *names: str
+    client: Session, message: commands.Command, findings: Findings = NO_FINDINGS, *names: str
 ) -> ProtocolError:
     with pytest.raises(ProtocolError) as refused:
         client.handle(message, Audiences(heard(*names)), findings)
@@ -444,35 +444,37 @@ def test_the_back_end_is_asked_about_all_topics_that_need_it_at_once() -> None:
     assert joined == SubscribeTopics(("asked1", "open", "asked2"), "r", login=False)
 
 
-@pytest.mark.parametrize(("verdict", "code"), [(V.REFUSED, Code.NOT_ALLOWED), (V.UNKNOWN, Code.UNAVAILABLE)])
 @pytest.mark.parametrize(
-    "message", [subscribe("asked", "open"), publish("asked"), messages.Command("asked", "X", None, "r")]
+    ("verdict", "code"), [(V.REFUSED, ErrorReason.NOT_ALLOWED), (V.UNKNOWN, ErrorReason.UNAVAILABLE)]
+)
+@pytest.mark.parametrize(
+    "message", [subscribe("asked", "open"), publish("asked"), commands.BackendCommand("asked", "X", None, "r")]
 )
 def test_what_the_back_end_does_not_allow_is_refused(
-    message: messages.ClientMessage, verdict: Verdict, code: Code
+    message: commands.Command, verdict: Verdict, code: ErrorReason
 ) -> None:
     assert isinstance(handle(strict(ANN), message), AskBackend)
-    assert error_of(strict(ANN), message, backend_verdicts(asked=verdict)).code is code
+    assert error_of(strict(ANN), message, backend_verdicts(asked=verdict)).reason is code
 
 
 def test_a_refusal_needs_no_question() -> None:
-    assert error_of(strict(), subscribe("asked", "admin")).code is Code.AUTHENTICATION_NEEDED
+    assert error_of(strict(), subscribe("asked", "admin")).reason is ErrorReason.AUTHENTICATION_NEEDED
 
 
 def test_on_an_open_gateway_nobody_is_asked() -> None:
     everything = subscribe("asked", "told:1", "wallet:x", "admin")
     assert isinstance(handle(strict(everything=True), everything), SubscribeTopics)
-    assert error_of(strict(everything=True), subscribe("dead")).code is Code.NOT_ALLOWED
+    assert error_of(strict(everything=True), subscribe("dead")).reason is ErrorReason.NOT_ALLOWED
 
 
-@pytest.mark.parametrize("message", [messages.Auth("ann?"), subscribe("open", token="ann?")])
-def test_a_key_that_may_be_new_is_asked_for_once(message: messages.ClientMessage) -> None:
+@pytest.mark.parametrize("message", [commands.Auth("ann?"), subscribe("open", token="ann?")])
+def test_a_key_that_may_be_new_is_asked_for_once(message: commands.Command) -> None:
     client = strict()
     assert handle(client, message) == RefreshKeys()
-    code = error_of(client, message, Findings(keys_refreshed=True)).code
-    assert code in (Code.TOKEN, Code.BAD_TOKEN_IN_SUBSCRIBE) and client.identity is ANONYMOUS
+    code = error_of(client, message, Findings(keys_refreshed=True)).reason
+    assert code in (ErrorReason.TOKEN, ErrorReason.BAD_TOKEN_IN_SUBSCRIBE) and client.identity is ANONYMOUS
     error = error_of(client, message, Findings(keys_refreshed=True, key_server_failed=True))
-    assert error.code is Code.UNAVAILABLE and b'"temporary":true' in error.encode("")
+    assert error.reason is ErrorReason.UNAVAILABLE
 
 
 # ---- owners and subscription tokens
@@ -481,12 +483,16 @@ def test_a_key_that_may_be_new_is_asked_for_once(message: messages.ClientMessage
 def test_only_its_owner_hears_and_speaks_on_a_topic() -> None:
     assert isinstance(handle(strict(ANN), subscribe("wallet:ann")), SubscribeTopics)
     assert isinstance(handle(strict(ANN), publish("wallet:ann")), PublishMessage)
-    for who, code in ((BOB, Code.NOT_ALLOWED), (ADMIN, Code.NOT_ALLOWED), (ANONYMOUS, Code.AUTHENTICATION_NEEDED)):
-        assert error_of(strict(who), subscribe("wallet:ann")).code is code
+    for who, code in (
+        (BOB, ErrorReason.NOT_ALLOWED),
+        (ADMIN, ErrorReason.NOT_ALLOWED),
+        (ANONYMOUS, ErrorReason.AUTHENTICATION_NEEDED),
+    ):
+        assert error_of(strict(who), subscribe("wallet:ann")).reason is code
 
 
-def with_tokens(name: str, *tokens: str, token: str | None = None) -> messages.Subscribe:
-    return messages.Subscribe((name,), "r", token, {}, tokens)
+def with_tokens(name: str, *tokens: str, token: str | None = None) -> commands.Subscribe:
+    return commands.Subscribe((name,), "r", token, {}, tokens)
 
 
 @pytest.mark.parametrize("name", ["told:1", "wallet:bob", "admin", "asked"])
@@ -496,11 +502,11 @@ def test_a_subscription_token_lets_hear_what_the_rule_would_not(name: str) -> No
     assert isinstance(handle(client, subscribe(name), *heard(name)), SubscribeTopics), (
         "a second SUBSCRIBE changes nothing"
     )
-    assert isinstance(handle(client, messages.Unsubscribe((name,), "r")), UnsubscribeTopics)
+    assert isinstance(handle(client, commands.Unsubscribe((name,), "r")), UnsubscribeTopics)
     assert not isinstance(_try(client, subscribe(name)), SubscribeTopics), "what was given up is given up"
 
 
-def _try(client: Session, message: messages.ClientMessage) -> Effect | None:
+def _try(client: Session, message: commands.Command) -> Effect | None:
     try:
         return handle(client, message)
     except ProtocolError:
@@ -508,25 +514,25 @@ def _try(client: Session, message: messages.ClientMessage) -> Effect | None:
 
 
 def test_no_token_opens_what_is_nobodys() -> None:
-    assert error_of(strict(), with_tokens("dead", "dead")).code is Code.NOT_ALLOWED
+    assert error_of(strict(), with_tokens("dead", "dead")).reason is ErrorReason.NOT_ALLOWED
 
 
 def test_a_key_for_reading_hears_all_but_nobodys_and_says_nothing() -> None:
     client = strict(Identity(reads_all=True))
     assert isinstance(handle(client, subscribe("told:1", "wallet:ann", "admin", "asked")), SubscribeTopics)
-    assert error_of(client, subscribe("dead")).code is Code.NOT_ALLOWED
+    assert error_of(client, subscribe("dead")).reason is ErrorReason.NOT_ALLOWED
     for name in ("open", "wallet:ann", "admin"):
         assert not isinstance(_try(client, publish(name)), PublishMessage)
 
 
 def test_a_bad_subscription_token_refuses_the_whole() -> None:
     error = error_of(strict(), with_tokens("open", "open", "told:1!"))
-    assert (error.code, error.reason) == (Code.BAD_TOKEN_IN_SUBSCRIBE, "token_expired")
+    assert (error.reason, error.detail) == (ErrorReason.BAD_TOKEN_IN_SUBSCRIBE, "token_expired")
 
 
 def test_a_users_token_needs_that_user_which_the_frame_may_prove() -> None:
-    assert error_of(strict(), with_tokens("told:1", "told:*@ann")).code is Code.NOT_ALLOWED
-    assert error_of(strict(BOB), with_tokens("told:1", "told:*@ann")).code is Code.NOT_ALLOWED
+    assert error_of(strict(), with_tokens("told:1", "told:*@ann")).reason is ErrorReason.NOT_ALLOWED
+    assert error_of(strict(BOB), with_tokens("told:1", "told:*@ann")).reason is ErrorReason.NOT_ALLOWED
     assert isinstance(handle(strict(), with_tokens("told:1", "told:*@ann", token="ann")), SubscribeTopics)
 
 
@@ -542,7 +548,7 @@ def test_what_was_heard_by_a_token_ends_with_it() -> None:
 
 def test_tokens_of_many_topics_end_some_at_a_time() -> None:
     client, names = strict(ANN), [f"told:{at}" for at in range(5)]
-    handle(client, messages.Subscribe(tuple(names), "r", None, {}, ("told:*",)))
+    handle(client, commands.Subscribe(tuple(names), "r", None, {}, ("told:*",)))
     parts = [client.expire_grants(2e9, 2) for _ in range(4)]
     assert parts == [(2, names[:2]), (2, names[2:4]), (1, names[4:]), (0, [])]
 
@@ -552,7 +558,7 @@ def test_tokens_of_many_topics_end_some_at_a_time() -> None:
 
 def test_who_it_is_no_more_loses_what_only_that_one_may() -> None:
     client = strict(ADMIN)
-    message = messages.Auth("ann")
+    message = commands.Auth("ann")
     for name in ("admin", "wallet:eve", "open"):
         handle(client, subscribe(name))
     effect = handle(client, message, *heard("admin", "wallet:eve", "wallet:ann", "open"))
@@ -560,30 +566,30 @@ def test_who_it_is_no_more_loses_what_only_that_one_may() -> None:
 
 
 def test_what_is_waited_for_counts_as_heard() -> None:
-    assert handle(strict(ADMIN), messages.Auth("ann"), hub.joining("admin")) == LoggedIn(("admin",))
+    assert handle(strict(ADMIN), commands.Auth("ann"), hub.joining("admin")) == LoggedIn(("admin",))
 
 
 def test_a_renewed_token_costs_nothing_and_asks_nobody() -> None:
     client = strict(ANN)
     client.warned = True
-    assert handle(client, messages.Auth("ann"), *heard("asked", "told:1")) == LoggedIn()
+    assert handle(client, commands.Auth("ann"), *heard("asked", "told:1")) == LoggedIn()
     assert not client.warned
 
 
 def test_of_another_user_the_back_end_is_asked_again_and_silence_is_a_no() -> None:
     client = strict(ANN)
     names = heard("asked1", "asked2", "asked3")
-    assert handle(client, messages.Auth("bob"), *names) == AskBackend("subscribe", ("asked1", "asked2", "asked3"), BOB)
+    assert handle(client, commands.Auth("bob"), *names) == AskBackend("subscribe", ("asked1", "asked2", "asked3"), BOB)
     assert client.identity is ANN
     findings = backend_verdicts(asked1=V.ALLOWED, asked2=V.REFUSED, asked3=V.UNKNOWN)
-    effect = client.handle(messages.Auth("bob"), Audiences(names), findings)
+    effect = client.handle(commands.Auth("bob"), Audiences(names), findings)
     assert effect == LoggedIn(("asked2", "asked3"))
 
 
 def test_a_token_for_anybody_survives_another_user_and_one_for_a_user_does_not() -> None:
     client = strict(ANN)
-    handle(client, messages.Subscribe(("told:1", "told:2"), "r", None, {}, ("told:1", "told:2@ann")))
-    effect = handle(client, messages.Auth("bob"), *heard("told:1", "told:2"))
+    handle(client, commands.Subscribe(("told:1", "told:2"), "r", None, {}, ("told:1", "told:2@ann")))
+    effect = handle(client, commands.Auth("bob"), *heard("told:1", "told:2"))
     assert effect == LoggedIn(("told:2",))
 
 
@@ -629,30 +635,30 @@ def served(identity: Identity = ANONYMOUS, *, backend: bool = True) -> Session:
 
 
 def test_a_request_on_a_topic_with_a_source_is_fetched() -> None:
-    request = messages.Request("contest:5", "show", {"page": 2}, "r")
+    request = commands.Request("contest:5", "show", {"page": 2}, "r")
     assert handle(served(), request) == FetchFromBackend(request, "/contests/5?action=show&page=2", 5, 60)
-    request = messages.Request("mine", "show", {}, "r")
+    request = commands.Request("mine", "show", {}, "r")
     assert handle(served(ANN), request) == FetchFromBackend(request, "/users/ann?action=show", 10, 0)
 
 
 def test_what_the_gateway_has_itself_is_not_fetched() -> None:
-    request = messages.Request("contest:5", "history", {}, "r")
+    request = commands.Request("contest:5", "history", {}, "r")
     assert handle(served(), request) == ReadTopic(request)
 
 
 def test_fetching_needs_what_hearing_needs() -> None:
-    assert refusal(served(), messages.Request("mine", "show", {}, "r")).code is Code.AUTHENTICATION_NEEDED
+    assert refusal(served(), commands.Request("mine", "show", {}, "r")).reason is ErrorReason.AUTHENTICATION_NEEDED
 
 
 def test_a_command_is_forwarded_for_who_the_client_is() -> None:
-    command = messages.Command("chat", "SEND", {"text": "hi"}, "r")
+    command = commands.BackendCommand("chat", "SEND", {"text": "hi"}, "r")
     assert handle(served(ANN), command) == ForwardCommand(command, ANN)
-    assert refusal(served(), command).code is Code.COMMAND_WITHOUT_AUTHENTICATION
+    assert refusal(served(), command).reason is ErrorReason.COMMAND_WITHOUT_AUTHENTICATION
 
 
 def test_without_a_back_end_nothing_is_fetched_or_forwarded() -> None:
-    for message in (messages.Request("mine", "show", {}, "r"), messages.Command("chat", "SEND", None, "r")):
-        assert refusal(served(ANN, backend=False), message).code is Code.NOT_IMPLEMENTED
+    for message in (commands.Request("mine", "show", {}, "r"), commands.BackendCommand("chat", "SEND", None, "r")):
+        assert refusal(served(ANN, backend=False), message).reason is ErrorReason.NOT_IMPLEMENTED
 
 
 # ---- the gateway's own topics, and many patterns
@@ -661,9 +667,9 @@ def test_without_a_back_end_nothing_is_fetched_or_forwarded() -> None:
 @pytest.mark.parametrize("topic", ["gateway:figures", "gateway:x", "service", "circuit-breaker"])
 @pytest.mark.parametrize("granted", ["*", "gateway:*", "gateway:figures", "service", "circuit-*"])
 def test_no_subscription_token_opens_a_topic_of_the_gateways_own(topic: str, granted: str) -> None:
-    message = messages.Subscribe((topic,), "r", tokens=(granted,))
-    assert refusal(session_of(), message).code is Code.AUTHENTICATION_NEEDED
-    assert refusal(session_of(ANN), message).code is Code.ROLE_NEEDED
+    message = commands.Subscribe((topic,), "r", tokens=(granted,))
+    assert refusal(session_of(), message).reason is ErrorReason.AUTHENTICATION_NEEDED
+    assert refusal(session_of(ANN), message).reason is ErrorReason.ROLE_NEEDED
     assert isinstance(handle(session_of(ADMIN), message), SubscribeTopics)
 
 
@@ -673,17 +679,17 @@ def test_topics_are_compared_with_a_bounded_number_of_patterns() -> None:
 
     client = Session(Rules(verify, grant_of, topics.parse(CLOSED, "t"), 5000))
     many = tuple(f"a{at}" for at in range(1000))
-    refused = refusal(client, messages.Subscribe(many, "r", tokens=("a", "b")))
-    assert refused.code is Code.DATA_REFUSED and "in several SUBSCRIBE messages" in refused.message
-    assert isinstance(handle(client, messages.Subscribe(many[:100], "r", tokens=("a", "b"))), SubscribeTopics)
+    refused = refusal(client, commands.Subscribe(many, "r", tokens=("a", "b")))
+    assert refused.reason is ErrorReason.DATA_REFUSED and "in several SUBSCRIBE messages" in refused.message
+    assert isinstance(handle(client, commands.Subscribe(many[:100], "r", tokens=("a", "b"))), SubscribeTopics)
     named = Session(Rules(verify, lambda _: Grant(("a1",) * 100, None, 2e9), DEFAULT, 5000))
-    assert isinstance(handle(named, messages.Subscribe(many, "r", tokens=("a",) * 20)), SubscribeTopics)
+    assert isinstance(handle(named, commands.Subscribe(many, "r", tokens=("a",) * 20)), SubscribeTopics)
 
 
 CLOSED = '[[topic]]\npattern = "*"\nsubscribe = "token"'
 
 
-def judge_all(client: Session, message: messages.ClientMessage, heard: Audiences, findings: Findings) -> list[Effect]:
+def judge_all(client: Session, message: commands.Command, heard: Audiences, findings: Findings) -> list[Effect]:
     """The effects of a message that is handled again until it is settled."""
     effects = [client.handle(message, heard, findings)]
     while isinstance(effects[-1], JudgeLater):
@@ -713,14 +719,14 @@ def test_topics_are_judged_some_at_a_time_each_once_and_all_or_nothing(size: int
     assert client.decisions == size
     with pytest.raises(ProtocolError) as refused:
         judge_all(client, subscribe(*names, "admin"), Audiences(), NO_FINDINGS)
-    assert refused.value.code is Code.ROLE_NEEDED
+    assert refused.value.reason is ErrorReason.ROLE_NEEDED
 
 
 def test_a_new_identity_is_judged_for_very_many_topics_some_at_a_time() -> None:
     names = [f"portfolio:{at}" for at in range(2 * JUDGE_TOPICS)] + [f"contest:{at}" for at in range(JUDGE_TOPICS)]
     client = Judging(Rules(verify, verify_grant, DEFAULT, 10_000), ADMIN)
     heard = Audiences([*map(hub.of_topic, names), hub.of_topic("admin"), hub.joining("admin:x")])
-    *parts, effect = judge_all(client, messages.Auth("ann"), heard, Findings(topics_charged=True))
+    *parts, effect = judge_all(client, commands.Auth("ann"), heard, Findings(topics_charged=True))
     assert all(isinstance(part, JudgeLater) for part in parts)
     assert len(parts) == 3
     assert client.decisions == len(names) + 2

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.core.messages import Request
-from gateway.core.protocol import Code, ProtocolError
+from gateway.core.commands import Request
+from gateway.core.errors import ErrorReason, ProtocolError
 from gateway.core.targets import MAX_TARGET_LENGTH, is_segment, target_of
 from gateway.core.topics import Rule
 
@@ -25,11 +25,11 @@ def target(
     return target_of(Rule(pattern=pattern, source=source), Request(topic, action, parameters, "r"), user)
 
 
-def refusal(*args: Any, **more: Any) -> Code:
+def refusal(*args: Any, **more: Any) -> ErrorReason:
     with pytest.raises(ProtocolError) as refused:
         target(*args, **more)
     assert refused.value.request_id == "r"
-    return refused.value.code
+    return refused.value.reason
 
 
 @pytest.mark.parametrize(
@@ -62,20 +62,20 @@ def test_the_action_is_the_requests() -> None:
 
 
 def test_nobody_known_has_no_place_of_a_user() -> None:
-    assert refusal("/users/{user}", user=None) is Code.AUTHENTICATION_NEEDED
+    assert refusal("/users/{user}", user=None) is ErrorReason.AUTHENTICATION_NEEDED
     assert target("/contests", user=None) == "/contests?action=show"
 
 
 @pytest.mark.parametrize("part", ["", ".", ".."])
 def test_nobody_leads_the_gateway_elsewhere(part: str) -> None:
-    assert refusal("/contests/{1}", f"contest:{part}") is Code.UNKNOWN_TOPIC
-    assert refusal("/contests/{action}", action=part) is Code.UNKNOWN_TOPIC
+    assert refusal("/contests/{1}", f"contest:{part}") is ErrorReason.UNKNOWN_TOPIC
+    assert refusal("/contests/{action}", action=part) is ErrorReason.UNKNOWN_TOPIC
 
 
 @pytest.mark.parametrize("part", ["../internal/keys", "a/b", "/", "a/../b", "./a", "a/", "..//"])
 def test_a_part_of_a_topic_with_a_slash_is_refused_everywhere(part: str) -> None:
     for source in ("/contests/{1}", "/contests/of-{1}.json", "/{topic}"):
-        assert refusal(source, f"contest:{part}") is Code.UNKNOWN_TOPIC
+        assert refusal(source, f"contest:{part}") is ErrorReason.UNKNOWN_TOPIC
     assert target("/contests", f"contest:{part}") == "/contests?action=show"  # where it is not put in it does no harm
 
 
@@ -89,9 +89,9 @@ def test_a_part_of_a_topic_with_a_slash_is_refused_everywhere(part: str) -> None
     ],
 )  # fmt: skip
 def test_no_value_leads_elsewhere_however_a_server_reads_it(value: str) -> None:
-    assert refusal("/users/{user}", user=value) is Code.UNKNOWN_TOPIC
-    assert refusal("/of-{user}.json", user=value) is Code.UNKNOWN_TOPIC
-    assert refusal("/contests/{action}", action=value) is Code.UNKNOWN_TOPIC
+    assert refusal("/users/{user}", user=value) is ErrorReason.UNKNOWN_TOPIC
+    assert refusal("/of-{user}.json", user=value) is ErrorReason.UNKNOWN_TOPIC
+    assert refusal("/contests/{action}", action=value) is ErrorReason.UNKNOWN_TOPIC
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_other_values_are_one_segment(value: str, expected: str) -> None:
 
 
 def test_values_beside_each_other_make_no_dots() -> None:
-    assert refusal("/{1}{2}", "a:.:.", pattern="a:*:*") is Code.UNKNOWN_TOPIC
+    assert refusal("/{1}{2}", "a:.:.", pattern="a:*:*") is ErrorReason.UNKNOWN_TOPIC
 
 
 def test_an_earlier_star_stands_for_as_much_as_it_can() -> None:
@@ -120,7 +120,7 @@ def test_many_stars_cost_one_pass(topic: str) -> None:
 
 
 def test_parameters_have_a_length() -> None:
-    assert refusal("/c", text="x" * MAX_TARGET_LENGTH) is Code.DATA_REFUSED
+    assert refusal("/c", text="x" * MAX_TARGET_LENGTH) is ErrorReason.DATA_REFUSED
 
 
 @settings(deadline=None)

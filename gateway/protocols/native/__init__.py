@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 from gateway.core import frames
+from gateway.core.commands import Command
+from gateway.core.errors import CloseReason, ErrorReason, ProtocolError
 from gateway.core.events import Broadcast, Delivered, Event
-from gateway.protocols.native import encoder
+from gateway.protocols.native import codes, decoder, encoder
 
 
 class Native:
     """The protocol, as the node uses it."""
+
+    name = "native"
+    error_codes: Mapping[ErrorReason, int] = codes.ERROR_CODES
+    close_codes: Mapping[CloseReason, int] = codes.CLOSE_CODES
+
+    def decode(self, opcode: int, payload: bytes) -> Command:
+        """The command in one text frame."""
+        if opcode != frames.TEXT:
+            raise ProtocolError(ErrorReason.NOT_JSON, "Messages are text frames, not binary ones")
+        return decoder.decode(payload)
 
     def encode(self, event: Event, now_ms: int) -> bytes:
         """One text frame with an event for one client."""

@@ -6,15 +6,17 @@ from collections.abc import Mapping
 
 import orjson
 
-from gateway.core import events, message, protocol, topics
+from gateway.core import events, message, timestamps, topics
+from gateway.core.errors import CloseReason, ProtocolError
 from gateway.core.events import Broadcast, Delivered, Event, History, PresenceChanged
-from gateway.core.protocol import Close, Json, RequestId
+from gateway.core.json_text import Json, RequestId
+from gateway.protocols.native.codes import ERROR_CODES, TEMPORARY, WITH_REQUEST_ID, CloseCode
 
 # The SYSTEM message before a close: its action, and message and code in its data. For a shutdown it is the code that
 # the first front end expects.
 _LEAVING = {
-    Close.SHUTDOWN: ("shutdown", "Server is restarting", 1001),
-    Close.MOVE: ("move", "Another server has more room", int(Close.MOVE)),
+    CloseReason.SHUTDOWN: ("shutdown", "Server is restarting", 1001),
+    CloseReason.MOVE: ("move", "Another server has more room", int(CloseCode.MOVE)),
 }
 
 
@@ -24,7 +26,7 @@ def broadcast_text(event: Broadcast) -> bytes:
         case Delivered():
             return data(event)
         case PresenceChanged():
-            time = protocol.iso(event.time_ms)
+            time = timestamps.iso_time(event.time_ms)
             return orjson.dumps({"type": "PRESENCE", "topic": event.topic, **event.about, "timestamp": time})
     raise TypeError(f"the native protocol has no form for {type(event).__name__}")
 
@@ -51,7 +53,7 @@ def text(event: Event, now_ms: int) -> bytes:
     """The JSON text of an event for one client. `now_ms`: the time of the message, in ms since 1970."""
     if isinstance(event, events.Pong):  # the only event without the time of the node, beside those of streams
         return orjson.dumps({"type": "pong", "timestamp": event.timestamp})
-    time = protocol.iso(now_ms)
+    time = timestamps.iso_time(now_ms)
     match event:
         case events.Subscribed():
             return _subscribed(event, time)
@@ -91,7 +93,7 @@ def text(event: Event, now_ms: int) -> bytes:
                  **_echo(request.request_id)}
             )  # fmt: skip
         case events.Failed(error):
-            return error.encode(time)
+            return _error(error, time)
         case events.StreamOpened(name):
             return orjson.dumps({"type": "OPEN", "stream": name})
         case events.StreamClosed(code, reason):
@@ -113,7 +115,7 @@ def _of_system(
             return "unsubscribed", {"topics": names, "reason": reason}
         case events.TokenExpiring(ends_ms):
             message = "Your token expires: send AUTH with a new one"
-            return "token_expiring", {"expires": protocol.iso(ends_ms), "message": message}
+            return "token_expiring", {"expires": timestamps.iso_time(ends_ms), "message": message}
         case events.Gap(names):
             return "gap", {"topics": sorted(names)}
         case events.Degraded():
@@ -157,6 +159,22 @@ def _published(event: events.Published, time: str) -> bytes:
         {"type": "ACKNOWLEDGMENT", "operation": "publish", "topic": event.topic, **fields, **_echo(event.request_id),
          "timestamp": time}
     )  # fmt: skip
+
+
+def _error(error: ProtocolError, time: str) -> bytes:
+    code = ERROR_CODES[error.reason]
+    fields: dict[str, Json] = {
+        "type": "ERROR", "code": int(code), "error": error.message, "message": error.message, "timestamp": time
+    }  # fmt: skip
+    if error.detail is not None:
+        fields["reason"] = error.detail
+    if code in TEMPORARY:
+        fields["temporary"] = True
+    if error.request_id is not None:
+        # Our own clients match the error to their PUBLISH or REQUEST by `inReplyTo`. The front end ignores it, so it
+        # does not resend.
+        fields["requestId" if code in WITH_REQUEST_ID else "inReplyTo"] = error.request_id
+    return orjson.dumps(fields)
 
 
 def _echo(request_id: RequestId) -> dict[str, RequestId]:

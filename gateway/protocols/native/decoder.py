@@ -1,103 +1,35 @@
-"""The messages that a client sends, and their decoder.  (pure)
-
-Each text frame holds one JSON object. `decode` returns a `ClientMessage` or raises a `ProtocolError`, for any text.
-docs/protocol.md is the public description. `replies` has the messages that the node sends.
-"""
+"""The JSON texts of clients, decoded into commands. docs/protocol.md is the public description.  (pure)"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Final, TypeAlias
+from collections.abc import Callable
+from typing import Final
 
 import orjson
 
 from gateway.core import topics
+from gateway.core.commands import (
+    Auth,
+    BackendCommand,
+    Command,
+    Logs,
+    Ping,
+    Publish,
+    Request,
+    Subscribe,
+    Unsubscribe,
+)
+from gateway.core.errors import ErrorReason, ProtocolError
+from gateway.core.json_text import Json, RequestId, loads
+from gateway.core.names import MAX_NAME_LENGTH, is_name, quoted
 from gateway.core.numbers import NumberError
 from gateway.core.position import Position
-from gateway.core.protocol import MAX_NAME_LENGTH, Code, Json, ProtocolError, RequestId, is_name, loads, shown
-from gateway.core.publication import Publication
+from gateway.core.publication import Publication, common_fields
 
 MAX_TOKENS: Final = 20  # subscription tokens in one SUBSCRIBE
-MAX_HISTORY_LIMIT: Final = 1000  # messages in one answer
-DEFAULT_HISTORY_LIMIT: Final = 100
 
 
-@dataclass(frozen=True, slots=True)
-class Auth:
-    """AUTH: log in with `token`."""
-
-    token: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Subscribe:
-    """SUBSCRIBE: subscribe to these topics. The names are valid and distinct, in the order of the message."""
-
-    topics: tuple[str, ...]
-    request_id: RequestId
-    token: str | None = None
-    recover: Mapping[str, Position] = field(default_factory=dict)  # the client's position, by topic
-    tokens: tuple[str, ...] = ()  # subscription tokens
-
-
-@dataclass(frozen=True, slots=True)
-class Unsubscribe:
-    """UNSUBSCRIBE: unsubscribe from these topics. Invalid names are left out."""
-
-    topics: tuple[str, ...]
-    request_id: RequestId
-
-
-@dataclass(frozen=True, slots=True)
-class Publish:
-    """PUBLISH: publish a message on a topic."""
-
-    publication: Publication
-    request_id: RequestId
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """REQUEST: ask for a reply, such as a topic's history or the answer of the back end."""
-
-    topic: str
-    action: str
-    parameters: Mapping[str, Json]
-    request_id: RequestId
-
-
-@dataclass(frozen=True, slots=True)
-class Command:
-    """COMMAND: have the back end carry out an action.
-
-    A missing or invalid topic or action is None, because the session checks authentication first.
-    """
-
-    topic: str | None
-    action: str | None
-    data: Json
-    request_id: RequestId
-
-
-@dataclass(frozen=True, slots=True)
-class Logs:
-    """LOGS: log lines of the browser."""
-
-    entries: tuple[Mapping[str, Json], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Ping:
-    """ping: the node echoes `timestamp` in its pong."""
-
-    timestamp: Json
-
-
-ClientMessage: TypeAlias = Auth | Subscribe | Unsubscribe | Publish | Request | Command | Logs | Ping
-
-
-def decode(text: bytes) -> ClientMessage:
+def decode(text: bytes) -> Command:
     """Decode `text`, the payload of one frame in UTF-8.
 
     Raises:
@@ -106,15 +38,15 @@ def decode(text: bytes) -> ClientMessage:
     try:
         message = loads(text)
     except NumberError as error:
-        raise ProtocolError(Code.DATA_REFUSED, f"Message refused: {error}", _request_id_in(text)) from None
+        raise ProtocolError(ErrorReason.DATA_REFUSED, f"Message refused: {error}", _request_id_in(text)) from None
     except ValueError:
-        raise ProtocolError(Code.NOT_JSON, "Message is not valid JSON, or nested too deeply") from None
+        raise ProtocolError(ErrorReason.NOT_JSON, "Message is not valid JSON, or nested too deeply") from None
     if not isinstance(message, dict) or "type" not in message:
-        raise ProtocolError(Code.NO_TYPE, "Message must be a JSON object with a type")
+        raise ProtocolError(ErrorReason.NO_TYPE, "Message must be a JSON object with a type")
     kind = message["type"]
-    reader = _READERS.get(kind) if isinstance(kind, str) else None
+    reader = _DECODERS.get(kind) if isinstance(kind, str) else None
     if reader is None:
-        raise ProtocolError(Code.UNKNOWN_TYPE, f"Unknown message type {shown(kind)}")
+        raise ProtocolError(ErrorReason.UNKNOWN_TYPE, f"Unknown message type {quoted(kind)}")
     return reader(message)
 
 
@@ -126,11 +58,11 @@ def _auth(message: dict[str, Json]) -> Auth:
 def _subscribe(message: dict[str, Json]) -> Subscribe:
     names, request_id = message.get("topics"), _request_id(message)
     if not isinstance(names, list) or not names:
-        raise ProtocolError(Code.SUBSCRIBE_WITHOUT_TOPICS, "SUBSCRIBE needs topics, a list of names", request_id)
+        raise ProtocolError(ErrorReason.SUBSCRIBE_WITHOUT_TOPICS, "SUBSCRIBE needs topics, a list of names", request_id)
     known = _valid_topics(names)
     if not known:
         raise ProtocolError(
-            Code.NO_VALID_TOPIC,
+            ErrorReason.NO_VALID_TOPIC,
             f"No valid topic: a name has {topics.NAME_FORM}",
             request_id,
         )
@@ -144,7 +76,7 @@ def _tokens(message: dict[str, Json], request_id: RequestId) -> tuple[str, ...]:
     good = isinstance(given, list) and len(given) <= MAX_TOKENS and all(isinstance(one, str) for one in given)
     if not good:
         raise ProtocolError(
-            Code.BAD_TOKEN_IN_SUBSCRIBE,
+            ErrorReason.BAD_TOKEN_IN_SUBSCRIBE,
             f"tokens must be a list of at most {MAX_TOKENS} subscription tokens",
             request_id,
             "token_invalid",
@@ -181,23 +113,25 @@ def _mark(mark: object) -> int | None:
 def _unsubscribe(message: dict[str, Json]) -> Unsubscribe:
     names, request_id = message.get("topics"), _request_id(message)
     if not isinstance(names, list) or not names:
-        raise ProtocolError(Code.UNSUBSCRIBE_WITHOUT_TOPICS, "UNSUBSCRIBE needs topics, a list of names", request_id)
+        raise ProtocolError(
+            ErrorReason.UNSUBSCRIBE_WITHOUT_TOPICS, "UNSUBSCRIBE needs topics, a list of names", request_id
+        )
     return Unsubscribe(_valid_topics(names), request_id)
 
 
 def _publish(message: dict[str, Json]) -> Publish:
     request_id = _request_id(message)
-    return Publish(Publication.of_client(message, request_id), request_id)
+    return Publish(_publication(message, request_id), request_id)
 
 
 def _request(message: dict[str, Json]) -> Request:
     request_id = _request_id(message)
     topic, action = message.get("topic"), _name(message, "action")
     if not isinstance(topic, str) or not topic or action is None:
-        raise ProtocolError(Code.MISSING_PARAMETER, "REQUEST needs a topic and an action", request_id)
+        raise ProtocolError(ErrorReason.MISSING_PARAMETER, "REQUEST needs a topic and an action", request_id)
     if not topics.is_topic(topic):
         raise ProtocolError(
-            Code.UNKNOWN_TOPIC, f"{shown(topic)} is not a topic: a name has {topics.NAME_FORM}", request_id
+            ErrorReason.UNKNOWN_TOPIC, f"{quoted(topic)} is not a topic: a name has {topics.NAME_FORM}", request_id
         )
     # Parameters stand under "data" or at the top level. Those under "data" take precedence.
     parameters = {k: v for k, v in message.items() if k not in ("type", "topic", "action", "requestId", "data")}
@@ -206,9 +140,9 @@ def _request(message: dict[str, Json]) -> Request:
     return Request(topic, action, parameters, request_id)
 
 
-def _command(message: dict[str, Json]) -> Command:
+def _command(message: dict[str, Json]) -> BackendCommand:
     topic = message.get("topic")
-    return Command(
+    return BackendCommand(
         topic if topics.is_topic(topic) else None, _name(message, "action"), message.get("data"), _request_id(message)
     )
 
@@ -216,7 +150,7 @@ def _command(message: dict[str, Json]) -> Command:
 def _logs(message: dict[str, Json]) -> Logs:
     entries = message.get("logs")
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-        raise ProtocolError(Code.BAD_LOGS, "LOGS needs logs, a list of objects")
+        raise ProtocolError(ErrorReason.BAD_LOGS, "LOGS needs logs, a list of objects")
     return Logs(tuple(entries))
 
 
@@ -224,38 +158,10 @@ def _ping(message: dict[str, Json]) -> Ping:
     return Ping(message.get("timestamp"))
 
 
-_READERS: Final[dict[str, Callable[[dict[str, Json]], ClientMessage]]] = {
+_DECODERS: Final[dict[str, Callable[[dict[str, Json]], Command]]] = {
     "AUTH": _auth, "SUBSCRIBE": _subscribe, "UNSUBSCRIBE": _unsubscribe, "PUBLISH": _publish,
     "REQUEST": _request, "COMMAND": _command, "LOGS": _logs, "ping": _ping,
 }  # fmt: skip
-
-
-def read_price(request: Request) -> int:
-    """The extra cost of a REQUEST that reads from Redis, in messages: one for each 100 entries that it asks for."""
-    if request.action == "presence":
-        return MAX_HISTORY_LIMIT // 100
-    limit = request.parameters.get("limit", DEFAULT_HISTORY_LIMIT)
-    return min(max(limit, 1), MAX_HISTORY_LIMIT) // 100 if request.action == "history" and isinstance(limit, int) else 0
-
-
-def history_range(request: Request) -> dict[str, Any]:
-    """The part of a topic's history that a REQUEST asks for: `limit`, `since` and `reverse` of `Relay.read_history`.
-
-    Raises:
-        ProtocolError: A parameter is invalid.
-    """
-    limit, since = request.parameters.get("limit", DEFAULT_HISTORY_LIMIT), request.parameters.get("since")
-    reverse = request.parameters.get("reverse", False)
-    good = isinstance(limit, int) and not isinstance(limit, bool) and 1 <= limit <= MAX_HISTORY_LIMIT
-    if not good or not isinstance(reverse, bool):
-        raise ProtocolError(
-            Code.DATA_REFUSED,
-            f"limit must be a whole number from 1 to {MAX_HISTORY_LIMIT}, reverse true or false",
-            request.request_id,
-        )
-    if since is not None and (not isinstance(since, int) or isinstance(since, bool) or since < 0):
-        raise ProtocolError(Code.DATA_REFUSED, "since must be an offset", request.request_id)
-    return {"limit": limit, "since": since, "reverse": reverse}
 
 
 def _request_id(message: dict[str, Json]) -> RequestId:
@@ -265,7 +171,7 @@ def _request_id(message: dict[str, Json]) -> RequestId:
     if isinstance(value, int) and not isinstance(value, bool):
         return value
     raise ProtocolError(
-        Code.DATA_REFUSED, f"requestId must be a string of at most {MAX_NAME_LENGTH} characters or an integer"
+        ErrorReason.DATA_REFUSED, f"requestId must be a string of at most {MAX_NAME_LENGTH} characters or an integer"
     )
 
 
@@ -285,3 +191,13 @@ def _valid_topics(names: list[Json]) -> tuple[str, ...]:
 def _name(message: dict[str, Json], key: str) -> str | None:
     value = message.get(key)
     return value if is_name(value) else None
+
+
+def _publication(message: dict[str, Json], request_id: RequestId) -> Publication:
+    """The publication of a PUBLISH. Its `to` and `except` are ignored, since only items of the HTTP API have them."""
+    if message.get("idempotencyKey") is not None:
+        # A client could use the key of another publisher, whose message would then be dropped.
+        raise ProtocolError(
+            ErrorReason.DATA_REFUSED, "PUBLISH takes no idempotencyKey; POST /api/publish does", request_id
+        )
+    return Publication(*common_fields(message, request_id))

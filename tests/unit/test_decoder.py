@@ -10,25 +10,15 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from gateway.core import events, message, messages, numbers, protocol, topics
+from gateway.core import events, json_text, message, numbers, topics
+from gateway.core.commands import Auth, BackendCommand, Command, Logs, Ping, Publish, Request, Subscribe, Unsubscribe
+from gateway.core.errors import ErrorReason, ProtocolError
 from gateway.core.events import Delivered
-from gateway.core.messages import (
-    Auth,
-    ClientMessage,
-    Command,
-    Logs,
-    Ping,
-    Publish,
-    Request,
-    Subscribe,
-    Unsubscribe,
-)
 from gateway.core.numbers import NumberError
 from gateway.core.position import Position
-from gateway.core.protocol import Code, ProtocolError
 from gateway.core.publication import Publication
-from gateway.protocols.native import encoder
-from tests.unit.test_protocol import NOW, nested
+from gateway.protocols.native import decoder, encoder
+from tests.unit.test_json_text import nested
 
 KINDS = ["AUTH", "SUBSCRIBE", "UNSUBSCRIBE", "PUBLISH", "REQUEST", "COMMAND", "LOGS", "ping"]
 
@@ -71,14 +61,14 @@ def to_text(value: Any) -> bytes:
 def refusal(text: bytes | dict[str, Any]) -> ProtocolError:
     """The error that this message is answered with."""
     with pytest.raises(ProtocolError) as refused:
-        messages.decode(to_text(text) if isinstance(text, dict) else text)
+        decoder.decode(to_text(text) if isinstance(text, dict) else text)
     return refused.value
 
 
-def judge(text: bytes) -> ClientMessage | ProtocolError:
+def judge(text: bytes) -> Command | ProtocolError:
     """A message or a ProtocolError; anything else escapes and fails the test."""
     try:
-        return messages.decode(text)
+        return decoder.decode(text)
     except ProtocolError as error:
         return error
 
@@ -86,11 +76,11 @@ def judge(text: bytes) -> ClientMessage | ProtocolError:
 # ---- any text at all
 
 
-def _is_sound(found: ClientMessage | ProtocolError) -> None:
+def _is_sound(found: Command | ProtocolError) -> None:
     """What a node does with each never fails either."""
     match found:
         case ProtocolError():
-            assert json.loads(found.encode(NOW))["code"] == found.code
+            assert json.loads(encoder.text(events.Failed(found), 0))["error"] == found.message
         case Ping(timestamp):
             assert orjson.loads(encoder.text(events.Pong(timestamp), 0)) == {"type": "pong", "timestamp": timestamp}
         case Publish(publication, request_id):
@@ -114,7 +104,7 @@ def _is_sound(found: ClientMessage | ProtocolError) -> None:
         case Logs(entries):
             assert all(orjson.dumps(entry) for entry in entries)
         case _:
-            assert isinstance(found, Auth | Command)
+            assert isinstance(found, Auth | BackendCommand)
 
 
 @settings(deadline=None, max_examples=300)
@@ -149,7 +139,7 @@ def test_a_command_of_any_shape_is_a_message_or_a_protocol_error(command: dict[s
 @given(commands, values)
 def test_a_command_cut_short_is_not_json(command: dict[str, Any], value: Any) -> None:
     text = to_text({**command, "more": value})
-    assert refusal(text[:-1]).code is Code.NOT_JSON
+    assert refusal(text[:-1]).reason is ErrorReason.NOT_JSON
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -160,14 +150,14 @@ def test_no_nesting_is_deep_enough_to_break_anything(kind: str, depth: int) -> N
         for form in ("[]", "{}"):
             found = judge(to_text({**shape, key: "DEEP"}).replace(b'"DEEP"', nested(depth, form)))
             _is_sound(found)
-            if depth >= protocol.MAX_NESTING:  # the message around it is a level too
-                assert isinstance(found, ProtocolError) and found.code is Code.NOT_JSON
+            if depth >= json_text.MAX_NESTING:  # the message around it is a level too
+                assert isinstance(found, ProtocolError) and found.reason is ErrorReason.NOT_JSON
 
 
 @pytest.mark.parametrize("form", ["[]", "{}"])
 def test_a_type_that_is_deeply_nested_is_refused_like_any_other(form: str) -> None:
-    assert refusal(b'{"type":' + nested(250, form) + b"}").code is Code.UNKNOWN_TYPE
-    assert refusal(b'{"type":' + nested(1000, form) + b"}").code is Code.NOT_JSON
+    assert refusal(b'{"type":' + nested(250, form) + b"}").reason is ErrorReason.UNKNOWN_TYPE
+    assert refusal(b'{"type":' + nested(1000, form) + b"}").reason is ErrorReason.NOT_JSON
 
 
 # ---- each message, as it is read
@@ -208,59 +198,59 @@ def test_a_type_that_is_deeply_nested_is_refused_like_any_other(form: str) -> No
         ({"type": "REQUEST", "topic": "system", "action": "ping", "data": [1]}, Request("system", "ping", {}, None)),
         (
             {"type": "COMMAND", "topic": "chat", "action": "SEND", "data": {"m": 1}, "requestId": "1"},
-            Command("chat", "SEND", {"m": 1}, "1"),
+            BackendCommand("chat", "SEND", {"m": 1}, "1"),
         ),
-        ({"type": "COMMAND"}, Command(None, None, None, None)),
-        ({"type": "COMMAND", "topic": 5, "action": ""}, Command(None, None, None, None)),
+        ({"type": "COMMAND"}, BackendCommand(None, None, None, None)),
+        ({"type": "COMMAND", "topic": 5, "action": ""}, BackendCommand(None, None, None, None)),
         ({"type": "LOGS", "logs": [{"level": "error"}, {}]}, Logs(({"level": "error"}, {}))),
         ({"type": "LOGS", "logs": []}, Logs(())),
         ({"type": "ping", "timestamp": 1795502108477}, Ping(1795502108477)),
         ({"type": "ping"}, Ping(None)),
     ],
 )  # fmt: skip
-def test_a_message_is_read(text: dict[str, Any], message: ClientMessage) -> None:
-    assert messages.decode(to_text(text)) == message
+def test_a_message_is_read(text: dict[str, Any], message: Command) -> None:
+    assert decoder.decode(to_text(text)) == message
 
 
 @pytest.mark.parametrize(
     ("text", "code"),
     [
-        (b"", Code.NOT_JSON),
-        (b"hello", Code.NOT_JSON),
-        (b'{"type":"ping"', Code.NOT_JSON),
-        (b'{"type":"ping","timestamp":NaN}', Code.NOT_JSON),
-        (b'{"type":"AUTH","authToken":"\\ud800"}', Code.NOT_JSON),
-        (b"null", Code.NO_TYPE),
-        (b'"ping"', Code.NO_TYPE),
-        (b'[{"type":"ping"}]', Code.NO_TYPE),
-        (b"{}", Code.NO_TYPE),
-        (b'{"Type":"ping"}', Code.NO_TYPE),
-        (b'{"type":null}', Code.UNKNOWN_TYPE),
-        (b'{"type":"PING"}', Code.UNKNOWN_TYPE),
-        (b'{"type":"subscribe","topics":["a"]}', Code.UNKNOWN_TYPE),
-        (b'{"type":["ping"]}', Code.UNKNOWN_TYPE),
-        (b'{"type":{}}', Code.UNKNOWN_TYPE),
-        (b'{"type":"SUBSCRIBE"}', Code.SUBSCRIBE_WITHOUT_TOPICS),
-        (b'{"type":"SUBSCRIBE","topics":[]}', Code.SUBSCRIBE_WITHOUT_TOPICS),
-        (b'{"type":"SUBSCRIBE","topics":"contest"}', Code.SUBSCRIBE_WITHOUT_TOPICS),
-        (b'{"type":"SUBSCRIBE","topics":{"contest":1}}', Code.SUBSCRIBE_WITHOUT_TOPICS),
-        (b'{"type":"SUBSCRIBE","topics":["no topic","contest\\n"]}', Code.NO_VALID_TOPIC),
-        (b'{"type":"UNSUBSCRIBE"}', Code.UNSUBSCRIBE_WITHOUT_TOPICS),
-        (b'{"type":"UNSUBSCRIBE","topics":[]}', Code.UNSUBSCRIBE_WITHOUT_TOPICS),
-        (b'{"type":"PUBLISH","data":1}', Code.MISSING_PARAMETER),
-        (b'{"type":"PUBLISH","topic":"a"}', Code.MISSING_PARAMETER),
-        (b'{"type":"PUBLISH","topic":"a b","data":1}', Code.NO_VALID_TOPIC),
-        (b'{"type":"PUBLISH","topic":"a","data":1,"action":5}', Code.DATA_REFUSED),
-        (b'{"type":"PUBLISH","topic":"a","data":1,"subtype":""}', Code.DATA_REFUSED),
-        (b'{"type":"PUBLISH","topic":"a","data":1,"priority":[]}', Code.DATA_REFUSED),
-        (b'{"type":"PUBLISH","topic":"a","data":1,"priority":true}', Code.DATA_REFUSED),
-        (b'{"type":"REQUEST","topic":"system"}', Code.MISSING_PARAMETER),
-        (b'{"type":"REQUEST","action":"ping"}', Code.MISSING_PARAMETER),
-        (b'{"type":"REQUEST","topic":"system","action":5}', Code.MISSING_PARAMETER),
-        (b'{"type":"REQUEST","topic":5,"action":"history"}', Code.MISSING_PARAMETER),
-        (b'{"type":"REQUEST","topic":"","action":"history"}', Code.MISSING_PARAMETER),
+        (b"", ErrorReason.NOT_JSON),
+        (b"hello", ErrorReason.NOT_JSON),
+        (b'{"type":"ping"', ErrorReason.NOT_JSON),
+        (b'{"type":"ping","timestamp":NaN}', ErrorReason.NOT_JSON),
+        (b'{"type":"AUTH","authToken":"\\ud800"}', ErrorReason.NOT_JSON),
+        (b"null", ErrorReason.NO_TYPE),
+        (b'"ping"', ErrorReason.NO_TYPE),
+        (b'[{"type":"ping"}]', ErrorReason.NO_TYPE),
+        (b"{}", ErrorReason.NO_TYPE),
+        (b'{"Type":"ping"}', ErrorReason.NO_TYPE),
+        (b'{"type":null}', ErrorReason.UNKNOWN_TYPE),
+        (b'{"type":"PING"}', ErrorReason.UNKNOWN_TYPE),
+        (b'{"type":"subscribe","topics":["a"]}', ErrorReason.UNKNOWN_TYPE),
+        (b'{"type":["ping"]}', ErrorReason.UNKNOWN_TYPE),
+        (b'{"type":{}}', ErrorReason.UNKNOWN_TYPE),
+        (b'{"type":"SUBSCRIBE"}', ErrorReason.SUBSCRIBE_WITHOUT_TOPICS),
+        (b'{"type":"SUBSCRIBE","topics":[]}', ErrorReason.SUBSCRIBE_WITHOUT_TOPICS),
+        (b'{"type":"SUBSCRIBE","topics":"contest"}', ErrorReason.SUBSCRIBE_WITHOUT_TOPICS),
+        (b'{"type":"SUBSCRIBE","topics":{"contest":1}}', ErrorReason.SUBSCRIBE_WITHOUT_TOPICS),
+        (b'{"type":"SUBSCRIBE","topics":["no topic","contest\\n"]}', ErrorReason.NO_VALID_TOPIC),
+        (b'{"type":"UNSUBSCRIBE"}', ErrorReason.UNSUBSCRIBE_WITHOUT_TOPICS),
+        (b'{"type":"UNSUBSCRIBE","topics":[]}', ErrorReason.UNSUBSCRIBE_WITHOUT_TOPICS),
+        (b'{"type":"PUBLISH","data":1}', ErrorReason.MISSING_PARAMETER),
+        (b'{"type":"PUBLISH","topic":"a"}', ErrorReason.MISSING_PARAMETER),
+        (b'{"type":"PUBLISH","topic":"a b","data":1}', ErrorReason.NO_VALID_TOPIC),
+        (b'{"type":"PUBLISH","topic":"a","data":1,"action":5}', ErrorReason.DATA_REFUSED),
+        (b'{"type":"PUBLISH","topic":"a","data":1,"subtype":""}', ErrorReason.DATA_REFUSED),
+        (b'{"type":"PUBLISH","topic":"a","data":1,"priority":[]}', ErrorReason.DATA_REFUSED),
+        (b'{"type":"PUBLISH","topic":"a","data":1,"priority":true}', ErrorReason.DATA_REFUSED),
+        (b'{"type":"REQUEST","topic":"system"}', ErrorReason.MISSING_PARAMETER),
+        (b'{"type":"REQUEST","action":"ping"}', ErrorReason.MISSING_PARAMETER),
+        (b'{"type":"REQUEST","topic":"system","action":5}', ErrorReason.MISSING_PARAMETER),
+        (b'{"type":"REQUEST","topic":5,"action":"history"}', ErrorReason.MISSING_PARAMETER),
+        (b'{"type":"REQUEST","topic":"","action":"history"}', ErrorReason.MISSING_PARAMETER),
         *(
-            (to_text({"type": "REQUEST", "topic": topic, "action": action}), Code.UNKNOWN_TOPIC)
+            (to_text({"type": "REQUEST", "topic": topic, "action": action}), ErrorReason.UNKNOWN_TOPIC)
             for topic in (
                 "contests:\n",
                 "\n",
@@ -276,21 +266,21 @@ def test_a_message_is_read(text: dict[str, Any], message: ClientMessage) -> None
             )
             for action in ("history", "presence", "show", "getStatus")
         ),
-        (b'{"type":"LOGS"}', Code.BAD_LOGS),
-        (b'{"type":"LOGS","logs":{}}', Code.BAD_LOGS),
-        (b'{"type":"LOGS","logs":["line"]}', Code.BAD_LOGS),
+        (b'{"type":"LOGS"}', ErrorReason.BAD_LOGS),
+        (b'{"type":"LOGS","logs":{}}', ErrorReason.BAD_LOGS),
+        (b'{"type":"LOGS","logs":["line"]}', ErrorReason.BAD_LOGS),
         (b'{"type":"ping","requestId":[]}', None),
-        (b'{"type":"REQUEST","topic":"system","action":"ping","requestId":true}', Code.DATA_REFUSED),
-        (b'{"type":"REQUEST","topic":"system","action":"ping","requestId":1.5}', Code.DATA_REFUSED),
-        (b'{"type":"SUBSCRIBE","topics":["a"],"requestId":{}}', Code.DATA_REFUSED),
-        (b'{"type":"UNSUBSCRIBE","topics":["a"],"requestId":[]}', Code.DATA_REFUSED),
-        (b'{"type":"COMMAND","requestId":1e30}', Code.DATA_REFUSED),
-        (b'{"type":"PUBLISH","topic":"a","data":1,"requestId":"' + b"x" * 201 + b'"}', Code.DATA_REFUSED),
+        (b'{"type":"REQUEST","topic":"system","action":"ping","requestId":true}', ErrorReason.DATA_REFUSED),
+        (b'{"type":"REQUEST","topic":"system","action":"ping","requestId":1.5}', ErrorReason.DATA_REFUSED),
+        (b'{"type":"SUBSCRIBE","topics":["a"],"requestId":{}}', ErrorReason.DATA_REFUSED),
+        (b'{"type":"UNSUBSCRIBE","topics":["a"],"requestId":[]}', ErrorReason.DATA_REFUSED),
+        (b'{"type":"COMMAND","requestId":1e30}', ErrorReason.DATA_REFUSED),
+        (b'{"type":"PUBLISH","topic":"a","data":1,"requestId":"' + b"x" * 201 + b'"}', ErrorReason.DATA_REFUSED),
     ],
 )
-def test_what_is_no_message_is_refused_with_its_code(text: bytes, code: Code | None) -> None:
+def test_what_is_no_message_is_refused_with_its_code(text: bytes, code: ErrorReason | None) -> None:
     found = judge(text)
-    assert (found.code if isinstance(found, ProtocolError) else None) == code
+    assert (found.reason if isinstance(found, ProtocolError) else None) == code
 
 
 def _has_exact_numbers(text: bytes) -> bool:
@@ -307,7 +297,7 @@ def test_subscribe_keeps_what_are_topics_each_once_in_their_order(wanted: list[A
     known = list(dict.fromkeys(name for name in wanted if topics.is_topic(name)))
     text = to_text({"type": "SUBSCRIBE", "topics": wanted, "requestId": request_id})
     assume(known and _has_exact_numbers(text))
-    assert messages.decode(text) == Subscribe(tuple(known), request_id)
+    assert decoder.decode(text) == Subscribe(tuple(known), request_id)
 
 
 def test_a_refusal_shows_no_more_of_what_was_sent_than_helps() -> None:
@@ -316,18 +306,18 @@ def test_a_refusal_shows_no_more_of_what_was_sent_than_helps() -> None:
 
 
 def test_every_message_that_a_client_may_send_is_tried_here() -> None:
-    assert len(get_args(ClientMessage)) == len(KINDS)
+    assert len(get_args(Command)) == len(KINDS)
 
 
 @pytest.mark.parametrize("topic", ["contests:\n", "a b", "a\0", "{a}", "é", "x" * 201, "", 5, None, ["a"]])
 def test_a_command_on_what_is_no_topic_is_one_without_a_topic(topic: Any) -> None:
-    assert messages.decode(to_text({"type": "COMMAND", "topic": topic, "action": "a"})) == Command(
+    assert decoder.decode(to_text({"type": "COMMAND", "topic": topic, "action": "a"})) == BackendCommand(
         None, "a", None, None
     )
 
 
 @pytest.mark.parametrize("named", [{"b": {"epoch": "e", "offset": 1}}, {"a\n": 1}, {str(at): at for at in range(99)}])
 def test_places_of_topics_that_are_not_subscribed_to_are_not_read(named: dict[str, Any]) -> None:
-    message = messages.decode(to_text({"type": "SUBSCRIBE", "topics": ["a"], "recover": named}))
+    message = decoder.decode(to_text({"type": "SUBSCRIBE", "topics": ["a"], "recover": named}))
     assert isinstance(message, Subscribe)
     assert not message.recover

@@ -1,0 +1,125 @@
+"""What a client asks of the node, as values: a protocol decodes its bytes into these.  (pure)"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Final, TypeAlias
+
+from gateway.core.errors import ErrorReason, ProtocolError
+from gateway.core.json_text import Json, RequestId
+from gateway.core.position import Position
+from gateway.core.publication import Publication
+
+MAX_HISTORY_LIMIT: Final = 1000  # messages in one answer
+DEFAULT_HISTORY_LIMIT: Final = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Auth:
+    """Log in with `token`."""
+
+    kind: ClassVar = "auth"
+    token: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Subscribe:
+    """Subscribe to these topics. The names are valid and distinct, in the order of the message."""
+
+    kind: ClassVar = "subscribe"
+    topics: tuple[str, ...]
+    request_id: RequestId
+    token: str | None = None
+    recover: Mapping[str, Position] = field(default_factory=dict)  # the client's position, by topic
+    tokens: tuple[str, ...] = ()  # subscription tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Unsubscribe:
+    """Unsubscribe from these topics. Invalid names are left out."""
+
+    kind: ClassVar = "unsubscribe"
+    topics: tuple[str, ...]
+    request_id: RequestId
+
+
+@dataclass(frozen=True, slots=True)
+class Publish:
+    """Publish a message on a topic."""
+
+    kind: ClassVar = "publish"
+    publication: Publication
+    request_id: RequestId
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Ask for a reply, such as a topic's history or the answer of the back end."""
+
+    kind: ClassVar = "request"
+    topic: str
+    action: str
+    parameters: Mapping[str, Json]
+    request_id: RequestId
+
+
+@dataclass(frozen=True, slots=True)
+class BackendCommand:
+    """Have the back end carry out an action.
+
+    A missing or invalid topic or action is None, because the session checks authentication first.
+    """
+
+    kind: ClassVar = "command"
+    topic: str | None
+    action: str | None
+    data: Json
+    request_id: RequestId
+
+
+@dataclass(frozen=True, slots=True)
+class Logs:
+    """Log lines of the browser."""
+
+    kind: ClassVar = "logs"
+    entries: tuple[Mapping[str, Json], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Ping:
+    """The node echoes `timestamp` in its pong."""
+
+    kind: ClassVar = "ping"
+    timestamp: Json
+
+
+Command: TypeAlias = Auth | Subscribe | Unsubscribe | Publish | Request | BackendCommand | Logs | Ping
+
+
+def read_cost(request: Request) -> int:
+    """The extra cost of a REQUEST that reads from Redis, in messages: one for each 100 entries that it asks for."""
+    if request.action == "presence":
+        return MAX_HISTORY_LIMIT // 100
+    limit = request.parameters.get("limit", DEFAULT_HISTORY_LIMIT)
+    return min(max(limit, 1), MAX_HISTORY_LIMIT) // 100 if request.action == "history" and isinstance(limit, int) else 0
+
+
+def history_range(request: Request) -> dict[str, Any]:
+    """The part of a topic's history that a REQUEST asks for: `limit`, `since` and `reverse` of `Relay.read_history`.
+
+    Raises:
+        ProtocolError: A parameter is invalid.
+    """
+    limit, since = request.parameters.get("limit", DEFAULT_HISTORY_LIMIT), request.parameters.get("since")
+    reverse = request.parameters.get("reverse", False)
+    good = isinstance(limit, int) and not isinstance(limit, bool) and 1 <= limit <= MAX_HISTORY_LIMIT
+    if not good or not isinstance(reverse, bool):
+        raise ProtocolError(
+            ErrorReason.DATA_REFUSED,
+            f"limit must be a whole number from 1 to {MAX_HISTORY_LIMIT}, reverse true or false",
+            request.request_id,
+        )
+    if since is not None and (not isinstance(since, int) or isinstance(since, bool) or since < 0):
+        raise ProtocolError(ErrorReason.DATA_REFUSED, "since must be an offset", request.request_id)
+    return {"limit": limit, "since": since, "reverse": reverse}

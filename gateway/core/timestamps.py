@@ -1,0 +1,20 @@
+"""Times as text.  (pure)"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from typing import Final
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def iso_time(milliseconds: int) -> str:
+    """Format a time (ms since 1970, UTC) as ISO 8601 with milliseconds: ``2026-01-31T12:00:00.000Z``."""
+    seconds, rest = divmod(milliseconds, 1000)
+    return f"{_iso_second(seconds)}.{rest:03}Z"
+
+
+@lru_cache(maxsize=16)  # thousands of messages are sent in the same second
+def _iso_second(seconds: int) -> str:
+    return (_EPOCH + timedelta(seconds=seconds)).isoformat().removesuffix("+00:00")
