@@ -34,6 +34,7 @@ from gateway.memberships import Memberships
 from gateway.metrics import Metrics
 from gateway.outages import Outages
 from gateway.outbox import Outbox
+from gateway.protocols.protocol import ClientProtocol
 from gateway.relay import FORWARDED, Relay
 from gateway.settings import Settings
 from gateway.transport.connection import Connection, Facts, Stage
@@ -99,18 +100,19 @@ class Clients:
     # ---- open and close
 
     def admit(
-        self, connection: Connection, identity: Identity, ip: str, user_agent: str, verify: Verify | None = None
-    ) -> None:
+        self, connection: Connection, protocol: ClientProtocol, identity: Identity, ip: str, user_agent: str,
+        verify: Verify | None = None,
+    ) -> None:  # fmt: skip
         """Open a connection whose handshake was accepted; it receives the welcome once its channels are subscribed.
 
-        `verify`: replaces the usual check of tokens for this connection.
+        `protocol`: what the client speaks; `verify`: replaces the usual check of tokens for this connection.
         """
         self._counter += 1
         client_id = f"{self._node_id}.{self._counter}"
         # Many clients have the same user agent; they share one string.
         facts = Facts(self._now_ms(), sys.intern(ip), sys.intern(user_agent[:USER_AGENT_CHARACTERS]))
         rules = self._rules if verify is None else replace(self._rules, verify=verify)
-        connection.open(self, client_id, Session(rules, identity), facts)
+        connection.open(self, client_id, Session(rules, identity), facts, protocol)
         self._open[client_id] = connection
         self._metrics.opens.inc()
         self._log.debug("client opened", client=client_id, ip=ip, user=identity.user)

@@ -22,6 +22,7 @@ from gateway.app import create_app
 from gateway.core import frames
 from gateway.core.identity import ANONYMOUS
 from gateway.node import Node
+from gateway.protocols.native.protocol import NATIVE
 from gateway.settings import Settings
 from gateway.transport.socket import Socket
 from tests import costs
@@ -69,7 +70,7 @@ async def crowd(node: Node, clients: int, topics: int) -> None:
         assert connection._handshake is not None
         connection._handshake.cancel()
         connection.accepted(deflates=False)
-        node.clients.admit(connection, ANONYMOUS, f"10.{at >> 16}.{at >> 8 & 255}.{at & 255}", "crowd")
+        node.clients.admit(connection, NATIVE, ANONYMOUS, f"10.{at >> 16}.{at >> 8 & 255}.{at & 255}", "crowd")
         names = [f"crowd:{topic}" for topic in range(at, topics, clients)]
         node.clients.received(connection, frames.TEXT, orjson.dumps({"type": "SUBSCRIBE", "topics": names}))
         if at % TURN == 0:

@@ -13,9 +13,17 @@ from gateway.core.events import Broadcast, Event
 class ClientProtocol(Protocol):
     """What the node needs of a protocol of clients. Each protocol is a package beside this file."""
 
-    name: str  # also the WebSocket subprotocol by which a client asks for it
-    error_codes: Mapping[ErrorReason, int]
-    close_codes: Mapping[CloseReason, int]
+    @property
+    def name(self) -> str:
+        """The WebSocket subprotocol by which a client asks for it."""
+
+    @property
+    def error_codes(self) -> Mapping[ErrorReason, int]:
+        """The number of each reason for which a command is refused."""
+
+    @property
+    def close_codes(self) -> Mapping[CloseReason, int]:
+        """The close code of each reason for which the node closes a connection."""
 
     def decode(self, opcode: int, payload: bytes) -> Command:
         """The command in one WebSocket message, or in one line of a stream over HTTP. A text is valid UTF-8.

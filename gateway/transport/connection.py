@@ -22,7 +22,6 @@ from gateway.core.errors import CloseReason
 from gateway.core.hub import Audiences
 from gateway.core.rates import Meter
 from gateway.core.session import Session
-from gateway.protocols.native import NATIVE
 from gateway.protocols.protocol import ClientProtocol
 from gateway.transport.line import TURN_SECONDS
 
@@ -112,8 +111,8 @@ class Connection(ABC):
         self._queue: deque[bytes] | None = None  # data received after the current data
         self._drained: asyncio.Future[None] | None = None  # shared by the callers of `drained`
 
-    def open(self, owner: Owner, client_id: str, session: Session, facts: Facts) -> None:
-        """Deliver messages to `owner` from now on. The handshake must be complete."""
+    def open(self, owner: Owner, client_id: str, session: Session, facts: Facts, protocol: ClientProtocol) -> None:
+        """Deliver messages to `owner` from now on. The handshake must be complete; the client speaks `protocol`."""
         assert self.stage is Stage.OPEN
         self._owner = owner
         self.client_id = client_id
@@ -122,7 +121,7 @@ class Connection(ABC):
         self.audiences = Audiences()
         self.meter = Meter()
         self.counted_user = session.identity.user
-        self.protocol = NATIVE
+        self.protocol = protocol
         self.last_received = asyncio.get_running_loop().time()
 
     # ---- implemented by each transport

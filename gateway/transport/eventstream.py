@@ -1,8 +1,8 @@
 """A client without a WebSocket: it receives messages in HTTP responses and sends messages by POST.
 
-It receives the same messages as a socket. Two more messages stand for the opening and the close of a socket:
-``{"type":"OPEN","stream":…}`` and ``{"type":"CLOSE","code":…,"reason":…}``. An HTTP endpoint takes the queued messages
-with `take`: repeatedly for one endless response (Server-Sent Events), or once per response (long polling).
+It receives the same messages as a socket. Two more stand for the opening and the close of a socket. An HTTP endpoint
+takes the queued messages with `take`: repeatedly for one endless response (Server-Sent Events), or once per response
+(long polling).
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import secrets
 from collections.abc import Callable, Iterator
 from typing import Final
 
-import orjson
-
 from gateway.core import frames
 from gateway.core.errors import CloseReason
+from gateway.core.events import StreamClosed, StreamOpened
 from gateway.core.session import Session
+from gateway.protocols.protocol import ClientProtocol
 from gateway.transport.connection import CLOSE_SECONDS, Connection, Facts, Owner, Stage
 
 KEY_BYTES: Final = 16
@@ -90,11 +90,11 @@ class EventStream(Connection):
 
     # ---- for the owner
 
-    def open(self, owner: Owner, client_id: str, session: Session, facts: Facts) -> None:
+    def open(self, owner: Owner, client_id: str, session: Session, facts: Facts, protocol: ClientProtocol) -> None:
         """Deliver messages to `owner` from now on, and register the stream by its name."""
-        super().open(owner, client_id, session, facts)
+        super().open(owner, client_id, session, facts, protocol)
         self._streams.add(self)
-        self._put(frames.build(frames.TEXT, orjson.dumps({"type": "OPEN", "stream": self.name})))
+        self._put(protocol.encode(StreamOpened(self.name), facts.connected_ms))
 
     def send(self, data: bytes) -> bool:
         """Queue encoded frames until they are taken. False if the unsent bytes exceed the client's budget."""
@@ -131,7 +131,7 @@ class EventStream(Connection):
             return
         self.stage = Stage.CLOSING
         self._drop()
-        self._put(frames.build(frames.TEXT, orjson.dumps({"type": "CLOSE", "code": int(code), "reason": reason})))
+        self._put(self.protocol.encode(StreamClosed(int(code), reason), 0))
         self._close_timer = asyncio.get_running_loop().call_later(CLOSE_SECONDS, self.abort, code)
         self._report_closed(code)
 

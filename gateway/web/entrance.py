@@ -12,6 +12,7 @@ from gateway.core.errors import CloseReason
 from gateway.core.identity import ANONYMOUS, AuthError, Identity
 from gateway.core.session import Verify
 from gateway.node import Node
+from gateway.protocols.protocol import ClientProtocol
 from gateway.transport.connection import Connection
 
 SESSION_COOKIE: Final = "session"
@@ -63,9 +64,11 @@ async def receive(request: HTTPConnection, node: Node) -> Guest:
     return Guest(identity, ip, request.headers.get("user-agent", ""))
 
 
-def let_in(guest: Guest, connection: Connection, node: Node, verify: Verify | None = None) -> None:
+def let_in(
+    guest: Guest, connection: Connection, protocol: ClientProtocol, node: Node, verify: Verify | None = None
+) -> None:
     """Make `connection` a client of the node. `verify` replaces the default verification of its tokens."""
-    node.clients.admit(connection, guest.identity, guest.ip, guest.user_agent, verify)
+    node.clients.admit(connection, protocol, guest.identity, guest.ip, guest.user_agent, verify)
     node.departures.admitted(connection)
     if not node.trust.is_valid(guest.identity):  # revoked since its verification
         connection.disconnect(CloseReason.BAD_TOKEN, "token revoked")

@@ -25,6 +25,7 @@ from gateway.core import frames, topics
 from gateway.core.names import quoted
 from gateway.core.places import Places
 from gateway.node import Node
+from gateway.protocols.native.protocol import NATIVE
 from gateway.transport.eventstream import GATHER_SECONDS, AlreadyTaken, EventStream
 from gateway.transport.request import EXTENSION, RequestProtocol
 from gateway.web import entrance
@@ -109,7 +110,7 @@ async def _open(request: Request, node: Node, kind: str) -> EventStream:
     if lasts:
         line.watch(node.settings.ping_seconds + node.settings.pong_seconds)
     stream = EventStream(kind, node.clients.event_streams, line.abort if lasts else lambda: None)
-    entrance.let_in(guest, stream, node)
+    entrance.let_in(guest, stream, NATIVE, node)
     return stream
 
 

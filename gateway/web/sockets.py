@@ -13,6 +13,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from gateway.node import Node
+from gateway.protocols import registry
 from gateway.transport.connection import Connection
 from gateway.web import answers, entrance
 from gateway.web.entrance import Refusal
@@ -38,14 +39,13 @@ class Sockets:
         except Refusal as refusal:
             await refusal.answer(node)(scope, receive, send)
             return
-        offered = scope["subprotocols"]
+        protocol, subprotocol = registry.choose(scope["subprotocols"])
         try:
-            # If a client offers subprotocols and the response has none, the client fails the connection.
-            await send({"type": "websocket.accept", "subprotocol": offered[0] if offered else None})
+            await send({"type": "websocket.accept", "subprotocol": subprotocol})
         except BaseException:
             node.admission.forget(guest.identity.user, guest.ip)
             raise
-        entrance.let_in(guest, connection, node, node.verify_operator if path == OPERATORS else None)
+        entrance.let_in(guest, connection, protocol, node, node.verify_operator if path == OPERATORS else None)
 
 
 async def upgrade_required(request: Request) -> Response:

@@ -17,6 +17,7 @@ import orjson
 from gateway.core import frames
 from gateway.core.identity import ANONYMOUS, Identity
 from gateway.node import Node
+from gateway.protocols.native.protocol import NATIVE
 from gateway.transport.connection import Connection, Stage
 from gateway.transport.eventstream import EventStream
 from tests.simulation.oracle import Broken, Watch
@@ -182,7 +183,7 @@ class SimulatedClient:
             )
         self.node, self._connection = node, connection
         identity = Identity(self.user, "user") if self.user is not None else ANONYMOUS
-        node.clients.admit(connection, identity, f"10.0.0.{len(self.name)}", "simulation")
+        node.clients.admit(connection, NATIVE, identity, f"10.0.0.{len(self.name)}", "simulation")
         if isinstance(connection, EventStream):
             self._reader = asyncio.get_running_loop().create_task(self._take(generation, connection))
         for subscription in self.subscriptions.values():

@@ -16,6 +16,7 @@ from gateway.core.orders import ClientSelector, Disconnect, Unsubscribe
 from gateway.core.permits import JUDGE_TOPICS
 from gateway.core.session import Rules, Session
 from gateway.core.topics import parse
+from gateway.protocols.native.protocol import NATIVE
 from gateway.transport.connection import Stage
 from gateway.transport.socket import Socket
 from gateway.turns import TURN_ITEMS
@@ -33,7 +34,7 @@ def crowd(house: House, user: str, size: int = CLIENTS) -> list[Socket]:
         assert one._handshake is not None
         one._handshake.cancel()
         one.accepted(deflates=False)
-        house.clients.admit(one, Identity(user, "user", issued=5.0), "", "")
+        house.clients.admit(one, NATIVE, Identity(user, "user", issued=5.0), "", "")
         found.append(one)
     return found
 

@@ -12,7 +12,7 @@ from gateway.condition import Condition
 from gateway.core.hub import Audiences, Hub
 from gateway.departures import Phase
 from gateway.metrics import Metrics
-from gateway.protocols.native import NATIVE
+from gateway.protocols.native.protocol import NATIVE
 from gateway.settings import Settings
 
 

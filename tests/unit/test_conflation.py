@@ -11,7 +11,7 @@ from gateway.conflation import Conflation
 from gateway.core import hub
 from gateway.core.events import Encoder
 from gateway.core.hub import Audiences, Hub, Subscriber
-from gateway.protocols.native import NATIVE
+from gateway.protocols.native.protocol import NATIVE
 from tests.unit.raw import Raw
 from tests.unit.virtual_time import VirtualLoop, in_virtual_time, later
 

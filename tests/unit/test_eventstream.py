@@ -12,6 +12,7 @@ import pytest
 from gateway.core import frames
 from gateway.core.identity import ANONYMOUS
 from gateway.core.session import Session
+from gateway.protocols.native.protocol import NATIVE
 from gateway.transport.connection import CLOSE_SECONDS, Connection, Facts, Stage
 from gateway.transport.eventstream import GATHER_SECONDS, AlreadyTaken, EventStream, EventStreams
 from tests.unit.virtual_time import in_virtual_time, later, quiet
@@ -57,7 +58,7 @@ class Streamed:
         self.all = EventStreams()
         self.cuts = 0
         self.stream = EventStream("sse", self.all, self._cut)
-        self.stream.open(self.house, "n.b.1", Session(cast(Any, None), ANONYMOUS), Facts(0, "", ""))
+        self.stream.open(self.house, "n.b.1", Session(cast(Any, None), ANONYMOUS), Facts(0, "", ""), NATIVE)
 
     def _cut(self) -> None:
         self.cuts += 1

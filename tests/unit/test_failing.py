@@ -23,6 +23,7 @@ from gateway.errands import Errands
 from gateway.memberships import Memberships
 from gateway.metrics import Metrics
 from gateway.outbox import Outbox
+from gateway.protocols.native.protocol import NATIVE
 from gateway.settings import Settings
 from gateway.transport.connection import Stage
 from gateway.transport.socket import Socket
@@ -118,7 +119,7 @@ class House:
         assert self.connection._handshake is not None
         self.connection._handshake.cancel()
         self.connection.accepted(deflates=deflates)
-        self.clients.admit(self.connection, Identity(None, None, None), "", "")
+        self.clients.admit(self.connection, NATIVE, Identity(None, None, None), "", "")
 
     def spawn(self, work: Any, name: str) -> asyncio.Task[None]:
         self.tasks.append(asyncio.create_task(work, name=name))

@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from gateway.core import hub
 from gateway.core.events import Broadcast, Delivered, Encoder
 from gateway.core.hub import JOIN_BYTES, Audiences, Hub, Subscriber
-from gateway.protocols.native import NATIVE
+from gateway.protocols.native.protocol import NATIVE
 from tests.unit.raw import Raw, body
 
 

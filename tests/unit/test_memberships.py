@@ -23,6 +23,7 @@ from gateway.core.sequence import Entry
 from gateway.memberships import MAX_WAITING, READ_SECONDS, RECOVERY_BYTES, Memberships
 from gateway.metrics import Metrics
 from gateway.outbox import Outbox
+from gateway.protocols.native.protocol import NATIVE
 from gateway.transport.connection import HIGH_WATER_BYTES, Connection, Facts, Owner, Stage
 from gateway.turns import TURN_ITEMS
 from tests.unit.virtual_time import VirtualLoop, in_virtual_time, later, quiet
@@ -231,7 +232,7 @@ class Node:
     def connect(self, user: str | None = None) -> Client:
         client = Client()
         session = type("Session", (), {"identity": Identity(user, None, None) if user else ANONYMOUS})()
-        client.open(cast(Owner, self), "n.1.1", cast(Any, session), Facts(0, "", ""))
+        client.open(cast(Owner, self), "n.1.1", cast(Any, session), Facts(0, "", ""), NATIVE)
         self.memberships.admit(client, Welcome("n.1.1", "n", "1", 0, {}))
         return client
 

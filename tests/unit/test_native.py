@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from gateway.core import frames, message
 from gateway.core.events import Broadcast, Delivered, History, PresenceChanged
 from gateway.core.position import Position
-from gateway.protocols.native import NATIVE, encoder
+from gateway.protocols.native import encoder
+from gateway.protocols.native.protocol import NATIVE
 
 NOW_MS = 1_769_860_800_000  # 2026-01-31T12:00:00.000Z
 values = st.recursive(

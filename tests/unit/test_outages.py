@@ -13,7 +13,8 @@ from gateway.core import hub
 from gateway.core.events import Event
 from gateway.core.hub import Audiences, Hub
 from gateway.outages import Outages
-from gateway.protocols.native import NATIVE, encoder
+from gateway.protocols.native import encoder
+from gateway.protocols.native.protocol import NATIVE
 from gateway.transport.connection import Connection, Stage
 from gateway.turns import TURN_ITEMS, InOrder
 from tests.unit.test_memberships import Client as Simple

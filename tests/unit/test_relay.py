@@ -14,7 +14,7 @@ from gateway.core.events import Encoder
 from gateway.core.hub import Audiences, Hub
 from gateway.core.topics import parse
 from gateway.metrics import Metrics
-from gateway.protocols.native import NATIVE
+from gateway.protocols.native.protocol import NATIVE
 from gateway.relay import Relay
 from tests.unit.raw import body, text
 from tests.unit.virtual_time import in_virtual_time, later

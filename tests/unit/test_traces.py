@@ -10,6 +10,7 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from gateway.core.identity import Identity
+from gateway.protocols.native.protocol import NATIVE
 from gateway.transport.connection import Connection, Stage
 from gateway.transport.eventstream import EventStream
 from gateway.transport.socket import Socket
@@ -93,7 +94,7 @@ async def test_a_socket_that_ends_amid_any_write(writes: int, slow: bool) -> Non
     assert connection._handshake is not None
     connection._handshake.cancel()
     connection.accepted(deflates=False)
-    found.clients.admit(connection, Identity("first", None, None), "", "")
+    found.clients.admit(connection, NATIVE, Identity("first", None, None), "", "")
     for message in SAID:
         connection.data_received(frame(1, orjson.dumps(message)))
     connection.connection_lost(None)
@@ -113,7 +114,7 @@ async def test_an_event_stream_that_ends_amid_any_send(sends: int, monkeypatch: 
         return send(self, data)
 
     monkeypatch.setattr(EventStream, "send", breaking)
-    found.clients.admit(stream, Identity("first", None, None), "", "")
+    found.clients.admit(stream, NATIVE, Identity("first", None, None), "", "")
     stream.receive_lines(b"\n".join(map(orjson.dumps, SAID)))
     stream.end()
     assert_no_trace(found, stream)

@@ -1,0 +1,37 @@
+"""The native protocol as the node uses it: commands from text frames, events to text frames."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from gateway.core import frames
+from gateway.core.commands import Command
+from gateway.core.errors import ErrorReason, ProtocolError
+from gateway.core.events import Broadcast, Delivered, Event
+from gateway.protocols.native import codes, decoder, encoder
+
+
+class Native:
+    """The native protocol."""
+
+    name: Final = "native"
+    error_codes: Final = codes.ERROR_CODES
+    close_codes: Final = codes.CLOSE_CODES
+
+    def decode(self, opcode: int, payload: bytes) -> Command:
+        """The command in one text frame."""
+        if opcode != frames.TEXT:
+            raise ProtocolError(ErrorReason.NOT_JSON, "Messages are text frames, not binary ones")
+        return decoder.decode(payload)
+
+    def encode(self, event: Event, now_ms: int) -> bytes:
+        """One text frame with an event for one client."""
+        return frames.build(frames.TEXT, encoder.text(event, now_ms))
+
+    def encode_broadcast(self, event: Broadcast) -> bytes:
+        """One text frame with an event for many clients."""
+        text = encoder.data(event) if isinstance(event, Delivered) else encoder.broadcast_text(event)
+        return frames.build(frames.TEXT, text)
+
+
+NATIVE: Final = Native()

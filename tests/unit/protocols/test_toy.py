@@ -1,0 +1,122 @@
+"""A protocol needs no change elsewhere: session, hub and outbox serve clients of two protocols at once."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from uvicorn import Config
+from uvicorn.server import ServerState
+
+from gateway.core import frames, hub, message
+from gateway.core.errors import CloseReason, ErrorReason
+from gateway.core.events import Broadcast, Delivered
+from gateway.core.identity import ANONYMOUS
+from gateway.protocols import registry
+from gateway.protocols.native.protocol import NATIVE, Native
+from gateway.protocols.protocol import ClientProtocol
+from gateway.transport.connection import Stage
+from gateway.transport.socket import Socket
+from tests.unit.protocols import toy
+from tests.unit.protocols.toy import Toy
+from tests.unit.test_failing import House, Wire, broken, refuse
+
+TOY: ClientProtocol = Toy()
+
+
+class Client:
+    """A client that speaks `protocol` at `house`."""
+
+    def __init__(self, house: House, protocol: ClientProtocol) -> None:
+        self.wire = Wire()
+        self.socket = Socket(Config(lambda: None, ws="none"), ServerState(), {})
+        self.socket.connection_made(self.wire)
+        assert self.socket._handshake is not None
+        self.socket._handshake.cancel()
+        self.socket.accepted(deflates=False)
+        house.clients.admit(self.socket, protocol, ANONYMOUS, "", "")
+
+    def say(self, text: str) -> list[str]:
+        """The answers to it."""
+        self.received()
+        self.socket._carry_out(frames.TEXT, text.encode())
+        return self.received()
+
+    def received(self) -> list[str]:
+        """What it was sent since the last call."""
+        texts = [text.decode() for text in frames.payloads(bytes(self.wire.written))]
+        self.wire.written = b""
+        return texts
+
+
+@pytest.fixture
+async def house() -> House:
+    return House(broken(is_plain=lambda _: True, has_presence=lambda _: False), refuse)
+
+
+def deliver(house: House, topic: str, data: object) -> None:
+    house.clients._hub.deliver(hub.of_topic(topic), Delivered(message.pack(topic, data, {}, 0)))
+    house.clients._hub.flush()
+
+
+async def test_each_client_is_answered_in_its_own_protocol(house: House) -> None:
+    one, other = Client(house, TOY), Client(house, NATIVE)
+    assert one.received() == ["welcome"] and '"welcome"' in other.received()[0]
+    assert one.say("ping") == ["pong"]
+    assert one.say("subscribe chat") == ["subscribed chat"]
+    assert '"operation":"subscribe"' in other.say('{"type":"SUBSCRIBE","topics":["chat"]}')[0]
+    assert one.say("dance")[0].startswith(f"error {Toy.error_codes[ErrorReason.UNKNOWN_TYPE]} write: ")
+    assert house.metrics.errors.labels(str(Toy.error_codes[ErrorReason.UNKNOWN_TYPE])).value == 1
+    deliver(house, "chat", "hi")
+    assert one.received() == ['message chat "hi"']
+    assert '"data":"hi"' in other.received()[0]
+    house.clients.gap("chat")
+    assert one.received() == ["gap chat"] and '"gap"' in other.received()[0]
+    assert one.say("unsubscribe chat") == ["unsubscribed"]
+
+
+async def test_each_protocol_encodes_a_message_once_and_only_for_clients_of_its_own(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoded: Counter[str] = Counter()
+    for protocol in (Toy, Native):
+
+        def count(self: ClientProtocol, event: Broadcast, encode: object = protocol.encode_broadcast) -> bytes:
+            encoded[self.name] += 1
+            return encode(self, event)  # type: ignore[operator,no-any-return]
+
+        monkeypatch.setattr(protocol, "encode_broadcast", count)
+    clients = [Client(house, protocol) for protocol in (TOY, TOY, TOY, NATIVE, NATIVE)]
+    for client in clients[:3]:
+        client.say("subscribe chat")
+        client.say("subscribe other")
+    for client in clients[3:]:
+        client.say('{"type":"SUBSCRIBE","topics":["chat"]}')
+    deliver(house, "chat", 1)
+    assert encoded == {"toy": 1, "native": 1}
+    assert all(len(client.received()) == 1 for client in clients)
+    deliver(house, "other", 2)
+    assert encoded == {"toy": 2, "native": 1}
+
+
+async def test_a_close_has_the_code_of_the_clients_protocol(house: House) -> None:
+    client = Client(house, TOY)
+    client.received()
+    client.socket.disconnect(CloseReason.NO_PONG, "no pong")
+    [close] = frames.payloads(bytes(client.wire.written))
+    assert frames.read_close(close) == (Toy.close_codes[CloseReason.NO_PONG], "no pong")
+    assert client.socket.stage is Stage.CLOSING
+    code = str(Toy.close_codes[CloseReason.NO_PONG])
+    assert house.metrics.closes.labels(code).value == 1
+
+
+def test_it_takes_less_than_sixty_lines() -> None:
+    assert len(Path(toy.__file__).read_text().splitlines()) < 60
+
+
+def test_a_client_chooses_its_protocol_by_subprotocol(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "PROTOCOLS", {"native": NATIVE, "toy": TOY})
+    assert registry.choose([]) == (NATIVE, None)
+    assert registry.choose(["unknown", "other"]) == (NATIVE, "unknown")
+    assert registry.choose(["unknown", "toy", "native"]) == (TOY, "toy")
