@@ -23,7 +23,7 @@ import orjson
 import redis as redis_py
 from prometheus_client.parser import text_string_to_metric_families
 
-from gateway.auth import authenticator
+from gateway import tokens
 from tests.deadlines import eventually, until
 from tests.processes import Process, clean_environment, free_port
 
@@ -35,7 +35,7 @@ NAMESPACE = "gw:"
 
 def token(user: str, role: str = "user", seconds: float = 3600) -> str:
     """A token that the tests' nodes accept for `seconds`; it has expired already where they are negative."""
-    return authenticator.issue(JWT_SECRET, user, role, seconds, time.time())
+    return tokens.issue(JWT_SECRET, user, role, seconds, time.time())
 
 
 def program(name: str) -> str:

@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, Final
 
 import jwt
 
 from gateway.auth.keyring import Keyring
-from gateway.core.identity import ROLES, AuthError, Grant, Identity, IsRevoked, UnknownKey, nothing_revoked
+from gateway.core.identity import (
+    MAX_TOKEN_TOPICS,
+    ROLES,
+    AuthError,
+    Grant,
+    Identity,
+    IsRevoked,
+    UnknownKey,
+    nothing_revoked,
+)  # fmt: skip
 from gateway.core.names import MAX_NAME_LENGTH
 from gateway.core.revocations import name_of
 from gateway.core.topics import PATTERN_FORM, is_pattern
 
 MAX_TOKEN_LENGTH: Final = 16 << 10
 LATEST: Final = 1e12  # seconds since 1970; later times are cut to this
-MAX_TOKEN_TOPICS: Final = 100  # names and patterns in one subscription token
 
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")  # lone surrogates, which UTF-8 cannot encode
 
@@ -182,19 +190,3 @@ def _number(claims: dict[str, Any], name: str) -> float | None:
     if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
         raise AuthError("token_invalid", f"The token's {name} is not a number")
     return None if value is None else max(-LATEST, min(value, LATEST))
-
-
-def login_claims(user: str, role: str, seconds: float, now: float) -> dict[str, Any]:
-    """The claims of a login token that expires `seconds` after `now` (seconds since 1970)."""
-    return {"id": user, "wallet_address": user, "role": role, "iat": int(now), "exp": int(now + seconds)}
-
-
-def topic_claims(topics: Iterable[str], user: str | None, seconds: float, now: float) -> dict[str, Any]:
-    """The claims of a subscription token for `topics` (names or patterns). Only `user` may use it, unless None."""
-    subject = {} if user is None else {"sub": user}
-    return {**subject, "topics": list(topics), "iat": int(now), "exp": int(now + seconds)}
-
-
-def issue(secret: str, user: str, role: str, seconds: float, now: float) -> str:
-    """Issue a login token, signed with `secret`, that expires `seconds` after `now` (seconds since 1970)."""
-    return jwt.encode(login_claims(user, role, seconds, now), secret, algorithm="HS256")

@@ -17,18 +17,20 @@ import httpx
 import jwt
 import orjson
 
+from gateway import tokens
 from gateway.auth import apikeys, authenticator, keyring
 from gateway.auth.keyring import KeyFault, Keyring
 from gateway.cli.commands import Failure, Misuse, Steps, as_json_option, speaking
 from gateway.cli.remote import Remote
 from gateway.cli.tables import print_fields, print_json, print_table, print_text
 from gateway.core import names, timestamps
-from gateway.core.identity import ROLES, AuthError
+from gateway.core.identity import MAX_TOKEN_TOPICS, ROLES, AuthError
 from gateway.core.topics import PATTERN_FORM, is_pattern
 from gateway.settings import Settings, SettingsError
 
 MAX_TOKEN_SECONDS: Final = 10 * 365 * 86_400
 FETCH_SECONDS: Final = 5.0
+MIN_SECRET_BYTES: Final = 32  # RFC 7518, 3.2: as many as the hash has
 
 
 def _settings() -> Settings:
@@ -74,19 +76,22 @@ def issue(
         raise click.UsageError("Give USER: only a token with --topic may have no user.")
     if user is not None and not 0 < len(user) <= names.MAX_NAME_LENGTH:
         raise click.UsageError(f"USER must have 1 to {names.MAX_NAME_LENGTH} characters.")
-    if len(topics) > authenticator.MAX_TOKEN_TOPICS or not all(map(is_pattern, topics)):
+    if len(topics) > MAX_TOKEN_TOPICS or not all(map(is_pattern, topics)):
         raise click.UsageError(
-            f"--topic must be a topic or a pattern of {PATTERN_FORM}, at most {authenticator.MAX_TOKEN_TOPICS} times."
+            f"--topic must be a topic or a pattern of {PATTERN_FORM}, at most {MAX_TOKEN_TOPICS} times."
         )
     settings, now = _settings(), time.time()
-    if topics:
-        claims = authenticator.topic_claims(topics, user, seconds, now)
-    else:
-        assert user is not None
-        claims = authenticator.login_claims(user, role, seconds, now)
-    named = {"jti": token_id, "aud": settings.jwt_audience or None, "iss": settings.jwt_issuer or None}
-    claims |= {name: value for name, value in named.items() if value is not None}
-    made = _signed(claims, settings.jwt_secret, pem, kid)
+    key = _signing_key(settings.jwt_secret, pem)
+    named = {"jti": token_id, "aud": settings.jwt_audience, "iss": settings.jwt_issuer}
+    claims = {name: value for name, value in named.items() if value}
+    try:
+        if topics:
+            made = tokens.issue_for_topics(key, topics, user, seconds, now, kid=kid, **claims)
+        else:
+            assert user is not None
+            made = tokens.issue(key, user, role, seconds, now, kid=kid, **claims)
+    except ValueError as error:
+        raise Failure(f"{pem} cannot sign: {error}") from None
     if as_json:
         about = {"topics": list(topics)} if topics else {"role": role}
         print_json({"token": made, "user": user, **about, "expires": timestamps.iso_time(int(now + seconds) * 1000)})
@@ -94,22 +99,21 @@ def issue(
         click.echo(made)
 
 
-def _signed(claims: dict[str, Any], secret: str, pem: str | None, kid: str | None) -> str:
-    headers = {"kid": kid} if kid is not None else None
-    if pem is None:
-        if not secret:
-            raise Failure("A token must be signed: set GATEWAY_JWT_SECRET to the secret of the nodes")
-        with warnings.catch_warnings(record=True) as weak:  # replaces PyJWT's warning of several lines
-            warnings.simplefilter("always")
-            made = jwt.encode(claims, secret, algorithm="HS256", headers=headers)
-        if weak:
-            click.echo("GATEWAY_JWT_SECRET is weak: use at least 32 bytes", err=True)
-        return made
-    try:
-        key, algorithm = keyring.signing_key(Path(pem).read_text())
-    except (OSError, ValueError) as error:
-        raise Failure(f"{pem} cannot sign: {error}") from None
-    return jwt.encode(claims, key, algorithm=algorithm, headers=headers)
+def _signing_key(secret: str, pem: str | None) -> str:
+    """The text of the file `pem`, or else `secret`."""
+    if pem is not None:
+        try:
+            text = Path(pem).read_text()
+        except (OSError, ValueError) as error:
+            raise Failure(f"{pem} cannot sign: {error}") from None
+        if "-----BEGIN " not in text:
+            raise Failure(f"{pem} cannot sign: it is not a PEM file")
+        return text
+    if not secret:
+        raise Failure("A token must be signed: set GATEWAY_JWT_SECRET to the secret of the nodes")
+    if len(secret.encode()) < MIN_SECRET_BYTES:
+        click.echo(f"GATEWAY_JWT_SECRET is weak: use at least {MIN_SECRET_BYTES} bytes", err=True)
+    return secret
 
 
 @token.command()

@@ -13,6 +13,7 @@ Reason = Literal["token_expired", "token_invalid", "token_required"]
 SUPERADMIN: Final = "superadmin"
 ADMIN_ROLES: Final = frozenset({"admin", SUPERADMIN})
 ROLES: Final = ADMIN_ROLES | {"user"}
+MAX_TOKEN_TOPICS: Final = 100  # names and patterns in one subscription token
 
 
 class AuthError(Exception):

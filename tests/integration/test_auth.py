@@ -17,7 +17,8 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from gateway.auth import apikeys, authenticator
+from gateway import tokens
+from gateway.auth import apikeys
 from tests.client import Api, Client, Front
 from tests.cluster import API_KEY, JWT_SECRET, ROOT, Cluster, Node, Redis, token
 from tests.conftest import Connect
@@ -58,8 +59,7 @@ def signed(key: Any = JWT_SECRET, algorithm: str = "HS256", kid: str | None = No
 
 
 def topic_token(*topics: str, user: str | None = None, seconds: float = 3600, **claims: Any) -> str:
-    about = {**authenticator.topic_claims(topics, user, seconds, time.time()), **claims}
-    return jwt.encode(about, JWT_SECRET, algorithm="HS256")
+    return tokens.issue_for_topics(JWT_SECRET, topics, user, seconds, **claims)
 
 
 # ---- the end of a token

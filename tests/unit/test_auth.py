@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gateway import tokens
 from gateway.auth import keyring
-from gateway.auth.authenticator import MAX_TOKEN_LENGTH, Authenticator, issue
+from gateway.auth.authenticator import MAX_TOKEN_LENGTH, Authenticator
 from gateway.auth.keyring import Keyring
 from gateway.core.identity import ANONYMOUS, AuthError, Grant, Identity
 from gateway.core.revocations import name_of
@@ -227,7 +228,7 @@ def test_any_signed_claims_give_an_identity_or_an_auth_error_and_nothing_else(cl
     st.floats(0, 4e9),
 )
 def test_what_is_issued_is_accepted_until_its_end(user: str, role: str, seconds: int, now: float) -> None:
-    token = issue(SECRET, user, role, seconds, now)
+    token = tokens.issue(SECRET, user, role, seconds, now)
     end = int(now + seconds)
     assert Authenticator(ring(), now=lambda: end - 0.5).verify(token) == Identity(user, role, end, issued=int(now))
     with pytest.raises(AuthError, match="expired"):

@@ -16,7 +16,7 @@ import httpx
 import orjson
 import pytest
 
-from gateway import __version__
+from gateway import __version__, tokens
 from gateway.auth import authenticator, keyring
 from gateway.auth.keyring import Keyring
 from gateway.cli.main import cli
@@ -582,7 +582,7 @@ def test_a_weak_secret_is_told_of_in_one_line_beside_the_token(shell: Shell) -> 
 
 def test_a_valid_token_is_explained(shell: Shell) -> None:
     shell.env["GATEWAY_JWT_SECRET"] = SECRET
-    token = authenticator.issue(SECRET, "ann", "admin", 60, time.time())
+    token = tokens.issue(SECRET, "ann", "admin", 60, time.time())
     done = shell.run("token", "explain", token)
     assert done.exit_code == 0
     assert re.search(r"^wallet_address +ann *$", done.stdout, re.MULTILINE)
@@ -606,7 +606,7 @@ def test_a_token_that_proves_nothing_is_explained_and_fails(
     shell: Shell, secret: str, signed_with: str, seconds: int, reason: str, message: str
 ) -> None:
     shell.env["GATEWAY_JWT_SECRET"] = secret
-    token = authenticator.issue(signed_with, "ann", "user", seconds, time.time())
+    token = tokens.issue(signed_with, "ann", "user", seconds, time.time())
     done = shell.run("token", "explain", token)
     assert (done.exit_code, done.stderr) == (1, "")
     assert re.search(rf"^verdict +{message} *$", done.stdout, re.MULTILINE)
