@@ -1,7 +1,7 @@
 """A subscriber: one pub/sub connection to one Redis server, and the channels subscribed on it.
 
-The owner (bus.py) assigns channels to the subscriber. Only one reader task and one writer task use the connection;
-they send SUBSCRIBE and UNSUBSCRIBE until Redis matches the wanted set. channel.py describes the states of a channel.
+The owner (bus.py) assigns channels to the subscriber. Only one task writes to the connection; it sends SUBSCRIBE and
+UNSUBSCRIBE until Redis matches the wanted set. channel.py describes the states of a channel.
 
 Redis answers commands in order, but pushed messages stand between the answers, and a pushed unsubscribe (the slot
 moved) looks like the answer to an UNSUBSCRIBE. So the node sends a PING after each UNSUBSCRIBE: when the PING is
@@ -20,11 +20,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import AskError, ClusterDownError, MovedError, TryAgainError
 
-from gateway.cluster.answers import REDIS_ERRORS, Unavailable, explain, failure, heeding
+from gateway.cluster.answers import REDIS_ERRORS, Unavailable, explain, failure
 from gateway.cluster.channel import Channel, State
+from gateway.cluster.connection import Connection, packed
 from gateway.cluster.link import Link
 from gateway.cluster.shards import slot_of
 from gateway.logs import logger
@@ -37,6 +37,7 @@ CHECK: Final = b"check "  # prefix of a self-check payload
 
 # Errors by which a cluster server rejects a channel whose slot it does not have now. MovedError is an AskError.
 _ELSEWHERE: Final = (AskError, TryAgainError, ClusterDownError)
+_MESSAGE: Final = (b"message", b"smessage")
 _JOINED: Final = (b"subscribe", b"ssubscribe")
 _joins: Final = itertools.count(1)
 
@@ -91,8 +92,7 @@ class Ear:
         self._wake = asyncio.Event()
         self._missed: set[bytes] = set()  # keys of its channels that may have missed messages
         self._resumed: list[str] = []  # channels that may have missed messages and are confirmed again
-        self._closing: asyncio.Future[str] | None = None  # of the current connection; setting a reason closes it
-        self._connection: AbstractConnection | None = None  # the current one
+        self._connection: Connection | None = None  # the current one
         self._settled = False  # all wanted channels were confirmed on this connection
         self._reported_lost = False
         self.lost_at = -math.inf  # loop time when it last lost a connection with all channels confirmed
@@ -105,7 +105,7 @@ class Ear:
     @property
     def connected(self) -> bool:
         """Whether it has a connection that is not being closed."""
-        return self._closing is not None and not self._closing.done()
+        return self._connection is not None and not self._connection.lost.done()
 
     def take(self, channel: Channel) -> None:
         """Take over a channel, which is OUT, from its previous subscriber."""
@@ -147,7 +147,7 @@ class Ear:
                 closes the connection and reconnects.
         """
         loop = asyncio.get_running_loop()
-        checked, connection = self._closing, self._connection
+        connection = self._connection
         token = secrets.token_hex(8).encode()
         arrived: asyncio.Future[None] = loop.create_future()
         self._checks[token] = arrived
@@ -158,12 +158,12 @@ class Ear:
                 await self._link.publish(self.check_channel, CHECK + token)
                 await arrived
                 seconds = loop.time() - started
-                if connection is not None and await self._link.moved(self.server, connection):
+                if connection is not None and await self._link.moved(self.server, connection.opened):
                     raise Unavailable("Redis has another master now")
         except (TimeoutError, Unavailable) as error:
             reason = f"self-check failed: {explain(error)}"
             # If the subscriber reconnected meanwhile, the new connection did not fail.
-            if checked is self._closing:
+            if connection is self._connection:
                 self.give_up(reason)
             raise Unavailable(reason) from None
         finally:
@@ -172,9 +172,9 @@ class Ear:
 
     def give_up(self, reason: str) -> None:
         """Close the connection and reconnect."""
-        if self._closing is not None and not self._closing.done():
+        if self._connection is not None and self.connected:
             self.reason = self.reason or reason
-            self._closing.set_result(reason)
+            self._connection.fail(Unavailable(reason))
 
     def on_check(self, _channel: str, payload: bytes) -> None:
         """Handle a message on the check channel."""
@@ -197,29 +197,22 @@ class Ear:
             await asyncio.sleep(random.uniform(0, cap))
 
     async def _converse(self) -> None:
-        connection = self._connection = await self._link.subscriber(self.server)
-        self._closing = asyncio.get_running_loop().create_future()
+        connection = self._connection = Connection(await self._link.subscriber(self.server), self._receive)
         self._changed = {key: channel for key, channel in self._channels.items() if channel.callbacks}
         self._wake.set()
         # No TaskGroup: in Python 3.11 one that meets an error and a cancellation at once loses the cancellation.
-        work = (self._read(connection), self._write(connection), self._until_closing(self._closing))
-        tasks = [asyncio.get_running_loop().create_task(one) for one in work]
+        writing = asyncio.get_running_loop().create_task(self._write(connection))
         try:
-            ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            for task in ended:
-                task.result()  # each task ends only with an error
+            ended, _ = await asyncio.wait((connection.lost, writing), return_when=asyncio.FIRST_COMPLETED)
+            for one in ended:
+                one.result()  # both end only with an error
         finally:
-            self._closing = self._connection = None
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            await connection.disconnect(nowait=True)
+            self._connection = None
+            writing.cancel()
+            await asyncio.gather(writing, return_exceptions=True)
+            connection.close()
 
-    @staticmethod
-    async def _until_closing(closing: asyncio.Future[str]) -> None:
-        raise Unavailable(await closing)
-
-    async def _write(self, connection: AbstractConnection) -> None:
+    async def _write(self, connection: Connection) -> None:
         while True:
             await self._wake.wait()
             self._wake.clear()
@@ -233,16 +226,17 @@ class Ear:
                 elif channel.state is State.IN and not channel.callbacks:
                     channel.state = State.LEAVING
                     leaves.append(channel)
-            packed: list[bytes] = []
+            sent: list[bytes] = []
             for command, batch in self._commands("SUBSCRIBE", joins):
                 self._in_flight.append(_InFlight(True, batch))
-                packed += connection.pack_command(command, *batch)
+                sent.append(packed(command, *batch))
             for command, batch in self._commands("UNSUBSCRIBE", leaves):
                 self._in_flight.append(_InFlight(False, batch))
-                packed += [*connection.pack_command(command, *batch), *connection.pack_command("PING")]
-            if packed:
+                sent += [packed(command, *batch), packed("PING")]
+            if sent:
+                connection.write(b"".join(sent))
                 async with asyncio.timeout(self._link.timeout_seconds):
-                    await heeding(connection.send_packed_command(packed, check_health=False))
+                    await connection.drain()
 
     def _commands(self, word: str, channels: Iterable[Channel]) -> Iterator[tuple[str, dict[bytes, Channel]]]:
         """Yield the commands for `channels`. On a cluster, one command holds channels of one slot only."""
@@ -255,21 +249,20 @@ class Ear:
                 batch = {channel.key: channel for channel in group[at : at + COMMAND_CHANNELS]}
                 yield word if slot < 0 else f"S{word}", batch
 
-    async def _read(self, connection: AbstractConnection) -> None:
-        # While parsed answers are available, `read_response` does not yield to the event loop. All messages that
-        # have arrived are delivered in one turn, so the hub can join them into one write per client.
-        while True:
-            try:
-                answer: Any = await connection.read_response(disable_decoding=True, timeout=math.inf)
-            except _ELSEWHERE as error:
-                self._on_refusal(error)
+    def _receive(self, replies: list[Any]) -> None:
+        # All messages that one read brought are delivered in one turn, so the hub joins them into one write per client.
+        for reply in replies:
+            if isinstance(reply, Exception):
+                if not isinstance(reply, _ELSEWHERE):
+                    raise reply
+                self._on_refusal(reply)
                 continue
-            if len(answer) != 3:  # to a PING
+            if len(reply) != 3:  # to a PING
                 self._on_unsubscribed()
                 continue
-            kind, name, payload = answer
+            kind, name, payload = reply
             channel = self._channels.get(name)
-            if kind in (b"message", b"smessage"):
+            if kind in _MESSAGE:
                 if channel is not None:
                     self._owner.deliver(channel, payload)
             elif kind in _JOINED:

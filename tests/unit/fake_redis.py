@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from collections import deque
 from collections.abc import Callable
-from typing import cast
+from typing import Any, cast
 
+import hiredis
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
 from gateway.cluster.link import Link, Unavailable
 from gateway.cluster.shards import Shards
+from tests.simulation.redis_server import encode
 
 
 class FakeConnection:
-    """A subscriber's connection: the part of redis-py's `AbstractConnection` that the bus uses, and its peer's end."""
+    """A subscriber's connection: the part of redis-py's and its transport that the bus uses, and its peer's end."""
 
     def __init__(self, redis: FakeRedis) -> None:
         self.redis = redis
@@ -27,23 +28,36 @@ class FakeConnection:
         self.under_way: set[bytes] = set()  # channels whose confirmation has not been read
         self.disconnected = False
         self._left: deque[set[bytes]] = deque()  # channels that a PING stands behind
-        self._inbox: deque[list[bytes | int] | Exception] = deque()
-        self._arrived = asyncio.Event()
+        self._inbox: list[list[bytes | int]] = []
         self._broken: Exception | None = None
+        self._commands = hiredis.Reader()
+        self._protocol: asyncio.Protocol | None = None
+        self.transport = self
 
     # ---- what the bus calls
 
-    def pack_command(self, command: str, *channels: bytes) -> list[tuple[str, list[bytes]]]:
-        """Not packed at all."""
-        return [(command, list(channels))]
+    @property
+    def _writer(self) -> FakeConnection:
+        """Itself, where redis-py has an `asyncio.StreamWriter`."""
+        return self
 
-    async def send_packed_command(self, packed: list[tuple[str, list[bytes]]], check_health: bool = True) -> None:
+    def set_protocol(self, protocol: asyncio.Protocol) -> None:
+        """Who is told what arrives."""
+        self._protocol = protocol
+
+    def is_closing(self) -> bool:
+        """Whether nothing can be sent any more."""
+        return self._broken is not None
+
+    def write(self, packed: bytes) -> None:
         """SUBSCRIBE, UNSUBSCRIBE, and a PING behind each of those."""
+        assert self._protocol is not None
         if self.redis.slow:
-            await asyncio.sleep(0)
-        if self._broken is not None:
-            raise self._broken
-        for command, channels in packed:
+            self._protocol.pause_writing()
+            asyncio.get_running_loop().call_soon(self._protocol.resume_writing)
+        self._commands.feed(packed)
+        while (parts := self._commands.gets()) is not False:
+            command, channels = parts[0].decode(), parts[1:]
             self.commands.append((command, channels))
             if command == "PING":
                 continue
@@ -55,37 +69,14 @@ class FakeConnection:
         if self.redis.eager:
             self.confirm()
 
-    async def read_response(
-        self,
-        disable_decoding: bool = False,
-        timeout: float | None = None,  # noqa: ASYNC109  redis-py's signature
-    ) -> list[bytes | int]:
-        """The next message or confirmation; only an empty socket yields to the loop."""
-        assert disable_decoding and timeout == math.inf
-        while not self._inbox:
-            if self._broken is not None:
-                raise self._broken
-            self._arrived.clear()
-            await self._arrived.wait()
-        response = self._inbox.popleft()
-        if isinstance(response, Exception):
-            raise response
-        if response == [b"pong", b""]:
-            self.under_way -= self._left.popleft()
-            return response
-        kind, channel, payload = response
-        assert isinstance(channel, bytes)
-        if kind in (b"message", b"smessage"):
-            self.redis.read.add((channel.decode(), cast(bytes, payload)))
-        elif kind in (b"subscribe", b"ssubscribe"):
-            self.under_way.discard(channel)
-        return response
-
-    async def disconnect(self, nowait: bool = False) -> None:
+    def abort(self) -> None:
         """The bus gives it up."""
         self.disconnected = True
         self.cut()
         self.redis.on_disconnect()
+
+    def _close(self) -> None:
+        """redis-py forgets the transport."""
 
     # ---- what the test does
 
@@ -117,14 +108,42 @@ class FakeConnection:
         self._fail(RedisConnectionError("connection lost"))
 
     def _fail(self, error: Exception) -> None:
-        self._broken = self._broken or error
         self.subscribed.clear()
         self.commands.clear()
-        self._arrived.set()
+        if self._broken is None:
+            self._broken = error
+            self._soon(self._lose, error)
 
     def _arrive(self, response: list[bytes | int]) -> None:
+        if not self._inbox:
+            self._soon(self._read)
         self._inbox.append(response)
-        self._arrived.set()
+
+    def _read(self) -> None:
+        responses, self._inbox = self._inbox, []
+        for response in responses:
+            if response == [b"pong", b""]:
+                self.under_way -= self._left.popleft()
+                continue
+            kind, channel, payload = response
+            assert isinstance(channel, bytes)
+            if kind in (b"message", b"smessage"):
+                self.redis.read.add((channel.decode(), cast(bytes, payload)))
+            elif kind in (b"subscribe", b"ssubscribe"):
+                self.under_way.discard(channel)
+        assert self._protocol is not None
+        self._protocol.data_received(b"".join(map(encode, responses)))
+
+    def _lose(self, error: Exception) -> None:
+        assert self._protocol is not None
+        if isinstance(error, ResponseError):
+            self._protocol.data_received(f"-{error}\r\n".encode())
+        else:
+            self._protocol.connection_lost(error)
+
+    @staticmethod
+    def _soon(act: Callable[..., None], *arguments: Any) -> None:
+        asyncio.get_running_loop().call_soon(act, *arguments)
 
 
 class FakeRedis:
