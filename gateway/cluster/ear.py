@@ -208,9 +208,9 @@ class Ear:
                 one.result()  # both end only with an error
         finally:
             self._connection = None
+            connection.close()
             writing.cancel()
             await asyncio.gather(writing, return_exceptions=True)
-            connection.close()
 
     async def _write(self, connection: Connection) -> None:
         while True:

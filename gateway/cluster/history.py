@@ -64,7 +64,8 @@ class History:
         return self._append.with_source([self._keys.history(topic), meta, answered, last], [
             channel, envelope.header(), envelope.body, rule.history, rule.history_seconds * 1000, envelope.published_ms,
             secrets.token_hex(4), key or "", IDEMPOTENCY_MS, envelope.exclude or "",
-            *(fence or NO_FENCE), self._link.publish_command(channel), META_MS, rule.history_bytes,
+            *(fence or NO_FENCE), self._link.publish_command(channel), rule.history_seconds * 1000 + META_MS,
+            rule.history_bytes,
         ])  # fmt: skip
 
     async def read(self, topic: str, first: int | None, count: int = MAX_READ, *, compare: bool = True) -> Page:

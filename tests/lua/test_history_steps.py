@@ -61,8 +61,8 @@ class Topic:
 
     def append_of(self, most_bytes: int, text: bytes = b'{"a":1}') -> Any:
         """Append with a bound of bytes that a rule cannot have."""
-        arguments = ["ch", "h", text, 1000, LIFE_MS, self.steps.now_ms(), "e1", "", 1, "", "", 0, 0, "PUBLISH", META_MS,
-                     most_bytes]  # fmt: skip
+        arguments = ["ch", "h", text, 1000, LIFE_MS, self.steps.now_ms(), "e1", "", 1, "", "", 0, 0, "PUBLISH",
+                     LIFE_MS + META_MS, most_bytes]  # fmt: skip
         return self.steps.call("append", [self.stream, self.meta, self.meta, self.meta], *arguments)
 
 
@@ -120,6 +120,20 @@ def test_messages_are_numbered_in_order_and_each_names_the_mark_before(steps: St
     assert topic.about()["mark"] == str(marks[-1])
     assert steps.expires(topic.stream, LIFE_MS)
     assert steps.expires(topic.meta, LIFE_MS + META_MS)
+
+
+@pytest.mark.parametrize(("most", "over"), [(1, 0), (15, 0), (40, 4), (300, 31)])
+def test_the_stream_has_at_most_an_eighth_and_31_messages_more_than_it_keeps(
+    topic: Topic, most: int, over: int
+) -> None:
+    rule = Rule(pattern=TOPIC, history=most, history_seconds=60)
+    lengths = []
+    for number in range(1, most + 101):
+        topic.append(rule=rule)
+        lengths.append(topic.redis.xlen(topic.stream))
+        assert min(number, most) <= lengths[-1] <= most + over
+    assert topic.offsets()[-1] == most + 100
+    assert max(lengths) == most + over
 
 
 def test_marks_grow_where_the_clock_does_not(steps: Steps, topic: Topic) -> None:

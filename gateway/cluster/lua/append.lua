@@ -4,14 +4,17 @@
 -- ARGV: 1 channel, 2 header of the envelope, 3 body of the message, 4 messages to keep,
 -- 5 ms to keep them, 6 now in ms, 7 epoch for a new numbering, 8 idempotency key or '', 9 ms that the key is valid,
 -- 10 client that does not receive the message, or '', 11 singleton that publishes it, or '', 12 its fencing token,
--- 13 end of its lease in ms by the clock of Redis, 14 PUBLISH, or SPUBLISH on a cluster, 15 ms that the meta and the
--- snapshot outlive the last message, 16 bytes to keep, counting 64 per message beyond its body.
+-- 13 end of its lease in ms by the clock of Redis, 14 PUBLISH, or SPUBLISH on a cluster, 15 ms to keep the meta
+-- and the snapshot after the last message, 16 bytes to keep, counting 64 per message beyond its body.
 -- Returns epoch, offset, mark, and 1 if the idempotency key was used before and nothing was published;
 -- or { newest token } if the lease has ended or a newer token exists: then nothing was published either.
 
 -- The value of a whole number that this script wrote and Lua represents exactly; nil for anything else.
 local function whole(text, most)
-  if type(text) == 'string' and #text <= 16 and string.find(text, '^%d+$') and tonumber(text) < most then return tonumber(text) end
+  if type(text) == 'string' and #text <= 16 and not string.find(text, '%D') then
+    local number = tonumber(text)
+    if number and number < most then return number end
+  end
 end
 
 local function is_epoch(text) return text and string.find(text, '^%w+$') and #text <= 64 end
@@ -24,7 +27,7 @@ local function set(key, ...)
   end
 end
 
-local function written(number) return string.format('%.0f', number) end
+local function written(number) return string.format('%d', number) end
 
 local time = redis.call('TIME')
 if ARGV[11] ~= '' then
@@ -59,9 +62,13 @@ end
 -- The mark distinguishes this message from any other with the same offset in another numbering: Redis' time in us, or
 -- one more than the last mark if the clock has not moved on.
 local mark = math.max(time[1] * 1000000 + time[2], last + 1)
+local mark_text = written(mark) -- each number is written once, because that costs as much as a part of a command
+local offset, offset_text, last_text, bytes_text
 local function add()
-  return redis.pcall('XADD', KEYS[1], 'MAXLEN', ARGV[4], written(top + 1) .. '-0', 't', ARGV[6], 'm', ARGV[3],
-    'x', ARGV[10], 'k', written(mark), 'p', written(last), 'c', written(bytes + #ARGV[3] + 64))
+  offset, bytes = top + 1, bytes + #ARGV[3] + 64
+  offset_text, last_text, bytes_text = written(offset), written(last), written(bytes)
+  return redis.pcall('XADD', KEYS[1], offset_text .. '-0', 't', ARGV[6], 'm', ARGV[3], 'x', ARGV[10], 'k', mark_text,
+    'p', last_text, 'c', bytes_text)
 end
 local added = add()
 if type(added) == 'table' and added.err and (string.find(added.err, 'WRONGTYPE') or string.find(added.err, 'The ID')) then
@@ -71,8 +78,6 @@ if type(added) == 'table' and added.err and (string.find(added.err, 'WRONGTYPE')
   added = add()
 end
 if type(added) == 'table' and added.err then return redis.error_reply(added.err) end
-local offset = top + 1
-bytes = bytes + #ARGV[3] + 64
 if bytes - floor > tonumber(ARGV[16]) then
   -- The stream may be over its limit. Read the oldest messages, one, two, four at a time, up to the first that stays.
   -- A message removes about as many bytes as it adds, so this costs no more than adding it.
@@ -96,9 +101,12 @@ if bytes - floor > tonumber(ARGV[16]) then
   end
   if stays then redis.call('XTRIM', KEYS[1], 'MINID', stays) end
 end
-redis.call('HSET', KEYS[2], 'epoch', epoch, 'top', written(offset), 'mark', written(mark), 'bytes', written(bytes),
+redis.call('HSET', KEYS[2], 'epoch', epoch, 'top', offset_text, 'mark', mark_text, 'bytes', bytes_text,
   'floor', written(floor))
 if ARGV[11] ~= '' then redis.call('HSET', KEYS[2], 'fence:' .. ARGV[11], ARGV[12]) end
+-- Trim to the number of messages now and then, because that costs as much for many as for one: the stream has at most 31
+-- messages, and an eighth, more than it keeps.
+if offset % math.max(1, math.min(32, math.floor(ARGV[4] / 8))) == 0 then redis.call('XTRIM', KEYS[1], 'MAXLEN', ARGV[4]) end
 if offset % 32 == 1 then
   -- Remove the oldest expired messages one by one, up to twice as many as were added since the last time.
   for _ = 1, 64 do
@@ -109,14 +117,14 @@ if offset % 32 == 1 then
 end
 redis.call('PEXPIRE', KEYS[1], ARGV[5])
 -- The meta outlives the messages, so that a client that was away longer learns that it missed some.
-redis.call('PEXPIRE', KEYS[2], ARGV[5] + ARGV[15])
+redis.call('PEXPIRE', KEYS[2], ARGV[15])
 if KEYS[4] ~= KEYS[2] then
-  set(KEYS[4], 'v', written(mark), 'm', ARGV[3])
-  redis.call('PEXPIRE', KEYS[4], ARGV[5] + ARGV[15])
+  set(KEYS[4], 'v', mark_text, 'm', ARGV[3])
+  redis.call('PEXPIRE', KEYS[4], ARGV[15])
 end
 if ARGV[8] ~= '' then
-  set(KEYS[3], 'epoch', epoch, 'offset', written(offset), 'mark', written(mark))
+  set(KEYS[3], 'epoch', epoch, 'offset', offset_text, 'mark', mark_text)
   redis.call('PEXPIRE', KEYS[3], ARGV[9])
 end
-redis.call(ARGV[14], ARGV[1], string.format('%s %s %.0f %.0f %.0f\n', ARGV[2], epoch, offset, mark, last) .. ARGV[3])
-return { epoch, offset, written(mark), 0 }
+redis.call(ARGV[14], ARGV[1], table.concat({ ARGV[2], epoch, offset_text, mark_text, last_text }, ' ') .. '\n' .. ARGV[3])
+return { epoch, offset, mark_text, 0 }
