@@ -116,13 +116,8 @@ class Clients:
         self._open[client_id] = connection
         self._metrics.opens.inc()
         self._log.debug("client opened", client=client_id, ip=ip, user=identity.user)
-        welcome = events.Welcome(
-            client_id,
-            self._settings.node,
-            __version__,
-            int(self._settings.ping_seconds * 1000),
-            self._limits_about,
-        )
+        ping_ms = int(self._settings.ping_seconds * 1000)
+        welcome = events.Welcome(client_id, self._settings.node, __version__, ping_ms, self._limits_about)
         self._memberships.admit(connection, welcome)
         if self._memberships.degraded:  # the other clients were notified before
             self._outbox.send(connection, events.Degraded())
@@ -211,6 +206,17 @@ class Clients:
             self._outbox.fail(connection)
         finally:
             self._received(kind).inc()
+
+    def command_received(self, connection: Connection, command: commands.Command) -> None:
+        """Check and handle a command that is part of the request which opened the connection."""
+        self._received(command.kind).inc()
+        try:
+            if self.limits.allows(connection, command, self.limits.count(connection, 0)):
+                self._handle(connection, command, effects.NO_FINDINGS)
+        except ProtocolError as error:
+            self._outbox.refuse(connection, error)
+        except Exception:
+            self._outbox.fail(connection)
 
     def counted(self, connection: Connection, size: int) -> bool:
         """Count a ping or pong like a message. False: far over the limit, and the connection is closed."""
@@ -317,12 +323,8 @@ class Clients:
         connection, topics = about
         if connection.stage is not Stage.OPEN:
             return 0
-        self._log.info(
-            "control message executed",
-            op=type(order).__name__.lower(),
-            client=connection.client_id,
-            reason=order.reason,
-        )
+        op = type(order).__name__.lower()
+        self._log.info("control message executed", op=op, client=connection.client_id, reason=order.reason)
         if isinstance(order, Disconnect):
             connection.disconnect(CloseReason.DISCONNECTED, order.reason)
             return 0

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from time import perf_counter
 from typing import Final, NamedTuple, Protocol
 
+from gateway.core.commands import Command
 from gateway.core.errors import CloseReason
 from gateway.core.hub import Audiences
 from gateway.core.rates import Meter
@@ -41,6 +42,9 @@ class Owner(Protocol):
 
     def received(self, connection: Connection, opcode: int, payload: bytes) -> None:
         """Handle a complete text or binary message. `connection` is not held."""
+
+    def command_received(self, connection: Connection, command: Command) -> None:
+        """Handle a command that is part of the request which opened the connection."""
 
     def grew(self, connection: Connection, size: int) -> None:
         """Count `size` more buffered bytes: unsent data, or a part of an unfinished message."""

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from gateway.core import frames
+from gateway.core.commands import Command
 from gateway.core.errors import CloseReason
 from gateway.core.events import StreamClosed, StreamOpened
 from gateway.core.session import Session
@@ -27,6 +28,7 @@ GATHER_SECONDS: Final = 0.05
 
 # An empty line is not a message, but it costs time, so it is counted as a fragment.
 _EMPTY: Final = (frames.CONTINUATION, b"")
+_COMMAND: Final = (-1, b"")  # stands for the command of `receive_command`
 
 
 class AlreadyTaken(Exception):
@@ -66,7 +68,8 @@ class EventStream(Connection):
     """
 
     __slots__ = (
-        "_close_timer", "_cut", "_input_bytes", "_size", "_streams", "_taken", "_waiter", "_waiting", "key", "kind",
+        "_close_timer", "_command", "_cut", "_input_bytes", "_size", "_streams", "_taken", "_waiter", "_waiting", "key",
+        "kind",
     )  # fmt: skip
 
     def __init__(self, kind: str, streams: EventStreams, cut: Callable[[], None] = lambda: None) -> None:
@@ -82,6 +85,7 @@ class EventStream(Connection):
         self._taken = False
         self._waiter: asyncio.Future[None] | None = None
         self._close_timer: asyncio.TimerHandle | None = None
+        self._command: Command | None = None  # see `receive_command`
 
     @property
     def name(self) -> str:
@@ -204,6 +208,13 @@ class EventStream(Connection):
             return
         self._receive(texts)
 
+    def receive_command(self, command: Command) -> None:
+        """Process a command that stands for the client's first message."""
+        assert self._source is None
+        self._command = command
+        self._source = iter((_COMMAND,))
+        self._proceed()
+
     # ---- internals
 
     def _read(self, data: bytes) -> Iterator[tuple[int, bytes]]:
@@ -215,12 +226,16 @@ class EventStream(Connection):
             at = end + 1
 
     def _waits(self, opcode: int) -> bool:
-        return opcode == frames.TEXT
+        return opcode != frames.CONTINUATION
 
     def _carry_out(self, opcode: int, payload: bytes) -> None:
         assert self._owner is not None
         if opcode == frames.TEXT:
             self._owner.received(self, opcode, payload)
+        elif opcode == _COMMAND[0]:
+            command, self._command = self._command, None
+            assert command is not None
+            self._owner.command_received(self, command)
         else:
             self._owner.counted_part(self)
 

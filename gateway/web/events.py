@@ -14,7 +14,6 @@ import re
 from collections.abc import AsyncIterator
 from typing import Final
 
-import orjson
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
@@ -22,9 +21,10 @@ from starlette.routing import Route
 from gateway.cluster.keys import node_of as node_id_of
 from gateway.cluster.link import Unavailable
 from gateway.core import frames, topics
+from gateway.core.commands import Subscribe
 from gateway.core.names import quoted
-from gateway.core.places import Places
 from gateway.node import Node
+from gateway.protocols.native.event_ids import NATIVE_EVENTS, EventIds
 from gateway.protocols.native.protocol import NATIVE
 from gateway.transport.eventstream import GATHER_SECONDS, AlreadyTaken, EventStream
 from gateway.transport.request import EXTENSION, RequestProtocol
@@ -53,11 +53,10 @@ async def sse(request: Request) -> Response:
         stream = await _open(request, node, "sse")
     except Refusal as refusal:
         return refusal.answer(node)
-    places = Places(asked, request.headers.get("last-event-id", ""))
+    event_ids = EventIds(asked, request.headers.get("last-event-id", ""))
     if asked:
-        recover = {topic: place._asdict() for topic, place in places.recover.items()}
-        stream.receive_lines(orjson.dumps({"type": "SUBSCRIBE", "topics": asked, "recover": recover}))
-    answer = StreamingResponse(_events(stream, places), media_type="text/event-stream", headers=_HEADERS)
+        stream.receive_command(Subscribe(tuple(asked), None, recover=event_ids.recover))
+    answer = StreamingResponse(_events(stream, event_ids), media_type="text/event-stream", headers=_HEADERS)
     return _shared(request, answer)
 
 
@@ -110,15 +109,15 @@ async def _open(request: Request, node: Node, kind: str) -> EventStream:
     if lasts:
         line.watch(node.settings.ping_seconds + node.settings.pong_seconds)
     stream = EventStream(kind, node.clients.event_streams, line.abort if lasts else lambda: None)
-    entrance.let_in(guest, stream, NATIVE, node)
+    entrance.let_in(guest, stream, NATIVE_EVENTS if lasts else NATIVE, node)
     return stream
 
 
-async def _events(stream: EventStream, places: Places) -> AsyncIterator[bytes]:
+async def _events(stream: EventStream, event_ids: EventIds) -> AsyncIterator[bytes]:
     try:
         while (taken := await stream.take(quiet_seconds=QUIET_SECONDS)) is not None:
             # Without a message, send an SSE comment, to detect a disconnected client.
-            yield b"".join(places.event(text) for data in taken for text in frames.payloads(data)) or b":\n\n"
+            yield b"".join(event_ids.event(text) for data in taken for text in frames.payloads(data)) or b":\n\n"
     finally:
         stream.end()
 

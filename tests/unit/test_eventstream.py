@@ -10,6 +10,7 @@ import orjson
 import pytest
 
 from gateway.core import frames
+from gateway.core.commands import Command, Subscribe
 from gateway.core.identity import ANONYMOUS
 from gateway.core.session import Session
 from gateway.protocols.native.protocol import NATIVE
@@ -28,11 +29,15 @@ class House:
         self.heard: list[bytes] = []
         self.ended: list[int] = []
         self.grown = 0
+        self.commands: list[Command] = []
         self.parts = 0  # here, lines with nothing in them
 
     def received(self, _connection: Connection, opcode: int, payload: bytes) -> None:
         assert opcode == frames.TEXT
         self.heard.append(payload)
+
+    def command_received(self, _connection: Connection, command: Command) -> None:
+        self.commands.append(command)
 
     def grew(self, _connection: Connection, size: int) -> None:
         self.grown += size
@@ -228,3 +233,14 @@ async def test_when_whoever_serves_it_goes_it_is_over() -> None:
     at.stream.close(3001, "too late")
     assert at.stream.send(text(1))
     assert (at.house.ended, at.house.heard, at.cuts) == ([1006], [], 0)
+
+
+@in_virtual_time
+async def test_a_command_of_the_opening_request_is_handled_once_and_before_the_clients_messages() -> None:
+    at, command = Streamed(), Subscribe(("a",), None)
+    at.stream.hold("welcome")
+    at.stream.receive_command(command)
+    at.stream.receive_lines(b"one\ntwo")
+    assert (at.house.commands, at.house.heard) == ([], [])
+    at.stream.release("welcome")
+    assert (at.house.commands, at.house.heard) == ([command], [b"one", b"two"])
