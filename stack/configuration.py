@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from gateway.dev import redis_program
 from stack.need import tool
 from stack.place import MAX_NODES, ROOT, Place, StackError
 
@@ -36,7 +37,7 @@ def supervisord(place: Place, nodes: int) -> str:
     redis_socket = place.run / "redis.sock"
     # A Unix socket: the default port may be in use, and a web page could write to a Redis without password on a port.
     redis = [
-        *(tool("redis-server") or "redis-server", str(REDIS_CONF), "--port", "0"),
+        *(tool("redis-server") or redis_program() or "redis-server", str(REDIS_CONF), "--port", "0"),
         *("--unixsocket", str(redis_socket), "--unixsocketperm", "700"),
         *("--dir", str(place.run / "redis"), "--appendfsync", os.environ.get("REDIS_FSYNC") or "everysec"),
     ]

