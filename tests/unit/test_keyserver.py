@@ -25,6 +25,7 @@ class Server:
         self.up = True
         self.seconds = 0.1  # for an answer
         self.fetches: list[float] = []
+        self.answered = asyncio.Event()
         self.ring = Keyring(has_server=True)
         self.view = KeyServer(
             "https://id.example/jwks?key=hunter2", self.ring, Metrics(), refresh_seconds=300,
@@ -35,6 +36,7 @@ class Server:
         self.fetches.append(asyncio.get_running_loop().time())
         body = {"keys": [jwk(P256, kid=kid) for kid in self.kids]}
         await asyncio.sleep(self.seconds)
+        self.answered.set()
         return httpx.Response(200 if self.up else 503, json=body)
 
     def knows(self, kid: str) -> bool:
