@@ -6,13 +6,16 @@ An `Event` goes to one client. A `Broadcast` goes to many, and each protocol enc
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol, TypeAlias
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple, Protocol, TypeAlias
 
 from gateway.core.commands import BackendCommand, Request
 from gateway.core.errors import CloseReason, ProtocolError
 from gateway.core.json_text import Json, RequestId
 from gateway.core.position import Position
+
+_NONE: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
 class Encoder(Protocol):
@@ -71,6 +74,26 @@ class History(NamedTuple):
     messages: Sequence[Delivered]
 
 
+# The answers to the most frequent commands are tuples, which take a third of the time of a frozen dataclass to make.
+
+
+class Subscribed(NamedTuple):
+    """From now on the client receives every message of these topics, or a `Gap`."""
+
+    topics: Sequence[str]
+    request_id: RequestId
+    positions: Mapping[str, Position] = _NONE  # of the topics with history
+    recovered: Mapping[str, bool] = _NONE  # of those that the client asked to recover
+
+
+class Published(NamedTuple):
+    """Redis has accepted the client's message. `position`: set if the topic has history."""
+
+    topic: str
+    position: Position | None
+    request_id: RequestId
+
+
 @dataclass(frozen=True, slots=True)
 class Welcome:
     """The first event on a connection. `limits`: the rate limits of the client, so that it can respect them."""
@@ -95,16 +118,6 @@ class TokenExpiring:
 
 
 @dataclass(frozen=True, slots=True)
-class Subscribed:
-    """From now on the client receives every message of these topics, or a `Gap`."""
-
-    topics: Sequence[str]
-    request_id: RequestId
-    positions: Mapping[str, Position] = field(default_factory=dict)  # of the topics with history
-    recovered: Mapping[str, bool] = field(default_factory=dict)  # of those that the client asked to recover
-
-
-@dataclass(frozen=True, slots=True)
 class Unsubscribed:
     """The client's UNSUBSCRIBE is carried out."""
 
@@ -118,15 +131,6 @@ class SubscriptionsEnded:
 
     topics: Sequence[str]
     reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Published:
-    """Redis has accepted the client's message. `position`: set if the topic has history."""
-
-    topic: str
-    position: Position | None
-    request_id: RequestId
 
 
 @dataclass(frozen=True, slots=True)

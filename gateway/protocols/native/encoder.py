@@ -135,7 +135,8 @@ def _subscribed(event: events.Subscribed, time: str) -> bytes:
     names = list(event.topics)
     # The message does not repeat many names: with thousands of topics that would double the size of the frame.
     listed = ", ".join(names) if len(names) <= 10 else f"{len(names)} topics"
-    fields: dict[str, Json] = {}
+    fields = _echo(event.request_id)
+    fields["timestamp"] = time
     if event.positions:
         recovered = event.recovered
         fields["positions"] = {
@@ -144,7 +145,7 @@ def _subscribed(event: events.Subscribed, time: str) -> bytes:
         }
     return orjson.dumps(
         {"type": "ACKNOWLEDGMENT", "operation": "subscribe", "topics": names, "status": "success",
-         "message": f"Successfully subscribed to {listed}", **_echo(event.request_id), "timestamp": time, **fields}
+         "message": f"Successfully subscribed to {listed}", **fields}
     )  # fmt: skip
 
 
@@ -177,5 +178,5 @@ def _error(error: ProtocolError, time: str) -> bytes:
     return orjson.dumps(fields)
 
 
-def _echo(request_id: RequestId) -> dict[str, RequestId]:
+def _echo(request_id: RequestId) -> dict[str, Json]:
     return {} if request_id is None else {"requestId": request_id}
