@@ -4,26 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from collections.abc import Awaitable
 from typing import Any, Final, TypeVar
 
-from redis.asyncio import Redis
-from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
-
-
-def _pack_command(command: Sequence[Any]) -> bytes:
-    """`command` in the protocol of Redis: an array of byte strings."""
-    parts = [part if isinstance(part, bytes) else str(part).encode() for part in command]
-    return b"*%d\r\n%b" % (len(parts), b"".join(b"$%d\r\n%b\r\n" % (len(part), part) for part in parts))
-
-
-pack_command: Callable[[Any], Any] = _pack_command
-with suppress(ImportError):  # a publisher may be installed without hiredis
-    from hiredis import pack_command
 
 # Errors of Redis and of the connection to it. `TimeoutError` is an `OSError`.
 REDIS_ERRORS: Final = (RedisError, OSError)
@@ -100,33 +86,6 @@ def explain(error: BaseException) -> str:
     text = re.sub(r"^Error -?\d+ connecting to (\S+?)\.? ", r"\1: ", str(error))
     text = re.sub(r"\[Errno -?\d+\] ", "", text)
     return text or "the connection was lost"
-
-
-async def exchange(client: Redis, commands: Sequence[Command]) -> list[Any]:
-    """Send `commands` on one connection of `client`; their answers as Redis gives them, errors among them.
-
-    It does what redis-py's pipeline does for less, but does not convert the answers. The caller sets a deadline.
-
-    Raises:
-        RedisError, OSError: `REDIS_ERRORS`, and nothing else.
-    """
-    return await heeding(_exchange(client.connection_pool, b"".join(map(pack_command, commands)), len(commands)))
-
-
-async def _exchange(pool: Any, packed: bytes, count: int) -> list[Any]:
-    connection: AbstractConnection = await pool.get_connection()
-    try:
-        await connection.send_packed_command(packed, check_health=False)
-        answers: list[Any] = []
-        for _ in range(count):
-            try:
-                answers.append(await connection.read_response())
-            except ResponseError as error:
-                answers.append(error)
-        return answers
-    finally:
-        # If this has failed, redis-py has disconnected it, so that no answer is left for the next caller.
-        await pool.release(connection)
 
 
 async def heeding(work: Awaitable[T]) -> T:

@@ -48,6 +48,7 @@ class Connection(asyncio.Protocol):
         )
         self._paused: asyncio.Future[None] | None = None  # ends when the transport accepts more
         self._transport = writer.transport
+        self._streams = self._transport.get_protocol()  # redis-py waits for its end when it disconnects
         self._transport.set_protocol(self)
 
     def write(self, packed: bytes) -> None:
@@ -93,6 +94,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Report the loss."""
         self.fail(RedisConnectionError("Connection closed by server." if exc is None else explain(exc)))
+        self._streams.connection_lost(exc)
 
     def pause_writing(self) -> None:
         """Redis does not read what was sent."""

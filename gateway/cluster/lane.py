@@ -23,10 +23,10 @@ from gateway.cluster.answers import (
     Command,
     Unavailable,
     Unconfirmed,
-    exchange,
     failure,
     fault,
 )
+from gateway.cluster.exchange import Exchange
 from gateway.cluster.servers import Servers
 from gateway.cluster.shards import named
 from gateway.metrics import Metrics
@@ -172,7 +172,7 @@ class Lanes:
         started = loop.time()
         groups = _by_slot(batch) if self._servers.shards.sharded else [[call] for call in batch]
         try:
-            answers, lack = await self._transact(server, groups)
+            answers, lack = await self._transact(lane, groups)
         except Unavailable as error:
             self._servers.mark_stale()
             for call in batch:
@@ -206,7 +206,7 @@ class Lanes:
                 call.done.set_result(own)
 
     async def _transact(
-        self, server: str, groups: Sequence[Sequence[_Call]], *, whole: bool = False
+        self, lane: _Lane, groups: Sequence[Sequence[_Call]], *, whole: bool = False
     ) -> tuple[list[list[Any] | Exception], str | None]:
         """The answers to each of `groups`, or the error that rejected it; and why durability is not confirmed, or None.
 
@@ -214,6 +214,7 @@ class Lanes:
         connection has written. A batch without a transaction names scripts by digest, unless `whole`. Where Redis does
         not know a script, its commands are sent again in full, so they are done after the others, in their order.
         """
+        server = lane.server
         client = self._servers.at(server)
         whole = whole or any(len(group) > 1 or len(group[0].commands) > 1 for group in groups)
         sent: list[Command] = []
@@ -232,7 +233,7 @@ class Lanes:
             sent.append(waiting)
         try:
             async with asyncio.timeout(self._timeout):
-                answers = await exchange(client, sent)
+                answers = await lane.exchange.send(client, sent)
         except REDIS_ERRORS as error:
             raise failure(error) from error
         lack = self._durability.lack(answers.pop()) if waiting is not None else None
@@ -244,7 +245,7 @@ class Lanes:
         found = [_group(taken, size) for size in sizes]
         missing = [at for at, one in enumerate(found) if isinstance(one, list) and isinstance(one[0], NoScriptError)]
         if missing:
-            again, lacks = await self._transact(server, [groups[at] for at in missing], whole=True)
+            again, lacks = await self._transact(lane, [groups[at] for at in missing], whole=True)
             lack = lack or lacks
             for at, answer in zip(missing, again, strict=True):
                 found[at] = answer
@@ -259,6 +260,7 @@ class _Lane:
     def __init__(self, lanes: Lanes, server: str) -> None:
         self._lanes = lanes
         self.server = server
+        self.exchange = Exchange()
         self._queue: deque[_Call] = deque()
         self._commands = 0
         self._bytes = 0

@@ -1,4 +1,4 @@
-"""gateway.cluster.answers.exchange: a round trip on one of redis-py's connections."""
+"""gateway.cluster.exchange: round trips on a connection of redis-py's pool, on both event loops."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from collections.abc import AsyncIterator
 import pytest
 from redis.asyncio import BlockingConnectionPool
 from redis.asyncio import Redis as Client
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
-from gateway.cluster.answers import REDIS_ERRORS, exchange
+from gateway.cluster.answers import REDIS_ERRORS
+from gateway.cluster.exchange import Exchange
 from tests.cluster import Redis
 from tests.deadlines import eventually
 
@@ -24,33 +26,65 @@ async def client(redis: Redis) -> AsyncIterator[Client]:
 
 
 async def test_answers_come_in_order_and_errors_stand_among_them(client: Client) -> None:
+    exchange = Exchange()
     commands = [("SET", "a", "é"), ("LPUSH", "a", 1), ("GET", b"a"), ("NO SUCH", 1.5), ("PING",)]
-    first, wrong, got, unknown, pong = await exchange(client, commands)
+    first, wrong, got, unknown, pong = await exchange.send(client, commands)
     assert (first, got, pong) == (b"OK", "é".encode(), b"PONG")
     assert isinstance(wrong, ResponseError) and "WRONGTYPE" in str(wrong)
     assert isinstance(unknown, ResponseError)
-    assert await exchange(client, [("ECHO", "x" * 1_000_000)]) == [b"x" * 1_000_000]
+    assert await exchange.send(client, [("ECHO", "x" * 1_000_000)]) == [b"x" * 1_000_000]
 
 
 async def test_the_answer_that_a_cancelled_caller_left_is_nobody_elses(client: Client) -> None:
+    exchange = Exchange()
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.1):
-            await exchange(client, [("BLPOP", "empty", 0)])
-    assert await exchange(client, [("ECHO", "mine")]) == [b"mine"]
+            await exchange.send(client, [("BLPOP", "empty", 0)])
+    assert await exchange.send(client, [("ECHO", "mine")]) == [b"mine"]
 
 
 async def test_a_connection_that_was_closed_meanwhile_is_made_anew(client: Client, redis: Redis) -> None:
-    [number] = await exchange(client, [("CLIENT", "ID")])
-    [connection] = client.connection_pool._available_connections
-    reader = connection._reader
-    assert reader is not None
+    exchange = Exchange()
+    [number] = await exchange.send(client, [("CLIENT", "ID")])
+    connection = exchange._connection
+    assert connection is not None
     redis.cli("CLIENT", "KILL", "ID", str(number))
-    await eventually(reader.at_eof)
-    assert await exchange(client, [("ECHO", "again")]) == [b"again"]
+    await eventually(connection.lost.done)
+    assert await exchange.send(client, [("ECHO", "again")]) == [b"again"]
 
 
 async def test_a_redis_that_is_gone_is_a_redis_error(client: Client, redis: Redis) -> None:
-    await exchange(client, [("PING",)])
+    exchange = Exchange()
+    await exchange.send(client, [("PING",)])
     redis.process.kill()
     with pytest.raises(REDIS_ERRORS):
-        await exchange(client, [("PING",)])
+        await exchange.send(client, [("PING",)])
+
+
+async def test_a_connection_that_redis_closes_fails_the_call_that_waits(client: Client, redis: Redis) -> None:
+    exchange = Exchange()
+    [number] = await exchange.send(client, [("CLIENT", "ID")])
+    waiting = asyncio.create_task(exchange.send(client, [("BLPOP", "empty", 0)]))
+    await eventually(lambda: "cmd=blpop" in redis.cli("CLIENT", "LIST"))
+    redis.cli("CLIENT", "KILL", "ID", str(number))
+    with pytest.raises(RedisConnectionError, match="closed by server"):
+        await waiting
+
+
+async def test_it_ends_with_its_client_and_is_made_anew_for_another(client: Client, redis: Redis) -> None:
+    exchange = Exchange()
+    [first] = await exchange.send(client, [("CLIENT", "ID")])
+    await client.connection_pool.aclose()
+    await eventually(lambda: f"id={first} " not in redis.cli("CLIENT", "LIST"))
+    other = Client(host="127.0.0.1", port=redis.port, protocol=2)
+    [second] = await exchange.send(other, [("CLIENT", "ID")])
+    assert second != first
+    await other.aclose()
+
+
+async def test_an_error_of_the_whole_server_fails_the_call(client: Client) -> None:
+    exchange = Exchange()
+    loading = ("EVAL", "return redis.error_reply('LOADING Redis is loading the dataset in memory')", 0)
+    with pytest.raises(RedisConnectionError, match="loading the dataset"):
+        await exchange.send(client, [loading, ("PING",)])
+    assert await exchange.send(client, [("PING",)]) == [b"PONG"]

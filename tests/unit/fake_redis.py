@@ -41,6 +41,10 @@ class FakeConnection:
         """Itself, where redis-py has an `asyncio.StreamWriter`."""
         return self
 
+    def get_protocol(self) -> asyncio.Protocol:
+        """redis-py's own."""
+        return asyncio.Protocol()
+
     def set_protocol(self, protocol: asyncio.Protocol) -> None:
         """Who is told what arrives."""
         self._protocol = protocol

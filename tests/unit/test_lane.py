@@ -13,6 +13,7 @@ from redis.exceptions import AskError, MovedError, NoScriptError, ResponseError
 
 from gateway.cluster import lane
 from gateway.cluster.answers import Unavailable, Unconfirmed
+from gateway.cluster.exchange import Exchange
 from gateway.cluster.lane import Durability, Lanes
 from gateway.cluster.shards import Shards
 from gateway.metrics import Metrics
@@ -57,7 +58,7 @@ async def publish(
     tasks = set()
     lanes.start(lambda work: tasks.add(asyncio.create_task(work)))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lane, "exchange", redis.exchange)
+        patch.setattr(Exchange, "send", lambda _, *given: redis.exchange(*given))
         try:
             return await lanes.send(commands)
         finally:
@@ -213,7 +214,7 @@ async def lanes_of(cluster: Cluster) -> AsyncIterator[Lanes]:
     tasks: set[asyncio.Task[None]] = set()
     lanes.start(lambda work: tasks.add(asyncio.get_running_loop().create_task(work)))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lane, "exchange", cluster.exchange)
+        patch.setattr(Exchange, "send", lambda _, *given: cluster.exchange(*given))
         try:
             yield lanes
         finally:
@@ -403,7 +404,7 @@ async def test_the_lane_of_a_server_without_slots_ends_when_its_queue_is_sent() 
     lanes = Lanes(cast(Any, cluster), 2.0, Metrics(), Durability())
     tasks: list[asyncio.Task[None]] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lane, "exchange", cluster.exchange)
+        patch.setattr(Exchange, "send", lambda _, *given: cluster.exchange(*given))
         queued = asyncio.create_task(lanes.send([say(0, b"early")]))
         await quiet()
         assert cluster.batches == [], "lanes stand still until they are started"
