@@ -11,7 +11,7 @@ import hashlib
 import itertools
 import random
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
@@ -74,7 +74,7 @@ class Durability:
         return None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class _Call:
     """Commands of one slot that Redis executes together or not at all."""
 
@@ -93,23 +93,26 @@ class Lanes:
         self._durability = durability
         self._lanes: dict[str, _Lane] = {}
         self._waiting: dict[int, deque[_Call]] = {}  # by slot: calls that wait until it has moved, in order
+        self._deadlines: deque[tuple[float, _Call]] = deque()  # loop times until which calls may wait, in order
+        self._timer: asyncio.TimerHandle | None = None  # ends at the first deadline: one timer serves all calls
         self._spawn: Spawn | None = None
 
     async def send(self, commands: Sequence[Command]) -> list[Any]:
         """As `Link.send`."""
-        shards, loop = self._servers.shards, asyncio.get_running_loop()
+        shards = self._servers.shards
+        if not shards.sharded:
+            call = self._call(0, commands)
+            self._enqueue(call)
+            return await call.done
         slots = [shards.slot(command) for command in commands]
         calls: dict[int, _Call] = {}
         for slot in slots:
             if slot not in calls:
                 own = [command for command, command_slot in zip(commands, slots, strict=True) if command_slot == slot]
-                calls[slot] = _Call(slot, own, loop.create_future())
-        # Each batch has its own deadline; this one also limits the wait in the queue.
-        deadline = loop.call_later(2 * self._timeout, _expire, calls.values())
+                calls[slot] = self._call(slot, own)
         try:
-            if shards.sharded:
-                async with asyncio.timeout(2 * self._timeout):
-                    await self._servers.learn()
+            async with asyncio.timeout(2 * self._timeout):
+                await self._servers.learn()
             for call in calls.values():
                 self._enqueue(call)
             if len(calls) > 1:
@@ -118,7 +121,6 @@ class Lanes:
         except TimeoutError:
             raise Unavailable("no server of the Redis Cluster answered in time") from None
         finally:
-            deadline.cancel()
             for call in calls.values():  # calls that are still queued need not be sent
                 if not call.done.cancel() and not call.done.cancelled():
                     call.done.exception()  # mark as retrieved: only the first error is raised
@@ -129,6 +131,24 @@ class Lanes:
         self._spawn = spawn
         for lane in self._lanes.values():
             spawn(lane.run())
+
+    def _call(self, slot: int, commands: Sequence[Command]) -> _Call:
+        """A call with a deadline. Each batch has its own; this one also limits the wait in the queue."""
+        loop, deadlines = asyncio.get_running_loop(), self._deadlines
+        call = _Call(slot, commands, loop.create_future())
+        while deadlines and deadlines[0][1].done.done():
+            deadlines.popleft()
+        deadlines.append((loop.time() + 2 * self._timeout, call))
+        if self._timer is None:
+            self._timer = loop.call_at(deadlines[0][0], self._expire)
+        return call
+
+    def _expire(self) -> None:
+        """Fail the calls whose deadline has come."""
+        loop, deadlines = asyncio.get_running_loop(), self._deadlines
+        while deadlines and (deadlines[0][1].done.done() or deadlines[0][0] <= loop.time()):
+            _fail(deadlines.popleft()[1], Unavailable("Redis did not take the message in time"))
+        self._timer = loop.call_at(deadlines[0][0], self._expire) if deadlines else None
 
     def _enqueue(self, call: _Call) -> None:
         waiting = self._waiting.get(call.slot)
@@ -144,8 +164,9 @@ class Lanes:
             lane = self._lanes[server] = _Lane(self, server)
             if self._spawn is not None:
                 self._spawn(lane.run())
-        for gone in self._lanes.keys() - set(self._servers.shards.servers) - {server}:
-            self._lanes.pop(gone).end()
+        if len(self._lanes) > 1:
+            for gone in self._lanes.keys() - set(self._servers.shards.servers) - {server}:
+                self._lanes.pop(gone).end()
         return lane
 
     def _wait(self, slot: int, calls: Sequence[_Call]) -> None:
@@ -197,7 +218,7 @@ class Lanes:
         for call in calls:
             own, at = answers[at : at + len(call.commands)], at + len(call.commands)
             # A rejected command of one caller does not affect the others.
-            refused = next((answer for answer in own if isinstance(answer, Exception)), None)
+            refused = _first_error(own)
             if refused is not None:
                 _fail(call, failure(refused))
             elif lack is not None:
@@ -340,20 +361,26 @@ def _group(answers: Any, size: int) -> list[Any] | Exception:
     queued = [next(answers) for _ in range(size + 1)]
     done = next(answers)
     if isinstance(done, Exception):  # the rejected command has the reason
-        return next((answer for answer in queued if isinstance(answer, Exception)), done)
+        return _first_error(queued) or done
     found: list[Any] = done
     return found
 
 
 def _size(call: _Call) -> tuple[int, int]:
     """Number of commands of `call`, and their size in bytes."""
-    size = sum(len(part) for command in call.commands for part in command if isinstance(part, bytes))
+    size = 0
+    for command in call.commands:
+        for part in command:
+            if isinstance(part, bytes):
+                size += len(part)
     return len(call.commands), size
 
 
-def _expire(calls: Iterable[_Call]) -> None:
-    for call in calls:
-        _fail(call, Unavailable("Redis did not take the message in time"))
+def _first_error(answers: Sequence[Any]) -> Exception | None:
+    for answer in answers:
+        if isinstance(answer, Exception):
+            return answer
+    return None
 
 
 def _fail(call: _Call, error: Unavailable) -> None:

@@ -296,6 +296,27 @@ async def test_a_full_queue_refuses_and_has_room_again_when_calls_are_done(most:
 
 
 @in_virtual_time
+async def test_calls_that_are_not_taken_fail_each_at_its_own_deadline() -> None:
+    lanes, loop = Lanes(cast(Any, Redis(None)), 2.0, Metrics(), Durability()), asyncio.get_running_loop()
+
+    async def fails_after() -> float:
+        started = loop.time()
+        with pytest.raises(Unavailable, match="did not take the message in time"):
+            await lanes.send([say(0, b"x")])
+        return loop.time() - started
+
+    for _ in range(2):  # the second time, the timer of the first has ended
+        first = asyncio.create_task(fails_after())
+        await later(1)
+        cancelled = asyncio.create_task(fails_after())
+        await later(1)
+        last = asyncio.create_task(fails_after())
+        await quiet()
+        cancelled.cancel()
+        assert [await first, await last] == pytest.approx([4.0, 4.0])
+
+
+@in_virtual_time
 async def test_one_callers_refused_command_is_not_the_others_failure() -> None:
     cluster = Cluster()
     cluster.answers["a", b"bad"] = ResponseError("WRONGTYPE no")
