@@ -40,6 +40,7 @@ def supervisord(place: Place, nodes: int) -> str:
         *(tool("redis-server") or redis_program() or "redis-server", str(REDIS_CONF), "--port", "0"),
         *("--unixsocket", str(redis_socket), "--unixsocketperm", "700"),
         *("--dir", str(place.run / "redis"), "--appendfsync", os.environ.get("REDIS_FSYNC") or "everysec"),
+        *("--maxmemory", os.environ.get("REDIS_MAXMEMORY") or "1gb"),
     ]
     gateway = {
         "GATEWAY_OPEN": "1",
