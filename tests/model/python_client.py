@@ -16,7 +16,6 @@ from websockets.frames import Close
 
 from gateway.client import Event as ClientEvent
 from gateway.client import Gap, Gateway, Message, State, Subscription
-from gateway.client import gateway as gateway_module
 from gateway.client import topics as topics_module
 from tests.model.cases import Step
 from tests.model.play import Event
@@ -127,7 +126,7 @@ class PythonClient:
         self._token = "fresh"
         self._tokens = 1
         self._patches = [
-            mock.patch.object(gateway_module, "connect", type("Connect", (_Connect,), {"owner": self})),
+            mock.patch("websockets.asyncio.client.connect", type("Connect", (_Connect,), {"owner": self})),
             mock.patch.object(topics_module, "Subscription", type("Noted", (_Noted,), {"owner": self})),
         ]
 
