@@ -21,7 +21,7 @@ MAX_NODES = 16
 )  # fmt: skip
 @click.option("--data", type=click.Path(file_okay=False, path_type=Path), help="Folder that keeps messages.")
 def dev(nodes: int, port: int, data: Path | None) -> None:
-    """Run a cluster for development, with an embedded Valkey, until Ctrl-C.
+    """Run a development cluster with its own Valkey, until Ctrl-C.
 
     It is not for production: there is no load balancer, nothing restarts a process, and without --data all messages are
     lost at the end. GATEWAY_ variables set the nodes' settings; by default every client may do everything
