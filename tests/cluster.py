@@ -80,7 +80,7 @@ class Redis(Closing):
 
     def __init__(
         self, folder: Path, *, aof: bool = False, fsync: str = "everysec", more: Mapping[str, str] | None = None,
-        host: Host = HERE, port: int | None = None,
+        host: Host = HERE, port: int | None = None, server: str = "redis-server",
     ) -> None:  # fmt: skip
         self.folder = folder
         self.host = host
@@ -92,7 +92,7 @@ class Redis(Closing):
             **(more or {}),
         }  # fmt: skip
         words = [word for name, value in options.items() for word in (f"--{name}", value)]
-        command = [*host.enter, program("redis-server"), *words]
+        command = [*host.enter, program(server), *words]
         self.process = Process("redis", command, folder / "redis.log", clean_environment())
         self.start()
 
