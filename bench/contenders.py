@@ -15,8 +15,8 @@ from typing import Final
 import msgpack  # type: ignore[import-untyped]
 
 from bench.load import HERE, build
-from gateway.cluster.envelope import Envelope
-from gateway.cluster.keys import Keys
+from gateway.broker.envelope import Envelope
+from gateway.broker.keys import Keys
 from gateway.core import hub, message
 from tests.cluster import NAMESPACE
 
@@ -103,7 +103,7 @@ def _ours_of_prices(topic: str, size: int) -> tuple[str, bytes]:
 
 
 def _envelope(topic: str, text: bytes) -> tuple[str, bytes]:
-    return Keys(NAMESPACE).audience(hub.of_topic(topic)), Envelope(1_767_225_600_000, message.check(text)).pack()
+    return Keys(NAMESPACE).audience(hub.topic_audience(topic)), Envelope(1_767_225_600_000, message.check(text)).pack()
 
 
 def _plain(topic: str, size: int) -> tuple[str, bytes]:

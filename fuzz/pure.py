@@ -16,10 +16,10 @@ from urllib.parse import unquote
 import orjson
 
 from fuzz import clients
-from gateway.cluster.envelope import Envelope, Kind
-from gateway.core import orders, topics
+from gateway.broker.envelope import Envelope, EnvelopeKind
+from gateway.core import control_messages, topic_rules
+from gateway.core.backend_targets import backend_target
 from gateway.core.commands import BackendCommand, Publish, Request, Subscribe, Unsubscribe
-from gateway.core.deflate import deflate, inflate
 from gateway.core.errors import ProtocolError
 from gateway.core.events import Failed
 from gateway.core.frames import CLOSE, RSV1, TEXT, FrameError, build, split
@@ -27,13 +27,13 @@ from gateway.core.hub import Audiences
 from gateway.core.identity import ANONYMOUS, AuthError, Grant, Identity
 from gateway.core.message import check
 from gateway.core.publication import Publication
-from gateway.core.session import Rules, Session
-from gateway.core.targets import target_of
-from gateway.core.topics import RulesError
+from gateway.core.session import Session, SessionRules
+from gateway.core.topic_rules import RulesError
 from gateway.protocols.native import encoder
 from gateway.protocols.native.decoder import decode
 from gateway.settings import Settings, SettingsError
-from tests.unit.test_frames import in_chunks, parse, parse_with_library, raw
+from gateway.transports.compression import deflate, inflate
+from tests.unit.core.test_frames import in_chunks, parse, parse_with_library, raw
 
 WORDS: Final = [
     "type", "topic", "topics", "data", "action", "requestId", "authToken", "recover", "epoch", "offset", "logs", "AUTH",
@@ -152,7 +152,7 @@ def _verify_grant(token: str) -> Grant:
 
 def messages(random: Random) -> int:
     """A client's messages give an effect or an ERROR; a publish item gives a publication or an error."""
-    rules = Rules(_verify, _verify_grant, _packaged(), 100)
+    rules = SessionRules(_verify, _verify_grant, _packaged(), 100)
     session, tried = Session(rules, ANONYMOUS), 0
     for _ in range(50):
         text = dumps(message(random) if random.random() < 0.9 else value(random))
@@ -175,8 +175,8 @@ def cluster(random: Random) -> int:
         text = mutate(
             random, dumps({"op": random.choice(["disconnect", "unsubscribe", "drain", "move", "x"]), **message(random)})
         )
-        with contextlib.suppress(orders.OrderError):
-            orders.parse(text)
+        with contextlib.suppress(control_messages.ControlError):
+            control_messages.parse(text)
         envelope = mutate(
             random,
             Envelope(
@@ -184,7 +184,7 @@ def cluster(random: Random) -> int:
                 text[:50],
                 random.choice([None, "n.1"]),
                 None,
-                random.choice([Kind.PLAIN, Kind.SNAPSHOT, Kind.HISTORY, Kind.NODES]),
+                random.choice([EnvelopeKind.PLAIN, EnvelopeKind.SNAPSHOT, EnvelopeKind.HISTORY, EnvelopeKind.NODES]),
                 epoch="e",
                 offset=5,
                 mark=50,
@@ -232,7 +232,7 @@ def rules(random: Random) -> int:
     if random.random() < 0.3:
         text = random.choice(["a = " + "[" * 5000, "topic = " + dumps(value(random)).decode().replace('":', '"=')])
     try:
-        found = topics.parse(text, "topics.toml")
+        found = topic_rules.parse(text, "topics.toml")
     except RulesError as error:
         assert re.match(r"topics\.toml[,:]", str(error)), str(error)
     else:
@@ -261,7 +261,7 @@ def topic_names(random: Random) -> int:
         pattern = names(random, [*CLEAN, "*", "*"], random.choice([6, 40]))
         tried += len(name) + len(pattern)
         started = time.perf_counter()
-        found = topics.captures(pattern, name)
+        found = topic_rules.captures(pattern, name)
         if time.perf_counter() - started > PATTERN_SECONDS:
             raise AssertionError(f"{pattern!r} took long on {name!r}")
         if found is not None:
@@ -279,19 +279,19 @@ def _only_topics(random: Random, name: str) -> None:
     with contextlib.suppress(ProtocolError):
         match decode(json.dumps(said, ensure_ascii=False).encode()):
             case Subscribe(found) | Unsubscribe(found):
-                assert all(map(topics.is_topic, found))
+                assert all(map(topic_rules.is_topic, found))
             case Publish(publication):
-                assert topics.is_topic(publication.topic)
+                assert topic_rules.is_topic(publication.topic)
             case Request(topic):
-                assert topics.is_topic(topic)
+                assert topic_rules.is_topic(topic)
             case BackendCommand(topic):
-                assert topic is None or topics.is_topic(topic)
+                assert topic is None or topic_rules.is_topic(topic)
     with contextlib.suppress(ProtocolError):
-        assert topics.is_topic(Publication.of_item({"topic": name, "data": 1}).topic)
-    with contextlib.suppress(orders.OrderError):
-        order = orders.parse(json.dumps({"op": "forget", "topics": [name]}, ensure_ascii=False).encode())
-        assert isinstance(order, orders.Forget)
-        assert all(map(topics.is_topic, order.topics))
+        assert topic_rules.is_topic(Publication.of_item({"topic": name, "data": 1}).topic)
+    with contextlib.suppress(control_messages.ControlError):
+        order = control_messages.parse(json.dumps({"op": "forget", "topics": [name]}, ensure_ascii=False).encode())
+        assert isinstance(order, control_messages.ForgetHistory)
+        assert all(map(topic_rules.is_topic, order.topics))
 
 
 def _stays_below(random: Random, topic: str, action: str, user: str) -> None:
@@ -299,11 +299,11 @@ def _stays_below(random: Random, topic: str, action: str, user: str) -> None:
     source = random.choice(
         ["/in/{1}", "/in/{topic}/{action}", "/in/{user}", "/in/x{1}y/{user}.json", "/in/{1}{action}"]
     )
-    rule = topics.Rule(pattern=random.choice(["*", "a*", "contest:*", "*:*"]), source=source)
-    if "{1}" in source and topics.captures(rule.pattern, topic) is None:
+    rule = topic_rules.Rule(pattern=random.choice(["*", "a*", "contest:*", "*:*"]), source=source)
+    if "{1}" in source and topic_rules.captures(rule.pattern, topic) is None:
         return
     with contextlib.suppress(ProtocolError):
-        path = target_of(rule, Request(topic, action, {}, None), user).partition("?")[0]
+        path = backend_target(rule, Request(topic, action, {}, None), user).partition("?")[0]
         careless = unicodedata.normalize("NFKC", unquote(unquote(path))).replace("\\", "/")
         assert posixpath.normpath(careless).count("/") == source.count("/")
         assert careless.startswith("/in/")
@@ -312,8 +312,8 @@ def _stays_below(random: Random, topic: str, action: str, user: str) -> None:
 PACKAGED: Final = resources.files("gateway").joinpath("topics.toml").read_text()
 
 
-def _packaged() -> topics.TopicRules:
-    return topics.parse(PACKAGED, "topics.toml")
+def _packaged() -> topic_rules.TopicRules:
+    return topic_rules.parse(PACKAGED, "topics.toml")
 
 
 TARGETS: Final = {

@@ -16,7 +16,7 @@ from redis.exceptions import ResponseError
 
 from fuzz.live import ANSWER_SECONDS, Found, Watch
 from fuzz.pure import dumps, value
-from gateway.cluster.keys import Keys
+from gateway.broker.keys import Keys
 from tests.client import Client
 from tests.cluster import API_KEY, NAMESPACE
 from tests.deadlines import eventually
@@ -39,19 +39,38 @@ def keys(random: Random, node_id: str) -> str:
     other = random.choice([node_id, "other.00000000"])
     topic = random.choice(TOPICS)
     service = random.choice(["gateway.bus", "gateway.registry", "gateway.announcer", "feed"])
-    return random.choice([
-        KEYS.nodes, KEYS.node(other), KEYS.clients(other), KEYS.topics(other), KEYS.people(other, topic),
-        KEYS.history(topic), KEYS.history_meta(topic), KEYS.history_answer(topic, "key"), KEYS.snapshot(topic),
-        KEYS.slots, KEYS.node_slots(other), KEYS.cached("a"), KEYS.cache_lock("a"), KEYS.quota("ann"), KEYS.revoked,
-        KEYS.revoked_users, KEYS.revoked_version, KEYS.rules, KEYS.services, KEYS.service(service),
-        KEYS.leader(service), KEYS.fence(service),
-    ])  # fmt: skip
+    return random.choice(
+        [
+            KEYS.nodes,
+            KEYS.node(other),
+            KEYS.clients(other),
+            KEYS.topics(other),
+            KEYS.presence(other, topic),
+            KEYS.history(topic),
+            KEYS.history_meta(topic),
+            KEYS.history_answer(topic, "key"),
+            KEYS.snapshot(topic),
+            KEYS.connection_nodes,
+            KEYS.node_connections(other),
+            KEYS.cache_value("a"),
+            KEYS.cache_lock("a"),
+            KEYS.quota("ann"),
+            KEYS.revoked,
+            KEYS.revoked_users,
+            KEYS.revoked_version,
+            KEYS.rules,
+            KEYS.services,
+            KEYS.service(service),
+            KEYS.leader(service),
+            KEYS.fence(service),
+        ]
+    )
 
 
 def channels(random: Random, node_id: str) -> str:
     """A channel of the node, except the control channel, whose valid messages the node would execute."""
     topics = [KEYS.audience(f"topic:{topic}") for topic in TOPICS]
-    return random.choice([*topics, KEYS.own(node_id), KEYS.ingest, KEYS.cache_changes, KEYS.service_updates])
+    return random.choice([*topics, KEYS.node_channel(node_id), KEYS.ingest, KEYS.cache_changes, KEYS.service_updates])
 
 
 def blob(random: Random) -> bytes:

@@ -9,14 +9,15 @@ from pathlib import Path
 
 from starlette.applications import Starlette
 
-from gateway.core import topics
-from gateway.core.topics import Need, Rule, RulesError, TopicRules
-from gateway.logs import logger
-from gateway.node import Node
+from gateway.core import topic_rules
+from gateway.core.topic_rules import Need, Rule, RulesError, TopicRules
+from gateway.http import health, pages, streams, websocket
+from gateway.http.api import resource, router
+from gateway.http.middleware import SecurityMiddleware
+from gateway.logging import logger
+from gateway.node.node import Node
 from gateway.settings import Settings
-from gateway.transport.request import Inflow
-from gateway.web import answers, api, events, health, pages, sockets
-from gateway.web.door import Door
+from gateway.transports.http1 import AdmissionPolicy
 
 
 def create_app(settings: Settings) -> Starlette:
@@ -26,37 +27,39 @@ def create_app(settings: Settings) -> Starlette:
     node = Node(settings, rules)
 
     @asynccontextmanager
-    async def lifespan(_app: Starlette) -> AsyncIterator[dict[str, Inflow | bool]]:
-        for warning in topics.left_open(rules, load_rules("")):
+    async def lifespan(_app: Starlette) -> AsyncIterator[dict[str, AdmissionPolicy | bool]]:
+        for warning in topic_rules.left_open(rules, load_rules("")):
             logger().warning(warning)
-        async with node.life():
+        async with node.lifespan():
             yield {"inflow": node.admission, "compression": settings.compression}
 
     # They are compared in this order: the path of POST /api/publish, which is asked most, is the first.
     routes = [
-        *api.ROUTES[:1],
-        *events.ROUTES,
+        *router.ROUTES[:1],
+        *streams.ROUTES,
         *health.ROUTES,
-        *sockets.ROUTES,
-        *api.ROUTES[1:],
+        *websocket.ROUTES,
+        *router.ROUTES[1:],
         *pages.ROUTES,
     ]
-    app = Starlette(routes=routes, lifespan=lifespan, exception_handlers=answers.EXCEPTION_HANDLERS)
+    app = Starlette(routes=routes, lifespan=lifespan, exception_handlers=resource.EXCEPTION_HANDLERS)
     app.state.node = node
     # Outermost, so that also what Starlette's own error handling answers passes it.
-    app.middleware_stack = Door(app.build_middleware_stack(), sockets.Sockets(node), settings.hosts)
+    app.middleware_stack = SecurityMiddleware(
+        app.build_middleware_stack(), websocket.WebSocketEndpoint(node), settings.hosts
+    )
     return app
 
 
-def load_rules(file: str, default: Rule = topics.ANY_OTHER) -> TopicRules:
+def load_rules(file: str, default: Rule = topic_rules.ANY_OTHER) -> TopicRules:
     """Read the topic rules in `file`, or the default file of the package if it is empty; `default` applies elsewhere.
 
     Raises:
         RulesError: The file cannot be read or is invalid.
     """
     if not file:
-        return topics.parse(resources.files("gateway").joinpath("topics.toml").read_text(), "topics.toml", default)
+        return topic_rules.parse(resources.files("gateway").joinpath("topics.toml").read_text(), "topics.toml", default)
     try:
-        return topics.parse(Path(file).read_text(), file, default)
+        return topic_rules.parse(Path(file).read_text(), file, default)
     except (OSError, UnicodeDecodeError) as error:
         raise RulesError(f"GATEWAY_TOPICS: {file} cannot be read: {error}") from None

@@ -21,16 +21,16 @@ import httpx
 import orjson
 
 from gateway.core import json_text
-from gateway.core.breaker import Breaker
+from gateway.core.circuit_breaker import CircuitBreaker
+from gateway.core.json_numbers import InfiniteError, NumberError
 from gateway.core.json_text import Json
-from gateway.core.numbers import InfiniteError, NumberError
-from gateway.logs import logger
+from gateway.logging import logger
 from gateway.metrics import Metrics
 
 SIGNATURE: Final = "gateway-signature"
 OPEN_SECONDS: Final = 2.0  # first open time of the breaker: a deployment takes seconds, not minutes
 MAX_WAITING: Final = 1000  # calls that wait for a connection; further calls are rejected
-TRIES: Final = 2
+ATTEMPTS: Final = 2
 PAUSE_SECONDS: Final = 0.05  # shortest pause before a retry; the longest is twice that
 KEPT_SECONDS: Final = (
     2.0  # idle connections are closed after this: servers close theirs after 5 s, during a call perhaps
@@ -45,12 +45,12 @@ class BackendError(Exception):
     """The back end gave no valid answer. The outcome of a call that changes data is unknown."""
 
 
-class BackendAway(BackendError):
+class BackendUnreachable(BackendError):
     """The back end was not reached, so nothing has happened there: it is safe to retry."""
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class BackendResponse:
     """An answer of the back end with a status below 500, or 501."""
 
     status: int
@@ -64,7 +64,7 @@ class Answer:
         return self.body if self.exact is None else orjson.Fragment(self.exact)
 
     @property
-    def good(self) -> bool:
+    def is_success(self) -> bool:
         """Whether the call succeeded (2xx)."""
         return 200 <= self.status < 300
 
@@ -91,7 +91,7 @@ class Backend:
         self._metrics = metrics
         self._now = now
         self._log = logger()
-        self._breaker = Breaker(recoveries=None, open_seconds=OPEN_SECONDS)
+        self._breaker = CircuitBreaker(recoveries=None, open_seconds=OPEN_SECONDS)
         self._slots = asyncio.Semaphore(connections)
         self._waiting = 0
         self._http = httpx.AsyncClient(
@@ -105,16 +105,16 @@ class Backend:
         )
 
     @property
-    def waiting(self) -> int:
+    def waiting_calls(self) -> int:
         """Calls that wait for a connection."""
         return self._waiting
 
     @property
-    def open(self) -> bool:
+    def is_open(self) -> bool:
         """Whether the circuit breaker is open."""
         return self._breaker.state == "open"
 
-    async def get(self, target: str) -> Answer:
+    async def get(self, target: str) -> BackendResponse:
         """GET `target`: a path with its query, both percent-encoded, appended to the back end's URL.
 
         Raises:
@@ -123,7 +123,7 @@ class Backend:
         """
         return await self._call("GET", target, None, retry=True)
 
-    async def post(self, path: str, document: Json, *, idempotent: bool = False) -> Answer:
+    async def post(self, path: str, document: Json, *, idempotent: bool = False) -> BackendResponse:
         """POST `document`; `idempotent`: the call may be retried.
 
         Raises:
@@ -136,14 +136,16 @@ class Backend:
         """Close the connections."""
         await self._http.aclose()
 
-    async def _call(self, method: str, target: str, content: bytes | None, *, retry: bool) -> Answer:
+    async def _call(self, method: str, target: str, content: bytes | None, *, retry: bool) -> BackendResponse:
         loop = asyncio.get_running_loop()
         if not self._breaker.allows(loop.time()):
             self._metrics.backend_calls.labels("left_alone").inc()
-            raise BackendAway("the circuit breaker of the back end is open after repeated failures: retry later")
+            raise BackendUnreachable("the circuit breaker of the back end is open after repeated failures: retry later")
         if self._waiting >= MAX_WAITING:
             self._metrics.backend_calls.labels("refused").inc()
-            raise BackendAway(f"the limit of {MAX_WAITING} waiting calls to the back end is reached: retry later")
+            raise BackendUnreachable(
+                f"the limit of {MAX_WAITING} waiting calls to the back end is reached: retry later"
+            )
         started = loop.time()
         called = False
         try:
@@ -162,22 +164,24 @@ class Backend:
             self._failed("late")
             if called:
                 raise BackendError(f"the back end did not answer within {self.timeout_seconds:g} s") from None
-            raise BackendAway(f"no connection to the back end was free within {self.timeout_seconds:g} s") from None
+            raise BackendUnreachable(
+                f"no connection to the back end was free within {self.timeout_seconds:g} s"
+            ) from None
         except BackendError as error:
-            self._failed("away" if isinstance(error, BackendAway) else "failed")
+            self._failed("away" if isinstance(error, BackendUnreachable) else "failed")
             raise
         self._succeeded()
         self._metrics.backend_calls.labels("answered").inc()
         self._metrics.backend_seconds.observe(loop.time() - started)
         return answer
 
-    async def _try(self, method: str, target: str, content: bytes | None, *, retry: bool) -> Answer:
-        for left in reversed(range(TRIES)):
+    async def _try(self, method: str, target: str, content: bytes | None, *, retry: bool) -> BackendResponse:
+        for left in reversed(range(ATTEMPTS)):
             try:
                 answer = await self._send(method, target, content)
             except _NEVER_SENT as error:
                 if not left:
-                    raise BackendAway(f"the back end was not reached: {error!r}") from None
+                    raise BackendUnreachable(f"the back end was not reached: {error!r}") from None
             except (httpx.HTTPError, httpx.InvalidURL) as error:
                 if not (retry and left):
                     raise BackendError(f"the connection to the back end failed: {error!r}") from None
@@ -189,7 +193,7 @@ class Backend:
             await asyncio.sleep(random.uniform(PAUSE_SECONDS, 2 * PAUSE_SECONDS))
         raise AssertionError
 
-    async def _send(self, method: str, target: str, content: bytes | None) -> Answer:
+    async def _send(self, method: str, target: str, content: bytes | None) -> BackendResponse:
         headers = {} if content is None else {"content-type": "application/json"}
         request = self._http.build_request(method, self._url + target, content=content, headers=headers)
         if self._secret:
@@ -235,17 +239,17 @@ def sign(secret: bytes, seconds: int, method: str, target: bytes, content: bytes
     return hmac.new(secret, signed, hashlib.sha256).hexdigest()
 
 
-def _answer(status: int, text: bytes, max_age: float | None) -> Answer:
+def _answer(status: int, text: bytes, max_age: float | None) -> BackendResponse:
     try:
-        return Answer(status, json_text.loads(text, ENVELOPE_LEVELS) if text else None, max_age)
+        return BackendResponse(status, json_text.loads(text, ENVELOPE_LEVELS) if text else None, max_age)
     except InfiniteError as error:
         raise BackendError(f"the back end's answer cannot be read: {error}") from None
     except NumberError:
-        return Answer(status, None, max_age, text.decode())
+        return BackendResponse(status, None, max_age, text.decode())
     except ValueError as error:
         if 200 <= status < 300:
             raise BackendError(f"the back end's answer is not JSON: {error}") from None
-        return Answer(status, None, max_age)  # for example an error page of a proxy: the status is enough
+        return BackendResponse(status, None, max_age)  # for example an error page of a proxy: the status is enough
 
 
 def _max_age(response: httpx.Response) -> float | None:

@@ -18,12 +18,12 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any, Final, Self
 
-from gateway.cluster.keys import Keys
-from gateway.cluster.link import Link, Unavailable, Unconfirmed
-from gateway.cluster.outgoing import MAX_MESSAGE_BYTES, Outgoing, TooLarge
+from gateway.broker.client import RedisClient, Unavailable, Unconfirmed
+from gateway.broker.keys import Keys
 from gateway.core.errors import ProtocolError
 from gateway.core.position import Position
 from gateway.core.publication import Publication, refuse_reserved
+from gateway.delivery.publisher import MAX_MESSAGE_BYTES, MessagePublisher, PublicationTooLarge
 from gateway.metrics import Metrics
 
 TIMEOUT_SECONDS: Final = 2.0
@@ -38,9 +38,11 @@ class Publisher:
     def __init__(self, url: str, *, namespace: str = "gw:", timeout_seconds: float = TIMEOUT_SECONDS) -> None:
         metrics = Metrics()
         name = f"publisher-{socket.gethostname()[:64]}-{secrets.token_hex(4)}"
-        self._link = Link(url, timeout_seconds=timeout_seconds, name=name, metrics=metrics)
-        keys = Keys(namespace, self._link.sharded)
-        self._outgoing = Outgoing(self._link, keys, None, metrics, max_message_bytes=MAX_MESSAGE_BYTES, now=time.time)
+        self._redis = RedisClient(url, timeout_seconds=timeout_seconds, name=name, metrics=metrics)
+        keys = Keys(namespace, self._redis.sharded)
+        self._publisher = MessagePublisher(
+            self._redis, keys, None, metrics, max_message_bytes=MAX_MESSAGE_BYTES, now=time.time
+        )
         self._sender: asyncio.Task[None] | None = None
 
     async def publish(self, topic: str, data: Any, **more: Any) -> Position | None:
@@ -66,10 +68,10 @@ class Publisher:
         publications = [Publication.of_python(message) for message in messages]
         for publication in publications:
             refuse_reserved(publication.topic)
-        return await self._outgoing.publish(publications)
+        return await self._publisher.publish(publications)
 
     async def __aenter__(self) -> Self:
-        self._sender = asyncio.get_running_loop().create_task(self._link.run(), name="publisher")
+        self._sender = asyncio.get_running_loop().create_task(self._redis.run(), name="publisher")
         return self
 
     async def __aexit__(
@@ -79,7 +81,7 @@ class Publisher:
         self._sender.cancel()
         with suppress(asyncio.CancelledError):
             await self._sender
-        await self._link.close()
+        await self._redis.close()
 
 
-__all__ = ["Position", "ProtocolError", "Publisher", "TooLarge", "Unavailable", "Unconfirmed"]
+__all__ = ["Position", "ProtocolError", "PublicationTooLarge", "Publisher", "Unavailable", "Unconfirmed"]

@@ -12,12 +12,12 @@ from typing import Final
 
 import uvicorn
 
-from gateway import logs
+from gateway import logging
 from gateway.app import create_app
-from gateway.node import Node
+from gateway.node.node import Node
 from gateway.settings import Settings
-from gateway.transport.request import RequestProtocol
-from gateway.transport.socket import Socket
+from gateway.transports.http1 import Http1Protocol
+from gateway.transports.websocket import WebSocket
 
 GC_THRESHOLDS = (10_000, 20, 20)
 DATE_SECONDS: Final = 1.0  # resolution of the Date header
@@ -38,7 +38,7 @@ class Server(uvicorn.Server):
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         """Serve until a signal or a failure; return when everything is closed."""
         self._loop = asyncio.get_running_loop()
-        self._node.leave = self._leave
+        self._node.shut_down = self._leave
         if self._signals:  # one came before the loop ran
             self._leave()
         try:
@@ -59,7 +59,7 @@ class Server(uvicorn.Server):
         """The handler of all `SIGNALS`. uvicorn's own would end the process by the signal instead of with 0."""
         self._signals += 1
         if self._loop is not None:
-            self._loop.call_soon_threadsafe(self._leave if self._signals == 1 else self._node.departures.hasten)
+            self._loop.call_soon_threadsafe(self._leave if self._signals == 1 else self._node.drain_manager.finish_now)
 
     def _leave(self) -> None:
         if self._leaving is None:
@@ -90,11 +90,11 @@ def serve(settings: Settings) -> int:
             signal.getsignal(number) is not signal.SIG_IGN or number != signal.SIGHUP
         ):  # nohup sets SIGHUP to ignored on purpose
             signal.signal(number, on_signal)
-    logs.configure(settings.log_level, node=settings.node)
+    logging.configure(settings.log_level, node=settings.node)
     app = create_app(settings)
     node: Node = app.state.node
     config = uvicorn.Config(
-        app, host=settings.host, port=settings.port, loop="uvloop", http=RequestProtocol, ws=Socket,
+        app, host=settings.host, port=settings.port, loop="uvloop", http=Http1Protocol, ws=WebSocket,
         lifespan="on", log_config=None, access_log=False, server_header=False, backlog=4096,
         proxy_headers=True, forwarded_allow_ips=list(settings.trusted_proxies),
         # Longer than HAProxy's keep-alive, so that HAProxy never writes to a connection that the node is closing.
@@ -106,5 +106,5 @@ def serve(settings: Settings) -> int:
     gc.set_threshold(*GC_THRESHOLDS)
     server = Server(config, node, signals=early)
     server.run()
-    logs.close()
+    logging.close()
     return 0 if node.failure is None else 1

@@ -21,7 +21,7 @@ import orjson
 
 from gateway.core.identity import MAX_TOKEN_TOPICS, ROLES
 from gateway.core.names import MAX_NAME_LENGTH
-from gateway.core.topics import PATTERN_FORM, is_pattern
+from gateway.core.topic_rules import PATTERN_FORM, is_pattern
 
 
 def issue(
@@ -79,7 +79,7 @@ def sign(claims: Mapping[str, Any], key: str, kid: str | None = None) -> str:
     if "-----BEGIN " in key:
         import jwt  # only here: publishers do without it
 
-        from gateway.auth.keyring import signing_key
+        from gateway.auth.key_set import signing_key
 
         private, algorithm = signing_key(key)
         return jwt.encode(dict(claims), private, algorithm=algorithm, headers=header)

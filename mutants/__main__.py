@@ -24,7 +24,7 @@ from mutants.operators import Mutant, mutants
 from mutants.places import Place, digest, files
 from mutants.trial import Map, Outcome, try_mutant
 
-AREAS: Final = {"pure core": "gateway/core/", "Lua": "gateway/cluster/lua/", "everything": "gateway/"}
+AREAS: Final = {"pure core": "gateway/core/", "Lua": "gateway/broker/lua/", "everything": "gateway/"}
 LUA_SHARE: Final = 7
 _MAPPED: Final = re.compile(r"tests/(unit|lua)/test_.*\.py")
 _FORK: Final = multiprocessing.get_context("fork")

@@ -17,7 +17,7 @@ NEAR_SECONDS: Final = 8.0  # CPU time of the unit tests beyond the mirroring mod
 NEAR_FILES: Final = 10
 SLACK: Final = 20  # a busy machine
 WIDE_SECONDS: Final = 300.0
-_SIMULATED: Final = re.compile(r"gateway/(?!client/|cli/|web/|auth/)")
+_SIMULATED: Final = re.compile(r"gateway/(?!client/|cli/|http/|auth/)")
 _WIDE: Final = ("simulation", "integration")
 _SIMULATION: Final = "tests/simulation/test_simulation.py"
 
@@ -64,7 +64,7 @@ def stages(mutant: Mutant, known: Map, place: Place) -> Iterator[tuple[str, list
         yield _near("lua", tests, known)
     else:
         found = sorted(known.tests(mutant), key=lambda test: known.seconds[test])
-        mirror = f"tests/unit/test_{Path(mutant.path).stem}.py"
+        mirror = str(Path("tests/unit", *Path(mutant.path).parts[1:-1], f"test_{Path(mutant.path).stem}.py"))
         yield _near("unit", [test for test in found if _file(test) == mirror], known)
         yield _near("unit", _within(NEAR_SECONDS, [test for test in found if _file(test) != mirror], known), known)
     if _SIMULATED.match(mutant.path):

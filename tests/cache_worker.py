@@ -12,7 +12,7 @@ import sys
 import orjson
 from redis.asyncio import Redis
 
-from gateway.cluster import cache
+from gateway.cache import cache
 
 
 async def main(url: str, key: str, callers: int, load_ms: int, load_seconds: float) -> None:

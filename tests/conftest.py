@@ -17,7 +17,7 @@ from typing import Any
 import hypothesis
 import pytest
 
-from gateway import logs
+from gateway import logging
 from tests.client import Api, Client, Front
 from tests.cluster import Balancer, Cluster, Node, Redis
 from tests.processes import Process
@@ -32,7 +32,7 @@ hypothesis.settings.load_profile("tests")
 def pytest_configure() -> None:
     """Have the processes that tests start obey SIGHUP, also where the tests run under nohup; log as a node does."""
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    logs.use_structlog()  # as in a node, for `capture_logs`
+    logging.use_structlog()  # as in a node, for `capture_logs`
 
 
 @pytest.hookimpl(wrapper=True)

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 from openapi_schema_validator import OAS31Validator
 
-from gateway.web.api import document
+from gateway.http.api.router import document
 
 METHODS = ("get", "post", "put", "patch", "delete")
 

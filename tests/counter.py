@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 
-from gateway.cluster.services import Run, ServiceManager
+from gateway.services.manager import Run, ServiceManager
 
 
 async def main(url: str, namespace: str, name: str, lease_seconds: float) -> None:

@@ -1,7 +1,7 @@
 """A node that has many clients and topics without their sockets: for tests of what an operation costs then.
 
 Run like a node, with its settings; `tests.costs` says how many there are, spread evenly. The clients are the node's own
-`Socket`s on transports that keep nothing, so hub, bus, registry, presence and Redis hold all of them.
+`WebSocket`s on transports that keep nothing, so hub, bus, registry, presence and Redis hold all of them.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from gateway import server
 from gateway.app import create_app
 from gateway.core import frames
 from gateway.core.identity import ANONYMOUS
-from gateway.node import Node
+from gateway.node.node import Node
 from gateway.protocols.native.protocol import NATIVE
 from gateway.settings import Settings
-from gateway.transport.socket import Socket
+from gateway.transports.websocket import WebSocket
 from tests import costs
 
 TURN = 100  # clients that come in one turn of the event loop
@@ -65,14 +65,14 @@ async def crowd(node: Node, clients: int, topics: int) -> None:
     config = Config(lambda: None, ws="none", log_config=None, access_log=False)
     state = ServerState()
     for at in range(clients):
-        connection = Socket(config, state, {})
+        connection = WebSocket(config, state, {})
         connection.connection_made(Nowhere())
         assert connection._handshake is not None
         connection._handshake.cancel()
-        connection.accepted(deflates=False)
-        node.clients.admit(connection, NATIVE, ANONYMOUS, f"10.{at >> 16}.{at >> 8 & 255}.{at & 255}", "crowd")
+        connection.handshake_accepted(deflates=False)
+        node.connections.accept(connection, NATIVE, ANONYMOUS, f"10.{at >> 16}.{at >> 8 & 255}.{at & 255}", "crowd")
         names = [f"crowd:{topic}" for topic in range(at, topics, clients)]
-        node.clients.received(connection, frames.TEXT, orjson.dumps({"type": "SUBSCRIBE", "topics": names}))
+        node.connections.message_received(connection, frames.TEXT, orjson.dumps({"type": "SUBSCRIBE", "topics": names}))
         if at % TURN == 0:
             await asyncio.sleep(0.001)
 
@@ -81,7 +81,7 @@ def crowded(settings: Settings) -> Starlette:
     """A node's application, into which the crowd comes when it starts."""
     app = create_app(settings)
     node: Node = app.state.node
-    life = node.life
+    life = node.lifespan
 
     @asynccontextmanager
     async def lively() -> AsyncIterator[None]:
@@ -92,7 +92,7 @@ def crowded(settings: Settings) -> Starlette:
             finally:
                 coming.cancel()
 
-    node.life = lively  # type: ignore[method-assign]
+    node.lifespan = lively  # type: ignore[method-assign]
     return app
 
 

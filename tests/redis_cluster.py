@@ -10,7 +10,7 @@ from typing import Any
 
 import redis as redis_py
 
-from gateway.cluster.shards import SLOTS, slot_of
+from gateway.broker.slot_map import SLOTS, slot_of
 from tests.cluster import Closing, Redis, program
 from tests.deadlines import until
 from tests.processes import free_port

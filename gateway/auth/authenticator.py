@@ -1,192 +1,74 @@
-"""Verifies tokens: login tokens give an identity, subscription tokens give a grant."""
+"""Composes what a node needs to verify tokens: the keys, the key server, and the revoked tokens."""
 
 from __future__ import annotations
 
-import re
-import time
 from collections.abc import Callable
-from typing import Any, Final
 
-import jwt
-
-from gateway.auth.keyring import Keyring
-from gateway.core.identity import (
-    MAX_TOKEN_TOPICS,
-    ROLES,
-    AuthError,
-    Grant,
-    Identity,
-    IsRevoked,
-    UnknownKey,
-    nothing_revoked,
-)  # fmt: skip
-from gateway.core.names import MAX_NAME_LENGTH
-from gateway.core.revocations import name_of
-from gateway.core.topics import PATTERN_FORM, is_pattern
-
-MAX_TOKEN_LENGTH: Final = 16 << 10
-LATEST: Final = 1e12  # seconds since 1970; later times are cut to this
-
-_SURROGATE: Final = re.compile("[\ud800-\udfff]")  # lone surrogates, which UTF-8 cannot encode
+from gateway.auth import key_set
+from gateway.auth.jwks_client import JwksClient
+from gateway.auth.revocations import RevocationStore
+from gateway.auth.token_verifier import TokenVerifier
+from gateway.broker.client import RedisClient
+from gateway.broker.keys import Keys
+from gateway.core.identity import Identity, KeyServerUnavailable, UnknownKey
+from gateway.metrics import Metrics
+from gateway.settings import Settings
 
 
 class Authenticator:
-    """Verifies tokens from memory, without any I/O.
-
-    Claims, as the DegenDuel API issues them: ``wallet_address`` is the user (otherwise ``sub``), ``role`` is one of
-    `ROLES` (any other counts as ``user``), and ``exp`` is the expiry in seconds since 1970. A subscription token has
-    ``topics`` and cannot be used to log in.
-
-    Args:
-        keyring: The keys that may have signed a token.
-        audience: The required ``aud``; empty: none.
-        issuer: The required ``iss``; empty: none.
-        leeway_seconds: How long a token is accepted after its expiry, and before its ``nbf``.
-        revoked: Whether a token is revoked.
-        now: Returns seconds since 1970.
-    """
+    """The authenticator with its keys and revocations. `now` returns seconds since 1970."""
 
     def __init__(
-        self, keyring: Keyring, *, audience: str = "", issuer: str = "", leeway_seconds: float = 0,
-        revoked: IsRevoked = nothing_revoked,
-        now: Callable[[], float] = time.time,
-    ) -> None:  # fmt: skip
-        self._keyring = keyring
-        self._audience = audience
-        self._issuer = issuer
-        self._leeway = leeway_seconds
-        self._revoked = revoked
-        self._now = now
+        self, settings: Settings, redis: RedisClient, keys: Keys, metrics: Metrics, now: Callable[[], float]
+    ) -> None:
+        self.revocation_store = RevocationStore(redis, keys, now, settings.jwt_leeway_seconds)
+        token_keys = key_set.load(settings)
+        self._jwks_client: JwksClient | None = None
+        if settings.jwks_url:
+            self._jwks_client = JwksClient(
+                settings.jwks_url, token_keys, metrics, refresh_seconds=settings.jwks_seconds
+            )
+        self.verifier = TokenVerifier(
+            token_keys, audience=settings.jwt_audience, issuer=settings.jwt_issuer,
+            leeway_seconds=settings.jwt_leeway_seconds, revoked=self.revocation_store.is_revoked, now=now,
+        )  # fmt: skip
 
-    def verify(self, token: str | None) -> Identity:
-        """Verify a login token and return its identity.
+    @property
+    def unready_reason(self) -> str | None:
+        """Why the node cannot verify tokens now; None: it can."""
+        if not self.revocation_store.known:
+            return "revocations: not yet read from Redis"
+        return self._jwks_client.reason if self._jwks_client is not None else None
+
+    async def run(self) -> None:
+        """Keep the keys of the key server fresh, forever. Returns at once if there is no key server."""
+        if self._jwks_client is not None:
+            await self._jwks_client.run()
+
+    async def refresh_keys(self, kid: str) -> bool:
+        """Ask the key server for the key `kid`. False if it did not answer; see `JwksClient.refresh`."""
+        return self._jwks_client is None or await self._jwks_client.refresh(kid)
+
+    async def identify(self, token: str) -> Identity:
+        """Verify `token` and return its identity. If the token names an unknown key, this asks the key server first.
 
         Raises:
-            UnknownKey: The token names an unknown key, which the key server may have.
-            AuthError: The token is missing, not signed for this gateway, expired, revoked, or has no user.
+            KeyServerUnavailable: The key server did not answer.
+            AuthError: The token is invalid.
         """
-        claims = self._claims(token)
-        if "topics" in claims:
-            raise AuthError("token_invalid", "A subscription token cannot log in: send it in tokens of SUBSCRIBE")
-        user = _user(claims)
-        if user is None:
-            raise AuthError("token_invalid", "The token has no user: it needs wallet_address or sub")
-        role, ends = claims.get("role"), _number(claims, "exp")
-        return Identity(
-            user,
-            role if isinstance(role, str) and role in ROLES else "user",
-            None if ends is None else ends + self._leeway,
-            _token_id(claims),
-            _number(claims, "iat"),
-        )
-
-    def verify_grant(self, token: str) -> Grant:
-        """Verify a subscription token and return its grant.
-
-        Raises:
-            UnknownKey: As in `verify`.
-            AuthError: The token is not signed for this gateway, expired, revoked, or has no topics or no expiry.
-        """
-        claims = self._claims(token)
-        named = claims.get("topics")
-        patterns = [named] if isinstance(named, str) else named
-        if (
-            not isinstance(patterns, list)
-            or not 0 < len(patterns) <= MAX_TOKEN_TOPICS
-            or not all(map(is_pattern, patterns))
-        ):
-            raise AuthError(
-                "token_invalid",
-                f"A subscription token has topics: 1 to {MAX_TOKEN_TOPICS} names or patterns of {PATTERN_FORM}",
-            )
-        ends = _number(claims, "exp")
-        if ends is None:
-            raise AuthError("token_invalid", "A subscription token needs an expiry (exp)")
-        return Grant(tuple(patterns), _user(claims), ends + self._leeway, _token_id(claims), _number(claims, "iat"))
-
-    def _claims(self, token: str | None) -> dict[str, Any]:
-        if not token:
-            raise AuthError("token_required", "A token is required")
-        if not self._keyring:
-            raise AuthError(
-                "token_invalid", "This gateway has neither GATEWAY_JWT_SECRET nor another key to verify with"
-            )
-        claims = self._signed(token)
-        # Checked here, because PyJWT would not use `now`. `iat` is not checked (RFC 7519, 4.1.6): the issuer's clock
-        # may be ahead of ours.
-        begins, ends = _number(claims, "nbf"), _number(claims, "exp")
-        if ends is not None and not self._now() < ends + self._leeway:  # written so that NaN counts as expired
-            raise AuthError("token_expired", "The token has expired")
-        if begins is not None and not begins - self._leeway <= self._now():
-            raise AuthError("token_invalid", "The token is not valid yet (nbf)")
-        if self._revoked(_token_id(claims), _user(claims), _number(claims, "iat")):
-            raise AuthError("token_invalid", "The token has been revoked")
-        return claims
-
-    def _signed(self, token: str) -> dict[str, Any]:
-        """Verify the signature, audience and issuer of `token`, and return its claims."""
         try:
-            if len(token) > MAX_TOKEN_LENGTH:
-                raise jwt.InvalidTokenError("too long")
-            header = jwt.get_unverified_header(token)
-            algorithm, kid = str(header.get("alg")), header.get("kid")
-            for key in self._keyring.candidates(algorithm, kid):
-                try:
-                    # `candidates` returns only keys bound to this algorithm. The header alone must not choose it.
-                    claims: dict[str, Any] = jwt.decode(
-                        token, key.material, algorithms=[algorithm], audience=self._audience or None,
-                        issuer=self._issuer or None,
-                        options={
-                            "verify_exp": False, "verify_nbf": False, "verify_iat": False, "verify_jti": False,
-                            "verify_sub": False,
-                        },
-                    )  # fmt: skip
-                except jwt.InvalidSignatureError:
-                    continue
-                return claims
-        except (jwt.InvalidAudienceError, jwt.MissingRequiredClaimError, jwt.InvalidIssuerError):
-            raise AuthError("token_invalid", "The token was not issued for this gateway (aud, iss)") from None
-        except (jwt.PyJWTError, ValueError):  # ValueError: a malformed signature
-            raise AuthError("token_invalid", "The token is not valid") from None
-        if self._keyring.may_be_new(algorithm, kid):
-            raise UnknownKey("token_invalid", "The token names an unknown key (kid)", kid or "")
-        raise AuthError("token_invalid", "The token is not valid")
+            return self.verifier.verify(token)
+        except UnknownKey as unknown:
+            asked = await self.refresh_keys(unknown.kid)
+        try:
+            return self.verifier.verify(token)
+        except UnknownKey:
+            if asked:
+                raise
+            raise KeyServerUnavailable(
+                "token_invalid", "The key server does not answer, so the token cannot be verified; try again"
+            ) from None
 
-
-def _user(claims: dict[str, Any]) -> str | None:
-    """The user in the claims; None if there is none.
-
-    Raises:
-        AuthError: The claim is not a valid name.
-    """
-    claim = "wallet_address" if claims.get("wallet_address") else "sub"
-    user = claims.get(claim)
-    if user is None or user == "":
-        return None
-    if not isinstance(user, str):
-        kinds = {bool: "true or false", int: "a number", float: "a number", list: "a list", dict: "an object"}
-        raise AuthError("token_invalid", f"The token's {claim} is {kinds[type(user)]}; it must be a string")
-    if len(user) > MAX_NAME_LENGTH or _SURROGATE.search(user):
-        raise AuthError("token_invalid", f"The token's {claim} must have 1 to {MAX_NAME_LENGTH} characters of text")
-    return user
-
-
-def _token_id(claims: dict[str, Any]) -> str | None:
-    """The name under which the token can be revoked. None: it has no `jti`, so only all tokens of its user can be.
-
-    Raises:
-        AuthError: `jti` is not a valid string, so no revocation could name it.
-    """
-    token_id = claims.get("jti")
-    if token_id is None or token_id == "":
-        return None
-    if not isinstance(token_id, str) or _SURROGATE.search(token_id):
-        raise AuthError("token_invalid", "The token's jti must be a string, so that the token can be revoked")
-    return name_of(token_id)
-
-
-def _number(claims: dict[str, Any], name: str) -> float | None:
-    value = claims.get(name)
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
-        raise AuthError("token_invalid", f"The token's {name} is not a number")
-    return None if value is None else max(-LATEST, min(value, LATEST))
+    def is_valid(self, identity: Identity) -> bool:
+        """Whether the token of `identity` has not been revoked since its verification."""
+        return not self.revocation_store.is_revoked(identity.token_id, identity.user, identity.issued)

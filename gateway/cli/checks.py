@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from gateway.cli.remote import Remote, RemoteError
+from gateway.cli.api_client import ApiClient, ApiClientError
 from gateway.settings import Settings, SettingsError
 
 
@@ -24,7 +24,7 @@ class Check:
 KEY: Final = Check("key", True, "the nodes accept it")
 
 
-def checks(remote: Remote, environ: Mapping[str, str]) -> list[Check]:
+def checks(api_client: ApiClient, environ: Mapping[str, str]) -> list[Check]:
     """Make all checks. `environ`: the environment variables of this process."""
     try:
         settings = Settings.from_env(environ)
@@ -34,15 +34,15 @@ def checks(remote: Remote, environ: Mapping[str, str]) -> list[Check]:
         here = [Check("settings", True, "the GATEWAY_ variables here are valid")]
         if "GATEWAY_REDIS_URL" in environ:  # the default URL may not be the cluster's
             here.append(asyncio.run(_redis_from_here(settings)))
-    return [*here, *_by_the_api(remote)]
+    return [*here, *_by_the_api(api_client)]
 
 
-def _by_the_api(remote: Remote) -> list[Check]:
+def _by_the_api(api_client: ApiClient) -> list[Check]:
     api = None
     try:
-        api = Check("API", True, f"{remote.url} answers, version {remote.version()}")
-        nodes = remote.nodes()["nodes"]
-    except RemoteError as error:
+        api = Check("API", True, f"{api_client.url} answers, version {api_client.version()}")
+        nodes = api_client.nodes()["nodes"]
+    except ApiClientError as error:
         match error.status:
             case 401 | 403 if api is not None:
                 return [api, Check("key", False, str(error)), *_skipped("Redis", "nodes")]
@@ -82,20 +82,20 @@ def _node(node: Mapping[str, Any]) -> Check:
 
 async def _redis_from_here(settings: Settings) -> Check:
     # Imported here, because loading redis takes longer than everything that the other commands need.
-    from gateway.cluster import servers
-    from gateway.cluster.link import Link, Unavailable
+    from gateway.broker import topology
+    from gateway.broker.client import RedisClient, Unavailable
     from gateway.metrics import Metrics
 
-    url = servers.describe(settings.redis_url)
-    link = Link(
+    url = topology.describe(settings.redis_url)
+    redis = RedisClient(
         settings.redis_url, timeout_seconds=settings.redis_timeout_seconds, name="gateway-check", metrics=Metrics()
     )
     try:
-        await link.ask("PING")
+        await redis.execute("PING")
     except Unavailable as error:
         return Check("Redis from here", False, f"{url}: {error}", "start it, or correct GATEWAY_REDIS_URL")
     finally:
-        await link.close()
+        await redis.close()
     return Check("Redis from here", True, f"{url} answers")
 
 

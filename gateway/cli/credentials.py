@@ -18,14 +18,14 @@ import jwt
 import orjson
 
 from gateway import tokens
-from gateway.auth import apikeys, authenticator, keyring
-from gateway.auth.keyring import KeyFault, Keyring
-from gateway.cli.commands import Failure, Misuse, Steps, as_json_option, speaking
-from gateway.cli.remote import Remote
+from gateway.auth import api_keys, key_set, token_verifier
+from gateway.auth.key_set import InvalidKey, KeySet
+from gateway.cli.api_client import ApiClient
+from gateway.cli.command import CommandFailure, CommandMisuse, Steps, api_command, as_json_option
 from gateway.cli.tables import print_fields, print_json, print_table, print_text
 from gateway.core import names, timestamps
 from gateway.core.identity import MAX_TOKEN_TOPICS, ROLES, AuthError
-from gateway.core.topics import PATTERN_FORM, is_pattern
+from gateway.core.topic_rules import PATTERN_FORM, is_pattern
 from gateway.settings import Settings, SettingsError
 
 MAX_TOKEN_SECONDS: Final = 10 * 365 * 86_400
@@ -37,7 +37,7 @@ def _settings() -> Settings:
     try:
         return Settings.from_env(os.environ)
     except SettingsError as error:
-        raise Misuse(str(error)) from None
+        raise CommandMisuse(str(error)) from None
 
 
 # ---- tokens
@@ -91,7 +91,7 @@ def issue(
             assert user is not None
             made = tokens.issue(key, user, role, seconds, now, kid=kid, **claims)
     except ValueError as error:
-        raise Failure(f"{pem} cannot sign: {error}") from None
+        raise CommandFailure(f"{pem} cannot sign: {error}") from None
     if as_json:
         about = {"topics": list(topics)} if topics else {"role": role}
         print_json({"token": made, "user": user, **about, "expires": timestamps.iso_time(int(now + seconds) * 1000)})
@@ -105,12 +105,12 @@ def _signing_key(secret: str, pem: str | None) -> str:
         try:
             text = Path(pem).read_text()
         except (OSError, ValueError) as error:
-            raise Failure(f"{pem} cannot sign: {error}") from None
+            raise CommandFailure(f"{pem} cannot sign: {error}") from None
         if "-----BEGIN " not in text:
-            raise Failure(f"{pem} cannot sign: it is not a PEM file")
+            raise CommandFailure(f"{pem} cannot sign: it is not a PEM file")
         return text
     if not secret:
-        raise Failure("A token must be signed: set GATEWAY_JWT_SECRET to the secret of the nodes")
+        raise CommandFailure("A token must be signed: set GATEWAY_JWT_SECRET to the secret of the nodes")
     if len(secret.encode()) < MIN_SECRET_BYTES:
         click.echo(f"GATEWAY_JWT_SECRET is weak: use at least {MIN_SECRET_BYTES} bytes", err=True)
     return secret
@@ -134,7 +134,7 @@ def explain(context: click.Context, text: str, as_json: bool) -> None:
             # Decoded without verification, only to show the claims. `_verdict` verifies the token.
             decoded = jwt.decode_complete(text, options={"verify_signature": False})
         except jwt.InvalidTokenError as error:
-            raise Failure(f"This is not a token: {error}") from None
+            raise CommandFailure(f"This is not a token: {error}") from None
         verdict, reason = _verdict(text, "topics" in decoded["payload"], settings)
     if as_json:
         about = {"header": decoded["header"], "claims": decoded["payload"]}
@@ -147,11 +147,14 @@ def explain(context: click.Context, text: str, as_json: bool) -> None:
 
 def _verdict(text: str, for_topics: bool, settings: Settings) -> tuple[str, str | None]:
     """The verdict as a sentence, and the reason why the token is not valid."""
-    ring = _ring(settings)
-    if not ring:
+    token_keys = _ring(settings)
+    if not token_keys:
         return "Not verified: GATEWAY_JWT_SECRET is not set", "token_invalid"
-    verifier = authenticator.Authenticator(
-        ring, audience=settings.jwt_audience, issuer=settings.jwt_issuer, leeway_seconds=settings.jwt_leeway_seconds
+    verifier = token_verifier.TokenVerifier(
+        token_keys,
+        audience=settings.jwt_audience,
+        issuer=settings.jwt_issuer,
+        leeway_seconds=settings.jwt_leeway_seconds,
     )
     try:
         if for_topics:
@@ -163,17 +166,19 @@ def _verdict(text: str, for_topics: bool, settings: Settings) -> tuple[str, str 
     return f"Valid: user {identity.user}, role {identity.role}", None
 
 
-def _ring(settings: Settings) -> Keyring:
+def _ring(settings: Settings) -> KeySet:
     try:
-        ring = keyring.load(settings)
+        token_keys = key_set.load(settings)
         if settings.jwks_url:
             with httpx.Client(timeout=FETCH_SECONDS, transport=httpx.HTTPTransport()) as http:
-                ring.serve(keyring.from_jwks(orjson.loads(http.get(settings.jwks_url).raise_for_status().content)))
-    except KeyFault as error:
-        raise Failure(str(error)) from None
+                token_keys.replace_served(
+                    key_set.from_jwks(orjson.loads(http.get(settings.jwks_url).raise_for_status().content))
+                )
+    except InvalidKey as error:
+        raise CommandFailure(str(error)) from None
     except (httpx.HTTPError, ValueError) as error:
-        raise Failure(f"GATEWAY_JWKS_URL: the keys at {settings.jwks_url} cannot be read: {error}") from None
-    return ring
+        raise CommandFailure(f"GATEWAY_JWKS_URL: the keys at {settings.jwks_url} cannot be read: {error}") from None
+    return token_keys
 
 
 def _claim(name: str, value: Any) -> str:
@@ -191,8 +196,10 @@ def _claim(name: str, value: Any) -> str:
 @click.option("--id", "token_id", metavar="JTI", help="The token with this id, its claim jti.")
 @click.option("--token", "text", metavar="TOKEN", help="This token, by its id; - reads it from standard input.")
 @click.option("--expires", type=click.FloatRange(0), help="When it expires, in seconds since 1970.")
-@speaking
-def revoke(remote: Remote, user: str | None, token_id: str | None, text: str | None, expires: float | None) -> Steps:
+@api_command
+def revoke(
+    api_client: ApiClient, user: str | None, token_id: str | None, text: str | None, expires: float | None
+) -> Steps:
     """Revoke tokens on every node, and close their sockets.
 
     The close code is 3500: the client must not reconnect with the same token.
@@ -203,11 +210,11 @@ def revoke(remote: Remote, user: str | None, token_id: str | None, text: str | N
         claims = _unverified(sys.stdin.read() if text == "-" else text)
         token_id, expires = claims.get("jti"), expires if expires is not None else claims.get("exp")
         if not isinstance(token_id, str) or not token_id:
-            raise Failure(
+            raise CommandFailure(
                 "This token has no id (jti), so it cannot be revoked alone: revoke all of its user's tokens with --user"
             )
     document = {"user": user, "jti": token_id, "expires": expires}
-    done = remote.revoke({name: value for name, value in document.items() if value is not None})
+    done = api_client.revoke({name: value for name, value in document.items() if value is not None})
     yield done
     print_text(f"Revoked {_about(done)} until {done['until']}.")
 
@@ -216,15 +223,15 @@ def _unverified(text: str) -> dict[str, Any]:
     try:
         claims: dict[str, Any] = jwt.decode(text.strip(), options={"verify_signature": False})
     except jwt.InvalidTokenError as error:
-        raise Failure(f"This is not a token: {error}") from None
+        raise CommandFailure(f"This is not a token: {error}") from None
     return claims
 
 
 @click.command()
-@speaking
-def revocations(remote: Remote) -> Steps:
+@api_command
+def revocations(api_client: ApiClient) -> Steps:
     """List the revocations."""
-    found = remote.revocations()
+    found = api_client.revocations()
     yield found
     rows = [[_about(one), one["until"]] for one in found["revocations"]]
     print_table(["revoked", "until"], rows, keep=1, none="No token is revoked.")
@@ -255,9 +262,9 @@ def new_key(name: str, scopes: tuple[str, ...]) -> None:
     The key is printed on standard output, once. The entry for the file of keys is printed on standard error.
     """
     try:
-        secret, table = apikeys.new(name, scopes)
-    except apikeys.KeysError as error:
-        raise Misuse(str(error)) from None
+        secret, table = api_keys.new(name, scopes)
+    except api_keys.ApiKeysError as error:
+        raise CommandMisuse(str(error)) from None
     click.echo("The key, which is shown only once:", err=True)
     click.echo(secret)
     click.echo(f"\nAdd this to the file of GATEWAY_API_KEYS on every node:\n\n{table}", err=True, nl=False)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from gateway.cli.commands import Failure
+from gateway.cli.command import CommandFailure
 from gateway.dev import DevCluster, DevError
 
 MAX_NODES = 16
@@ -34,7 +34,7 @@ def dev(nodes: int, port: int, data: Path | None) -> None:
             click.echo(_welcome(cluster, data))
             cluster.watch()
     except DevError as error:
-        raise Failure(str(error)) from None
+        raise CommandFailure(str(error)) from None
     except KeyboardInterrupt:
         click.echo("Stopped.")
 

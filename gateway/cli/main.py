@@ -18,17 +18,17 @@ import click
 from rich.text import Text
 
 from gateway import __version__
-from gateway.auth.apikeys import KeysError
-from gateway.auth.keyring import KeyFault
+from gateway.auth.api_keys import ApiKeysError
+from gateway.auth.key_set import InvalidKey
+from gateway.cli.api_client import ApiClient
 from gateway.cli.checks import checks, state_of
-from gateway.cli.commands import Misuse, Steps, speaking
+from gateway.cli.command import CommandMisuse, Steps, api_command
 from gateway.cli.credentials import COMMANDS
 from gateway.cli.dev import dev
-from gateway.cli.haproxy import haproxy_sync
-from gateway.cli.remote import Remote
+from gateway.cli.haproxy_sync import haproxy_sync
 from gateway.cli.tables import age, print_fields, print_table, print_text
-from gateway.core import balance, dependencies, json_text
-from gateway.core.topics import RulesError
+from gateway.core import dependency_graph, json_text, rebalancing
+from gateway.core.topic_rules import RulesError
 from gateway.settings import Settings, SettingsError
 
 
@@ -60,14 +60,14 @@ def serve(context: click.Context) -> None:
     try:
         settings = Settings.from_env(os.environ)
     except SettingsError as error:
-        raise Misuse(str(error)) from None
+        raise CommandMisuse(str(error)) from None
     # Imported here, because loading Starlette, uvicorn and redis takes longer than all that other commands need.
     from gateway.server import serve as run
 
     try:
         code = run(settings)
-    except (RulesError, KeyFault, KeysError, SettingsError) as error:  # a file that a setting names
-        raise Misuse(str(error)) from None
+    except (RulesError, InvalidKey, ApiKeysError, SettingsError) as error:  # a file that a setting names
+        raise CommandMisuse(str(error)) from None
     context.exit(code)
 
 
@@ -85,9 +85,15 @@ def serve(context: click.Context) -> None:
 @click.option("--role", help="Only to clients of this role.")
 @click.option("--client", help="Only to this client.")
 @click.option("--except", "besides", metavar="CLIENT", help="To all subscribers of the topic except this client.")
-@speaking
+@api_command
 def publish(
-    remote: Remote, topic: str, data: str, text: bool, besides: str | None, priority: str | None, **more: str | None
+    api_client: ApiClient,
+    topic: str,
+    data: str,
+    text: bool,
+    besides: str | None,
+    priority: str | None,
+    **more: str | None,
 ) -> Steps:
     """Publish DATA on TOPIC.
 
@@ -99,7 +105,7 @@ def publish(
         raise click.UsageError("Give at most one of --user, --role, --client and --except.")
     message: dict[str, Any] = {"topic": topic, "data": _data(data, text)}
     message |= {**more, "priority": _number_or_word(priority), "to": to or None, "except": besides}
-    yield remote.publish({name: value for name, value in message.items() if name == "data" or value is not None})
+    yield api_client.publish({name: value for name, value in message.items() if name == "data" or value is not None})
     print_text(f"Published on {topic}.")
 
 
@@ -122,10 +128,10 @@ def _number_or_word(given: str | None) -> float | str | None:
 
 
 @cli.command()
-@speaking
-def nodes(remote: Remote) -> Steps:
+@api_command
+def nodes(api_client: ApiClient) -> Steps:
     """List the living nodes, with their clients and topics."""
-    found = remote.nodes()
+    found = api_client.nodes()
     yield found
     print_table(
         ["node", "state", "clients", "topics", "version", "up", "address"],
@@ -152,17 +158,19 @@ def _state(node: Mapping[str, Any]) -> Text:
 @click.option("--node", help="Only clients on this node, given by name or id.")
 @click.option("--limit", type=click.IntRange(1), default=1000, show_default=True, help="The most clients to list.")
 @click.option("--cursor", metavar="ID", help="Only clients after this one: `next` of an incomplete answer.")
-@speaking
-def clients(remote: Remote, client_id: str | None, limit: int, cursor: str | None, **filters: str | None) -> Steps:
+@api_command
+def clients(
+    api_client: ApiClient, client_id: str | None, limit: int, cursor: str | None, **filters: str | None
+) -> Steps:
     """List the connected clients, or show the client ID."""
     if client_id is not None:
         if any(given is not None for given in (cursor, *filters.values())):
             raise click.UsageError("ID names one client: remove the filters and --cursor.")
-        client = remote.client(client_id)
+        client = api_client.client(client_id)
         yield client
         print_fields({**client, "topics": ", ".join(client["topics"])})
         return
-    found = remote.clients({**filters}, limit, cursor)
+    found = api_client.clients({**filters}, limit, cursor)
     yield found
     print_table(
         ["client", "user", "topics", "for", "ip", "role"],
@@ -182,17 +190,17 @@ def clients(remote: Remote, client_id: str | None, limit: int, cursor: str | Non
 @click.option("--contains", metavar="TEXT", help="Only topics with this text in their name.")
 @click.option("--limit", type=click.IntRange(1), default=1000, show_default=True, help="The most topics to list.")
 @click.option("--after", metavar="TOPIC", help="Only topics after this name: `next` of an incomplete answer.")
-@speaking
-def topics(remote: Remote, topic: str | None, contains: str | None, limit: int, after: str | None) -> Steps:
+@api_command
+def topics(api_client: ApiClient, topic: str | None, contains: str | None, limit: int, after: str | None) -> Steps:
     """List topics and subscribers, or those of TOPIC by node."""
     if topic is not None:
         if contains is not None or after is not None:
             raise click.UsageError("TOPIC names one topic: remove --contains and --after.")
-        one = remote.topic(topic)
+        one = api_client.topic(topic)
         yield one
         print_table(["node", "clients"], list(one["nodes"].items()), none=f"No client is subscribed to {topic}.")
         return
-    found = remote.topics(limit, after, contains)
+    found = api_client.topics(limit, after, contains)
     yield found
     rows = [[row["topic"], row["subscribers"], len(row["nodes"])] for row in found["topics"]]
     none = "No client is subscribed to any topic." if contains is None and after is None else "No topic matches."
@@ -204,13 +212,13 @@ def topics(remote: Remote, topic: str | None, contains: str | None, limit: int, 
 @cli.command()
 @click.argument("name", metavar="[SERVICE]", required=False)
 @click.option("--graph", is_flag=True, help="Show the dependencies as a tree.")
-@speaking
-def services(remote: Remote, name: str | None, graph: bool) -> Steps:
+@api_command
+def services(api_client: ApiClient, name: str | None, graph: bool) -> Steps:
     """List the background services, or the instances of SERVICE."""
     if name is not None:
         if graph:
             raise click.UsageError("The graph shows all services: give either SERVICE or --graph.")
-        service = remote.service(name)
+        service = api_client.service(name)
         yield service
         rows = [[i["instance"], _status(i["status"]), _note(i)] for i in service["instances"]]
         print_table(["instance", "status", ""], rows, none="The service has no instances.")
@@ -218,12 +226,12 @@ def services(remote: Remote, name: str | None, graph: bool) -> Steps:
             listed = ", ".join(f"{other['service']} ({other['status'] or 'unknown'})" for other in service[title])
             print_text(f"{title}: {listed or 'none'}")
         return
-    found = remote.services()
+    found = api_client.services()
     yield found
     known = {service["service"]: service for service in found["services"]}
     if graph:
         needs = {other: service["dependsOn"] for other, service in known.items()}
-        tree = list(dependencies.lines(needs, lambda other: _branch(other, known.get(other))))
+        tree = list(dependency_graph.tree_lines(needs, lambda other: _branch(other, known.get(other))))
         print_text("\n".join(tree) or "There are no services.")
         return
     print_table(
@@ -262,16 +270,16 @@ def _branch(name: str, service: Mapping[str, Any] | None) -> str:
 @cli.command()
 @click.option("--client", metavar="ID", help="This client.")
 @click.option("--user", help="All clients of this user.")
-@speaking
-def disconnect(remote: Remote, client: str | None, user: str | None) -> Steps:
+@api_command
+def disconnect(api_client: ApiClient, client: str | None, user: str | None) -> Steps:
     """Close the socket of a client, or all sockets of a user.
 
     They may be on any node. The close code is 3503: the client must not reconnect.
     """
     if client is not None and user is None:
-        done = remote.disconnect_client(client)
+        done = api_client.disconnect_client(client)
     elif user is not None and client is None:
-        done = remote.disconnect_user(user)
+        done = api_client.disconnect_user(user)
     else:
         raise click.UsageError("Give either --client or --user.")
     yield done
@@ -281,22 +289,22 @@ def disconnect(remote: Remote, client: str | None, user: str | None) -> Steps:
 @cli.command()
 @click.argument("client_id", metavar="ID")
 @click.argument("topic")
-@speaking
-def unsubscribe(remote: Remote, client_id: str, topic: str) -> Steps:
+@api_command
+def unsubscribe(api_client: ApiClient, client_id: str, topic: str) -> Steps:
     """Unsubscribe the client ID from TOPIC and notify it."""
-    yield remote.unsubscribe(client_id, topic)
+    yield api_client.unsubscribe(client_id, topic)
     print_text(f"Unsubscribed {client_id} from {topic}.")
 
 
 @cli.command()
 @click.argument("node")
-@speaking
-def drain(remote: Remote, node: str) -> Steps:
+@api_command
+def drain(api_client: ApiClient, node: str) -> Steps:
     """Have NODE close its clients and exit.
 
     NODE is a name or an id. It closes a few clients at a time. The supervisor of the node restarts it.
     """
-    done = remote.drain(node)
+    done = api_client.drain(node)
     yield done
     print_text("\n".join(f"{node_id} is draining." for node_id in done["draining"]))
 
@@ -304,19 +312,19 @@ def drain(remote: Remote, node: str) -> Steps:
 @cli.command()
 @click.option(
     "--seconds",
-    type=click.FloatRange(0, balance.MAX_SECONDS),
-    default=balance.SECONDS,
+    type=click.FloatRange(0, rebalancing.MAX_SECONDS),
+    default=rebalancing.SECONDS,
     show_default=True,
     help="Spread the closes over this time.",
 )
-@speaking
-def rebalance(remote: Remote, seconds: float) -> Steps:
+@api_command
+def rebalance(api_client: ApiClient, seconds: float) -> Steps:
     """Move clients from nodes above the mean to the others.
 
     Use it after adding a node. The clients are notified and closed with code 3011. The load
     balancer sends them to another node when they reconnect.
     """
-    done = remote.rebalance(seconds)
+    done = api_client.rebalance(seconds)
     yield done
     for move in done["moves"]:
         print_text(f"{move['node']} moves {move['clients']} clients.")
@@ -327,13 +335,13 @@ def rebalance(remote: Remote, seconds: float) -> Steps:
 
 
 @cli.command()
-@speaking
-def check(remote: Remote) -> Steps:
+@api_command
+def check(api_client: ApiClient) -> Steps:
     """Check the settings, the API, Redis and every node.
 
     The command fails if a check fails. It checks the settings in this environment.
     """
-    made = checks(remote, os.environ)
+    made = checks(api_client, os.environ)
     yield {"ok": all(one.ok for one in made), "checks": [asdict(one) for one in made]}
     states = {True: Text("ok", "green"), False: Text("failed", "red"), None: Text("skipped", "yellow")}
     rows = [[one.check, states[one.ok], "\n-> ".join(filter(None, (one.found, one.todo)))] for one in made]

@@ -9,13 +9,13 @@ After a lost connection the client reconnects, subscribes again and recovers. On
 message once and in order. If a message is no longer available, `Subscription.events` yields a `Gap` instead.
 
     address.py        checks the URL of the server                                     (pure)
-    limits.py         the server's limits: message sizes and rates                     (pure)
-    place.py          the client's position in one topic                               (pure)
-    pace.py           backoff, heartbeat, and the time to replace a token              (pure)
+    server_limits.py  the server's limits: message sizes and rates                     (pure)
+    topic_position.py the client's position in one topic                               (pure)
+    backoff.py        backoff, heartbeat, and the time to replace a token              (pure)
     events.py         events and errors                                                (pure)
     subscription.py   the events of one topic for one caller
-    topics.py         all subscriptions: which messages to send and who receives which (pure)
-    conversation.py   the protocol on one socket
+    subscriptions.py  all subscriptions: which messages to send and who receives which (pure)
+    wire.py           the protocol on one socket
     tokens.py         logs in, and replaces a token before it expires
     gateway.py        the client: connects, logs in, reconnects
 """

@@ -15,12 +15,12 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from gateway.client.address import address, shown
-from gateway.client.conversation import Conversation, Frame, Lost
+from gateway.client.backoff import Backoff, FailureLog
 from gateway.client.events import Closed, Disconnected, Message, NoAnswer, describe
-from gateway.client.pace import Backoff, Reports
 from gateway.client.subscription import Subscription
+from gateway.client.subscriptions import TopicSubscriptions
 from gateway.client.tokens import GetToken, Tokens
-from gateway.client.topics import Topics
+from gateway.client.wire import ConnectionLost, Frame, Wire
 from gateway.core import json_text
 from gateway.core.json_text import Json
 from gateway.core.position import Position
@@ -115,15 +115,15 @@ class Gateway:
         }  # fmt: skip
         self._backoff = Backoff(self._timing.base, self._timing.cap, uniform)
         self._changed = asyncio.Event()  # the topics may have messages to send
-        self._topics = Topics(
+        self._topics = TopicSubscriptions(
             self._timing.ack, self._timing.answer, self._backoff, self._changed.set,
             lambda message: _guarded(on_other, message),
         )  # fmt: skip
-        self._conversation: Conversation | None = None  # None: there is no socket
+        self._wire: Wire | None = None  # None: there is no socket
         self._connected = asyncio.Event()  # calls may be sent
         self._runner: asyncio.Task[None] | None = None
         self._end: BaseException | None = None
-        self._reports = Reports()
+        self._reports = FailureLog()
         self._trouble = ""  # why the last attempt failed
 
     # ---- for the caller
@@ -157,10 +157,10 @@ class Gateway:
 
     def reconnect(self, after: float | None = None) -> None:
         """Abort the connection and reconnect, `after` so many seconds if given, as if the connection had been lost."""
-        if self._conversation is not None:
+        if self._wire is not None:
             if after is not None:
-                self._conversation.reconnect_ms = int(after * 1000)
-            self._conversation.give_up()
+                self._wire.reconnect_ms = int(after * 1000)
+            self._wire.abort()
 
     async def subscribe(self, topic: str, *, buffer: int = BUFFER_EVENTS) -> Subscription:
         """Subscribe to `topic`. From now on the subscription receives every message, or a `Gap`.
@@ -182,16 +182,16 @@ class Gateway:
             async with asyncio.timeout(self._timing.answer):
                 await asyncio.shield(subscription.entered)
         except TimeoutError:
-            self._topics.leave(subscription)
+            self._topics.remove(subscription)
             raise NoAnswer(f"no answer to SUBSCRIBE {topic} within {self._timing.answer:g} s") from None
         except BaseException:
-            self._topics.leave(subscription)
+            self._topics.remove(subscription)
             raise
         return subscription
 
     async def unsubscribe(self, topic: str) -> None:
         """End all subscriptions to `topic`."""
-        self._topics.leave_all(topic)
+        self._topics.remove_topic(topic)
 
     async def publish(self, topic: str, data: Json, **extras: Json) -> Position | None:
         """Publish `data` on `topic`. Returns its position if the topic has history. The client never sends it twice.
@@ -258,9 +258,9 @@ class Gateway:
         try:
             async with asyncio.timeout(self._timing.answer):
                 await self._until_connected()
-                if self._conversation is None:
+                if self._wire is None:
                     raise Disconnected("the connection is lost")
-                return await self._conversation.call(frame)
+                return await self._wire.call(frame)
         except TimeoutError:
             raise NoAnswer(f"no answer to {frame['type']} within {self._timing.answer:g} s") from None
 
@@ -285,19 +285,19 @@ class Gateway:
         from websockets.asyncio.client import connect  # here, because it loads slowly
         from websockets.exceptions import InvalidStatus, WebSocketException
 
-        conversation: Conversation | None = None
+        wire: Wire | None = None
         try:
             url = await self._address()
             async with connect(url, **self._options) as socket:
-                conversation = Conversation(socket, self._receive)
-                await self._converse(conversation)
-        except (Lost, Disconnected) as error:
+                wire = Wire(socket, self._receive)
+                await self._converse(wire)
+        except (ConnectionLost, Disconnected) as error:
             self._trouble = str(error)
         except (OSError, WebSocketException) as error:
             if isinstance(error, InvalidStatus) and error.response.status_code in _PERMANENT:
                 raise Closed(error.response.status_code, "the handshake was refused") from None
             self._trouble = f"{shown(url)}: {describe(error)}"
-        return conversation.reconnect_ms if conversation is not None else None
+        return wire.reconnect_ms if wire is not None else None
 
     async def _address(self) -> str:
         if not callable(self._url):
@@ -307,21 +307,21 @@ class Gateway:
                 url = self._url()
                 return address(await url if inspect.isawaitable(url) else url)
         except TimeoutError:
-            raise Lost(f"the url function returned nothing within {self._timing.open:g} s") from None
+            raise ConnectionLost(f"the url function returned nothing within {self._timing.open:g} s") from None
         except Exception as error:
-            raise Lost(f"the url function failed: {describe(error)}") from error
+            raise ConnectionLost(f"the url function failed: {describe(error)}") from error
 
-    async def _converse(self, conversation: Conversation) -> None:
+    async def _converse(self, wire: Wire) -> None:
         """Use one socket until it is lost.
 
         Raises:
             Closed: The client must not reconnect.
             Lost, Disconnected: The client may reconnect.
         """
-        self._conversation = conversation
-        work = [conversation.read(), self._set_up(conversation), self._subscribe(conversation)]
+        self._wire = wire
+        work = [wire.read(), self._set_up(wire), self._subscribe(wire)]
         if self._tokens is not None:
-            work.append(self._tokens.renew(conversation))
+            work.append(self._tokens.renew(wire))
         # Not a TaskGroup: in Python 3.11 it loses a cancellation that comes together with an error.
         tasks = [asyncio.create_task(each) for each in work]
         try:
@@ -329,47 +329,47 @@ class Gateway:
             for task in tasks:  # the reader first, because its error has the reason
                 if task.done():
                     task.result()
-        except (Lost, Disconnected):
-            conversation.give_up()
+        except (ConnectionLost, Disconnected):
+            wire.abort()
             raise
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            self._conversation = None
+            self._wire = None
             self._connected.clear()
             self._topics.disconnected()
-            conversation.end()
+            wire.fail_waiters()
 
-    async def _set_up(self, conversation: Conversation) -> None:
+    async def _set_up(self, wire: Wire) -> None:
         """Log in and subscribe, then send pings."""
         try:
             async with asyncio.timeout(self._timing.open):
-                welcome = await conversation.welcome()
+                welcome = await wire.welcome()
         except TimeoutError:
-            raise Lost(f"no welcome within {self._timing.open:g} s") from None
+            raise ConnectionLost(f"no welcome within {self._timing.open:g} s") from None
         self.client_id, self.node = welcome.client_id, welcome.node
         self._set_state(State.CONNECTED)
-        if self._tokens is not None and await self._tokens.log_in(conversation):
+        if self._tokens is not None and await self._tokens.log_in(wire):
             self._set_state(State.AUTHENTICATED)
         self._reports.reset()
-        self._topics.connected(conversation.limits)
-        await self._send_topics(conversation)  # before any call
+        self._topics.connected(wire.limits)
+        await self._send_topics(wire)  # before any call
         self._connected.set()
-        await conversation.keep_alive(welcome.ping_seconds)
+        await wire.keep_alive(welcome.ping_seconds)
 
-    async def _subscribe(self, conversation: Conversation) -> None:
+    async def _subscribe(self, wire: Wire) -> None:
         """Send SUBSCRIBE and UNSUBSCRIBE messages whenever the topics change."""
         while True:
             with suppress(TimeoutError):
                 async with asyncio.timeout_at(self._topics.due()):
                     await self._changed.wait()
-            await self._send_topics(conversation)
+            await self._send_topics(wire)
 
-    async def _send_topics(self, conversation: Conversation) -> None:
+    async def _send_topics(self, wire: Wire) -> None:
         self._changed.clear()
-        for data in self._topics.outgoing(asyncio.get_running_loop().time()):
-            await conversation.send(data)
+        for data in self._topics.messages_due(asyncio.get_running_loop().time()):
+            await wire.send(data)
 
     def _receive(self, frame: Frame) -> None:
         self._topics.receive(frame, asyncio.get_running_loop().time())
@@ -385,7 +385,7 @@ class Gateway:
     def _ended(self, runner: asyncio.Task[None]) -> None:
         self._end = Closed(None, "the caller has closed the client") if runner.cancelled() else runner.exception()
         assert self._end is not None
-        self._topics.end(self._end)
+        self._topics.end_all(self._end)
         self._set_state(State.CLOSED)
         self._connected.set()  # wakes the waiting callers, which then find `_end`
 

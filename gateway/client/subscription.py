@@ -60,13 +60,13 @@ class Subscription:
         """Whether the subscription receives no further events."""
         return self._end is not None
 
-    def enter(self) -> None:
+    def acknowledged(self) -> None:
         """Record that the server has acknowledged the subscription on the current connection."""
         self.live = True
         if not self.entered.done():
             self.entered.set_result(None)
 
-    def offer(self, event: Event) -> None:
+    def put(self, event: Event) -> None:
         """Add an event to the buffer. A full buffer ends the subscription with `TooSlow`."""
         if self._end is not None:
             return

@@ -9,9 +9,9 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Final
 
-from gateway.client.conversation import Conversation, Lost
+from gateway.client.backoff import refresh_seconds
 from gateway.client.events import Closed, Refused, describe
-from gateway.client.pace import refresh_seconds
+from gateway.client.wire import ConnectionLost, Wire
 
 REFRESH_RETRY_SECONDS: Final = 5.0  # after a failed replacement of a token
 
@@ -33,7 +33,7 @@ class Tokens:
         self._tries = tries
         self._refusals = 0
 
-    async def log_in(self, conversation: Conversation) -> bool:
+    async def log_in(self, wire: Wire) -> bool:
         """Log in with a token. False if there is no token, so that the client stays anonymous.
 
         Raises:
@@ -45,34 +45,34 @@ class Tokens:
                 token = await self._token()
                 if token is None:
                     return False
-                await conversation.log_in(token)
+                await wire.log_in(token)
         except TimeoutError:
-            raise Lost(f"no token, or no answer to AUTH, within {self._answer:g} s") from None
+            raise ConnectionLost(f"no token, or no answer to AUTH, within {self._answer:g} s") from None
         except Refused as refusal:
             self._refusals += not refusal.temporary
             if self._refusals >= self._tries:
                 raise Closed(refusal.code, str(refusal)) from None
-            raise Lost(f"the token was refused: {refusal}") from None
+            raise ConnectionLost(f"the token was refused: {refusal}") from None
         self._refusals = 0
         return True
 
-    async def renew(self, conversation: Conversation) -> None:
+    async def renew(self, wire: Wire) -> None:
         """Replace the token before it expires, forever. The old token stays valid until then, so failures are retried.
 
         Raises:
             Disconnected: The socket is lost.
         """
-        await conversation.logged_in.wait()
+        await wire.logged_in.wait()
         while True:
             with suppress(TimeoutError):
-                async with asyncio.timeout(refresh_seconds(conversation.token, time.time())):
-                    await conversation.expiring.wait()
-            conversation.expiring.clear()
-            with suppress(Refused, Lost, TimeoutError):
+                async with asyncio.timeout(refresh_seconds(wire.token, time.time())):
+                    await wire.expiring.wait()
+            wire.expiring.clear()
+            with suppress(Refused, ConnectionLost, TimeoutError):
                 async with asyncio.timeout(self._answer):
                     fresh = await self._token()
-                    if fresh is not None and fresh != conversation.token:  # otherwise there is nothing to send
-                        await conversation.log_in(fresh)
+                    if fresh is not None and fresh != wire.token:  # otherwise there is nothing to send
+                        await wire.log_in(fresh)
                         continue
             await asyncio.sleep(REFRESH_RETRY_SECONDS)
 
@@ -90,5 +90,5 @@ class Tokens:
             if token is not None and not isinstance(token, str):
                 raise TypeError(f"it is of type {type(token).__name__}, not str")
         except Exception as error:
-            raise Lost(f"no token: {describe(error)}") from error
+            raise ConnectionLost(f"no token: {describe(error)}") from error
         return token or None

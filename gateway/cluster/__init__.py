@@ -1,1 +1,1 @@
-"""State that nodes share in Redis. A node can rebuild everything it writes there from its own memory."""
+"""Shared state under node leases: registry, presence, connection limits, quotas."""

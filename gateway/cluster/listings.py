@@ -9,10 +9,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from functools import partial
 from typing import Any, Final
 
-from gateway.cluster import rows
-from gateway.cluster.hashes import Hashes
-from gateway.cluster.keys import Keys, node_of
-from gateway.cluster.link import Link, WrongType
+from gateway.broker import rows
+from gateway.broker.client import RedisClient, WrongType
+from gateway.broker.hash_reader import HashReader
+from gateway.broker.keys import Keys, node_of
 
 MAX_COUNT_BYTES: Final = 20  # size of a topic's subscriber count
 MAX_CLIENT_BYTES: Final = 4 << 20  # size of a client's row: names and up to 5,000 topics take 1 MB
@@ -24,11 +24,11 @@ TURN_BYTES: Final = 128 << 10  # client rows decoded in one turn; a longer row t
 class Listings:
     """Reads lists of topics and clients. `living` gives the ids of the living nodes, sorted."""
 
-    def __init__(self, link: Link, keys: Keys, living: Callable[[], Awaitable[list[str]]]) -> None:
-        self._link = link
+    def __init__(self, redis: RedisClient, keys: Keys, living: Callable[[], Awaitable[list[str]]]) -> None:
+        self._redis = redis
         self._keys = keys
         self._living = living
-        self._counts = Hashes(link, "topic", MAX_COUNT_BYTES)
+        self._counts = HashReader(redis, "topic", MAX_COUNT_BYTES)
 
     async def topics(self, limit: int, *, after: str = "", contains: str = "") -> dict[str, Any]:
         """A page of the topics that have subscribers: at most `limit` topics after the name `after`, sorted by name.
@@ -43,7 +43,7 @@ class Listings:
             Unavailable: Redis did not answer in time.
         """
         ids = await self._living()
-        totals = await self._link.ask_each([("HLEN", self._keys.topics(node_id)) for node_id in ids])
+        totals = await self._redis.execute_each([("HLEN", self._keys.topics(node_id)) for node_id in ids])
         first, part = after.encode(), contains.encode()
         last: bytes | None = None  # later names are not on this page
         found: dict[bytes, dict[str, int]] = {}
@@ -54,7 +54,7 @@ class Listings:
                     # UTF-8 bytes sort in the same order as the text.
                     if name <= first or (last is not None and name > last) or part not in name:
                         continue
-                    count = self._link.rows.take("topic", key, partial(_count, name, value))
+                    count = self._redis.rows.decode("topic", key, partial(_count, name, value))
                     if count is not None:
                         found.setdefault(name, {})[node_id] = count
                 if len(found) > 2 * limit:
@@ -85,7 +85,7 @@ class Listings:
             members = await self._members(key, after if after and node_id == after_node else None)
             size = 0
             while page := list(itertools.islice(members, READ_ROWS)):
-                for client_id, row in zip(page, await self._link.ask("HMGET", key, *page), strict=True):
+                for client_id, row in zip(page, await self._redis.execute("HMGET", key, *page), strict=True):
                     if row is None:
                         continue
                     size += len(row)
@@ -103,13 +103,13 @@ class Listings:
     async def _members(self, key: str, after: str | None) -> Iterator[str]:
         """Ids of the clients of one node in the order they connected; with `after`, those after this client."""
         try:
-            names = await self._link.ask("HKEYS", key)
+            names = await self._redis.execute("HKEYS", key)
         except WrongType as error:
-            self._link.rows.skip("client", key, error)
+            self._redis.rows.skip("client", key, error)
             return iter(())
         runs = []
         for at in range(0, len(names), TURN_NAMES):
-            some = self._link.rows.each("client", key, names[at : at + TURN_NAMES], rows.client_id)
+            some = self._redis.rows.decode_each("client", key, names[at : at + TURN_NAMES], rows.client_id)
             runs.append(sorted((_order(i), i) for i in some if after is None or _order(i) > _order(after)))
             await asyncio.sleep(0)
         return (client_id for _, client_id in heapq.merge(*runs))
@@ -117,7 +117,7 @@ class Listings:
     def client(self, client_id: str, row: object) -> dict[str, Any] | None:
         """Decode the row of a client; None, counted and logged, if the row is malformed."""
         key = self._keys.clients(node_of(client_id))
-        return self._link.rows.take("client", key, lambda: _client_row(client_id, row))
+        return self._redis.rows.decode("client", key, lambda: _client_row(client_id, row))
 
 
 def topic_row(topic: str, counts: dict[str, int]) -> dict[str, Any]:

@@ -19,24 +19,24 @@ from datetime import datetime
 from functools import partial
 from typing import Any, Final
 
-from gateway.cluster import rows
-from gateway.cluster.hashes import Hashes
-from gateway.cluster.keys import Keys, node_of
-from gateway.cluster.link import Link, Script, Unavailable, WrongType
+from gateway.broker import rows
+from gateway.broker.client import RedisClient, Script, Unavailable, WrongType
+from gateway.broker.hash_reader import HashReader
+from gateway.broker.keys import Keys, node_of
 from gateway.cluster.listings import Listings, topic_row
-from gateway.logs import StateLog, logger
+from gateway.logging import StateLog, logger
 from gateway.metrics import Metrics
 
 FLUSH_SECONDS: Final = 0.2
 # Pause after a write, for each row in it, so that more changes share the next write: two a second under heavy load.
 ROW_SECONDS: Final = 0.001
-STORM_SECONDS: Final = 0.3
+BURST_SECONDS: Final = 0.3
 SCRIPT_ROWS: Final = 1000  # keys in one UNLINK, so that a command is short
 # Rows, and about the bytes, of one write, so that the node spends at most milliseconds on each.
 WRITE_ROWS: Final = 250
 WRITE_BYTES: Final = 256 << 10
 MAX_NODES: Final = 1000  # nodes that a query reads
-MAX_DEAD: Final = 100  # dead nodes that one call of `enroll` finds
+MAX_EXPIRED: Final = 100  # dead nodes that one call of `enroll` finds
 MAX_FIELD_BYTES: Final = 1000  # largest field of a node's row, or count of a topic
 _NO_LEASE: Final = (
     0  # answer of write.lua; a smaller one: keys of another type were removed; a larger one: the number of the write
@@ -47,29 +47,36 @@ MAX_DIRTY: Final = 50_000
 
 
 @dataclass(frozen=True, slots=True)
-class Memory:
+class LocalState:
     """Functions by which the registry reads the node's memory."""
 
-    about: Callable[[], Mapping[str, str | int]]  # fields of the node's own row
-    client: Callable[[str], bytes | None]  # a client's row as JSON; None: it is gone
-    clients: Callable[[], Iterable[str]]
-    topic: Callable[[str], int]  # local subscribers; 0: none
+    node_row: Callable[[], Mapping[str, str | int]]  # fields of the node's own row
+    client_row: Callable[[str], bytes | None]  # a client's row as JSON; None: it is gone
+    client_ids: Callable[[], Iterable[str]]
+    subscriber_count: Callable[[str], int]  # local subscribers; 0: none
     topics: Callable[[], Iterable[str]]
     # Receives the topics of outdated rows that a Redis which lost writes still has, about `PAGE_FIELDS` per turn.
-    dropped: Callable[[Iterable[str]], None] = lambda _: None
+    rows_dropped: Callable[[Iterable[str]], None] = lambda _: None
 
 
 class Registry:
     """Writes the rows of this node and reads those of all nodes."""
 
     def __init__(
-        self, link: Link, keys: Keys, node_id: str, *, lease_seconds: float, memory: Memory, metrics: Metrics
+        self,
+        redis: RedisClient,
+        keys: Keys,
+        node_id: str,
+        *,
+        lease_seconds: float,
+        local_state: LocalState,
+        metrics: Metrics,
     ) -> None:
-        self._link = link
+        self._redis = redis
         self._keys = keys
         self._node_id = node_id
         self._lease_ms = int(lease_seconds * 1000)
-        self._memory = memory
+        self._local_state = local_state
         self._metrics = metrics
         self._log = logger()
         self._rows = [keys.node(node_id), keys.clients(node_id), keys.topics(node_id)]
@@ -81,11 +88,15 @@ class Registry:
         self._came_back = False  # Redis came back with rows of an earlier time under a valid lease
         self._writes = 0  # number of the last write that Redis has confirmed under this lease
         self._wake = asyncio.Event()
-        self._beat, self._enroll, self._living = link.script("beat"), link.script("enroll"), link.script("living")
-        self._node_rows = Hashes(link, "node", MAX_FIELD_BYTES)
-        self._topic_rows = Hashes(link, "topic", MAX_FIELD_BYTES)
-        self._write = link.script("write")
-        self.listings = Listings(link, keys, self.living)
+        self._renew_lease, self._index_node, self._live_nodes = (
+            redis.script("renew_lease"),
+            redis.script("index_node"),
+            redis.script("live_nodes"),
+        )
+        self._node_rows = HashReader(redis, "node", MAX_FIELD_BYTES)
+        self._topic_rows = HashReader(redis, "topic", MAX_FIELD_BYTES)
+        self._write_rows = redis.script("write_rows")
+        self.listings = Listings(redis, keys, self.live_nodes)
 
     # ---- changes
 
@@ -101,7 +112,7 @@ class Registry:
 
     # ---- the lease
 
-    async def beat(self) -> bool:
+    async def renew_lease(self) -> bool:
         """Take or renew the lease. Returns whether Redis still has all rows; if not, all are written again.
 
         Rows are missing if the lease had ended, or may have ended unnoticed, or if Redis has lost its last writes.
@@ -109,12 +120,12 @@ class Registry:
         Raises:
             Unavailable: Redis did not confirm; the current lease is still valid until it expires.
         """
-        fields = list(itertools.chain.from_iterable(self._memory.about().items()))
+        fields = list(itertools.chain.from_iterable(self._local_state.node_row().items()))
         loop = asyncio.get_running_loop()
         started = loop.time()
         try:
             confirmed = self._writes
-            writes = await self._link.ask(*self._beat(self._rows, [self._lease_ms, *fields]))
+            writes = await self._redis.execute(*self._renew_lease(self._rows, [self._lease_ms, *fields]))
         except Unavailable:
             # A frozen Redis executes the command when it resumes. If the lease had ended by then, the script takes a
             # new one and deletes the rows, and the next heartbeat would see a valid lease.
@@ -124,7 +135,7 @@ class Registry:
         kept, self._unsure = writes >= confirmed and not self._unsure, False
         if not kept:
             event = "lease taken, writing all rows" if writes < 0 else "rows lost, writing all rows"
-            self._log.info(event, clients=self._memory.about().get("clients"))
+            self._log.info(event, clients=self._local_state.node_row().get("clients"))
             self._came_back |= writes >= 0
             self._writes = max(0, writes)
             self._everything = True
@@ -134,29 +145,29 @@ class Registry:
     async def enroll(self) -> tuple[list[bytes], float]:
         """Add the node to the index until its lease ends.
 
-        Returns members of the index whose lease has ended, at most `MAX_DEAD`, unchecked, and the seconds until the
+        Returns members of the index whose lease has ended, at most `MAX_EXPIRED`, unchecked, and the seconds until the
         next lease ends.
 
         Raises:
             Unavailable: Redis did not confirm.
         """
-        dead, following_ms = await self._link.ask(
-            *self._enroll([self._keys.nodes], [self._node_id, self._lease_ms, MAX_DEAD])
+        dead, following_ms = await self._redis.execute(
+            *self._index_node([self._keys.nodes], [self._node_id, self._lease_ms, MAX_EXPIRED])
         )
         if not self._enrolled:
             self._enrolled = True
             self._wake.set()
         return dead, following_ms / 1000
 
-    async def leave(self) -> None:
+    async def remove_rows(self) -> None:
         """Delete all rows of this node and its lease.
 
         Raises:
             Unavailable: Redis is unreachable; the lease expires.
         """
-        keys = [*self._rows, *(self._keys.people(self._node_id, topic) for topic in self._memory.topics())]
+        keys = [*self._rows, *(self._keys.presence(self._node_id, topic) for topic in self._local_state.topics())]
         batches = [("UNLINK", *keys[at : at + SCRIPT_ROWS]) for at in range(0, len(keys), SCRIPT_ROWS)]
-        await self._link.ask_all([*batches, ("ZREM", self._keys.nodes, self._node_id)])
+        await self._redis.execute_all([*batches, ("ZREM", self._keys.nodes, self._node_id)])
 
     # ---- the writer
 
@@ -171,7 +182,7 @@ class Registry:
             try:
                 if not await self.flush():
                     beat_now()
-                await asyncio.sleep(min(STORM_SECONDS, ROW_SECONDS * rows))
+                await asyncio.sleep(min(BURST_SECONDS, ROW_SECONDS * rows))
             except Unavailable as error:
                 state.begin(str(error))
                 await asyncio.sleep(1)
@@ -194,13 +205,13 @@ class Registry:
             if everything:
                 if self._came_back:
                     async for _, flat in self._topic_rows.pages([self._keys.topics(self._node_id)]):
-                        self._memory.dropped([name.decode(errors="replace") for name in flat[::2]])
+                        self._local_state.rows_dropped([name.decode(errors="replace") for name in flat[::2]])
                     self._came_back = False
-                calls = self._calls(self._memory.clients(), self._memory.topics(), drop_first=True)
+                calls = self._calls(self._local_state.client_ids(), self._local_state.topics(), drop_first=True)
             else:
                 calls = self._calls(clients, topics, drop_first=False)
             for rows, args in calls:
-                written = await self._link.ask(*self._write(self._rows, args))
+                written = await self._redis.execute(*self._write_rows(self._rows, args))
                 self._metrics.registry_writes.labels("round_trip").inc()
                 if written <= _NO_LEASE:
                     self._everything = True
@@ -225,7 +236,8 @@ class Registry:
     def _calls(
         self, clients: Iterable[str], topics: Iterable[str], *, drop_first: bool
     ) -> Iterator[tuple[int, list[Any]]]:  # fmt: skip
-        """Yield arguments of `write.lua` and their number of rows: at most `WRITE_ROWS`, and about `WRITE_BYTES`.
+        """Yield arguments of `broker/lua/write_rows.lua` and their number of rows: at most `WRITE_ROWS`, and about
+        `WRITE_BYTES`.
 
         It reads each row only when needed: fifty thousand at once would block the event loop for a second.
         """
@@ -236,7 +248,9 @@ class Registry:
             rows = size = 0
             while rows < WRITE_ROWS and size < WRITE_BYTES and (row := next(named, None)) is not None:
                 which, name = row
-                value = self._memory.topic(name) or None if which else self._memory.client(name)
+                value = (
+                    self._local_state.subscriber_count(name) or None if which else self._local_state.client_row(name)
+                )
                 if value is None:
                     drops[which].append(name)
                 else:
@@ -254,13 +268,13 @@ class Registry:
 
     # ---- queries
 
-    async def living(self) -> list[str]:
+    async def live_nodes(self) -> list[str]:
         """Ids of the nodes with a valid lease, sorted; at most `MAX_NODES`, those whose lease ends last.
 
         Raises:
             Unavailable: Redis did not answer in time.
         """
-        return await living(self._link, self._keys, self._living)
+        return await live_nodes(self._redis, self._keys, self._live_nodes)
 
     async def nodes(self) -> list[dict[str, Any]]:
         """The row of each living node, with its current numbers of clients and topics.
@@ -272,7 +286,7 @@ class Registry:
         keys = [key(row["id"]) for row in listed for key in (self._keys.clients, self._keys.topics)]
         counts = [
             count if isinstance(count, int) else 0
-            for count in await self._link.ask_each([("HLEN", key) for key in keys])
+            for count in await self._redis.execute_each([("HLEN", key) for key in keys])
         ]
         for at, row in enumerate(listed):
             row["clients"], row["topics"] = counts[2 * at : 2 * at + 2]
@@ -284,11 +298,11 @@ class Registry:
         Raises:
             Unavailable: Redis did not answer in time.
         """
-        ids = await self.living()
+        ids = await self.live_nodes()
         found = await self._node_rows.read([self._keys.node(node_id) for node_id in ids])
         listed = []
         for node_id, fields in zip(ids, found, strict=True):
-            row = self._link.rows.take("node", self._keys.node(node_id), partial(_node_row, fields))
+            row = self._redis.rows.decode("node", self._keys.node(node_id), partial(_node_row, fields))
             if row:
                 listed.append({"id": node_id, **row})
         return listed
@@ -299,10 +313,10 @@ class Registry:
         Raises:
             Unavailable: Redis did not answer in time.
         """
-        ids = await self.living()
-        found = await self._link.ask_each([("HGET", self._keys.topics(node_id), topic) for node_id in ids])
+        ids = await self.live_nodes()
+        found = await self._redis.execute_each([("HGET", self._keys.topics(node_id), topic) for node_id in ids])
         counts = {
-            node_id: self._link.rows.take("topic", self._keys.topics(node_id), partial(rows.integer, count))
+            node_id: self._redis.rows.decode("topic", self._keys.topics(node_id), partial(rows.integer, count))
             for node_id, count in zip(ids, found, strict=True)
             if count is not None
         }
@@ -315,24 +329,24 @@ class Registry:
             Unavailable: Redis did not answer in time.
         """
         node_id = node_of(client_id)
-        alive, row = await self._link.ask_each(
+        alive, row = await self._redis.execute_each(
             [("EXISTS", self._keys.node(node_id)), ("HGET", self._keys.clients(node_id), client_id)]
         )
         return self.listings.client(client_id, row) if alive == 1 and row is not None else None
 
 
-async def living(link: Link, keys: Keys, script: Script) -> list[str]:
+async def live_nodes(redis: RedisClient, keys: Keys, script: Script) -> list[str]:
     """Ids of the nodes with a valid lease, sorted, at most `MAX_NODES`; `script` is the Lua step ``living``.
 
     Raises:
         Unavailable: Redis did not answer in time.
     """
     try:
-        found = await link.reads.ask(*script([keys.nodes], [MAX_NODES]))
+        found = await redis.read_batch.execute(*script([keys.nodes], [MAX_NODES]))
     except WrongType as error:
-        link.rows.skip("node", keys.nodes, error)
+        redis.rows.skip("node", keys.nodes, error)
         return []
-    return sorted(link.rows.each("node", keys.nodes, found, rows.node_id))
+    return sorted(redis.rows.decode_each("node", keys.nodes, found, rows.node_id))
 
 
 def _node_row(fields: dict[bytes, bytes]) -> dict[str, Any]:

@@ -106,7 +106,8 @@ def read_cost(request: Request) -> int:
 
 
 def history_range(request: Request) -> dict[str, Any]:
-    """The part of a topic's history that a REQUEST asks for: `limit`, `since` and `reverse` of `Relay.read_history`.
+    """The part of a topic's history that a REQUEST asks for: `limit`, `since` and `reverse` of
+    `Dispatcher.read_history`.
 
     Raises:
         ProtocolError: A parameter is invalid.

@@ -11,14 +11,14 @@ from gateway.core.errors import CloseReason
 from gateway.core.events import Event
 from gateway.core.identity import Identity
 from gateway.core.json_text import Json, RequestId
-from gateway.core.permits import JudgeLater, Verdict
+from gateway.core.permissions import ContinueChecks, Verdict
 from gateway.core.position import Position
 from gateway.core.publication import Publication
-from gateway.core.topics import Act
+from gateway.core.topic_rules import Act
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class SendReply:
     """Send `event` to the client."""
 
     event: Event
@@ -59,7 +59,7 @@ class PublishMessage:
 
 
 @dataclass(frozen=True, slots=True)
-class ReplyStatus:
+class SendStatus:
     """Reply with the status of the node."""
 
     request: commands.Request
@@ -133,19 +133,19 @@ class CloseConnection:
 
 
 FinalEffect: TypeAlias = (
-    Reply
+    SendReply
     | LoggedIn
     | SubscribeTopics
     | UnsubscribeTopics
     | PublishMessage
-    | ReplyStatus
+    | SendStatus
     | ReadTopic
     | FetchFromBackend
     | ForwardCommand
     | WriteLogs
     | CloseConnection
 )
-Effect: TypeAlias = FinalEffect | AskBackend | RefreshKeys | ChargeTopics | JudgeLater
+Effect: TypeAlias = FinalEffect | AskBackend | RefreshKeys | ChargeTopics | ContinueChecks
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,16 +57,16 @@ class Audiences(set[str]):
 
     def has_topic(self, topic: str) -> bool:
         """Whether the client is subscribed to `topic`, or waits to be."""
-        return of_topic(topic) in self or joining(topic) in self
+        return topic_audience(topic) in self or joining_topic(topic) in self
 
     def _is_new_topic(self, audience: str) -> bool:
         """Whether `audience` belongs to a topic of which no other audience is present."""
         if audience.startswith("topic:"):
-            return joining(audience[6:]) not in self
-        return audience.startswith("joining:") and of_topic(audience[8:]) not in self
+            return joining_topic(audience[6:]) not in self
+        return audience.startswith("joining:") and topic_audience(audience[8:]) not in self
 
 
-class Subscriber(Protocol):
+class Recipient(Protocol):
     """One client, as the fan-out sees it."""
 
     client_id: str
@@ -89,12 +89,12 @@ class Hub:
             or `remove`, because their callers still use the subscriber.
     """
 
-    def __init__(self, wake: Callable[[], None], evict: Callable[[Subscriber], None]) -> None:
+    def __init__(self, wake: Callable[[], None], evict: Callable[[Recipient], None]) -> None:
         self._wake = wake
         self._evict = evict
-        self._members: dict[str, set[Subscriber]] = {}
+        self._members: dict[str, set[Recipient]] = {}
         self._runs: list[tuple[str, list[Broadcast]]] = []  # waiting; consecutive events of one audience share a run
-        self._refused: set[Subscriber] = set()  # to be evicted; they receive nothing more
+        self._refused: set[Recipient] = set()  # to be evicted; they receive nothing more
         self._protocols: Counter[Encoder] = Counter()  # of the subscribers that have an audience
         self.memberships = 0
         self.topic_count = 0  # topics that have a member
@@ -111,7 +111,7 @@ class Hub:
         """The number of subscribers of `audience` on this node."""
         return len(self._members.get(audience, ()))
 
-    def members(self, audience: str) -> Iterable[Subscriber]:
+    def members(self, audience: str) -> Iterable[Recipient]:
         """A copy of the current subscribers of `audience`."""
         return tuple(self._members.get(audience, ()))
 
@@ -119,49 +119,49 @@ class Hub:
         """The topics that have a member, as of the call."""
         return (topic for topic in map(topic_of, tuple(self._members)) if topic is not None)
 
-    def join(self, subscriber: Subscriber, audience: str) -> None:
-        """Make `subscriber` a member of `audience`. Joining twice changes nothing."""
-        if audience in subscriber.audiences:
+    def join(self, recipient: Recipient, audience: str) -> None:
+        """Make `recipient` a member of `audience`. Joining twice changes nothing."""
+        if audience in recipient.audiences:
             return
-        self._hand_out()  # the new member must not receive events from before the join
-        if not subscriber.audiences:
-            self._protocols[subscriber.protocol] += 1
-        subscriber.audiences.add(audience)
+        self._flush_waiting()  # the new member must not receive events from before the join
+        if not recipient.audiences:
+            self._protocols[recipient.protocol] += 1
+        recipient.audiences.add(audience)
         members = self._members.get(audience)
         if members is None:
             members = self._members[audience] = set()
             self.topic_count += topic_of(audience) is not None
-        members.add(subscriber)
+        members.add(recipient)
         self.memberships += 1
 
-    def leave(self, subscriber: Subscriber, audience: str) -> bool:
-        """Remove `subscriber` from `audience`. True if the audience has no member left."""
-        if audience not in subscriber.audiences:
+    def leave(self, recipient: Recipient, audience: str) -> bool:
+        """Remove `recipient` from `audience`. True if the audience has no member left."""
+        if audience not in recipient.audiences:
             return False
-        self._hand_out()  # the member still receives the events from before the leave
-        subscriber.audiences.discard(audience)
-        if not subscriber.audiences:
-            self._forget_protocol(subscriber)
-        return self._strike(subscriber, audience)
+        self._flush_waiting()  # the member still receives the events from before the leave
+        recipient.audiences.discard(audience)
+        if not recipient.audiences:
+            self._forget_protocol(recipient)
+        return self._remove_member(recipient, audience)
 
-    def remove(self, subscriber: Subscriber) -> list[str]:
-        """Remove `subscriber` from all its audiences. Returns the audiences that have no member left."""
-        if subscriber.audiences:
-            self._hand_out()  # it still receives the events from before the removal
-            self._forget_protocol(subscriber)
-        emptied = [audience for audience in subscriber.audiences if self._strike(subscriber, audience)]
-        subscriber.audiences.clear()
-        self._refused.discard(subscriber)
+    def remove(self, recipient: Recipient) -> list[str]:
+        """Remove `recipient` from all its audiences. Returns the audiences that have no member left."""
+        if recipient.audiences:
+            self._flush_waiting()  # it still receives the events from before the removal
+            self._forget_protocol(recipient)
+        emptied = [audience for audience in recipient.audiences if self._remove_member(recipient, audience)]
+        recipient.audiences.clear()
+        self._refused.discard(recipient)
         return emptied
 
-    def _forget_protocol(self, subscriber: Subscriber) -> None:
-        self._protocols[subscriber.protocol] -= 1
-        if not self._protocols[subscriber.protocol]:
-            del self._protocols[subscriber.protocol]
+    def _forget_protocol(self, recipient: Recipient) -> None:
+        self._protocols[recipient.protocol] -= 1
+        if not self._protocols[recipient.protocol]:
+            del self._protocols[recipient.protocol]
 
-    def _strike(self, subscriber: Subscriber, audience: str) -> bool:
+    def _remove_member(self, recipient: Recipient, audience: str) -> bool:
         members = self._members[audience]
-        members.discard(subscriber)
+        members.discard(recipient)
         self.memberships -= 1
         if members:
             return False
@@ -178,7 +178,7 @@ class Hub:
         if not members:
             return
         if exclude is not None or only is not None:
-            self._hand_out()
+            self._flush_waiting()
             chosen = [m for m in members if m.client_id != exclude and (only is None or m.client_id == only)]
             self._send(chosen, [event])
             self.flush()
@@ -192,11 +192,11 @@ class Hub:
 
     def flush(self) -> None:
         """Send all waiting frames, then evict the subscribers whose `send` returned False."""
-        self._hand_out()
+        self._flush_waiting()
         while self._refused:
             self._evict(self._refused.pop())
 
-    def _hand_out(self) -> None:
+    def _flush_waiting(self) -> None:
         if not self._runs:
             return
         runs, self._runs = self._runs, []
@@ -215,23 +215,23 @@ class Hub:
         members = [self._members[audience] for audience in audiences]
         return len(set(audiences)) == len(audiences) and len(set().union(*members)) == sum(map(len, members))
 
-    def _groups(self, runs: list[tuple[str, list[Broadcast]]]) -> Iterator[tuple[list[Subscriber], list[Broadcast]]]:
+    def _groups(self, runs: list[tuple[str, list[Broadcast]]]) -> Iterator[tuple[list[Recipient], list[Broadcast]]]:
         """Group the subscribers that receive the same events. Yields each group with its events, in order."""
         run_numbers: defaultdict[str, list[int]] = defaultdict(list)
         for number, (audience, _) in enumerate(runs):
             run_numbers[audience].append(number)
-        audiences_of: defaultdict[Subscriber, list[str]] = defaultdict(list)
+        audiences_of: defaultdict[Recipient, list[str]] = defaultdict(list)
         for audience in run_numbers:
             for member in self._members[audience]:
                 audiences_of[member].append(audience)
-        groups: defaultdict[tuple[str, ...], list[Subscriber]] = defaultdict(list)
+        groups: defaultdict[tuple[str, ...], list[Recipient]] = defaultdict(list)
         for member, audiences in audiences_of.items():
             groups[tuple(audiences)].append(member)
         for key, members in groups.items():
             numbers = sorted(chain.from_iterable(run_numbers[audience] for audience in key))
             yield members, [event for number in numbers for event in runs[number][1]]
 
-    def _send(self, members: Collection[Subscriber], events: list[Broadcast]) -> None:
+    def _send(self, members: Collection[Recipient], events: list[Broadcast]) -> None:
         if len(self._protocols) == 1:
             [protocol] = self._protocols
             self._send_frames(members, [event.frame(protocol) for event in events])
@@ -241,7 +241,7 @@ class Hub:
             if some:
                 self._send_frames(some, [event.frame(protocol) for event in events])
 
-    def _send_frames(self, members: Collection[Subscriber], frames: list[bytes]) -> None:
+    def _send_frames(self, members: Collection[Recipient], frames: list[bytes]) -> None:
         if self._refused:
             members = [member for member in members if member not in self._refused]
         for data in frames if len(frames) == 1 else _joined(frames):
@@ -266,25 +266,25 @@ def _joined(frames: list[bytes]) -> Iterator[bytes]:
     yield b"".join(batch)
 
 
-def of_topic(topic: str) -> str:
+def topic_audience(topic: str) -> str:
     """The audience of all subscribers of `topic`."""
     return f"topic:{topic}"
 
 
-def of_user(user: str) -> str:
+def user_audience(user: str) -> str:
     """The audience of all clients of `user`."""
     return f"user:{user}"
 
 
-def of_role(role: str) -> str:
+def role_audience(role: str) -> str:
     """The audience of all clients whose token gives them `role`."""
     return f"role:{role}"
 
 
-def personal(user: str | None, role: str | None) -> list[str]:
+def personal_audiences(user: str | None, role: str | None) -> list[str]:
     """The audiences of a client's user and role."""
-    audiences = [of_user(user)] if user is not None else []
-    return [*audiences, of_role(role)] if role is not None else audiences
+    audiences = [user_audience(user)] if user is not None else []
+    return [*audiences, role_audience(role)] if role is not None else audiences
 
 
 def is_personal(audience: str) -> bool:
@@ -292,7 +292,7 @@ def is_personal(audience: str) -> bool:
     return audience.startswith(("user:", "role:"))
 
 
-def joining(topic: str) -> str:
+def joining_topic(topic: str) -> str:
     """The audience of the clients whose SUBSCRIBE to `topic` is not confirmed yet. They do not receive its messages."""
     return f"joining:{topic}"
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
-from gateway.core.topics import is_reserved, matches
+from gateway.core.topic_rules import is_reserved, matches
 
 Reason = Literal["token_expired", "token_invalid", "token_required"]
 

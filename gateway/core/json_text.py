@@ -9,7 +9,7 @@ from typing import Any, Final, TypeAlias
 
 import orjson
 
-from gateway.core import numbers
+from gateway.core import json_numbers
 
 Json: TypeAlias = Any  # what orjson can read and write
 RequestId: TypeAlias = str | int | None
@@ -28,7 +28,7 @@ def loads(text: bytes, beneath: int = 0) -> Json:
         value = orjson.loads(text)
     except orjson.JSONDecodeError as error:
         if "infinity" in error.msg:
-            raise numbers.InfiniteError from None
+            raise json_numbers.InfiniteError from None
         raise
     # orjson reads four times as deep as it writes. A text with few brackets cannot be deep, so most texts skip this.
     if text.count(b"[") + text.count(b"{") > MAX_NESTING - beneath:
@@ -39,7 +39,7 @@ def loads(text: bytes, beneath: int = 0) -> Json:
             orjson.dumps(wrapped)
         except TypeError:
             raise ValueError(f"nested deeper than {MAX_NESTING - beneath}") from None
-    numbers.check(text)
+    json_numbers.check(text)
     return value
 
 

@@ -44,7 +44,7 @@ def is_unborn(epoch: str) -> bool:
     return _UNBORN.fullmatch(epoch) is not None
 
 
-def same_beginning(one: str, other: str) -> bool:
+def same_unborn(one: str, other: str) -> bool:
     """Whether two unborn epochs of a topic both mean the position before the same first message."""
     first, second = _UNBORN.fullmatch(one), _UNBORN.fullmatch(other)
     if first is None or second is None or first[1] != second[1]:
@@ -52,7 +52,7 @@ def same_beginning(one: str, other: str) -> bool:
     return abs(int(first[2]) - int(second[2])) <= UNBORN_HOURS
 
 
-def later(epoch: str, hours: int) -> str:
+def unborn_at(epoch: str, hours: int) -> str:
     """The unborn `epoch` with its time moved to `hours` since 1970. Any other epoch is returned unchanged."""
     match = _UNBORN.fullmatch(epoch)
     return epoch if match is None else unborn(match[1], hours)

@@ -11,11 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from gateway.core import topics
+from gateway.core import topic_rules
 from gateway.core.errors import ErrorReason, ProtocolError
 from gateway.core.json_text import Json, RequestId, dumps
 from gateway.core.names import MAX_NAME_LENGTH, is_name, quoted
-from gateway.core.position import Position as Position
 
 _FIELDS: Final = frozenset({"topic", "data", "action", "subtype", "priority", "to", "except", "idempotencyKey"})
 
@@ -86,7 +85,7 @@ def refuse_reserved(topic: str) -> None:
     Raises:
         ProtocolError: `topic` is reserved for the gateway itself.
     """
-    if topics.is_reserved(topic):
+    if topic_rules.is_reserved(topic):
         raise ProtocolError(ErrorReason.NOT_ALLOWED, f"{topic} is reserved: only the gateway publishes there")
 
 
@@ -99,10 +98,10 @@ def common_fields(message: Mapping[str, Json], request_id: RequestId) -> tuple[s
     if "topic" not in message or "data" not in message:
         raise ProtocolError(ErrorReason.MISSING_PARAMETER, "a publication needs a topic and data", request_id)
     topic = message["topic"]
-    if not topics.is_topic(topic):
+    if not topic_rules.is_topic(topic):
         raise ProtocolError(
             ErrorReason.NO_VALID_TOPIC,
-            f"topic must be {topics.NAME_FORM}, not {quoted(topic)}",
+            f"topic must be {topic_rules.NAME_FORM}, not {quoted(topic)}",
             request_id,
         )
     extras: dict[str, Json] = {}

@@ -85,7 +85,9 @@ class Revocations:
             self._known[key] = one
         return news
 
-    def refuses(self, token_id: str | None, user: str | None, issued: float | None, latest: float = math.inf) -> bool:
+    def is_revoked(
+        self, token_id: str | None, user: str | None, issued: float | None, latest: float = math.inf
+    ) -> bool:
         """Whether a token is revoked.
 
         Args:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Final, TypeAlias
 
-from gateway.core import commands, targets, topics
+from gateway.core import backend_targets, commands, topic_rules
 from gateway.core.effects import (
     NO_FINDINGS,
     AskBackend,
@@ -25,8 +25,8 @@ from gateway.core.effects import (
     PublishMessage,
     ReadTopic,
     RefreshKeys,
-    Reply,
-    ReplyStatus,
+    SendReply,
+    SendStatus,
     SubscribeTopics,
     UnsubscribeTopics,
     WriteLogs,
@@ -36,8 +36,8 @@ from gateway.core.events import Pong, RequestPong
 from gateway.core.hub import Audiences, topics_of
 from gateway.core.identity import ANONYMOUS, AuthError, Grant, Identity, IsRevoked, UnknownKey
 from gateway.core.json_text import RequestId
-from gateway.core.permits import JudgeLater, Verdict, decide, judge, refusal
-from gateway.core.topics import TOKEN_ACTS, Act
+from gateway.core.permissions import ContinueChecks, Verdict, check_rule, check_topics, refusal
+from gateway.core.topic_rules import TOKEN_ACTS, Act
 
 # Comparisons of topics with token patterns in one SUBSCRIBE. They take about 5 ms.
 MAX_COMPARISONS: Final = 20_000
@@ -47,12 +47,12 @@ Verify: TypeAlias = Callable[[str | None], Identity]
 
 
 @dataclass(frozen=True, slots=True)
-class Rules:
+class SessionRules:
     """The rules that all sessions of a node share. Both verifiers raise `AuthError` for an invalid token."""
 
     verify: Verify
     verify_grant: Callable[[str], Grant]
-    topics: topics.TopicRules
+    topics: topic_rules.TopicRules
     max_client_topics: int
     open: bool = False  # every client may do everything that the rules allow to some client
     backend: bool = False  # a back end is configured
@@ -63,7 +63,7 @@ class Session:
 
     __slots__ = ("_grants", "_rules", "identity", "warned")
 
-    def __init__(self, rules: Rules, identity: Identity = ANONYMOUS) -> None:
+    def __init__(self, rules: SessionRules, identity: Identity = ANONYMOUS) -> None:
         self._rules = rules
         # The grant of each topic that a subscription token allows. None, since most clients have no such token.
         self._grants: dict[str, Grant] | None = None
@@ -73,8 +73,8 @@ class Session:
     def handle(self, message: commands.Command, audiences: Audiences, findings: Findings = NO_FINDINGS) -> Effect:
         """Return the effect of `message`.
 
-        `AskBackend`, `RefreshKeys`, `ChargeTopics` and `JudgeLater` leave the session unchanged: the caller carries the
-        effect out, adds the result to `findings`, and calls `handle` again with the same message.
+        `AskBackend`, `RefreshKeys`, `ChargeTopics` and `ContinueChecks` leave the session unchanged: the caller
+        carries the effect out, adds the result to `findings`, and calls `handle` again with the same message.
 
         Args:
             message: The decoded message.
@@ -116,7 +116,7 @@ class Session:
     def _handle(self, message: commands.Command, audiences: Audiences, findings: Findings) -> Effect:
         match message:
             case commands.Ping(timestamp):
-                return Reply(Pong(timestamp))
+                return SendReply(Pong(timestamp))
             case commands.Subscribe():
                 return self._subscribe(message, audiences, findings)
             case commands.Unsubscribe(names, request_id):
@@ -159,23 +159,23 @@ class Session:
         if not findings.topics_charged:
             raise _MoreNeeded(ChargeTopics(audiences.topics, request_id))  # before any work is done
         names = topics_of(audiences).difference(but)
-        verdicts = self._judge(names, identity, self._held, findings)
+        verdicts = self._check_topics(names, identity, self._held, findings)
         asked = sorted(name for name, verdict in verdicts if verdict is Verdict.ASK)
         if asked:
             raise _MoreNeeded(AskBackend("subscribe", tuple(asked), identity))
         return tuple(sorted(name for name, verdict in verdicts if verdict is not Verdict.ALLOWED))
 
-    def _judge(
+    def _check_topics(
         self, names: Collection[str], identity: Identity, held: Callable[[str], Sequence[Grant]], findings: Findings
     ) -> list[tuple[str, Verdict]]:
         """Decide for each of `names` whether `identity` may subscribe. `held` gives the grants to consider."""
-        verdicts = judge(
+        verdicts = check_topics(
             names,
             findings.verdicts,
             findings.backend_verdicts,
             lambda name: self._decide("subscribe", name, identity, held(name), findings),
         )
-        if isinstance(verdicts, JudgeLater):
+        if isinstance(verdicts, ContinueChecks):
             raise _MoreNeeded(verdicts)
         return verdicts
 
@@ -223,7 +223,7 @@ class Session:
     ) -> dict[str, Grant]:  # fmt: skip
         """Require that `identity` may subscribe to all of `names`. Returns the new grants that this uses, by topic."""
         asked, used = [], {}
-        for name, verdict in self._judge(names, identity, lambda _name: (), findings):
+        for name, verdict in self._check_topics(names, identity, lambda _name: (), findings):
             if verdict is Verdict.ALLOWED:
                 continue
             covering = [grant for grant in (*grants, *self._held(name)) if grant.covers(name, identity)]
@@ -247,7 +247,7 @@ class Session:
         if (message.action == "history" and rule.history) or (message.action == "presence" and rule.presence):
             self._require("request", message.topic, message.request_id, findings)
             return ReadTopic(message)
-        if rule.source and message.topic != topics.SYSTEM:
+        if rule.source and message.topic != topic_rules.SYSTEM:
             self._require("request", message.topic, message.request_id, findings)
             if not self._rules.backend:
                 raise ProtocolError(
@@ -255,17 +255,17 @@ class Session:
                     f"No back end answers requests on topic {message.topic}",
                     message.request_id,
                 )
-            target = targets.target_of(rule, message, self.identity.user)
+            target = backend_targets.backend_target(rule, message, self.identity.user)
             return FetchFromBackend(message, target, rule.source_seconds, rule.source_stale_seconds)
-        if message.topic != topics.SYSTEM:
+        if message.topic != topic_rules.SYSTEM:
             raise ProtocolError(
                 ErrorReason.UNKNOWN_TOPIC, f"No requests are answered on topic {message.topic}", message.request_id
             )
         self._require("request", message.topic, message.request_id, findings)
         if message.action == "ping":
-            return Reply(RequestPong(message))
+            return SendReply(RequestPong(message))
         if message.action == "getStatus":
-            return ReplyStatus(message)
+            return SendStatus(message)
         raise ProtocolError(ErrorReason.UNKNOWN_ACTION, f"Unknown action {message.action}", message.request_id)
 
     def _command(self, message: commands.BackendCommand, findings: Findings) -> Effect:
@@ -275,7 +275,7 @@ class Session:
                 raise self._command_without_user(message.request_id)
             raise ProtocolError(
                 ErrorReason.COMMAND_WITHOUT_TOPIC_OR_ACTION,
-                f"COMMAND needs a topic of {topics.NAME_FORM}, and an action",
+                f"COMMAND needs a topic of {topic_rules.NAME_FORM}, and an action",
                 message.request_id,
             )
         self._require("command", message.topic, message.request_id, findings)
@@ -306,7 +306,7 @@ class Session:
     def _decide(self, act: Act, topic: str, identity: Identity, grants: Sequence[Grant], findings: Findings) -> Verdict:
         """Decide whether `identity` may `act` on `topic`. `grants`: the client's grants for this topic."""
         rule = self._rules.topics.of(topic)
-        verdict = decide(rule.need(act), rule, topic, identity)
+        verdict = check_rule(rule.need(act), rule, topic, identity)
         if verdict in (Verdict.ALLOWED, Verdict.NO_CLIENT):
             return verdict
         if self._rules.open:
@@ -319,6 +319,6 @@ class Session:
 class _MoreNeeded(Exception):
     """The session needs the result of `effect` before it can decide."""
 
-    def __init__(self, effect: AskBackend | RefreshKeys | ChargeTopics | JudgeLater) -> None:
+    def __init__(self, effect: AskBackend | RefreshKeys | ChargeTopics | ContinueChecks) -> None:
         super().__init__()
         self.effect = effect

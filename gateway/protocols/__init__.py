@@ -1,1 +1,1 @@
-"""Protocols that clients speak, one package each. `native` is the gateway's own."""
+"""What is specific to one client protocol: a package each."""

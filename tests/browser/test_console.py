@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from playwright.async_api import Browser, Locator, ViewportSize, expect
 
-from gateway.auth import apikeys
+from gateway.auth import api_keys
 from tests.browser.conftest import Photograph
 from tests.browser.visitor import MS, Visitor
 from tests.client import Api, Front, new_source
@@ -215,7 +215,7 @@ async def test_what_a_key_is_not_good_for_is_switched_off_and_said(
     cluster: Callable[..., Cluster], haproxy: Callable[..., Balancer], console: Open, connect: Connect, folder: Path
 ) -> None:
     scopes = {"eye": ["read"], "desk": ["read", "publish:contest*", "admin"]}
-    made = {name: apikeys.new(name, of) for name, of in scopes.items()}
+    made = {name: api_keys.new(name, of) for name, of in scopes.items()}
     (folder / "keys.toml").write_text("".join(table for _, table in made.values()))
     nodes = cluster(1, api_keys=folder / "keys.toml")
     front = haproxy(nodes.nodes)

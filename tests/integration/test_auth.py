@@ -18,7 +18,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from gateway import tokens
-from gateway.auth import apikeys
+from gateway.auth import api_keys
 from tests.client import Api, Client, Front
 from tests.cluster import API_KEY, JWT_SECRET, ROOT, Cluster, Node, Redis, token
 from tests.conftest import Connect
@@ -363,7 +363,7 @@ CAME_OF_IT = [("feed", 403), ("eye", 403), (None, 401), ("chief", 200)]
 async def test_each_key_is_good_for_its_scopes_and_every_administrative_act_is_logged(
     cluster: Start, connect: Connect, folder: Path
 ) -> None:
-    made = {name: apikeys.new(name, scopes) for name, scopes in
+    made = {name: api_keys.new(name, scopes) for name, scopes in
             {"feed": ["publish:token:*"], "eye": ["read"], "chief": ["admin"]}.items()}  # fmt: skip
     file = folder / "keys.toml"
     file.write_text("".join(table for _, table in made.values()))
@@ -400,7 +400,7 @@ async def test_states_of_services_take_a_scope_of_their_own_and_those_of_nodes_a
     cluster: Start, folder: Path
 ) -> None:
     scopes = {"feed": ["publish", "publish:*"], "part": ["services:price-*"], "whole": ["services"]}
-    made = {name: apikeys.new(name, its) for name, its in scopes.items()}
+    made = {name: api_keys.new(name, its) for name, its in scopes.items()}
     file = folder / "keys.toml"
     file.write_text("".join(table for _, table in made.values()))
     [node] = cluster(1, api_keys=file)
@@ -430,7 +430,7 @@ async def test_states_of_services_take_a_scope_of_their_own_and_those_of_nodes_a
 async def test_a_key_for_reading_hears_all_at_the_operators_socket_and_says_nothing(
     cluster: Start, connect: Connect, api: Of, folder: Path
 ) -> None:
-    made = {name: apikeys.new(name, [scope]) for name, scope in (("eye", "read"), ("feed", "publish"))}
+    made = {name: api_keys.new(name, [scope]) for name, scope in (("eye", "read"), ("feed", "publish"))}
     file = folder / "keys.toml"
     file.write_text("".join(table for _, table in made.values()))
     [node] = cluster(1, api_keys=file)

@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 import pytest
 
-from gateway.backend import Answer, Backend, BackendAway, BackendError
+from gateway.backend import Backend, BackendError, BackendResponse, BackendUnreachable
 from gateway.core import json_text
 from gateway.metrics import Metrics
 from tests.deadlines import eventually
@@ -51,7 +51,7 @@ class Caller:
 
     def left_alone(self) -> bool:
         """Whether its breaker is open."""
-        return self.backend.open
+        return self.backend.is_open
 
     def count(self, result: str) -> float:
         """Calls that ended so."""
@@ -67,8 +67,8 @@ async def caller(server: WebServer) -> AsyncIterator[Caller]:
 
 
 async def test_it_is_asked_and_answers(server: WebServer, caller: Caller) -> None:
-    assert await caller.backend.post("/commands", {"a": 1}) == Answer(200, {"well": True}, None)
-    assert await caller.backend.get("/contests?action=a%20b") == Answer(200, {"well": True}, None)
+    assert await caller.backend.post("/commands", {"a": 1}) == BackendResponse(200, {"well": True}, None)
+    assert await caller.backend.get("/contests?action=a%20b") == BackendResponse(200, {"well": True}, None)
     posted, got = server.asked
     assert (posted.method, posted.target, posted.body) == ("POST", "/commands", b'{"a":1}')
     assert posted.headers["content-type"] == "application/json"
@@ -118,7 +118,7 @@ async def test_what_it_says_of_the_question_is_an_answer(server: WebServer, call
 
     server.behave = refusing
     answer = await caller.backend.get("/")
-    assert (answer.status, answer.message, answer.good) == (status, "not so", status < 300)
+    assert (answer.status, answer.message, answer.is_success) == (status, "not so", status < 300)
     assert len(server.asked) == 1
 
 
@@ -129,7 +129,7 @@ async def test_an_empty_answer_is_none_and_a_refusal_need_not_be_json(server: We
         return next(said)
 
     server.behave = saying
-    assert await caller.backend.post("/", {}) == Answer(204, None, None)
+    assert await caller.backend.post("/", {}) == BackendResponse(204, None, None)
     answer = await caller.backend.post("/", {})
     assert (answer.body, answer.message) == (None, None)
 
@@ -144,7 +144,7 @@ async def test_an_answer_that_no_client_could_be_sent_is_none(server: WebServer,
         await caller.backend.get("/")
     assert caller.count("failed") == 1
     server.behave = well
-    assert (await caller.backend.get("/")).good
+    assert (await caller.backend.get("/")).is_success
 
 
 def test_an_answer_that_is_taken_can_be_put_into_what_a_client_is_sent() -> None:
@@ -162,7 +162,7 @@ async def test_a_get_is_asked_again_after_it_broke_off(server: WebServer, caller
         raise BreakOff
 
     server.behave = once
-    assert (await caller.backend.get("/")).good
+    assert (await caller.backend.get("/")).is_success
     assert len(server.asked) == 2
 
 
@@ -173,9 +173,9 @@ async def test_a_get_is_asked_again_after_a_proxy_found_nobody(server: WebServer
         return Says(status)
 
     server.behave = once
-    assert (await caller.backend.get("/")).good
+    assert (await caller.backend.get("/")).is_success
     server.behave = once
-    assert (await caller.backend.post("/", {}, idempotent=True)).good
+    assert (await caller.backend.post("/", {}, idempotent=True)).is_success
     server.behave = once
     with pytest.raises(BackendError):
         await caller.backend.post("/", {})
@@ -186,7 +186,7 @@ async def test_a_command_that_may_have_been_seen_is_never_sent_again(server: Web
     server.behave = breaking_off
     with pytest.raises(BackendError) as broken:
         await caller.backend.post("/commands", {})
-    assert not isinstance(broken.value, BackendAway), "it may have been carried out"
+    assert not isinstance(broken.value, BackendUnreachable), "it may have been carried out"
     assert len(server.asked) == 1
 
 
@@ -198,13 +198,13 @@ async def test_a_command_that_cannot_have_been_seen_is_sent_again(
 
     await server.stop()
     monkeypatch.setattr("gateway.backend.asyncio.sleep", start_meanwhile)
-    assert (await caller.backend.post("/commands", {})).good
+    assert (await caller.backend.post("/commands", {})).is_success
     assert len(server.asked) == 1
 
 
 async def test_a_back_end_that_is_not_there_is_away(server: WebServer, caller: Caller) -> None:
     await server.stop()
-    with pytest.raises(BackendAway):
+    with pytest.raises(BackendUnreachable):
         await caller.backend.post("/commands", {})
     assert caller.count("away") == 1
     await server.start()
@@ -232,45 +232,45 @@ async def test_so_many_at_once_and_the_others_wait(server: WebServer, caller: Ca
 
     server.behave = slow
     calls = [asyncio.create_task(caller.backend.get("/")) for _ in range(20)]
-    await eventually(lambda: server.at_once == 4 and caller.backend.waiting == 16)
+    await eventually(lambda: server.at_once == 4 and caller.backend.waiting_calls == 16)
     go.set()
-    assert all(answer.good for answer in await asyncio.gather(*calls))
+    assert all(answer.is_success for answer in await asyncio.gather(*calls))
     assert server.most_at_once == 4
-    assert caller.backend.waiting == 0
+    assert caller.backend.waiting_calls == 0
 
 
 async def test_a_full_queue_refuses_at_once(server: WebServer, caller: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gateway.backend.MAX_WAITING", 3)
     server.behave = silent
     calls = [asyncio.create_task(caller.backend.get("/")) for _ in range(7)]
-    await eventually(lambda: server.at_once == 4 and caller.backend.waiting == 3)
-    with pytest.raises(BackendAway, match="limit of 3 waiting calls"):
+    await eventually(lambda: server.at_once == 4 and caller.backend.waiting_calls == 3)
+    with pytest.raises(BackendUnreachable, match="limit of 3 waiting calls"):
         await caller.backend.get("/")
     assert caller.count("refused") == 1
     for call in calls:
         call.cancel()
     await asyncio.gather(*calls, return_exceptions=True)
-    assert caller.backend.waiting == 0
+    assert caller.backend.waiting_calls == 0
     server.behave = well
-    assert (await caller.backend.get("/")).good, "whoever gives up gives its connection back"
+    assert (await caller.backend.get("/")).is_success, "whoever gives up gives its connection back"
 
 
 async def test_it_is_left_alone_while_it_is_ill_and_tried_again(server: WebServer) -> None:
     caller = Caller(server.url, timeout_seconds=1.0)
     await server.stop()
     for _ in range(5):
-        with pytest.raises(BackendAway):
+        with pytest.raises(BackendUnreachable):
             await caller.backend.get("/")
     assert caller.left_alone()
-    with pytest.raises(BackendAway, match="circuit breaker"):
+    with pytest.raises(BackendUnreachable, match="circuit breaker"):
         await caller.backend.get("/")
     assert caller.count("left_alone") == 1
     await server.start()
 
     async def answers() -> bool:
         try:
-            return (await caller.backend.get("/")).good
-        except BackendAway:
+            return (await caller.backend.get("/")).is_success
+        except BackendUnreachable:
             return False
 
     await eventually(answers)

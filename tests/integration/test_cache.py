@@ -14,9 +14,9 @@ from typing import Any
 import orjson
 import pytest
 
-from gateway.cluster.cache import MISS, Cache, Timed, ValueTooLarge, connect
-from gateway.cluster.entries import MAX_VALUE_BYTES
-from gateway.cluster.link import Unavailable
+from gateway.broker.client import Unavailable
+from gateway.cache.cache import MISS, Cache, ValueTooLarge, WithTtl, connect
+from gateway.cache.store import MAX_VALUE_BYTES
 from tests.cluster import Redis
 from tests.deadlines import eventually, until
 from tests.processes import Process, clean_environment
@@ -37,7 +37,7 @@ async def join(redis: Redis) -> AsyncIterator[Join]:
 
             async def remembers() -> bool:
                 await cache.get("warm-up")
-                return bool(len(cache.near))
+                return bool(len(cache.near_cache))
 
             await eventually(remembers)
             return cache
@@ -81,7 +81,7 @@ def giving(value: Any) -> Callable[[], Awaitable[Any]]:
 
 def waits(cache: Cache, key: str) -> bool:
     """Whether it waits for another process's load."""
-    return key in cache.loads.waiting
+    return key in cache.single_flight.waiting
 
 
 class Slow:
@@ -196,7 +196,7 @@ async def test_what_others_write_is_read_if_it_is_json(cache: Cache, redis: Redi
 async def test_a_change_is_seen_by_all_and_by_its_writer_at_once(
     join: Join, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gateway.cluster.near.MAX_SECONDS", 3600)
+    monkeypatch.setattr("gateway.cache.near_cache.MAX_SECONDS", 3600)
     one, other = await join(), await join()
     for number in range(20):
         await one.set("k", number)
@@ -233,13 +233,13 @@ async def test_what_is_known_near_by_is_not_asked_of_redis(cache: Cache, redis: 
 
 async def test_a_cut_bus_makes_nobody_read_the_past(join: Join, redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is published while the bus is cut is lost; the near caches must not outlive it."""
-    monkeypatch.setattr("gateway.cluster.near.MAX_SECONDS", 3600)
+    monkeypatch.setattr("gateway.cache.near_cache.MAX_SECONDS", 3600)
     one, other = await join(), await join()
     for number in range(20):
         await one.set("k", number)
 
         async def remembers(number: int = number) -> bool:
-            return await other.get("k") == number and other.near.get("k", 0) is not None
+            return await other.get("k") == number and other.near_cache.get("k", 0) is not None
 
         await eventually(remembers)
         redis.kill_pubsub()
@@ -254,7 +254,7 @@ async def test_a_cut_bus_makes_nobody_read_the_past(join: Join, redis: Redis, mo
 async def test_a_restarted_redis_makes_nobody_read_the_past(
     join: Join, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gateway.cluster.near.MAX_SECONDS", 3600)
+    monkeypatch.setattr("gateway.cache.near_cache.MAX_SECONDS", 3600)
     one = await join()
     await one.set("k", 1)
     assert await one.get("k") == 1
@@ -392,10 +392,10 @@ async def test_who_asks_after_a_delete_is_not_given_what_was_loaded_before(cache
 
 
 async def test_a_load_says_itself_how_long_its_value_holds(cache: Cache) -> None:
-    assert await cache.get_or_set("k", giving(Timed([1], 20)), 300) == [1]
+    assert await cache.get_or_set("k", giving(WithTtl([1], 20)), 300) == [1]
     seconds = await cache.ttl("k")
     assert seconds is not None and 17 < seconds <= 20
-    assert await cache.get_or_set("never", giving(Timed(None, 0))) is None
+    assert await cache.get_or_set("never", giving(WithTtl(None, 0))) is None
     assert await cache.get("never") is MISS
     assert await cache.get_or_set("never", giving(2)) == 2
 
@@ -452,7 +452,7 @@ async def test_a_stale_value_is_given_though_it_cannot_be_loaded(cache: Cache) -
 async def test_redis_away_is_a_miss_and_an_error_only_if_asked_for(cache: Cache, redis: Redis) -> None:
     await cache.set("k", 1)
     redis.stop()
-    await eventually(lambda: cache.near.get("k", 0) is None)
+    await eventually(lambda: cache.near_cache.get("k", 0) is None)
     assert await cache.get("k") is MISS
     assert await cache.get_many(["k", "l"]) == {}
     assert await cache.ttl("k") is None

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from gateway.cluster.cache import connect
-from gateway.cluster.entries import MAX_VALUE_BYTES
+from gateway.cache.cache import connect
+from gateway.cache.store import MAX_VALUE_BYTES
 from tests.client import Api, Front
 from tests.cluster import Balancer, Cluster, Redis
 from tests.contract import Contract

@@ -9,8 +9,8 @@ from typing import Any
 import httpx
 import pytest
 
-from gateway.web.answers import MAX_LIMIT
-from gateway.web.api import document
+from gateway.http.api.resource import MAX_LIMIT
+from gateway.http.api.router import document
 from tests.client import Api, Front
 from tests.cluster import API_KEY, Cluster, Redis
 from tests.conftest import Connect

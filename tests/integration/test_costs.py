@@ -17,8 +17,8 @@ import httpx
 import orjson
 import pytest
 
+from gateway.http.api import router
 from gateway.protocols.native import decoder
-from gateway.web import api
 from tests import costs
 from tests.cluster import API_KEY, Node, Redis, token
 from tests.costs import Cost
@@ -365,7 +365,7 @@ def test_every_message_and_every_path_has_a_row() -> None:
     names = [cost.name for cost in costs.all_costs()]
     for kind in decoder._DECODERS:
         assert any(name.startswith(kind) for name in names), kind
-    for path, methods in api.document()["paths"].items():
+    for path, methods in router.document()["paths"].items():
         for method in methods:
             asked = f"{method.upper()} {path}"
             drain = asked == "POST /api/nodes/{node}/drain"

@@ -1,4 +1,4 @@
-"""gateway.cluster.exchange: round trips on a connection of redis-py's pool, on both event loops."""
+"""gateway.broker.exchange: round trips on a connection of redis-py's pool, on both event loops."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from redis.asyncio import Redis as Client
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
-from gateway.cluster.answers import REDIS_ERRORS
-from gateway.cluster.exchange import Exchange
+from gateway.broker.errors import REDIS_ERRORS
+from gateway.broker.exchange import Exchange
 from tests.cluster import Redis
 from tests.deadlines import eventually
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from gateway.core.topics import FIGURES
+from gateway.core.topic_rules import STATS
 from tests.client import Api, Front
 from tests.cluster import Cluster
 from tests.conftest import Connect
@@ -15,48 +15,48 @@ async def test_an_administrator_hears_every_nodes_figures_and_nobody_else_does(
     plain: Cluster, connect: Connect, api: Callable[[Front], Api]
 ) -> None:
     stranger, ann = await connect(plain[0]), await connect(plain[0], user="ann")
-    assert (await stranger.subscribe(FIGURES))["code"] == 4010
-    assert (await ann.subscribe(FIGURES))["code"] == 4012
+    assert (await stranger.subscribe(STATS))["code"] == 4010
+    assert (await ann.subscribe(STATS))["code"] == 4012
 
     admin = await connect(plain[0], user="root", role="admin")
-    assert (await admin.publish(FIGURES, {}))["code"] == 4403
-    assert (await admin.subscribe(FIGURES))["status"] == "success"
-    await eventually(lambda: {f["name"] for f in admin.data(FIGURES)} == {"n1", "n2", "n3"}, 20)
-    for told in admin.data(FIGURES):
+    assert (await admin.publish(STATS, {}))["code"] == 4403
+    assert (await admin.subscribe(STATS))["status"] == "success"
+    await eventually(lambda: {f["name"] for f in admin.data(STATS)} == {"n1", "n2", "n3"}, 20)
+    for told in admin.data(STATS):
         assert told["ready"] is True
         assert (told["draining"], told["moving"], told["reasons"]) == (False, False, [])
         assert told["memoryBytes"] > 1_000_000
         assert set(told["delays"]) == {"relay", "loop", "redis"}
-    mine = next(f for f in reversed(admin.data(FIGURES)) if f["name"] == "n1")
+    mine = next(f for f in reversed(admin.data(STATS)) if f["name"] == "n1")
     assert mine["clients"] >= 3
 
     # What was told before is there for whoever opens the console now, and for a key without a token.
-    history = await api(plain[1]).get(f"/api/topics/{FIGURES}/history", limit=1000)
+    history = await api(plain[1]).get(f"/api/topics/{STATS}/history", limit=1000)
     assert {m["data"]["name"] for m in history["messages"]} == {"n1", "n2", "n3"}
 
 
 async def test_figures_count_what_is_delivered(plain: Cluster, connect: Connect, api: Callable[[Front], Api]) -> None:
     admin, hearer = await connect(plain[0], user="root", role="admin"), await connect(plain[1])
-    await admin.subscribe(FIGURES)
+    await admin.subscribe(STATS)
     await hearer.subscribe("counted")
     await api(plain[2]).publish_all([{"topic": "counted", "data": at} for at in range(500)])
 
     def delivered() -> float:
-        told = [f for f in admin.data(FIGURES) if f["name"] == "n2"]
+        told = [f for f in admin.data(STATS) if f["name"] == "n2"]
         return float(sum(f["rates"]["delivered"] * f["seconds"] for f in told))
 
     await eventually(lambda: delivered() >= 495, 30)  # rates are rounded
-    seen = max((f for f in admin.data(FIGURES) if f["name"] == "n2"), key=lambda f: f["rates"]["delivered"])
+    seen = max((f for f in admin.data(STATS) if f["name"] == "n2"), key=lambda f: f["rates"]["delivered"])
     assert 0 < seen["delays"]["relay"]["p50"] <= seen["delays"]["relay"]["p99"] < 20_000
 
 
 async def test_a_node_that_drains_says_so(cluster: Callable[..., Cluster], connect: Connect) -> None:
     nodes = cluster(2, drain_seconds=8)
     admin = await connect(nodes[0], user="root", role="admin")
-    await admin.subscribe(FIGURES)
+    await admin.subscribe(STATS)
     await connect(nodes[1])
     nodes[1].terminate()
-    await eventually(lambda: any(f["name"] == "n2" and f["draining"] for f in admin.data(FIGURES)), 20)
-    told = next(f for f in admin.data(FIGURES) if f["name"] == "n2" and f["draining"])
+    await eventually(lambda: any(f["name"] == "n2" and f["draining"] for f in admin.data(STATS)), 20)
+    told = next(f for f in admin.data(STATS) if f["name"] == "n2" and f["draining"])
     assert told["ready"] is False
     assert "draining" in told["reasons"]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.core.lineup import NOWHERE
+from gateway.core.haproxy_slots import UNUSED_ADDRESS
 from tests.client import new_source
 from tests.cluster import NAMESPACE, ROOT, Balancer, Cluster, Redis
 from tests.conftest import Connect
@@ -65,7 +65,7 @@ def once(balancer: Balancer, redis: Redis) -> subprocess.CompletedProcess[str]:
 def led(balancer: Balancer) -> dict[str, str]:
     """Where each slot leads that is not free."""
     rows = {name: row["addr"] for name, row in balancer.servers().items() if name != "BACKEND"}
-    return {name: address for name, address in rows.items() if address != NOWHERE}
+    return {name: address for name, address in rows.items() if address != UNUSED_ADDRESS}
 
 
 def up(balancer: Balancer) -> set[str]:

@@ -14,11 +14,11 @@ from typing import Any
 import httpx
 import pytest
 
-from gateway.cluster.answers import WrongServer
-from gateway.cluster.keys import Keys
-from gateway.cluster.link import Impaired, Link, Unavailable
-from gateway.cluster.servers import MOVED_LOOKUPS
-from gateway.cluster.shards import ONLY
+from gateway.broker.client import Impaired, RedisClient, Unavailable
+from gateway.broker.errors import WrongServer
+from gateway.broker.keys import Keys
+from gateway.broker.slot_map import ONLY_SERVER
+from gateway.broker.topology import MOVED_LOOKUPS
 from gateway.metrics import Metrics
 from tests.client import Api, Front
 from tests.cluster import NAMESPACE, Closing, Cluster, Node, Redis
@@ -234,70 +234,70 @@ class _At:
 
 
 async def test_readonly_from_within_a_script_drops_all_connections(pair: Pair) -> None:
-    link = Link(pair.name.url, timeout_seconds=5, name="test", metrics=Metrics())
+    redis_client = RedisClient(pair.name.url, timeout_seconds=5, name="test", metrics=Metrics())
     left: list[str] = []
-    link.on_left = left.append
+    redis_client.on_left = left.append
     try:
-        assert await link.ask("SET", "a", 1)
-        subscriber = await link.subscriber(ONLY)
-        assert not await link.moved(ONLY, subscriber)
+        assert await redis_client.execute("SET", "a", 1)
+        subscriber = await redis_client.connect_subscriber(ONLY_SERVER)
+        assert not await redis_client.is_moved(ONLY_SERVER, subscriber)
         await asyncio.to_thread(pair.fail_over)
         with pytest.raises(WrongServer, match="READONLY: the server is a replica"):
-            await link.ask("EVAL", "return redis.call('SET', KEYS[1], 1)", 1, "a")
+            await redis_client.execute("EVAL", "return redis.call('SET', KEYS[1], 1)", 1, "a")
         assert len(left) == 1
-        assert await link.ask("EVAL", "return redis.call('INCR', KEYS[1])", 1, "a") == 2
+        assert await redis_client.execute("EVAL", "return redis.call('INCR', KEYS[1])", 1, "a") == 2
         assert pair.new.cli("GET", "a") == "2"
         await subscriber.disconnect()
     finally:
-        await link.close()
+        await redis_client.close()
 
 
 async def test_a_replica_is_refused_when_it_is_connected(pair: Pair) -> None:
     await asyncio.to_thread(pair.fail_over)
-    link = Link(pair.old.url, timeout_seconds=5, name="test", metrics=Metrics())
+    redis_client = RedisClient(pair.old.url, timeout_seconds=5, name="test", metrics=Metrics())
     try:
         with pytest.raises(Unavailable, match=f"{pair.old.port} is a replica, not the master"):
-            await link.ask("PING")
+            await redis_client.execute("PING")
     finally:
-        await link.close()
+        await redis_client.close()
 
 
 async def test_a_role_that_may_not_be_asked_is_no_reason_to_stay_away(redis: Redis) -> None:
     redis.cli("ACL", "SETUSER", "limited", "on", ">pw", "~*", "&*", "+@all", "-role")
     url = redis.url.replace("redis://", "redis://limited:pw@")
-    link = Link(url, timeout_seconds=5, name="test", metrics=Metrics())
-    running = asyncio.create_task(link.run())
+    redis_client = RedisClient(url, timeout_seconds=5, name="test", metrics=Metrics())
+    running = asyncio.create_task(redis_client.run())
     try:
-        assert await link.ask("PING")
-        assert await link.send([("PUBLISH", "a", b"1")]) == [0]
-        subscriber = await link.subscriber(ONLY)
-        assert not await link.moved(ONLY, subscriber)
+        assert await redis_client.execute("PING")
+        assert await redis_client.transact([("PUBLISH", "a", b"1")]) == [0]
+        subscriber = await redis_client.connect_subscriber(ONLY_SERVER)
+        assert not await redis_client.is_moved(ONLY_SERVER, subscriber)
         await subscriber.disconnect()
     finally:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
-        await link.close()
+        await redis_client.close()
 
 
 async def test_refused_writes_are_told_from_other_errors(redis: Redis) -> None:
-    link = Link(redis.url, timeout_seconds=5, name="test", metrics=Metrics())
-    running = asyncio.create_task(link.run())
+    redis_client = RedisClient(redis.url, timeout_seconds=5, name="test", metrics=Metrics())
+    running = asyncio.create_task(redis_client.run())
     try:
         redis.cli("CONFIG", "SET", "maxmemory", 1)
         for asked in (
-            link.ask("SET", "a", 1),
-            link.ask("EVAL", "return redis.call('SET', KEYS[1], 1)", 1, "a"),
-            link.send([("SET", "a", 1)]),
-            link.send([("SET", "a", 1), ("SET", "b", 1)]),
-            link.send([("EVAL", "return redis.call('SET', KEYS[1], 1)", 1, "a"), ("PUBLISH", "c", b"1")]),
+            redis_client.execute("SET", "a", 1),
+            redis_client.execute("EVAL", "return redis.call('SET', KEYS[1], 1)", 1, "a"),
+            redis_client.transact([("SET", "a", 1)]),
+            redis_client.transact([("SET", "a", 1), ("SET", "b", 1)]),
+            redis_client.transact([("EVAL", "return redis.call('SET', KEYS[1], 1)", 1, "a"), ("PUBLISH", "c", b"1")]),
         ):
             with pytest.raises(Impaired, match="OOM: Redis refuses writes, because its memory is full"):
                 await asked
-        assert await link.send([("PUBLISH", "c", b"1")]) == [0]
+        assert await redis_client.transact([("PUBLISH", "c", b"1")]) == [0]
     finally:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
-        await link.close()
+        await redis_client.close()
 
 
 async def test_a_name_that_leads_elsewhere_again_and_again_is_followed(
@@ -308,24 +308,28 @@ async def test_a_name_that_leads_elsewhere_again_and_again_is_followed(
     async def resolve(_host: str, port: int, **_more: Any) -> list[Any]:
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in told]
 
-    link = Link(f"redis://redis.internal:{redis.port}/0", timeout_seconds=5, name="test", metrics=Metrics())
+    redis_client = RedisClient(
+        f"redis://redis.internal:{redis.port}/0", timeout_seconds=5, name="test", metrics=Metrics()
+    )
     left: list[str] = []
-    link.on_left = left.append
+    redis_client.on_left = left.append
     monkeypatch.setattr(loop, "getaddrinfo", resolve)
     try:
-        assert await link.ask("PING")
-        subscriber = await link.subscriber(ONLY)
+        assert await redis_client.execute("PING")
+        subscriber = await redis_client.connect_subscriber(ONLY_SERVER)
         told[:] = ["127.0.0.2", "127.0.0.1"]
-        assert not any([await link.moved(ONLY, subscriber) for _ in range(2 * MOVED_LOOKUPS)]), "one of several"
+        assert not any([await redis_client.is_moved(ONLY_SERVER, subscriber) for _ in range(2 * MOVED_LOOKUPS)]), (
+            "one of several"
+        )
         told[:] = ["127.0.0.2"]
-        assert [await link.moved(ONLY, subscriber) for _ in range(MOVED_LOOKUPS)] == [False] * (MOVED_LOOKUPS - 1) + [
-            True
-        ]
+        assert [await redis_client.is_moved(ONLY_SERVER, subscriber) for _ in range(MOVED_LOOKUPS)] == [False] * (
+            MOVED_LOOKUPS - 1
+        ) + [True]
         assert left == ["Redis has another master now"]
         with pytest.raises(Unavailable, match=r"redis\.internal"):
-            await link.ask("PING")  # at the new address there is nothing
+            await redis_client.execute("PING")  # at the new address there is nothing
         told[:] = ["127.0.0.1"]
-        assert await link.ask("PING")
+        assert await redis_client.execute("PING")
         await subscriber.disconnect()
     finally:
-        await link.close()
+        await redis_client.close()

@@ -10,10 +10,10 @@ from typing import Any
 import orjson
 import pytest
 
+from gateway.broker.client import RedisClient
+from gateway.broker.hash_reader import PAGE_FIELDS
+from gateway.broker.keys import Keys
 from gateway.cluster import listings
-from gateway.cluster.hashes import PAGE_FIELDS
-from gateway.cluster.keys import Keys
-from gateway.cluster.link import Link
 from gateway.cluster.listings import READ_ROWS, TURN_NAMES, Listings
 from gateway.metrics import Metrics
 from tests.cluster import Redis
@@ -22,28 +22,28 @@ NODES = ["n1.a", "n2.b"]
 
 
 @pytest.fixture
-async def link(redis: Redis) -> AsyncIterator[Link]:
+async def link(redis: Redis) -> AsyncIterator[RedisClient]:
     """A link to a Redis of its own."""
-    link = Link(redis.url, timeout_seconds=10, name="lists", metrics=Metrics())
-    yield link
-    await link.close()
+    redis_client = RedisClient(redis.url, timeout_seconds=10, name="lists", metrics=Metrics())
+    yield redis_client
+    await redis_client.close()
 
 
 @pytest.fixture
-def lists(link: Link) -> Listings:
+def lists(redis_client: RedisClient) -> Listings:
     """The lists of two nodes that live."""
 
     async def living() -> list[str]:
         return NODES
 
-    return Listings(link, Keys("gw:"), living)
+    return Listings(redis_client, Keys("gw:"), living)
 
 
-async def put(link: Link, key: str, rows: dict[str, Any]) -> None:
+async def put(redis_client: RedisClient, key: str, rows: dict[str, Any]) -> None:
     """Write a hash."""
     fields = list(rows.items())
     for at in range(0, len(fields), 1000):
-        await link.ask("HSET", key, *(part for field in fields[at : at + 1000] for part in field))
+        await redis_client.execute("HSET", key, *(part for field in fields[at : at + 1000] for part in field))
 
 
 async def in_pages(lists: Listings, limit: int, **about: str) -> list[dict[str, Any]]:
@@ -60,13 +60,13 @@ async def in_pages(lists: Listings, limit: int, **about: str) -> list[dict[str, 
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 7, 500, 4000])
 async def test_pages_have_every_topic_once_by_name_with_the_counts_of_all_nodes(
-    link: Link, lists: Listings, limit: int
+    redis_client: RedisClient, lists: Listings, limit: int
 ) -> None:
     names = [f"t{at}" for at in range(7 if limit < 5 else 3000)] + ["a/b", "Z", "é", "\U0001f600"]
     random.Random(limit).shuffle(names)
     counts = {name: {node: at + 1 for at, node in enumerate(NODES) if (len(name) + at) % 3} for name in names}
     for node in NODES:
-        await put(link, Keys("gw:").topics(node), {n: by[node] for n, by in counts.items() if node in by})
+        await put(redis_client, Keys("gw:").topics(node), {n: by[node] for n, by in counts.items() if node in by})
     heard = {name: by for name, by in counts.items() if by}
     expected: list[dict[str, Any]] = [
         {"topic": n, "subscribers": sum(heard[n].values()), "nodes": heard[n]} for n in sorted(heard)
@@ -78,9 +78,9 @@ async def test_pages_have_every_topic_once_by_name_with_the_counts_of_all_nodes(
 
 
 async def test_a_page_of_many_topics_keeps_few_of_them_and_handles_a_piece_a_turn(
-    link: Link, lists: Listings, monkeypatch: pytest.MonkeyPatch
+    redis_client: RedisClient, lists: Listings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await put(link, Keys("gw:").topics(NODES[0]), {f"topic:{at}": 1 for at in range(20_000)})
+    await put(redis_client, Keys("gw:").topics(NODES[0]), {f"topic:{at}": 1 for at in range(20_000)})
     kept: list[int] = []
     real = listings._first
 
@@ -89,19 +89,19 @@ async def test_a_page_of_many_topics_keeps_few_of_them_and_handles_a_piece_a_tur
         return real(found, number)
 
     monkeypatch.setattr(listings, "_first", first)
-    pieces = await turns_of(lists._link.rows, "take", lambda: lists.topics(100), monkeypatch)
+    pieces = await turns_of(lists._redis.rows, "decode", lambda: lists.topics(100), monkeypatch)
     assert len(kept) > 1  # it was sorted out meanwhile
     assert max(kept) <= 2 * 100 + 3 * PAGE_FIELDS  # HSCAN may give somewhat more than was asked for
     assert max(pieces) <= 3 * PAGE_FIELDS
 
 
 async def test_clients_are_sorted_and_decoded_a_piece_a_turn(
-    link: Link, lists: Listings, monkeypatch: pytest.MonkeyPatch
+    redis_client: RedisClient, lists: Listings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     row: dict[str, Any] = {"connectedAt": "x", "ip": "i", "userAgent": "", "user": "ann", "role": None, "topics": []}
     ids = [f"n1.a.{at}" for at in range(1, 6001)]
     random.Random(1).shuffle(ids)
-    await put(link, Keys("gw:").clients("n1.a"), dict.fromkeys(ids, orjson.dumps(row)))
+    await put(redis_client, Keys("gw:").clients("n1.a"), dict.fromkeys(ids, orjson.dumps(row)))
     found: list[str] = []
 
     async def read(**about: str) -> None:
@@ -119,7 +119,7 @@ async def test_clients_are_sorted_and_decoded_a_piece_a_turn(
 
 
 async def test_long_rows_of_clients_are_decoded_one_a_turn(
-    link: Link, lists: Listings, monkeypatch: pytest.MonkeyPatch
+    redis_client: RedisClient, lists: Listings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     topics = [f"topic:{at:030}" for at in range(5000)]
     row: dict[str, Any] = {
@@ -130,7 +130,7 @@ async def test_long_rows_of_clients_are_decoded_one_a_turn(
         "role": None,
         "topics": topics,
     }
-    await put(link, Keys("gw:").clients("n2.b"), {f"n2.b.{at}": orjson.dumps(row) for at in range(1, 21)})
+    await put(redis_client, Keys("gw:").clients("n2.b"), {f"n2.b.{at}": orjson.dumps(row) for at in range(1, 21)})
 
     async def read() -> None:
         assert len([client async for client in lists.clients(topic=topics[-1])]) == 20

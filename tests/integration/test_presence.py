@@ -8,10 +8,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from gateway.cluster.keys import Keys
-from gateway.cluster.link import Link
-from gateway.cluster.presence import PEOPLE_MS, Attendance
-from gateway.core.roster import Attendee
+from gateway.broker.client import RedisClient
+from gateway.broker.keys import Keys
+from gateway.cluster.presence_store import MEMBERS_MS, PresenceStore
+from gateway.core.presence_set import Member
 from gateway.metrics import Metrics
 from tests.client import Api, Client
 from tests.cluster import Cluster, Node, Redis, token
@@ -165,30 +165,30 @@ async def test_a_client_that_logs_in_or_changes_its_user_is_shown_as_that_user_e
 
 async def test_people_are_written_with_what_the_reaper_finds_them_by_and_nobody_need_hear_of_it(redis: Redis) -> None:
     keys, node_id, metrics = Keys("gw:", False), "n1.00000001", Metrics()
-    link = Link(redis.url, timeout_seconds=5, name="test", metrics=metrics)
-    running = asyncio.create_task(link.run())
+    redis_client = RedisClient(redis.url, timeout_seconds=5, name="test", metrics=metrics)
+    running = asyncio.create_task(redis_client.run())
     try:
-        attendance = Attendance(link, keys, node_id)
-        people, channel = keys.people(node_id, "room"), keys.audience("topic:room")
-        ann = Attendee(f"{node_id}.1", "ann")
-        assert not await attendance.write("room", channel, [ann], [], 0, drop_first=False), "there is no lease"
+        presence_store = PresenceStore(redis_client, keys, node_id)
+        people, channel = keys.presence(node_id, "room"), keys.audience("topic:room")
+        ann = Member(f"{node_id}.1", "ann")
+        assert not await presence_store.write("room", channel, [ann], [], 0, drop_first=False), "there is no lease"
         assert redis.cli("KEYS", "*") == []
         redis.cli("HSET", keys.node(node_id), "name", "n1")
-        assert await attendance.write("room", channel, [ann], [], 0, drop_first=False), "nobody hears it: no matter"
+        assert await presence_store.write("room", channel, [ann], [], 0, drop_first=False), "nobody hears it: no matter"
         assert redis.cli("HGET", keys.topics(node_id), "room") == "1"
-        assert 0 < int(redis.cli("PTTL", people)) <= PEOPLE_MS
+        assert 0 < int(redis.cli("PTTL", people)) <= MEMBERS_MS
         redis.cli("PEXPIRE", people, 5000)
-        assert await attendance.count(["room", "other"], [node_id, "n2.00000002"]) == [1, 0]
+        assert await presence_store.count(["room", "other"], [node_id, "n2.00000002"]) == [1, 0]
         assert int(redis.cli("PTTL", people)) > 5000, "a check renews it"
         redis.cli("HSET", people, "n2.00000002.1", '{"user":"stranger"}')
         redis.cli("ZADD", keys.nodes, 9999999999999, node_id)
-        assert await attendance.read("room") == [ann], "a node's rows are about its own clients"
-        assert await attendance.write("room", channel, [], [ann.client_id, "n2.00000002.1"], 0, drop_first=False)
+        assert await presence_store.read("room") == [ann], "a node's rows are about its own clients"
+        assert await presence_store.write("room", channel, [], [ann.client_id, "n2.00000002.1"], 0, drop_first=False)
         assert not int(redis.cli("EXISTS", people))
     finally:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
-        await link.close()
+        await redis_client.close()
 
 
 async def test_a_row_that_went_missing_is_written_again(

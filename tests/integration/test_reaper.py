@@ -9,14 +9,14 @@ import orjson
 import pytest
 from redis.asyncio import Redis as Client
 
-from gateway.cluster.envelope import Envelope
-from gateway.cluster.keys import Keys
-from gateway.cluster.link import Link, Unavailable
-from gateway.cluster.presence import parse_presence
-from gateway.cluster.registry import Memory, Registry
+from gateway.broker.client import RedisClient, Unavailable
+from gateway.broker.envelope import Envelope
+from gateway.broker.keys import Keys
+from gateway.cluster.presence_store import parse_presence
+from gateway.cluster.registry import LocalState, Registry
 from gateway.core import hub
 from gateway.metrics import Metrics
-from gateway.reaper import BATCH_PEOPLE, BATCH_TOPICS, Reaper
+from gateway.node.reaper import BATCH_MEMBERS, BATCH_TOPICS, Reaper
 from tests.cluster import Redis
 
 KEYS = Keys("gw:")
@@ -28,14 +28,20 @@ class Survivor:
 
     def __init__(self, redis: Redis, node_id: str) -> None:
         self.metrics = Metrics()
-        self.link = Link(redis.url, timeout_seconds=5, name="test", metrics=self.metrics)
-        memory = Memory(
-            about=lambda: {"name": "n"}, client=lambda _: None, clients=list, topic=lambda _: 0, topics=list
-        )  # fmt: skip
-        self.registry = Registry(self.link, KEYS, node_id, lease_seconds=60, memory=memory, metrics=self.metrics)
+        self.redis_client = RedisClient(redis.url, timeout_seconds=5, name="test", metrics=self.metrics)
+        local_state = LocalState(
+            node_row=lambda: {"name": "n"},
+            client_row=lambda _: None,
+            client_ids=list,
+            subscriber_count=lambda _: 0,
+            topics=list,
+        )
+        self.registry = Registry(
+            self.redis_client, KEYS, node_id, lease_seconds=60, local_state=local_state, metrics=self.metrics
+        )
         self.found = 0
         self.reaper = Reaper(
-            self.link, KEYS, self.registry, channel=lambda topic: KEYS.audience(hub.of_topic(topic)),
+            self.redis_client, KEYS, self.registry, channel=lambda topic: KEYS.audience(hub.topic_audience(topic)),
             found=self._find, now_ms=lambda: 1,
         )  # fmt: skip
 
@@ -51,11 +57,11 @@ async def survivors(redis: Redis) -> AsyncIterator[list[Survivor]]:
     """Two of them."""
     both = [Survivor(redis, f"n{number}.0000000{number}") for number in (1, 2)]
     for one in both:
-        await one.registry.beat()
+        await one.registry.renew_lease()
         await one.reaper.enroll()
     yield both
     for one in both:
-        await one.link.close()
+        await one.redis_client.close()
 
 
 @pytest.fixture
@@ -72,7 +78,7 @@ async def die(raw: Client, topics: int, people: int = 1, node_id: str = DEAD) ->
     pipeline.zadd(KEYS.nodes, {node_id: 1})
     for topic, ids in there.items():
         pipeline.hset(KEYS.topics(node_id), topic, str(people))
-        pipeline.hset(KEYS.people(node_id, topic), mapping=dict.fromkeys(ids, b'{"user":null}'))
+        pipeline.hset(KEYS.presence(node_id, topic), mapping=dict.fromkeys(ids, b'{"user":null}'))
         pipeline.hset(KEYS.clients(node_id), mapping=dict.fromkeys(ids, "{}"))
     await pipeline.execute()
     return there
@@ -124,12 +130,12 @@ async def test_more_topics_than_lua_unpacks_are_reaped_and_each_leave_is_announc
 
 
 async def test_more_people_than_one_step_takes_are_announced_in_parts(survivors: list[Survivor], raw: Client) -> None:
-    there = await die(raw, 3, people=BATCH_PEOPLE + 500)
+    there = await die(raw, 3, people=BATCH_MEMBERS + 500)
     async with Announcements(raw) as announcements:
         await survivors[0].reaper.enroll()
         await survivors[0].reaper.reap()
         announced = await announcements.read()
-    assert max(len(left) for _, left in announced) <= BATCH_PEOPLE
+    assert max(len(left) for _, left in announced) <= BATCH_MEMBERS
     assert sorted(one for _, left in announced for one in left) == sorted(one for ids in there.values() for one in ids)
     assert await gone(raw)
 
@@ -138,7 +144,7 @@ async def test_a_reaper_that_dies_midway_leaves_the_rest_to_another(survivors: l
     there = await die(raw, 3 * BATCH_TOPICS)
     first, second = survivors
     steps = 0
-    ask = first.link.ask
+    ask = first.redis_client.execute
 
     async def die_midway(*command: object) -> object:
         nonlocal steps
@@ -147,7 +153,7 @@ async def test_a_reaper_that_dies_midway_leaves_the_rest_to_another(survivors: l
             raise Unavailable("killed")
         return await ask(*command)
 
-    first.link.ask = die_midway  # type: ignore[method-assign]
+    first.redis_client.execute = die_midway  # type: ignore[method-assign]
     async with Announcements(raw) as announcements:
         await first.reaper.enroll()
         with pytest.raises(Unavailable):
@@ -165,7 +171,7 @@ async def test_rows_that_no_gateway_writes_are_removed_counted_and_not_announced
     survivors: list[Survivor], raw: Client
 ) -> None:
     await die(raw, 2)
-    people = KEYS.people(DEAD, "")
+    people = KEYS.presence(DEAD, "")
     await raw.hset(KEYS.topics(DEAD), mapping={b"\xff\xfe": b"\xff", "a b\n": "1", "of-a-string": "1"})
     await raw.hset(people.encode() + b"\xff\xfe", "x", "y")
     await raw.set(people + "of-a-string", "no hash")
@@ -206,25 +212,25 @@ async def test_a_node_that_lives_again_keeps_its_rows(survivors: list[Survivor],
     assert await raw.hlen(KEYS.topics(DEAD)) == len(there)
     assert await raw.hlen(KEYS.clients(DEAD)) == len(there) + 1
     assert await raw.zscore(KEYS.nodes, DEAD) == 1
-    assert await raw.hlen(KEYS.people(DEAD, "chat-0")) == min(topics, 1)
+    assert await raw.hlen(KEYS.presence(DEAD, "chat-0")) == min(topics, 1)
 
 
 async def test_an_index_of_another_type_is_written_anew(survivors: list[Survivor], raw: Client) -> None:
     await raw.delete(KEYS.nodes)
     await raw.set(KEYS.nodes, "x")
-    assert await survivors[0].registry.living() == []
+    assert await survivors[0].registry.live_nodes() == []
     for survivor in survivors:
         await survivor.reaper.enroll()
-    assert await survivors[1].registry.living() == ["n1.00000001", "n2.00000002"]
+    assert await survivors[1].registry.live_nodes() == ["n1.00000001", "n2.00000002"]
 
 
 async def test_a_lease_of_another_type_is_taken_anew(survivors: list[Survivor], raw: Client) -> None:
     node_id = "n1.00000001"
-    assert await survivors[0].registry.beat()
+    assert await survivors[0].registry.renew_lease()
     await raw.delete(KEYS.node(node_id))
     await raw.lpush(KEYS.node(node_id), "x")
-    assert not await survivors[0].registry.beat()
-    assert await survivors[0].registry.beat()
+    assert not await survivors[0].registry.renew_lease()
+    assert await survivors[0].registry.renew_lease()
     assert 0 < await raw.pttl(KEYS.node(node_id)) <= 60_000
 
 
@@ -232,10 +238,13 @@ async def test_a_lease_of_another_type_is_taken_anew(survivors: list[Survivor], 
 async def test_own_rows_of_another_type_are_written_anew(survivors: list[Survivor], raw: Client, what: str) -> None:
     registry, node_id = survivors[0].registry, "n1.00000001"
     clients: dict[str, bytes] = {f"{node_id}.1": orjson.dumps({"user": None})}
-    registry._memory = Memory(
-        about=lambda: {"name": "n"}, client=clients.get, clients=lambda: clients, topic=lambda _: 1,
+    registry._local_state = LocalState(
+        node_row=lambda: {"name": "n"},
+        client_row=clients.get,
+        client_ids=lambda: clients,
+        subscriber_count=lambda _: 1,
         topics=lambda: ["t"],
-    )  # fmt: skip
+    )
     assert await registry.flush()
     for key in (KEYS.topics(node_id), KEYS.clients(node_id)):
         assert await raw.hlen(key) == 1

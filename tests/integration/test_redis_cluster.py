@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from gateway.cluster import cache as caches
-from gateway.cluster.history import History
-from gateway.cluster.keys import Keys
-from gateway.cluster.link import Link
-from gateway.cluster.services import Run, ServiceManager
-from gateway.cluster.shards import slot_of
+from gateway.broker.client import RedisClient
+from gateway.broker.history import History
+from gateway.broker.keys import Keys
+from gateway.broker.slot_map import slot_of
+from gateway.cache import cache as caches
 from gateway.metrics import Metrics
+from gateway.services.manager import Run, ServiceManager
 from tests.client import Api, Client, Front
 from tests.cluster import NAMESPACE, ROOT, Cluster, Redis
 from tests.conftest import Connect
@@ -25,7 +25,7 @@ from tests.redis_cluster import RedisCluster
 LEASE_SECONDS = 2.0
 SPREAD = 0.2
 KEYS = Keys(NAMESPACE, sharded=True)
-STEPS = sorted((ROOT / "gateway" / "cluster" / "lua").glob("*.lua"))
+STEPS = sorted((ROOT / "gateway" / "broker" / "lua").glob("*.lua"))
 
 RULES = """
 [[topic]]
@@ -56,9 +56,9 @@ def nodes(servers: RedisCluster, folder: Path) -> Iterator[Cluster]:
 
 
 @pytest.fixture
-async def link(servers: RedisCluster) -> AsyncIterator[Link]:
+async def link(servers: RedisCluster) -> AsyncIterator[RedisClient]:
     """A way to it that is nobody else's; its publishers run."""
-    made = Link(servers.url, timeout_seconds=5.0, name="test", metrics=Metrics())
+    made = RedisClient(servers.url, timeout_seconds=5.0, name="test", metrics=Metrics())
     running = asyncio.create_task(made.run())
     yield made
     running.cancel()
@@ -125,7 +125,7 @@ async def test_topics_are_heard_and_said_at_the_master_of_their_slot_alone_and_s
 
 
 async def test_every_lua_step_takes_one_slot(
-    servers: RedisCluster, nodes: Cluster, connect: Connect, link: Link
+    servers: RedisCluster, nodes: Cluster, connect: Connect, redis_client: RedisClient
 ) -> None:
     assert len(STEPS) > 20
     api = Api(nodes[0])
@@ -150,8 +150,8 @@ async def test_every_lua_step_takes_one_slot(
     answer = await api.http.post("/api/revocations", json={"user": "mallory"})
     assert answer.status_code == 200, answer.text
     # renew
-    page = await History(link, KEYS).read("kept", None)
-    assert await History(link, KEYS).renew("kept", page.epoch) != page.epoch
+    page = await History(redis_client, KEYS).read("kept", None)
+    assert await History(redis_client, KEYS).renew_epoch("kept", page.epoch) != page.epoch
     # lead, resign
     said = asyncio.Event()
     async with ServiceManager.connect(servers.url, lease_seconds=LEASE_SECONDS) as services:
@@ -179,7 +179,7 @@ async def test_every_lua_step_takes_one_slot(
         return {
             step.stem
             for step in STEPS
-            if not any(server.cli("SCRIPT", "EXISTS", digest(link, step))[0] for server in servers.masters())
+            if not any(server.cli("SCRIPT", "EXISTS", digest(redis_client, step))[0] for server in servers.masters())
         }
 
     await eventually(lambda: "forget" not in left(), 20)
@@ -207,9 +207,9 @@ async def load_nothing() -> int:
     raise ZeroDivisionError
 
 
-def digest(link: Link, step: Path) -> str:
+def digest(redis_client: RedisClient, step: Path) -> str:
     """By which Redis knows it."""
-    return link.script(step.stem).digest
+    return redis_client.script(step.stem).digest
 
 
 async def test_a_slot_that_moves_takes_its_topics_along(
@@ -235,10 +235,10 @@ async def test_a_slot_that_moves_takes_its_topics_along(
 
 
 async def test_amid_a_move_commands_follow_the_keys_and_publishes_wait_for_the_end(
-    servers: RedisCluster, link: Link
+    servers: RedisCluster, redis_client: RedisClient
 ) -> None:
     key, slot = KEYS.history_meta("kept"), slot_of("kept")
-    await link.ask("HSET", key, "top", 7)
+    await redis_client.execute("HSET", key, "top", 7)
     between, enough = threading.Event(), threading.Event()
 
     def amid(_slot: int) -> None:
@@ -247,14 +247,14 @@ async def test_amid_a_move_commands_follow_the_keys_and_publishes_wait_for_the_e
 
     moving = asyncio.create_task(asyncio.to_thread(servers.move, [slot], 1, amid))
     assert await asyncio.to_thread(between.wait, 20)
-    said = asyncio.create_task(link.send([("HINCRBY", key, "top", 1)]))
-    assert await link.ask("HGET", key, "top") == b"7", "the old master says ASK, the new one has it"
+    said = asyncio.create_task(redis_client.transact([("HINCRBY", key, "top", 1)]))
+    assert await redis_client.execute("HGET", key, "top") == b"7", "the old master says ASK, the new one has it"
     await asyncio.wait([said], timeout=0.3)
     assert not said.done(), "what would be said there nobody hears yet"
     enough.set()
     await moving
     assert await said == [8]
-    assert await link.ask("HGET", key, "top") == b"8"
+    assert await redis_client.execute("HGET", key, "top") == b"8"
 
 
 async def test_while_a_master_is_dead_the_others_topics_go_on_and_its_own_come_back(

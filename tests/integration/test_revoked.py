@@ -9,17 +9,17 @@ from contextlib import AsyncExitStack
 import orjson
 import pytest
 
-from gateway.cluster.keys import Keys
-from gateway.cluster.link import Link
-from gateway.cluster.revoked import Revoked
-from gateway.core import orders
-from gateway.core.orders import Revoke
+from gateway.auth.revocations import RevocationStore
+from gateway.broker.client import RedisClient
+from gateway.broker.keys import Keys
+from gateway.core import control_messages
+from gateway.core.control_messages import RevokeTokens
 from gateway.metrics import Metrics
 from tests.cluster import Redis
 
 KEYS = Keys("gw:")
 LEEWAY = 5.0
-Make = Callable[[float], Revoked]
+Make = Callable[[float], RevocationStore]
 
 
 @pytest.fixture
@@ -27,10 +27,10 @@ async def node(redis: Redis) -> AsyncIterator[Make]:
     """Make what a node knows of revocations; its clock is so many seconds ahead of Redis'."""
     async with AsyncExitStack() as links:
 
-        def make(ahead: float) -> Revoked:
-            link = Link(redis.url, timeout_seconds=5, name="test", metrics=Metrics())
-            links.push_async_callback(link.close)
-            return Revoked(link, KEYS, lambda: time.time() + ahead, LEEWAY)
+        def make(ahead: float) -> RevocationStore:
+            redis_client = RedisClient(redis.url, timeout_seconds=5, name="test", metrics=Metrics())
+            links.push_async_callback(redis_client.close)
+            return RevocationStore(redis_client, KEYS, lambda: time.time() + ahead, LEEWAY)
 
         yield make
 
@@ -38,29 +38,29 @@ async def node(redis: Redis) -> AsyncIterator[Make]:
 @pytest.mark.parametrize("ahead", [-3600.0, -5.0, 5.0, 3600.0])
 async def test_the_moment_of_a_revocation_is_redis_time_on_every_node(node: Make, ahead: float) -> None:
     asked, other = node(ahead), node(-ahead)
-    await asked.check()
+    await asked.refresh()
     before = time.time()
     done = await asked.revoke("user", "ann", time.time() + 600)
     after = time.time()
     assert before - 0.1 <= done.before <= after + 0.1, "neither node's clock"
     for one in (asked, other):
-        await one.check()
-        assert one.refuses(None, "ann", before - 3) and one.refuses(None, "ann", before - 0.2)
-        assert one.refuses(None, "ann", None)
-        assert not one.refuses(None, "ann", after + 2), "a login after it, by a clock that is a little ahead"
-        assert not one.refuses(None, "bob", before - 3)
+        await one.refresh()
+        assert one.is_revoked(None, "ann", before - 3) and one.is_revoked(None, "ann", before - 0.2)
+        assert one.is_revoked(None, "ann", None)
+        assert not one.is_revoked(None, "ann", after + 2), "a login after it, by a clock that is a little ahead"
+        assert not one.is_revoked(None, "bob", before - 3)
 
 
 async def test_the_order_tells_the_moment_that_redis_has(node: Make, redis: Redis) -> None:
     asked = node(60)
-    client = asked._link._servers.at("")
+    client = asked._redis._topology.client("")
     async with client.pubsub() as listener:
         await listener.subscribe(KEYS.control)
         done = await asked.revoke("user", "ann", time.time() + 600)
         alone = await asked.revoke("token", "t1", time.time() + 600)
         heard = [m["data"] async for m in _three(listener)]
-    found = [orders.parse(text) for text in heard]
-    assert found == [Revoke([done]), Revoke([alone])]
+    found = [control_messages.parse(text) for text in heard]
+    assert found == [RevokeTokens([done]), RevokeTokens([alone])]
     assert orjson.loads(heard[0])["revocations"][0]["before"] == done.before > 0
     assert alone.before == 0
 
@@ -80,30 +80,30 @@ async def test_a_token_of_a_clock_that_is_ahead_is_revoked_and_stays_so_on_every
     ahead = time.time() + 600  # as its issuer has it
     done = await one.revoke("user", "ann", time.time() + 6000)
     for each in (one, other):
-        await each.check()
-        assert not each.refuses(None, "bob", ahead)
-    assert one.refuses(None, "ann", ahead)
-    assert await one.check() is False
-    assert await other.check() is True, "the others know the later moment"
+        await each.refresh()
+        assert not each.is_revoked(None, "bob", ahead)
+    assert one.is_revoked(None, "ann", ahead)
+    assert await one.refresh() is False
+    assert await other.refresh() is True, "the others know the later moment"
     assert [entry.before for entry in other.book] == [ahead]
     assert done.before < ahead
 
 
 async def test_a_token_in_use_is_revoked_though_it_says_that_it_is_issued_in_a_moment(node: Make) -> None:
     one = node(0)
-    await one.check()
+    await one.refresh()
     soon = time.time() + 3  # less than the leeway
     done = await one.revoke("user", "ann", time.time() + 6000)
     assert one.receive([done])
-    assert not one.refuses(None, "ann", soon), "a login after the revocation"
-    ends = one.ends([done])
+    assert not one.is_revoked(None, "ann", soon), "a login after the revocation"
+    ends = one.effect_of([done])
     assert ends(None, "ann", soon) and not ends(None, "bob", soon)
-    assert one.refuses(None, "ann", soon), "and it does not become good"
+    assert one.is_revoked(None, "ann", soon), "and it does not become good"
 
 
 async def test_a_token_far_ahead_moves_no_revocation(node: Make) -> None:
     one = node(0)
     done = await one.revoke("user", "ann", time.time() + 6000)
-    await one.check()
-    assert one.refuses(None, "ann", 1e12), "its issuer counts in milliseconds"
+    await one.refresh()
+    assert one.is_revoked(None, "ann", 1e12), "its issuer counts in milliseconds"
     assert [entry.before for entry in one.book] == [done.before]

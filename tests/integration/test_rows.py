@@ -12,7 +12,7 @@ import httpx
 import pytest
 from redis.asyncio import Redis as Raw
 
-from gateway.cluster.keys import Keys
+from gateway.broker.keys import Keys
 from tests.client import Api, Client, Front
 from tests.cluster import API_KEY, NAMESPACE, Cluster, Redis
 from tests.conftest import Connect
@@ -75,12 +75,12 @@ async def test_nodes_live_with_rows_that_no_gateway_writes(
     await raw.zadd(KEYS.revoked_users, {bad: float("inf")})
     await raw.set(KEYS.revoked_version, bad)
     await raw.zadd(KEYS.services, {bad: 4e12, b"a b": 4e12})
-    await raw.zadd(KEYS.slots, {bad: 4e12, b"\xff": 1})
-    await raw.hset(KEYS.node_slots(second), mapping={b"user:ann": b"many"})
+    await raw.zadd(KEYS.connection_nodes, {bad: 4e12, b"\xff": 1})
+    await raw.hset(KEYS.node_connections(second), mapping={b"user:ann": b"many"})
     # A dead node with nothing that can be read.
     await raw.zadd(KEYS.nodes, {"dead.00000000": 1})
     await raw.hset(KEYS.topics("dead.00000000"), mapping={bad: 1, b"prices": b"1"})
-    await raw.hset(KEYS.people("dead.00000000", "prices"), mapping={bad: bad})
+    await raw.hset(KEYS.presence("dead.00000000", "prices"), mapping={bad: bad})
 
     await eventually(lambda: all(node.metric("gateway_malformed_total", kind="revocation") for node in nodes))
     await eventually(lambda: any(node.metric("gateway_malformed_total", kind="node") for node in nodes))
@@ -104,14 +104,25 @@ async def test_nodes_live_with_rows_that_no_gateway_writes(
 def keys_of(node_id: str) -> dict[str, str]:
     """Keys that nodes read, by what they hold."""
     return {
-        "index": KEYS.nodes, "lease": KEYS.node(node_id), "clients": KEYS.clients(node_id),
-        "topics": KEYS.topics(node_id), "presence": KEYS.people(node_id, "contest-chat"), "slots": KEYS.slots,
-        "counts": KEYS.node_slots(node_id), "revoked": KEYS.revoked, "revoked users": KEYS.revoked_users,
-        "revoked version": KEYS.revoked_version, "rules": KEYS.rules, "services": KEYS.services,
-        "service": KEYS.service("gateway.bus"), "leader": KEYS.leader("gateway.announcer"),
-        "fence": KEYS.fence("gateway.announcer"), "snapshot": KEYS.snapshot("market-data"),
-        "cache": KEYS.cached("a"), "quota": KEYS.quota("ann"),
-    }  # fmt: skip
+        "index": KEYS.nodes,
+        "lease": KEYS.node(node_id),
+        "clients": KEYS.clients(node_id),
+        "topics": KEYS.topics(node_id),
+        "presence": KEYS.presence(node_id, "contest-chat"),
+        "slots": KEYS.connection_nodes,
+        "counts": KEYS.node_connections(node_id),
+        "revoked": KEYS.revoked,
+        "revoked users": KEYS.revoked_users,
+        "revoked version": KEYS.revoked_version,
+        "rules": KEYS.rules,
+        "services": KEYS.services,
+        "service": KEYS.service("gateway.bus"),
+        "leader": KEYS.leader("gateway.announcer"),
+        "fence": KEYS.fence("gateway.announcer"),
+        "snapshot": KEYS.snapshot("market-data"),
+        "cache": KEYS.cache_value("a"),
+        "quota": KEYS.quota("ann"),
+    }
 
 
 async def test_a_key_of_another_type_affects_that_key_only_and_is_written_anew(
@@ -149,9 +160,9 @@ async def test_a_key_of_another_type_affects_that_key_only_and_is_written_anew(
         for client in clients:  # a change writes the rows
             await client.subscribe("news")
         await eventually(listed)
-    for key in (KEYS.nodes, KEYS.revoked, KEYS.slots, KEYS.services):
+    for key in (KEYS.nodes, KEYS.revoked, KEYS.connection_nodes, KEYS.services):
         await eventually(partial(is_of_type, raw, key, b"zset", b"none"), what=key)
-    for key in (KEYS.node(first), KEYS.clients(first), KEYS.topics(first), KEYS.node_slots(first)):
+    for key in (KEYS.node(first), KEYS.clients(first), KEYS.topics(first), KEYS.node_connections(first)):
         await eventually(partial(is_of_type, raw, key, b"hash"), what=key)
 
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from gateway.cluster.link import Link, Unavailable
-from gateway.cluster.shards import ONLY
+from gateway.broker.client import RedisClient, Unavailable
+from gateway.broker.slot_map import ONLY_SERVER
 from gateway.metrics import Metrics
 from tests.client import Api
 from tests.cluster import Cluster
@@ -59,72 +59,72 @@ async def test_delivery_goes_on_when_the_sentinels_have_agreed_upon_a_new_master
 
 
 async def test_a_server_that_is_a_replica_is_not_spoken_to_whatever_the_sentinels_say(sentinels: Sentinels) -> None:
-    link = Link(sentinels.url, timeout_seconds=2.0, name="test", metrics=Metrics())
-    connection = await link.subscriber(ONLY)
+    redis_client = RedisClient(sentinels.url, timeout_seconds=2.0, name="test", metrics=Metrics())
+    connection = await redis_client.connect_subscriber(ONLY_SERVER)
     await connection.disconnect()
     replica = next(server for server in sentinels.servers if server.port != sentinels.master().port)
 
     async def outdated(_service: str) -> tuple[str, int]:
         return "127.0.0.1", replica.port
 
-    pool: Any = link._servers.at(ONLY).connection_pool
+    pool: Any = redis_client._topology.client(ONLY_SERVER).connection_pool
     pool.sentinel_manager.discover_master = outdated
     try:
         with pytest.raises(Unavailable, match=f"127.0.0.1:{replica.port} is a replica"):
-            await link.subscriber(ONLY)
+            await redis_client.connect_subscriber(ONLY_SERVER)
     finally:
-        await link.close()
+        await redis_client.close()
 
 
 async def test_a_subscriber_s_server_is_compared_with_what_the_sentinels_say(sentinels: Sentinels) -> None:
-    link = Link(sentinels.url, timeout_seconds=2.0, name="test", metrics=Metrics())
-    connection = await link.subscriber(ONLY)
+    redis_client = RedisClient(sentinels.url, timeout_seconds=2.0, name="test", metrics=Metrics())
+    connection = await redis_client.connect_subscriber(ONLY_SERVER)
     try:
-        assert not await link.moved(ONLY, connection)
+        assert not await redis_client.is_moved(ONLY_SERVER, connection)
         await asyncio.to_thread(sentinels.promote)
-        await eventually(lambda: link.moved(ONLY, connection), 5)
+        await eventually(lambda: redis_client.is_moved(ONLY_SERVER, connection), 5)
         for watcher in sentinels.watchers:
             watcher.kill()
-        assert not await link.moved(ONLY, connection), "whom nobody contradicts stays"
+        assert not await redis_client.is_moved(ONLY_SERVER, connection), "whom nobody contradicts stays"
     finally:
         await connection.disconnect()
-        await link.close()
+        await redis_client.close()
 
 
 async def test_a_frozen_sentinel_hides_no_master(sentinels: Sentinels) -> None:
-    link = Link(sentinels.url, timeout_seconds=2.0, name="test", metrics=Metrics())
+    redis_client = RedisClient(sentinels.url, timeout_seconds=2.0, name="test", metrics=Metrics())
     sentinels.watchers[0].freeze()
     try:
-        await (await link.subscriber(ONLY)).disconnect()
-        assert await link.ask("PING")
+        await (await redis_client.connect_subscriber(ONLY_SERVER)).disconnect()
+        assert await redis_client.execute("PING")
     finally:
         sentinels.watchers[0].thaw()
-        await link.close()
+        await redis_client.close()
 
 
 async def test_connections_made_side_by_side_forget_no_sentinel(sentinels: Sentinels) -> None:
-    link = Link(sentinels.url, timeout_seconds=5.0, name="test", metrics=Metrics())
-    pool: Any = link._servers.at(ONLY).connection_pool
+    redis_client = RedisClient(sentinels.url, timeout_seconds=5.0, name="test", metrics=Metrics())
+    pool: Any = redis_client._topology.client(ONLY_SERVER).connection_pool
     known = set(pool.sentinel_manager.sentinels)
     assert len(known) == 3
     try:
         for watcher in sentinels.watchers[:2]:
             watcher.freeze()
-            for connection in await asyncio.gather(*(link.subscriber(ONLY) for _ in range(8))):
+            for connection in await asyncio.gather(*(redis_client.connect_subscriber(ONLY_SERVER) for _ in range(8))):
                 await connection.disconnect()
             watcher.thaw()
         assert len(pool.sentinel_manager.sentinels) == 3
         assert set(pool.sentinel_manager.sentinels) == known
     finally:
-        await link.close()
+        await redis_client.close()
 
 
 async def test_when_no_sentinel_answers_the_reason_says_so(sentinels: Sentinels) -> None:
     for watcher in sentinels.watchers:
         watcher.kill()
-    link = Link(sentinels.url, timeout_seconds=2.0, name="test", metrics=Metrics())
+    redis_client = RedisClient(sentinels.url, timeout_seconds=2.0, name="test", metrics=Metrics())
     try:
         with pytest.raises(Unavailable, match="No master found for 'gateway'"):
-            await link.subscriber(ONLY)
+            await redis_client.connect_subscriber(ONLY_SERVER)
     finally:
-        await link.close()
+        await redis_client.close()

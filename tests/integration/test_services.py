@@ -13,11 +13,11 @@ from typing import Any
 import orjson
 import pytest
 
-from gateway.cluster.leader import Fenced
-from gateway.cluster.services import Run, Service, ServiceError, ServiceManager
-from gateway.cluster.states import STEP_SERVICES, Outdated, Report, TooMany
-from gateway.core import message, records
-from gateway.core.records import Status
+from gateway.broker.fence import Fenced
+from gateway.core import message, service_records
+from gateway.core.service_records import ServiceStatus
+from gateway.services.manager import Run, Service, ServiceError, ServiceManager
+from gateway.services.states import STEP_SERVICES, OutdatedReport, ServiceReport, TooManyServices
 from tests.client import Api
 from tests.cluster import NAMESPACE, Cluster, Node, Redis
 from tests.conftest import Connect
@@ -184,11 +184,11 @@ async def test_an_older_write_never_replaces_a_newer(redis: Redis) -> None:
         services.watch(lambda name, state: heard.append((name, state)))
         await services.update_service_state("feed", status="active")
         states = services.states
-        [newer] = await states.write([Report("feed", "other", {"status": "error"}, 5000, 100)])
-        [older] = await states.write([Report("feed", "other", {"status": "active"}, 5000, 99)])
-        assert newer == 100 and isinstance(older, Outdated)
+        [newer] = await states.write([ServiceReport("feed", "other", {"status": "error"}, 5000, 100)])
+        [older] = await states.write([ServiceReport("feed", "other", {"status": "active"}, 5000, 99)])
+        assert newer == 100 and isinstance(older, OutdatedReport)
         found = await services.get_service_state("feed")
-        assert found is not None and found["status"] == Status.ERROR
+        assert found is not None and found["status"] == ServiceStatus.ERROR
         assert [row["status"] for row in found["instances"]] == ["active", "error"]
         await eventually(lambda: ("feed", "error") in [(name, state["status"]) for name, state in heard])
 
@@ -341,17 +341,17 @@ async def test_straight_on_redis_as_the_page_says(plain: Cluster, api: Callable[
 
 async def test_the_list_of_services_has_a_bound(redis: Redis) -> None:
     async with ServiceManager.connect(redis.url, name="a") as services:
-        for at in range(0, records.MAX_SERVICES, 50):
+        for at in range(0, service_records.MAX_SERVICES, 50):
             verdicts = await services.states.write(
-                [Report(f"s{name}", "i", {"status": "active"}, 60_000) for name in range(at, at + 50)]
+                [ServiceReport(f"s{name}", "i", {"status": "active"}, 60_000) for name in range(at, at + 50)]
             )
             assert all(isinstance(verdict, int) for verdict in verdicts)
-        [verdict] = await services.states.write([Report("one-more", "i", {"status": "active"}, 60_000)])
-        assert isinstance(verdict, TooMany)
-        assert len(await services.states.read_all()) == records.MAX_SERVICES
+        [verdict] = await services.states.write([ServiceReport("one-more", "i", {"status": "active"}, 60_000)])
+        assert isinstance(verdict, TooManyServices)
+        assert len(await services.states.read_all()) == service_records.MAX_SERVICES
         with pytest.raises(ServiceError, match="lists at most 200 services"):
             await services.update_service_state("one-more", status="active")
-        [known] = await services.states.write([Report("s7", "i", {"status": "error"}, 60_000)])
+        [known] = await services.states.write([ServiceReport("s7", "i", {"status": "error"}, 60_000)])
         assert isinstance(known, int)
 
 
@@ -375,7 +375,7 @@ async def test_what_cannot_be_registered_is_refused_in_a_sentence(
         circle = [Service(name="x", depends_on=("y",)), Service(name="y", depends_on=("x",)), Service(name="z")]
         with pytest.raises(ServiceError, match=r"depend on each other: (x -> y -> x|y -> x -> y)"):
             services.register_all(circle)
-        assert [keeper.service.name for keeper in services.local()] == ["twice"], "none of them"
+        assert [supervisor.service.name for supervisor in services.supervisors()] == ["twice"], "none of them"
 
 
 async def test_services_stop_in_reverse_and_one_that_does_not_keeps_none_from_it(redis: Redis) -> None:
@@ -390,7 +390,7 @@ async def test_services_stop_in_reverse_and_one_that_does_not_keeps_none_from_it
         for name, needs in (("a", ()), ("b", ("a",)), ("c", ("b",))):
             services.register(name, stop=stop, depends_on=needs)
         await services.start()
-        await eventually(lambda: all(keeper.up.is_set() for keeper in services.local()))
+        await eventually(lambda: all(supervisor.up.is_set() for supervisor in services.supervisors()))
         await services.stop()
         assert stopped == ["c", "b", "a"]
         found = await other.get_service_state("b")
@@ -408,7 +408,7 @@ async def test_a_service_that_was_taken_out_of_the_index_is_in_it_again_with_its
         await eventually(listed)
         before = redis.cli("ZSCORE", f"{NAMESPACE}services", "feed")
         version = services.change_marker()
-        assert await services.states.forget("feed")
+        assert await services.states.forget_service("feed")
         await eventually(lambda: services.change_marker() != version)
         await eventually(listed, 3)
         assert float(redis.cli("ZSCORE", f"{NAMESPACE}services", "feed")) > float(before)
@@ -419,7 +419,7 @@ async def test_renewals_leave_the_index_alone_until_it_is_due(redis: Redis) -> N
         services.register("feed")
         await services.start()
         key, index = f"{NAMESPACE}service:{{feed}}", f"{NAMESPACE}services"
-        await eventually(lambda: all(keeper.up.is_set() for keeper in services.local()))
+        await eventually(lambda: all(supervisor.up.is_set() for supervisor in services.supervisors()))
         await eventually(lambda: '"status":"active"' in (redis.cli("HGET", key, services.instance) or ""))
 
         async def renewed(times: int) -> None:
@@ -448,15 +448,15 @@ async def test_more_services_than_one_step_takes_have_their_own_verdicts_and_rec
         names = [f"s{at:02}" for at in range(2 * STEP_SERVICES + 2)]
         old = STEP_SERVICES + 1
         versions = [10**15 + at for at in range(len(names))]
-        first = await services.states.write([Report(names[old], "i", {"status": "error"}, 60_000, 2 * 10**15)])
+        first = await services.states.write([ServiceReport(names[old], "i", {"status": "error"}, 60_000, 2 * 10**15)])
         assert first == [2 * 10**15]
         verdicts = await services.states.write(
             [
-                Report(name, "i", {"status": "active", "lastOperation": name}, 60_000, version)
+                ServiceReport(name, "i", {"status": "active", "lastOperation": name}, 60_000, version)
                 for name, version in zip(names, versions, strict=True)
             ]
         )
-        assert isinstance(verdicts.pop(old), Outdated)
+        assert isinstance(verdicts.pop(old), OutdatedReport)
         assert verdicts == [version for at, version in enumerate(versions) if at != old]
         found = await services.states.read_all()
         assert [(one["service"], one["instances"][0].get("lastOperation")) for one in found] == [

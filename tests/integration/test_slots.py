@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from gateway.cluster.keys import Keys
-from gateway.cluster.link import Link
-from gateway.cluster.slots import Slots
+from gateway.broker.client import RedisClient
+from gateway.broker.keys import Keys
+from gateway.cluster.connection_limits import ConnectionLimits
 from gateway.metrics import Metrics
 from tests.client import Client
 from tests.cluster import Cluster, Node, Redis, token
@@ -181,18 +181,18 @@ async def test_an_address_is_counted_over_all_nodes_and_a_trusted_proxys_own_is_
 async def test_random_comings_and_goings_keep_every_limit(redis: Redis) -> None:
     chance = random.Random(5)
     async with counting(redis, 3, user_limit=2, address_limit=4) as nodes:
-        inside: list[tuple[Slots, str | None, str | None]] = []
+        inside: list[tuple[ConnectionLimits, str | None, str | None]] = []
 
         async def come() -> None:
-            slots = chance.choice(nodes)
+            connection_limits = chance.choice(nodes)
             user, address = chance.choice([None, "ann", "bob", "eve"]), chance.choice([None, "x", "y"])
-            task = asyncio.create_task(slots.take(user, address))
+            task = asyncio.create_task(connection_limits.acquire(user, address))
             if chance.random() < 0.2:  # it goes away while it is asked for
                 await asyncio.sleep(chance.random() * 0.01)
                 task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 if await task is None:
-                    inside.append((slots, user, address))
+                    inside.append((connection_limits, user, address))
 
         for _ in range(40):
             await asyncio.gather(*(come() for _ in range(chance.randrange(12))))
@@ -201,31 +201,35 @@ async def test_random_comings_and_goings_keep_every_limit(redis: Redis) -> None:
             assert all(count <= 4 for address, count in addresses.items() if address)
             chance.shuffle(inside)
             for _ in range(chance.randrange(len(inside) + 1)):
-                slots, user, address = inside.pop()
-                slots.release(user, address)
-        for slots, user, address in inside:
-            slots.release(user, address)
+                connection_limits, user, address = inside.pop()
+                connection_limits.release(user, address)
+        for connection_limits, user, address in inside:
+            connection_limits.release(user, address)
         await eventually(lambda: counts(redis) == {})
-        assert await nodes[0].take("ann", "x") is None
+        assert await nodes[0].acquire("ann", "x") is None
 
 
 @contextlib.asynccontextmanager
-async def counting(redis: Redis, n: int, *, user_limit: int, address_limit: int) -> AsyncIterator[list[Slots]]:
+async def counting(
+    redis: Redis, n: int, *, user_limit: int, address_limit: int
+) -> AsyncIterator[list[ConnectionLimits]]:
     """So many nodes, as far as they count."""
-    links = [Link(redis.url, timeout_seconds=2, name=f"n{at}", metrics=Metrics()) for at in range(n)]
+    redis_clients = [RedisClient(redis.url, timeout_seconds=2, name=f"n{at}", metrics=Metrics()) for at in range(n)]
     nodes = [
-        Slots(link, Keys("gw:"), f"n.{at}", lease_seconds=10, user_limit=user_limit, address_limit=address_limit)
-        for at, link in enumerate(links)
+        ConnectionLimits(
+            redis_client, Keys("gw:"), f"n.{at}", lease_seconds=10, user_limit=user_limit, address_limit=address_limit
+        )
+        for at, redis_client in enumerate(redis_clients)
     ]
-    tasks = [asyncio.create_task(slots.run()) for slots in nodes]
+    tasks = [asyncio.create_task(connection_limits.run()) for connection_limits in nodes]
     try:
         yield nodes
     finally:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        for link in links:
-            await link.close()
+        for redis_client in redis_clients:
+            await redis_client.close()
 
 
 def counts(redis: Redis) -> dict[str, int]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import redis as redis_py
 
-from gateway.cluster.keys import node_of
+from gateway.broker.keys import node_of
 from gateway.publisher import Publisher
 from tests.client import Api, Client, Front
 from tests.cluster import Cluster, Redis

@@ -1,1 +1,1 @@
-"""Direct tests of the Lua steps in gateway/cluster/lua, on a real redis-server."""
+"""Direct tests of the Lua steps in gateway/broker/lua, on a real redis-server."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.cluster.keys import Keys
+from gateway.broker.keys import Keys
 from tests.cluster import Redis
 from tests.lua.steps import Steps
 

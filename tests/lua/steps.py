@@ -9,9 +9,9 @@ from typing import Any, Final
 
 import redis
 
-from gateway.cluster.answers import Command
-from gateway.cluster.keys import Keys
-from gateway.cluster.link import Link
+from gateway.broker.client import RedisClient
+from gateway.broker.errors import RedisCommand
+from gateway.broker.keys import Keys
 from gateway.metrics import Metrics
 from tests.deadlines import until
 
@@ -20,12 +20,12 @@ _MARKER: Final = b"the end of what was published"
 
 
 class Steps:
-    """Calls Lua steps as the code does: the stripped source of `Link.script`, by its digest."""
+    """Calls Lua steps as the code does: the stripped source of `RedisClient.script`, by its digest."""
 
     def __init__(self, url: str) -> None:
         client: Any = redis.Redis.from_url(url)
         self.redis = client
-        self.link = Link(url, timeout_seconds=5, name="test", metrics=Metrics())  # it never connects
+        self.redis_client = RedisClient(url, timeout_seconds=5, name="test", metrics=Metrics())  # it never connects
         self.keys = Keys("")
         self._listener = self.redis.pubsub()  # on a connection of its own
         self._listener.psubscribe("*")
@@ -50,13 +50,13 @@ class Steps:
 
     def call(self, name: str, keys: Sequence[str | bytes], *arguments: Any) -> Any:
         """The answer of the step `name`, as Redis sends it."""
-        step = self.link.script(name)
+        step = self.redis_client.script(name)
         if step.digest not in self._loaded:
             assert self.redis.script_load(step.source) == step.digest
             self._loaded.add(step.digest)
         return self.run(step(keys, arguments))
 
-    def run(self, command: Command) -> Any:
+    def run(self, command: RedisCommand) -> Any:
         """The answer to a command that the code made."""
         before = self.now_ms()
         answer = self.redis.execute_command(*command)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from redis.exceptions import OutOfMemoryError
 
-from gateway.cluster.keys import Keys
+from gateway.broker.keys import Keys
 from tests.deadlines import until
 from tests.lua.steps import Steps
 
@@ -20,17 +20,17 @@ NOTICE = [("changed", b"a notice")]
 @pytest.fixture
 def rows(keys: Keys) -> list[str]:
     """A value and its lock."""
-    return [keys.cached("prices"), keys.cache_lock("prices")]
+    return [keys.cache_value("prices"), keys.cache_lock("prices")]
 
 
 def take(steps: Steps, rows: list[str], token: str = "mine") -> Any:
     """Read the value, or take the lock."""
-    return steps.call("take", rows, token, LOCK_MS, STALE_MS, MOST_BYTES)
+    return steps.call("read_cache", rows, token, LOCK_MS, STALE_MS, MOST_BYTES)
 
 
 def put(steps: Steps, rows: list[str], value: str, ms: int, token: str = "") -> Any:
     """Keep the value."""
-    return steps.call("put", rows, value, ms, token, "changed", "a notice")
+    return steps.call("write_cache", rows, value, ms, token, "changed", "a notice")
 
 
 # ---- take
@@ -79,7 +79,7 @@ def test_take_of_a_stale_value_gives_value_and_lock(steps: Steps, rows: list[str
 
 @pytest.mark.parametrize(("left", "ours"), [(7000, 1), (7001, 0)])
 def test_take_knows_stale_from_fresh_to_the_millisecond(steps: Steps, rows: list[str], left: int, ours: int) -> None:
-    command = steps.link.script("take").with_source(rows, ["mine", LOCK_MS, 7000, MOST_BYTES])
+    command = steps.redis_client.script("read_cache").with_source(rows, ["mine", LOCK_MS, 7000, MOST_BYTES])
 
     def answer() -> Any:
         with steps.redis.pipeline() as pipeline:
@@ -186,14 +186,14 @@ def test_put_copes_with_keys_of_another_type(steps: Steps, rows: list[str]) -> N
 def test_drop_removes_value_and_lock_and_tells_once(steps: Steps, rows: list[str]) -> None:
     steps.redis.set(rows[0], "text")
     steps.redis.set(rows[1], "other")
-    assert steps.call("drop", rows, "changed", "a notice") == 1
+    assert steps.call("delete_cache", rows, "changed", "a notice") == 1
     assert steps.published() == NOTICE
     assert steps.state() == {}
 
 
 def test_drop_of_an_absent_value_ends_its_load_and_tells(steps: Steps, rows: list[str]) -> None:
     steps.redis.set(rows[1], "other")
-    assert steps.call("drop", rows, "changed", "a notice") == 0
+    assert steps.call("delete_cache", rows, "changed", "a notice") == 0
     assert steps.published() == NOTICE
     assert steps.state() == {}
     assert put(steps, rows, "late", 7001, "other") == 0
@@ -202,7 +202,7 @@ def test_drop_of_an_absent_value_ends_its_load_and_tells(steps: Steps, rows: lis
 def test_drop_removes_keys_of_another_type(steps: Steps, rows: list[str]) -> None:
     for key in rows:
         steps.redis.hset(key, "x", "y")
-    assert steps.call("drop", rows, "changed", "a notice") == 1
+    assert steps.call("delete_cache", rows, "changed", "a notice") == 1
     assert steps.state() == {}
 
 
@@ -212,7 +212,7 @@ def test_drop_removes_keys_of_another_type(steps: Steps, rows: list[str]) -> Non
 def test_yield_gives_up_the_own_lock_and_tells_once(steps: Steps, rows: list[str]) -> None:
     steps.redis.set(rows[0], "text")
     steps.redis.set(rows[1], "mine", px=LOCK_MS)
-    assert steps.call("yield", rows[1:], "mine", "changed", "a notice") == 1
+    assert steps.call("unlock_cache", rows[1:], "mine", "changed", "a notice") == 1
     assert steps.published() == NOTICE
     assert not steps.redis.exists(rows[1])
     assert steps.redis.get(rows[0]) == b"text"
@@ -220,11 +220,11 @@ def test_yield_gives_up_the_own_lock_and_tells_once(steps: Steps, rows: list[str
 
 def test_yield_leaves_the_lock_of_another(steps: Steps, rows: list[str]) -> None:
     with steps.nothing_done():
-        assert steps.call("yield", rows[1:], "mine", "changed", "a notice") == 0
+        assert steps.call("unlock_cache", rows[1:], "mine", "changed", "a notice") == 0
     steps.redis.set(rows[1], "other", px=60_000)
     with steps.nothing_done():
-        assert steps.call("yield", rows[1:], "mine", "changed", "a notice") == 0
+        assert steps.call("unlock_cache", rows[1:], "mine", "changed", "a notice") == 0
     steps.redis.delete(rows[1])
     steps.redis.hset(rows[1], "x", "y")
     with steps.nothing_done():
-        assert steps.call("yield", rows[1:], "mine", "changed", "a notice") == 0
+        assert steps.call("unlock_cache", rows[1:], "mine", "changed", "a notice") == 0

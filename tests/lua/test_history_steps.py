@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from redis.exceptions import OutOfMemoryError
 
-from gateway.cluster.envelope import Envelope, Kind
-from gateway.cluster.history import IDEMPOTENCY_MS, MAX_OFFSET, META_MS, History
-from gateway.cluster.keys import Keys
-from gateway.cluster.leader import Fence
-from gateway.core.topics import Rule
+from gateway.broker.envelope import Envelope, EnvelopeKind
+from gateway.broker.fence import Fence
+from gateway.broker.history import IDEMPOTENCY_MS, MAX_OFFSET, META_MS, History
+from gateway.broker.keys import Keys
+from gateway.core.topic_rules import Rule
 from tests.lua.steps import Steps
 
 TOPIC = "trades"
@@ -28,7 +28,7 @@ class Topic:
         self.redis = steps.redis
         self.stream, self.meta = keys.history(TOPIC), keys.history_meta(TOPIC)
         self.snapshot, self.answer = keys.snapshot(TOPIC), keys.history_answer(TOPIC, "key")
-        self._history = History(steps.link, keys)
+        self._history = History(steps.redis_client, keys)
 
     def append(
         self, text: bytes = b'{"a":1}', *, rule: Rule = RULE, key: str | None = None, fence: Fence | None = None,
@@ -36,8 +36,8 @@ class Topic:
     ) -> Any:  # fmt: skip
         """Append a message; the answer of the step."""
         at_ms = self.steps.now_ms() if published_ms is None else published_ms
-        message = Envelope(at_ms, text, exclude=exclude, kind=Kind.HISTORY)
-        return self.steps.run(self._history.append(TOPIC, rule, message, "gw:trades", key, fence))
+        message = Envelope(at_ms, text, exclude=exclude, kind=EnvelopeKind.HISTORY)
+        return self.steps.run(self._history.append_command(TOPIC, rule, message, "gw:trades", key, fence))
 
     def entries(self) -> list[tuple[str, dict[str, str]]]:
         """Ids and fields of the stream."""
@@ -63,7 +63,7 @@ class Topic:
         """Append with a bound of bytes that a rule cannot have."""
         arguments = ["ch", "h", text, 1000, LIFE_MS, self.steps.now_ms(), "e1", "", 1, "", "", 0, 0, "PUBLISH",
                      LIFE_MS + META_MS, most_bytes]  # fmt: skip
-        return self.steps.call("append", [self.stream, self.meta, self.meta, self.meta], *arguments)
+        return self.steps.call("append_history", [self.stream, self.meta, self.meta, self.meta], *arguments)
 
 
 @pytest.fixture
@@ -98,7 +98,14 @@ def test_the_first_message_is_numbered_stored_and_published_once(steps: Steps, t
     [(channel, payload)] = steps.published()
     assert channel == "gw:trades"
     assert Envelope.unpack(payload) == Envelope(
-        at_ms, text, exclude="n1.boot.7", kind=Kind.HISTORY, epoch=epoch.decode(), offset=1, mark=int(mark), previous=0
+        at_ms,
+        text,
+        exclude="n1.boot.7",
+        kind=EnvelopeKind.HISTORY,
+        epoch=epoch.decode(),
+        offset=1,
+        mark=int(mark),
+        previous=0,
     )
 
 
@@ -252,7 +259,9 @@ def test_a_message_goes_to_one_shard_on_a_cluster(steps: Steps, topic: Topic) ->
     subscriber.execute_command("SSUBSCRIBE", "ch")
     assert subscriber.parse_response()[0] == b"ssubscribe"
     keys = [topic.stream, topic.meta, topic.meta, topic.meta]
-    steps.call("append", keys, "ch", "h", '{"a":1}', 5, 1000, 1, "e1", "", 1, "", "", 0, 0, "SPUBLISH", 1000, 10**6)
+    steps.call(
+        "append_history", keys, "ch", "h", '{"a":1}', 5, 1000, 1, "e1", "", 1, "", "", 0, 0, "SPUBLISH", 1000, 10**6
+    )
     message = subscriber.parse_response()
     assert message[:2] == [b"smessage", b"ch"]
     assert message[2].startswith(b"h e1 1 ")
@@ -514,7 +523,9 @@ def test_the_last_value_is_stored_for_a_topic_with_a_snapshot(steps: Steps, topi
 
 def read(steps: Steps, topic: Topic, first: int | str, most: int = 100) -> Any:
     """Read entries; offsets in place of them."""
-    epoch, top, mark, entries, last = steps.call("read", [topic.stream, topic.meta, topic.snapshot], first, most)
+    epoch, top, mark, entries, last = steps.call(
+        "read_history", [topic.stream, topic.meta, topic.snapshot], first, most
+    )
     return epoch, top, mark, [int(identity.split(b"-")[0]) for identity, _ in entries], last
 
 
@@ -531,7 +542,7 @@ def test_read_gives_entries_from_an_offset_on_or_the_newest(steps: Steps, topic:
         assert read(steps, topic, "") == (*head, [1, 2, 3, 4, 5], b"")
         assert read(steps, topic, "", 2) == (*head, [4, 5], b"")
         assert read(steps, topic, "", 1) == (*head, [5], b"")
-        entries = steps.call("read", [topic.stream, topic.meta, topic.snapshot], 2, 1)[3]
+        entries = steps.call("read_history", [topic.stream, topic.meta, topic.snapshot], 2, 1)[3]
     flat = [part.encode() for pair in topic.entries()[1][1].items() for part in pair]
     assert entries == [[b"2-0", flat]]
 
@@ -580,7 +591,7 @@ def test_read_gives_a_thousand_entries(steps: Steps, topic: Topic) -> None:
 def test_renew_stores_the_new_epoch_and_the_rest_stays(steps: Steps, topic: Topic) -> None:
     topic.put_meta(epoch="e1", top=5, mark=7)
     with steps.silence():
-        assert steps.call("renew", [topic.meta], "e1", "e2", 60_000) == b"e2"
+        assert steps.call("renew_epoch", [topic.meta], "e1", "e2", 60_000) == b"e2"
     assert topic.about() == {"epoch": "e2", "top": "5", "mark": "7"}
     assert steps.expires(topic.meta, 60_000)
 
@@ -590,7 +601,7 @@ def test_renew_keeps_the_epoch_of_a_node_that_was_quicker_and_writes(steps: Step
     topic.put_meta(epoch="e3", top=5)
     steps.redis.pexpire(topic.meta, 90_000)
     before, writes = steps.state(), steps.writes()
-    assert steps.call("renew", [topic.meta], "e1", "e2", 60_000) == b"e3"
+    assert steps.call("renew_epoch", [topic.meta], "e1", "e2", 60_000) == b"e3"
     assert steps.state() == before
     assert steps.writes() > writes
 
@@ -599,7 +610,7 @@ def test_renew_never_shortens_the_life_of_the_meta(steps: Steps, topic: Topic) -
     for left, ends in ((90_000, 90_000), (50_000, 60_000)):
         topic.put_meta(epoch="e1", top=5)
         steps.redis.pexpire(topic.meta, left)
-        assert steps.call("renew", [topic.meta], "e1", "e2", 60_000) == b"e2"
+        assert steps.call("renew_epoch", [topic.meta], "e1", "e2", 60_000) == b"e2"
         assert ends - 1000 < steps.redis.pttl(topic.meta) <= ends
 
 
@@ -608,13 +619,13 @@ def test_renew_of_no_meta_writes_nothing(steps: Steps, topic: Topic, fields: dic
     if fields:
         steps.redis.hset(topic.meta, mapping=fields)
     with steps.nothing_done():
-        assert steps.call("renew", [topic.meta], "e1", "e2", 60_000) == b""
+        assert steps.call("renew_epoch", [topic.meta], "e1", "e2", 60_000) == b""
 
 
 def test_renew_of_a_key_of_another_type_writes_nothing(steps: Steps, topic: Topic) -> None:
     steps.redis.set(topic.meta, "x")
     with steps.nothing_done():
-        assert steps.call("renew", [topic.meta], "e1", "e2", 60_000) == b""
+        assert steps.call("renew_epoch", [topic.meta], "e1", "e2", 60_000) == b""
 
 
 # ---- peek
@@ -627,7 +638,7 @@ def test_peek_reads_the_meta_and_writes_nothing_while_half_its_life_is_left(step
     steps.redis.pexpire(topic.meta, 31_000)
     steps.redis.pexpire(topic.snapshot, 5_000)
     with steps.nothing_done():
-        assert steps.call("peek", rows, 60_000) == [b"e1", b"5", b"7"]
+        assert steps.call("peek_history", rows, 60_000) == [b"e1", b"5", b"7"]
 
 
 def test_peek_renews_meta_and_last_value_in_the_second_half_of_their_life(steps: Steps, topic: Topic) -> None:
@@ -639,7 +650,7 @@ def test_peek_renews_meta_and_last_value_in_the_second_half_of_their_life(steps:
         else:
             steps.redis.persist(topic.meta)
         with steps.silence():
-            assert steps.call("peek", rows, 60_000) == [b"e1", b"5", b"7"]
+            assert steps.call("peek_history", rows, 60_000) == [b"e1", b"5", b"7"]
         assert steps.expires(topic.meta, 60_000)
         assert steps.redis.exists(topic.snapshot) == (left != 29_999)
         steps.redis.hset(topic.snapshot, "m", "x")
@@ -650,15 +661,15 @@ def test_peek_renews_meta_and_last_value_in_the_second_half_of_their_life(steps:
 def test_peek_of_what_is_missing_writes_nothing(steps: Steps, topic: Topic) -> None:
     rows = [topic.meta, topic.snapshot]
     with steps.nothing_done():
-        assert steps.call("peek", rows, 60_000) == [b"", b"", b""]
+        assert steps.call("peek_history", rows, 60_000) == [b"", b"", b""]
     steps.redis.hset(topic.meta, "top", 5)
     steps.redis.hset(topic.snapshot, "m", "x")
     with steps.nothing_done():
-        assert steps.call("peek", rows, 60_000) == [b"", b"", b""]
+        assert steps.call("peek_history", rows, 60_000) == [b"", b"", b""]
     steps.redis.delete(topic.meta)
     steps.redis.set(topic.meta, "x")
     with steps.nothing_done():
-        assert steps.call("peek", rows, 60_000) == [b"", b"", b""]
+        assert steps.call("peek_history", rows, 60_000) == [b"", b"", b""]
     steps.redis.delete(topic.meta)
     steps.redis.hset(topic.meta, "epoch", "e1")
-    assert steps.call("peek", rows, 60_000) == [b"e1", b"", b""]
+    assert steps.call("peek_history", rows, 60_000) == [b"e1", b"", b""]

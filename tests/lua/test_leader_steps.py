@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from redis.exceptions import OutOfMemoryError
 
-from gateway.cluster.keys import Keys
+from gateway.broker.keys import Keys
 from tests.deadlines import until
 from tests.lua.steps import Steps
 
@@ -24,7 +24,7 @@ def rows(keys: Keys) -> list[str]:
 
 def lead(steps: Steps, rows: list[str], instance: str, token: str = "0") -> Any:
     """Take or renew the lease."""
-    return steps.call("lead", rows, instance, token, LEASE_MS)
+    return steps.call("acquire_leadership", rows, instance, token, LEASE_MS)
 
 
 def test_a_free_lease_is_taken_with_a_token_of_redis_time(steps: Steps, rows: list[str]) -> None:
@@ -134,7 +134,7 @@ def test_a_lease_without_an_end_or_of_more_than_a_day_is_taken(steps: Steps, row
 
 
 def test_a_lease_of_a_day_is_another_instances(steps: Steps, rows: list[str]) -> None:
-    command = steps.link.script("lead").with_source(rows, ["a", "0", LEASE_MS])
+    command = steps.redis_client.script("acquire_leadership").with_source(rows, ["a", "0", LEASE_MS])
 
     def answer() -> Any:
         with steps.redis.pipeline() as pipeline:
@@ -165,16 +165,16 @@ def test_resign_gives_up_only_the_own_lease(steps: Steps, rows: list[str]) -> No
     token = lead(steps, rows, "a")[0].decode()
     for instance, held in (("b", token), ("a", "0"), ("a", token + "1"), (token, "a")):
         with steps.nothing_done():
-            assert steps.call("resign", rows[:1], instance, held) == 0
+            assert steps.call("release_leadership", rows[:1], instance, held) == 0
     with steps.silence():
-        assert steps.call("resign", rows[:1], "a", token) == 1
+        assert steps.call("release_leadership", rows[:1], "a", token) == 1
     assert steps.redis.get(rows[0]) is None
     assert steps.redis.get(rows[1]) == token.encode(), "tokens only grow"
     with steps.nothing_done():
-        assert steps.call("resign", rows[:1], "a", token) == 0
+        assert steps.call("release_leadership", rows[:1], "a", token) == 0
 
 
 def test_resign_leaves_a_key_of_another_type(steps: Steps, rows: list[str]) -> None:
     steps.redis.hset(rows[0], "x", "y")
     with steps.nothing_done():
-        assert steps.call("resign", rows[:1], "a", "1") == 0
+        assert steps.call("release_leadership", rows[:1], "a", "1") == 0

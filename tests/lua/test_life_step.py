@@ -12,7 +12,7 @@ from tests.lua.steps import Steps
 def life(steps: Steps) -> list[str]:
     """Run id, replication id, evicted keys; calls of FLUSHALL, FLUSHDB and SWAPDB."""
     with steps.nothing_done():
-        text: bytes = steps.call("life", ["any key"])
+        text: bytes = steps.call("server_life", ["any key"])
     return text.decode().split(" ")
 
 

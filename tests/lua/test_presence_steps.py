@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from redis.exceptions import OutOfMemoryError
 
-from gateway.cluster.keys import Keys
+from gateway.broker.keys import Keys
 from tests.lua.steps import Steps
 
 NODE = "n1.boot"
@@ -18,7 +18,7 @@ PEOPLE_MS = 86_400_007
 @pytest.fixture
 def rows(keys: Keys) -> list[str]:
     """A node's lease, its people on the topic "news", and its topics."""
-    return [keys.node(NODE), keys.people(NODE, "news"), keys.topics(NODE)]
+    return [keys.node(NODE), keys.presence(NODE, "news"), keys.topics(NODE)]
 
 
 def attend(
@@ -28,7 +28,7 @@ def attend(
     """Call the step about the topic "news"."""
     pairs = [part for pair in joined.items() for part in pair]
     arguments = ["news", int(drop_first), PEOPLE_MS, channel, "a message", len(joined), *pairs, *left]
-    return steps.call("attend", rows, *arguments)
+    return steps.call("write_presence", rows, *arguments)
 
 
 # ---- attend
@@ -139,16 +139,16 @@ def test_attend_without_memory_does_nothing(steps: Steps, rows: list[str]) -> No
 
 def reap(steps: Steps, keys: Keys, *topics: tuple[str, str, Sequence[str]]) -> Any:
     """Call the step about topics, each with its channel and the ids to remove."""
-    rows = [keys.node(NODE), keys.topics(NODE), *(keys.people(NODE, topic) for topic, _, _ in topics)]
+    rows = [keys.node(NODE), keys.topics(NODE), *(keys.presence(NODE, topic) for topic, _, _ in topics)]
     arguments = [part for topic, channel, ids in topics for part in (topic, channel, len(ids), *ids)]
-    return steps.call("reap", rows, '{"left":[', '],"dead":true}', *arguments)
+    return steps.call("reap_presence", rows, '{"left":[', '],"dead":true}', *arguments)
 
 
 @pytest.fixture
 def dead(steps: Steps, keys: Keys) -> Keys:
     """A node whose lease has ended; it had people on two topics."""
-    steps.redis.hset(keys.people(NODE, "news"), mapping={"c1": "ann", "c2": "bob", "c3": "eve"})
-    steps.redis.hset(keys.people(NODE, "chat"), mapping={"c1": "ann"})
+    steps.redis.hset(keys.presence(NODE, "news"), mapping={"c1": "ann", "c2": "bob", "c3": "eve"})
+    steps.redis.hset(keys.presence(NODE, "chat"), mapping={"c1": "ann"})
     steps.redis.hset(keys.topics(NODE), mapping={"news": 3, "chat": 1, "other": 5})
     return keys
 
@@ -169,15 +169,15 @@ def test_reap_keeps_a_topic_that_has_people_left(steps: Steps, dead: Keys) -> No
     steps.published()
     assert reap(steps, dead, ("news", "ch:news", ["c2", "never seen"])) == 1
     assert steps.published() == [("ch:news", b'{"left":["c2"],"dead":true}')]
-    assert steps.hash(dead.people(NODE, "news")) == {"c1": "ann", "c3": "eve"}
-    assert steps.hash(dead.people(NODE, "chat")) == {"c1": "ann"}
+    assert steps.hash(dead.presence(NODE, "news")) == {"c1": "ann", "c3": "eve"}
+    assert steps.hash(dead.presence(NODE, "chat")) == {"c1": "ann"}
     assert steps.hash(dead.topics(NODE)) == {"news": "3", "chat": "1", "other": "5"}
 
 
 def test_reap_without_a_channel_announces_nothing(steps: Steps, dead: Keys) -> None:
     with steps.silence():
         assert reap(steps, dead, ("news", "", ["c1", "c2", "c3"])) == 1
-    assert not steps.redis.exists(dead.people(NODE, "news"))
+    assert not steps.redis.exists(dead.presence(NODE, "news"))
     assert steps.hash(dead.topics(NODE)) == {"chat": "1", "other": "5"}
 
 
@@ -201,7 +201,7 @@ def test_reap_removes_nothing_while_the_lease_lives(steps: Steps, dead: Keys) ->
 def test_reap_takes_as_many_people_and_topics_as_its_caller_sends(steps: Steps, keys: Keys) -> None:
     ids = [f"c{at}" for at in range(5000)]
     names = [f"t{at}" for at in range(200)]
-    steps.redis.hset(keys.people(NODE, "t0"), mapping=dict.fromkeys(ids, "x"))
+    steps.redis.hset(keys.presence(NODE, "t0"), mapping=dict.fromkeys(ids, "x"))
     steps.redis.hset(keys.topics(NODE), mapping=dict.fromkeys(names, 1))
     assert reap(steps, keys, ("t0", "ch", ids), *((name, "ch", []) for name in names[1:])) == 1
     [(channel, message)] = steps.published()

@@ -7,8 +7,8 @@ import math
 import pytest
 from redis.exceptions import OutOfMemoryError
 
-from gateway.cluster.keys import Keys
-from gateway.cluster.quota import INTO_DEBT
+from gateway.broker.keys import Keys
+from gateway.cluster.quotas import INTO_DEBT
 from tests.lua.steps import Steps
 
 PER_SECOND = 0.5  # so slow that none is earned during a test
@@ -23,7 +23,7 @@ def key(keys: Keys) -> str:
 
 def take(steps: Steps, key: str, wanted: int, least: int = 1) -> int:
     """Take tokens."""
-    return int(steps.call("quota", [key], PER_SECOND, SECONDS, wanted, least))
+    return int(steps.call("take_tokens", [key], PER_SECOND, SECONDS, wanted, least))
 
 
 def is_short_of(steps: Steps, key: str, tokens: float) -> bool:
@@ -120,13 +120,13 @@ def test_a_debt_of_more_than_a_full_bucket_is_none_of_ours(steps: Steps, key: st
 
 def test_large_numbers_are_exact(steps: Steps, key: str) -> None:
     size = 10**12
-    assert steps.call("quota", [key], size / 86_400, 86_400, size - 7, size - 7) == size - 7
+    assert steps.call("take_tokens", [key], size / 86_400, 86_400, size - 7, size - 7) == size - 7
     assert b"e" not in steps.redis.get(key)
     assert math.isclose(float(steps.redis.get(key)), steps.now_us() / 1e6, abs_tol=5)
 
 
 def test_a_small_part_of_a_large_bucket_gives_a_ttl_of_a_millisecond_at_least(steps: Steps, key: str) -> None:
-    assert steps.call("quota", [key], 10**9, 1, 1, 1) == 1
+    assert steps.call("take_tokens", [key], 10**9, 1, 1, 1) == 1
 
 
 def test_without_memory_no_token_is_granted(steps: Steps, key: str) -> None:

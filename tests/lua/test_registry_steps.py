@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from redis.exceptions import OutOfMemoryError, ResponseError
 
-from gateway.cluster.keys import Keys
+from gateway.broker.keys import Keys
 from tests.lua.steps import Steps
 
 NODE = "n1.boot"
@@ -27,18 +27,18 @@ def test_beat_takes_a_lease_and_drops_the_rows_of_the_last_one(steps: Steps, row
     steps.redis.hset(rows[1], "n1.boot.1", "{}")
     steps.redis.hset(rows[2], "news", 1)
     with steps.silence():
-        assert steps.call("beat", rows, LEASE_MS, "name", "n1", "clients", 3) == -1
+        assert steps.call("renew_lease", rows, LEASE_MS, "name", "n1", "clients", 3) == -1
     assert steps.hash(rows[0]) == {"name": "n1", "clients": "3"}
     assert steps.expires(rows[0], LEASE_MS)
     assert set(steps.state()) == {rows[0].encode()}
 
 
 def test_beat_renews_a_living_lease_and_keeps_its_rows(steps: Steps, rows: list[str]) -> None:
-    steps.call("beat", rows, 1000, "name", "n1", "clients", 3)
+    steps.call("renew_lease", rows, 1000, "name", "n1", "clients", 3)
     steps.redis.hset(rows[1], "n1.boot.1", "{}")
     steps.redis.hset(rows[2], "news", 1)
     for clients in (4, 5):
-        assert steps.call("beat", rows, LEASE_MS, "name", "n1", "clients", clients) == 0
+        assert steps.call("renew_lease", rows, LEASE_MS, "name", "n1", "clients", clients) == 0
         assert steps.hash(rows[0]) == {"name": "n1", "clients": str(clients)}
         assert steps.expires(rows[0], LEASE_MS)
     assert steps.hash(rows[1]) == {"n1.boot.1": "{}"}
@@ -50,7 +50,7 @@ def test_beat_replaces_a_lease_of_another_type_and_drops_the_rows(steps: Steps, 
     steps.redis.set(rows[0], "x")
     steps.redis.set(rows[1], "x")
     steps.redis.hset(rows[2], "news", 1)
-    assert steps.call("beat", rows, LEASE_MS, "name", "n1") == -1
+    assert steps.call("renew_lease", rows, LEASE_MS, "name", "n1") == -1
     assert steps.hash(rows[0]) == {"name": "n1"}
     assert steps.expires(rows[0], LEASE_MS)
     assert not steps.redis.exists(*rows[1:])
@@ -61,7 +61,7 @@ def test_beat_without_memory_takes_no_lease_and_keeps_the_rows(steps: Steps, row
     steps.redis.config_set("maxmemory", 1)
     try:
         with steps.nothing_done(), pytest.raises(OutOfMemoryError):
-            steps.call("beat", rows, LEASE_MS, "name", "n1")
+            steps.call("renew_lease", rows, LEASE_MS, "name", "n1")
     finally:
         steps.redis.config_set("maxmemory", 0)
 
@@ -72,7 +72,7 @@ def test_beat_without_memory_takes_no_lease_and_keeps_the_rows(steps: Steps, row
 )
 def test_beat_answers_how_many_writes_redis_has(steps: Steps, rows: list[str], stored: str, writes: int) -> None:
     steps.redis.hset(rows[0], "writes", stored)
-    assert steps.call("beat", rows, LEASE_MS, "name", "n1") == writes
+    assert steps.call("renew_lease", rows, LEASE_MS, "name", "n1") == writes
     assert steps.hash(rows[0]) == {"name": "n1", "writes": stored}
 
 
@@ -83,7 +83,7 @@ def write(steps: Steps, rows: list[str], *parts: list[Any], drop_first: bool = F
     """Clients to set and to drop, topics to set and to drop; pairs are flat."""
     clients, gone, topics, unused = parts
     counts = len(clients) // 2, len(gone), len(topics) // 2, len(unused)
-    return steps.call("write", rows, int(drop_first), *counts, *clients, *gone, *topics, *unused)
+    return steps.call("write_rows", rows, int(drop_first), *counts, *clients, *gone, *topics, *unused)
 
 
 def test_write_sets_and_drops_clients_and_topics(steps: Steps, rows: list[str]) -> None:
@@ -186,7 +186,7 @@ def test_write_takes_as_many_rows_as_its_caller_sends(steps: Steps, rows: list[s
 def test_enroll_puts_a_node_into_the_index_until_its_lease_ends(steps: Steps, keys: Keys) -> None:
     for _ in range(2):
         with steps.silence():
-            assert steps.call("enroll", [keys.nodes], NODE, LEASE_MS, 10) == [[], LEASE_MS]
+            assert steps.call("index_node", [keys.nodes], NODE, LEASE_MS, 10) == [[], LEASE_MS]
         assert list(steps.scores(keys.nodes)) == [NODE]
         assert steps.is_due(steps.scores(keys.nodes)[NODE], LEASE_MS)
         assert steps.redis.zscore(keys.nodes, NODE) == int(steps.redis.zscore(keys.nodes, NODE))
@@ -196,7 +196,7 @@ def test_enroll_lists_the_nodes_whose_lease_has_ended_oldest_first(steps: Steps,
     now = steps.now_ms()
     steps.redis.zadd(keys.nodes, {"late": now - 1, "dead": now - 5000, "alive": now + 5000, "longer": now + 70_000})
     before = steps.scores(keys.nodes)
-    ended, following = steps.call("enroll", [keys.nodes], NODE, LEASE_MS, 10)
+    ended, following = steps.call("index_node", [keys.nodes], NODE, LEASE_MS, 10)
     assert ended == [b"dead", b"late"]
     assert 5000 - (steps.now_ms() - now) <= following <= 5000
     scores = steps.scores(keys.nodes)
@@ -207,23 +207,23 @@ def test_enroll_lists_the_nodes_whose_lease_has_ended_oldest_first(steps: Steps,
 @pytest.mark.parametrize("most", [1, 2, 3])
 def test_enroll_lists_no_more_than_it_is_asked_for(steps: Steps, keys: Keys, most: int) -> None:
     steps.redis.zadd(keys.nodes, {"d1": 1, "d2": 2, "d3": 3})
-    ended, following = steps.call("enroll", [keys.nodes], NODE, LEASE_MS, most)
+    ended, following = steps.call("index_node", [keys.nodes], NODE, LEASE_MS, most)
     assert ended == [b"d1", b"d2", b"d3"][:most]
     # Where more of them may have ended, the next call comes soon: within a second, or within a shorter lease.
     assert following == (1000 if most < 3 else LEASE_MS)
-    assert steps.call("enroll", [keys.nodes], NODE, 500, most)[1] == 500
+    assert steps.call("index_node", [keys.nodes], NODE, 500, most)[1] == 500
 
 
 def test_enroll_waits_no_longer_than_its_own_lease(steps: Steps, keys: Keys) -> None:
     steps.redis.zadd(keys.nodes, {"a stranger": "+inf"})
-    assert steps.call("enroll", [keys.nodes], NODE, LEASE_MS, 10) == [[], LEASE_MS]
+    assert steps.call("index_node", [keys.nodes], NODE, LEASE_MS, 10) == [[], LEASE_MS]
     steps.redis.zadd(keys.nodes, {NODE: "+inf"})
-    assert steps.call("enroll", [keys.nodes], NODE, LEASE_MS, 10) == [[], LEASE_MS]
+    assert steps.call("index_node", [keys.nodes], NODE, LEASE_MS, 10) == [[], LEASE_MS]
 
 
 def test_enroll_replaces_an_index_of_another_type(steps: Steps, keys: Keys) -> None:
     steps.redis.set(keys.nodes, "x")
-    assert steps.call("enroll", [keys.nodes], NODE, LEASE_MS, 10) == [[], LEASE_MS]
+    assert steps.call("index_node", [keys.nodes], NODE, LEASE_MS, 10) == [[], LEASE_MS]
     assert steps.is_due(steps.scores(keys.nodes)[NODE], LEASE_MS)
 
 
@@ -232,7 +232,7 @@ def test_enroll_reports_other_errors_and_keeps_the_index(steps: Steps, keys: Key
     steps.redis.config_set("maxmemory", 1)
     try:
         with steps.nothing_done(), pytest.raises(OutOfMemoryError):
-            steps.call("enroll", [keys.nodes], NODE, LEASE_MS, 10)
+            steps.call("index_node", [keys.nodes], NODE, LEASE_MS, 10)
     finally:
         steps.redis.config_set("maxmemory", 0)
 
@@ -244,12 +244,12 @@ def test_forget_takes_out_only_a_node_whose_lease_has_ended(steps: Steps, keys: 
     steps.redis.zadd(keys.nodes, {"dead": steps.now_ms(), "alive": steps.now_ms() + 60_000})
     for other in ("alive", "never seen"):
         with steps.nothing_done():
-            assert steps.call("forget", [keys.nodes], other) == 0
+            assert steps.call("unindex_node", [keys.nodes], other) == 0
     with steps.silence():
-        assert steps.call("forget", [keys.nodes], "dead") == 1
+        assert steps.call("unindex_node", [keys.nodes], "dead") == 1
     assert list(steps.scores(keys.nodes)) == ["alive"]
     with steps.nothing_done():
-        assert steps.call("forget", [keys.nodes], "dead") == 0
+        assert steps.call("unindex_node", [keys.nodes], "dead") == 0
 
 
 # ---- living
@@ -259,22 +259,22 @@ def test_living_lists_nodes_whose_lease_lives_longest_first(steps: Steps, keys: 
     now = steps.now_ms()
     steps.redis.zadd(keys.nodes, {"dead": now - 1, "short": now + 60_000, "long": now + 90_000, "ever": "+inf"})
     with steps.nothing_done():
-        assert steps.call("living", [keys.nodes], 10) == [b"ever", b"long", b"short"]
-        assert steps.call("living", [keys.nodes], 2) == [b"ever", b"long"]
+        assert steps.call("live_nodes", [keys.nodes], 10) == [b"ever", b"long", b"short"]
+        assert steps.call("live_nodes", [keys.nodes], 2) == [b"ever", b"long"]
 
 
 def test_living_leaves_out_what_is_too_long_for_a_node_id(steps: Steps, keys: Keys) -> None:
     now = steps.now_ms()
     steps.redis.zadd(keys.nodes, {"a" * 100: now + 60_000, "b" * 101: now + 90_000})
-    assert steps.call("living", [keys.nodes], 10) == [b"a" * 100]
+    assert steps.call("live_nodes", [keys.nodes], 10) == [b"a" * 100]
     steps.redis.delete(keys.nodes)
-    assert steps.call("living", [keys.nodes], 10) == []
+    assert steps.call("live_nodes", [keys.nodes], 10) == []
 
 
 def test_living_refuses_an_index_of_another_type(steps: Steps, keys: Keys) -> None:
     steps.redis.set(keys.nodes, "x")
     with steps.nothing_done(), pytest.raises(ResponseError, match="WRONGTYPE"):
-        steps.call("living", [keys.nodes], 10)
+        steps.call("live_nodes", [keys.nodes], 10)
 
 
 # ---- bury
@@ -284,23 +284,23 @@ def test_bury_removes_the_rows_of_a_node_whose_lease_has_ended(steps: Steps, row
     steps.redis.hset(rows[1], mapping={"c1": "{}", "c2": "{}", "c3": "{}"})
     steps.redis.hset(rows[2], "news", 1)
     with steps.silence():
-        assert steps.call("bury", rows) == [2, 3]
+        assert steps.call("remove_node", rows) == [2, 3]
     assert steps.state() == {}
-    assert steps.call("bury", rows) == [0, 0]
+    assert steps.call("remove_node", rows) == [0, 0]
 
 
 def test_bury_removes_nothing_while_the_lease_lives(steps: Steps, rows: list[str]) -> None:
     for key in rows:
         steps.redis.hset(key, "a", "b")
     with steps.nothing_done():
-        assert steps.call("bury", rows) is None
+        assert steps.call("remove_node", rows) is None
 
 
 def test_bury_removes_rows_of_another_type_and_counts_no_clients(steps: Steps, rows: list[str]) -> None:
     steps.redis.set(rows[1], "x")
     steps.redis.hset(rows[2], "news", 1)
-    assert steps.call("bury", rows) == [2, 0]
+    assert steps.call("remove_node", rows) == [2, 0]
     steps.redis.hset(rows[1], "c1", "{}")
     steps.redis.set(rows[2], "x")
-    assert steps.call("bury", rows) == [2, 1]
+    assert steps.call("remove_node", rows) == [2, 1]
     assert steps.state() == {}

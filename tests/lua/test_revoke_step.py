@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from redis.exceptions import OutOfMemoryError
 
-from gateway.cluster.keys import Keys
+from gateway.broker.keys import Keys
 from tests.lua.steps import Steps
 
 TEN_YEARS = 315_360_000
@@ -32,7 +32,7 @@ def revoke(
 ) -> Any:
     """Write (name, until, before); the moment that the step answers as text, or 0."""
     arguments = [part for name, until, before in revocations for part in (name, repr(until), before)]
-    return steps.call("revoke", rows, f"v{next(versions)}", most, "control", head, tail, *arguments)
+    return steps.call("revoke_tokens", rows, f"v{next(versions)}", most, "control", head, tail, *arguments)
 
 
 def ends(steps: Steps, rows: list[str]) -> set[int]:

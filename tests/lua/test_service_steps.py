@@ -8,7 +8,7 @@ import orjson
 import pytest
 from redis.exceptions import OutOfMemoryError, ResponseError
 
-from gateway.cluster.keys import Keys
+from gateway.broker.keys import Keys
 from tests.lua.steps import Steps
 
 KEEP_MS = 3_600_000
@@ -24,7 +24,7 @@ RECORD = b'{"status":"ok"}'
 def enlist(steps: Steps, *services: str, most: int = MOST, lease_ms: int = LEASE_MS) -> Any:
     """Put services into the index."""
     pairs = [part for name in services for part in (name, lease_ms)]
-    return steps.call("enlist", [steps.keys.services], KEEP_MS, most, INDEX_MS, *pairs)
+    return steps.call("index_services", [steps.keys.services], KEEP_MS, most, INDEX_MS, *pairs)
 
 
 @pytest.mark.parametrize("names", [["a"], ["a", "b"], ["c", "b", "a"]])
@@ -38,7 +38,7 @@ def test_enlist_lists_services_until_their_leases_end(steps: Steps, keys: Keys, 
 
 
 def test_enlist_gives_each_service_its_own_lease(steps: Steps, keys: Keys) -> None:
-    steps.call("enlist", [keys.services], KEEP_MS, MOST, INDEX_MS, "a", 1000, "b", 2000, "c", 3000)
+    steps.call("index_services", [keys.services], KEEP_MS, MOST, INDEX_MS, "a", 1000, "b", 2000, "c", 3000)
     scores = steps.scores(keys.services)
     assert [round(scores[name] - scores["a"]) for name in "abc"] == [0, 1000, 2000]
     assert steps.is_due(scores["a"], 1000)
@@ -104,7 +104,7 @@ def tell(
 ) -> Any:  # fmt: skip
     """Write a record of the service "a"."""
     key = steps.keys.service("a")
-    return steps.call("tell", [key], instance, version, RECORD, LEASE_MS, KEEP_MS, most, channel, '{"state":')
+    return steps.call("write_service", [key], instance, version, RECORD, LEASE_MS, KEEP_MS, most, channel, '{"state":')
 
 
 def record(steps: Steps, instance: str = "i1") -> Any:
@@ -269,34 +269,34 @@ def test_tell_without_memory_writes_nothing(steps: Steps) -> None:
 
 def test_recall_reads_all_records_and_redis_time(steps: Steps, keys: Keys) -> None:
     key = [keys.service("a")]
-    now, rows = steps.call("recall", key, 100, 1000)
+    now, rows = steps.call("read_services", key, 100, 1000)
     assert rows == []
     assert steps.is_due(now, 0)
     steps.redis.hset(key[0], mapping={"i1": "one", "i2": "two"})
     with steps.nothing_done():
-        _, rows = steps.call("recall", key, 100, 1000)
+        _, rows = steps.call("read_services", key, 100, 1000)
     assert dict(zip(rows[::2], rows[1::2], strict=True)) == {b"i1": b"one", b"i2": b"two"}
 
 
 def test_recall_sends_the_start_of_a_long_record_and_leaves_out_long_names(steps: Steps, keys: Keys) -> None:
     key = [keys.service("a")]
     steps.redis.hset(key[0], mapping={"i": "0123456789", "n" * 400: "short", "m" * 401: "short"})
-    _, rows = steps.call("recall", key, 100, 5)
+    _, rows = steps.call("read_services", key, 100, 5)
     assert dict(zip(rows[::2], rows[1::2], strict=True)) == {b"i": b"012345", b"n" * 400: b"short"}
 
 
 def test_recall_looks_at_no_more_than_it_is_asked_for(steps: Steps, keys: Keys) -> None:
     store(steps, **{f"i{at}": {} for at in range(3000)})
-    _, rows = steps.call("recall", [keys.service("a")], 100, 1000)
+    _, rows = steps.call("read_services", [keys.service("a")], 100, 1000)
     assert 100 <= len(rows) // 2 <= 200
-    _, rows = steps.call("recall", [keys.service("a")], 5000, 1000)
+    _, rows = steps.call("read_services", [keys.service("a")], 5000, 1000)
     assert len(rows) // 2 == 3000
 
 
 def test_recall_of_a_key_of_another_type_finds_nothing(steps: Steps, keys: Keys) -> None:
     steps.redis.set(keys.service("a"), "x")
     with steps.nothing_done():
-        assert steps.call("recall", [keys.service("a")], 100, 1000)[1] == []
+        assert steps.call("read_services", [keys.service("a")], 100, 1000)[1] == []
 
 
 # ---- members
@@ -304,27 +304,27 @@ def test_recall_of_a_key_of_another_type_finds_nothing(steps: Steps, keys: Keys)
 
 def test_members_reads_a_page_in_either_order(steps: Steps, keys: Keys) -> None:
     key = [keys.services]
-    assert steps.call("members", key, "ZRANGE", 0, 9, 100) == [0, []]
+    assert steps.call("page_sorted_set", key, "ZRANGE", 0, 9, 100) == [0, []]
     steps.redis.zadd(key[0], {"a": 1, "b": 2.5, "c": 3})
     with steps.nothing_done():
-        assert steps.call("members", key, "ZRANGE", 0, 1, 100) == [2, [b"a", b"1", b"b", b"2.5"]]
-        assert steps.call("members", key, "ZREVRANGE", 0, 1, 100) == [2, [b"c", b"3", b"b", b"2.5"]]
-        assert steps.call("members", key, "ZRANGE", 2, 2, 100) == [1, [b"c", b"3"]]
-        assert steps.call("members", key, "ZRANGE", 3, 9, 100) == [0, []]
+        assert steps.call("page_sorted_set", key, "ZRANGE", 0, 1, 100) == [2, [b"a", b"1", b"b", b"2.5"]]
+        assert steps.call("page_sorted_set", key, "ZREVRANGE", 0, 1, 100) == [2, [b"c", b"3", b"b", b"2.5"]]
+        assert steps.call("page_sorted_set", key, "ZRANGE", 2, 2, 100) == [1, [b"c", b"3"]]
+        assert steps.call("page_sorted_set", key, "ZRANGE", 3, 9, 100) == [0, []]
 
 
 def test_members_leaves_out_what_is_too_long_and_counts_it(steps: Steps, keys: Keys) -> None:
     steps.redis.zadd(keys.services, {"abc": 1, "abcd": 2, "ab": 3})
-    assert steps.call("members", [keys.services], "ZRANGE", 0, 9, 3) == [3, [b"abc", b"1", b"ab", b"3"]]
+    assert steps.call("page_sorted_set", [keys.services], "ZRANGE", 0, 9, 3) == [3, [b"abc", b"1", b"ab", b"3"]]
 
 
 def test_members_reads_thousands(steps: Steps, keys: Keys) -> None:
     steps.redis.zadd(keys.services, {f"m{at}": at for at in range(10_000)})
-    looked_at, page = steps.call("members", [keys.services], "ZRANGE", 0, 9999, 100)
+    looked_at, page = steps.call("page_sorted_set", [keys.services], "ZRANGE", 0, 9999, 100)
     assert (looked_at, len(page)) == (10_000, 20_000)
 
 
 def test_members_refuses_a_key_of_another_type(steps: Steps, keys: Keys) -> None:
     steps.redis.set(keys.services, "x")
     with steps.nothing_done(), pytest.raises(ResponseError, match="WRONGTYPE"):
-        steps.call("members", [keys.services], "ZRANGE", 0, 9, 100)
+        steps.call("page_sorted_set", [keys.services], "ZRANGE", 0, 9, 100)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gateway.cluster.keys import Keys
+from gateway.broker.keys import Keys
 from tests.lua.steps import Steps
 
 NODE = "n1.boot"
@@ -23,24 +23,26 @@ def step(
 ) -> Any:  # fmt: skip
     """Call the step for the node `NODE`."""
     keys, counts = steps.keys, counts or {}
-    rows = [keys.slots, *map(keys.node_slots, (NODE, *others))]
+    rows = [keys.connection_nodes, *map(keys.node_connections, (NODE, *others))]
     arguments = [NODE, LEASE_MS, int(fresh), users, addresses, len(others), len(counts), *others]
     arguments += [part for pair in counts.items() for part in pair]
-    return steps.call("slots", rows, *arguments, *(part for newcomer in newcomers for part in newcomer))
+    return steps.call("count_connections", rows, *arguments, *(part for newcomer in newcomers for part in newcomer))
 
 
 def join(steps: Steps, node: str, ms: int = 60_000, **counts: object) -> None:
     """Another node with its counts: `u_ann=1` is one connection of the user ann."""
-    steps.redis.zadd(steps.keys.slots, {node: steps.now_ms() + ms})
+    steps.redis.zadd(steps.keys.connection_nodes, {node: steps.now_ms() + ms})
     if counts:
-        steps.redis.hset(steps.keys.node_slots(node), mapping={name: str(count) for name, count in counts.items()})
+        steps.redis.hset(
+            steps.keys.node_connections(node), mapping={name: str(count) for name, count in counts.items()}
+        )
 
 
 @pytest.fixture
 def own(steps: Steps, keys: Keys) -> str:
     """The counts of the node, under its living lease."""
     assert step(steps, fresh=True) == [0]
-    return keys.node_slots(NODE)
+    return keys.node_connections(NODE)
 
 
 # ---- the lease
@@ -49,20 +51,20 @@ def own(steps: Steps, keys: Keys) -> str:
 def test_a_fresh_node_takes_a_lease_without_connections(steps: Steps, keys: Keys) -> None:
     with steps.silence():
         assert step(steps, fresh=True) == [0]
-    assert steps.hash(keys.node_slots(NODE)) == {"": "0"}
-    assert steps.expires(keys.node_slots(NODE), LEASE_MS)
-    assert steps.scores(keys.slots).keys() == {NODE}
-    assert steps.is_due(steps.scores(keys.slots)[NODE], LEASE_MS)
-    assert steps.expires(keys.slots, DAY_MS)
+    assert steps.hash(keys.node_connections(NODE)) == {"": "0"}
+    assert steps.expires(keys.node_connections(NODE), LEASE_MS)
+    assert steps.scores(keys.connection_nodes).keys() == {NODE}
+    assert steps.is_due(steps.scores(keys.connection_nodes)[NODE], LEASE_MS)
+    assert steps.expires(keys.connection_nodes, DAY_MS)
 
 
 def test_a_step_renews_the_lease(steps: Steps, keys: Keys, own: str) -> None:
-    for key in (own, keys.slots):
+    for key in (own, keys.connection_nodes):
         steps.redis.pexpire(key, 1000)
     assert step(steps) == [0]
     assert steps.expires(own, LEASE_MS)
-    assert steps.expires(keys.slots, DAY_MS)
-    assert steps.is_due(steps.scores(keys.slots)[NODE], LEASE_MS)
+    assert steps.expires(keys.connection_nodes, DAY_MS)
+    assert steps.is_due(steps.scores(keys.connection_nodes)[NODE], LEASE_MS)
     assert steps.hash(own) == {"": "0"}
 
 
@@ -92,12 +94,12 @@ def test_a_fresh_node_drops_what_it_held(steps: Steps, keys: Keys, own: str) -> 
 def test_unknown_living_nodes_are_named_and_nothing_is_counted(steps: Steps, keys: Keys, own: str) -> None:
     join(steps, "n2.boot", 60_000)
     join(steps, "n3.boot", 90_000)
-    counts, index = steps.hash(own), steps.scores(keys.slots)
+    counts, index = steps.hash(own), steps.scores(keys.connection_nodes)
     for others in ((), ("n2.boot",), ("n3.boot",)):
         verdict, *ids = step(steps, ("ann", "a1"), counts={"bob": 1}, others=others)
         assert verdict == OTHERS
         assert ids == [b"n3.boot", b"n2.boot", NODE.encode()]
-    assert (steps.hash(own), steps.scores(keys.slots)) == (counts, index)
+    assert (steps.hash(own), steps.scores(keys.connection_nodes)) == (counts, index)
     assert step(steps, ("ann", "a1"), fresh=True)[0] == OTHERS
     assert steps.hash(own) == counts
     assert step(steps, ("ann", "a1"), others=("n3.boot", "n2.boot")) == [0, LET_IN]
@@ -107,7 +109,7 @@ def test_nodes_whose_lease_has_ended_are_taken_out(steps: Steps, keys: Keys, own
     join(steps, "dead.boot", -1)
     join(steps, "n2.boot")
     assert step(steps, others=("n2.boot",)) == [0]
-    assert steps.scores(keys.slots).keys() == {NODE, "n2.boot"}
+    assert steps.scores(keys.connection_nodes).keys() == {NODE, "n2.boot"}
     assert step(steps, others=("n2.boot", "dead.boot")) == [0], "a node that is known may be gone"
 
 
@@ -125,7 +127,7 @@ def test_a_member_that_can_be_a_node_is_named(steps: Steps, keys: Keys, own: str
 
 def test_at_most_a_thousand_nodes_are_named_those_that_live_longest(steps: Steps, keys: Keys, own: str) -> None:
     now = steps.now_ms()
-    steps.redis.zadd(keys.slots, {f"n{at}": now + 60_000 + at for at in range(1100)})
+    steps.redis.zadd(keys.connection_nodes, {f"n{at}": now + 60_000 + at for at in range(1100)})
     verdict, *ids = step(steps)
     assert verdict == OTHERS
     assert ids == [b"n%d" % at for at in range(1099, 99, -1)]
@@ -133,17 +135,19 @@ def test_at_most_a_thousand_nodes_are_named_those_that_live_longest(steps: Steps
 
 
 def test_an_index_of_another_type_is_replaced(steps: Steps, keys: Keys, own: str) -> None:
-    steps.redis.delete(keys.slots)
-    steps.redis.set(keys.slots, "x")
+    steps.redis.delete(keys.connection_nodes)
+    steps.redis.set(keys.connection_nodes, "x")
     assert step(steps, ("ann", "")) == [0, LET_IN]
-    assert steps.scores(keys.slots).keys() == {NODE}
+    assert steps.scores(keys.connection_nodes).keys() == {NODE}
 
 
 def test_no_more_than_two_thousand_members_are_looked_at(steps: Steps, keys: Keys, own: str) -> None:
     now = steps.now_ms()
-    steps.redis.zadd(keys.slots, {f"no node {at}": now + 90_000 for at in range(1999)} | {"n2.boot": now + 60_000})
+    steps.redis.zadd(
+        keys.connection_nodes, {f"no node {at}": now + 90_000 for at in range(1999)} | {"n2.boot": now + 60_000}
+    )
     assert step(steps)[0] == OTHERS
-    steps.redis.zadd(keys.slots, {"one more that is none": now + 90_000})
+    steps.redis.zadd(keys.connection_nodes, {"one more that is none": now + 90_000})
     assert step(steps) == [0]
 
 
@@ -204,7 +208,7 @@ def test_connections_on_other_nodes_count_too(steps: Steps, own: str) -> None:
 def test_connections_on_a_dead_node_do_not_count(steps: Steps, keys: Keys, own: str) -> None:
     join(steps, "n2.boot", ann=2)
     assert step(steps, ("ann", ""), others=["n2.boot"]) == [0, USER_FULL]
-    steps.redis.delete(keys.node_slots("n2.boot"))
+    steps.redis.delete(keys.node_connections("n2.boot"))
     assert step(steps, ("ann", ""), others=["n2.boot"]) == [0, LET_IN]
 
 
@@ -224,7 +228,7 @@ def test_the_largest_count_counts(steps: Steps, own: str) -> None:
 
 def test_counts_of_another_type_count_nothing(steps: Steps, keys: Keys, own: str) -> None:
     join(steps, "n2.boot")
-    steps.redis.set(keys.node_slots("n2.boot"), "x")
+    steps.redis.set(keys.node_connections("n2.boot"), "x")
     assert step(steps, ("ann", "a1"), others=["n2.boot"]) == [0, LET_IN]
 
 

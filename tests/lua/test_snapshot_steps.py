@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from redis.exceptions import OutOfMemoryError, ResponseError
 
-from gateway.cluster.envelope import Envelope, Kind
-from gateway.cluster.keys import Keys
-from gateway.cluster.leader import Fence
-from gateway.cluster.snapshots import KEEP_MS, Snapshots
+from gateway.broker.envelope import Envelope, EnvelopeKind
+from gateway.broker.fence import Fence
+from gateway.broker.keys import Keys
+from gateway.broker.snapshots import KEEP_MS, Snapshots
 from tests.lua.steps import Steps
 
 TEXT = b'{"price":1}'
@@ -17,8 +17,8 @@ TOPIC = "prices"
 
 def keep(steps: Steps, text: bytes = TEXT, fence: Fence | None = None) -> int | list[bytes]:
     """Keep a value as the code does; its version, or what refused it."""
-    message = Envelope(123, text, kind=Kind.SNAPSHOT, conflate_ms=50)
-    answer = steps.run(Snapshots(steps.link, steps.keys).keep(TOPIC, message, "gw:prices", fence))
+    message = Envelope(123, text, kind=EnvelopeKind.SNAPSHOT, conflate_ms=50)
+    answer = steps.run(Snapshots(steps.redis_client, steps.keys).publish_command(TOPIC, message, "gw:prices", fence))
     return answer if isinstance(answer, list) else int(answer)
 
 
@@ -88,7 +88,7 @@ def test_a_value_goes_to_one_shard_on_a_cluster(steps: Steps, keys: Keys) -> Non
     subscriber = steps.redis.pubsub()
     subscriber.execute_command("SSUBSCRIBE", "ch")
     assert subscriber.parse_response()[0] == b"ssubscribe"
-    steps.call("keep", [keys.snapshot(TOPIC)], "ch", "h", "text", "", 0, 0, "SPUBLISH", 1000)
+    steps.call("publish_snapshot", [keys.snapshot(TOPIC)], "ch", "h", "text", "", 0, 0, "SPUBLISH", 1000)
     message = subscriber.parse_response()
     assert message[:2] == [b"smessage", b"ch"]
     assert message[2].startswith(b"h ")
@@ -154,15 +154,15 @@ def test_without_memory_nothing_is_kept(steps: Steps, before: int) -> None:
 
 def test_last_reads_version_and_text(steps: Steps, keys: Keys) -> None:
     row = [keys.snapshot(TOPIC)]
-    assert steps.call("last", row, 100) == [None, None]
+    assert steps.call("read_snapshot", row, 100) == [None, None]
     steps.redis.hset(row[0], mapping={"v": 7, "m": "0123456789", "fence:prices": 1})
     with steps.nothing_done():
-        assert steps.call("last", row, 100) == [b"7", b"0123456789"]
-        assert steps.call("last", row, 10) == [b"7", b"0123456789"]
-        assert steps.call("last", row, 9) == []
+        assert steps.call("read_snapshot", row, 100) == [b"7", b"0123456789"]
+        assert steps.call("read_snapshot", row, 10) == [b"7", b"0123456789"]
+        assert steps.call("read_snapshot", row, 9) == []
 
 
 def test_last_refuses_a_key_of_another_type(steps: Steps, keys: Keys) -> None:
     steps.redis.set(keys.snapshot(TOPIC), "x")
     with steps.nothing_done(), pytest.raises(ResponseError, match="WRONGTYPE"):
-        steps.call("last", [keys.snapshot(TOPIC)], 100)
+        steps.call("read_snapshot", [keys.snapshot(TOPIC)], 100)

@@ -16,7 +16,7 @@ from websockets.frames import Close
 
 from gateway.client import Event as ClientEvent
 from gateway.client import Gap, Gateway, Message, State, Subscription
-from gateway.client import topics as topics_module
+from gateway.client import subscriptions as topics_module
 from tests.model.cases import Step
 from tests.model.play import Event
 from tests.unit.virtual_time import VirtualLoop
@@ -89,18 +89,18 @@ class _Noted(Subscription):
         self.handle = self.owner.next_handle
         self.owner.subscriptions[self.handle] = self
 
-    def offer(self, event: ClientEvent) -> None:
+    def put(self, event: ClientEvent) -> None:
         if self.ended:
             return
-        super().offer(event)
+        super().put(event)
         match event:
             case Message(data=data, initial=initial):
                 self.owner.note("notified", self.handle, "initial" if initial else "message", data)
             case _:
                 self.owner.note("notified", self.handle, "gap" if isinstance(event, Gap) else "recovered")
 
-    def enter(self) -> None:
-        super().enter()
+    def acknowledged(self) -> None:
+        super().acknowledged()
         self.owner.note("notified", self.handle, "subscribed")
 
     def end(self, why: BaseException) -> None:

@@ -16,10 +16,10 @@ import orjson
 
 from gateway.core import frames
 from gateway.core.identity import ANONYMOUS, Identity
-from gateway.node import Node
+from gateway.node.node import Node
 from gateway.protocols.native.protocol import NATIVE
-from gateway.transport.connection import Connection, Stage
-from gateway.transport.eventstream import EventStream
+from gateway.transports.connection import Connection, ConnectionStage
+from gateway.transports.http_stream import HttpStream
 from tests.simulation.oracle import Broken, Watch
 
 RETRY_SECONDS = 1.0
@@ -44,7 +44,7 @@ class MemorySocket(Connection):
 
     def __init__(self, delay: Callable[[], float], deliver: Callable[[bytes], None], lost: Callable[[], None]) -> None:
         super().__init__()
-        self.stage = Stage.OPEN
+        self.stage = ConnectionStage.OPEN
         self._delay = delay
         self._deliver = deliver
         self._lost = lost
@@ -52,7 +52,7 @@ class MemorySocket(Connection):
         self._due = 0.0
 
     def send(self, data: bytes) -> bool:
-        if self.stage is Stage.OPEN:
+        if self.stage is ConnectionStage.OPEN:
             loop = asyncio.get_running_loop()
             self._due = max(self._due, loop.time() + self._delay())
             self._flight.append(data)
@@ -78,26 +78,26 @@ class MemorySocket(Connection):
         self.abort(code)
 
     def abort(self, code: int) -> None:
-        if self.stage is Stage.OPEN:
-            self.stage = Stage.CLOSED
-            self._drop()
+        if self.stage is ConnectionStage.OPEN:
+            self.stage = ConnectionStage.CLOSED
+            self._drop_input()
             self._report_closed(code)
             self._lost()
 
     def say(self, text: bytes) -> None:
         """A frame of the client has arrived."""
-        if self.stage is Stage.OPEN:
+        if self.stage is ConnectionStage.OPEN:
             self._receive(text)
 
     def _read(self, data: bytes) -> Iterator[tuple[int, bytes]]:
         yield frames.TEXT, data
 
-    def _waits(self, opcode: int) -> bool:
+    def _must_wait(self, opcode: int) -> bool:
         return True
 
-    def _carry_out(self, opcode: int, payload: bytes) -> None:
+    def _handle(self, opcode: int, payload: bytes) -> None:
         assert self._owner is not None
-        self._owner.received(self, opcode, payload)
+        self._owner.message_received(self, opcode, payload)
 
     def _pause(self, paused: bool) -> None:
         """Nothing is ever paused: the client sends little."""
@@ -153,7 +153,7 @@ class SimulatedClient:
         self.away = 0.0  # seconds that it stays away when its connection is lost next
         self.gone = False  # it does not come back
         self._world = world
-        self._connection: MemorySocket | EventStream | None = None
+        self._connection: MemorySocket | HttpStream | None = None
         self._generation = 0
         self._requests = itertools.count(1)
         self._said: deque[tuple[int, bytes]] = deque()  # on its way to the node, with the connection it was said on
@@ -174,17 +174,17 @@ class SimulatedClient:
         generation = self._generation
         self.welcomed = False
         self.unanswered.clear()
-        connection: MemorySocket | EventStream
+        connection: MemorySocket | HttpStream
         if self.stream:
-            connection = EventStream("sse", node.clients.event_streams, lambda: self._lost(generation))
+            connection = HttpStream("sse", node.connections.event_streams, lambda: self._lost(generation))
         else:
             connection = MemorySocket(
                 self._world.delay, lambda data: self._received(generation, data), lambda: self._lost(generation)
             )
         self.node, self._connection = node, connection
         identity = Identity(self.user, "user") if self.user is not None else ANONYMOUS
-        node.clients.admit(connection, NATIVE, identity, f"10.0.0.{len(self.name)}", "simulation")
-        if isinstance(connection, EventStream):
+        node.connections.accept(connection, NATIVE, identity, f"10.0.0.{len(self.name)}", "simulation")
+        if isinstance(connection, HttpStream):
             self._reader = asyncio.get_running_loop().create_task(self._take(generation, connection))
         for subscription in self.subscriptions.values():
             subscription.watch.connected(connection.client_id)
@@ -276,15 +276,15 @@ class SimulatedClient:
         generation, text = self._said.popleft()
         if generation != self._generation or self._connection is None:
             return
-        if isinstance(self._connection, EventStream):
-            self._connection.receive_lines(text)
+        if isinstance(self._connection, HttpStream):
+            self._connection.post_received(text)
         else:
             self._connection.say(text)
 
     # ---- what it receives
 
-    async def _take(self, generation: int, stream: EventStream) -> None:
-        while (taken := await stream.take()) is not None:
+    async def _take(self, generation: int, stream: HttpStream) -> None:
+        while (taken := await stream.take_frames()) is not None:
             await asyncio.sleep(self._world.delay())
             for data in taken:
                 self._received(generation, data)

@@ -6,9 +6,9 @@ from contextlib import AsyncExitStack
 from functools import cache
 from typing import TYPE_CHECKING, Final
 
-from gateway.core import topics as topic_rules
-from gateway.core.topics import TopicRules
-from gateway.node import Node
+from gateway.core import topic_rules
+from gateway.core.topic_rules import TopicRules
+from gateway.node.node import Node
 from gateway.settings import Settings
 from tests.simulation.network import Address
 
@@ -88,16 +88,16 @@ class Member:
             advertise=f"n{self._index}:8000", presence_grace_seconds=0.5, redis_timeout_seconds=1.0, jwt_secret=SECRET,
         )  # fmt: skip
         self.node = Node(settings, _parsed(self._rules), self._world.now)
-        self.node.leave = lambda: self._world.fail(self.node)
+        self.node.shut_down = lambda: self._world.fail(self.node)
         self._stack = AsyncExitStack()
-        await self._stack.enter_async_context(self.node.life())
+        await self._stack.enter_async_context(self.node.lifespan())
 
     async def stop(self, *, kill: bool) -> None:
         """End the process; a killed one removes nothing from Redis."""
         if self.node is None or self._stack is None:
             return
         node, stack, self.node, self._stack = self.node, self._stack, None, None
-        node.leave = lambda: None
+        node.shut_down = lambda: None
         if kill:
             self._world.network.refuse(self.address)
             self._world.network.cut(self.address)

@@ -18,13 +18,13 @@ from redis.asyncio.connection import BlockingConnectionPool
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from gateway.cluster import servers
+from gateway.broker import topology
 
 
 @contextmanager
 def quick_redis() -> Iterator[None]:
     """Within it, redis-py's pipelines are these, and connections do not introduce their library."""
-    with mock.patch.object(Pipeline, "execute", _execute), mock.patch.object(servers, "DRIVER", None):
+    with mock.patch.object(Pipeline, "execute", _execute), mock.patch.object(topology, "DRIVER", None):
         yield
 
 

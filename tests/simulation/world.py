@@ -19,10 +19,10 @@ from unittest import mock
 
 import jwt
 
-from gateway.cluster import history
-from gateway.cluster.link import Unavailable
+from gateway.broker import history
+from gateway.broker.client import Unavailable
 from gateway.core.publication import Publication
-from gateway.node import Node
+from gateway.node.node import Node
 from tests.simulation.client import SimulatedClient
 from tests.simulation.histories import CLIENTS, LOSSLESS, NODES, TOPICS, Step
 from tests.simulation.members import OTHER_RULES, RULES, SECRET, Member
@@ -153,7 +153,7 @@ class World:
 
         async def publish(node: Node) -> None:
             with suppress(Unavailable):  # it may have been published or not: Redis knows
-                await node.relay.publish([publication])
+                await node.dispatcher.publish([publication])
 
         self._spawn(publish(member.node))
 
@@ -321,11 +321,11 @@ class World:
             if listed != truth:
                 raise Broken(f"the registry lists {listed}, but there are {truth}")
         for node in nodes:
-            held = {connection.client_id for connection in node.clients}
+            held = {connection.client_id for connection in node.connections}
             theirs = {client.client_id for client in self.clients if client.node is node}
             if held != theirs:
                 raise Broken(f"{node.id} holds {held}, but its clients are {theirs}")
-            people = {member.person for member in (await node.presence.people("room1")).people()}
+            people = {member.person for member in (await node.presence.members("room1")).members()}
             there = {client.person for client in self.clients if "room1" in client.subscriptions}
             if people != there:
                 raise Broken(f"{node.id} sees {people} in room1, but there are {there}")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.transport import connection, request
+from gateway.transports import connection, http1
 
 
 @pytest.fixture(autouse=True)
 def _one_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     """One turn of the loop is enough for whatever a test sends, however slow the machine is."""
-    for module in (connection, request):
+    for module in (connection, http1):
         monkeypatch.setattr(module, "TURN_SECONDS", 60.0)

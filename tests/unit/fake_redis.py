@@ -12,8 +12,8 @@ from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
-from gateway.cluster.link import Link, Unavailable
-from gateway.cluster.shards import Shards
+from gateway.broker.client import RedisClient, Unavailable
+from gateway.broker.slot_map import SlotMap
 from tests.simulation.redis_server import encode
 
 
@@ -151,12 +151,12 @@ class FakeConnection:
 
 
 class FakeRedis:
-    """Stands for the `Link` to a single Redis, too, as far as the bus takes it."""
+    """Stands for the `RedisClient` to a single Redis, too, as far as the bus takes it."""
 
     def __init__(self, *, eager: bool = True) -> None:
         self.timeout_seconds = 2.0
         self.sharded = False
-        self.shards = Shards(sharded=False)
+        self.slot_map = SlotMap(sharded=False)
         self.eager = eager  # commands are seen to at once
         self.slow = False  # a command takes a turn of the loop to be written
         self.reachable = True
@@ -170,9 +170,9 @@ class FakeRedis:
         self.on_disconnect: Callable[[], None] = lambda: None
 
     @property
-    def link(self) -> Link:
+    def link(self) -> RedisClient:
         """Itself, to the bus."""
-        return cast(Link, self)
+        return cast(RedisClient, self)
 
     @property
     def connection(self) -> FakeConnection:
@@ -183,13 +183,13 @@ class FakeRedis:
         """Nothing has a slot."""
         return "PUBLISH"
 
-    async def learn(self, *, force: bool = False) -> None:
+    async def refresh_topology(self, *, force: bool = False) -> None:
         """There is nothing to learn."""
 
     def mark_stale(self) -> None:
         """There is no slot map."""
 
-    async def subscriber(self, _server: str) -> AbstractConnection:
+    async def connect_subscriber(self, _server: str) -> AbstractConnection:
         """A new connection, if it can be reached."""
         self.attempts += 1
         await asyncio.sleep(0)
@@ -198,7 +198,7 @@ class FakeRedis:
         self.connections.append(FakeConnection(self))
         return cast(AbstractConnection, self.connections[-1])
 
-    async def moved(self, _server: str, _connection: AbstractConnection) -> bool:
+    async def is_moved(self, _server: str, _connection: AbstractConnection) -> bool:
         """Whether the master is elsewhere."""
         return self.elsewhere
 

@@ -1,4 +1,6 @@
-"""A `Link` to a Redis in memory, which runs the real Lua steps: for units that are mostly what they ask of Redis."""
+"""A `RedisClient` to a Redis in memory, which runs the real Lua steps: for units that are mostly what they ask of
+Redis.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +9,10 @@ from typing import Any, cast
 
 from redis.exceptions import ResponseError
 
-from gateway.cluster.answers import Command, Refused, Unavailable, failure
-from gateway.cluster.link import Link
-from gateway.cluster.rows import Rows
-from gateway.cluster.shards import Shards
+from gateway.broker.client import RedisClient
+from gateway.broker.errors import CommandRefused, RedisCommand, Unavailable, to_unavailable
+from gateway.broker.rows import RowDecoder
+from gateway.broker.slot_map import SlotMap
 from gateway.metrics import Metrics
 from tests.simulation.network import Network
 from tests.simulation.redis_data import RedisError
@@ -22,21 +24,21 @@ class MemoryLink:
 
     def __init__(self) -> None:
         self.metrics = Metrics()
-        self.rows = Rows(self.metrics)
+        self.rows = RowDecoder(self.metrics)
         self.sharded = False
-        self.shards = Shards(sharded=False)
+        self.slot_map = SlotMap(sharded=False)
         self.now_ms = 1_700_000_000_000
         self.redis = RedisServer(cast(Network, None), [], lambda: 1000 * self.now_ms)
         self.redis.published = lambda channel, payload: self.published.append((channel.decode(), payload))
         self.published: list[tuple[str, bytes]] = []
         self.away = False
         self.trips: list[list[str]] = []  # names of the commands of each round trip
-        self._scripts = Link("redis://127.0.0.1:1", timeout_seconds=1, name="test", metrics=self.metrics)
+        self._scripts = RedisClient("redis://127.0.0.1:1", timeout_seconds=1, name="test", metrics=self.metrics)
 
     @property
-    def link(self) -> Link:
+    def link(self) -> RedisClient:
         """Itself, to the code."""
-        return cast(Link, self)
+        return cast(RedisClient, self)
 
     def script(self, name: str) -> Any:
         """The real step, loaded."""
@@ -44,48 +46,48 @@ class MemoryLink:
         self.redis.scripts[step.digest.encode()] = step.source.encode()
         return step
 
-    async def ask(self, *command: Any) -> Any:
-        """As `Link.ask`."""
-        return (await self.ask_all([command]))[0]
+    async def execute(self, *command: Any) -> Any:
+        """As `RedisClient.execute`."""
+        return (await self.execute_all([command]))[0]
 
-    async def ask_at(self, _server: str, *command: Any) -> Any:
+    async def execute_at(self, _server: str, *command: Any) -> Any:
         """There is one server."""
-        answer = await self.ask(*command)
+        answer = await self.execute(*command)
         return [int(answer[0]), answer[1]] if command[0] == "SCAN" else answer  # as redis-py does
 
-    async def ask_all(self, commands: Sequence[Command]) -> list[Any]:
-        """As `Link.ask_all`."""
-        answers = await self.ask_each(commands)
+    async def execute_all(self, commands: Sequence[RedisCommand]) -> list[Any]:
+        """As `RedisClient.execute_all`."""
+        answers = await self.execute_each(commands)
         for answer in answers:
-            if isinstance(answer, Refused):
+            if isinstance(answer, CommandRefused):
                 raise answer
         return answers
 
-    async def ask_each(self, commands: Sequence[Command]) -> list[Any]:
-        """As `Link.ask_each`."""
+    async def execute_each(self, commands: Sequence[RedisCommand]) -> list[Any]:
+        """As `RedisClient.execute_each`."""
         self.trips.append([str(command[0]) for command in commands])
         if self.away:
             raise Unavailable("away")
         return [self.run(*command) for command in commands]
 
-    async def send(self, commands: Sequence[Command], *, durable: bool = False) -> list[Any]:
-        """As `Link.send`."""
-        return await self.ask_all(commands)
+    async def transact(self, commands: Sequence[RedisCommand], *, durable: bool = False) -> list[Any]:
+        """As `RedisClient.transact`."""
+        return await self.execute_all(commands)
 
     def publish_command(self, _channel: str) -> str:
         """It is no cluster."""
         return "PUBLISH"
 
     async def publish(self, channel: str, payload: bytes) -> None:
-        """As `Link.publish`."""
-        await self.ask("PUBLISH", channel, payload)
+        """As `RedisClient.publish`."""
+        await self.execute("PUBLISH", channel, payload)
 
     @property
-    def reads(self) -> Any:
+    def read_batch(self) -> Any:
         """Reads that share a round trip: here each has its own."""
         return self
 
-    async def learn(self) -> None:
+    async def refresh_topology(self) -> None:
         """There is nothing to learn."""
 
     def run(self, *command: Any) -> Any:
@@ -95,7 +97,7 @@ class MemoryLink:
             return found[: command[2]] if isinstance(found, list) else found
         parts = [part if isinstance(part, bytes) else str(part).encode() for part in command]
         answer = self.redis.run(parts)
-        return failure(ResponseError(str(answer))) if isinstance(answer, RedisError) else answer
+        return to_unavailable(ResponseError(str(answer))) if isinstance(answer, RedisError) else answer
 
     def ttl_ms(self, key: str) -> int:
         """PTTL."""

@@ -1,4 +1,6 @@
-"""gateway.cluster.presence: rows of two nodes on a Redis in memory, what is published, and for how long rows stay."""
+"""gateway.cluster.presence_store: rows of two nodes on a Redis in memory, what is published, and for how long rows
+stay.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +9,15 @@ from typing import Any
 
 import pytest
 
-from gateway.cluster.envelope import Envelope
-from gateway.cluster.keys import Keys
-from gateway.cluster.presence import PEOPLE_MS, Attendance, attendee, parse_presence
-from gateway.core.roster import Attendee
+from gateway.broker.envelope import Envelope
+from gateway.broker.keys import Keys
+from gateway.cluster.presence_store import MEMBERS_MS, PresenceStore, decode_member, parse_presence
+from gateway.core.presence_set import Member
+from tests.unit.cluster.test_registry import Node
 from tests.unit.memory_link import MemoryLink
-from tests.unit.test_registry import Node
 
 KEYS = Keys("", False)
-ANN, BOB, CID = Attendee("n1.a.1", "ann"), Attendee("n2.b.1", "bob"), Attendee("n1.a.2", None)
+ANN, BOB, CID = Member("n1.a.1", "ann"), Member("n2.b.1", "bob"), Member("n1.a.2", None)
 
 
 class At:
@@ -25,12 +27,12 @@ class At:
         self.redis = MemoryLink()
         for node_id in ("n1.a", "n2.b"):
             Node(self.redis, node_id).begin()
-        self.one, self.two = (Attendance(self.redis.link, KEYS, node_id) for node_id in ("n1.a", "n2.b"))
+        self.one, self.two = (PresenceStore(self.redis.link, KEYS, node_id) for node_id in ("n1.a", "n2.b"))
 
-    def write(self, who: Attendance, joined: Any = (), left: Any = (), *, drop_first: bool = False) -> bool:
+    def write(self, who: PresenceStore, joined: Any = (), left: Any = (), *, drop_first: bool = False) -> bool:
         return asyncio.run(who.write("t", "ch:t", joined, left, 7, drop_first=drop_first))
 
-    def read(self) -> set[Attendee]:
+    def read(self) -> set[Member]:
         return set(asyncio.run(self.one.read("t")))
 
     def told(self) -> list[Any]:
@@ -48,7 +50,7 @@ def test_who_came_and_went_is_written_and_published_once_and_rows_end_after_a_da
     assert at.write(at.one, [], [ANN.client_id])
     assert at.told() == [("ch:t", ([], [ANN.client_id], False))]
     assert at.read() == {BOB, CID}
-    assert at.redis.ttl_ms(KEYS.people("n1.a", "t")) == PEOPLE_MS
+    assert at.redis.ttl_ms(KEYS.presence("n1.a", "t")) == MEMBERS_MS
     assert at.write(at.one, [ANN], drop_first=True)
     assert at.read() == {ANN, BOB}
 
@@ -57,7 +59,7 @@ def test_without_a_lease_nothing_is_written_or_published() -> None:
     at = At()
     at.redis.run("UNLINK", KEYS.node("n1.a"))
     assert not at.write(at.one, [ANN])
-    assert (at.told(), at.redis.run("EXISTS", KEYS.people("n1.a", "t"))) == ([], 0)
+    assert (at.told(), at.redis.run("EXISTS", KEYS.presence("n1.a", "t"))) == ([], 0)
 
 
 def test_a_count_adds_up_the_nodes_and_renews_the_nodes_own_rows_only() -> None:
@@ -66,19 +68,19 @@ def test_a_count_adds_up_the_nodes_and_renews_the_nodes_own_rows_only() -> None:
     at.write(at.two, [BOB])
     at.redis.now_ms += 1000
     assert asyncio.run(at.one.count(["t", "u"], ["n1.a", "n2.b"])) == [3, 0]
-    assert at.redis.ttl_ms(KEYS.people("n1.a", "t")) == PEOPLE_MS
-    assert at.redis.ttl_ms(KEYS.people("n2.b", "t")) == PEOPLE_MS - 1000
-    at.redis.run("SET", KEYS.people("n2.b", "u"), "x")
+    assert at.redis.ttl_ms(KEYS.presence("n1.a", "t")) == MEMBERS_MS
+    assert at.redis.ttl_ms(KEYS.presence("n2.b", "t")) == MEMBERS_MS - 1000
+    at.redis.run("SET", KEYS.presence("n2.b", "u"), "x")
     assert asyncio.run(at.one.count(["t", "u"], ["n1.a", "n2.b"])) == [3, None]
 
 
 def test_clients_of_a_dead_node_are_not_read() -> None:
     at = At()
     at.write(at.two, [BOB])
-    assert asyncio.run(at.one.living()) == {"n1.a", "n2.b"}
+    assert asyncio.run(at.one.live_nodes()) == {"n1.a", "n2.b"}
     at.redis.run("UNLINK", KEYS.node("n2.b"))
     at.redis.run("ZREM", KEYS.nodes, "n2.b")
-    assert (at.read(), asyncio.run(at.one.living())) == (set(), {"n1.a"})
+    assert (at.read(), asyncio.run(at.one.live_nodes())) == (set(), {"n1.a"})
 
 
 @pytest.mark.parametrize(("client_id", "row"), [
@@ -87,7 +89,7 @@ def test_clients_of_a_dead_node_are_not_read() -> None:
 def test_a_row_that_is_none_is_skipped_and_the_others_are_read(client_id: str, row: bytes) -> None:
     at = At()
     at.write(at.one, [ANN])
-    at.redis.run("HSET", KEYS.people("n1.a", "t"), client_id, row)
+    at.redis.run("HSET", KEYS.presence("n1.a", "t"), client_id, row)
     assert at.read() == {ANN}
     assert at.redis.metrics.malformed.labels("presence").value == 1
 
@@ -95,4 +97,4 @@ def test_a_row_that_is_none_is_skipped_and_the_others_are_read(client_id: str, r
 @pytest.mark.parametrize(("client_id", "user"), [(1, "x"), (None, "x"), ("n1.a.1", 1)])
 def test_values_that_are_no_client_are_refused(client_id: object, user: object) -> None:
     with pytest.raises(ValueError, match="text"):
-        attendee(client_id, user)
+        decode_member(client_id, user)

@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway import tokens
-from gateway.auth import keyring
-from gateway.auth.authenticator import MAX_TOKEN_LENGTH, Authenticator
-from gateway.auth.keyring import Keyring
+from gateway.auth import key_set
+from gateway.auth.key_set import KeySet
+from gateway.auth.token_verifier import MAX_TOKEN_LENGTH, TokenVerifier
 from gateway.core.identity import ANONYMOUS, AuthError, Grant, Identity
 from gateway.core.revocations import name_of
 
@@ -25,12 +25,12 @@ OTHER = "another secret, as long as the first one"
 NOW = 1_795_502_108.0
 
 
-def ring(secret: str = SECRET) -> Keyring:
-    return Keyring([keyring.from_secret(secret, "GATEWAY_JWT_SECRET")] if secret else [])
+def ring(secret: str = SECRET) -> KeySet:
+    return KeySet([key_set.from_secret(secret, "GATEWAY_JWT_SECRET")] if secret else [])
 
 
-def authenticator(secret: str = SECRET) -> Authenticator:
-    return Authenticator(ring(secret), now=lambda: NOW)
+def authenticator(secret: str = SECRET) -> TokenVerifier:
+    return TokenVerifier(ring(secret), now=lambda: NOW)
 
 
 def token_of(claims: Any, secret: str = SECRET, header: Any = None) -> str:
@@ -230,9 +230,9 @@ def test_any_signed_claims_give_an_identity_or_an_auth_error_and_nothing_else(cl
 def test_what_is_issued_is_accepted_until_its_end(user: str, role: str, seconds: int, now: float) -> None:
     token = tokens.issue(SECRET, user, role, seconds, now)
     end = int(now + seconds)
-    assert Authenticator(ring(), now=lambda: end - 0.5).verify(token) == Identity(user, role, end, issued=int(now))
+    assert TokenVerifier(ring(), now=lambda: end - 0.5).verify(token) == Identity(user, role, end, issued=int(now))
     with pytest.raises(AuthError, match="expired"):
-        Authenticator(ring(), now=lambda: end).verify(token)
+        TokenVerifier(ring(), now=lambda: end).verify(token)
 
 
 # ---- for us, from ours
@@ -244,7 +244,7 @@ def encoded(**claims: Any) -> str:
 
 @pytest.mark.parametrize("claims", [{}, {"aud": "other"}, {"aud": ["other"]}, {"aud": 5}])
 def test_where_an_audience_is_set_a_token_must_name_it(claims: dict[str, Any]) -> None:
-    ours = Authenticator(ring(), audience="gateway", now=lambda: NOW)
+    ours = TokenVerifier(ring(), audience="gateway", now=lambda: NOW)
     assert ours.verify(encoded(aud="gateway")).user == "ann"
     assert ours.verify(encoded(aud=["other", "gateway"])).user == "ann"
     with pytest.raises(AuthError, match="not issued for this gateway"):
@@ -257,14 +257,14 @@ def test_where_none_is_set_a_token_for_another_is_refused() -> None:
 
 @pytest.mark.parametrize("claims", [{}, {"iss": "other"}, {"iss": ["ours"]}])
 def test_where_an_issuer_is_set_a_token_must_be_its(claims: dict[str, Any]) -> None:
-    ours = Authenticator(ring(), issuer="ours", now=lambda: NOW)
+    ours = TokenVerifier(ring(), issuer="ours", now=lambda: NOW)
     assert ours.verify(encoded(iss="ours")).user == "ann"
     with pytest.raises(AuthError):
         ours.verify(token_of({"sub": "ann", **claims}))
 
 
 def test_the_leeway_counts_at_both_ends() -> None:
-    ours = Authenticator(ring(), leeway_seconds=5, now=lambda: NOW)
+    ours = TokenVerifier(ring(), leeway_seconds=5, now=lambda: NOW)
     assert ours.verify(encoded(exp=NOW - 4.5)).expires == NOW + 0.5
     assert ours.verify(encoded(nbf=NOW + 4.5)).user == "ann"
     for late in ({"exp": NOW - 5}, {"nbf": NOW + 5.5}):
@@ -285,14 +285,14 @@ def test_a_revoked_token_is_invalid() -> None:
         return True
 
     with pytest.raises(AuthError, match="revoked"):
-        Authenticator(ring(), revoked=revoked, now=lambda: NOW).verify(encoded(jti="t1", iat=5))
+        TokenVerifier(ring(), revoked=revoked, now=lambda: NOW).verify(encoded(jti="t1", iat=5))
     assert asked == [("t1", "ann", 5)]
 
 
 def test_two_secrets_are_good_at_once() -> None:
-    both = Keyring([keyring.from_secret(SECRET, "a"), keyring.from_secret(OTHER, "b")])
+    both = KeySet([key_set.from_secret(SECRET, "a"), key_set.from_secret(OTHER, "b")])
     for secret in (SECRET, OTHER):
-        assert Authenticator(both, now=lambda: NOW).verify(token_of({"sub": "ann"}, secret)).user == "ann"
+        assert TokenVerifier(both, now=lambda: NOW).verify(token_of({"sub": "ann"}, secret)).user == "ann"
 
 
 def test_a_huge_token_is_not_even_looked_at() -> None:
@@ -343,7 +343,7 @@ def test_neither_kind_of_token_serves_as_the_other() -> None:
 @pytest.mark.parametrize("jti", [5, 5.0, True, [], {}, ["a"]])
 def test_a_token_whose_id_no_revocation_could_name_is_refused(jti: Any) -> None:
     with pytest.raises(AuthError, match="jti must be a string"):
-        Authenticator(ring(), now=lambda: NOW).verify(encoded(jti=jti))
+        TokenVerifier(ring(), now=lambda: NOW).verify(encoded(jti=jti))
 
 
 def test_any_text_is_an_id_that_can_be_revoked() -> None:
@@ -353,7 +353,7 @@ def test_any_text_is_an_id_that_can_be_revoked() -> None:
         asked.append(token_id)
         return False
 
-    verifier = Authenticator(ring(), revoked=revoked, now=lambda: NOW)
+    verifier = TokenVerifier(ring(), revoked=revoked, now=lambda: NOW)
     for jti in ("j" * 200, "j" * 201, "j" * 9000, "\n", "ü"):
         assert verifier.verify(encoded(jti=jti)).token_id == asked[-1] == name_of(jti)
     assert verifier.verify(encoded(jti="")).token_id is None, "no id: its user's tokens can be revoked together"

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from gateway import backend
-from gateway.backend import Answer, Backend, BackendAway, BackendError, sign
+from gateway.backend import Backend, BackendError, BackendResponse, BackendUnreachable, sign
 from gateway.metrics import Metrics
 from tests.unit.virtual_time import in_virtual_time, later, quiet
 
@@ -46,7 +46,7 @@ class Server:
 
     def is_open(self) -> bool:
         """Whether the breaker is."""
-        return self.backend.open
+        return self.backend.is_open
 
     async def fail(self, call: Callable[[], Any], times: int) -> None:
         for _ in range(times):
@@ -80,7 +80,7 @@ async def test_only_what_does_no_harm_is_sent_twice(answers: Any, get: int, post
 @in_virtual_time
 @pytest.mark.parametrize(("answer", "error", "result"), [
     (500, BackendError, "failed"), (503, BackendError, "failed"), (GONE, BackendError, "failed"),
-    (NOT_THERE, BackendAway, "away"), ((200, b"x" * 101), BackendError, "failed"),
+    (NOT_THERE, BackendUnreachable, "away"), ((200, b"x" * 101), BackendError, "failed"),
     ((200, b"not json"), BackendError, "failed"),
 ])  # fmt: skip
 async def test_a_failure_says_whether_anything_may_have_happened(answer: Any, error: type, result: str) -> None:
@@ -93,15 +93,15 @@ async def test_a_failure_says_whether_anything_may_have_happened(answer: Any, er
 
 @in_virtual_time
 @pytest.mark.parametrize(("answer", "expected"), [
-    ((200, b'{"a":1}'), Answer(200, {"a": 1}, None)), ((204, b""), Answer(204, None, None)),
-    ((501, b"<html>"), Answer(501, None, None)), ((404, b"[]"), Answer(404, [], None)),
-    ((200, b"1", {"cache-control": "max-age=7"}), Answer(200, 1, 7.0)),
-    ((200, b"1", {"cache-control": "Max-Age=7, s-maxage=9"}), Answer(200, 1, 9.0)),
-    ((200, b"1", {"cache-control": "max-age=7, no-store"}), Answer(200, 1, 0.0)),
-    ((200, b"1", {"cache-control": "max-age=-7"}), Answer(200, 1, None)),
-    ((200, b"123456789012345678901234567890"), Answer(200, None, None, "123456789012345678901234567890")),
+    ((200, b'{"a":1}'), BackendResponse(200, {"a": 1}, None)), ((204, b""), BackendResponse(204, None, None)),
+    ((501, b"<html>"), BackendResponse(501, None, None)), ((404, b"[]"), BackendResponse(404, [], None)),
+    ((200, b"1", {"cache-control": "max-age=7"}), BackendResponse(200, 1, 7.0)),
+    ((200, b"1", {"cache-control": "Max-Age=7, s-maxage=9"}), BackendResponse(200, 1, 9.0)),
+    ((200, b"1", {"cache-control": "max-age=7, no-store"}), BackendResponse(200, 1, 0.0)),
+    ((200, b"1", {"cache-control": "max-age=-7"}), BackendResponse(200, 1, None)),
+    ((200, b"123456789012345678901234567890"), BackendResponse(200, None, None, "123456789012345678901234567890")),
 ])  # fmt: skip
-async def test_an_answer_is_given_as_it_is_with_the_time_it_holds(answer: Any, expected: Answer) -> None:
+async def test_an_answer_is_given_as_it_is_with_the_time_it_holds(answer: Any, expected: BackendResponse) -> None:
     server = Server(answer)
     assert await server.backend.get("/x") == expected
     assert (server.calls("answered"), len(server.requests)) == (1, 1)
@@ -137,14 +137,20 @@ async def test_so_many_are_at_work_and_who_waits_too_long_was_never_sent() -> No
     server.seconds = 3
     calls = [asyncio.create_task(server.backend.get("/x")) for _ in range(5)]
     await quiet()
-    assert (len(server.requests), server.backend.waiting) == (2, 3)
+    assert (len(server.requests), server.backend.waiting_calls) == (2, 3)
     await later(3.5)
-    assert (len(server.requests), server.backend.waiting) == (4, 1)
+    assert (len(server.requests), server.backend.waiting_calls) == (4, 1)
     found = await asyncio.gather(*calls, return_exceptions=True)
-    assert [type(one) for one in found] == [Answer, Answer, BackendError, BackendError, BackendAway]
-    assert server.backend.waiting == 0
+    assert [type(one) for one in found] == [
+        BackendResponse,
+        BackendResponse,
+        BackendError,
+        BackendError,
+        BackendUnreachable,
+    ]
+    assert server.backend.waiting_calls == 0
     server.seconds = 0
-    assert (await server.backend.get("/x")).good, "the connections are free again"
+    assert (await server.backend.get("/x")).is_success, "the connections are free again"
 
 
 @in_virtual_time
@@ -154,10 +160,10 @@ async def test_one_more_than_may_wait_is_refused_at_once(monkeypatch: pytest.Mon
     server.seconds = 1
     calls = [asyncio.create_task(server.backend.get("/x")) for _ in range(3)]
     await quiet()
-    with pytest.raises(BackendAway):
+    with pytest.raises(BackendUnreachable):
         await server.backend.get("/x")
     assert server.calls("refused") == 1
-    assert all(isinstance(one, Answer) for one in await asyncio.gather(*calls))
+    assert all(isinstance(one, BackendResponse) for one in await asyncio.gather(*calls))
 
 
 @in_virtual_time
@@ -171,12 +177,12 @@ async def test_it_is_left_alone_after_five_failures_in_a_row_and_tried_by_one_ca
     await server.fail(lambda: server.backend.get("/x"), 1)
     assert server.is_open()
     asked = len(server.requests)
-    with pytest.raises(BackendAway):
+    with pytest.raises(BackendUnreachable):
         await server.backend.get("/x")
     assert (len(server.requests), server.calls("left_alone")) == (asked, 1)
     await later(backend.OPEN_SECONDS + 0.1)
     server.answers = [200]
-    assert (await server.backend.get("/x")).good
+    assert (await server.backend.get("/x")).is_success
     assert not server.is_open()
 
 
@@ -189,7 +195,7 @@ async def test_after_close_there_is_no_connection() -> None:
 
 @pytest.mark.parametrize(("status", "good"), [(199, False), (200, True), (299, True), (300, False)])
 def test_an_answer_of_200_to_299_is_good(status: int, good: bool) -> None:
-    assert Answer(status, None, None).good is good
+    assert BackendResponse(status, None, None).is_success is good
 
 
 @pytest.mark.parametrize(("body", "message"), [
@@ -197,4 +203,4 @@ def test_an_answer_of_200_to_299_is_good(status: int, good: bool) -> None:
     ({"error": {"message": 1}}, None), (None, None),
 ])  # fmt: skip
 def test_a_refusal_has_a_sentence_of_at_most_500_characters(body: Any, message: str | None) -> None:
-    assert Answer(400, body, None).message == message
+    assert BackendResponse(400, body, None).message == message

@@ -10,7 +10,7 @@ from pathlib import Path
 import minify  # type: ignore[import-untyped]
 
 import gateway
-from gateway.web.pages import STATIC
+from gateway.http.pages import STATIC
 
 TESTS = Path(__file__).parent.parent / "node"
 CLIENT = STATIC / "client"

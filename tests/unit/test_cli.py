@@ -17,15 +17,15 @@ import orjson
 import pytest
 
 from gateway import __version__, tokens
-from gateway.auth import authenticator, keyring
-from gateway.auth.keyring import Keyring
+from gateway.auth import key_set, token_verifier
+from gateway.auth.key_set import KeySet
+from gateway.cli.api_client import DEFAULT_URL, PAGE_CLIENTS
 from gateway.cli.main import cli
-from gateway.cli.remote import DEFAULT_URL, PAGE_CLIENTS
 from gateway.cli.tables import age
 from tests.processes import free_port
 
 SECRET = "a secret that only the tests know, and long enough"
-RING = Keyring([keyring.from_secret(SECRET, "")])
+RING = KeySet([key_set.from_secret(SECRET, "")])
 WALLET = "7xKXtg2CW87d97TXJSDpbD5jBkheTqA83TZRuJosgAsU"
 LONG_NODE = "3f2a9b8c7d6e.a1b2c3d4"  # a container's
 SEQUENCE = re.compile(r"\x1b\[[0-9;]*m")
@@ -552,7 +552,7 @@ def test_a_token_proves_its_user_to_a_node(shell: Shell) -> None:
     shell.env["GATEWAY_JWT_SECRET"] = SECRET
     made = shell.run("token", "issue", "ann/b", "--role", "admin", "--seconds", "60")
     assert (made.exit_code, made.stderr, made.stdout.count("\n")) == (0, "", 1)
-    identity = authenticator.Authenticator(RING, leeway_seconds=0).verify(made.stdout.strip())
+    identity = token_verifier.TokenVerifier(RING, leeway_seconds=0).verify(made.stdout.strip())
     assert (identity.user, identity.role) == ("ann/b", "admin")
     assert identity.expires == pytest.approx(time.time() + 60, abs=5)
     assert shell.asked == []
@@ -562,7 +562,7 @@ def test_a_token_as_json_says_until_when_it_is_valid(shell: Shell) -> None:
     shell.env["GATEWAY_JWT_SECRET"] = SECRET
     made = orjson.loads(shell.run("token", "issue", "ann", "--json").stdout)
     assert made.keys() == {"token", "user", "role", "expires"}
-    identity = authenticator.Authenticator(RING, leeway_seconds=0).verify(made["token"])
+    identity = token_verifier.TokenVerifier(RING, leeway_seconds=0).verify(made["token"])
     assert age(made["expires"], identity.expires or 0) == "0 s"
 
 

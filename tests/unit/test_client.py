@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 from gateway.client import Event, Gap, Gateway, Message, Recovered
 from gateway.client.address import address, shown
+from gateway.client.backoff import MISSED_PONGS, Backoff, FailureLog, PingMonitor, refresh_seconds
 from gateway.client.events import message
-from gateway.client.limits import Pace, batches
-from gateway.client.pace import MISSED_PONGS, Backoff, Heartbeat, Reports, refresh_seconds
-from gateway.client.place import Place
+from gateway.client.server_limits import SendRate, batches
+from gateway.client.topic_position import TopicPosition
 
 NOW = "2026-01-31T12:00:00.000Z"
 
@@ -31,139 +31,139 @@ def at(offset: int, epoch: str = "e", **more: Any) -> dict[str, Any]:
     return {"epoch": epoch, "offset": offset, **more}
 
 
-def joined(offset: int = 10) -> Place:
-    place = Place("t")
-    assert place.acknowledged(at(offset)) == []
-    return place
+def joined(offset: int = 10) -> TopicPosition:
+    position = TopicPosition("t")
+    assert position.acknowledged(at(offset)) == []
+    return position
 
 
-def away(offset: int = 10) -> Place:
-    place = joined(offset)
-    place.disconnected()
-    return place
+def away(offset: int = 10) -> TopicPosition:
+    position = joined(offset)
+    position.disconnected()
+    return position
 
 
 # ---- its place
 
 
 def test_a_first_subscription_recovers_nothing_and_tells_nothing() -> None:
-    place = Place("t")
-    assert place.recover() is None
-    assert place.acknowledged(at(10)) == []
-    assert place.take(said(11)) == [said(11)]
+    position = TopicPosition("t")
+    assert position.recover() is None
+    assert position.acknowledged(at(10)) == []
+    assert position.message_received(said(11)) == [said(11)]
 
 
 def test_what_was_had_is_not_handed_on_again() -> None:
-    place = joined(10)
-    assert place.take(said(10)) == []
-    assert place.take(said(11)) == [said(11)]
-    assert place.take(said(11)) == []
+    position = joined(10)
+    assert position.message_received(said(10)) == []
+    assert position.message_received(said(11)) == [said(11)]
+    assert position.message_received(said(11)) == []
 
 
 def test_an_offset_that_jumps_is_no_gap_since_the_message_between_may_have_excluded_us() -> None:
-    assert joined(10).take(said(12)) == [said(12)]
+    assert joined(10).message_received(said(12)) == [said(12)]
 
 
 def test_it_recovers_from_the_last_message_it_had() -> None:
-    place = joined(10)
-    place.take(said(11))
-    assert place.recover() is None  # it is here
-    place.disconnected()
-    assert place.recover() == at(11)
+    position = joined(10)
+    position.message_received(said(11))
+    assert position.recover() is None  # it is here
+    position.disconnected()
+    assert position.recover() == at(11)
 
 
 def test_what_was_missed_comes_before_the_word_that_all_of_it_came() -> None:
-    place = away(10)
-    assert place.take(said(11)) == [said(11)]
-    assert place.acknowledged(at(11, recovered=True)) == [Recovered("t")]
-    assert place.take(said(11)) == []
+    position = away(10)
+    assert position.message_received(said(11)) == [said(11)]
+    assert position.acknowledged(at(11, recovered=True)) == [Recovered("t")]
+    assert position.message_received(said(11)) == []
 
 
 def test_what_cannot_be_recovered_is_a_gap_and_it_goes_on_from_the_new_place() -> None:
-    place = away(10)
-    [gap] = place.acknowledged(at(5, "other", recovered=False))
+    position = away(10)
+    [gap] = position.acknowledged(at(5, "other", recovered=False))
     assert isinstance(gap, Gap)
-    assert place.take(said(6, "other")) == [said(6, "other")]
-    assert place.take(said(5, "other")) == []
+    assert position.message_received(said(6, "other")) == [said(6, "other")]
+    assert position.message_received(said(5, "other")) == []
 
 
 def test_a_topic_without_history_has_a_gap_at_each_reconnect() -> None:
-    place = Place("t")
-    assert place.acknowledged(None) == []
-    assert place.take(said(None)) == [said(None)]
-    place.disconnected()
-    assert place.recover() is None
-    [gap] = place.acknowledged(None)
+    position = TopicPosition("t")
+    assert position.acknowledged(None) == []
+    assert position.message_received(said(None)) == [said(None)]
+    position.disconnected()
+    assert position.recover() is None
+    [gap] = position.acknowledged(None)
     assert isinstance(gap, Gap)
 
 
 def test_an_acknowledgement_of_the_same_connection_tells_nothing() -> None:
-    place = joined(10)
-    assert place.acknowledged(at(12)) == []
+    position = joined(10)
+    assert position.acknowledged(at(12)) == []
 
 
 def test_after_a_gap_anything_is_news() -> None:
-    place = joined(10)
-    assert place.lost("why") == [Gap("t", "why")]
-    assert place.take(said(3)) == [said(3)]
-    assert place.take(said(3)) == []
+    position = joined(10)
+    assert position.lost("why") == [Gap("t", "why")]
+    assert position.message_received(said(3)) == [said(3)]
+    assert position.message_received(said(3)) == []
 
 
 def test_who_leaves_upon_a_gap_has_nothing_to_recover_from_and_is_told_again() -> None:
-    place = joined(10)
-    place.lost("why")
-    place.disconnected()
-    assert place.recover() is None
-    [gap] = place.acknowledged(at(20))
+    position = joined(10)
+    position.lost("why")
+    position.disconnected()
+    assert position.recover() is None
+    [gap] = position.acknowledged(at(20))
     assert isinstance(gap, Gap)
 
 
 def test_another_epoch_is_a_gap_before_its_first_message() -> None:
-    place = joined(10)
-    gap, first = place.take(said(1, "new"))
+    position = joined(10)
+    gap, first = position.message_received(said(1, "new"))
     assert isinstance(gap, Gap)
     assert first == said(1, "new")
-    assert place.take(said(2, "new")) == [said(2, "new")]
+    assert position.message_received(said(2, "new")) == [said(2, "new")]
 
 
 def test_a_snapshot_is_handed_on_and_is_no_place() -> None:
-    place = away(10)
+    position = away(10)
     snapshot = said(20, "new", initial=True)
-    assert place.take(snapshot) == [snapshot]
-    assert place.recover() == at(10)
+    assert position.message_received(snapshot) == [snapshot]
+    assert position.recover() == at(10)
 
 
 def test_who_was_never_let_in_misses_nothing() -> None:
-    place = Place("t")
-    place.disconnected()
-    assert place.recover() is None
-    assert place.acknowledged(at(3)) == []
+    position = TopicPosition("t")
+    position.disconnected()
+    assert position.recover() is None
+    assert position.acknowledged(at(3)) == []
 
 
 @settings(deadline=None)
 @given(st.lists(st.sampled_from(["publish", "cut", "double"]), max_size=60), st.integers(0, 100))
 def test_whatever_happens_every_message_comes_once_and_in_order(steps: list[str], start: int) -> None:
     """Against a server that keeps its promises: all that was published while away comes upon `recover`."""
-    place, top, had, here = joined(start), start, [], True
+    position, top, had, here = joined(start), start, [], True
 
     def come_back() -> None:
-        since = place.recover()
+        since = position.recover()
         assert since is not None
         for offset in range(since["offset"] + 1, top + 1):
-            had.extend(place.take(said(offset)))
-        assert place.acknowledged(at(top, recovered=True)) == [Recovered("t")]
+            had.extend(position.message_received(said(offset)))
+        assert position.acknowledged(at(top, recovered=True)) == [Recovered("t")]
 
     for step in steps:
         if step == "publish":
             top += 1
         if step == "cut" and here:
-            place.disconnected()
+            position.disconnected()
             here = False
         elif step == "cut":
             come_back()
             here = True
         elif here:
-            had += place.take(said(top))
+            had += position.message_received(said(top))
     if not here:
         come_back()
     assert had == [said(offset) for offset in range(start + 1, top + 1)]
@@ -211,16 +211,16 @@ def test_it_never_overflows_however_long_the_outage() -> None:
 
 
 def test_three_pings_without_a_sign_of_life_are_enough() -> None:
-    heartbeat = Heartbeat()
-    assert all(heartbeat.ping() for _ in range(MISSED_PONGS))
-    assert not heartbeat.ping()
+    heartbeat = PingMonitor()
+    assert all(heartbeat.ping_due() for _ in range(MISSED_PONGS))
+    assert not heartbeat.ping_due()
 
 
 def test_any_message_is_a_sign_of_life() -> None:
-    heartbeat = Heartbeat()
+    heartbeat = PingMonitor()
     for _ in range(20):
-        assert heartbeat.ping()
-        assert heartbeat.ping()
+        assert heartbeat.ping_due()
+        assert heartbeat.ping_due()
         heartbeat.received()
 
 
@@ -231,19 +231,19 @@ LOGIC = json.loads((Path(__file__).parent.parent / "client_logic.json").read_tex
 
 @pytest.mark.parametrize("case", LOGIC["place"], ids=lambda case: case["name"])
 def test_its_place_is_the_browser_clients(case: dict[str, Any]) -> None:
-    place = Place("t")
+    position = TopicPosition("t")
     for step, *rest in case["steps"]:
         given: Any = rest[0] if rest else None
         expected = rest[1] if rest else None
         match step:
             case "disconnected":
-                place.disconnected()
+                position.disconnected()
             case "recover":
-                assert place.recover() == expected
+                assert position.recover() == expected
             case "take":
-                assert [told(event) for event in place.take(said(given[1], given[0]))] == expected
+                assert [told(event) for event in position.message_received(said(given[1], given[0]))] == expected
             case _:
-                assert [told(event) for event in getattr(place, step)(given)] == expected
+                assert [told(event) for event in getattr(position, step)(given)] == expected
 
 
 def told(event: Event) -> str:
@@ -266,12 +266,12 @@ def test_its_batches_are_the_browser_clients(case: dict[str, Any]) -> None:
 
 
 def test_its_pace_is_the_browser_clients() -> None:
-    pace = Pace(LOGIC["pace"]["per_second"])
+    pace = SendRate(LOGIC["pace"]["per_second"])
     assert pace.most == LOGIC["pace"]["most"]
     for step, *values in LOGIC["pace"]["steps"]:
         *counts, at_ms = values if step != "ms" else values[:2]
         if step == "ms":
-            assert round(pace.seconds(counts[0], at_ms / 1000) * 1000) == values[2], values
+            assert round(pace.delay(counts[0], at_ms / 1000) * 1000) == values[2], values
         else:
             getattr(pace, step)(*counts, at_ms / 1000)
 
@@ -280,7 +280,7 @@ def test_its_pace_is_the_browser_clients() -> None:
 
 
 def test_a_new_reason_is_reported_at_once_and_a_lasting_one_once_a_minute() -> None:
-    reports = Reports()
+    reports = FailureLog()
     told = [now for now in range(0, 200, 5) if reports.due("refused", now)]
     assert told == [0, 60, 120, 180]
     assert reports.due("timed out", 181)

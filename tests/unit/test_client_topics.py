@@ -8,9 +8,9 @@ import orjson
 import pytest
 
 from gateway.client import Disconnected, Gap, Message, Refused, Subscription, TooLarge
-from gateway.client.limits import Limits
-from gateway.client.pace import Backoff
-from gateway.client.topics import Topics
+from gateway.client.backoff import Backoff
+from gateway.client.server_limits import ServerLimits
+from gateway.client.subscriptions import TopicSubscriptions
 
 Frame = dict[str, Any]
 
@@ -18,18 +18,18 @@ Frame = dict[str, Any]
 class Bench:
     """Topics at one end, the test as the server at the other; time stands still until `pass_seconds`."""
 
-    def __init__(self, limits: Limits | None = None) -> None:
+    def __init__(self, limits: ServerLimits | None = None) -> None:
         self.now = 0.0
         self.sent: list[Frame] = []
         self.other: list[Message] = []
         self.backoff = Backoff(1.0, 20.0, lambda _, high: high / 2)
-        self.topics = Topics(1.0, 10.0, self.backoff, lambda: None, self.other.append)
-        self.limits = limits or Limits()
+        self.topics = TopicSubscriptions(1.0, 10.0, self.backoff, lambda: None, self.other.append)
+        self.limits = limits or ServerLimits()
         self.topics.connected(self.limits)
 
     def turn(self) -> list[Frame]:
         """Let it send what it wants to, and give what that was."""
-        data = self.topics.outgoing(self.now)
+        data = self.topics.messages_due(self.now)
         assert all(len(each) <= self.limits.message_bytes for each in data)
         frames = [orjson.loads(each) for each in data]
         self.sent += frames
@@ -82,7 +82,7 @@ def at(offset: int, **more: Any) -> dict[str, Any]:
 
 async def test_subscribe_close_and_subscribe_in_one_turn_is_one_subscribe() -> None:
     bench = Bench()
-    bench.topics.leave(bench.topics.add("t", 10))
+    bench.topics.remove(bench.topics.add("t", 10))
     second = bench.topics.add("t", 10)
     [frame] = bench.turn()
     assert (frame["type"], frame["topics"]) == ("SUBSCRIBE", ["t"])
@@ -95,7 +95,7 @@ async def test_subscribe_close_and_subscribe_in_one_turn_is_one_subscribe() -> N
 
 async def test_a_topic_that_is_subscribed_to_and_left_in_one_turn_is_not_asked_for() -> None:
     bench = Bench()
-    bench.topics.leave(bench.topics.add("t", 10))
+    bench.topics.remove(bench.topics.add("t", 10))
     assert bench.turn() == []
 
 
@@ -103,7 +103,7 @@ async def test_a_topic_that_is_left_while_its_subscribe_is_on_the_way_is_left_up
     bench = Bench()
     first = bench.topics.add("t", 10)
     [frame] = bench.turn()
-    bench.topics.leave(first)
+    bench.topics.remove(first)
     assert bench.pass_seconds(30) == []  # nobody waits for it, so it is not asked for again
     bench.acknowledge(frame)
     assert [frame["type"] for frame in bench.turn()] == ["UNSUBSCRIBE"]
@@ -114,7 +114,7 @@ async def test_a_subscription_added_while_anothers_subscribe_is_on_the_way_is_li
     bench = Bench()
     first = bench.topics.add("t", 10)
     [frame] = bench.turn()
-    bench.topics.leave(first)
+    bench.topics.remove(first)
     second = bench.topics.add("t", 10)
     assert bench.turn() == []
     bench.acknowledge(frame, positions={"t": at(1)})
@@ -132,7 +132,7 @@ async def test_close_and_subscribe_in_one_turn_leaves_the_topic_subscribed() -> 
     first = bench.topics.add("t", 10)
     bench.acknowledge(bench.turn()[0], positions={"t": at(1)})
     bench.turn()
-    bench.topics.leave(first)
+    bench.topics.remove(first)
     second = bench.topics.add("t", 10)
     [frame] = bench.turn()
     bench.data("t", "a", 2)
@@ -148,9 +148,9 @@ async def test_what_is_closed_while_offline_is_forgotten_with_its_place() -> Non
     bench.acknowledge(bench.turn()[0], positions={"t": at(1)})
     bench.topics.disconnected()
     assert bench.topics.due() is None
-    bench.topics.leave(first)
+    bench.topics.remove(first)
     bench.topics.add("t", 10)
-    bench.topics.connected(Limits())
+    bench.topics.connected(ServerLimits())
     [frame] = bench.turn()
     assert "recover" not in frame
 
@@ -159,9 +159,9 @@ async def test_a_topic_left_while_its_subscribe_was_cut_off_is_not_asked_for_aga
     bench = Bench()
     first = bench.topics.add("t", 10)
     bench.turn()
-    bench.topics.leave(first)
+    bench.topics.remove(first)
     bench.topics.disconnected()
-    bench.topics.connected(Limits())
+    bench.topics.connected(ServerLimits())
     assert bench.turn() == []
 
 
@@ -192,7 +192,7 @@ async def test_a_topic_that_a_second_subscription_may_not_hear_ends_for_all_and_
 
 @pytest.mark.parametrize("message_bytes", [1024, 65_536, 1 << 20])
 async def test_thousands_of_topics_are_asked_for_in_messages_that_the_server_takes(message_bytes: int) -> None:
-    bench = Bench(Limits(message_bytes=message_bytes))
+    bench = Bench(ServerLimits(message_bytes=message_bytes))
     names = [f"contest-chat:{number}:{'ü' * 80}" for number in range(2000)]
     subscriptions = [bench.topics.add(name, 10) for name in names]
     for _ in range(2):
@@ -214,13 +214,13 @@ async def test_thousands_of_topics_are_asked_for_in_messages_that_the_server_tak
             assert set(frame["recover"]) == set(frame["topics"])
             bench.acknowledge(frame)
     for subscription in subscriptions:
-        bench.topics.leave(subscription)
+        bench.topics.remove(subscription)
     bench.turn()
     assert bench.said("UNSUBSCRIBE") == names
 
 
 async def test_a_topic_larger_than_a_message_ends_alone() -> None:
-    bench = Bench(Limits(message_bytes=1024))
+    bench = Bench(ServerLimits(message_bytes=1024))
     large, small = bench.topics.add("t" * 2000, 10), bench.topics.add("t", 10)
     [frame] = bench.turn()
     assert frame["topics"] == ["t"]
@@ -231,7 +231,7 @@ async def test_a_topic_larger_than_a_message_ends_alone() -> None:
 
 
 async def test_subscriptions_keep_to_the_servers_rate() -> None:
-    bench = Bench(Limits(subscriptions_per_second=1))
+    bench = Bench(ServerLimits(subscriptions_per_second=1))
     for number in range(30):
         bench.topics.add(f"t{number}", 10)
     frames = bench.turn()
@@ -244,7 +244,7 @@ async def test_subscriptions_keep_to_the_servers_rate() -> None:
 
 
 async def test_a_server_that_counts_otherwise_is_asked_again_when_its_rate_allows_it() -> None:
-    bench = Bench(Limits(subscriptions_per_second=10))
+    bench = Bench(ServerLimits(subscriptions_per_second=10))
     for number in range(50):
         bench.topics.add(f"t{number}", 10)
     [frame] = bench.turn()
@@ -269,7 +269,7 @@ async def test_a_subscribe_that_recovers_is_sent_once_since_its_copy_would_recov
     bench.topics.add("t", 10)
     bench.acknowledge(bench.turn()[0], positions={"t": at(1)})
     bench.topics.disconnected()
-    bench.topics.connected(Limits())
+    bench.topics.connected(ServerLimits())
     [frame] = bench.turn()
     assert frame["recover"] == {"t": at(1)}
     assert bench.pass_seconds(9) == []
@@ -278,7 +278,7 @@ async def test_a_subscribe_that_recovers_is_sent_once_since_its_copy_would_recov
 
 
 async def test_while_answers_come_none_is_given_up() -> None:
-    bench = Bench(Limits(message_bytes=1024))
+    bench = Bench(ServerLimits(message_bytes=1024))
     for number in range(500):
         bench.topics.add(f"{number}:{'x' * 180}", 10)
     waiting = bench.turn()

@@ -7,7 +7,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from gateway.cluster.answers import explain
+from gateway.broker.errors import explain
 
 
 @pytest.mark.parametrize(

@@ -12,21 +12,21 @@ import structlog
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
-from gateway.clients import Clients
+from gateway.connections.async_commands import AsyncCommands
+from gateway.connections.manager import ConnectionManager
 from gateway.core import frames
-from gateway.core.deflate import inflate
 from gateway.core.hub import Hub
 from gateway.core.identity import Identity
-from gateway.core.session import Rules
-from gateway.core.topics import parse
-from gateway.errands import Errands
-from gateway.memberships import Memberships
+from gateway.core.session import SessionRules
+from gateway.core.topic_rules import parse
+from gateway.delivery.sender import Sender
+from gateway.delivery.subscriptions import Subscriptions
 from gateway.metrics import Metrics
-from gateway.outbox import Outbox
 from gateway.protocols.native.protocol import NATIVE
 from gateway.settings import Settings
-from gateway.transport.connection import Stage
-from gateway.transport.socket import Socket
+from gateway.transports.compression import inflate
+from gateway.transports.connection import ConnectionStage
+from gateway.transports.websocket import WebSocket
 from tests.raw import frame
 
 RULES = """
@@ -96,30 +96,42 @@ class House:
         self.now_ms = 0
         self.metrics = metrics = Metrics()
         hub = Hub(lambda: None, lambda _: None)
-        outbox = Outbox(hub, metrics, lambda: 0)
+        sender = Sender(hub, metrics, lambda: 0)
         self.tasks: list[asyncio.Task[None]] = []
-        admission = Broken(become=lambda _, go_on: go_on(), leave=lambda _: None)
+        admission = Broken(change_identity=lambda _, go_on: go_on(), release=lambda _: None)
         registry = Broken(touch_client=lambda _: None, touch_topic=lambda _: None)
-        self.clients = Clients(
-            settings, "n.1", rules=Rules(verify, cast(Any, verify), parse(RULES, "rules"), 10, open=True), hub=hub,
-            relay=cast(Any, relay), outbox=outbox,
-            memberships=Memberships(
-                hub, cast(Any, relay), cast(Any, registry), outbox, self.spawn, answer_seconds=1
+        self.connections = ConnectionManager(
+            settings,
+            "n.1",
+            rules=SessionRules(verify, cast(Any, verify), parse(RULES, "rules"), 10, open=True),
+            hub=hub,
+            dispatcher=cast(Any, relay),
+            sender=sender,
+            subscriptions=Subscriptions(
+                hub, cast(Any, relay), cast(Any, registry), sender, self.spawn, answer_seconds=1
             ),
-            errands=Errands(
-                cast(Any, relay), outbox, cast(Any, Broken()), cast(Any, Broken()), cast(Any, Broken()), metrics,
+            async_commands=AsyncCommands(
+                cast(Any, relay),
+                sender,
+                cast(Any, Broken()),
+                cast(Any, Broken()),
+                cast(Any, Broken()),
+                metrics,
                 self.spawn,
             ),
-            calls=None, admission=cast(Any, admission),
-            metrics=metrics, status=status, now_ms=lambda: self.now_ms,
-        )  # fmt: skip
+            backend_calls=None,
+            admission=cast(Any, admission),
+            metrics=metrics,
+            status=status,
+            now_ms=lambda: self.now_ms,
+        )
         self.wire = Wire()
-        self.connection = Socket(Config(lambda: None, ws="none"), ServerState(), {})
+        self.connection = WebSocket(Config(lambda: None, ws="none"), ServerState(), {})
         self.connection.connection_made(self.wire)
         assert self.connection._handshake is not None
         self.connection._handshake.cancel()
-        self.connection.accepted(deflates=deflates)
-        self.clients.admit(self.connection, NATIVE, Identity(None, None, None), "", "")
+        self.connection.handshake_accepted(deflates=deflates)
+        self.connections.accept(self.connection, NATIVE, Identity(None, None, None), "", "")
 
     def spawn(self, work: Any, name: str) -> asyncio.Task[None]:
         self.tasks.append(asyncio.create_task(work, name=name))
@@ -165,7 +177,12 @@ def refuse(_token: str | None) -> Identity:
 def broken(**works: Any) -> Broken:
     """A relay that can be joined and left, and otherwise only does what is named."""
     return Broken(
-        **{"join": lambda *_: True, "leave": lambda _: None, "catch_up": lambda _: None, "is_ready": lambda _: True}
+        **{
+            "join_channels": lambda *_: True,
+            "leave_channels": lambda _: None,
+            "catch_up": lambda _: None,
+            "is_ready": lambda _: True,
+        }
         | works
     )
 
@@ -194,6 +211,6 @@ async def test_a_message_that_we_fail_at_is_answered_and_the_next_one_is_handled
     assert (error["type"], error["code"], error["temporary"]) == ("ERROR", 5000, True)
     assert "is broken" not in error["message"]
     assert pong == {"type": "pong", "timestamp": 1}
-    assert house.connection.stage is Stage.OPEN
+    assert house.connection.stage is ConnectionStage.OPEN
     assert house.wire.reading
     assert [line["event"] for line in log if line["log_level"] == "error"] == ["message handling failed"]

@@ -12,7 +12,7 @@ from gateway.settings import Settings
 from tests.cluster import ROOT
 
 VERSION = "1.31"
-FOLDER = ROOT / "kubernetes"
+FOLDER = ROOT / "deploy" / "kubernetes"
 OBJECTS: list[dict[str, Any]] = [
     one for file in sorted(FOLDER.glob("*.yaml")) if file.name != "kustomization.yaml"
     for one in yaml.safe_load_all(file.read_text())

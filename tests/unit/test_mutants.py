@@ -87,7 +87,7 @@ def test_small_numbers_grow_by_one_and_others_double() -> None:
 
 
 def test_each_mutant_of_the_gateway_is_another_python_program() -> None:
-    text = (ROOT / "gateway/core/sequence.py").read_text()
+    text = (ROOT / "gateway/core/stream_position.py").read_text()
     for mutant in mutants("sequence.py", text):
         changed = mutant.apply(text)
         assert changed != text
@@ -105,7 +105,7 @@ def test_a_seed_chooses_the_same_mutants_and_one_in_seven_is_lua() -> None:
 
 def test_the_nearest_wide_tests_are_those_that_name_the_module() -> None:
     files = {"tests/integration/test_cache.py": "cache", "tests/integration/test_wire.py": "cache " * 9, "c.py": ""}
-    assert related("gateway/cluster/cache.py", files) == [
+    assert related("gateway/cache/cache.py", files) == [
         "tests/integration/test_cache.py", "tests/integration/test_wire.py",
     ]  # fmt: skip
 

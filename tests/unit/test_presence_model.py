@@ -12,12 +12,12 @@ from typing import Any, cast
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.cluster.envelope import Envelope
-from gateway.cluster.keys import node_of
-from gateway.cluster.link import Unavailable
-from gateway.cluster.presence import Attendance, presence_envelope
-from gateway.core.roster import Attendee
-from gateway.presence import Presence
+from gateway.broker.client import Unavailable
+from gateway.broker.envelope import Envelope
+from gateway.broker.keys import node_of
+from gateway.cluster.presence_store import PresenceStore, presence_envelope
+from gateway.core.presence_set import Member
+from gateway.delivery.presence import PresenceTracker
 from tests.unit.virtual_time import VirtualLoop
 
 TOPICS = ("a", "b")
@@ -32,7 +32,7 @@ class Redis:
 
     def __init__(self, chance: random.Random) -> None:
         self.chance = chance
-        self.rows: defaultdict[tuple[str, str], dict[str, Attendee]] = defaultdict(dict)
+        self.rows: defaultdict[tuple[str, str], dict[str, Member]] = defaultdict(dict)
         self.leases: dict[str, float] = {}
         self.nodes: list[Node] = []
         self.away = False
@@ -57,14 +57,14 @@ class Redis:
 
 
 class Rows:
-    """Stands for `Attendance`: one Lua step writes and publishes, under the lease."""
+    """Stands for `PresenceStore`: one Lua step writes and publishes, under the lease."""
 
     def __init__(self, redis: Redis, node_id: str) -> None:
         self.redis = redis
         self.node_id = node_id
 
     async def write(
-        self, topic: str, _channel: str, joined: Sequence[Attendee], left: Sequence[str], _now: int, *, drop_first: bool
+        self, topic: str, _channel: str, joined: Sequence[Member], left: Sequence[str], _now: int, *, drop_first: bool
     ) -> bool:
         await self.redis.travel()
         written = self.node_id in self.redis.living()
@@ -79,13 +79,13 @@ class Rows:
         await self.redis.travel()
         return written
 
-    async def read(self, topic: str) -> list[Attendee]:
+    async def read(self, topic: str) -> list[Member]:
         await self.redis.travel()
         found = [one for node in self.redis.living() for one in self.redis.rows[node, topic].values()]
         await self.redis.travel()
         return found
 
-    async def living(self) -> set[str]:
+    async def live_nodes(self) -> set[str]:
         await self.redis.travel()
         return self.redis.living()
 
@@ -101,7 +101,9 @@ class Node:
         self.id = f"{name}.b"
         self.redis = redis
         self.clients: dict[str, tuple[str | None, set[str]]] = {}  # id -> user, topics
-        self.presence = Presence(cast(Attendance, Rows(redis, self.id)), grace_seconds=GRACE, now_ms=lambda: 0)
+        self.presence = PresenceTracker(
+            cast(PresenceStore, Rows(redis, self.id)), grace_seconds=GRACE, now_ms=lambda: 0
+        )
         self.alive = True
         self.frozen = False
         self.loses = 0  # messages that will not arrive
@@ -115,7 +117,7 @@ class Node:
     async def _open(self, topic: str) -> None:
         while not self.presence.is_ready(topic):
             try:
-                await self.presence.ready(topic)
+                await self.presence.prepare(topic)
             except Unavailable:
                 await asyncio.sleep(0.1)
 
@@ -147,7 +149,7 @@ class Node:
 
     def _receive(self, topic: str, message: Envelope) -> None:
         if self.alive:
-            self.presence.receive(topic, message)
+            self.presence.word_received(topic, message)
 
     def kill(self) -> None:
         self.alive = False
@@ -156,16 +158,16 @@ class Node:
 
     # ---- House
 
-    def attendees(self, topic: str) -> list[Attendee]:
-        return [Attendee(client_id, user) for client_id, (user, topics) in self.clients.items() if topic in topics]
+    def topic_members(self, topic: str) -> list[Member]:
+        return [Member(client_id, user) for client_id, (user, topics) in self.clients.items() if topic in topics]
 
-    def attendee(self, topic: str, client_id: str) -> Attendee | None:
-        return next((one for one in self.attendees(topic) if one.client_id == client_id), None)
+    def topic_member(self, topic: str, client_id: str) -> Member | None:
+        return next((one for one in self.topic_members(topic) if one.client_id == client_id), None)
 
-    def channel(self, topic: str) -> str:
+    def topic_channel(self, topic: str) -> str:
         return topic
 
-    def show(self, topic: str, about: dict[str, Any]) -> None:
+    def send_presence(self, topic: str, about: dict[str, Any]) -> None:
         """What is shown is the roster's own concern."""
 
 
@@ -233,13 +235,13 @@ async def _run(steps: list[tuple[str, int, Any]], chance: random.Random) -> None
         node.frozen = False
     await asyncio.sleep(12 * LEASE)
     for topic in TOPICS:
-        there = {one for node in nodes if node.alive for one in node.attendees(topic)}
+        there = {one for node in nodes if node.alive for one in node.topic_members(topic)}
         people = {one.person for one in there}
         for node in nodes:
             if node.alive:
-                roster = await node.presence.people(topic)
-                assert {one.person for one in roster.people()} == people
-                assert set(roster.clients) == {one.client_id for one in there}
+                presence_set = await node.presence.members(topic)
+                assert {one.person for one in presence_set.members()} == people
+                assert set(presence_set.clients) == {one.client_id for one in there}
         rows = {one for (node_id, name), found in redis.rows.items() if name == topic for one in found.values()}
         assert rows == there, "Redis has who is there, and nobody else"
         assert all(node_of(one.client_id) in redis.living() for one in rows)

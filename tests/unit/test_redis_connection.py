@@ -1,4 +1,4 @@
-"""gateway.cluster.connection: what a transport brings reaches the owner, and its end too."""
+"""gateway.broker.redis_connection: what a transport brings reaches the owner, and its end too."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import MovedError
 
-from gateway.cluster.connection import Connection, packed
+from gateway.broker.redis_connection import RedisConnection, packed
 from tests.unit.virtual_time import in_virtual_time, quiet
 
 
@@ -27,9 +27,9 @@ class Opened:
         self._writer = None
 
 
-def connect(replies: list[Any]) -> tuple[Opened, Connection]:
+def connect(replies: list[Any]) -> tuple[Opened, RedisConnection]:
     opened = Opened()
-    connection = Connection(cast(Any, opened), replies.append)
+    connection = RedisConnection(cast(Any, opened), replies.append)
     opened.transport.set_protocol.assert_called_once_with(connection)
     return opened, connection
 
@@ -54,7 +54,7 @@ async def test_the_replies_of_one_read_come_together_and_errors_among_them() -> 
 async def test_an_error_of_the_owner_or_the_peer_ends_it_and_nothing_more_is_handed_over(data: bytes) -> None:
     refused = ValueError("refused")
     receive = mock.Mock(side_effect=refused)
-    connection = Connection(cast(Any, Opened()), receive)
+    connection = RedisConnection(cast(Any, Opened()), receive)
     connection.data_received(data)
     error = connection.lost.exception()
     assert error is refused if data == b":1\r\n" else error is not None

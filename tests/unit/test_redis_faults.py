@@ -5,7 +5,15 @@ from __future__ import annotations
 import pytest
 from redis._parsers.base import BaseParser
 
-from gateway.cluster.answers import FAULTS, Impaired, Refused, Unavailable, WrongServer, WrongType, failure
+from gateway.broker.errors import (
+    ERROR_CODES,
+    CommandRefused,
+    Impaired,
+    Unavailable,
+    WrongServer,
+    WrongType,
+    to_unavailable,
+)
 
 IN_REDIS_6 = "ERR Error running script (call to f_ab): @user_script:3: @user_script: 3: -"
 
@@ -13,19 +21,28 @@ IN_REDIS_6 = "ERR Error running script (call to f_ab): @user_script:3: @user_scr
 @pytest.mark.parametrize(
     ("code", "kind"),
     [
-        ("READONLY", WrongServer), ("MASTERDOWN", WrongServer), ("OOM", Impaired), ("MISCONF", Impaired),
-        ("NOREPLICAS", Impaired), ("CLUSTERDOWN", Impaired), ("LOADING", Refused), ("BUSY", Refused),
-        ("UNKILLABLE", Refused), ("NOAUTH", Refused), ("WRONGPASS", Refused), ("NOPERM", Refused),
+        ("READONLY", WrongServer),
+        ("MASTERDOWN", WrongServer),
+        ("OOM", Impaired),
+        ("MISCONF", Impaired),
+        ("NOREPLICAS", Impaired),
+        ("CLUSTERDOWN", Impaired),
+        ("LOADING", CommandRefused),
+        ("BUSY", CommandRefused),
+        ("UNKILLABLE", CommandRefused),
+        ("NOAUTH", CommandRefused),
+        ("WRONGPASS", CommandRefused),
+        ("NOPERM", CommandRefused),
     ],
-)  # fmt: skip
+)
 @pytest.mark.parametrize("before", ["", IN_REDIS_6, "EXECABORT Transaction discarded because of: "])
 @pytest.mark.parametrize("after", [" some words", " words. script: ab, on @user_script:1."])
 def test_an_error_means_the_same_wherever_it_comes_from(
-    code: str, kind: type[Refused], before: str, after: str
+    code: str, kind: type[CommandRefused], before: str, after: str
 ) -> None:
-    found = failure(BaseParser.parse_error(f"{before}{code}{after}"))  # type: ignore[no-untyped-call]
+    found = to_unavailable(BaseParser.parse_error(f"{before}{code}{after}"))  # type: ignore[no-untyped-call]
     assert type(found) is kind
-    assert str(found) == f"{code}: {FAULTS[code][1]}"
+    assert str(found) == f"{code}: {ERROR_CODES[code][1]}"
 
 
 def test_every_code_of_the_table_is_tried() -> None:
@@ -33,23 +50,23 @@ def test_every_code_of_the_table_is_tried() -> None:
         mark.args[1] for mark in test_an_error_means_the_same_wherever_it_comes_from.pytestmark  # type: ignore[attr-defined]
         if mark.args[0] == ("code", "kind")
     ]  # fmt: skip
-    assert {code for code, _ in parameters} == FAULTS.keys()
+    assert {code for code, _ in parameters} == ERROR_CODES.keys()
 
 
 @pytest.mark.parametrize(
     ("text", "kind"),
     [
-        ("BUSYGROUP Consumer Group name already exists", Refused),
-        ("ERR unknown command 'READONLY', with args beginning with: ", Refused),
-        ("ERR value is not an integer: OOMPH", Refused),
+        ("BUSYGROUP Consumer Group name already exists", CommandRefused),
+        ("ERR unknown command 'READONLY', with args beginning with: ", CommandRefused),
+        ("ERR value is not an integer: OOMPH", CommandRefused),
         ("WRONGTYPE Operation against a key holding the wrong kind of value", WrongType),
-        ("EXECABORT Transaction discarded because of previous errors.", Refused),
+        ("EXECABORT Transaction discarded because of previous errors.", CommandRefused),
     ],
 )
-def test_other_errors_concern_their_command_alone(text: str, kind: type[Refused]) -> None:
-    assert type(failure(BaseParser.parse_error(text))) is kind  # type: ignore[no-untyped-call]
+def test_other_errors_concern_their_command_alone(text: str, kind: type[CommandRefused]) -> None:
+    assert type(to_unavailable(BaseParser.parse_error(text))) is kind  # type: ignore[no-untyped-call]
 
 
 def test_a_lost_connection_is_no_refusal() -> None:
-    assert type(failure(ConnectionError("gone"))) is Unavailable
-    assert type(failure(TimeoutError())) is Unavailable
+    assert type(to_unavailable(ConnectionError("gone"))) is Unavailable
+    assert type(to_unavailable(TimeoutError())) is Unavailable

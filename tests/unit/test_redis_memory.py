@@ -38,7 +38,7 @@ def test_the_local_stack_passes_the_limit_on(monkeypatch: pytest.MonkeyPatch, tm
 
 
 def test_the_redis_of_kubernetes_has_half_of_its_containers_memory() -> None:
-    path = ROOT / "kubernetes" / "redis.yaml"
+    path = ROOT / "deploy" / "kubernetes" / "redis.yaml"
     redis = next(one for one in yaml.safe_load_all(path.read_text()) if one["kind"] == "StatefulSet")
     [container] = redis["spec"]["template"]["spec"]["containers"]
     words = " ".join(container["args"])

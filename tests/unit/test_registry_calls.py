@@ -1,4 +1,6 @@
-"""What the registry writes, call by call, read as `write.lua` reads it; the scripts themselves run on a real Redis."""
+"""What the registry writes, call by call, read as `broker/lua/write_rows.lua` reads it; the scripts themselves run on
+a real Redis.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gateway.broker.client import RedisClient, Unavailable
+from gateway.broker.keys import Keys
 from gateway.cluster import registry as registry_module
-from gateway.cluster.keys import Keys
-from gateway.cluster.link import Link, Unavailable
-from gateway.cluster.registry import WRITE_BYTES, WRITE_ROWS, Memory, Registry
+from gateway.cluster.registry import WRITE_BYTES, WRITE_ROWS, LocalState, Registry
 from gateway.metrics import Metrics
 from tests.unit.virtual_time import in_virtual_time
 
@@ -24,7 +26,7 @@ Args = Sequence[Any]
 
 
 class FakeRows:
-    """One node's rows, written as the script's header says. Stands for the `Link`."""
+    """One node's rows, written as the script's header says. Stands for the `RedisClient`."""
 
     def __init__(self) -> None:
         self.leased = True
@@ -35,10 +37,10 @@ class FakeRows:
         self.writes = 0  # under the lease
         self.largest = self.calls = 0
 
-    async def ask(self, *command: Any) -> Any:
-        return (await self.ask_all([command]))[0]
+    async def execute(self, *command: Any) -> Any:
+        return (await self.execute_all([command]))[0]
 
-    async def ask_all(self, commands: Sequence[Args]) -> list[Any]:
+    async def execute_all(self, commands: Sequence[Args]) -> list[Any]:
         self.travel()
         answers = [self.answer(name, args) for name, args in commands]
         if self.mute:
@@ -54,16 +56,16 @@ class FakeRows:
     def script(self, name: str) -> Callable[[Args, Args], Args]:
         def command(keys: Args, args: Args) -> Args:
             rows = ["gw:ws:node:{n.b}", "gw:ws:node:{n.b}:clients", "gw:ws:node:{n.b}:topics"]
-            assert keys == {"write": rows, "beat": rows, "enroll": ["gw:ws:nodes"]}[name]
+            assert keys == {"write_rows": rows, "renew_lease": rows, "index_node": ["gw:ws:nodes"]}[name]
             return name, args
 
         return command
 
     def answer(self, name: str, args: Args) -> Any:
         match name:
-            case "write":
+            case "write_rows":
                 return self.write(args)
-            case "beat":
+            case "renew_lease":
                 before, self.leased = self.leased, True
                 self.unheard = self.mute
                 if not before:
@@ -73,7 +75,7 @@ class FakeRows:
                 return [[], 0]  # no other node: none whose lease has ended, none that follows
 
     async def pages(self, _keys: Sequence[str]) -> AsyncIterator[tuple[int, list[bytes]]]:
-        """The node's topics, for `Hashes`, one a page."""
+        """The node's topics, for `HashReader`, one a page."""
         for topic in list(self.rows[1]):
             self.travel()
             yield 0, [topic.encode(), b"1"]
@@ -116,16 +118,21 @@ class Node:
         self.redis = FakeRows()
         self.enrolled = False  # in the index since the lease was taken
         self.dropped: list[str] = []
-        memory = Memory(
-            dropped=self.drop,
-            about=dict,
-            client=self.clients.get,
-            clients=lambda: list(self.clients),
-            topic=lambda topic: self.topics.get(topic, 0),
+        local_state = LocalState(
+            rows_dropped=self.drop,
+            node_row=dict,
+            client_row=self.clients.get,
+            client_ids=lambda: list(self.clients),
+            subscriber_count=lambda topic: self.topics.get(topic, 0),
             topics=lambda: list(self.topics),
         )
         self.registry = Registry(
-            cast(Link, self.redis), Keys("gw:"), "n.b", lease_seconds=10, memory=memory, metrics=METRICS
+            cast(RedisClient, self.redis),
+            Keys("gw:"),
+            "n.b",
+            lease_seconds=10,
+            local_state=local_state,
+            metrics=METRICS,
         )
         self.registry._topic_rows = cast(Any, self.redis)
 
@@ -148,7 +155,7 @@ class Node:
 
     async def beat(self) -> bool:
         """Renew the lease, and have the node in the index."""
-        kept = await self.registry.beat()
+        kept = await self.registry.renew_lease()
         self.enrolled &= kept
         await self.registry.enroll()
         self.enrolled = True
@@ -294,21 +301,21 @@ async def test_when_all_is_written_again_rows_are_made_a_few_at_a_time() -> None
         node.clients[f"n.b.{number}"] = b"x" * 2000 if number < 1000 else b"x"
         node.topics[f"t{number}"] = 1
     asked: list[int] = [0]  # rows, in each turn of the loop
-    client = node.registry._memory.client
+    client = node.registry._local_state.client_row
 
     def counted(client_id: str) -> bytes | None:
         asked[-1] += 1
         return client(client_id)
 
-    ask = node.redis.ask
+    ask = node.redis.execute
 
     async def travel(*command: Any) -> Any:
         asked.append(0)
         await asyncio.sleep(0)
         return await ask(*command)
 
-    node.registry._memory = replace(node.registry._memory, client=counted)
-    node.redis.ask = travel  # type: ignore[method-assign]
+    node.registry._local_state = replace(node.registry._local_state, client_row=counted)
+    node.redis.execute = travel  # type: ignore[method-assign]
     assert await node.registry.flush()
     assert node.is_projected
     assert sum(asked) == 3000
@@ -373,7 +380,7 @@ async def test_a_first_write_that_failed_is_a_first_write_again() -> None:
 async def test_no_row_is_written_before_the_node_is_in_the_index() -> None:
     node = Node()
     node.change(1, 1, there=True)
-    await node.registry.beat()
+    await node.registry.renew_lease()
     assert await node.registry.flush()
     assert node.redis.rows == ({}, {}) and node.redis.calls == 0
     await node.registry.enroll()

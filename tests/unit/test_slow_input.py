@@ -9,10 +9,10 @@ import pytest
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
-from gateway.transport import request
-from gateway.transport.connection import Stage
-from gateway.transport.request import DRAIN_BYTES, REQUEST_SECONDS, SLICE_BYTES, RequestProtocol
-from gateway.transport.socket import MESSAGE_SECONDS
+from gateway.transports import http1
+from gateway.transports.connection import ConnectionStage
+from gateway.transports.http1 import DRAIN_BYTES, REQUEST_SECONDS, SLICE_BYTES, Http1Protocol
+from gateway.transports.websocket import MESSAGE_SECONDS
 from tests.raw import frame, text
 from tests.unit.test_failing import House, Wire, broken, refuse
 from tests.unit.virtual_time import in_virtual_time, later, quiet
@@ -46,21 +46,21 @@ class Door:
     def __init__(self) -> None:
         self.cut: list[str] = []
 
-    def refuses(self, _connections: int) -> None:
+    def refusal(self, _connections: int) -> None:
         pass
 
-    def is_exhausted(self, _connections: int) -> bool:
+    def is_overloaded(self, _connections: int) -> bool:
         return False
 
-    def cut_off(self, limit: str) -> None:
+    def request_aborted(self, limit: str) -> None:
         self.cut.append(limit)
 
 
-def connected(door: Door | None = None, app: Any = answer) -> tuple[RequestProtocol, Line]:
+def connected(door: Door | None = None, app: Any = answer) -> tuple[Http1Protocol, Line]:
     """An HTTP connection to a server that answers 200 to everything."""
     config = Config(app, ws="none", lifespan="off", timeout_keep_alive=1000)
     config.load()
-    protocol, line = RequestProtocol(config, ServerState(), {"inflow": door or Door()}), Line()
+    protocol, line = Http1Protocol(config, ServerState(), {"inflow": door or Door()}), Line()
     protocol.connection_made(line)
     return protocol, line
 
@@ -241,7 +241,7 @@ async def test_pipelined_requests_are_parsed_no_further_than_the_one_that_waits(
 @pytest.mark.parametrize("size", [1, 5000])
 @in_virtual_time
 async def test_a_body_of_any_chunks_is_parsed_in_turns(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(request, "TURN_SECONDS", 0.0)
+    monkeypatch.setattr(http1, "TURN_SECONDS", 0.0)
     protocol, line = connected()
     chunk = b"%x\r\n%s\r\n" % (size, b"x" * size)
     count = 100_000 // len(chunk)
@@ -298,10 +298,10 @@ async def test_a_message_that_does_not_end_closes_its_socket(begin: bytes, drops
     for drop in drops:
         await later(1)
         client.data_received(drop)
-        house.clients.sweep(client.last_received)
-        if client.stage is not Stage.OPEN:
+        house.connections.check_timeouts(client.last_received)
+        if client.stage is not ConnectionStage.OPEN:
             break
-    assert client.stage is Stage.CLOSING
+    assert client.stage is ConnectionStage.CLOSING
     assert MESSAGE_SECONDS < client.last_received < MESSAGE_SECONDS + 3
     assert house.metrics.totals()[0]["gateway_limited_total:message_seconds"] == 1
     client.abort(1006)
@@ -335,19 +335,19 @@ async def test_who_waits_for_us_is_not_silent() -> None:
     loop = asyncio.get_running_loop()
     connection, patience = house.connection, 35.5  # ping_seconds and pong_seconds, and a little
 
-    house.clients.sweep(loop.time() + patience)  # silent: it is pinged
+    house.connections.check_timeouts(loop.time() + patience)  # silent: it is pinged
     assert connection.pinged
     connection.hold("publish")
     house.say(type="ping")  # waits for it, and nothing more is read
     assert not house.wire.reading
     await later(patience)
     connection.pinged = True
-    house.clients.sweep(loop.time())
+    house.connections.check_timeouts(loop.time())
     assert connection.stage.name == "OPEN", "closed for not having said what was not read"
     connection.release("publish")
-    house.clients.sweep(loop.time())
+    house.connections.check_timeouts(loop.time())
     assert connection.stage.name == "OPEN", "its pong is still on its way through the loop"
     connection.pinged = True
     await later(patience)
-    house.clients.sweep(loop.time())
+    house.connections.check_timeouts(loop.time())
     assert connection.stage.name == "CLOSING"

@@ -11,17 +11,17 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from gateway import tokens
-from gateway.auth.authenticator import Authenticator
-from gateway.auth.keyring import Keyring, from_pem, from_secret
+from gateway.auth.key_set import KeySet, from_pem, from_secret
+from gateway.auth.token_verifier import TokenVerifier
 from gateway.core.identity import AuthError, Identity
 
 SECRET = "a secret that only this test knows, long enough"
 NOW = 1_800_000_000.0
 
 
-def verifier(*, now: float = NOW, audience: str = "", issuer: str = "") -> Authenticator:
-    keys = Keyring([from_secret(SECRET, "SECRET")])
-    return Authenticator(keys, audience=audience, issuer=issuer, now=lambda: now)
+def verifier(*, now: float = NOW, audience: str = "", issuer: str = "") -> TokenVerifier:
+    keys = KeySet([from_secret(SECRET, "SECRET")])
+    return TokenVerifier(keys, audience=audience, issuer=issuer, now=lambda: now)
 
 
 def test_a_login_token_gives_its_user_and_role_until_it_expires() -> None:
@@ -55,7 +55,7 @@ def test_a_private_key_signs_with_its_own_algorithm(private: rsa.RSAPrivateKey, 
     pem = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
     public = tmp_path / "public.pem"
     public.write_bytes(private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
-    nodes = Authenticator(Keyring(from_pem(str(public))), now=lambda: NOW)
+    nodes = TokenVerifier(KeySet(from_pem(str(public))), now=lambda: NOW)
     token = tokens.issue(pem, "ann", now=NOW, kid="k1")
     assert nodes.verify(token).user == "ann"
     assert jwt.get_unverified_header(token)["kid"] == "k1"

@@ -11,9 +11,9 @@ from uvicorn.server import ServerState
 
 from gateway.core.identity import Identity
 from gateway.protocols.native.protocol import NATIVE
-from gateway.transport.connection import Connection, Stage
-from gateway.transport.eventstream import EventStream
-from gateway.transport.socket import Socket
+from gateway.transports.connection import Connection, ConnectionStage
+from gateway.transports.http_stream import HttpStream
+from gateway.transports.websocket import WebSocket
 from tests.raw import frame
 from tests.unit.test_failing import House, Wire, broken
 
@@ -34,7 +34,7 @@ class Breaking(Wire):
         super().__init__()
         self.writes = writes
         self.slow = slow
-        self.socket: Socket | None = None
+        self.socket: WebSocket | None = None
 
     def write(self, data: Any) -> None:
         assert self.socket is not None
@@ -64,23 +64,23 @@ def house() -> House:
     left: list[Connection] = []
     relay = broken(
         is_plain=lambda topic: topic != "kept", has_history=lambda _: False, has_presence=lambda _: False,
-        snapshot=lambda _: b'{"type":"DATA"}', abandon=lambda *_: None,
+        snapshot=lambda _: b'{"type":"DATA"}', cancel_wait=lambda *_: None,
     )  # fmt: skip
     found = House(relay, verify)
-    cast(Any, found.clients._admission).leave = left.append
+    cast(Any, found.connections._admission).release = left.append
     return found
 
 
 def assert_no_trace(found: House, connection: Connection) -> None:
-    clients = found.clients
-    assert connection.stage in (Stage.CLOSED, Stage.CLOSING)
-    assert not list(clients._hub)
+    connections = found.connections
+    assert connection.stage in (ConnectionStage.CLOSED, ConnectionStage.CLOSING)
+    assert not list(connections._hub)
     assert not connection.audiences
-    assert len(clients) == 0
-    assert not clients.event_streams._streams
-    assert not clients.limits._backlog._holders
-    assert not clients._memberships._subscribing
-    assert not clients._memberships._unanswered
+    assert len(connections) == 0
+    assert not connections.event_streams._streams
+    assert not connections.limits._buffer_limit._holders
+    assert not connections._subscriptions._subscribing
+    assert not connections._subscriptions._unanswered
 
 
 @pytest.mark.parametrize("slow", [False, True], ids=["it breaks", "it takes nothing"])
@@ -89,12 +89,12 @@ async def test_a_socket_that_ends_amid_any_write(writes: int, slow: bool) -> Non
     found = house()
     found.connection.connection_lost(None)
     wire = Breaking(writes, slow)
-    connection = wire.socket = Socket(Config(lambda: None, ws="none"), ServerState(), {})
+    connection = wire.socket = WebSocket(Config(lambda: None, ws="none"), ServerState(), {})
     connection.connection_made(wire)
     assert connection._handshake is not None
     connection._handshake.cancel()
-    connection.accepted(deflates=False)
-    found.clients.admit(connection, NATIVE, Identity("first", None, None), "", "")
+    connection.handshake_accepted(deflates=False)
+    found.connections.accept(connection, NATIVE, Identity("first", None, None), "", "")
     for message in SAID:
         connection.data_received(frame(1, orjson.dumps(message)))
     connection.connection_lost(None)
@@ -105,16 +105,16 @@ async def test_a_socket_that_ends_amid_any_write(writes: int, slow: bool) -> Non
 async def test_an_event_stream_that_ends_amid_any_send(sends: int, monkeypatch: pytest.MonkeyPatch) -> None:
     found = house()
     found.connection.connection_lost(None)
-    stream = EventStream("sse", found.clients.event_streams)
-    send, left = EventStream.send, iter(range(sends))
+    stream = HttpStream("sse", found.connections.event_streams)
+    send, left = HttpStream.send, iter(range(sends))
 
-    def breaking(self: EventStream, data: bytes) -> bool:
+    def breaking(self: HttpStream, data: bytes) -> bool:
         if next(left, None) is None:
-            self.end()
+            self.finish()
         return send(self, data)
 
-    monkeypatch.setattr(EventStream, "send", breaking)
-    found.clients.admit(stream, NATIVE, Identity("first", None, None), "", "")
-    stream.receive_lines(b"\n".join(map(orjson.dumps, SAID)))
-    stream.end()
+    monkeypatch.setattr(HttpStream, "send", breaking)
+    found.connections.accept(stream, NATIVE, Identity("first", None, None), "", "")
+    stream.post_received(b"\n".join(map(orjson.dumps, SAID)))
+    stream.finish()
     assert_no_trace(found, stream)

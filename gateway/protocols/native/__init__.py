@@ -1,1 +1,1 @@
-"""The gateway's own protocol: one JSON object a text frame. docs/protocol.md is the public description."""
+"""The native JSON protocol."""

@@ -7,22 +7,12 @@ from typing import Final
 
 import orjson
 
-from gateway.core import topics
-from gateway.core.commands import (
-    Auth,
-    BackendCommand,
-    Command,
-    Logs,
-    Ping,
-    Publish,
-    Request,
-    Subscribe,
-    Unsubscribe,
-)
+from gateway.core import topic_rules
+from gateway.core.commands import Auth, BackendCommand, Command, Logs, Ping, Publish, Request, Subscribe, Unsubscribe
 from gateway.core.errors import ErrorReason, ProtocolError
+from gateway.core.json_numbers import NumberError
 from gateway.core.json_text import Json, RequestId, loads
 from gateway.core.names import MAX_NAME_LENGTH, is_name, quoted
-from gateway.core.numbers import NumberError
 from gateway.core.position import Position
 from gateway.core.publication import Publication, common_fields
 
@@ -63,7 +53,7 @@ def _subscribe(message: dict[str, Json]) -> Subscribe:
     if not known:
         raise ProtocolError(
             ErrorReason.NO_VALID_TOPIC,
-            f"No valid topic: a name has {topics.NAME_FORM}",
+            f"No valid topic: a name has {topic_rules.NAME_FORM}",
             request_id,
         )
     token = message.get("authToken")
@@ -129,9 +119,9 @@ def _request(message: dict[str, Json]) -> Request:
     topic, action = message.get("topic"), _name(message, "action")
     if not isinstance(topic, str) or not topic or action is None:
         raise ProtocolError(ErrorReason.MISSING_PARAMETER, "REQUEST needs a topic and an action", request_id)
-    if not topics.is_topic(topic):
+    if not topic_rules.is_topic(topic):
         raise ProtocolError(
-            ErrorReason.UNKNOWN_TOPIC, f"{quoted(topic)} is not a topic: a name has {topics.NAME_FORM}", request_id
+            ErrorReason.UNKNOWN_TOPIC, f"{quoted(topic)} is not a topic: a name has {topic_rules.NAME_FORM}", request_id
         )
     # Parameters stand under "data" or at the top level. Those under "data" take precedence.
     parameters = {k: v for k, v in message.items() if k not in ("type", "topic", "action", "requestId", "data")}
@@ -143,7 +133,10 @@ def _request(message: dict[str, Json]) -> Request:
 def _command(message: dict[str, Json]) -> BackendCommand:
     topic = message.get("topic")
     return BackendCommand(
-        topic if topics.is_topic(topic) else None, _name(message, "action"), message.get("data"), _request_id(message)
+        topic if topic_rules.is_topic(topic) else None,
+        _name(message, "action"),
+        message.get("data"),
+        _request_id(message),
     )
 
 
@@ -185,7 +178,7 @@ def _request_id_in(text: bytes) -> RequestId:
 
 
 def _valid_topics(names: list[Json]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(name for name in names if topics.is_topic(name)))
+    return tuple(dict.fromkeys(name for name in names if topic_rules.is_topic(name)))
 
 
 def _name(message: dict[str, Json], key: str) -> str | None:

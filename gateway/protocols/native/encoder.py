@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import orjson
 
-from gateway.core import events, message, timestamps, topics
+from gateway.core import events, message, timestamps, topic_rules
 from gateway.core.errors import CloseReason, ProtocolError
 from gateway.core.events import Broadcast, Delivered, Event, History, PresenceChanged
 from gateway.core.json_text import Json, RequestId
@@ -89,7 +89,7 @@ def text(event: Event, now_ms: int) -> bytes:
             )  # fmt: skip
         case events.RequestPong(request):  # the only message of the type RESPONSE
             return orjson.dumps(
-                {"type": "RESPONSE", "topic": topics.SYSTEM, "action": "pong", "data": {"timestamp": time},
+                {"type": "RESPONSE", "topic": topic_rules.SYSTEM, "action": "pong", "data": {"timestamp": time},
                  **_echo(request.request_id)}
             )  # fmt: skip
         case events.Failed(error):
@@ -128,7 +128,9 @@ def _of_system(
 
 
 def _system(action: str, about: Mapping[str, Json], time: str) -> bytes:
-    return orjson.dumps({"type": "SYSTEM", "topic": topics.SYSTEM, "action": action, "data": about, "timestamp": time})
+    return orjson.dumps(
+        {"type": "SYSTEM", "topic": topic_rules.SYSTEM, "action": action, "data": about, "timestamp": time}
+    )
 
 
 def _subscribed(event: events.Subscribed, time: str) -> bytes:

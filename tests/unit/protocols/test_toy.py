@@ -16,8 +16,8 @@ from gateway.core.identity import ANONYMOUS
 from gateway.protocols import registry
 from gateway.protocols.native.protocol import NATIVE, Native
 from gateway.protocols.protocol import ClientProtocol
-from gateway.transport.connection import Stage
-from gateway.transport.socket import Socket
+from gateway.transports.connection import ConnectionStage
+from gateway.transports.websocket import WebSocket
 from tests.unit.protocols import toy
 from tests.unit.protocols.toy import Toy
 from tests.unit.test_failing import House, Wire, broken, refuse
@@ -30,17 +30,17 @@ class Client:
 
     def __init__(self, house: House, protocol: ClientProtocol) -> None:
         self.wire = Wire()
-        self.socket = Socket(Config(lambda: None, ws="none"), ServerState(), {})
+        self.socket = WebSocket(Config(lambda: None, ws="none"), ServerState(), {})
         self.socket.connection_made(self.wire)
         assert self.socket._handshake is not None
         self.socket._handshake.cancel()
-        self.socket.accepted(deflates=False)
-        house.clients.admit(self.socket, protocol, ANONYMOUS, "", "")
+        self.socket.handshake_accepted(deflates=False)
+        house.connections.accept(self.socket, protocol, ANONYMOUS, "", "")
 
     def say(self, text: str) -> list[str]:
         """The answers to it."""
         self.received()
-        self.socket._carry_out(frames.TEXT, text.encode())
+        self.socket._handle(frames.TEXT, text.encode())
         return self.received()
 
     def received(self) -> list[str]:
@@ -56,8 +56,8 @@ async def house() -> House:
 
 
 def deliver(house: House, topic: str, data: object) -> None:
-    house.clients._hub.deliver(hub.of_topic(topic), Delivered(message.pack(topic, data, {}, 0)))
-    house.clients._hub.flush()
+    house.connections._hub.deliver(hub.topic_audience(topic), Delivered(message.pack(topic, data, {}, 0)))
+    house.connections._hub.flush()
 
 
 async def test_each_client_is_answered_in_its_own_protocol(house: House) -> None:
@@ -71,7 +71,7 @@ async def test_each_client_is_answered_in_its_own_protocol(house: House) -> None
     deliver(house, "chat", "hi")
     assert one.received() == ['message chat "hi"']
     assert '"data":"hi"' in other.received()[0]
-    house.clients.gap("chat")
+    house.connections.topic_gap("chat")
     assert one.received() == ["gap chat"] and '"gap"' in other.received()[0]
     assert one.say("unsubscribe chat") == ["unsubscribed"]
 
@@ -106,7 +106,7 @@ async def test_a_close_has_the_code_of_the_clients_protocol(house: House) -> Non
     client.socket.disconnect(CloseReason.NO_PONG, "no pong")
     [close] = frames.payloads(bytes(client.wire.written))
     assert frames.read_close(close) == (Toy.close_codes[CloseReason.NO_PONG], "no pong")
-    assert client.socket.stage is Stage.CLOSING
+    assert client.socket.stage is ConnectionStage.CLOSING
     code = str(Toy.close_codes[CloseReason.NO_PONG])
     assert house.metrics.closes.labels(code).value == 1
 

@@ -1,0 +1,1 @@
+"""Redis itself: topology, client, pipelines, pub/sub, envelopes, history, snapshots, keys."""

@@ -1,0 +1,1 @@
+"""The clients of this node: admission, limits, and the commands that they send."""

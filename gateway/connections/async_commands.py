@@ -1,0 +1,169 @@
+"""Asynchronous commands of clients: publish, queries and permission checks. The client's next frames wait meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass, replace
+from typing import Any
+
+from gateway.auth.permission_checker import PermissionChecker
+from gateway.broker.client import Impaired, Unavailable, Unconfirmed
+from gateway.broker.memory import RedisMemory
+from gateway.cluster.quotas import PublishQuota, StorageQuota
+from gateway.core import commands
+from gateway.core.address_groups import AddressGroups
+from gateway.core.effects import AskBackend, Findings, RefreshKeys
+from gateway.core.errors import ErrorReason, ProtocolError
+from gateway.core.events import Answer, Published
+from gateway.core.json_text import RequestId
+from gateway.core.publication import Publication
+from gateway.delivery.dispatcher import Dispatcher
+from gateway.delivery.publisher import PublicationTooLarge
+from gateway.delivery.sender import Sender
+from gateway.metrics import Metrics
+from gateway.transports.connection import Connection
+
+
+@dataclass(frozen=True, slots=True)
+class PublishLimits:
+    """Limits of the publishes of clients, and of the bytes that Redis stores for them."""
+
+    publish_quota: PublishQuota
+    storage_quota: StorageQuota
+    memory: RedisMemory
+    address_groups: AddressGroups
+
+
+class AsyncCommands:
+    """Runs asynchronous commands of clients; `spawn` runs a coroutine as a task of the node."""
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        sender: Sender,
+        publish_limits: PublishLimits,
+        permission_checker: PermissionChecker,
+        refresh_keys: Callable[[str], Awaitable[bool]],
+        metrics: Metrics,
+        spawn: Callable[[Coroutine[Any, Any, None], str], object],
+    ) -> None:
+        self._dispatcher = dispatcher
+        self._sender = sender
+        self._publish_limits = publish_limits
+        self._metrics = metrics
+        self._spawn = spawn
+        self._permission_checker = permission_checker
+        self._refresh_keys = refresh_keys
+
+    def publish_message(self, connection: Connection, publication: Publication, request_id: RequestId) -> None:
+        """Publish a message, and acknowledge it once Redis has confirmed it."""
+        connection.hold("publish")
+        self._spawn(self._publish(connection, publication, request_id), "client's publish")
+
+    def read_topic(self, connection: Connection, request: commands.Request) -> None:
+        """Answer a REQUEST for the history or the presence of a topic."""
+        connection.hold("request")
+        self._spawn(self._read_topic(connection, request), "client's request")
+
+    def resolve(
+        self,
+        connection: Connection,
+        needed: AskBackend | RefreshKeys,
+        findings: Findings,
+        again: Callable[[Findings], None],
+    ) -> None:
+        """Collect what the check of a message needs, then call `again` with the findings."""
+        connection.hold("find out")
+        self._spawn(self._resolve(connection, needed, findings, again), "client's question")
+
+    async def _resolve(
+        self,
+        connection: Connection,
+        needed: AskBackend | RefreshKeys,
+        findings: Findings,
+        again: Callable[[Findings], None],
+    ) -> None:
+        more = None
+        try:
+            if isinstance(needed, RefreshKeys):
+                asked = await self._refresh_keys(needed.kid)
+                more = replace(findings, keys_refreshed=True, key_server_failed=not asked)
+            else:
+                verdicts = await self._permission_checker.check(needed.act, needed.topics, needed.identity)
+                more = replace(findings, backend_verdicts={**findings.backend_verdicts, **verdicts})
+        except Exception:
+            self._sender.send_internal_error(connection)
+        # Hold under a separate key: handling the message again may need more findings, and then holds "find out" again.
+        connection.hold("found")
+        if more is not None:
+            again(more)
+        connection.release("found")
+
+    async def _publish(self, connection: Connection, publication: Publication, request_id: RequestId) -> None:
+        user = connection.session.identity.user  # a client without a user has only its own message limit
+        try:
+            if user is not None and not await self._publish_limits.publish_quota.charge(user):
+                self._metrics.limited.labels("publishes").inc()
+                message = "Too many publishes of this user; wait some seconds"
+                raise ProtocolError(ErrorReason.TOO_MANY_REQUESTS, message, request_id)
+            await self._charge(connection, publication, request_id)
+            [position] = await self._dispatcher.publish([publication])
+            self._sender.reply(connection, Published(publication.topic, position, request_id))
+        except ProtocolError as error:
+            self._sender.send_error(connection, error)
+        except Unconfirmed:
+            message = "Published, but too few replicas confirmed it; a retry publishes a second message"
+            self._sender.send_error(connection, ProtocolError(ErrorReason.UNAVAILABLE, message, request_id))
+        except Impaired as error:
+            message = f"Redis cannot store this now; try again later: {error}"
+            self._sender.send_error(connection, ProtocolError(ErrorReason.UNAVAILABLE, message, request_id))
+        except Unavailable:
+            message = "The cluster is unavailable, try again"
+            self._sender.send_error(connection, ProtocolError(ErrorReason.UNAVAILABLE, message, request_id))
+        except PublicationTooLarge as error:
+            self._sender.send_error(connection, ProtocolError(ErrorReason.DATA_REFUSED, str(error), request_id))
+        except Exception:
+            self._sender.send_internal_error(connection, request_id)
+        finally:
+            connection.release("publish")
+
+    async def _charge(self, connection: Connection, publication: Publication, request_id: RequestId) -> None:
+        """Charge the bytes that Redis stores for `publication` to the client's user, or to its address without a user.
+
+        Raises:
+            ProtocolError: Redis is nearly full, 5030; or the allowance is used up, 4029.
+            Unavailable: Redis did not answer in time.
+        """
+        size, streams = self._dispatcher.storage_cost(publication)
+        if not size:
+            return
+        if self._publish_limits.memory.full:
+            self._metrics.limited.labels("redis_memory").inc()
+            message = f"Redis is nearly full and {publication.topic} stores messages; try again later"
+            raise ProtocolError(ErrorReason.UNAVAILABLE, message, request_id)
+        user, ip = connection.session.identity.user, connection.info.ip
+        owner = f"user:{user}" if user is not None else f"address:{self._publish_limits.address_groups.of(ip) or ip}"
+        if not await self._publish_limits.storage_quota.charge(owner, size, streams):
+            self._metrics.limited.labels("stored_bytes").inc()
+            message = (
+                f"{publication.topic} stores messages, and the daily limit of bytes for this user is used up "
+                f"({size} more needed); wait some minutes, or send less"
+            )
+            raise ProtocolError(ErrorReason.TOO_MANY_REQUESTS, message, request_id)
+
+    async def _read_topic(self, connection: Connection, request: commands.Request) -> None:
+        try:
+            if request.action == "history":
+                content: Any = await self._dispatcher.read_history(request.topic, **commands.history_range(request))
+            else:
+                content = await self._dispatcher.read_presence(request.topic)
+            self._sender.reply(connection, Answer(request, content))
+        except ProtocolError as error:
+            self._sender.send_error(connection, error)
+        except Unavailable:
+            message = "The cluster is unavailable, try again"
+            self._sender.send_error(connection, ProtocolError(ErrorReason.UNAVAILABLE, message, request.request_id))
+        except Exception:
+            self._sender.send_internal_error(connection, request.request_id)
+        finally:
+            connection.release("request")

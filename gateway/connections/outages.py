@@ -1,0 +1,116 @@
+"""Notifies clients of outages of Redis and of messages that they may have missed.
+
+The work is spread over turns of the event loop and keeps its order: a client receives `degraded`, then one message with
+its gaps, then `restored`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from gateway.core import hub
+from gateway.core.events import Degraded, Event, Gap, Restored
+from gateway.core.hub import Hub
+from gateway.delivery.dispatcher import Dispatcher
+from gateway.delivery.sender import Sender
+from gateway.delivery.slices import SLICE_ITEMS, SlicedQueue, each_in_slices
+from gateway.delivery.subscriptions import Subscriptions
+from gateway.logging import logger
+from gateway.transports.connection import Connection
+
+
+class OutageNotifier:
+    """The listener of the bus. `clients` returns the clients of the node."""
+
+    def __init__(
+        self,
+        clients: Callable[[], list[Connection]],
+        hub: Hub,
+        dispatcher: Dispatcher,
+        sender: Sender,
+        subscriptions: Subscriptions,
+    ) -> None:
+        self._clients = clients
+        self._hub = hub
+        self._dispatcher = dispatcher
+        self._sender = sender
+        self._subscriptions = subscriptions
+        # An outage adds at most four jobs, and the bus pauses between two attempts to connect.
+        self._jobs = SlicedQueue()
+        self._log = logger()
+
+    def pubsub_lost(self, reason: str, channels: list[str]) -> None:
+        """Notify the clients that Redis, or a part of it, is unreachable, and handle the frames that wait for it."""
+        self._jobs.add(self._suspend(channels))
+        self._log.warning("degraded", reason=reason)
+        if self._subscriptions.degraded:
+            return  # clients know already, because of another part of Redis
+        self._subscriptions.redis_lost()
+        self._send_all(Degraded())
+        each_in_slices(self._clients(), self._subscriptions.resume)
+
+    def _suspend(self, channels: list[str]) -> Iterator[None]:
+        for at in range(0, len(channels), SLICE_ITEMS):
+            if at:
+                yield
+            self._dispatcher.channels_lost(channels[at : at + SLICE_ITEMS])
+
+    def pubsub_missed(self, channels: list[str]) -> None:
+        """Repair the topics of these channels that have history, and send each client its gaps in the others."""
+        self._jobs.add(self._send_gaps(channels))
+
+    def _send_gaps(self, channels: list[str]) -> Iterator[None]:
+        """Collect the gaps of each client, then send each client all of its gaps in one message.
+
+        A client that subscribes meanwhile may receive a gap that it does not have, which does no harm. A client
+        receives no gap for a topic that it has left.
+        """
+        missed: dict[Connection, list[str]] = {}
+        directly: set[Connection] = set()  # clients with a gap on the channel of their user or role
+        done = 0  # in this turn
+        for channel in channels:
+            audience = self._dispatcher.audience_of(channel)
+            topic = hub.topic_of(audience)
+            done += 1
+            if topic is None or self._dispatcher.repair([topic]):  # otherwise the stream has the missed messages
+                for member in self._hub.members(audience):
+                    assert isinstance(member, Connection)
+                    topics = missed.setdefault(member, [])
+                    if topic is None:
+                        directly.add(member)
+                    else:
+                        topics.append(topic)
+                    done += 1
+                    if done >= SLICE_ITEMS:
+                        yield
+                        done = 0
+            if done >= SLICE_ITEMS:
+                yield
+                done = 0
+        for connection, topics in missed.items():
+            topics = [topic for topic in topics if hub.topic_audience(topic) in connection.audiences]
+            if topics or connection in directly:
+                self._sender.reply(connection, Gap(topics))
+            done += 1 + len(topics)
+            if done >= SLICE_ITEMS:
+                yield
+                done = 0
+        if missed:
+            self._log.warning("gaps reported", clients=len(missed))
+
+    def pubsub_restored(self) -> None:
+        """Notify the clients that Redis is back."""
+        if self._subscriptions.degraded:
+            self._subscriptions.degraded = False
+            self._send_all(Restored())
+
+    def _send_all(self, event: Event) -> None:
+        """Send `event` to each client."""
+        # Clients that connect later are not notified here: the welcome shows the outage, or it is over.
+        self._jobs.add(self._send_each(self._clients(), event))
+
+    def _send_each(self, connections: list[Connection], event: Event) -> Iterator[None]:
+        for number, connection in enumerate(connections, 1):
+            self._sender.reply(connection, event)
+            if number % SLICE_ITEMS == 0:
+                yield

@@ -1,0 +1,135 @@
+"""The messages that nodes send each other on the control channel.  (pure)"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from gateway.core import json_text, rebalancing, revocations
+from gateway.core.names import is_name
+from gateway.core.revocations import Revocation
+from gateway.core.topic_rules import is_topic
+
+MAX_BYTES: Final = 64 << 10
+
+
+class ControlError(ValueError):
+    """A control message is not valid."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClientSelector:
+    """The clients that a control message concerns: one client, or all clients of a user."""
+
+    client: str | None
+    user: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class DisconnectClients:
+    """Close the sockets of the selected clients."""
+
+    clients: ClientSelector
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class UnsubscribeClients:
+    """Unsubscribe the selected clients from topics."""
+
+    clients: ClientSelector
+    topics: list[str]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ForgetHistory:
+    """Forget the cached history of these topics, because it was deleted from Redis."""
+
+    topics: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class DrainNode:
+    """Drain a node: it closes its clients and exits."""
+
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class MoveClients:
+    """Move the clients of a node above the number `keep` to other nodes."""
+
+    node: str
+    keep: int
+    seconds: float  # the time over which the closes are spread
+    after: float  # seconds before the first close
+
+
+@dataclass(frozen=True, slots=True)
+class RevokeTokens:
+    """Revoke tokens."""
+
+    revocations: list[Revocation]
+
+
+ControlMessage = DisconnectClients | UnsubscribeClients | ForgetHistory | DrainNode | MoveClients | RevokeTokens
+
+
+def parse(payload: bytes) -> ControlMessage:
+    """Parse a control message: a JSON object with ``op``.
+
+    Raises:
+        OrderError: `payload` is not a valid control message.
+    """
+    try:
+        message: Any = json_text.loads(payload) if len(payload) <= MAX_BYTES else None
+        match message["op"]:
+            case "disconnect":
+                return DisconnectClients(_clients(message), _reason(message))
+            case "unsubscribe":
+                return UnsubscribeClients(_clients(message), _topics(message), _reason(message))
+            case "forget":
+                return ForgetHistory(_topics(message))
+            case "drain":
+                return DrainNode(_name(message, "node"))
+            case "move":
+                keep, seconds, after = int(message["keep"]), float(message["seconds"]), float(message.get("after", 0))
+                if keep < 0 or not 0 <= seconds <= rebalancing.MAX_SECONDS or not 0 <= after <= rebalancing.MAX_SECONDS:
+                    raise ValueError("out of range")
+                return MoveClients(_name(message, "node"), keep, seconds, after)
+            case "revoke":
+                return RevokeTokens([revocations.parse(one) for one in message["revocations"]])
+            case op:
+                raise ValueError(f"unknown op {op!r}")
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
+        raise ControlError(str(error)) from None
+
+
+def _clients(message: dict[str, Any]) -> ClientSelector:
+    if "client" in message:
+        return ClientSelector(_name(message, "client"), None)
+    return ClientSelector(None, _name(message, "user"))
+
+
+def _topics(message: dict[str, Any]) -> list[str]:
+    names = message.get("topics", [])
+    if not isinstance(names, list) or not all(map(is_topic, names)):
+        raise ValueError("topics must be a list of topic names")
+    return names
+
+
+def _name(message: dict[str, Any], key: str) -> str:
+    name = message[key]
+    if not is_name(name):
+        raise ValueError(f"{key} must be a name")
+    assert isinstance(name, str)
+    return name
+
+
+def _reason(message: dict[str, Any]) -> str:
+    reason = message.get("reason") or "by the operator"
+    if not is_name(reason):
+        raise ValueError("reason must be a string of 1 to 200 characters")
+    assert isinstance(reason, str)
+    return reason

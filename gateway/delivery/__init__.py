@@ -1,0 +1,1 @@
+"""Publish and deliver on this node: publisher, dispatcher, subscriptions, recovery, presence."""

@@ -1,0 +1,199 @@
+"""Publishing: encodes each message once for the whole cluster and sends it to Redis.
+
+For a topic with history, one Lua step numbers, stores and publishes the message. For a topic with a snapshot, another
+step stores and publishes it. For other topics it is one PUBLISH.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from gateway.broker import rows
+from gateway.broker.client import RedisClient, RedisCommand, Unavailable, Unconfirmed, WrongType
+from gateway.broker.envelope import Envelope, EnvelopeKind
+from gateway.broker.fence import Fence, Fenced
+from gateway.broker.history import History
+from gateway.broker.keys import Keys, node_of
+from gateway.broker.snapshots import Snapshots
+from gateway.core import hub, message, topic_rules
+from gateway.core.position import Position
+from gateway.core.publication import Publication, refuse_key
+from gateway.core.topic_rules import RulesError, TopicRules
+from gateway.metrics import Metrics
+
+MAX_MESSAGE_BYTES: Final = 1 << 20  # default limit for programs that have no settings of a node
+MAX_RULES_BYTES: Final = 256 << 10
+RULES_SECONDS: Final = 30.0  # rules that were read from Redis are valid for this time
+RULES_LIFE_SECONDS: Final = 86_400  # TTL of the rules in Redis; nodes write them every hour
+ENCODED_BYTES: Final = 44  # what the native protocol adds to a body: clients receive no longer messages than the limit
+MARGIN_BYTES: Final = 256  # room for the position that is added to the body, and for the overhead of an entry
+MESSAGE_BYTES: Final = 1024  # overhead of a stored message: its entry and the other rows of the topic
+
+
+class PublicationTooLarge(ValueError):
+    """The message is over the size limit, so no node would deliver it."""
+
+
+class MessagePublisher:
+    """Publishes messages to Redis; every publish goes through here. `now` gives seconds since 1970.
+
+    `rules`: the rules of the node; None: use the rules that the nodes have written to Redis.
+    """
+
+    def __init__(
+        self, redis: RedisClient, keys: Keys, rules: TopicRules | None, metrics: Metrics, *, max_message_bytes: int,
+        now: Callable[[], float],
+    ) -> None:  # fmt: skip
+        self._redis = redis
+        self._rules = rules or TopicRules(())
+        self._rules_due = -math.inf if rules is None else math.inf  # loop time of the next read of the rules
+        self._keys = keys
+        self._metrics = metrics
+        self._max_bytes = max_message_bytes
+        self._now = now
+        self._history = History(redis, keys)
+        self._snapshots = Snapshots(redis, keys)
+
+    async def publish(
+        self, publications: Sequence[Publication], published_ms: int | None = None, fence: Fence | None = None
+    ) -> list[Position | None]:
+        """Publish all messages or none; return the position of each whose topic has history.
+
+        On a Redis Cluster this is all or none per topic. `published_ms`: their timestamp in ms since 1970; None: now.
+        `fence`: proof of leadership of a singleton; it requires topics with history or a snapshot.
+
+        Raises:
+            ProtocolError: A message has an idempotency key but its topic has no history; nothing was published.
+            Fenced: The singleton's lease has ended; nothing was published.
+            TooLarge: A message is over the size limit; nothing was published.
+            Unconfirmed: All are published, but too few replicas confirmed those with history (GATEWAY_WAIT_REPLICAS).
+            Unavailable: Redis did not confirm.
+        """
+        await self._read_rules()
+        now = int(self._now() * 1000)
+        commands: list[RedisCommand] = []
+        answer_indices: list[int] = []  # index of the answer to each publication
+        durable = False
+        for publication in publications:
+            if publication.key is not None and not self._rules.of(publication.topic).history:
+                raise refuse_key(publication.topic)
+            answer_indices.append(len(commands))
+            for topic in self._names(publication):
+                body = message.pack(topic, publication.data, publication.extras, published_ms or now)
+                if len(body) + ENCODED_BYTES > self._max_bytes:
+                    raise PublicationTooLarge(
+                        f"message for {topic} has {len(body) + ENCODED_BYTES} bytes; the limit is {self._max_bytes}"
+                    )
+                rule = self._rules.of(topic)
+                if publication.to is None and rule.history and len(body) + MARGIN_BYTES > rule.history_bytes:
+                    raise PublicationTooLarge(
+                        f"message for {topic} has {len(body)} bytes; the topic keeps at most "
+                        f"{rule.history_bytes} bytes in all (history_bytes of its rule)"
+                    )
+                commands.append(self._command(publication, topic, body, now, fence))
+                durable |= publication.to is None and bool(self._rules.of(topic).history)
+        try:
+            answers = await self._redis.transact(commands, durable=durable)
+        except Unconfirmed:
+            self._metrics.publishes.labels("unconfirmed").inc(len(publications))
+            raise
+        except Unavailable:
+            self._metrics.publishes.labels("unavailable").inc(len(publications))
+            raise
+        if fence is not None:
+            _check(fence, answers)
+        self._metrics.publishes.labels("ok").inc(len(publications))
+        return [_position(answers[at]) for at in answer_indices]
+
+    def storage_cost(self, publication: Publication) -> tuple[int, list[str]]:
+        """About how many bytes Redis stores for `publication` (0: none), and the keys of the streams it is added to."""
+        size, streams = 0, []
+        for topic in self._names(publication) if publication.to is None else ():
+            rule = self._rules.of(topic)
+            copies = bool(rule.history) + rule.snapshot
+            if copies:
+                body = message.pack(topic, publication.data, publication.extras, 0)
+                size += copies * len(body) + MESSAGE_BYTES
+            if rule.history:
+                streams.append(self._keys.history(topic))
+        return size, streams
+
+    async def write_rules(self) -> None:
+        """Write the topic rules to Redis for programs that publish directly on Redis.
+
+        Raises:
+            Unavailable: Redis did not confirm.
+        """
+        await self._redis.execute("SET", self._keys.rules, self._rules.text, "EX", RULES_LIFE_SECONDS)
+
+    async def _read_rules(self) -> None:
+        now = asyncio.get_running_loop().time()
+        if now < self._rules_due:
+            return
+        try:
+            text = await self._redis.execute("GETRANGE", self._keys.rules, 0, MAX_RULES_BYTES)
+            if text:
+                parsed = topic_rules.parse(rows.text(text, MAX_RULES_BYTES), self._keys.rules)
+                self._rules, self._rules_due = parsed, now + RULES_SECONDS
+                return
+            reason = f"{self._keys.rules} is empty: start a node with this namespace, which writes the topic rules"
+        except RulesError as error:
+            reason = f"this version cannot read the topic rules of the nodes: {error}"
+        except (ValueError, WrongType) as error:
+            self._redis.rows.skip("rules", self._keys.rules, error)
+            reason = f"{self._keys.rules} does not hold topic rules: restart a node, which writes them again: {error}"
+        if math.isinf(self._rules_due):  # rules that are known stay valid until new ones can be read
+            raise Unavailable(reason)
+        self._rules_due = now + RULES_SECONDS
+
+    def _names(self, publication: Publication) -> tuple[str, ...]:
+        """The topic, then its aliases."""
+        if publication.to is not None:
+            return (publication.topic,)
+        others = (name for name in self._rules.names(publication.topic) if name != publication.topic)
+        return publication.topic, *others
+
+    def _command(
+        self, publication: Publication, topic: str, body: bytes, now: int, fence: Fence | None
+    ) -> RedisCommand:
+        keys = self._keys
+        match publication.to:
+            case None:
+                channel, rule = keys.audience(hub.topic_audience(topic)), self._rules.of(topic)
+                kind = (
+                    EnvelopeKind.HISTORY
+                    if rule.history
+                    else EnvelopeKind.SNAPSHOT
+                    if rule.snapshot
+                    else EnvelopeKind.PLAIN
+                )
+                envelope = Envelope(now, body, None, publication.except_client, kind, rule.conflate_ms)
+                if rule.history:
+                    return self._history.append_command(topic, rule, envelope, channel, publication.key, fence)
+                if rule.snapshot:
+                    return self._snapshots.publish_command(topic, envelope, channel, fence)
+                if fence is not None:
+                    raise ValueError(
+                        f"{topic} has neither history nor a snapshot: Redis could not fence "
+                        "a singleton's message, so give its rule one of them"
+                    )
+            case "user", user:
+                channel, envelope = keys.audience(hub.user_audience(user)), Envelope(now, body)
+            case "role", role:
+                channel, envelope = keys.audience(hub.role_audience(role)), Envelope(now, body)
+            case _, client_id:
+                channel, envelope = keys.node_channel(node_of(client_id)), Envelope(now, body, only=client_id)
+        return self._redis.publish_command(channel), channel, envelope.pack()
+
+
+def _check(fence: Fence, answers: Sequence[Any]) -> None:
+    refused = next((answer for answer in answers if isinstance(answer, list) and len(answer) == 1), None)
+    if refused is not None:
+        raise Fenced(f"{fence.service}: the lease under token {fence.token} has ended (newest: {int(refused[0])})")
+
+
+def _position(answer: Any) -> Position | None:
+    return Position(answer[0].decode(), answer[1], int(answer[2])) if isinstance(answer, list) else None

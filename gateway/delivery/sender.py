@@ -1,0 +1,66 @@
+"""Sends messages to one client, in order with the messages that the hub has delivered to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from gateway.core import hub
+from gateway.core.errors import CloseReason, ErrorReason, ProtocolError
+from gateway.core.events import Event, Failed
+from gateway.core.hub import Hub
+from gateway.core.json_text import RequestId
+from gateway.logging import logger
+from gateway.metrics import Metrics
+from gateway.transports.connection import Connection, ConnectionStage
+
+
+class Sender:
+    """Sends to clients of this node; `now_ms` gives the time in ms since 1970."""
+
+    def __init__(self, hub: Hub, metrics: Metrics, now_ms: Callable[[], int]) -> None:
+        self._hub = hub
+        self._metrics = metrics
+        self._now_ms = now_ms
+        self._log = logger()
+
+    def send(self, connection: Connection, event: Event) -> None:
+        """Send an event after all messages delivered before."""
+        self._hub.flush()
+        if not connection.send(connection.protocol.encode(event, self._now_ms())):
+            self.evict(connection)
+
+    def send_all(self, connection: Connection, messages: Sequence[bytes]) -> None:
+        """Send several encoded messages in one write."""
+        if not messages:
+            return
+        self._hub.flush()
+        if not connection.send(b"".join(messages)):
+            self.evict(connection)
+
+    def evict(self, recipient: hub.Recipient) -> None:
+        """Abort the connection of a client whose unread bytes exceed its budget (3008)."""
+        assert isinstance(recipient, Connection)
+        self._metrics.slow_consumers.inc()
+        self._log.warning("slow consumer closed", client=recipient.client_id, ip=recipient.info.ip)
+        recipient.abort(recipient.protocol.close_codes[CloseReason.SLOW_CONSUMER])
+
+    def reply(self, connection: Connection, event: Event) -> None:
+        """Send an answer, unless the client has disconnected meanwhile."""
+        if connection.stage is ConnectionStage.OPEN:
+            self.send(connection, event)
+
+    def send_error(self, connection: Connection, error: ProtocolError) -> None:
+        """Refuse a command with `error`."""
+        self._metrics.errors.labels(str(int(connection.protocol.error_codes[error.reason]))).inc()
+        self.reply(connection, Failed(error))
+
+    def send_internal_error(self, connection: Connection, request_id: RequestId = None) -> None:
+        """Log the exception that is being handled, and send the client ERROR 5000.
+
+        An internal error with one message must neither close the connection nor stop the node.
+        """
+        self._log.exception("message handling failed", client=connection.client_id)
+        self.send_error(
+            connection,
+            ProtocolError(ErrorReason.INTERNAL, "Internal error of the node; its log has the details", request_id),
+        )

@@ -1,0 +1,1 @@
+"""Everything that a node serves beside the WebSockets."""

@@ -1,0 +1,1 @@
+"""The HTTP API: resources and their OpenAPI description."""

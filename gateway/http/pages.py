@@ -1,0 +1,73 @@
+"""The start page, the operators' console, and their static files."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+from typing import Final
+
+from starlette.requests import Request
+from starlette.responses import FileResponse, Response
+from starlette.routing import BaseRoute, Mount, Route
+from starlette.staticfiles import StaticFiles
+from starlette.types import Scope
+
+STATIC: Final = Path(str(resources.files("gateway"))) / "static"
+
+# Our pages load nothing from other hosts, and connect only to their own host. `SecurityMiddleware` adds the other
+# headers.
+_HEADERS: Final = {
+    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "cache-control": "no-cache",
+}
+# Pages of other hosts may use the browser client too. Browsers load modules by CORS, so it needs these headers.
+_CLIENT_HEADERS: Final = {
+    "access-control-allow-origin": "*",
+    "cross-origin-resource-policy": "cross-origin",
+}
+_CLIENT: Final = {
+    "/gateway.js": "text/javascript; charset=utf-8",
+    "/gateway.http.js": "text/javascript; charset=utf-8",
+    "/gateway.classic.js": "text/javascript; charset=utf-8",
+    "/gateway.d.ts": "text/plain; charset=utf-8",
+}
+
+
+class Assets(StaticFiles):
+    """Static files that browsers revalidate at each use, so that no page runs an old script after a deployment."""
+
+    async def get_response(self, path: str, scope: Scope) -> Response:
+        """The file, or 304 if the browser's copy is current."""
+        response = await super().get_response(path, scope)
+        response.headers["cache-control"] = "no-cache"
+        return response
+
+
+# protocol.md, clients.md and topics.md are symbolic links to docs/.
+_files: Final = Assets(directory=STATIC, follow_symlink=True)
+
+
+async def index(_request: Request) -> Response:
+    """The start page."""
+    return FileResponse(STATIC / "index.html", headers=_HEADERS)
+
+
+async def console(_request: Request) -> Response:
+    """The operators' console. The page has no secrets: it calls the API with the credential of its user."""
+    return FileResponse(STATIC / "console" / "index.html", headers=_HEADERS)
+
+
+async def client(request: Request) -> Response:
+    """The browser client: a module, a classic script, or its type declarations."""
+    response = await _files.get_response(f"client{request.url.path}", request.scope)
+    response.headers.update({"content-type": _CLIENT[request.url.path], **_CLIENT_HEADERS})
+    return response
+
+
+ROUTES: list[BaseRoute] = [
+    Route("/", index),
+    Route("/console", console),
+    *(Route(path, client) for path in _CLIENT),
+    Mount("/static", _files),
+]

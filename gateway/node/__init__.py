@@ -1,0 +1,1 @@
+"""One gateway process: its lifecycle, lease, readiness, periodic work and control channel."""

@@ -1,0 +1,1 @@
+"""Background services of the cluster, with singletons and circuit breakers."""

@@ -1,0 +1,1 @@
+"""What carries frames: WebSockets, Server-Sent Events, long polling."""

@@ -1,1 +1,0 @@
-"""The HTTP endpoints of a node: the API, pages, health checks, and the handshakes of clients."""

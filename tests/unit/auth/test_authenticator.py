@@ -1,0 +1,44 @@
+"""A node takes nobody's word before it knows what is revoked."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import pytest
+
+from gateway.auth.authenticator import Authenticator
+from gateway.broker.client import Unavailable
+from gateway.broker.keys import Keys
+from gateway.metrics import Metrics
+from gateway.settings import Settings
+
+
+class Link:
+    """A Redis that is away, or holds nothing."""
+
+    away = True
+
+    def script(self, _name: str) -> None:
+        """Nothing is written here."""
+
+    async def execute(self, *_command: Any) -> None:
+        return None
+
+    async def execute_each(self, commands: list[Any]) -> list[Any]:
+        """No version, and the time."""
+        if self.away:
+            raise Unavailable("gone")
+        assert [command[0] for command in commands] == ["GETRANGE", "TIME"]
+        return [b"", [b"0", b"0"]]
+
+
+async def test_tokens_are_not_judged_before_it_was_read_what_is_revoked() -> None:
+    link = Link()
+    authenticator = Authenticator(Settings(jwt_secret="s" * 32), cast(Any, link), Keys("gw:"), Metrics(), lambda: 0.0)
+    assert authenticator.unready_reason == "revocations: not yet read from Redis"
+    with pytest.raises(Unavailable):
+        await authenticator.revocation_store.refresh()
+    assert authenticator.unready_reason is not None
+    link.away = False
+    assert not await authenticator.revocation_store.refresh()
+    assert authenticator.unready_reason is None

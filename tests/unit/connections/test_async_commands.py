@@ -1,0 +1,196 @@
+"""gateway.connections.async_commands: each errand has one answer and one hold, whatever Redis, the back end or a bug
+make of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from gateway.broker.errors import Impaired, Unavailable, Unconfirmed
+from gateway.connections.async_commands import AsyncCommands, PublishLimits
+from gateway.core.commands import Request
+from gateway.core.errors import ErrorReason, ProtocolError
+from gateway.core.events import History, Published
+from gateway.core.position import Position
+from gateway.core.publication import Publication
+from gateway.delivery.publisher import PublicationTooLarge
+from gateway.metrics import Metrics
+
+
+class Client:
+    """A connection; `holds` are those that are not released."""
+
+    client_id = "n.b.1"
+    info = SimpleNamespace(ip="10.0.0.1")
+
+    def __init__(self, user: str | None = "ann") -> None:
+        self.session = SimpleNamespace(identity=SimpleNamespace(user=user))
+        self.holds: list[str] = []
+
+    def hold(self, why: str) -> None:
+        self.holds.append(why)
+
+    def release(self, why: str) -> None:
+        self.holds.remove(why)
+
+
+class At:
+    """Errands, and what is around them."""
+
+    def __init__(self) -> None:
+        self.metrics = Metrics()
+        self.told: list[Any] = []
+        self.failed: list[Any] = []
+        self.published: list[Publication] = []
+        self.error: Exception | None = None
+        self.kept: tuple[int, list[str]] = (0, [])
+        self.tokens = self.room = True
+        self.charged: list[tuple[str, int, list[str]]] = []
+        self.memory = SimpleNamespace(full=False)
+        self.tasks: list[asyncio.Task[None]] = []
+        publish_limits = PublishLimits(
+            cast(Any, SimpleNamespace(charge=self._token)), cast(Any, SimpleNamespace(charge=self._charge)),
+            cast(Any, self.memory), cast(Any, SimpleNamespace(of=lambda ip: f"net of {ip}")),
+        )  # fmt: skip
+        outbox = SimpleNamespace(
+            reply=lambda _client, event: self.told.append(event),
+            send_error=lambda _client, error: self.told.append(error),
+            send_internal_error=lambda _client, request_id: self.failed.append(request_id),
+        )
+        relay = SimpleNamespace(
+            publish=self._publish, storage_cost=lambda _publication: self.kept, read_history=self._read_history,
+            read_presence=self._read,
+        )  # fmt: skip
+        self.async_commands = AsyncCommands(
+            cast(Any, relay),
+            cast(Any, outbox),
+            publish_limits,
+            cast(Any, None),
+            cast(Any, None),
+            self.metrics,
+            self._spawn,
+        )
+
+    def _spawn(self, work: Coroutine[Any, Any, None], _name: str) -> None:
+        self.tasks.append(asyncio.get_running_loop().create_task(work))
+
+    async def _token(self, _user: str) -> bool:
+        self.tokens_asked = True
+        return self.tokens
+
+    async def _charge(self, who: str, size: int, streams: list[str]) -> bool:
+        self.charged.append((who, size, streams))
+        return self.room
+
+    async def _publish(self, publications: list[Publication]) -> list[Position | None]:
+        self.published += publications
+        if self.error is not None:
+            raise self.error
+        return [Position("e", 7, 70)]
+
+    async def _read_history(self, _topic: str, **_how: Any) -> History:
+        if self.error is not None:
+            raise self.error
+        return History("e", 0, 0, [])
+
+    async def _read(self, _topic: str, **_how: Any) -> dict[str, Any]:
+        if self.error is not None:
+            raise self.error
+        return {"count": 1}
+
+    async def publish(self, client: Client) -> Any:
+        """What the client is told."""
+        self.async_commands.publish_message(cast(Any, client), Publication("t", 1), "r")
+        assert client.holds == ["publish"]
+        await asyncio.gather(*self.tasks)
+        assert client.holds == []
+        return self.told[0] if self.told else None
+
+    def limited(self, limit: str) -> float:
+        return float(self.metrics.limited.labels(limit).value)
+
+
+async def test_a_publish_is_acknowledged_once_with_its_position() -> None:
+    at = At()
+    told = await at.publish(Client())
+    assert told == Published("t", Position("e", 7, 70), "r")
+    assert (len(at.told), at.published, at.charged) == (1, [Publication("t", 1)], [])
+
+
+@pytest.mark.parametrize(("error", "code", "text"), [
+    (Unavailable("x"), ErrorReason.UNAVAILABLE, "The cluster is unavailable"),
+    (Unconfirmed("x"), ErrorReason.UNAVAILABLE, "Published, but"),
+    (Impaired("OOM"), ErrorReason.UNAVAILABLE, "Redis cannot store this now; try again later: OOM"),
+    (PublicationTooLarge("too large"), ErrorReason.DATA_REFUSED, "too large"),
+    (ProtocolError(ErrorReason.DATA_REFUSED, "no", "r"), ErrorReason.DATA_REFUSED, "no"),
+])  # fmt: skip
+async def test_a_publish_that_fails_is_refused_once_with_its_reason(
+    error: Exception, code: ErrorReason, text: str
+) -> None:
+    at = At()
+    at.error = error
+    told = await at.publish(Client())
+    assert (told.reason, told.message.startswith(text), told.request_id) == (code, True, "r")
+    assert (len(at.told), at.failed) == (1, [])
+
+
+async def test_a_bug_fails_the_request_and_releases_the_client() -> None:
+    at = At()
+    at.error = LookupError("a bug")
+    assert await at.publish(Client()) is None
+    assert at.failed == ["r"]
+
+
+async def test_a_user_without_tokens_publishes_nothing_and_an_anonymous_client_needs_none() -> None:
+    at = At()
+    at.tokens = False
+    told = await at.publish(Client())
+    assert (told.reason, at.published, at.limited("publishes")) == (ErrorReason.TOO_MANY_REQUESTS, [], 1)
+    at = At()
+    at.tokens = False
+    await at.publish(Client(None))
+    assert (len(at.published), at.limited("publishes")) == (1, 0)
+
+
+@pytest.mark.parametrize(("user", "who"), [("ann", "user:ann"), (None, "address:net of 10.0.0.1")])
+async def test_what_redis_keeps_is_charged_to_the_user_or_its_address(user: str | None, who: str) -> None:
+    at = At()
+    at.kept = 500, ["s"]
+    await at.publish(Client(user))
+    assert (at.charged, len(at.published)) == ([(who, 500, ["s"])], 1)
+    at = At()
+    at.kept, at.room = (500, ["s"]), False
+    told = await at.publish(Client(user))
+    assert (told.reason, at.published, at.limited("stored_bytes")) == (ErrorReason.TOO_MANY_REQUESTS, [], 1)
+
+
+async def test_a_full_redis_refuses_what_it_would_keep_and_nothing_else() -> None:
+    at = At()
+    at.memory.full = True
+    await at.publish(Client())
+    assert (len(at.published), at.limited("redis_memory")) == (1, 0)
+    at = At()
+    at.memory.full, at.kept = True, (1, [])
+    told = await at.publish(Client())
+    assert (told.reason, at.published, at.charged, at.limited("redis_memory")) == (ErrorReason.UNAVAILABLE, [], [], 1)
+
+
+@pytest.mark.parametrize("action", ["history", "presence"])
+@pytest.mark.parametrize("error", [None, Unavailable("x"), LookupError("a bug")])
+async def test_a_request_is_answered_once_and_releases_the_client(action: str, error: Exception | None) -> None:
+    at, client = At(), Client()
+    at.error = error
+    at.async_commands.read_topic(cast(Any, client), Request("t", action, {}, "r"))
+    assert client.holds == ["request"]
+    await asyncio.gather(*at.tasks)
+    assert client.holds == []
+    if error is None:
+        assert at.told[0].request.request_id == "r"
+    assert len(at.told) + len(at.failed) == 1
+    if isinstance(error, Unavailable):
+        assert at.told[0].reason is ErrorReason.UNAVAILABLE

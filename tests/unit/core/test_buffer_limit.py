@@ -1,0 +1,105 @@
+"""What is held for all clients together stays within its ceiling, and the largest go first."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.core.buffer_limit import SMALL_BYTES, BufferLimit
+
+KIB = 1 << 10
+MOST = 1 << 20
+
+
+class Client:
+    """Holds what it is told to; counts how often it is looked at."""
+
+    def __init__(self) -> None:
+        self.held = 0
+        self.looks = 0
+
+    def held_bytes(self) -> int:
+        self.looks += 1
+        return self.held
+
+
+class House:
+    """A node, as far as it holds something for clients."""
+
+    def __init__(self) -> None:
+        self.wakes = 0
+        self.buffer_limit: BufferLimit[Client] = BufferLimit(MOST, self.wake)
+
+    def wake(self) -> None:
+        self.wakes += 1
+
+    def hold(self, client: Client, size: int) -> None:
+        client.held += size
+        self.buffer_limit.grow(client, size)
+
+
+def test_nobody_goes_while_all_are_within_the_ceiling() -> None:
+    house, clients = House(), [Client() for _ in range(10)]
+    for client in clients:
+        house.hold(client, MOST // 10)
+    assert (house.wakes, house.buffer_limit.excess()) == (0, [])
+    assert house.buffer_limit.count() == MOST // 10 * 10
+
+
+def test_the_largest_go_until_the_others_fit() -> None:
+    house, clients = House(), [Client() for _ in range(5)]
+    for client, size in zip(clients, [100, 700, 300, 500, 200], strict=True):
+        house.hold(client, size * KIB)
+    assert house.wakes == 1
+    assert house.buffer_limit.excess() == [clients[1], clients[3]]
+
+
+def test_what_was_taken_meanwhile_counts_for_nothing() -> None:
+    house, client = House(), Client()
+    house.hold(client, MOST + 1)
+    client.held = 0
+    assert (house.wakes, house.buffer_limit.excess()) == (1, [])
+    assert house.buffer_limit.count() == 0
+
+
+def test_who_is_gone_holds_nothing() -> None:
+    house, client = House(), Client()
+    house.hold(client, MOST + 1)
+    house.buffer_limit.remove(client)
+    assert house.buffer_limit.excess() == []
+
+
+def test_a_full_house_is_not_counted_at_each_message() -> None:
+    house, clients = House(), [Client() for _ in range(100)]
+    for client in clients:
+        house.hold(client, MOST // 100)
+    house.buffer_limit.excess()
+    before = sum(client.looks for client in clients)
+    for at in range(2000):  # each takes what it is sent, at once
+        house.buffer_limit.grow(clients[at % 100], KIB)
+        if house.wakes > 0:
+            house.wakes = 0
+            assert house.buffer_limit.excess() == []
+    counts = (sum(client.looks for client in clients) - before) / 100
+    assert counts <= 2000 * KIB / (MOST / 8) + 1
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(-MOST, MOST // 4)), max_size=200))
+def test_the_ceiling_is_exceeded_by_an_eighth_at_most(changes: list[tuple[int, int]]) -> None:
+    house, clients = House(), [Client() for _ in range(10)]
+    for which, change in changes:
+        client = clients[which]
+        if change > 0:
+            house.hold(client, change)
+        else:
+            client.held = max(0, client.held + change)
+        if house.wakes:
+            house.wakes = 0
+            going = house.buffer_limit.excess()
+            sizes = [one.held for one in going]
+            assert sizes == sorted(sizes, reverse=True)
+            staying = [one.held for one in clients if one not in going]
+            assert not going or min(sizes) >= max(staying)
+            for one in going:
+                one.held = 0
+        assert sum(one.held for one in clients) <= MOST + MOST // 8 + 10 * SMALL_BYTES

@@ -1,0 +1,142 @@
+"""gateway.roster: people come with their first client and go a grace after their last."""
+
+from __future__ import annotations
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gateway.core.presence_set import Member, PresenceChanges, PresenceSet
+
+GRACE = 5.0
+ANN = Member("a.1.1", "ann")
+ANN_AGAIN = Member("b.1.1", "ann")
+BOB = Member("a.1.2", "bob")
+NOBODY = Member("a.1.3", None)
+
+
+def joined(*members: Member) -> PresenceSet:
+    presence_set = PresenceSet(GRACE)
+    for member in members:
+        presence_set.join(member)
+    presence_set.changes(0)
+    return presence_set
+
+
+def test_who_comes_is_news_once() -> None:
+    presence_set = PresenceSet(GRACE)
+    presence_set.join(ANN)
+    presence_set.join(ANN)
+    assert presence_set.changes(0) == PresenceChanges(joined=[ANN])
+    assert not presence_set.changes(0)
+    assert presence_set.members() == [ANN]
+
+
+def test_a_second_client_of_a_user_is_no_news() -> None:
+    presence_set = joined(ANN)
+    presence_set.join(ANN_AGAIN)
+    assert not presence_set.changes(0)
+    assert len(presence_set) == 1
+    presence_set.leave(ANN.client_id, 0)
+    assert not presence_set.held
+    assert presence_set.members() == [ANN_AGAIN]
+
+
+def test_a_leave_is_shown_after_the_grace_and_not_before() -> None:
+    presence_set = joined(ANN, BOB)
+    presence_set.leave(ANN.client_id, 10)
+    assert presence_set.held
+    assert not presence_set.changes(10 + GRACE - 0.1)
+    assert len(presence_set) == 2, "who is held is still here"
+    assert presence_set.changes(10 + GRACE) == PresenceChanges(left=[ANN])
+    assert presence_set.members() == [BOB]
+    assert not presence_set.held
+
+
+def test_a_page_loaded_anew_is_neither_coming_nor_going() -> None:
+    presence_set = joined(ANN)
+    presence_set.leave(ANN.client_id, 10)
+    presence_set.join(ANN_AGAIN)
+    assert not presence_set.changes(10 + 2 * GRACE)
+    assert presence_set.members() == [ANN_AGAIN]
+
+
+def test_who_died_with_a_node_is_shown_at_once() -> None:
+    presence_set = joined(ANN)
+    presence_set.leave(ANN.client_id, 10, dead=True)
+    assert presence_set.changes(10) == PresenceChanges(left=[ANN])
+
+
+def test_anonymous_clients_are_people_each() -> None:
+    presence_set = joined(NOBODY, Member("a.1.4", None))
+    assert len(presence_set) == 2
+
+
+def test_a_user_named_like_a_client_is_somebody_else() -> None:
+    presence_set = joined(NOBODY, Member("a.1.9", NOBODY.client_id))
+    assert len(presence_set) == 2
+
+
+def test_a_client_with_another_user_is_another_person_at_once() -> None:
+    presence_set = joined(NOBODY, BOB)
+    presence_set.join(NOBODY._replace(user="ann"))
+    assert presence_set.changes(10) == PresenceChanges(joined=[NOBODY._replace(user="ann")], left=[NOBODY])
+    presence_set.join(NOBODY._replace(user="bob"))
+    assert presence_set.changes(10) == PresenceChanges(left=[NOBODY._replace(user="ann")])
+    assert len(presence_set) == 1
+    presence_set.leave(BOB.client_id, 10)
+    assert presence_set.members() == [NOBODY._replace(user="bob")]
+
+
+def test_who_came_and_went_within_a_batch_was_never_here() -> None:
+    presence_set = PresenceSet(0)
+    presence_set.join(ANN)
+    presence_set.leave(ANN.client_id, 0)
+    assert not presence_set.changes(0)
+    assert len(presence_set) == 0
+
+
+def test_who_was_here_before_us_is_no_news() -> None:
+    presence_set = PresenceSet(GRACE)
+    presence_set.prime([ANN, BOB])
+    assert not presence_set.changes(0)
+    assert len(presence_set) == 2
+
+
+def test_what_was_missed_is_made_good() -> None:
+    presence_set = joined(ANN, BOB)
+    presence_set.reconcile([BOB, NOBODY], now=10)
+    assert presence_set.changes(10) == PresenceChanges(joined=[NOBODY])
+    assert presence_set.changes(10 + GRACE) == PresenceChanges(left=[ANN])
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 7), st.booleans(), st.sampled_from([None, "ann", "bob"]), st.floats(0, 3)),
+        max_size=60,
+    )
+)
+def test_the_news_add_up_to_who_is_here(steps: list[tuple[int, bool, str | None, float]]) -> None:
+    presence_set = PresenceSet(GRACE)
+    users: dict[int, str | None] = {}
+    here: set[str] = set()
+    now = 0.0
+    clients: set[str] = set()
+    for number, comes, user, later in steps:
+        now += later
+        member = Member(f"n.1.{number}", users.setdefault(number, user))
+        if comes:
+            presence_set.join(member)
+            clients.add(member.client_id)
+        else:
+            presence_set.leave(member.client_id, now)
+            clients.discard(member.client_id)
+        news = presence_set.changes(now)
+        came, went = {a.person for a in news.joined}, {a.person for a in news.left}
+        assert not came & here
+        assert went <= here
+        here = (here | came) - went
+        assert {a.person for a in presence_set.members()} == here
+    news = presence_set.changes(now + 2 * GRACE)
+    here -= {a.person for a in news.left}
+    assert here == {Member(c, users[int(c[4:])]).person for c in clients}

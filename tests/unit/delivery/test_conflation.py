@@ -1,0 +1,116 @@
+"""gateway.delivery.conflation: of what comes within a window, each client is sent the last message meant for it, in
+order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gateway.core import hub
+from gateway.core.events import Encoder
+from gateway.core.hub import Audiences, Hub, Recipient
+from gateway.delivery.conflation import Conflation
+from gateway.protocols.native.protocol import NATIVE
+from tests.unit.raw import Raw
+from tests.unit.virtual_time import VirtualLoop, in_virtual_time, later
+
+WINDOW_MS = 100
+TOPIC = "price:x"
+
+
+class Client:
+    protocol: Encoder = NATIVE
+
+    def __init__(self, client_id: str) -> None:
+        self.client_id = client_id
+        self.audiences = Audiences()
+        self.heard: list[bytes] = []
+
+    def send(self, data: bytes) -> bool:
+        self.heard.append(data)
+        return True
+
+
+def house(*names: str) -> tuple[Conflation, Hub, dict[str, Client]]:
+    node = Hub(lambda: None, refuse)
+    clients = {name: Client(name) for name in names}
+    for client in clients.values():
+        node.join(client, hub.topic_audience(TOPIC))
+    return Conflation(node), node, clients
+
+
+def refuse(_: Recipient) -> None:
+    raise AssertionError("nobody is slow")
+
+
+@in_virtual_time
+async def test_a_message_that_excludes_a_client_does_not_overtake_the_one_that_waits() -> None:
+    conflation, node, clients = house("ann", "bob")
+    for frame, exclude in ((b"0", None), (b"1", None), (b"2", None), (b"3", "bob")):
+        conflation.conflate(TOPIC, Raw(frame), exclude, WINDOW_MS)
+    await later(0.1)
+    node.flush()
+    assert clients["ann"].heard == [b"0", b"3"]
+    assert clients["bob"].heard == [b"0", b"2"]
+    await later(1)
+    node.flush()
+    assert (len(clients["ann"].heard), len(clients["bob"].heard)) == (2, 2)
+
+
+@in_virtual_time
+async def test_what_waits_is_dropped_when_the_last_subscriber_leaves() -> None:
+    conflation, node, clients = house("ann")
+    conflation.conflate(TOPIC, Raw(b"0"), None, WINDOW_MS)
+    conflation.conflate(TOPIC, Raw(b"1"), None, WINDOW_MS)
+    conflation.forget(TOPIC)
+    await later(1)
+    node.flush()
+    assert clients["ann"].heard == [b"0"]
+
+
+@in_virtual_time
+async def test_a_topic_without_a_window_is_delivered_at_once() -> None:
+    conflation, node, _ = house()
+    client = Client("ann")
+    node.join(client, hub.topic_audience("plain"))
+    for frame in (b"0", b"1"):
+        conflation.conflate("plain", Raw(frame), None, 0)
+    node.flush()
+    assert b"".join(client.heard) == b"01"
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.lists(st.tuples(st.sampled_from([None, "a", "b", "c"]), st.sampled_from([0, 0, 0.03, 0.2])), max_size=30))
+def test_every_client_hears_its_messages_in_order_and_the_last_of_them(steps: list[tuple[str | None, float]]) -> None:
+    async def run() -> None:
+        conflation, node, clients = house("a", "b", "c")
+        meant: dict[str, list[bytes]] = {name: [] for name in clients}
+        for number, (exclude, pause) in enumerate(steps):
+            frame = b"%d;" % number
+            conflation.conflate(TOPIC, Raw(frame), exclude, WINDOW_MS)
+            for name in clients.keys() - {exclude}:
+                meant[name].append(frame)
+            await asyncio.sleep(pause)
+            node.flush()
+        await later(1)
+        node.flush()
+        for name, client in clients.items():
+            heard = [part + b";" for part in b"".join(client.heard).split(b";")[:-1]]
+            assert heard == [frame for frame in meant[name] if frame in heard], "in order, each once"
+            assert heard[-1:] == meant[name][-1:]
+
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        runner.run(run())
+
+
+@in_virtual_time
+async def test_a_message_that_is_not_to_be_conflated_is_sent_at_once_behind_what_waits() -> None:
+    """Its publisher's topic rules differ from those of the publisher that opened the window."""
+    conflation, node, clients = house("ann")
+    for frame, window_ms in ((b"0", WINDOW_MS), (b"1", WINDOW_MS), (b"2", 0), (b"3", 0)):
+        conflation.conflate(TOPIC, Raw(frame), None, window_ms)
+    node.flush()
+    assert b"".join(clients["ann"].heard) == b"0123"

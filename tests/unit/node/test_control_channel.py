@@ -1,0 +1,100 @@
+"""Orders on the control channel: each is carried out by whom it is about, and by nobody else."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+import orjson
+import pytest
+
+from gateway.broker.keys import Keys
+from gateway.core.control_messages import ClientSelector, DisconnectClients, UnsubscribeClients
+from gateway.core.revocations import Revocation, Revocations
+from gateway.metrics import Metrics
+from gateway.node.control_channel import ControlChannel
+
+GONE = Revocation("user", "ann", 10.0, 5.0)
+
+
+class Node:
+    """The parts of the node n1.a that can be told something; keeps what they were told."""
+
+    def __init__(self) -> None:
+        self.told: list[Any] = []
+        self.metrics = Metrics()
+        self.keys = Keys("gw:")
+        self.missed = False  # an order to revoke
+        book = Revocations()
+        revoked = SimpleNamespace(
+            receive=book.add,
+            refresh=self._check,
+            is_revoked=book.is_revoked,
+            effect_of=lambda _revocations: book.is_revoked,
+        )
+        self.control_channel = ControlChannel(
+            "n1.a", redis=cast(Any, self), keys=self.keys,
+            connections=cast(Any, SimpleNamespace(execute=self.told.append, enforce_revocations=self._enforce)),
+            recovery=cast(Any, SimpleNamespace(forget_messages=self.told.append)),
+            authenticator=cast(Any, SimpleNamespace(revocation_store=revoked)),
+            drain_manager=cast(Any, SimpleNamespace(rebalance=lambda *words: words)), metrics=self.metrics,
+            shut_down=lambda: self.told.append("leave"), spawn=lambda work, name: self.told.append((name, work)),
+        )  # fmt: skip
+
+    async def _check(self) -> bool:
+        return self.missed
+
+    def _enforce(self, revoked: Any) -> None:
+        self.told.append(revoked(None, "ann", 5.0))
+
+    async def publish(self, channel: str, payload: bytes) -> None:
+        """What was said is heard by all, and so by this node."""
+        assert channel == self.keys.control
+        self.control_channel.message_received(channel, payload)
+
+    def heard(self, kind: str) -> float:
+        """How many it counted so."""
+        return self.metrics.registry.get_sample_value("gateway_messages_relayed_total", {"kind": kind}) or 0
+
+
+@pytest.mark.parametrize(
+    ("op", "about", "told"),
+    [
+        ("disconnect", {"user": "ann", "reason": "spam"}, [DisconnectClients(ClientSelector(None, "ann"), "spam")]),
+        (
+            "unsubscribe",
+            {"client": "c", "topics": ["t"]},
+            [UnsubscribeClients(ClientSelector("c", None), ["t"], "by the operator")],
+        ),
+        ("forget", {"topics": ["t", "u"]}, ["t", "u"]),
+        ("revoke", {"revocations": [GONE.as_dict()]}, [True]),
+        ("drain", {"node": "n1.a"}, ["leave"]),
+        ("drain", {"node": "n1.b"}, []),
+        ("move", {"node": "n1.a", "keep": 3, "seconds": 60, "after": 1}, [("move", (3, 60.0, 1.0))]),
+        ("move", {"node": "n1.b", "keep": 3, "seconds": 60, "after": 1}, []),
+    ],
+)
+async def test_an_order_is_carried_out_by_whom_it_is_about(op: str, about: dict[str, Any], told: list[Any]) -> None:
+    node = Node()
+    await node.control_channel.broadcast(op, **about)
+    assert node.told == told
+    assert (node.heard("control"), node.heard("malformed")) == (1, 0)
+
+
+@pytest.mark.parametrize("payload", [b"", b"[]", orjson.dumps({"op": "dance"}), b"\xff"])
+def test_what_is_no_order_is_counted_and_dropped(payload: bytes) -> None:
+    node = Node()
+    node.control_channel.message_received(node.keys.control, payload)
+    assert (node.told, node.heard("control"), node.heard("malformed")) == ([], 0, 1)
+
+
+async def test_what_is_revoked_is_enforced_once_it_is_news() -> None:
+    node = Node()
+    for _ in range(2):
+        await node.control_channel.broadcast("revoke", revocations=[GONE.as_dict()])
+    assert node.told == [True]
+    await node.control_channel.check_revocations()
+    assert node.told == [True]
+    node.missed = True
+    await node.control_channel.check_revocations()
+    assert node.told == [True, True]

@@ -1,0 +1,71 @@
+"""The lease is renewed in time, again soon after a failure, and nothing else is done."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, cast
+
+from gateway.broker.client import Unavailable
+from gateway.node.heartbeat import BEATS_PER_LEASE, RETRY_SECONDS, Heartbeat
+from tests.unit.virtual_time import in_virtual_time
+
+LEASE_SECONDS = 10.0
+
+
+class Lease:
+    """Stands for the registry."""
+
+    def __init__(self) -> None:
+        self.beats: list[float] = []
+        self.kept = False
+        self.away = False
+
+    async def renew_lease(self) -> bool:
+        self.beats.append(asyncio.get_running_loop().time())
+        if self.away:
+            raise Unavailable("connection refused")
+        kept, self.kept = self.kept, True
+        return kept
+
+
+def make(lease: Lease, taken: list[str]) -> Heartbeat:
+    return Heartbeat(
+        cast(Any, lease), lease_seconds=LEASE_SECONDS, renewed=lambda kept: taken.append("kept" if kept else "taken")
+    )
+
+
+def reason(heartbeat: Heartbeat) -> str | None:
+    """Why it has no lease; asked anew, which mypy cannot know."""
+    return heartbeat.reason
+
+
+@in_virtual_time
+async def test_the_lease_is_renewed_five_times_in_its_life_and_taken_once() -> None:
+    lease, taken = Lease(), list[str]()
+    heartbeat = make(lease, taken)
+    assert reason(heartbeat) == "lease not yet taken"
+    task = asyncio.create_task(heartbeat.run())
+    await asyncio.sleep(LEASE_SECONDS - 0.1)
+    assert (len(lease.beats), taken, reason(heartbeat)) == (BEATS_PER_LEASE, ["taken", *["kept"] * 4], None)
+    lease.kept = False  # Redis was flushed
+    heartbeat.wake()
+    await asyncio.sleep(0.01)
+    assert taken[BEATS_PER_LEASE:] == ["taken"]
+    task.cancel()
+
+
+@in_virtual_time
+async def test_a_beat_that_fails_is_repeated_soon_and_is_the_reason() -> None:
+    lease, taken = Lease(), list[str]()
+    heartbeat = make(lease, taken)
+    task = asyncio.create_task(heartbeat.run())
+    await asyncio.sleep(0.01)
+    lease.away = True
+    heartbeat.wake()
+    await asyncio.sleep(3 * RETRY_SECONDS)
+    assert len(lease.beats) >= 4
+    assert reason(heartbeat) == "lease not renewed: connection refused"
+    lease.away = False
+    await asyncio.sleep(RETRY_SECONDS)
+    assert reason(heartbeat) is None
+    task.cancel()
