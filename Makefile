@@ -1,6 +1,6 @@
 # make            lists the targets
 # make up         starts the cluster on this machine
-# make lint types test   runs the checks of .ci/run
+# make lint types docs test   runs the checks of .ci/run
 
 PYTHON ?= python3
 NODES  ?= 3
@@ -8,7 +8,7 @@ BIN    := .venv/bin
 
 # With -j, several targets would build the same .venv at the same time.
 .NOTPARALLEL:
-.PHONY: help up rolling-restart down status logs test pictures chaos bench fuzz mutants lint types release sbom constraints
+.PHONY: help up rolling-restart down status logs test pictures chaos bench fuzz mutants lint types docs release sbom constraints
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -61,6 +61,9 @@ lint: .venv/dev.done ## check style, import rules, haproxy.cfg in all its varian
 
 types: .venv/dev.done ## run mypy --strict
 	$(BIN)/mypy --strict
+
+docs: .venv/dev.done ## build the documentation as a site in build/site; a warning is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 release: .venv/release.done ## build and check the packages in dist/; uploads nothing
 	@$(PYTHON) -m stack.need nodejs npm
