@@ -151,7 +151,7 @@ async def test_a_handshake_with_many_cookies_is_decided_at_once(plain: Cluster, 
 
 
 async def test_a_handshake_that_comes_drop_by_drop_is_ended(front: Balancer, plain: Cluster) -> None:
-    """Slowloris; HAProxy gives a request 5 s. A node's own deadline is in tests/unit/test_slow_input.py."""
+    """Slowloris; HAProxy gives a request 5 s. A node's own deadline is in tests/unit/transports/test_http1.py."""
     source = new_source()
     peers = [await asyncio.open_connection("127.0.0.1", front.port, local_addr=(source, 0)) for _ in range(50)]
     heads = [b"GET /ws HTTP/1.1\r\nHost: localhost\r\nX: " for _ in peers]

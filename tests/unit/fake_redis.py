@@ -170,7 +170,7 @@ class FakeRedis:
         self.on_disconnect: Callable[[], None] = lambda: None
 
     @property
-    def link(self) -> RedisClient:
+    def client(self) -> RedisClient:
         """Itself, to the bus."""
         return cast(RedisClient, self)
 

@@ -13,7 +13,7 @@ from gateway.metrics import Metrics
 from gateway.settings import Settings
 
 
-class Link:
+class FakeRedis:
     """A Redis that is away, or holds nothing."""
 
     away = True
@@ -33,12 +33,12 @@ class Link:
 
 
 async def test_tokens_are_not_judged_before_it_was_read_what_is_revoked() -> None:
-    link = Link()
-    authenticator = Authenticator(Settings(jwt_secret="s" * 32), cast(Any, link), Keys("gw:"), Metrics(), lambda: 0.0)
+    redis = FakeRedis()
+    authenticator = Authenticator(Settings(jwt_secret="s" * 32), cast(Any, redis), Keys("gw:"), Metrics(), lambda: 0.0)
     assert authenticator.unready_reason == "revocations: not yet read from Redis"
     with pytest.raises(Unavailable):
         await authenticator.revocation_store.refresh()
     assert authenticator.unready_reason is not None
-    link.away = False
+    redis.away = False
     assert not await authenticator.revocation_store.refresh()
     assert authenticator.unready_reason is None

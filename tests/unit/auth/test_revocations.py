@@ -16,13 +16,13 @@ from gateway.broker.keys import Keys
 from gateway.broker.rows import RowDecoder
 from gateway.core.revocations import Revocation
 from gateway.metrics import Metrics
-from tests.unit.memory_link import MemoryLink
+from tests.unit.memory_redis import MemoryRedis
 
 KEYS = Keys("gw:")
 OURS = Revocation("token", "ours", 4e9)
 
 
-class Link:
+class FakeRedis:
     """A Redis with `members`, each with its end, and no room for more if `full`."""
 
     def __init__(self) -> None:
@@ -67,58 +67,58 @@ class Link:
         raise AssertionError(name)
 
 
-def make() -> tuple[RevocationStore, Link]:
-    link = Link()
-    answer = link._answer
-    link._answer = lambda name, key=None, *rest: [b"0", b"0"] if name == "TIME" else answer(name, key, *rest)  # type: ignore[method-assign]
-    return RevocationStore(cast(Any, link), KEYS, lambda: 0.0), link
+def make() -> tuple[RevocationStore, FakeRedis]:
+    redis = FakeRedis()
+    answer = redis._answer
+    redis._answer = lambda name, key=None, *rest: [b"0", b"0"] if name == "TIME" else answer(name, key, *rest)  # type: ignore[method-assign]
+    return RevocationStore(cast(Any, redis), KEYS, lambda: 0.0), redis
 
 
 async def test_a_full_list_ends_no_node_and_is_logged_once() -> None:
-    revocation_store, link = make()
+    revocation_store, redis = make()
     revocation_store.receive([OURS])
-    link.full = True
+    redis.full = True
     with capture_logs() as lines:
         for version in (b"1", b"2", b"3"):
-            link.version = version
+            redis.version = version
             await revocation_store.refresh()
     assert revocation_store.known
     assert revocation_store.is_revoked("ours", None, None)
     assert [line["event"] for line in lines] == ["revocations not written"]
     with pytest.raises(TooManyRevocations):
         await revocation_store.revoke("token", "another", 4e9)
-    link.full = False
-    link.version = b"4"
+    redis.full = False
+    redis.version = b"4"
     await revocation_store.refresh()
-    assert link.written == ["token:ours"]
+    assert redis.written == ["token:ours"]
 
 
 async def test_rows_that_are_no_revocations_are_skipped_and_the_others_hold() -> None:
-    revocation_store, link = make()
-    link.members = [b"\xff\xfe", b"token:good", b"token", b"nobody:x", b"user:" + b"u" * 300]
+    revocation_store, redis = make()
+    redis.members = [b"\xff\xfe", b"token:good", b"token", b"nobody:x", b"user:" + b"u" * 300]
     with capture_logs():
         assert await revocation_store.refresh()
     assert revocation_store.is_revoked("good", None, None)
     assert len(list(revocation_store.book)) == 1
-    assert link.metrics.registry.get_sample_value("gateway_malformed_total", {"kind": "revocation"}) == 4
+    assert redis.metrics.registry.get_sample_value("gateway_malformed_total", {"kind": "revocation"}) == 4
 
 
 @pytest.mark.parametrize("key", [KEYS.revoked, KEYS.revoked_users, KEYS.revoked_version])
 async def test_a_key_of_another_type_is_deleted_and_what_is_known_is_written(key: str) -> None:
-    revocation_store, link = make()
+    revocation_store, redis = make()
     revocation_store.receive([OURS])
-    link.members, link.wrong = [b"token:theirs"], key
+    redis.members, redis.wrong = [b"token:theirs"], key
     with capture_logs():
         await revocation_store.refresh()
-    assert link.unlinked == [key]
+    assert redis.unlinked == [key]
     assert revocation_store.known
-    assert "token:ours" in link.written
+    assert "token:ours" in redis.written
 
 
 async def test_redis_time_is_read_at_every_fifth_check_and_after_an_order() -> None:
-    revocation_store, link = make()
+    revocation_store, redis = make()
     seconds, asked = 100, 0
-    answer = link._answer
+    answer = redis._answer
 
     def counted(name: str, key: Any = None, *rest: Any) -> Any:
         nonlocal asked
@@ -127,7 +127,7 @@ async def test_redis_time_is_read_at_every_fifth_check_and_after_an_order() -> N
         asked += 1
         return [b"%d" % seconds, b"500000"]
 
-    link._answer = counted  # type: ignore[method-assign]
+    redis._answer = counted  # type: ignore[method-assign]
     times = []
     for seconds in range(100, 100 + 2 * CLOCK_CHECKS + 1):  # noqa: B007 - `counted` reads it
         await revocation_store.refresh()
@@ -141,21 +141,21 @@ async def test_redis_time_is_read_at_every_fifth_check_and_after_an_order() -> N
 
 
 async def test_redis_time_that_was_refused_is_asked_for_again() -> None:
-    revocation_store, link = make()
-    answer = link._answer
-    link._answer = lambda name, *rest: CommandRefused("NOPERM") if name == "TIME" else answer(name, *rest)  # type: ignore[method-assign]
+    revocation_store, redis = make()
+    answer = redis._answer
+    redis._answer = lambda name, *rest: CommandRefused("NOPERM") if name == "TIME" else answer(name, *rest)  # type: ignore[method-assign]
     with pytest.raises(CommandRefused):
         await revocation_store.refresh()
     assert not revocation_store.known
-    link._answer = answer  # type: ignore[method-assign]
+    redis._answer = answer  # type: ignore[method-assign]
     await revocation_store.refresh()
     assert revocation_store.known
 
 
 def test_a_user_is_revoked_up_to_redis_time_and_a_token_for_good_and_each_is_told_once() -> None:
-    redis = MemoryLink()
+    redis = MemoryRedis()
     keys = Keys("", False)
-    revocation_store = RevocationStore(redis.link, keys, lambda: redis.now_ms / 1000)
+    revocation_store = RevocationStore(redis.client, keys, lambda: redis.now_ms / 1000)
     until = redis.now_ms / 1000 + 60
     user = asyncio.run(revocation_store.revoke("user", "ann", until))
     token = asyncio.run(revocation_store.revoke("token", "jti", until))
@@ -164,7 +164,7 @@ def test_a_user_is_revoked_up_to_redis_time_and_a_token_for_good_and_each_is_tol
     assert redis.run("ZSCORE", keys.revoked_users, "token:jti") is None
     told = [orjson.loads(payload)["revocations"] for _, payload in redis.published]
     assert told == [[user.as_dict()], [token.as_dict()]]
-    other = RevocationStore(redis.link, keys, lambda: redis.now_ms / 1000)
+    other = RevocationStore(redis.client, keys, lambda: redis.now_ms / 1000)
     assert asyncio.run(other.refresh())
     assert other.is_revoked("jti", None, None)
     assert other.is_revoked(None, "ann", redis.now_ms / 1000 - 1)

@@ -15,7 +15,7 @@ from gateway.broker.server_life import ServerLife
 from gateway.broker.snapshots import Snapshots
 from gateway.core.position import is_unborn
 from gateway.core.topic_rules import Rule
-from tests.unit.memory_link import MemoryLink
+from tests.unit.memory_redis import MemoryRedis
 from tests.unit.raw import body
 
 KEYS = Keys("", False)
@@ -31,9 +31,9 @@ class At:
     """A topic's stream on an empty Redis."""
 
     def __init__(self) -> None:
-        self.redis = MemoryLink()
-        self.history = History(self.redis.link, KEYS, lambda: self.redis.now_ms / 1000)
-        self.snapshots = Snapshots(self.redis.link, KEYS)
+        self.redis = MemoryRedis()
+        self.history = History(self.redis.client, KEYS, lambda: self.redis.now_ms / 1000)
+        self.snapshots = Snapshots(self.redis.client, KEYS)
         self.life = "0123456789ab"
         self.history._lives = cast(ServerLife, self)
 

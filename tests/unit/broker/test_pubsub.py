@@ -35,7 +35,7 @@ def log() -> Iterator[list[MutableMapping[str, Any]]]:
         yield lines
 
 
-class Ear:
+class FakeListener:
     """A bus, and what it told its listener."""
 
     def __init__(self, redis: FakeRedis) -> None:
@@ -43,7 +43,7 @@ class Ear:
         self.told: list[str | list[str]] = []  # "lost", or what was missed when all was heard again
         self.missed: list[str] = []
         self.heard: list[tuple[str, bytes]] = []
-        self.pubsub = PubSub(redis.link, OWN, METRICS)
+        self.pubsub = PubSub(redis.client, OWN, METRICS)
 
     def pubsub_lost(self, reason: str, channels: list[str]) -> None:
         self.told.append("lost")
@@ -76,13 +76,13 @@ class Ear:
 
 
 @asynccontextmanager
-async def running(redis: FakeRedis) -> AsyncIterator[Ear]:
-    """An ear whose bus runs; connected, if Redis can be reached."""
-    ear = Ear(redis)
-    task = asyncio.get_running_loop().create_task(ear.pubsub.run(ear))
+async def running(redis: FakeRedis) -> AsyncIterator[FakeListener]:
+    """An listener whose bus runs; connected, if Redis can be reached."""
+    listener = FakeListener(redis)
+    task = asyncio.get_running_loop().create_task(listener.pubsub.run(listener))
     await quiet()
     try:
-        yield ear
+        yield listener
         assert not task.done()
     finally:
         task.cancel()
@@ -114,16 +114,16 @@ def commands(redis: FakeRedis) -> list[tuple[str, list[str]]]:
 @in_virtual_time
 async def test_done_is_called_once_redis_has_confirmed_and_not_before() -> None:
     redis = FakeRedis()
-    async with running(redis) as ear:
+    async with running(redis) as listener:
         redis.eager = False
         told = Told()
-        assert not ear.listen("a", "b", done=told)
+        assert not listener.listen("a", "b", done=told)
         await later(5)
         assert told.times == 0
         redis.connection.confirm()
         await quiet()
         assert told.times == 1
-        assert ear.listen("a", done=told) and ear.listen("b", "a", done=told)
+        assert listener.listen("a", done=told) and listener.listen("b", "a", done=told)
         await quiet()
         assert told.times == 1
 
@@ -131,12 +131,12 @@ async def test_done_is_called_once_redis_has_confirmed_and_not_before() -> None:
 @in_virtual_time
 async def test_done_waits_for_the_last_of_its_channels() -> None:
     redis = FakeRedis()
-    async with running(redis) as ear:
+    async with running(redis) as listener:
         redis.eager = False
         first, both = Told(), Told()
-        ear.listen("a", done=first)
+        listener.listen("a", done=first)
         await quiet()
-        ear.listen("b", "a", done=both)
+        listener.listen("b", "a", done=both)
         await quiet()
         redis.connection.confirm(1)
         await quiet()
@@ -149,23 +149,23 @@ async def test_done_waits_for_the_last_of_its_channels() -> None:
 @in_virtual_time
 async def test_the_same_channel_twice_is_one_channel() -> None:
     redis = FakeRedis()
-    async with running(redis) as ear:
+    async with running(redis) as listener:
         told = Told()
-        ear.listen("a", "a", done=told)
-        ear.listen("a", done=told)
+        listener.listen("a", "a", done=told)
+        listener.listen("a", done=told)
         await quiet()
         assert told.times == 2
         redis.say("a", b"x")
         await quiet()
-        assert ear.heard == [("a", b"x")]
+        assert listener.heard == [("a", b"x")]
 
 
 @in_virtual_time
 async def test_what_is_wanted_in_one_turn_is_one_command() -> None:
     redis = FakeRedis()
-    async with running(redis) as ear:
+    async with running(redis) as listener:
         for channel in "abc":
-            ear.listen(channel)
+            listener.listen(channel)
         await quiet()
         assert commands(redis) == [("SUBSCRIBE", ["a", "b", "c"])]
 
@@ -173,9 +173,9 @@ async def test_what_is_wanted_in_one_turn_is_one_command() -> None:
 @in_virtual_time
 async def test_a_command_has_a_bounded_number_of_channels() -> None:
     redis = FakeRedis()
-    async with running(redis) as ear:
+    async with running(redis) as listener:
         wanted = [f"t{number}" for number in range(2 * COMMAND_CHANNELS + 1)]
-        ear.listen(*wanted)
+        listener.listen(*wanted)
         await quiet()
         sent = commands(redis)
         assert [len(channels) for _, channels in sent] == [COMMAND_CHANNELS, COMMAND_CHANNELS, 1]
@@ -186,15 +186,15 @@ async def test_a_command_has_a_bounded_number_of_channels() -> None:
 async def test_every_callback_of_a_channel_hears_each_message_in_order() -> None:
     redis = FakeRedis()
     other: list[bytes] = []
-    async with running(redis) as ear:
-        ear.listen("a", "b")
-        ear.pubsub.subscribe(["a"], lambda _channel, payload: other.append(payload), lambda: None)
+    async with running(redis) as listener:
+        listener.listen("a", "b")
+        listener.pubsub.subscribe(["a"], lambda _channel, payload: other.append(payload), lambda: None)
         await quiet()
         for number, channel in enumerate("abab"):
             redis.say(channel, b"%d" % number)
         redis.say("c", b"not for us")
         await quiet()
-    assert ear.heard == [("a", b"0"), ("b", b"1"), ("a", b"2"), ("b", b"3")]
+    assert listener.heard == [("a", b"0"), ("b", b"1"), ("a", b"2"), ("b", b"3")]
     assert other == [b"0", b"2"]
 
 
@@ -204,14 +204,14 @@ async def test_a_callback_that_fails_keeps_nothing_from_the_others() -> None:
         raise ValueError("not mine to catch")
 
     redis = FakeRedis()
-    async with running(redis) as ear:
-        ear.pubsub.subscribe(["a"], fails, lambda: None)
-        ear.listen("a")
+    async with running(redis) as listener:
+        listener.pubsub.subscribe(["a"], fails, lambda: None)
+        listener.listen("a")
         await quiet()
         for payload in (b"1", b"2"):
             redis.say("a", payload)
         await quiet()
-        assert ear.heard == [("a", b"1"), ("a", b"2")]
+        assert listener.heard == [("a", b"1"), ("a", b"2")]
         assert len(redis.connections) == 1
 
 
@@ -221,11 +221,11 @@ async def test_a_done_that_fails_keeps_nothing_from_the_others() -> None:
         raise ValueError("not mine to catch")
 
     redis = FakeRedis()
-    async with running(redis) as ear:
+    async with running(redis) as listener:
         redis.eager = False
         before, after = Told(), Told()
         for done in (before, fails, after):
-            ear.listen("a", done=done)
+            listener.listen("a", done=done)
         await quiet()
         redis.connection.confirm()
         await quiet()
@@ -238,15 +238,15 @@ async def test_a_done_that_fails_while_redis_is_away_does_not_end_the_bus() -> N
         raise ValueError("not mine to catch")
 
     redis = FakeRedis(eager=False)
-    async with running(redis) as ear:
-        ear.listen("a", done=fails)
+    async with running(redis) as listener:
+        listener.listen("a", done=fails)
         await quiet()
-        ear.ignore("a")
+        listener.ignore("a")
         await later(LINGER_SECONDS + 0.1)
-        await ear.lose(5)  # nobody wants it any more: who waited for it is let go
+        await listener.lose(5)  # nobody wants it any more: who waited for it is let go
         redis.eager = True
         await later(5)
-        assert ear.reason() is None
+        assert listener.reason() is None
 
 
 # ---- leaving
@@ -255,10 +255,10 @@ async def test_a_done_that_fails_while_redis_is_away_does_not_end_the_bus() -> N
 @in_virtual_time
 async def test_an_empty_channel_is_kept_for_a_moment_and_then_left() -> None:
     redis = FakeRedis()
-    async with running(redis) as ear:
-        ear.listen("a", "b")
+    async with running(redis) as listener:
+        listener.listen("a", "b")
         await quiet()
-        ear.ignore("a")
+        listener.ignore("a")
         await later(LINGER_SECONDS - 0.01)
         assert commands(redis) == [("SUBSCRIBE", ["a", "b"])]
         await later(0.02)
@@ -269,11 +269,11 @@ async def test_an_empty_channel_is_kept_for_a_moment_and_then_left() -> None:
 @in_virtual_time
 async def test_each_empty_channel_is_kept_for_its_own_moment() -> None:
     redis = FakeRedis()
-    async with running(redis) as ear:
-        ear.listen("a", "b", "c")
+    async with running(redis) as listener:
+        listener.listen("a", "b", "c")
         await quiet()
         for channel in "abc":
-            ear.ignore(channel)
+            listener.ignore(channel)
             await later(0.4)
         assert commands(redis)[1:] == [("UNSUBSCRIBE", ["a"])]
         await later(0.4)
@@ -285,13 +285,13 @@ async def test_each_empty_channel_is_kept_for_its_own_moment() -> None:
 @in_virtual_time
 async def test_one_that_was_wanted_again_meanwhile_does_not_hold_up_the_others() -> None:
     redis = FakeRedis()
-    async with running(redis) as ear:
-        ear.listen("a", "b")
+    async with running(redis) as listener:
+        listener.listen("a", "b")
         await quiet()
-        ear.ignore("a", "b")
+        listener.ignore("a", "b")
         await later(0.5)
-        ear.listen("a")
-        ear.ignore("a")
+        listener.listen("a")
+        listener.ignore("a")
         await later(0.51)
         assert commands(redis)[1:] == [("UNSUBSCRIBE", ["b"])]
         await later(0.5)
@@ -301,30 +301,30 @@ async def test_one_that_was_wanted_again_meanwhile_does_not_hold_up_the_others()
 @in_virtual_time
 async def test_who_comes_back_in_time_is_heard_at_once() -> None:
     redis = FakeRedis()
-    async with running(redis) as ear:
-        ear.listen("a")
+    async with running(redis) as listener:
+        listener.listen("a")
         await quiet()
-        ear.ignore("a")
+        listener.ignore("a")
         await later(LINGER_SECONDS - 0.01)
-        assert ear.listen("a")
+        assert listener.listen("a")
         await later(3 * LINGER_SECONDS)
         assert commands(redis) == [("SUBSCRIBE", ["a"])]
         redis.say("a", b"x")
         await quiet()
-        assert ear.heard == [("a", b"x")]
+        assert listener.heard == [("a", b"x")]
 
 
 @in_virtual_time
 async def test_who_comes_back_too_late_waits_for_redis_again() -> None:
     redis = FakeRedis()
-    async with running(redis) as ear:
-        ear.listen("a")
+    async with running(redis) as listener:
+        listener.listen("a")
         await quiet()
         redis.eager = False
-        ear.ignore("a")
+        listener.ignore("a")
         await later(LINGER_SECONDS + 0.1)
         told = Told()
-        assert not ear.listen("a", done=told)
+        assert not listener.listen("a", done=told)
         await quiet()
         redis.connection.confirm(1)  # that it was left
         await quiet()
@@ -339,25 +339,25 @@ async def test_who_comes_back_too_late_waits_for_redis_again() -> None:
 async def test_a_channel_with_another_callback_is_kept() -> None:
     redis = FakeRedis()
     other: list[bytes] = []
-    async with running(redis) as ear:
-        ear.listen("a")
-        ear.pubsub.subscribe(["a"], lambda _channel, payload: other.append(payload), lambda: None)
+    async with running(redis) as listener:
+        listener.listen("a")
+        listener.pubsub.subscribe(["a"], lambda _channel, payload: other.append(payload), lambda: None)
         await quiet()
-        ear.ignore("a")
+        listener.ignore("a")
         await later(3 * LINGER_SECONDS)
         redis.say("a", b"x")
         await quiet()
-        assert (ear.heard, other) == ([], [b"x"])
+        assert (listener.heard, other) == ([], [b"x"])
 
 
 @in_virtual_time
 async def test_a_channel_that_nobody_wants_any_more_once_it_is_confirmed_is_left() -> None:
     redis = FakeRedis()
-    async with running(redis) as ear:
+    async with running(redis) as listener:
         redis.eager = False
-        ear.listen("a")
+        listener.listen("a")
         await quiet()
-        ear.ignore("a")
+        listener.ignore("a")
         await later(3 * LINGER_SECONDS)
         redis.eager = True
         redis.connection.confirm()
@@ -368,14 +368,14 @@ async def test_a_channel_that_nobody_wants_any_more_once_it_is_confirmed_is_left
 @in_virtual_time
 async def test_who_comes_and_goes_while_a_channel_is_being_left_leaves_nothing_behind() -> None:
     redis = FakeRedis()
-    async with running(redis) as ear:
-        ear.listen("a")
+    async with running(redis) as listener:
+        listener.listen("a")
         await quiet()
         redis.eager = False
-        ear.ignore("a")
+        listener.ignore("a")
         await later(LINGER_SECONDS + 0.1)
-        ear.listen("a")
-        ear.ignore("a")
+        listener.listen("a")
+        listener.ignore("a")
         redis.connection.confirm()  # that it was left
         await later(3 * LINGER_SECONDS)
         assert [command for command, _ in commands(redis)] == ["SUBSCRIBE", "UNSUBSCRIBE"]
@@ -384,12 +384,12 @@ async def test_who_comes_and_goes_while_a_channel_is_being_left_leaves_nothing_b
 def test_a_channel_that_was_left_is_forgotten(log: list[MutableMapping[str, Any]]) -> None:
     @in_virtual_time
     async def scenario() -> None:
-        async with running(FakeRedis()) as ear:
+        async with running(FakeRedis()) as listener:
             for number in range(100):
-                ear.listen(f"t{number}")
-                ear.ignore(f"t{number}")
+                listener.listen(f"t{number}")
+                listener.ignore(f"t{number}")
             await later(LINGER_SECONDS + 0.1)
-            await ear.lose()
+            await listener.lose()
             await later(RETRY_CAP_SECONDS)
 
     scenario()
@@ -399,9 +399,9 @@ def test_a_channel_that_was_left_is_forgotten(log: list[MutableMapping[str, Any]
 @in_virtual_time
 async def test_ignoring_what_one_does_not_hear_changes_nothing() -> None:
     redis = FakeRedis()
-    async with running(redis) as ear:
-        ear.listen("a")
-        ear.pubsub.unsubscribe(["a", "never"], lambda _channel, _payload: None)
+    async with running(redis) as listener:
+        listener.listen("a")
+        listener.pubsub.unsubscribe(["a", "never"], lambda _channel, _payload: None)
         await later(3 * LINGER_SECONDS)
         assert commands(redis) == [("SUBSCRIBE", ["a"])]
 
@@ -412,18 +412,18 @@ async def test_a_done_may_bring_back_a_channel_that_is_about_to_be_left() -> Non
     redis.reachable = False
 
     def back() -> None:
-        ear.listen("b")
+        listener.listen("b")
 
-    async with running(redis) as ear:
+    async with running(redis) as listener:
         # All three are given up in one moment. Who waited for the first is let go, and wants the second again.
-        ear.listen("a", done=back)
-        ear.listen("b", "c")
-        ear.ignore("a", "b", "c")
+        listener.listen("a", done=back)
+        listener.listen("b", "c")
+        listener.ignore("a", "b", "c")
         await later(LINGER_SECONDS + 0.1)
         redis.reachable = True
         await later(RETRY_CAP_SECONDS + 0.1)
         assert redis.connection.subscribed == {OWN.encode(), b"b"}
-        assert not ear.listen("c")  # it had been left, as any other
+        assert not listener.listen("c")  # it had been left, as any other
 
 
 # ---- the connection
@@ -432,86 +432,86 @@ async def test_a_done_may_bring_back_a_channel_that_is_about_to_be_left() -> Non
 @in_virtual_time
 async def test_it_says_why_it_hears_nothing() -> None:
     redis = FakeRedis(eager=False)
-    async with running(redis) as ear:
-        assert ear.reason() == "not yet connected"
+    async with running(redis) as listener:
+        assert listener.reason() == "not yet connected"
         redis.connection.confirm()
         await quiet()
-        assert ear.reason() is None
-        assert ear.told == [[]]
-        await ear.lose()
+        assert listener.reason() is None
+        assert listener.told == [[]]
+        await listener.lose()
         await quiet()
-        assert ear.reason() == "connection lost"
+        assert listener.reason() == "connection lost"
 
 
 @in_virtual_time
 async def test_what_was_heard_is_heard_again_and_named_as_missed() -> None:
     redis = FakeRedis()
-    async with running(redis) as ear:
-        ear.listen("a", "b")
+    async with running(redis) as listener:
+        listener.listen("a", "b")
         await quiet()
-        await ear.lose(10)
+        await listener.lose(10)
         await later(RETRY_CAP_SECONDS)
-        assert ear.told == [[], "lost", ["a", "b", OWN]]
+        assert listener.told == [[], "lost", ["a", "b", OWN]]
         redis.say("a", b"x")
         await quiet()
-        assert ear.heard == [("a", b"x")]
+        assert listener.heard == [("a", b"x")]
 
 
 @in_virtual_time
 async def test_a_loss_that_the_first_retry_repairs_is_no_outage_but_may_have_cost_messages() -> None:
     redis = FakeRedis()
-    async with running(redis) as ear:
-        ear.listen("a")
+    async with running(redis) as listener:
+        listener.listen("a")
         await quiet()
         for _ in range(2):
-            await ear.lose()
+            await listener.lose()
             await later(1)
-        assert ear.told == [[], ["a", OWN], ["a", OWN]]
+        assert listener.told == [[], ["a", OWN], ["a", OWN]]
 
 
 @in_virtual_time
 async def test_an_outage_is_told_once_however_long_it_lasts() -> None:
     redis = FakeRedis()
-    async with running(redis) as ear:
+    async with running(redis) as listener:
         for _ in range(2):
-            await ear.lose(60)
+            await listener.lose(60)
             await later(RETRY_CAP_SECONDS)
-        assert ear.told == [[], "lost", [OWN], "lost", [OWN]]
+        assert listener.told == [[], "lost", [OWN], "lost", [OWN]]
 
 
 @in_virtual_time
 async def test_a_redis_that_was_never_there_is_told_too() -> None:
     redis = FakeRedis()
     redis.reachable = False
-    async with running(redis) as ear:
+    async with running(redis) as listener:
         await later(10)
-        assert ear.reason() == "connection refused"
-        assert ear.told == ["lost"]
+        assert listener.reason() == "connection refused"
+        assert listener.told == ["lost"]
         redis.reachable = True
         await later(RETRY_CAP_SECONDS)
-        assert ear.reason() is None
-        assert ear.told == ["lost", []]
+        assert listener.reason() is None
+        assert listener.told == ["lost", []]
 
 
 @in_virtual_time
 async def test_a_redis_that_takes_connections_but_refuses_to_subscribe_is_told_too() -> None:
     redis = FakeRedis()
-    async with running(redis) as ear:
+    async with running(redis) as listener:
         redis.refuses = "NOPERM this user has no permissions to access one of the channels"
-        await ear.lose()
+        await listener.lose()
         await later(60)
-        assert ear.told == [[], "lost"]
-        assert str(ear.reason()).startswith("NOPERM")
+        assert listener.told == [[], "lost"]
+        assert str(listener.reason()).startswith("NOPERM")
         redis.refuses = None
         await later(RETRY_CAP_SECONDS)
-        assert ear.told == [[], "lost", [OWN]]
+        assert listener.told == [[], "lost", [OWN]]
 
 
 @in_virtual_time
 async def test_a_connection_that_never_lasts_until_all_is_confirmed_is_told_too() -> None:
     redis = FakeRedis()
-    async with running(redis) as ear:
-        ear.listen(*(f"t{number}" for number in range(COMMAND_CHANNELS)))
+    async with running(redis) as listener:
+        listener.listen(*(f"t{number}" for number in range(COMMAND_CHANNELS)))
         await quiet()
         redis.eager = False
         for _ in range(5):
@@ -519,94 +519,94 @@ async def test_a_connection_that_never_lasts_until_all_is_confirmed_is_told_too(
             await later(RETRY_CAP_SECONDS)
             redis.connection.confirm(1)  # the own channel is among these; one is not
             await quiet()
-        assert ear.told == [[], "lost"]
+        assert listener.told == [[], "lost"]
 
 
 @in_virtual_time
 async def test_only_what_was_promised_is_named_as_missed() -> None:
     redis = FakeRedis()
-    async with running(redis) as ear:
-        ear.listen("kept", "left")
+    async with running(redis) as listener:
+        listener.listen("kept", "left")
         await quiet()
-        ear.ignore("left")
+        listener.ignore("left")
         redis.eager = False
-        ear.listen("asked")
+        listener.listen("asked")
         await quiet()
         redis.connection.cut()
-        ear.listen("new")
+        listener.listen("new")
         await later(1)
         redis.eager = True
         redis.connection.confirm()
         await quiet()
-        assert ear.told == [[], [OWN, "kept"]]
+        assert listener.told == [[], [OWN, "kept"]]
 
 
 @in_virtual_time
 async def test_it_waits_with_the_news_until_all_is_heard_again() -> None:
     redis = FakeRedis()
-    async with running(redis) as ear:
-        ear.listen(*(f"t{number:04}" for number in range(COMMAND_CHANNELS)))
+    async with running(redis) as listener:
+        listener.listen(*(f"t{number:04}" for number in range(COMMAND_CHANNELS)))
         await quiet()
         redis.eager = False
-        await ear.lose()
+        await listener.lose()
         await later(1)
         redis.connection.confirm(1)
         await quiet()
-        assert ear.told == [[]] and ear.reason() is not None
+        assert listener.told == [[]] and listener.reason() is not None
         redis.connection.confirm(1)
         await quiet()
-        assert ear.told[1:] == [sorted([OWN, *(f"t{number:04}" for number in range(COMMAND_CHANNELS))])]
+        assert listener.told[1:] == [sorted([OWN, *(f"t{number:04}" for number in range(COMMAND_CHANNELS))])]
 
 
 @in_virtual_time
 async def test_a_second_loss_before_the_news_loses_nothing_of_it() -> None:
     redis = FakeRedis()
-    async with running(redis) as ear:
-        ear.listen(*(f"t{number:04}" for number in range(COMMAND_CHANNELS)))
+    async with running(redis) as listener:
+        listener.listen(*(f"t{number:04}" for number in range(COMMAND_CHANNELS)))
         await quiet()
         redis.eager = False
-        await ear.lose()
+        await listener.lose()
         await later(1)
         redis.connection.confirm(1)  # half of it is back
         await quiet()
-        ear.ignore("t0000")  # and of that, one is not wanted any more
+        listener.ignore("t0000")  # and of that, one is not wanted any more
         redis.eager = True
-        await ear.lose()
+        await listener.lose()
         await later(3)
-        assert ear.told[1:] == ["lost", sorted([OWN, *(f"t{number:04}" for number in range(1, COMMAND_CHANNELS))])]
+        assert listener.told[1:] == ["lost", sorted([OWN, *(f"t{number:04}" for number in range(1, COMMAND_CHANNELS))])]
 
 
 @in_virtual_time
 async def test_what_is_ignored_while_it_is_missed_does_not_hold_up_the_news() -> None:
     redis = FakeRedis()
-    async with running(redis) as ear:
-        ear.listen("a")
+    async with running(redis) as listener:
+        listener.listen("a")
         await quiet()
         redis.eager = False
-        await ear.lose()
+        await listener.lose()
         await later(1)
-        ear.ignore("a")
+        listener.ignore("a")
         await later(3 * LINGER_SECONDS)
         redis.connection.confirm()
         await quiet()
-        assert ear.told == [[], [OWN]]
+        assert listener.told == [[], [OWN]]
 
 
 @in_virtual_time
 async def test_if_nothing_else_is_missed_the_news_comes_when_the_last_missed_is_ignored() -> None:
     redis = FakeRedis()
-    async with running(redis) as ear:
+    async with running(redis) as listener:
         wanted = [f"t{number:04}" for number in range(COMMAND_CHANNELS)]
-        ear.listen(*wanted)
+        listener.listen(*wanted)
         await quiet()
         redis.eager = False
-        await ear.lose()
+        await listener.lose()
         await later(1)
         redis.connection.confirm(1)  # all but the last, for which another command is under way
         await quiet()
-        assert ear.told == [[]]
-        ear.ignore(wanted[-1])
-        assert ear.told == [[], [OWN, *wanted[:-1]]]
+        assert listener.told == [[]]
+        listener.ignore(wanted[-1])
+        assert listener.told == [[], [OWN, *wanted[:-1]]]
 
 
 @in_virtual_time
@@ -614,8 +614,8 @@ async def test_a_listen_while_redis_is_away_is_kept_and_confirmed_when_it_can_be
     redis = FakeRedis()
     redis.reachable = False
     told = Told()
-    async with running(redis) as ear:
-        assert not ear.listen("a", done=told)
+    async with running(redis) as listener:
+        assert not listener.listen("a", done=told)
         await later(30)
         assert told.times == 0
         redis.reachable = True
@@ -627,29 +627,29 @@ async def test_a_listen_while_redis_is_away_is_kept_and_confirmed_when_it_can_be
 async def test_retries_never_end_and_never_crowd() -> None:
     redis = FakeRedis()
     random.seed(1)
-    async with running(redis) as ear:
+    async with running(redis) as listener:
         before = redis.attempts
-        await ear.lose(600)
+        await listener.lose(600)
         assert 600 / RETRY_CAP_SECONDS <= redis.attempts - before < 2000
 
 
 @in_virtual_time
 async def test_after_an_outage_the_first_retry_is_quick_again() -> None:
     redis = FakeRedis()
-    async with running(redis) as ear:
-        await ear.lose(600)
+    async with running(redis) as listener:
+        await listener.lose(600)
         await later(RETRY_CAP_SECONDS)
         for _ in range(20):
-            await ear.lose()
+            await listener.lose()
             await later(RETRY_BASE_SECONDS + 0.001)
-            assert ear.reason() is None
+            assert listener.reason() is None
 
 
 @in_virtual_time
 async def test_a_lost_connection_is_given_up_for_good() -> None:
     redis = FakeRedis()
-    async with running(redis) as ear:
-        await ear.lose()
+    async with running(redis) as listener:
+        await listener.lose()
         await later(1)
     assert [connection.disconnected for connection in redis.connections] == [True, True]
 
@@ -660,52 +660,52 @@ async def test_a_lost_connection_is_given_up_for_good() -> None:
 @in_virtual_time
 async def test_a_check_goes_through_the_own_channel_and_back() -> None:
     redis = FakeRedis()
-    async with running(redis) as ear:
-        assert await ear.pubsub.check() < 0.001
-        ear.pubsub.subscribe([OWN], ear.hear, lambda: None)
+    async with running(redis) as listener:
+        assert await listener.pubsub.check() < 0.001
+        listener.pubsub.subscribe([OWN], listener.hear, lambda: None)
         redis.say(OWN, b"a message to a client")
         redis.say(OWN, PubSub.CHECK + b"somebody else's")
-        assert await ear.pubsub.check() < 0.001
-        assert [payload for _, payload in ear.heard][:2] == [b"a message to a client", b"check somebody else's"]
+        assert await listener.pubsub.check() < 0.001
+        assert [payload for _, payload in listener.heard][:2] == [b"a message to a client", b"check somebody else's"]
 
 
 @in_virtual_time
 async def test_a_deaf_connection_is_given_up_and_made_anew() -> None:
     redis = FakeRedis()
-    async with running(redis) as ear:
+    async with running(redis) as listener:
         redis.connection.subscribed.clear()  # it died unnoticed: no error, no message
         with pytest.raises(Unavailable, match="self-check failed"):
-            await ear.pubsub.check()
-        assert ear.reason() is not None
+            await listener.pubsub.check()
+        assert listener.reason() is not None
         await later(1)
         assert len(redis.connections) == 2 and redis.connections[0].disconnected
-        assert ear.reason() is None
-        assert ear.told == [[], [OWN]]
-        await ear.pubsub.check()
+        assert listener.reason() is None
+        assert listener.told == [[], [OWN]]
+        await listener.pubsub.check()
 
 
 @in_virtual_time
 async def test_a_master_that_is_one_no_more_is_left_though_it_answers() -> None:
     redis = FakeRedis()
-    async with running(redis) as ear:
+    async with running(redis) as listener:
         redis.elsewhere = True
         with pytest.raises(Unavailable, match="another master"):
-            await ear.pubsub.check()
+            await listener.pubsub.check()
         redis.elsewhere = False
         await later(1)
         assert len(redis.connections) == 2 and redis.connections[0].disconnected
-        assert ear.told == [[], [OWN]]
-        await ear.pubsub.check()
+        assert listener.told == [[], [OWN]]
+        await listener.pubsub.check()
 
 
 @in_virtual_time
 async def test_a_frozen_redis_is_noticed_in_time() -> None:
     redis = FakeRedis()
-    async with running(redis) as ear:
+    async with running(redis) as listener:
         redis.frozen = True
         started = asyncio.get_running_loop().time()
         with pytest.raises(Unavailable):
-            await ear.pubsub.check()
+            await listener.pubsub.check()
         assert asyncio.get_running_loop().time() - started == pytest.approx(redis.timeout_seconds)
         await quiet()
         assert redis.connections[0].disconnected
@@ -724,12 +724,12 @@ async def test_a_check_does_not_wait_for_a_server_that_has_no_slots_any_more() -
         await answered(channel, payload)
 
     redis.publish = publish  # type: ignore[method-assign]
-    async with running(redis) as ear:
-        checking = asyncio.create_task(ear.pubsub.check())
+    async with running(redis) as listener:
+        checking = asyncio.create_task(listener.pubsub.check())
         await quiet()
         assert not checking.done()
         redis.slot_map.update([(0, 16383, (b"alive", 1))], "")
-        assert await ear.pubsub.check() < 0.001
+        assert await listener.pubsub.check() < 0.001
         await quiet()
         assert checking.done() and checking.result() < 0.001
 
@@ -749,8 +749,8 @@ async def test_a_lost_part_of_a_cluster_is_no_reason_until_the_servers_would_kno
         return connections[server]
 
     redis.connect_subscriber = subscriber  # type: ignore[method-assign,assignment]
-    async with running(redis) as ear:
-        pubsub = ear.pubsub
+    async with running(redis) as listener:
+        pubsub = listener.pubsub
 
         def state() -> tuple[str | None, str | None, bool]:
             return pubsub.reason, pubsub.partial, pubsub.is_complete
@@ -776,72 +776,72 @@ async def test_a_lost_part_of_a_cluster_is_no_reason_until_the_servers_would_kno
 @in_virtual_time
 async def test_subscribers_leave_a_server_that_is_not_the_master() -> None:
     redis = FakeRedis()
-    async with running(redis) as ear:
-        ear.listen("a")
+    async with running(redis) as listener:
+        listener.listen("a")
         await quiet()
-        redis.link.on_left("READONLY: the server is a replica, not the master")
+        redis.client.on_left("READONLY: the server is a replica, not the master")
         await later(1)
         assert redis.connections[0].disconnected and len(redis.connections) == 2
-        assert ear.reason() is None
+        assert listener.reason() is None
 
 
 @in_virtual_time
 async def test_a_check_that_was_sent_on_the_last_connection_does_not_end_the_next() -> None:
     redis = FakeRedis()
-    async with running(redis) as ear:
+    async with running(redis) as listener:
         redis.frozen = True
-        check = asyncio.get_running_loop().create_task(ear.pubsub.check())
+        check = asyncio.get_running_loop().create_task(listener.pubsub.check())
         await quiet()
-        await ear.lose()
+        await listener.lose()
         await later(1)
         redis.frozen = False
         with pytest.raises(Unavailable):
             await check
         await quiet()
         assert not redis.connection.disconnected and len(redis.connections) == 2
-        assert ear.reason() is None
-        assert ear.told == [[], [OWN]]
+        assert listener.reason() is None
+        assert listener.told == [[], [OWN]]
 
 
 @in_virtual_time
 async def test_a_check_that_comes_before_the_own_channel_is_confirmed_waits_for_it() -> None:
     redis = FakeRedis()
-    async with running(redis) as ear:
+    async with running(redis) as listener:
         redis.eager = False
-        await ear.lose()
+        await listener.lose()
         await later(1)
-        check = asyncio.get_running_loop().create_task(ear.pubsub.check())
+        check = asyncio.get_running_loop().create_task(listener.pubsub.check())
         await quiet()
         redis.connection.confirm()
         assert await check < 0.001
-        assert ear.reason() is None
+        assert listener.reason() is None
 
 
 @in_virtual_time
 async def test_what_happens_while_a_connection_is_given_up_does_not_make_it_good_again() -> None:
     redis = FakeRedis()
-    async with running(redis) as ear:
-        ear.listen("a", "b")
+    async with running(redis) as listener:
+        listener.listen("a", "b")
         await quiet()
         redis.frozen = True
         with pytest.raises(Unavailable):
-            await ear.pubsub.check()
-        ear.ignore("a")  # before the bus has so much as let go of it
-        assert ear.told == [[]] and ear.reason() is not None
+            await listener.pubsub.check()
+        listener.ignore("a")  # before the bus has so much as let go of it
+        assert listener.told == [[]] and listener.reason() is not None
         await later(1)
-        assert ear.told == [[], ["b", OWN]]
+        assert listener.told == [[], ["b", OWN]]
 
 
 @in_virtual_time
 async def test_a_check_without_a_connection_fails_and_breaks_nothing() -> None:
     redis = FakeRedis()
     redis.reachable = False
-    async with running(redis) as ear:
+    async with running(redis) as listener:
         with pytest.raises(Unavailable, match="self-check failed"):
-            await ear.pubsub.check()
+            await listener.pubsub.check()
         redis.reachable = True
         await later(RETRY_CAP_SECONDS)
-        assert ear.reason() is None
+        assert listener.reason() is None
 
 
 # ---- the contract, over all sequences
@@ -860,8 +860,8 @@ class Registration:
     told_missed: int = -1  # up to here a bus_resumed has named its channel
 
 
-class World(Ear):
-    """An ear whose every event is checked against the contract."""
+class World(FakeListener):
+    """An listener whose every event is checked against the contract."""
 
     def __init__(self, redis: FakeRedis) -> None:
         super().__init__(redis)

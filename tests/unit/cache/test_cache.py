@@ -13,7 +13,7 @@ from gateway.broker.keys import Keys
 from gateway.cache import cache
 from gateway.cache.cache import MAX_KEY_LENGTH, MAX_TTL_SECONDS, MISS, Cache, ValueTooLarge, WithTtl
 from gateway.cache.store import MAX_VALUE_BYTES
-from tests.unit.memory_link import MemoryLink
+from tests.unit.memory_redis import MemoryRedis
 from tests.unit.virtual_time import in_virtual_time
 
 KEYS = Keys("", False)
@@ -23,9 +23,9 @@ class At:
     """A cache; its bus hears everything."""
 
     def __init__(self) -> None:
-        self.redis = MemoryLink()
+        self.redis = MemoryRedis()
         self.tasks: set[asyncio.Task[None]] = set()
-        self.cache = Cache(self.redis.link, KEYS, cast(Any, self), self.redis.metrics, self._spawn)
+        self.cache = Cache(self.redis.client, KEYS, cast(Any, self), self.redis.metrics, self._spawn)
         self.calls = 0
         self.value: Any = {"a": 1}
 

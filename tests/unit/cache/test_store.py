@@ -11,7 +11,7 @@ import pytest
 from gateway.broker.client import Unavailable
 from gateway.broker.keys import Keys
 from gateway.cache.store import BATCH_KEYS, JITTER, MAX_NOTICE_BYTES, MAX_VALUE_BYTES, UNAVAILABLE_SECONDS, CacheStore
-from tests.unit.memory_link import MemoryLink
+from tests.unit.memory_redis import MemoryRedis
 from tests.unit.virtual_time import in_virtual_time, later
 
 KEYS = Keys("", False)
@@ -21,10 +21,10 @@ class At:
     """Entries on an empty Redis, and a bus that has heard everything."""
 
     def __init__(self) -> None:
-        self.redis = MemoryLink()
+        self.redis = MemoryRedis()
         self.hearing: int | None = 1
         self.listening: list[list[str]] = []
-        self.store = CacheStore(self.redis.link, KEYS, cast(Any, self), self.redis.metrics)
+        self.store = CacheStore(self.redis.client, KEYS, cast(Any, self), self.redis.metrics)
         self.changes: list[tuple[list[str], str | None]] = []
         self.store.on_changed = lambda keys, prefix: self.changes.append((list(keys), prefix))
 

@@ -13,13 +13,13 @@ from gateway.broker.keys import Keys
 from gateway.cluster import quotas
 from gateway.cluster.quotas import ALLOWANCE_SECONDS, KNOWN_SECONDS, STREAM_BYTES, PublishQuota, StorageQuota
 from gateway.core.rate_limits import BURST_SECONDS
-from tests.unit.memory_link import MemoryLink
+from tests.unit.memory_redis import MemoryRedis
 from tests.unit.virtual_time import in_virtual_time
 
 KEYS = Keys("", False)
 
 
-class Redis(MemoryLink):
+class Redis(MemoryRedis):
     """Its clock is the loop's; it can refuse everything."""
 
     def __init__(self) -> None:
@@ -45,7 +45,7 @@ async def taken(publish_quotas: list[PublishQuota], most: int, user: str = "ann"
 @in_virtual_time
 async def test_a_user_has_a_burst_on_all_nodes_together_and_then_so_many_a_second() -> None:
     redis = Redis()
-    publish_quotas = [PublishQuota(redis.link, KEYS, 10) for _ in range(2)]
+    publish_quotas = [PublishQuota(redis.client, KEYS, 10) for _ in range(2)]
     burst = 10 * BURST_SECONDS
     first = await taken(publish_quotas, 1000)
     assert burst - 2 <= first <= burst
@@ -57,7 +57,7 @@ async def test_a_user_has_a_burst_on_all_nodes_together_and_then_so_many_a_secon
 @in_virtual_time
 async def test_steady_use_asks_redis_a_few_times_and_rare_use_each_time() -> None:
     redis = Redis()
-    one = PublishQuota(redis.link, KEYS, 1000)
+    one = PublishQuota(redis.client, KEYS, 1000)
     for _ in range(200):
         assert await one.charge("ann")
     assert len(redis.trips) < 30
@@ -72,15 +72,15 @@ async def test_steady_use_asks_redis_a_few_times_and_rare_use_each_time() -> Non
 @in_virtual_time
 async def test_without_a_limit_redis_is_not_asked() -> None:
     redis = Redis()
-    assert await PublishQuota(redis.link, KEYS, 0).charge("ann")
-    assert await StorageQuota(redis.link, KEYS, 0).charge("ann", 10**12, ["s"])
+    assert await PublishQuota(redis.client, KEYS, 0).charge("ann")
+    assert await StorageQuota(redis.client, KEYS, 0).charge("ann", 10**12, ["s"])
     assert redis.trips == []
 
 
 @in_virtual_time
 async def test_a_flood_beyond_the_limit_costs_few_questions_a_second() -> None:
     redis = Redis()
-    one = PublishQuota(redis.link, KEYS, 10)
+    one = PublishQuota(redis.client, KEYS, 10)
     await taken([one], 1000)
     trips = len(redis.trips)
     for _ in range(1000):
@@ -92,7 +92,7 @@ async def test_a_flood_beyond_the_limit_costs_few_questions_a_second() -> None:
 @in_virtual_time
 async def test_where_redis_cannot_count_all_is_allowed_and_where_it_is_away_nothing() -> None:
     redis = Redis()
-    tokens, storage_quota = PublishQuota(redis.link, KEYS, 1), StorageQuota(redis.link, KEYS, 1000)
+    tokens, storage_quota = PublishQuota(redis.client, KEYS, 1), StorageQuota(redis.client, KEYS, 1000)
     redis.impaired = True
     for _ in range(100):
         assert await tokens.charge("ann")
@@ -112,16 +112,16 @@ async def test_where_redis_cannot_count_all_is_allowed_and_where_it_is_away_noth
 @in_virtual_time
 async def test_a_bucket_ends_when_it_is_full_again() -> None:
     redis = Redis()
-    await PublishQuota(redis.link, KEYS, 1).charge("ann")
+    await PublishQuota(redis.client, KEYS, 1).charge("ann")
     assert 900 <= redis.ttl_ms(KEYS.quota("ann")) <= 1000
-    await StorageQuota(redis.link, KEYS, 86_400).charge("ann", 600, [])
+    await StorageQuota(redis.client, KEYS, 86_400).charge("ann", 600, [])
     assert redis.ttl_ms(KEYS.allowance("ann")) == pytest.approx(600_000, abs=2)
 
 
 @in_virtual_time
 async def test_an_allowance_is_one_of_all_nodes_and_comes_back_over_a_day() -> None:
     redis = Redis()
-    one, two = (StorageQuota(redis.link, KEYS, 100_000) for _ in range(2))
+    one, two = (StorageQuota(redis.client, KEYS, 100_000) for _ in range(2))
     assert await one.charge("ann", 60_000, [])
     assert not await two.charge("ann", 60_000, [])
     assert await two.charge("ann", 30_000, [])
@@ -136,7 +136,7 @@ async def test_an_allowance_is_one_of_all_nodes_and_comes_back_over_a_day() -> N
 @in_virtual_time
 async def test_a_stream_that_does_not_exist_costs_more_once_and_even_into_debt() -> None:
     redis = Redis()
-    storage_quota = StorageQuota(redis.link, KEYS, 3 * STREAM_BYTES)
+    storage_quota = StorageQuota(redis.client, KEYS, 3 * STREAM_BYTES)
     assert await storage_quota.charge("ann", 100, ["s", "t", "u"])
     assert not await storage_quota.charge("ann", 100, ["s"]), "the three were charged beyond what there was"
     redis.run("XADD", "v", "1-1", "a", "b")
@@ -150,7 +150,7 @@ async def test_a_stream_is_not_looked_for_again_for_a_minute_and_few_are_remembe
 ) -> None:
     monkeypatch.setattr(quotas, "MAX_KNOWN", 2)
     redis = Redis()
-    storage_quota = StorageQuota(redis.link, KEYS, 10**9)
+    storage_quota = StorageQuota(redis.client, KEYS, 10**9)
 
     async def looked_for(*streams: str) -> int:
         before = sum(trip.count("EXISTS") for trip in redis.trips)
@@ -171,7 +171,7 @@ async def test_a_stream_is_not_looked_for_again_for_a_minute_and_few_are_remembe
 @in_virtual_time
 async def test_purses_of_users_that_are_gone_are_dropped() -> None:
     redis = Redis()
-    tokens = PublishQuota(redis.link, KEYS, 10)
+    tokens = PublishQuota(redis.client, KEYS, 10)
     for number in range(100):
         await tokens.charge(f"u{number}")
     await asyncio.sleep(10)

@@ -12,7 +12,7 @@ import pytest
 from gateway.broker.client import Unavailable
 from gateway.broker.keys import Keys
 from gateway.cluster.registry import SCRIPT_ROWS, WRITE_BYTES, WRITE_ROWS, LocalState, Registry
-from tests.unit.memory_link import MemoryLink
+from tests.unit.memory_redis import MemoryRedis
 
 KEYS = Keys("", False)
 LEASE_MS = 2500
@@ -26,7 +26,7 @@ def do(work: Coroutine[Any, Any, T]) -> T:
 class Node:
     """A registry and the memory it writes."""
 
-    def __init__(self, redis: MemoryLink, node_id: str) -> None:
+    def __init__(self, redis: MemoryRedis, node_id: str) -> None:
         self.id = node_id
         self.redis = redis
         self.clients: dict[str, dict[str, Any]] = {}
@@ -38,7 +38,7 @@ class Node:
             topics=lambda: list(self.topics), rows_dropped=self.dropped.extend,
         )  # fmt: skip
         self.registry = Registry(
-            redis.link, KEYS, node_id, lease_seconds=LEASE_MS / 1000, local_state=local_state, metrics=redis.metrics
+            redis.client, KEYS, node_id, lease_seconds=LEASE_MS / 1000, local_state=local_state, metrics=redis.metrics
         )
 
     def _about(self) -> dict[str, str | int]:
@@ -71,7 +71,7 @@ class At:
     """Two nodes with a lease."""
 
     def __init__(self) -> None:
-        self.redis = MemoryLink()
+        self.redis = MemoryRedis()
         self.one, self.two = Node(self.redis, "n1.a"), Node(self.redis, "n2.b")
         self.one.begin()
         self.two.begin()
@@ -101,7 +101,7 @@ def test_a_heartbeat_renews_the_lease_of_all_rows_for_its_whole_length() -> None
 
 
 def test_nothing_is_written_before_the_node_is_in_the_index() -> None:
-    redis = MemoryLink()
+    redis = MemoryRedis()
     node = Node(redis, "n1.a")
     node.connect(1, "t")
     do(node.registry.renew_lease())

@@ -62,12 +62,12 @@ class At:
             send_error=lambda _client, error: self.told.append(error),
             send_internal_error=lambda _client, request_id: self.failed.append(request_id),
         )
-        relay = SimpleNamespace(
+        dispatcher = SimpleNamespace(
             publish=self._publish, storage_cost=lambda _publication: self.kept, read_history=self._read_history,
             read_presence=self._read,
         )  # fmt: skip
         self.async_commands = AsyncCommands(
-            cast(Any, relay),
+            cast(Any, dispatcher),
             cast(Any, outbox),
             publish_limits,
             cast(Any, None),

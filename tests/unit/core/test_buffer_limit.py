@@ -23,7 +23,7 @@ class Client:
         return self.held
 
 
-class House:
+class Node:
     """A node, as far as it holds something for clients."""
 
     def __init__(self) -> None:
@@ -39,63 +39,63 @@ class House:
 
 
 def test_nobody_goes_while_all_are_within_the_ceiling() -> None:
-    house, clients = House(), [Client() for _ in range(10)]
+    node, clients = Node(), [Client() for _ in range(10)]
     for client in clients:
-        house.hold(client, MOST // 10)
-    assert (house.wakes, house.buffer_limit.excess()) == (0, [])
-    assert house.buffer_limit.count() == MOST // 10 * 10
+        node.hold(client, MOST // 10)
+    assert (node.wakes, node.buffer_limit.excess()) == (0, [])
+    assert node.buffer_limit.count() == MOST // 10 * 10
 
 
 def test_the_largest_go_until_the_others_fit() -> None:
-    house, clients = House(), [Client() for _ in range(5)]
+    node, clients = Node(), [Client() for _ in range(5)]
     for client, size in zip(clients, [100, 700, 300, 500, 200], strict=True):
-        house.hold(client, size * KIB)
-    assert house.wakes == 1
-    assert house.buffer_limit.excess() == [clients[1], clients[3]]
+        node.hold(client, size * KIB)
+    assert node.wakes == 1
+    assert node.buffer_limit.excess() == [clients[1], clients[3]]
 
 
 def test_what_was_taken_meanwhile_counts_for_nothing() -> None:
-    house, client = House(), Client()
-    house.hold(client, MOST + 1)
+    node, client = Node(), Client()
+    node.hold(client, MOST + 1)
     client.held = 0
-    assert (house.wakes, house.buffer_limit.excess()) == (1, [])
-    assert house.buffer_limit.count() == 0
+    assert (node.wakes, node.buffer_limit.excess()) == (1, [])
+    assert node.buffer_limit.count() == 0
 
 
 def test_who_is_gone_holds_nothing() -> None:
-    house, client = House(), Client()
-    house.hold(client, MOST + 1)
-    house.buffer_limit.remove(client)
-    assert house.buffer_limit.excess() == []
+    node, client = Node(), Client()
+    node.hold(client, MOST + 1)
+    node.buffer_limit.remove(client)
+    assert node.buffer_limit.excess() == []
 
 
 def test_a_full_house_is_not_counted_at_each_message() -> None:
-    house, clients = House(), [Client() for _ in range(100)]
+    node, clients = Node(), [Client() for _ in range(100)]
     for client in clients:
-        house.hold(client, MOST // 100)
-    house.buffer_limit.excess()
+        node.hold(client, MOST // 100)
+    node.buffer_limit.excess()
     before = sum(client.looks for client in clients)
     for at in range(2000):  # each takes what it is sent, at once
-        house.buffer_limit.grow(clients[at % 100], KIB)
-        if house.wakes > 0:
-            house.wakes = 0
-            assert house.buffer_limit.excess() == []
+        node.buffer_limit.grow(clients[at % 100], KIB)
+        if node.wakes > 0:
+            node.wakes = 0
+            assert node.buffer_limit.excess() == []
     counts = (sum(client.looks for client in clients) - before) / 100
     assert counts <= 2000 * KIB / (MOST / 8) + 1
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(-MOST, MOST // 4)), max_size=200))
 def test_the_ceiling_is_exceeded_by_an_eighth_at_most(changes: list[tuple[int, int]]) -> None:
-    house, clients = House(), [Client() for _ in range(10)]
+    node, clients = Node(), [Client() for _ in range(10)]
     for which, change in changes:
         client = clients[which]
         if change > 0:
-            house.hold(client, change)
+            node.hold(client, change)
         else:
             client.held = max(0, client.held + change)
-        if house.wakes:
-            house.wakes = 0
-            going = house.buffer_limit.excess()
+        if node.wakes:
+            node.wakes = 0
+            going = node.buffer_limit.excess()
             sizes = [one.held for one in going]
             assert sizes == sorted(sizes, reverse=True)
             staying = [one.held for one in clients if one not in going]

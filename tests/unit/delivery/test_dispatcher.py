@@ -43,7 +43,7 @@ class Client:
         return True
 
 
-class Link:
+class FakeRedis:
     """Redis: each snapshot has this version and text."""
 
     sharded = False
@@ -59,7 +59,7 @@ class Link:
         return [await self.answer]
 
 
-class Bus:
+class FakePubSub:
     """Hears what the test says."""
 
     callback: Callable[[str, bytes], None]
@@ -79,23 +79,24 @@ def last(dispatcher: Dispatcher) -> bytes:
     return message.unpack(event.body)[3]
 
 
-def relay_of(node: Hub, bus: Bus, link: Link) -> Dispatcher:
+def dispatcher_of(node: Hub, pubsub: FakePubSub, redis: FakeRedis) -> Dispatcher:
     return Dispatcher(
-        hub=node, pubsub=cast(Any, bus), redis=cast(Any, link), keys=Keys("gw:", False), rules=parse(RULES, "rules"),
-        metrics=Metrics(), publisher=cast(Any, None), max_message_bytes=1 << 20, now=lambda: 0.0,
-        spawn=cast(Any, None), presence=cast(Any, type("Presence", (), {"close_topic": lambda *_: None})()),
+        hub=node, pubsub=cast(Any, pubsub), redis=cast(Any, redis), keys=Keys("gw:", False),
+        rules=parse(RULES, "rules"), metrics=Metrics(), publisher=cast(Any, None), max_message_bytes=1 << 20,
+        now=lambda: 0.0, spawn=cast(Any, None),
+        presence=cast(Any, type("Presence", (), {"close_topic": lambda *_: None})()),
     )  # fmt: skip
 
 
 @in_virtual_time
 async def test_a_message_older_than_the_last_value_that_was_sent_first_is_not_delivered() -> None:
-    node, bus, link, client = Hub(lambda: None, lambda _: None), Bus(), Link(), Client()
-    dispatcher = relay_of(node, bus, link)
+    node, pubsub, redis, client = Hub(lambda: None, lambda _: None), FakePubSub(), FakeRedis(), Client()
+    dispatcher = dispatcher_of(node, pubsub, redis)
     node.join(client, hub.joining_topic("last"))
     dispatcher.join_channels([hub.topic_audience("last")], None)
 
     def publish(version: int) -> None:
-        bus.callback(
+        pubsub.callback(
             "gw:ws:topic:last", Envelope(0, body(b"%d" % version), kind=EnvelopeKind.SNAPSHOT, version=version).pack()
         )
         node.flush()
@@ -103,7 +104,7 @@ async def test_a_message_older_than_the_last_value_that_was_sent_first_is_not_de
     reading = asyncio.create_task(dispatcher.prepare(["last"]))
     await later(1)
     publish(3)
-    link.answer.set_result([b"5", body(b"5")])
+    redis.answer.set_result([b"5", body(b"5")])
     await reading
     assert last(dispatcher) == b"5"
     node.join(client, hub.topic_audience("last"))
@@ -121,8 +122,8 @@ async def test_a_message_older_than_the_last_value_that_was_sent_first_is_not_de
 
 @in_virtual_time
 async def test_a_message_of_the_ingest_channel_does_not_overtake_a_conflated_one() -> None:
-    node, bus, client = Hub(lambda: None, lambda _: None), Bus(), Client()
-    dispatcher = relay_of(node, bus, Link())
+    node, pubsub, client = Hub(lambda: None, lambda _: None), FakePubSub(), Client()
+    dispatcher = dispatcher_of(node, pubsub, FakeRedis())
     node.join(client, hub.topic_audience("price"))
     for number in (b"0", b"1"):
         dispatcher._message_received("gw:ws:topic:price", Envelope(0, body(number), conflate_ms=100).pack())
@@ -143,7 +144,7 @@ class Opened:
 
     def __init__(self, *topics: str) -> None:
         self.node, self.client = Hub(lambda: None, lambda _: None), Client()
-        self.dispatcher = relay_of(self.node, Bus(), Link())
+        self.dispatcher = dispatcher_of(self.node, FakePubSub(), FakeRedis())
         self.missed: list[str] = []
         self.gaps: list[str] = []
         self.dispatcher.on_missed = self.missed.extend

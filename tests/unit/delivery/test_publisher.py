@@ -22,7 +22,7 @@ from gateway.delivery.publisher import (
     MessagePublisher,
     PublicationTooLarge,
 )
-from tests.unit.memory_link import MemoryLink
+from tests.unit.memory_redis import MemoryRedis
 from tests.unit.virtual_time import in_virtual_time
 
 KEYS = Keys("", False)
@@ -48,10 +48,10 @@ class At:
     """A publisher of a node with rules, and what came of it."""
 
     def __init__(self, rules: str | None = RULES) -> None:
-        self.redis = MemoryLink()
+        self.redis = MemoryRedis()
         parsed = topic_rules.parse(rules, "rules") if rules is not None else None
         self.publisher = MessagePublisher(
-            self.redis.link, KEYS, parsed, self.redis.metrics, max_message_bytes=3000, now=lambda: 1_700_000_000.0
+            self.redis.client, KEYS, parsed, self.redis.metrics, max_message_bytes=3000, now=lambda: 1_700_000_000.0
         )
 
     async def publish(self, *publications: Publication, **how: Any) -> list[Any]:
@@ -149,7 +149,7 @@ async def test_a_former_leader_publishes_nothing(topic: str) -> None:
 async def test_a_program_without_rules_reads_those_of_the_nodes_and_again_after_half_a_minute() -> None:
     at, node = At(None), At()
     node.redis = at.redis
-    node.publisher._redis = at.redis.link
+    node.publisher._redis = at.redis.client
     with pytest.raises(Unavailable, match="start a node"):
         await at.publish(Publication("kept", 1))
     await node.publisher.write_rules()

@@ -62,7 +62,7 @@ class Streams:
         return entry
 
 
-class Relay:
+class FakeDispatcher:
     """Redis as the test wants it: what is confirmed and what is ready is the test's choice."""
 
     def __init__(self, node: Hub) -> None:
@@ -127,7 +127,7 @@ class Relay:
         return topic.startswith("room")
 
     @property
-    def presence(self) -> Relay:
+    def presence(self) -> FakeDispatcher:
         return self
 
     def touch(self, topic: str, client_id: str) -> None:
@@ -216,11 +216,11 @@ class Node:
         self.metrics = Metrics()
         self.hub = Hub(lambda: None, lambda recipient: self.sender.evict(recipient))
         self.sender = Sender(self.hub, self.metrics, lambda: 0)
-        self.relay = Relay(self.hub)
+        self.dispatcher = FakeDispatcher(self.hub)
         self.tasks: set[asyncio.Task[None]] = set()
         registry = cast(Any, type("Registry", (), {"touch_client": lambda *_: None, "touch_topic": lambda *_: None})())
         self.subscriptions = Subscriptions(
-            self.hub, cast(Any, self.relay), registry, self.sender, self._spawn, answer_seconds=ANSWER_SECONDS
+            self.hub, cast(Any, self.dispatcher), registry, self.sender, self._spawn, answer_seconds=ANSWER_SECONDS
         )
         self.grown: list[int] = []
         self.max_message_bytes = self.client_buffer_bytes = BUDGET
@@ -249,15 +249,15 @@ class Node:
         self.subscriptions.subscribe(client, SubscribeTopics(topics, request_id, False, recover))
 
     def publish(self, topic: str, size: int = 10) -> None:
-        self.hub.deliver(hub.topic_audience(topic), Delivered(self.relay.recovery.publish(topic, size).body))
+        self.hub.deliver(hub.topic_audience(topic), Delivered(self.dispatcher.recovery.publish(topic, size).body))
         self.hub.flush()
 
     def assert_no_trace(self) -> None:
         assert not list(self.hub)
         assert not self.subscriptions._subscribing
         assert not self.subscriptions._unanswered
-        assert not self.relay.waiting
-        assert not self.relay.heard
+        assert not self.dispatcher.waiting
+        assert not self.dispatcher.heard
         assert not self.tasks
 
 
@@ -284,14 +284,14 @@ def kinds(client: Client) -> list[str]:
 async def test_overlapping_subscribes_are_acknowledged_each_with_its_own_topics() -> None:
     node = Node()
     client = node.connect()
-    node.relay.confirms = False
+    node.dispatcher.confirms = False
     node.subscriptions.redis_lost()
     node.subscribe(client, "kept:1", "kept:2", request_id="first")
     node.subscribe(client, "kept:1", "kept:3", request_id="second")
     node.subscribe(client, "kept:2", request_id="third")
     await quiet()
     assert answers(client) == {}
-    node.relay.confirm()
+    node.dispatcher.confirm()
     await quiet()
     assert answers(client) == {"first": ["kept:1", "kept:2"], "second": ["kept:1", "kept:3"], "third": ["kept:2"]}
 
@@ -300,20 +300,20 @@ async def test_overlapping_subscribes_are_acknowledged_each_with_its_own_topics(
 async def test_an_unsubscribe_takes_its_topic_from_all_that_wait_and_a_later_subscribe_brings_it_back() -> None:
     node = Node()
     client = node.connect()
-    node.relay.confirms = False
+    node.dispatcher.confirms = False
     node.subscriptions.redis_lost()
     node.subscribe(client, "a", "b", request_id="first")
     node.subscribe(client, "a", request_id="second")
     node.subscriptions.unsubscribe(client, ["a"])
     await quiet()
-    node.relay.confirm()
+    node.dispatcher.confirm()
     await quiet()
     assert answers(client) == {"first": ["b"], "second": 4004}
     node.subscribe(client, "a", request_id="third")
     node.subscriptions.unsubscribe(client, ["a"])
     node.subscribe(client, "a", request_id="fourth")
     await quiet()
-    node.relay.confirm()
+    node.dispatcher.confirm()
     await quiet()
     assert (answers(client)["third"], answers(client)["fourth"]) == (["a"], ["a"])
     assert client.audiences == {"topic:a", "topic:b"}
@@ -323,12 +323,12 @@ async def test_an_unsubscribe_takes_its_topic_from_all_that_wait_and_a_later_sub
 async def test_a_failure_of_one_subscribe_leaves_the_topics_of_another() -> None:
     node = Node()
     client = node.connect()
-    node.relay.unready = {"kept:bad", "kept:good"}
+    node.dispatcher.unready = {"kept:bad", "kept:good"}
     node.subscribe(client, "kept:good", "kept:bad", request_id="first")
     node.subscribe(client, "kept:good", request_id="second")
     await quiet()
-    cast(Any, node.relay.recovery).position = broken_for("kept:bad", node.relay.recovery.position)
-    node.relay.make_ready()
+    cast(Any, node.dispatcher.recovery).position = broken_for("kept:bad", node.dispatcher.recovery.position)
+    node.dispatcher.make_ready()
     await quiet()
     assert answers(client) == {"first": 5000, "second": ["kept:good"]}
     assert client.stage is ConnectionStage.OPEN
@@ -347,14 +347,14 @@ def broken_for(topic: str, work: Callable[[str], Any]) -> Callable[[str], Any]:
 async def test_more_waiting_subscribes_than_the_limit_are_refused_for_now() -> None:
     node = Node()
     client = node.connect()
-    node.relay.confirms = False
+    node.dispatcher.confirms = False
     node.subscriptions.redis_lost()
     for number in range(MAX_WAITING + 1):
         node.subscribe(client, "a", request_id=str(number))
     await quiet()
     assert answers(client) == {str(MAX_WAITING): 5030}
     assert client.sent[-1]["temporary"] is True
-    node.relay.confirm()
+    node.dispatcher.confirm()
     await quiet()
     assert len(answers(client)) == MAX_WAITING + 1
 
@@ -365,7 +365,7 @@ async def test_more_waiting_subscribes_than_the_limit_are_refused_for_now() -> N
 @in_virtual_time
 async def test_a_login_is_answered_in_time_though_redis_confirms_nothing() -> None:
     node = Node()
-    node.relay.confirms = False
+    node.dispatcher.confirms = False
     client = node.connect(user="ann")
     await quiet()
     assert client.sent == []
@@ -375,20 +375,20 @@ async def test_a_login_is_answered_in_time_though_redis_confirms_nothing() -> No
     assert not client._held
     node.subscriptions.change_identity(client)
     await later(ANSWER_SECONDS)
-    node.relay.confirm()
+    node.dispatcher.confirm()
     await quiet()
     assert kinds(client) == ["welcome", "authenticate"]
     node.subscriptions.redis_lost()
     node.subscriptions.change_identity(client)
     assert kinds(client) == ["welcome", "authenticate", "authenticate"]
-    assert not node.relay.waiting, "nothing piles up while Redis is away"
+    assert not node.dispatcher.waiting, "nothing piles up while Redis is away"
 
 
 @in_virtual_time
 async def test_a_subscribe_that_waits_holds_back_the_next_frames_for_a_while_only() -> None:
     node = Node()
     client = node.connect()
-    node.relay.confirms = False
+    node.dispatcher.confirms = False
     node.subscribe(client, "a", request_id="first")
     await quiet()
     assert client._held
@@ -396,7 +396,7 @@ async def test_a_subscribe_that_waits_holds_back_the_next_frames_for_a_while_onl
     assert not client._held
     node.subscribe(client, "b", request_id="second")
     assert not client._held
-    node.relay.confirm()
+    node.dispatcher.confirm()
     await quiet()
     assert answers(client) == {"first": ["a"], "second": ["b"]}
 
@@ -404,7 +404,7 @@ async def test_a_subscribe_that_waits_holds_back_the_next_frames_for_a_while_onl
 @in_virtual_time
 async def test_an_outage_answers_the_welcome_before_anything_else() -> None:
     node = Node()
-    node.relay.confirms = False
+    node.dispatcher.confirms = False
     client = node.connect(user="ann")
     node.subscriptions.redis_lost()
     assert kinds(client) == ["welcome"]
@@ -415,11 +415,11 @@ async def test_a_new_identity_is_told_on_the_topics_with_presence_and_the_same_o
     node = Node()
     client = node.connect()
     node.subscribe(client, "room", "plain")
-    node.relay.touched.clear()
+    node.dispatcher.touched.clear()
     for user, told in (("ann", 1), ("ann", 1), ("bob", 2)):
         cast(Any, client.session).identity = Identity(user, None, None)
         node.subscriptions.change_identity(client)
-        assert node.relay.touched == [("room", client.client_id)] * told
+        assert node.dispatcher.touched == [("room", client.client_id)] * told
     assert client.audiences == {"user:bob", "topic:room", "topic:plain"}
 
 
@@ -435,20 +435,20 @@ def test_a_connection_that_closes_at_any_send_leaves_no_trace() -> None:
 
 async def _close_at(sends: int, refuses: bool) -> None:
     node = Node()
-    node.relay.snapshots = {"last:1": 1, "last:2": 2}
+    node.dispatcher.snapshots = {"last:1": 1, "last:2": 2}
     for _ in range(40):
         node.publish("kept:1", 8000)
     client = node.connect()
     client.sends_left, client.refuses = sends, refuses
     node.subscribe(client, "plain", request_id="1")
     node.subscribe(client, "last:1", "last:2", request_id="2")
-    node.relay.confirms = False
+    node.dispatcher.confirms = False
     node.subscribe(client, "kept:1", "last:1", request_id="3", offset=0)
     node.subscribe(client, "last:3", request_id="4")
     node.subscriptions.change_identity(client)
     await quiet()
-    node.relay.confirms = True
-    node.relay.confirm()
+    node.dispatcher.confirms = True
+    node.dispatcher.confirm()
     await quiet()
     client.abort(1006)
     await quiet()
@@ -505,12 +505,12 @@ async def _run(steps: list[tuple[str, Any]], closes: int | None, refuses: bool) 
                 cast(Any, client.session).identity = Identity(what, None, None)
                 node.subscriptions.change_identity(client)
             case "unready":
-                node.relay.unready |= set(what)
+                node.dispatcher.unready |= set(what)
             case "ready":
-                node.relay.make_ready()
+                node.dispatcher.make_ready()
             case "confirm":
-                node.relay.confirms = what
-                node.relay.confirm()
+                node.dispatcher.confirms = what
+                node.dispatcher.confirm()
             case "degrade":
                 if what:
                     node.subscriptions.redis_lost()
@@ -521,9 +521,9 @@ async def _run(steps: list[tuple[str, Any]], closes: int | None, refuses: bool) 
                 node.publish(what)
             case "wait":
                 await asyncio.sleep(what)
-    node.relay.confirms = True
-    node.relay.make_ready()
-    node.relay.confirm()
+    node.dispatcher.confirms = True
+    node.dispatcher.make_ready()
+    node.dispatcher.confirm()
     await later(10)
     if client.stage is ConnectionStage.OPEN:
         found = answers(client)
@@ -531,7 +531,7 @@ async def _run(steps: list[tuple[str, Any]], closes: int | None, refuses: bool) 
         for request_id, answer in found.items():
             assert answer in (4004, 5030) or set(answer) <= set(asked[request_id])
         assert {hub.topic_of(a) for a in client.audiences} - {None} == wanted
-        assert {hub.topic_of(a) for a in node.relay.heard} - {None} == wanted
+        assert {hub.topic_of(a) for a in node.dispatcher.heard} - {None} == wanted
         assert not client._held
         client.abort(1006)
         await quiet()
@@ -601,7 +601,7 @@ async def test_a_client_slower_than_the_topic_is_told_of_the_loss_and_is_not_clo
     await quiet()
     for _ in range(100):
         node.publish("kept:1", 60_000)
-    del node.relay.recovery.entries["kept:1"][:100]
+    del node.dispatcher.recovery.entries["kept:1"][:100]
     client.read()
     await quiet()
     acknowledged = client.sent[-1]
@@ -629,7 +629,7 @@ async def test_a_client_that_reads_nothing_of_what_it_recovers_is_closed_in_time
 async def test_last_values_of_many_topics_are_paced_too() -> None:
     node = Node()
     topics = [f"last:{number}" for number in range(100)]
-    node.relay.snapshots = dict.fromkeys(topics, "x" * 50_000)
+    node.dispatcher.snapshots = dict.fromkeys(topics, "x" * 50_000)
     client = node.connect()
     client.reads = False
     node.subscribe(client, *topics)
@@ -645,8 +645,8 @@ async def test_a_message_that_excludes_the_client_is_not_recovered_by_it() -> No
     node = Node()
     node.publish("kept:1")
     client = node.connect()
-    own = node.relay.recovery.publish("kept:1")
-    node.relay.recovery.entries["kept:1"][-1] = own._replace(exclude=client.client_id)
+    own = node.dispatcher.recovery.publish("kept:1")
+    node.dispatcher.recovery.entries["kept:1"][-1] = own._replace(exclude=client.client_id)
     node.subscribe(client, "kept:1", offset=0)
     assert [m["type"] for m in client.sent] == ["SYSTEM", "DATA", "ACKNOWLEDGMENT"]
 
@@ -662,18 +662,18 @@ MANY = tuple(f"kept:{number}" for number in range(3 * SLICE_ITEMS + 1))
 async def test_a_subscribe_of_many_topics_is_done_in_parts_and_acknowledged_as_a_whole(confirms: bool) -> None:
     node = Node()
     client = node.connect()
-    node.relay.parts.clear()
-    node.relay.confirms = confirms
-    node.relay.unready = {MANY[-1]}
-    node.relay.snapshots = dict.fromkeys(MANY, 1)
+    node.dispatcher.parts.clear()
+    node.dispatcher.confirms = confirms
+    node.dispatcher.unready = {MANY[-1]}
+    node.dispatcher.snapshots = dict.fromkeys(MANY, 1)
     node.subscribe(client, *MANY)
-    assert node.relay.parts == [], "nothing of it in the turn of the message itself"
+    assert node.dispatcher.parts == [], "nothing of it in the turn of the message itself"
     await quiet()
-    node.relay.confirm()
+    node.dispatcher.confirm()
     await quiet()
     assert answers(client) == {}
-    assert (len(node.relay.parts), max(node.relay.parts)) == (4, SLICE_ITEMS)
-    node.relay.make_ready()
+    assert (len(node.dispatcher.parts), max(node.dispatcher.parts)) == (4, SLICE_ITEMS)
+    node.dispatcher.make_ready()
     await quiet()
     assert answers(client) == {"r": list(MANY)}
     assert [message["topic"] for message in client.sent[1:-1]] == list(MANY), "their last values, in order"
@@ -704,7 +704,7 @@ async def test_an_unsubscribe_of_many_topics_is_done_in_parts_and_what_follows_w
     assert len(client.audiences) >= len(MANY) - 2 * SLICE_ITEMS
     await quiet()
     assert (answers(client)["u"], client._held, client.audiences) == ([], "", set())
-    assert not node.relay.heard
+    assert not node.dispatcher.heard
 
 
 @pytest.mark.parametrize("turns", range(1, 20))

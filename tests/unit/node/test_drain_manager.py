@@ -30,7 +30,7 @@ class Client:
         self.stage = next(stage for stage in ConnectionStage if stage is not ConnectionStage.OPEN)
 
 
-class Outbox:
+class FakeSender:
     """Hands each message to its client."""
 
     def send(self, connection: Any, event: Event) -> None:
@@ -42,7 +42,7 @@ class Node:
 
     def __init__(self, count: int, drain_seconds: float = 10) -> None:
         self.clients = [Client() for _ in range(count)]
-        self.drain_manager = DrainManager(cast(Any, self), cast(Any, Outbox()), drain_seconds=drain_seconds)
+        self.drain_manager = DrainManager(cast(Any, self), cast(Any, FakeSender()), drain_seconds=drain_seconds)
 
     def __iter__(self) -> Any:
         return iter([client for client in self.clients if client.stage is ConnectionStage.OPEN])

@@ -11,7 +11,7 @@ from gateway.cluster.presence_store import PresenceStore, parse_presence
 from gateway.core.presence_set import Member
 from gateway.node.reaper import BATCH_MEMBERS, REAP_AFTER_SECONDS, Reaper
 from tests.unit.cluster.test_registry import LEASE_MS, Node
-from tests.unit.memory_link import MemoryLink
+from tests.unit.memory_redis import MemoryRedis
 
 KEYS = Keys("", False)
 
@@ -20,12 +20,12 @@ class At:
     """A node that will die, and two that live."""
 
     def __init__(self) -> None:
-        self.redis = MemoryLink()
+        self.redis = MemoryRedis()
         self.dead, self.one, self.two = (Node(self.redis, node_id) for node_id in ("n0.a", "n1.b", "n2.c"))
         self.found = 0
         self.reapers = [
             Reaper(
-                self.redis.link, KEYS, node.registry, channel=lambda topic: f"ch:{topic}", found=self._found,
+                self.redis.client, KEYS, node.registry, channel=lambda topic: f"ch:{topic}", found=self._found,
                 now_ms=lambda: 7,
             )
             for node in (self.one, self.two)
@@ -41,7 +41,7 @@ class At:
         self.dead.topics[topic] = count
         self.dead.registry.touch_topic(topic)
         asyncio.run(self.dead.registry.flush())
-        presence_store = PresenceStore(self.redis.link, KEYS, "n0.a")
+        presence_store = PresenceStore(self.redis.client, KEYS, "n0.a")
         for at in range(0, count, 100):
             asyncio.run(presence_store.write(topic, "ch", people[at : at + 100], [], 0, drop_first=False))
         return [one.client_id for one in people]

@@ -18,24 +18,24 @@ from gateway.protocols.native.protocol import NATIVE, Native
 from gateway.protocols.protocol import ClientProtocol
 from gateway.transports.connection import ConnectionStage
 from gateway.transports.websocket import WebSocket
+from tests.unit.one_client_node import MemoryTransport, OneClientNode, broken, refuse
 from tests.unit.protocols import toy
 from tests.unit.protocols.toy import Toy
-from tests.unit.test_failing import House, Wire, broken, refuse
 
 TOY: ClientProtocol = Toy()
 
 
 class Client:
-    """A client that speaks `protocol` at `house`."""
+    """A client that speaks `protocol` at `node`."""
 
-    def __init__(self, house: House, protocol: ClientProtocol) -> None:
-        self.wire = Wire()
+    def __init__(self, node: OneClientNode, protocol: ClientProtocol) -> None:
+        self.wire = MemoryTransport()
         self.socket = WebSocket(Config(lambda: None, ws="none"), ServerState(), {})
         self.socket.connection_made(self.wire)
         assert self.socket._handshake is not None
         self.socket._handshake.cancel()
         self.socket.handshake_accepted(deflates=False)
-        house.connections.accept(self.socket, protocol, ANONYMOUS, "", "")
+        node.connections.accept(self.socket, protocol, ANONYMOUS, "", "")
 
     def say(self, text: str) -> list[str]:
         """The answers to it."""
@@ -51,33 +51,33 @@ class Client:
 
 
 @pytest.fixture
-async def house() -> House:
-    return House(broken(is_plain=lambda _: True, has_presence=lambda _: False), refuse)
+async def node() -> OneClientNode:
+    return OneClientNode(broken(is_plain=lambda _: True, has_presence=lambda _: False), refuse)
 
 
-def deliver(house: House, topic: str, data: object) -> None:
-    house.connections._hub.deliver(hub.topic_audience(topic), Delivered(message.pack(topic, data, {}, 0)))
-    house.connections._hub.flush()
+def deliver(node: OneClientNode, topic: str, data: object) -> None:
+    node.connections._hub.deliver(hub.topic_audience(topic), Delivered(message.pack(topic, data, {}, 0)))
+    node.connections._hub.flush()
 
 
-async def test_each_client_is_answered_in_its_own_protocol(house: House) -> None:
-    one, other = Client(house, TOY), Client(house, NATIVE)
+async def test_each_client_is_answered_in_its_own_protocol(node: OneClientNode) -> None:
+    one, other = Client(node, TOY), Client(node, NATIVE)
     assert one.received() == ["welcome"] and '"welcome"' in other.received()[0]
     assert one.say("ping") == ["pong"]
     assert one.say("subscribe chat") == ["subscribed chat"]
     assert '"operation":"subscribe"' in other.say('{"type":"SUBSCRIBE","topics":["chat"]}')[0]
     assert one.say("dance")[0].startswith(f"error {Toy.error_codes[ErrorReason.UNKNOWN_TYPE]} write: ")
-    assert house.metrics.errors.labels(str(Toy.error_codes[ErrorReason.UNKNOWN_TYPE])).value == 1
-    deliver(house, "chat", "hi")
+    assert node.metrics.errors.labels(str(Toy.error_codes[ErrorReason.UNKNOWN_TYPE])).value == 1
+    deliver(node, "chat", "hi")
     assert one.received() == ['message chat "hi"']
     assert '"data":"hi"' in other.received()[0]
-    house.connections.topic_gap("chat")
+    node.connections.topic_gap("chat")
     assert one.received() == ["gap chat"] and '"gap"' in other.received()[0]
     assert one.say("unsubscribe chat") == ["unsubscribed"]
 
 
 async def test_each_protocol_encodes_a_message_once_and_only_for_clients_of_its_own(
-    house: House, monkeypatch: pytest.MonkeyPatch
+    node: OneClientNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encoded: Counter[str] = Counter()
     for protocol in (Toy, Native):
@@ -87,28 +87,28 @@ async def test_each_protocol_encodes_a_message_once_and_only_for_clients_of_its_
             return encode(self, event)  # type: ignore[operator,no-any-return]
 
         monkeypatch.setattr(protocol, "encode_broadcast", count)
-    clients = [Client(house, protocol) for protocol in (TOY, TOY, TOY, NATIVE, NATIVE)]
+    clients = [Client(node, protocol) for protocol in (TOY, TOY, TOY, NATIVE, NATIVE)]
     for client in clients[:3]:
         client.say("subscribe chat")
         client.say("subscribe other")
     for client in clients[3:]:
         client.say('{"type":"SUBSCRIBE","topics":["chat"]}')
-    deliver(house, "chat", 1)
+    deliver(node, "chat", 1)
     assert encoded == {"toy": 1, "native": 1}
     assert all(len(client.received()) == 1 for client in clients)
-    deliver(house, "other", 2)
+    deliver(node, "other", 2)
     assert encoded == {"toy": 2, "native": 1}
 
 
-async def test_a_close_has_the_code_of_the_clients_protocol(house: House) -> None:
-    client = Client(house, TOY)
+async def test_a_close_has_the_code_of_the_clients_protocol(node: OneClientNode) -> None:
+    client = Client(node, TOY)
     client.received()
     client.socket.disconnect(CloseReason.NO_PONG, "no pong")
     [close] = frames.payloads(bytes(client.wire.written))
     assert frames.read_close(close) == (Toy.close_codes[CloseReason.NO_PONG], "no pong")
     assert client.socket.stage is ConnectionStage.CLOSING
     code = str(Toy.close_codes[CloseReason.NO_PONG])
-    assert house.metrics.closes.labels(code).value == 1
+    assert node.metrics.closes.labels(code).value == 1
 
 
 def test_it_takes_less_than_sixty_lines() -> None:

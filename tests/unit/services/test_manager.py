@@ -13,14 +13,14 @@ import pytest
 from gateway.broker.keys import Keys
 from gateway.core.service_records import MAX_SERVICES, RecordError
 from gateway.services.manager import Service, ServiceError, ServiceManager
-from tests.unit.memory_link import MemoryLink
+from tests.unit.memory_redis import MemoryRedis
 from tests.unit.virtual_time import in_virtual_time, later, quiet
 
 KEYS = Keys("", False)
 LEASE = 9.0
 
 
-class Redis(MemoryLink):
+class Redis(MemoryRedis):
     """Its clock is the loop's."""
 
     async def execute_each(self, commands: Any) -> list[Any]:
@@ -37,7 +37,7 @@ class At:
         self.hearing: int | None = 1
         self.events: list[str] = []
         self.manager = ServiceManager(
-            self.redis.link, KEYS, cast(Any, self), cast(Any, None), "host.1", lease_seconds=LEASE
+            self.redis.client, KEYS, cast(Any, self), cast(Any, None), "host.1", lease_seconds=LEASE
         )
 
     def subscribe(self, channels: list[str], callback: Any, _confirmed: Any) -> bool:

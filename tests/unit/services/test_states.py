@@ -20,7 +20,7 @@ from gateway.services.states import (
     ServiceStates,
     TooManyServices,
 )
-from tests.unit.memory_link import MemoryLink
+from tests.unit.memory_redis import MemoryRedis
 
 KEYS = Keys("", False)
 LEASE_MS = 10_000
@@ -30,8 +30,8 @@ class At:
     """States on an empty Redis."""
 
     def __init__(self) -> None:
-        self.redis = MemoryLink()
-        self.states = ServiceStates(self.redis.link, KEYS)
+        self.redis = MemoryRedis()
+        self.states = ServiceStates(self.redis.client, KEYS)
 
     def write(self, *reports: ServiceReport, **how: Any) -> list[Any]:
         return asyncio.run(self.states.write(reports, **how))

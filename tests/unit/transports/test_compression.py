@@ -23,7 +23,7 @@ from gateway.core import frames
 from gateway.core.frames import BINARY, CLOSE, DEFLATED, PING, PONG, TEXT, FrameError
 from gateway.transports.compression import MIN_BYTES, Compressor, deflate, inflate
 from tests.unit.core.test_frames import MANY, Message, in_chunks, parse, raw
-from tests.unit.test_failing import House, broken, refuse
+from tests.unit.one_client_node import OneClientNode, broken, refuse
 
 PRICES = orjson.dumps([{"symbol": f"TOKEN{at}", "price": at * 1.07, "change24h": at / 7} for at in range(40)])
 
@@ -228,17 +228,17 @@ def test_a_bomb_is_given_up_at_the_limit() -> None:
 
 
 async def test_what_waits_is_inflated_when_its_turn_comes() -> None:
-    house = House(broken(), refuse, deflates=True)
-    house.connection.hold("a test")
+    node = OneClientNode(broken(), refuse, deflates=True)
+    node.connection.hold("a test")
     stream = 200 * raw(0xC1, compressed(b'{"type":"ping","timestamp":' + b" " * 1_000_000 + b"1}"))
     with at_most(4 * len(stream)):
-        house.connection.data_received(stream)
+        node.connection.data_received(stream)
 
 
 async def test_a_compressed_message_is_answered_and_a_broken_one_closes_the_socket() -> None:
-    house = House(broken(), refuse, deflates=True)
-    house.connection.data_received(raw(0xC1, compressed(b'{"type":"ping","timestamp":7}')))
-    assert (await house.answers())[-1] == {"type": "pong", "timestamp": 7}
-    house.connection.data_received(raw(0xC1, compressed(b'{"type":"ping","timestamp":8}')[:-3]))
-    [(opcode, payload)] = frames.split(house.wire.written)
+    node = OneClientNode(broken(), refuse, deflates=True)
+    node.connection.data_received(raw(0xC1, compressed(b'{"type":"ping","timestamp":7}')))
+    assert (await node.answers())[-1] == {"type": "pong", "timestamp": 7}
+    node.connection.data_received(raw(0xC1, compressed(b'{"type":"ping","timestamp":8}')[:-3]))
+    [(opcode, payload)] = frames.split(node.wire.written)
     assert (opcode, frames.read_close(payload)[0]) == (CLOSE, 1007)

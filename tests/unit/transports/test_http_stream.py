@@ -19,7 +19,7 @@ from gateway.transports.http_stream import GATHER_SECONDS, HttpStream, HttpStrea
 from tests.unit.virtual_time import in_virtual_time, later, quiet
 
 
-class House:
+class FakeOwner:
     """An owner that notes what it is told."""
 
     max_message_bytes = 100
@@ -59,11 +59,11 @@ class Streamed:
     """A stream, its owner, and where it is found."""
 
     def __init__(self) -> None:
-        self.house = House()
+        self.owner = FakeOwner()
         self.all = HttpStreams()
         self.cuts = 0
         self.stream = HttpStream("sse", self.all, self._cut)
-        self.stream.open(self.house, "n.b.1", Session(cast(Any, None), ANONYMOUS), ClientInfo(0, "", ""), NATIVE)
+        self.stream.open(self.owner, "n.b.1", Session(cast(Any, None), ANONYMOUS), ClientInfo(0, "", ""), NATIVE)
 
     def _cut(self) -> None:
         self.cuts += 1
@@ -138,12 +138,12 @@ async def test_who_does_not_take_its_budgets_worth_is_refused() -> None:
     at = Streamed()
     await at.opened()
     assert at.stream.send(text("x" * 990))
-    assert at.house.grown == 0  # the first may be taken in a moment
+    assert at.owner.grown == 0  # the first may be taken in a moment
     assert at.stream.send(text("y" * 990))
-    assert at.house.grown > 990
+    assert at.owner.grown > 990
     assert not at.stream.send(text("z"))
     at.stream.abort(3008)
-    assert (at.house.ended, at.cuts, at.stream.held_bytes()) == ([3008], 1, 0)
+    assert (at.owner.ended, at.cuts, at.stream.held_bytes()) == ([3008], 1, 0)
     assert await at.texts() is None
 
 
@@ -154,7 +154,7 @@ async def test_a_close_is_the_last_that_is_taken() -> None:
     at.stream.send(text(1))
     at.stream.close(3001, "shutdown")
     at.stream.send(text(2))  # too late
-    assert at.house.ended == [3001]
+    assert at.owner.ended == [3001]
     assert await at.texts() == [1, {"type": "CLOSE", "code": 3001, "reason": "shutdown"}]
     assert await at.texts() is None
     await later(2 * CLOSE_SECONDS)
@@ -167,7 +167,7 @@ async def test_who_never_takes_its_close_is_cut() -> None:
     at = Streamed()
     at.stream.close(3001, "shutdown")
     await later(CLOSE_SECONDS + 1)
-    assert (at.house.ended, at.cuts, at.stream.stage) == ([3001], 1, ConnectionStage.CLOSED)
+    assert (at.owner.ended, at.cuts, at.stream.stage) == ([3001], 1, ConnectionStage.CLOSED)
 
 
 @in_virtual_time
@@ -210,17 +210,17 @@ async def test_what_it_says_waits_while_it_is_held_and_no_more_than_a_messages_w
     at.stream.post_received(b"1\n2")
     at.stream.hold("test")
     at.stream.post_received(b"3\n\n4\n")
-    assert at.house.heard == [b"1", b"2"]
+    assert at.owner.heard == [b"1", b"2"]
     assert not at.stream.is_silent(0.5, 1)  # it is we who do not listen
     at.stream.release("test")
-    assert at.house.heard == [b"1", b"2", b"3", b"4"]
+    assert at.owner.heard == [b"1", b"2", b"3", b"4"]
     at.stream.hold("test")
     at.stream.post_received(b"x" * 60)
-    assert at.house.ended == []
+    assert at.owner.ended == []
     at.stream.post_received(b"x" * 60 + b"\n5")
-    assert at.house.ended == [3013]
+    assert at.owner.ended == [3013]
     at.stream.release("test")
-    assert at.house.heard[-1] == b"4"
+    assert at.owner.heard[-1] == b"4"
     at.stream.abort(1006)
 
 
@@ -232,7 +232,7 @@ async def test_when_whoever_serves_it_goes_it_is_over() -> None:
     at.stream.post_received(b"1")
     at.stream.close(3001, "too late")
     assert at.stream.send(text(1))
-    assert (at.house.ended, at.house.heard, at.cuts) == ([1006], [], 0)
+    assert (at.owner.ended, at.owner.heard, at.cuts) == ([1006], [], 0)
 
 
 @in_virtual_time
@@ -241,6 +241,6 @@ async def test_a_command_of_the_opening_request_is_handled_once_and_before_the_c
     at.stream.hold("welcome")
     at.stream.receive_command(command)
     at.stream.post_received(b"one\ntwo")
-    assert (at.house.commands, at.house.heard) == ([], [])
+    assert (at.owner.commands, at.owner.heard) == ([], [])
     at.stream.release("welcome")
-    assert (at.house.commands, at.house.heard) == ([command], [b"one", b"two"])
+    assert (at.owner.commands, at.owner.heard) == ([command], [b"one", b"two"])

@@ -15,13 +15,13 @@ from uvicorn.server import ServerState
 
 from gateway.transports.connection import ConnectionOwner, ConnectionStage
 from gateway.transports.websocket import WebSocket
-from tests.unit.test_failing import Wire
+from tests.unit.one_client_node import MemoryTransport
 from tests.unit.transports.test_handshake import GOOD, request
 
 BUDGET = 1000
 
 
-class Pipe(Wire):
+class Pipe(MemoryTransport):
     """A transport of a real socket, that holds what it is given until it is told to `flush`."""
 
     def __init__(self, plain: socket.socket, *, tls: bool = False) -> None:
@@ -40,7 +40,7 @@ class Pipe(Wire):
         self.written = b""
 
 
-class Ledger:
+class FakeOwner:
     """An owner that notes what it is told."""
 
     client_buffer_bytes = BUDGET
@@ -56,7 +56,7 @@ class Ledger:
         self.ended.append(code)
 
 
-class Line:
+class SocketPair:
     """An open socket, its transport and its peer."""
 
     def __init__(self, *, tls: bool = False) -> None:
@@ -64,7 +64,7 @@ class Line:
         ours.setblocking(False)
         self.peer.setblocking(False)
         self.pipe = Pipe(ours, tls=tls)
-        self.owner = Ledger()
+        self.owner = FakeOwner()
         self.socket = WebSocket(Config(lambda: None, ws="none"), ServerState(), {})
         self.socket.connection_made(self.pipe)
         assert self.socket._handshake is not None
@@ -97,53 +97,53 @@ class Line:
 
 
 @pytest.fixture
-async def line(request: pytest.FixtureRequest) -> AsyncIterator[Line]:
-    made = Line(tls=getattr(request, "param", False))
+async def pair(request: pytest.FixtureRequest) -> AsyncIterator[SocketPair]:
+    made = SocketPair(tls=getattr(request, "param", False))
     yield made
     made.close()
 
 
-def test_what_the_kernel_takes_does_not_go_through_the_transport(line: Line) -> None:
-    assert line.socket.send(b"one ") and line.socket.send(b"two")
-    assert (line.heard(), line.pipe.written) == (b"one two", b"")
+def test_what_the_kernel_takes_does_not_go_through_the_transport(pair: SocketPair) -> None:
+    assert pair.socket.send(b"one ") and pair.socket.send(b"two")
+    assert (pair.heard(), pair.pipe.written) == (b"one two", b"")
 
 
-def test_what_the_transport_holds_goes_first(line: Line) -> None:
-    line.pipe.write(b"101 ")  # as the handshake's answer
-    assert line.socket.send(b"one ") and line.socket.send(b"two ")
-    assert line.heard() == b""
-    line.pipe.flush()
-    assert line.socket.send(b"three")
-    assert (line.heard(), line.pipe.written) == (b"101 one two three", b"")
+def test_what_the_transport_holds_goes_first(pair: SocketPair) -> None:
+    pair.pipe.write(b"101 ")  # as the handshake's answer
+    assert pair.socket.send(b"one ") and pair.socket.send(b"two ")
+    assert pair.heard() == b""
+    pair.pipe.flush()
+    assert pair.socket.send(b"three")
+    assert (pair.heard(), pair.pipe.written) == (b"101 one two three", b"")
 
 
-def test_what_the_kernel_does_not_take_waits_in_order(line: Line) -> None:
-    sent = line.fill()
-    assert line.socket.send(b"more ")  # though the peer may have made room by now
-    heard = line.heard()
-    assert line.socket.send(b"and more")
-    assert line.heard() == b""
-    line.pipe.flush()
-    assert heard + line.heard() == sent + b"more and more"
-    assert line.socket.send(b"!")
-    assert (line.heard(), line.pipe.written) == (b"!", b"")
+def test_what_the_kernel_does_not_take_waits_in_order(pair: SocketPair) -> None:
+    sent = pair.fill()
+    assert pair.socket.send(b"more ")  # though the peer may have made room by now
+    heard = pair.heard()
+    assert pair.socket.send(b"and more")
+    assert pair.heard() == b""
+    pair.pipe.flush()
+    assert heard + pair.heard() == sent + b"more and more"
+    assert pair.socket.send(b"!")
+    assert (pair.heard(), pair.pipe.written) == (b"!", b"")
 
 
-def test_who_does_not_read_is_refused_beyond_its_budget(line: Line) -> None:
-    line.fill()
-    line.pipe.written = b"x" * BUDGET
-    line.socket.pause_writing()
-    assert line.socket.send(b"y")
-    assert line.owner.held == 1
-    assert not line.socket.send(b"z")
-    assert line.pipe.written == b"x" * BUDGET + b"y"
+def test_who_does_not_read_is_refused_beyond_its_budget(pair: SocketPair) -> None:
+    pair.fill()
+    pair.pipe.written = b"x" * BUDGET
+    pair.socket.pause_writing()
+    assert pair.socket.send(b"y")
+    assert pair.owner.held == 1
+    assert not pair.socket.send(b"z")
+    assert pair.pipe.written == b"x" * BUDGET + b"y"
 
 
-def test_a_broken_line_is_left_to_the_transport(line: Line) -> None:
-    line.peer.close()
-    assert line.socket.send(b"lost")
-    assert line.pipe.written == b"lost"  # which meets the error, and says `connection_lost`
-    assert line.owner.ended == []
+def test_a_broken_line_is_left_to_the_transport(pair: SocketPair) -> None:
+    pair.peer.close()
+    assert pair.socket.send(b"lost")
+    assert pair.pipe.written == b"lost"  # which meets the error, and says `connection_lost`
+    assert pair.owner.ended == []
 
 
 async def test_what_comes_before_the_handshakes_answer_is_refused() -> None:
@@ -152,7 +152,7 @@ async def test_what_comes_before_the_handshakes_answer_is_refused() -> None:
     async def undecided(_scope: Scope, _receive: Receive, _send: Send) -> None:
         await asyncio.Event().wait()
 
-    config, wire = Config(undecided, ws="none", proxy_headers=False), Wire()
+    config, wire = Config(undecided, ws="none", proxy_headers=False), MemoryTransport()
     config.load()
     asked = WebSocket(config, ServerState(), {})
     asked.connection_made(wire)
@@ -165,21 +165,21 @@ async def test_what_comes_before_the_handshakes_answer_is_refused() -> None:
 
 
 @pytest.mark.parametrize("how", ["lost", "aborted"])
-def test_nothing_is_written_to_a_descriptor_that_may_be_anothers_by_now(line: Line, how: str) -> None:
-    assert line.socket.send(b"ours")
+def test_nothing_is_written_to_a_descriptor_that_may_be_anothers_by_now(pair: SocketPair, how: str) -> None:
+    assert pair.socket.send(b"ours")
     if how == "lost":
-        line.socket.connection_lost(None)
+        pair.socket.connection_lost(None)
     else:
-        line.socket.abort(1006)
-    assert line.socket.send(b" another's")
-    assert (line.heard(), line.pipe.written) == (b"ours", b"")
-    assert line.owner.ended == [1006]
+        pair.socket.abort(1006)
+    assert pair.socket.send(b" another's")
+    assert (pair.heard(), pair.pipe.written) == (b"ours", b"")
+    assert pair.owner.ended == [1006]
 
 
-@pytest.mark.parametrize("line", [True], indirect=True, ids=["tls"])
-def test_under_tls_all_goes_through_the_transport(line: Line) -> None:
-    assert line.socket.send(b"one ") and line.socket.send(b"two")
-    assert (line.heard(), line.pipe.written) == (b"", b"one two")
+@pytest.mark.parametrize("pair", [True], indirect=True, ids=["tls"])
+def test_under_tls_all_goes_through_the_transport(pair: SocketPair) -> None:
+    assert pair.socket.send(b"one ") and pair.socket.send(b"two")
+    assert (pair.heard(), pair.pipe.written) == (b"", b"one two")
 
 
 def test_in_order_and_whole_whatever_a_real_transport_holds_meanwhile() -> None:
@@ -188,7 +188,7 @@ def test_in_order_and_whole_whatever_a_real_transport_holds_meanwhile() -> None:
         ours, peer = socket.socketpair()
         with peer:
             peer.setblocking(False)
-            config, owner = Config(lambda: None, ws="none"), Ledger()
+            config, owner = Config(lambda: None, ws="none"), FakeOwner()
             owner.client_buffer_bytes = 1 << 30
             _, one = await loop.create_connection(lambda: WebSocket(config, ServerState(), {}), sock=ours)
             assert one._handshake is not None

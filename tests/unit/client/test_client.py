@@ -226,7 +226,7 @@ def test_any_message_is_a_sign_of_life() -> None:
 
 # ---- one logic: the browser client is held to the same table, by tests/node/logic.test.mjs
 
-LOGIC = json.loads((Path(__file__).parent.parent / "client_logic.json").read_text())
+LOGIC = json.loads((Path(__file__).parents[2] / "client_logic.json").read_text())
 
 
 @pytest.mark.parametrize("case", LOGIC["place"], ids=lambda case: case["name"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gateway.connections.manager import WARNING_SECONDS
 from gateway.core.identity import Identity
-from tests.unit.test_failing import House, broken, refuse
+from tests.unit.one_client_node import OneClientNode, broken, refuse
 from tests.unit.virtual_time import in_virtual_time
 
 LEEWAY_SECONDS = 5  # the default of GATEWAY_JWT_LEEWAY_SECONDS
@@ -13,16 +13,16 @@ ENDS = 1000
 
 @in_virtual_time
 async def test_it_is_told_thirty_seconds_before_once_and_closed_after_the_leeway() -> None:
-    house = House(broken(), refuse)
-    client = house.connection
+    node = OneClientNode(broken(), refuse)
+    client = node.connection
     client.session.identity = Identity("ann", "user", expires=ENDS + LEEWAY_SECONDS)
 
     def said_by(seconds: float) -> bytes:
         """What it is sent when its token is looked at then."""
-        before = len(house.wire.written)
-        house.now_ms = int(seconds * 1000)
-        house.connections.check_timeouts(client.last_received)
-        return house.wire.written[before:]
+        before = len(node.wire.written)
+        node.now_ms = int(seconds * 1000)
+        node.connections.check_timeouts(client.last_received)
+        return node.wire.written[before:]
 
     assert WARNING_SECONDS == 30
     assert said_by(ENDS - 31) == b""

@@ -15,7 +15,7 @@ from gateway.transports.connection import Connection, ConnectionStage
 from gateway.transports.http_stream import HttpStream
 from gateway.transports.websocket import WebSocket
 from tests.raw import frame
-from tests.unit.test_failing import House, Wire, broken
+from tests.unit.one_client_node import MemoryTransport, OneClientNode, broken
 
 SAID: list[dict[str, Any]] = [
     {"type": "SUBSCRIBE", "topics": ["a", "kept"], "requestId": "1"},
@@ -27,7 +27,7 @@ SAID: list[dict[str, Any]] = [
 ]
 
 
-class Breaking(Wire):
+class Breaking(MemoryTransport):
     """Ends the connection amid the write that comes after so many; `slow`: it takes nothing any more instead."""
 
     def __init__(self, writes: int, slow: bool) -> None:
@@ -60,18 +60,18 @@ def verify(token: str | None) -> Identity:
     return Identity(token, None, None)
 
 
-def house() -> House:
+def node() -> OneClientNode:
     left: list[Connection] = []
-    relay = broken(
+    dispatcher = broken(
         is_plain=lambda topic: topic != "kept", has_history=lambda _: False, has_presence=lambda _: False,
         snapshot=lambda _: b'{"type":"DATA"}', cancel_wait=lambda *_: None,
     )  # fmt: skip
-    found = House(relay, verify)
+    found = OneClientNode(dispatcher, verify)
     cast(Any, found.connections._admission).release = left.append
     return found
 
 
-def assert_no_trace(found: House, connection: Connection) -> None:
+def assert_no_trace(found: OneClientNode, connection: Connection) -> None:
     connections = found.connections
     assert connection.stage in (ConnectionStage.CLOSED, ConnectionStage.CLOSING)
     assert not list(connections._hub)
@@ -86,7 +86,7 @@ def assert_no_trace(found: House, connection: Connection) -> None:
 @pytest.mark.parametrize("slow", [False, True], ids=["it breaks", "it takes nothing"])
 @pytest.mark.parametrize("writes", range(9))
 async def test_a_socket_that_ends_amid_any_write(writes: int, slow: bool) -> None:
-    found = house()
+    found = node()
     found.connection.connection_lost(None)
     wire = Breaking(writes, slow)
     connection = wire.socket = WebSocket(Config(lambda: None, ws="none"), ServerState(), {})
@@ -103,7 +103,7 @@ async def test_a_socket_that_ends_amid_any_write(writes: int, slow: bool) -> Non
 
 @pytest.mark.parametrize("sends", range(9))
 async def test_an_event_stream_that_ends_amid_any_send(sends: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = house()
+    found = node()
     found.connection.connection_lost(None)
     stream = HttpStream("sse", found.connections.event_streams)
     send, left = HttpStream.send, iter(range(sends))

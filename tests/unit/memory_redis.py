@@ -19,7 +19,7 @@ from tests.simulation.redis_data import RedisError
 from tests.simulation.redis_server import RedisServer
 
 
-class MemoryLink:
+class MemoryRedis:
     """Its time, in ms, stands still until the test moves it."""
 
     def __init__(self) -> None:
@@ -36,7 +36,7 @@ class MemoryLink:
         self._scripts = RedisClient("redis://127.0.0.1:1", timeout_seconds=1, name="test", metrics=self.metrics)
 
     @property
-    def link(self) -> RedisClient:
+    def client(self) -> RedisClient:
         """Itself, to the code."""
         return cast(RedisClient, self)
 
