@@ -154,6 +154,10 @@ class DevCluster:
         if not self._keep:
             shutil.rmtree(self.folder, ignore_errors=True)
 
+    def pid(self, name: str) -> int:
+        """The process id of ``redis``, ``node1``, ``node2`` …, for tests that disturb it."""
+        return self._processes[name].pid
+
     def log_file(self, name: str) -> Path:
         """The log of a process: ``redis``, ``node1``, ``node2`` …"""
         return self.folder / f"{name}.log"

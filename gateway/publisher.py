@@ -3,46 +3,77 @@
     async with Publisher("redis://127.0.0.1:6379/0") as publisher:
         await publisher.publish("contest", {"leader": "ann"})
 
-It does the same as `POST /api/publish`: it numbers messages with history, stores snapshots and publishes on aliases. It
-reads the rules from Redis, where the nodes write them.
+Programs without an event loop use `gateway.sync_publisher.SyncPublisher`. Both do the same as `POST /api/publish`: they
+number messages with history, store snapshots and publish on aliases. They read the rules from Redis, where the nodes
+write them.
+
+If Redis does not confirm, the outcome is unknown. On topics with history the publisher then publishes again, with the
+same idempotency key, so that subscribers receive the message once. On other topics it raises `Unavailable`.
+
+Its parts load slowly, above all asyncio and redis-py. They are imported when they are needed, so that a program that
+may not publish starts fast.
 """
 
 from __future__ import annotations
 
-import asyncio
-import secrets
-import socket
-import time
-from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from types import TracebackType
-from typing import Any, Final, Self
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final, Self
 
-from gateway.broker.client import RedisClient, Unavailable, Unconfirmed
-from gateway.broker.keys import Keys
-from gateway.core.errors import ProtocolError
-from gateway.core.position import Position
-from gateway.core.publication import Publication, refuse_reserved
-from gateway.delivery.publisher import MAX_MESSAGE_BYTES, MessagePublisher, PublicationTooLarge
-from gateway.metrics import Metrics
+from gateway.broker.failures import Unavailable, Unconfirmed
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Mapping, Sequence
+    from types import TracebackType
+
+    from gateway.broker.client import RedisClient
+    from gateway.core.errors import ProtocolError
+    from gateway.core.position import Position
+    from gateway.core.publication import Publication, PublicationTooLarge
+    from gateway.delivery.publisher import MessagePublisher
+
+# Names that are loaded at their first use (PEP 562), and their modules.
+_LAZY: Final = {
+    "Position": "gateway.core.position", "ProtocolError": "gateway.core.errors",
+    "PublicationTooLarge": "gateway.core.publication",
+}  # fmt: skip
 
 TIMEOUT_SECONDS: Final = 2.0
+RETRY_SECONDS: Final = 5.0
+# The pause before a retry is random between 0 and a bound, which doubles from the first to the second of these.
+PAUSE_SECONDS: Final = 0.05
+MAX_PAUSE_SECONDS: Final = 1.0
 
 
 class Publisher:
-    """A publisher on the Redis at `url`, used with ``async with``. `namespace`: as the nodes have it.
+    """A publisher on the Redis at `url`, used with ``async with``.
 
-    Redis may be unreachable when the context is entered; the publisher connects when it is needed.
+    Redis may be unreachable when the context is entered; the publisher connects when it is needed. Calls from several
+    tasks share a round trip.
+
+    Args:
+        url: The URL of Redis, as the nodes have it.
+        namespace: As the nodes have it.
+        timeout_seconds: Deadline of a round trip.
+        retry_seconds: How long a publish on topics with history is retried. 0: not at all; messages then need no
+            idempotency key, of which Redis keeps each for five minutes (about 150 bytes).
+
+    Raises:
+        UrlError: `url` is not a Redis URL.
     """
 
-    def __init__(self, url: str, *, namespace: str = "gw:", timeout_seconds: float = TIMEOUT_SECONDS) -> None:
-        metrics = Metrics()
-        name = f"publisher-{socket.gethostname()[:64]}-{secrets.token_hex(4)}"
-        self._redis = RedisClient(url, timeout_seconds=timeout_seconds, name=name, metrics=metrics)
-        keys = Keys(namespace, self._redis.sharded)
-        self._publisher = MessagePublisher(
-            self._redis, keys, None, metrics, max_message_bytes=MAX_MESSAGE_BYTES, now=time.time
-        )
+    def __init__(
+        self, url: str, *, namespace: str = "gw:", timeout_seconds: float = TIMEOUT_SECONDS,
+        retry_seconds: float = RETRY_SECONDS,
+    ) -> None:  # fmt: skip
+        check_url(url)
+        self._url = url
+        self._namespace = namespace
+        self._timeout = timeout_seconds
+        self._retry = retry_seconds
+        self._redis: RedisClient | None = None  # while it is open
+        self._publisher: MessagePublisher | None = None
         self._sender: asyncio.Task[None] | None = None
 
     async def publish(self, topic: str, data: Any, **more: Any) -> Position | None:
@@ -60,28 +91,95 @@ class Publisher:
         Raises:
             ProtocolError: A message is invalid, its topic is reserved for the gateway, or it has an idempotency key
                 with `to` or on a topic without history; nothing was published.
-            TooLarge: A message is larger than 1 MiB; nothing was published.
+            PublicationTooLarge: A message is larger than 1 MiB; nothing was published.
             Unavailable: Redis did not confirm in time, or has no topic rules; the outcome is unknown. On a topic with
-                history it is safe to retry with the same `idempotencyKey`.
+                history it is safe to publish again with the same `idempotencyKey`.
         """
-        assert self._sender is not None, "the publisher is not open: use async with Publisher(…) as publisher"
-        publications = [Publication.of_python(message) for message in messages]
-        for publication in publications:
-            refuse_reserved(publication.topic)
-        return await self._publisher.publish(publications)
+        return await self.publish_publications(read_messages(messages))
+
+    async def publish_publications(self, publications: Sequence[Publication]) -> list[Position | None]:
+        """As `publish_all`, for messages that `read_messages` has read."""
+        import asyncio
+        import random
+
+        assert self._publisher is not None, "the publisher is not open: use async with Publisher(…) as publisher"
+        loop = asyncio.get_running_loop()
+        deadline, bound = loop.time() + self._retry, PAUSE_SECONDS
+        keyed: list[Publication] | None = None  # the keys are made once
+        while True:
+            try:
+                if keyed is None:
+                    keyed = list(publications) if not self._retry else await self._publisher.with_keys(publications)
+                return await self._publisher.publish(keyed)
+            except Unavailable:
+                pause = random.uniform(0, bound)
+                may_repeat = keyed is None or all(map(self._publisher.is_repeatable, keyed))
+                if not may_repeat or loop.time() + pause >= deadline:
+                    raise
+            bound = min(2 * bound, MAX_PAUSE_SECONDS)
+            await asyncio.sleep(pause)
 
     async def __aenter__(self) -> Self:
-        self._sender = asyncio.get_running_loop().create_task(self._redis.run(), name="publisher")
+        import asyncio
+        import secrets
+        import socket
+        import time
+
+        from gateway.broker.client import RedisClient
+        from gateway.broker.keys import Keys
+        from gateway.delivery.publisher import MAX_MESSAGE_BYTES, MessagePublisher
+        from gateway.metrics import Metrics
+
+        metrics = Metrics()
+        name = f"publisher-{socket.gethostname()[:64]}-{secrets.token_hex(4)}"
+        self._redis = redis = RedisClient(self._url, timeout_seconds=self._timeout, name=name, metrics=metrics)
+        keys = Keys(self._namespace, redis.sharded)
+        self._publisher = MessagePublisher(
+            redis, keys, None, metrics, max_message_bytes=MAX_MESSAGE_BYTES, now=time.time
+        )
+        self._sender = asyncio.get_running_loop().create_task(redis.run(), name="publisher")
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
     ) -> None:
-        assert self._sender is not None
+        import asyncio
+
+        assert self._sender is not None and self._redis is not None
+        self._publisher = None
         self._sender.cancel()
         with suppress(asyncio.CancelledError):
             await self._sender
         await self._redis.close()
 
 
-__all__ = ["Position", "ProtocolError", "PublicationTooLarge", "Publisher", "Unavailable", "Unconfirmed"]
+def check_url(url: str) -> None:
+    """Raise UrlError if `url` is not a Redis URL."""
+    from gateway.core.urls import parse_redis
+
+    parse_redis(url)
+
+
+def read_messages(messages: Sequence[Mapping[str, Any]]) -> list[Publication]:
+    """The publications of `messages`.
+
+    Raises:
+        ProtocolError: A message is invalid, or its topic is reserved for the gateway.
+    """
+    from gateway.core.publication import Publication, refuse_reserved
+
+    publications = [Publication.of_python(message) for message in messages]
+    for publication in publications:
+        refuse_reserved(publication.topic)
+    return publications
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_LAZY[name]), name)
+
+
+__all__ = [
+    "Position", "ProtocolError", "PublicationTooLarge", "Publisher", "Unavailable", "Unconfirmed",
+]  # fmt: skip

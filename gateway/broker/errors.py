@@ -1,4 +1,4 @@
-"""Commands to Redis, and the errors that they can end with."""
+"""Commands to Redis, and what errors of Redis and of the connection mean."""
 
 from __future__ import annotations
 
@@ -11,6 +11,14 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from gateway.broker.failures import ERROR_CODES as ERROR_CODES
+from gateway.broker.failures import CommandRefused as CommandRefused
+from gateway.broker.failures import Impaired as Impaired
+from gateway.broker.failures import Unavailable as Unavailable
+from gateway.broker.failures import Unconfirmed as Unconfirmed
+from gateway.broker.failures import WrongServer as WrongServer
+from gateway.broker.failures import WrongType as WrongType
+
 # Errors of Redis and of the connection to it. `TimeoutError` is an `OSError`.
 REDIS_ERRORS: Final = (RedisError, OSError)
 
@@ -18,46 +26,6 @@ RedisCommand = tuple[Any, ...]  # a Redis command and its arguments, the last of
 T = TypeVar("T")
 
 
-class Unavailable(Exception):
-    """Redis did not execute the command, or did not confirm it in time, so that its effect is unknown."""
-
-
-class Unconfirmed(Unavailable):
-    """Redis executed the command, but too few replicas confirmed it: if this Redis fails now, the change is lost."""
-
-
-class CommandRefused(Unavailable):
-    """Redis rejected this command with an error. Other commands on the same connection are not affected."""
-
-
-class WrongType(CommandRefused):
-    """A key has another type than the command expects: another program has written it."""
-
-
-class Impaired(CommandRefused):
-    """The command would fail on every node: Redis rejects writes, or no server has the slot. The node stays ready."""
-
-
-class WrongServer(CommandRefused):
-    """The server is not the master. The node closes its connections and resolves its name again."""
-
-
-# Redis error codes: the kind of failure, and a sentence for publishers and operators. Codes that are not listed concern
-# one command only. MOVED, ASK and TRYAGAIN are followed (link.py, lane.py) and never arrive here.
-ERROR_CODES: Final[dict[str, tuple[type[CommandRefused], str]]] = {
-    "READONLY": (WrongServer, "the server is a replica, not the master"),
-    "MASTERDOWN": (WrongServer, "the server is a replica that has lost its master"),
-    "OOM": (Impaired, "Redis refuses writes, because its memory is full"),
-    "MISCONF": (Impaired, "Redis refuses writes, because it cannot write to its disk"),
-    "NOREPLICAS": (Impaired, "Redis refuses writes, because too few replicas are connected"),
-    "CLUSTERDOWN": (Impaired, "the Redis Cluster has no server for this slot"),
-    "LOADING": (CommandRefused, "Redis is loading its data"),
-    "BUSY": (CommandRefused, "Redis is busy with a script"),
-    "UNKILLABLE": (CommandRefused, "Redis is busy with a script"),
-    "NOAUTH": (CommandRefused, "Redis asks for a password: put it into the Redis URL"),
-    "WRONGPASS": (CommandRefused, "Redis refuses the user or password of the Redis URL"),
-    "NOPERM": (CommandRefused, "the user of the Redis URL lacks a permission, which ACL LOG names"),
-}
 # The code begins the answer; within a script of Redis 6 and in an aborted EXEC it follows.
 _ERROR_CODE: Final = re.compile(rf"(?:^|because of: |: -)({'|'.join(ERROR_CODES)})(?= |$)")
 

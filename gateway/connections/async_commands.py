@@ -16,9 +16,8 @@ from gateway.core.effects import AskBackend, Findings, RefreshKeys
 from gateway.core.errors import ErrorReason, ProtocolError
 from gateway.core.events import Answer, Published
 from gateway.core.json_text import RequestId
-from gateway.core.publication import Publication
+from gateway.core.publication import Publication, PublicationTooLarge
 from gateway.delivery.dispatcher import Dispatcher
-from gateway.delivery.publisher import PublicationTooLarge
 from gateway.delivery.sender import Sender
 from gateway.metrics import Metrics
 from gateway.transports.connection import Connection

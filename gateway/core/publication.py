@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from gateway.core import topic_rules
 from gateway.core.errors import ErrorReason, ProtocolError
-from gateway.core.json_text import Json, RequestId, dumps
+from gateway.core.json_text import Json, RequestId, dumps, loads
 from gateway.core.names import MAX_NAME_LENGTH, is_name, quoted
 
 _FIELDS: Final = frozenset({"topic", "data", "action", "subtype", "priority", "to", "except", "idempotencyKey"})
 
 _IDEMPOTENCY_KEY: Final = re.compile(r"[A-Za-z0-9_.:\-]+")
 _CLIENT_ID: Final = re.compile(r"[A-Za-z0-9_.\-]+")  # it becomes part of a header line in Redis pub/sub
+
+
+class PublicationTooLarge(ValueError):
+    """The message is over the size limit, so no node would deliver it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +73,11 @@ class Publication:
         except ValueError as error:
             raise ProtocolError(ErrorReason.DATA_REFUSED, str(error)) from None
         return cls.of_item(dict(item))
+
+
+def copied(publication: Publication) -> Publication:
+    """`publication` with a copy of its data, which later changes of the caller's objects do not reach."""
+    return replace(publication, data=loads(dumps(publication.data)))
 
 
 def refuse_key(topic: str) -> ProtocolError:

@@ -26,12 +26,12 @@ from gateway.core.events import Delivered
 from gateway.core.events import History as HistoryPage
 from gateway.core.hub import Hub
 from gateway.core.position import Position
-from gateway.core.publication import Publication
+from gateway.core.publication import Publication, PublicationTooLarge
 from gateway.core.stream_position import StreamEntry
 from gateway.core.topic_rules import TopicRules, is_reserved
 from gateway.delivery.conflation import Conflation
 from gateway.delivery.presence import MAX_LISTED, PresenceTracker, member_json
-from gateway.delivery.publisher import MessagePublisher, PublicationTooLarge
+from gateway.delivery.publisher import MessagePublisher
 from gateway.delivery.recovery import Recovery
 from gateway.logging import RateLimitedLog, logger
 from gateway.metrics import Metrics

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import math
+import secrets
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from gateway.broker import rows
@@ -20,7 +22,7 @@ from gateway.broker.keys import Keys, node_of
 from gateway.broker.snapshots import Snapshots
 from gateway.core import hub, message, topic_rules
 from gateway.core.position import Position
-from gateway.core.publication import Publication, refuse_key
+from gateway.core.publication import Publication, PublicationTooLarge, refuse_key
 from gateway.core.topic_rules import RulesError, TopicRules
 from gateway.metrics import Metrics
 
@@ -31,10 +33,6 @@ RULES_LIFE_SECONDS: Final = 86_400  # TTL of the rules in Redis; nodes write the
 ENCODED_BYTES: Final = 44  # what the native protocol adds to a body: clients receive no longer messages than the limit
 MARGIN_BYTES: Final = 256  # room for the position that is added to the body, and for the overhead of an entry
 MESSAGE_BYTES: Final = 1024  # overhead of a stored message: its entry and the other rows of the topic
-
-
-class PublicationTooLarge(ValueError):
-    """The message is over the size limit, so no node would deliver it."""
 
 
 class MessagePublisher:
@@ -50,6 +48,7 @@ class MessagePublisher:
         self._redis = redis
         self._rules = rules or TopicRules(())
         self._rules_due = -math.inf if rules is None else math.inf  # loop time of the next read of the rules
+        self._reading: asyncio.Task[None] | None = None  # reads the rules
         self._keys = keys
         self._metrics = metrics
         self._max_bytes = max_message_bytes
@@ -108,6 +107,26 @@ class MessagePublisher:
         self._metrics.publishes.labels("ok").inc(len(publications))
         return [_position(answers[at]) for at in answer_indices]
 
+    async def with_keys(self, publications: Sequence[Publication]) -> list[Publication]:
+        """`publications`, each with an idempotency key if that makes it safe to publish it again.
+
+        Raises:
+            Unavailable: Redis did not answer, or has no topic rules.
+        """
+        await self._read_rules()
+        return [
+            replace(one, key=secrets.token_hex(16)) if one.key is None and self._keeps_all(one) else one
+            for one in publications
+        ]
+
+    def is_repeatable(self, publication: Publication) -> bool:
+        """Whether a second publish of `publication` has no effect, since Redis finds its key on each of its topics."""
+        return publication.key is not None and self._keeps_all(publication)
+
+    def _keeps_all(self, publication: Publication) -> bool:
+        """Whether the topic and all of its aliases have history."""
+        return publication.to is None and all(self._rules.of(name).history for name in self._names(publication))
+
     def storage_cost(self, publication: Publication) -> tuple[int, list[str]]:
         """About how many bytes Redis stores for `publication` (0: none), and the keys of the streams it is added to."""
         size, streams = 0, []
@@ -130,9 +149,19 @@ class MessagePublisher:
         await self._redis.execute("SET", self._keys.rules, self._rules.text, "EX", RULES_LIFE_SECONDS)
 
     async def _read_rules(self) -> None:
-        now = asyncio.get_running_loop().time()
-        if now < self._rules_due:
+        """Read the rules if it is time. Calls at the same time share one read, and go on in their order."""
+        loop = asyncio.get_running_loop()
+        if loop.time() < self._rules_due:
             return
+        if self._reading is None:
+            self._reading = loop.create_task(self._read_rules_now(loop.time()))
+            self._reading.add_done_callback(self._end_reading)
+        await asyncio.shield(self._reading)
+
+    def _end_reading(self, _: asyncio.Task[None]) -> None:
+        self._reading = None
+
+    async def _read_rules_now(self, now: float) -> None:
         try:
             text = await self._redis.execute("GETRANGE", self._keys.rules, 0, MAX_RULES_BYTES)
             if text:

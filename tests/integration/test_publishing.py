@@ -23,11 +23,11 @@ from tests.processes import clean_environment
 DOCUMENT = ROOT / "docs" / "publishing.md"
 
 
-def example(language: str) -> str:
-    """The page's one example in this language."""
-    [code] = re.findall(rf"^```{language}\n(.*?)^```$", DOCUMENT.read_text(), re.MULTILINE | re.DOTALL)
-    assert isinstance(code, str)
-    return code
+def example(language: str, at: int = 0) -> str:
+    """One of the page's examples in this language."""
+    codes = re.findall(rf"^```{language}\n(.*?)^```$", DOCUMENT.read_text(), re.MULTILINE | re.DOTALL)
+    assert len(codes) == (2 if language == "python" else 1)
+    return str(codes[at])
 
 
 async def run(*command: str, folder: Path, **env: str) -> str:
@@ -82,6 +82,17 @@ async def test_python(cluster: Callable[..., Cluster], connect: Connect, redis: 
     await heard_once(hearers, "contest", [{"leader": "bob"}])
     assert hearers[0].heard(topic="contest")[-1]["action"] == "LEADER"
     await heard_once(hearers, "token:price:ABC", [41, 42])
+
+
+async def test_python_without_an_event_loop(
+    cluster: Callable[..., Cluster], connect: Connect, redis: Redis, folder: Path
+) -> None:
+    nodes = cluster(2)
+    hearers = await two_hearers(nodes, connect, "contest")
+    (folder / "publish.py").write_text(example("python", 1))
+    printed = await run(sys.executable, "publish.py", folder=folder, REDIS_URL=redis.url)
+    assert re.fullmatch(r"(\[Position\(epoch='\w+', offset=[234], mark=\d+\)\]\n){3}", printed)
+    await heard_once(hearers, "contest", [{"leader": "dan"}, *({"round": number} for number in range(3))])
 
 
 async def test_node_js(cluster: Callable[..., Cluster], connect: Connect, redis: Redis, folder: Path) -> None:

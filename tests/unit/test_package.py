@@ -58,14 +58,19 @@ def test_the_constraints_hold_every_package_of_a_node_and_no_address() -> None:
     assert {name.lower() for name in _names(PROJECT["optional-dependencies"]["server"])} <= held
 
 
-@pytest.mark.parametrize("module", ["gateway.client"])
+@pytest.mark.parametrize("module", ["gateway.client", "gateway.publisher", "gateway.sync_publisher"])
 def test_an_import_takes_less_than_80_ms_of_cpu(module: str) -> None:
     code = f"import time; began = time.process_time(); import {module}; print(time.process_time() - began)"
     assert statistics.median(float(_python(code)) for _ in range(5)) * 1000 < IMPORT_MS
 
 
 @pytest.mark.parametrize(
-    "statement", ["from gateway.client import Gateway", "from gateway.publisher import Publisher, Unavailable"]
+    "statement",
+    [
+        "from gateway.client import Gateway",
+        "from gateway.publisher import Publisher, ProtocolError, Unavailable",
+        "from gateway.sync_publisher import SyncPublisher",
+    ],
 )
 def test_publishers_and_clients_load_nothing_of_a_node(statement: str) -> None:
     loaded = _python(f"import sys\n{statement}\nprint(*{{name.partition('.')[0] for name in sys.modules}})")

@@ -8,8 +8,7 @@ from starlette.requests import Request
 
 from gateway.core.errors import ProtocolError
 from gateway.core.identity import ROLES
-from gateway.core.publication import Publication, refuse_reserved
-from gateway.delivery.publisher import PublicationTooLarge
+from gateway.core.publication import Publication, PublicationTooLarge, refuse_reserved
 from gateway.http.api.openapi import (
     CLIENT_ID,
     COUNT,

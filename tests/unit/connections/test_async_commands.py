@@ -17,8 +17,7 @@ from gateway.core.commands import Request
 from gateway.core.errors import ErrorReason, ProtocolError
 from gateway.core.events import History, Published
 from gateway.core.position import Position
-from gateway.core.publication import Publication
-from gateway.delivery.publisher import PublicationTooLarge
+from gateway.core.publication import Publication, PublicationTooLarge
 from gateway.metrics import Metrics
 
 

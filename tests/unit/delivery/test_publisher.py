@@ -13,14 +13,13 @@ from gateway.broker.fence import Fence, Fenced
 from gateway.broker.keys import Keys
 from gateway.core import topic_rules
 from gateway.core.errors import ProtocolError
-from gateway.core.publication import Publication
+from gateway.core.publication import Publication, PublicationTooLarge
 from gateway.delivery.publisher import (
     MARGIN_BYTES,
     MESSAGE_BYTES,
     RULES_LIFE_SECONDS,
     RULES_SECONDS,
     MessagePublisher,
-    PublicationTooLarge,
 )
 from tests.unit.memory_redis import MemoryRedis
 from tests.unit.virtual_time import in_virtual_time
@@ -165,6 +164,20 @@ async def test_a_program_without_rules_reads_those_of_the_nodes_and_again_after_
     await at.publish(Publication("kept", 1))
     await asyncio.sleep(RULES_SECONDS)
     assert await at.publish(Publication("kept", 1)) == [None]
+
+
+@in_virtual_time
+async def test_only_publications_that_redis_recognizes_on_all_their_topics_get_a_key() -> None:
+    at = At()
+    own = Publication("kept", 1, key="mine")
+    others = [Publication("kept", 1), Publication("both", 1), Publication("last", 1), Publication("plain", 1)]
+    keyed = await at.publisher.with_keys([own, *others, Publication("kept", 1, to=("user", "ann"))])
+    assert [one.key is not None for one in keyed] == [True, True, True, False, False, False]
+    assert keyed[0].key == "mine" and keyed[1].key != keyed[2].key
+    assert [at.publisher.is_repeatable(one) for one in keyed] == [True, True, True, False, False, False]
+    assert not at.publisher.is_repeatable(Publication("kept", 1))
+    assert await at.publish(keyed[1]) == await at.publish(keyed[1])
+    assert len(at.told()) == 1
 
 
 def test_what_a_publish_keeps_is_counted_by_copies() -> None:
