@@ -1,0 +1,1 @@
+"""Integrations with web frameworks. Each needs its framework, which the package does not install."""
