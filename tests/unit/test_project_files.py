@@ -10,7 +10,7 @@ import yaml
 
 from tests.cluster import ROOT
 
-PAGES = ["README.md", "SECURITY.md", "CODE_OF_CONDUCT.md"]
+PAGES = ["README.md", "CONTRIBUTING.md", "SECURITY.md", "CODE_OF_CONDUCT.md"]
 
 
 def _yaml(path: str) -> Any:
@@ -42,3 +42,29 @@ def test_the_hooks_run_the_tools_of_make_lint_and_types() -> None:
 def test_each_page_links_only_to_files_that_exist(page: str) -> None:
     links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", (ROOT / page).read_text())
     assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_each_file_that_contributing_names_exists() -> None:
+    named = re.findall(r"`((?:gateway|tests|docs|haproxy|chaos)/[^` ]*)`", (ROOT / "CONTRIBUTING.md").read_text())
+    assert len(named) > 30
+    assert [path for path in named if not (ROOT / path).exists()] == []
+
+
+def test_contributing_finds_each_rule_in_a_file_that_has_it() -> None:
+    page = (ROOT / "CONTRIBUTING.md").read_text()
+    for question, word in {
+        "the limit on subscriptions per second": "count_topics",
+        "the close code of a slow client": "3008",
+        "who may subscribe": "Need",
+        "the replay after a reconnect": "gap",
+        "the JSON of DATA": '"type":"DATA"',
+        "Redis pipelining": "class Pipelines",
+        "the back-off of pub/sub reconnects": "RETRY_BASE_SECONDS",
+        "reaping of dead nodes": "reap",
+        "readiness": "unready_reasons",
+        "connections per user": "class ConnectionLimits",
+        "the HAProxy cookie on a rebalance": "cookie",
+        "a new protocol": "PROTOCOLS",
+    }.items():
+        [file] = re.findall(rf"^\| {question} \| `([^`]+)`", page, re.MULTILINE)
+        assert word in (ROOT / file).read_text(), f"{question}: {file} has no {word}"
