@@ -118,7 +118,7 @@ class Backend:
         """GET `target`: a path with its query, both percent-encoded, appended to the back end's URL.
 
         Raises:
-            BackendAway: The back end was not reached.
+            BackendUnreachable: The back end was not reached.
             BackendError: The back end gave no valid answer.
         """
         return await self._call("GET", target, None, retry=True)
@@ -127,7 +127,7 @@ class Backend:
         """POST `document`; `idempotent`: the call may be retried.
 
         Raises:
-            BackendAway: The back end was not reached.
+            BackendUnreachable: The back end was not reached.
             BackendError: The back end gave no valid answer; it may have executed the call.
         """
         return await self._call("POST", path, orjson.dumps(document), retry=idempotent)

@@ -1,7 +1,7 @@
 """Structured logs: one JSON line per event on standard output, from this package, uvicorn and all libraries.
 
 In a program that only publishes, which does not call `configure`, events go to the logger ``gateway`` of `logging`.
-Logging never raises and never blocks: `configure` starts a thread that writes the lines (logwriter.py). A line that
+Logging never raises and never blocks: `configure` starts a thread that writes the lines (line_writer.py). A line that
 cannot be encoded or written is dropped and counted (`gateway_log_lines_dropped_total`).
 """
 

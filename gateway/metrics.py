@@ -115,7 +115,7 @@ class Metrics:
     ) -> None:  # fmt: skip
         """Register functions that are read at each scrape: `operations` returns the services of this node with their
         operations and failures, `instances` the number of instances in the cluster by service and status. Both return
-        at most `records.MAX_SERVICES` services.
+        at most `service_records.MAX_SERVICES` services.
         """
         from gateway.exposition import Services
 

@@ -109,7 +109,7 @@ def new(name: str, scopes: Iterable[str]) -> tuple[str, str]:
     """Make a new key. Returns the key, and the TOML table to add to the file of keys so that nodes accept it.
 
     Raises:
-        KeysError: The name or a scope is invalid.
+        ApiKeysError: The name or a scope is invalid.
     """
     secret = PREFIX + secrets.token_urlsafe(32)
     table: dict[str, Any] = {
@@ -124,7 +124,7 @@ def load(settings: Settings) -> ApiKeys:
     """Load the keys of `settings`: GATEWAY_API_KEY, which has all scopes, and those in the file GATEWAY_API_KEYS.
 
     Raises:
-        KeysError: The file cannot be read, or is invalid.
+        ApiKeysError: The file cannot be read, or is invalid.
     """
     keys = []
     if settings.api_key:
@@ -142,7 +142,7 @@ def parse(text: str, file: str) -> list[ApiKey]:
     """Parse a file of keys: TOML with one ``[[key]]`` table per key. `file` is its name for error messages.
 
     Raises:
-        KeysError: `text` is not TOML, or a key is invalid.
+        ApiKeysError: `text` is not TOML, or a key is invalid.
     """
     try:
         document = tomllib.loads(text)

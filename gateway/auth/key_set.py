@@ -89,7 +89,7 @@ def from_secret(secret: str, name: str) -> Key:
     """The key for a shared `secret`. `name` is its name for error messages.
 
     Raises:
-        KeyFault: `secret` is the text of a public key, which is not secret.
+        InvalidKey: `secret` is the text of a public key, which is not secret.
     """
     try:
         HMACAlgorithm(HMACAlgorithm.SHA256).prepare_key(secret)
@@ -104,7 +104,7 @@ def from_pem(file: str) -> list[Key]:
     """The public keys in a PEM file.
 
     Raises:
-        KeyFault: The file cannot be read, or holds anything else.
+        InvalidKey: The file cannot be read, or holds anything else.
     """
     try:
         text = Path(file).read_text()
@@ -127,7 +127,7 @@ def from_jwks(document: Any) -> list[Key]:
     """The keys in a JWKS document (RFC 7517) that can verify tokens. Other keys are ignored, as the RFC says.
 
     Raises:
-        KeyFault: The document is invalid, has too many keys, or has no key that can verify tokens.
+        InvalidKey: The document is invalid, has too many keys, or has no key that can verify tokens.
     """
     found = document.get("keys") if isinstance(document, dict) else None
     if not isinstance(found, list) or len(found) > MAX_KEYS:
@@ -191,7 +191,7 @@ def load(settings: Settings) -> KeySet:
     """Load the keys in `settings`. This does not ask the key server.
 
     Raises:
-        KeyFault: A key cannot be used.
+        InvalidKey: A key cannot be used.
     """
     given = [
         from_secret(secret, f"GATEWAY_{name}")

@@ -83,7 +83,7 @@ class RevocationStore:
 
         Raises:
             ValueError: `name` is invalid.
-            Full: The limit of revocations is reached.
+            TooManyRevocations: The limit of revocations is reached.
             Unavailable: Redis did not confirm.
         """
         revocation = parse({"kind": kind, "name": name, "until": until, "before": 0})

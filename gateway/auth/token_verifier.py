@@ -38,7 +38,7 @@ class TokenVerifier:
     ``topics`` and cannot be used to log in.
 
     Args:
-        keyring: The keys that may have signed a token.
+        key_set: The keys that may have signed a token.
         audience: The required ``aud``; empty: none.
         issuer: The required ``iss``; empty: none.
         leeway_seconds: How long a token is accepted after its expiry, and before its ``nbf``.

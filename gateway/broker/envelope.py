@@ -70,7 +70,7 @@ class Envelope(NamedTuple):
         """Parse a payload.
 
         Raises:
-            UnknownVersion: The version is not supported.
+            UnknownEnvelopeVersion: The version is not supported.
             ValueError: The payload is not an envelope.
         """
         header, separator, body = payload.partition(b"\n")

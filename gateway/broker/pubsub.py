@@ -1,8 +1,9 @@
 """Pub/sub on Redis: any number of callbacks per channel, and reports of messages that may have been missed.
 
-Callers add and remove callbacks (`listen`, `ignore`). There is one subscriber (ear.py) per server: one for a single
-Redis, one for each master of a cluster. The bus assigns each channel to the subscriber of the server that has its slot.
-When the slot moves or the server fails, the bus reassigns the channel and reports that messages may have been missed.
+Callers add and remove callbacks (`subscribe`, `unsubscribe`). There is one subscriber (subscriber.py) per server: one
+for a single Redis, one for each master of a cluster. `PubSub` assigns each channel to the subscriber of the server that
+has its slot. When the slot moves or the server fails, it reassigns the channel and reports that messages may have been
+missed.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ RELOAD_SECONDS: Final = 0.3  # while a server of a cluster is down, the longest 
 
 
 class PubSubListener(Protocol):
-    """Receives reports about channels that the bus lost and regained."""
+    """Receives reports about channels that were lost and regained."""
 
     def pubsub_lost(self, reason: str, channels: list[str]) -> None:
         """A connection is lost and the first reconnect failed: nothing arrives on these channels."""
@@ -118,7 +119,7 @@ class PubSub:
         undecided = asyncio.get_running_loop().time() < subscriber.lost_at + PARTIAL_SECONDS
         return undecided or subscriber.server in self._redis.slot_map.suspected
 
-    # ---- called by the users of the bus
+    # ---- called by the users of pub/sub
 
     def subscribe(self, channels: Iterable[str], callback: Callback, done: Callable[[], None] | None) -> bool:
         """Call `callback` with each message of `channels`. Registering the same callback twice changes nothing.

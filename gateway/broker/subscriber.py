@@ -1,6 +1,6 @@
 """A subscriber: one pub/sub connection to one Redis server, and the channels subscribed on it.
 
-The owner (bus.py) assigns channels to the subscriber. Only one task writes to the connection; it sends SUBSCRIBE and
+The owner (pubsub.py) assigns channels to the subscriber. Only one task writes to the connection; it sends SUBSCRIBE and
 UNSUBSCRIBE until Redis matches the wanted set. channel.py describes the states of a channel.
 
 Redis answers commands in order, but pushed messages stand between the answers, and a pushed unsubscribe (the slot

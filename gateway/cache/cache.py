@@ -211,7 +211,7 @@ async def connect(url: str, *, namespace: str = "gw:", timeout_seconds: float = 
 
     async def check() -> None:
         while True:
-            with suppress(Unavailable):  # the bus reconnects
+            with suppress(Unavailable):  # pub/sub reconnects
                 await pubsub.check()
             await asyncio.sleep(timeout_seconds)
 
@@ -230,7 +230,7 @@ async def connect(url: str, *, namespace: str = "gw:", timeout_seconds: float = 
 
 
 class _NoListener:
-    """A listener that does nothing: the cache asks the bus for the state of its channel instead."""
+    """A listener that does nothing: the cache asks `PubSub` for the state of its channel instead."""
 
     def pubsub_lost(self, reason: str, channels: list[str]) -> None:
         """A connection is lost."""

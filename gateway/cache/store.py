@@ -2,7 +2,7 @@
 
 The near cache keeps a text until a notice of its change arrives; every writer publishes one in the same Lua step as the
 write. The client tracking of Redis is not used: its state belongs to single connections, and it is lost without notice
-when one of them reconnects. The bus knows since when its subscription is unbroken (`PubSub.confirmed_since`), so the
+when one of them reconnects. `PubSub` knows since when the subscription is unbroken (`PubSub.confirmed_since`), so the
 node knows which texts it can still trust.
 """
 

@@ -41,7 +41,7 @@ class RuntimeSocket:
         """The servers of the backend.
 
         Raises:
-            Fault: HAProxy does not answer, or has no such backend.
+            SyncError: HAProxy does not answer, or has no such backend.
         """
         text = await self._ask(f"show stat {self._backend} 4 -1")
         rows = list(csv.DictReader(text.removeprefix("# ").splitlines()))
@@ -53,7 +53,7 @@ class RuntimeSocket:
         """Make one change. `servers` shows its result.
 
         Raises:
-            Fault: HAProxy does not answer.
+            SyncError: HAProxy does not answer.
         """
         server = f"{self._backend}/{change.server}"
         fill = isinstance(change, AssignSlot)
@@ -70,7 +70,7 @@ class RuntimeSocket:
         """The state of the servers, which a new HAProxy worker loads after a reload.
 
         Raises:
-            Fault: HAProxy does not answer.
+            SyncError: HAProxy does not answer.
         """
         return await self._ask(f"show servers state {self._backend}")
 
@@ -119,7 +119,7 @@ class HaproxySync:
         """Make one pass. Returns a sentence for each step that failed.
 
         Raises:
-            Fault: Redis or HAProxy did not answer, so the pass ended.
+            SyncError: Redis or HAProxy did not answer, so the pass ended.
         """
         nodes, trouble = await self._nodes()
         made, without_slot = slot_changes(

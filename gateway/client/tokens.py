@@ -80,7 +80,7 @@ class Tokens:
         """A token, or None.
 
         Raises:
-            Lost: `get_token` failed; the next connection calls it again.
+            ConnectionLost: `get_token` failed; the next connection calls it again.
         """
         try:
             token = self._get_token()

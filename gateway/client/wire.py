@@ -110,7 +110,7 @@ class Wire:
         """Send a ping every `seconds`, forever.
 
         Raises:
-            Lost: The server has sent nothing after several pings.
+            ConnectionLost: The server has sent nothing after several pings.
             Disconnected: The socket is lost.
         """
         while True:
@@ -129,7 +129,7 @@ class Wire:
         """Process the server's messages until the socket is closed.
 
         Raises:
-            Lost: The client may reconnect.
+            ConnectionLost: The client may reconnect.
             Closed: The server has told the client not to reconnect.
         """
         from websockets.exceptions import ConnectionClosed

@@ -144,10 +144,10 @@ class _TokenBuckets:
         self._tokenss: dict[str, TokenBucket] = {}  # least recently used first
 
     def of(self, owner: str, now: float) -> TokenBucket:
-        """The purse of `owner`."""
+        """The token bucket of `owner`."""
         tokens = self._tokenss.pop(owner, None) or TokenBucket(self._most)
         self._tokenss[owner] = tokens
-        # Each use adds at most one purse and removes up to two idle ones, so idle purses do not accumulate.
+        # Each use adds at most one bucket and removes up to two idle ones, so idle buckets do not accumulate.
         for other in list(itertools.islice(self._tokenss, 2)):
             if other != owner and self._tokenss[other].idle(now):
                 del self._tokenss[other]

@@ -48,14 +48,14 @@ class ClientLimits:
     # ---- messages of a client
 
     def count(self, connection: Connection, size: int) -> RateOutcome:
-        """Count a message, ping or pong of `size` bytes; on `ENOUGH` the connection is closed."""
+        """Count a message, ping or pong of `size` bytes; on `DISCONNECT` the connection is closed."""
         verdict = connection.usage.count_message(self._rates, size, connection.last_received)
         if verdict is RateOutcome.DISCONNECT:
             self._close_over_limit(connection, "messages")
         return verdict
 
     def count_fragment(self, connection: Connection) -> None:
-        """Count a fragment, or a read that ends inside a frame; on `ENOUGH` the connection is closed."""
+        """Count a fragment, or a read that ends inside a frame; on `DISCONNECT` the connection is closed."""
         if connection.usage.count_part(self._rates, connection.last_received) is RateOutcome.DISCONNECT:
             self._close_over_limit(connection, "messages")
 

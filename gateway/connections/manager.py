@@ -314,7 +314,7 @@ class ConnectionManager:
 
     def on_node_channel(self, _channel: str, payload: bytes) -> None:
         """Handle a message on this node's own channel: to one of its clients, or forwarded from another node."""
-        if payload.startswith(PubSub.CHECK):  # self-check of the bus
+        if payload.startswith(PubSub.CHECK):  # self-check of pub/sub
             return
         if payload.startswith(FORWARDED):
             self.post_received(payload.removeprefix(FORWARDED))

@@ -20,7 +20,7 @@ from gateway.transports.connection import Connection
 
 
 class OutageNotifier:
-    """The listener of the bus. `clients` returns the clients of the node."""
+    """The listener of pub/sub. `clients` returns the clients of the node."""
 
     def __init__(
         self,
@@ -35,7 +35,7 @@ class OutageNotifier:
         self._dispatcher = dispatcher
         self._sender = sender
         self._subscriptions = subscriptions
-        # An outage adds at most four jobs, and the bus pauses between two attempts to connect.
+        # An outage adds at most four jobs, and pub/sub pauses between two attempts to connect.
         self._jobs = SlicedQueue()
         self._log = logger()
 

@@ -80,7 +80,7 @@ def parse(payload: bytes) -> ControlMessage:
     """Parse a control message: a JSON object with ``op``.
 
     Raises:
-        OrderError: `payload` is not a valid control message.
+        ControlError: `payload` is not a valid control message.
     """
     try:
         message: Any = json_text.loads(payload) if len(payload) <= MAX_BYTES else None

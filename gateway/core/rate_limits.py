@@ -4,7 +4,8 @@ A rate allows bursts of `BURST_SECONDS` seconds' worth of tokens. A bucket store
 will have been refilled. If that time is in the past, tokens are left. If it is in the future, the bucket is overdrawn.
 So an unused bucket is a shared constant, and a used one is a float.
 
-Refused messages take tokens too. A client that continues to send gets deeper into debt until the verdict is `ENOUGH`.
+Refused messages take tokens too. A client that continues to send gets deeper into debt until the verdict is
+`DISCONNECT`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from typing import Final
 
 BURST_SECONDS: Final = 10.0
-DEBT_SECONDS: Final = 10.0  # a larger debt is `ENOUGH`
+DEBT_SECONDS: Final = 10.0  # a larger debt is `DISCONNECT`
 UNUSED: Final = -math.inf  # the state of an unused bucket
 # A message takes one more token for each full part of this size, since parsing cost grows with the bytes.
 MESSAGE_PART_BYTES: Final = 64 << 10
@@ -103,8 +104,8 @@ class TokenBucket:
     """The tokens of one user that a node has fetched ahead from a bucket in Redis that all nodes share.
 
     A node fetches as many tokens as it spent in the last window: at most `most`, and at least those that it needs now.
-    So rare use is counted exactly, and steady use costs a few round trips a second. A purse holds at most `most`
-    tokens. They are lost when the purse is idle for a window.
+    So rare use is counted exactly, and steady use costs a few round trips a second. A bucket holds at most `most`
+    tokens. They are lost when the bucket is idle for a window.
     """
 
     WINDOW_SECONDS: Final = 1.0

@@ -52,7 +52,7 @@ _SOURCE = re.compile(r"(?:/(?:[A-Za-z0-9_.~%\-]|\{(?:topic|action|user|[1-9])\})
 
 
 class Need(enum.Enum):
-    """What a client needs for an act on a topic: a user, a role or a token. `permits` checks it."""
+    """What a client needs for an act on a topic: a user, a role or a token. `check_rule` checks it."""
 
     ANYONE = "anyone"
     USER = "user"

@@ -1,6 +1,6 @@
-"""Between the hub and the bus: publishes messages of this node and delivers messages of the cluster to its clients.
+"""Between the hub and pub/sub: publishes messages of this node and delivers messages of the cluster to its clients.
 
-There is one path: every message goes to Redis and comes back through the bus, to the publisher's own node as to all
+There is one path: every message goes to Redis and comes back through pub/sub, to the publisher's own node as to all
 others. So there is one order, and no echo to suppress.
 """
 
@@ -127,7 +127,7 @@ class Dispatcher:
         return await self._history.delete(topic)
 
     async def read_presence(self, topic: str) -> dict[str, Any]:
-        """The roster of a topic with presence: the number of members, and a list of them unless it is too long.
+        """The members of a topic with presence: the number of members, and a list of them unless it is too long.
 
         Raises:
             Unavailable: Redis did not answer in time.
@@ -230,7 +230,7 @@ class Dispatcher:
             self.recovery.catch_up(topic, position)
 
     def snapshot(self, topic: str) -> Delivered | None:
-        """The snapshot of a topic that has one; the topic must be `prepare`."""
+        """The snapshot of a topic that has one; call `prepare` first."""
         rule = self._rules.of(topic)
         if not rule.snapshot:
             return None

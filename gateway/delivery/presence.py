@@ -1,7 +1,7 @@
 """Presence on this node: publishes joins and leaves of its clients, and notifies its clients of all joins and leaves.
 
-The node keeps the roster of a topic while it has a local subscriber. Messages between nodes and to clients are sent in
-batches, every tenth of a second.
+The node keeps the presence set of a topic while it has a local subscriber. Messages between nodes and to clients are
+sent in batches, every tenth of a second.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ BATCH_SECONDS: Final = 0.1
 MAX_WAITING: Final = 1000  # presence messages that wait while a topic is read
 CHECKED_TOPICS: Final = 500  # commands in one check: topics times living nodes
 WRITE_TOPICS: Final = 100  # topics that are written, read or shown in parallel
-MAX_LISTED: Final = 1000  # in a larger roster, clients receive only the count
+MAX_LISTED: Final = 1000  # in a larger presence set, clients receive only the count
 
 
 class LocalClients(Protocol):
@@ -53,25 +53,25 @@ class _TopicPresence:
 
 
 class PresenceTracker:
-    """The rosters of topics with local subscribers. `run` must be running."""
+    """The presence sets of topics with local subscribers. `run` must be running."""
 
     def __init__(self, presence_store: PresenceStore, *, grace_seconds: float, now_ms: Callable[[], int]) -> None:
         self._presence_store = presence_store
         self._grace = grace_seconds
         self._now_ms = now_ms
         self._states: dict[str, _TopicPresence] = {}
-        self._stale: set[str] = set()  # topics whose roster must be read again
-        self._changed: set[str] = set()  # topics whose roster may have changes, or holds back a leave
+        self._stale: set[str] = set()  # topics whose presence set must be read again
+        self._changed: set[str] = set()  # topics whose presence set may have changes, or holds back a leave
         self._dirty: dict[str, set[str]] = {}  # topic -> own clients that joined or left
         self._rewrite: set[str] = set()  # topics for which all rows of this node must be written again
-        self._nodes: set[str] = set()  # nodes whose clients are or were on a roster
+        self._nodes: set[str] = set()  # nodes whose clients are or were on a presence set
         self._absent: set[str] = set()  # those of them without a lease at the last check
         self._checks = 0
-        self._suspects: set[str] = set()  # topics whose roster and Redis had different numbers of clients
+        self._suspects: set[str] = set()  # topics whose presence set and Redis had different numbers of clients
         self._wake = asyncio.Event()
 
     async def prepare(self, topic: str) -> None:
-        """Read the roster of the topic if it is not known. The channel of the topic must be subscribed.
+        """Read the presence set of the topic if it is not known. The channel of the topic must be subscribed.
 
         Raises:
             Unavailable: Redis did not answer in time.
@@ -83,7 +83,7 @@ class PresenceTracker:
             await self._read_topic(topic, state)
 
     def is_ready(self, topic: str) -> bool:
-        """Whether the roster of the topic is known."""
+        """Whether the presence set of the topic is known."""
         state = self._states.get(topic)
         return state is not None and state.primed
 
@@ -95,11 +95,11 @@ class PresenceTracker:
         self._wake.set()
 
     def close_topic(self, topic: str) -> None:
-        """Drop the roster of a topic that has no local subscriber."""
+        """Drop the presence set of a topic that has no local subscriber."""
         self._states.pop(topic, None)
 
     def mark_stale(self, topic: str) -> None:
-        """Read the roster again: presence messages may have been missed."""
+        """Read the presence set again: presence messages may have been missed."""
         state = self._states.get(topic)
         if state is not None:
             state.stale = True  # a read in progress may be older, so another follows
@@ -107,7 +107,7 @@ class PresenceTracker:
             self._wake.set()
 
     def rewrite(self, topics: Iterable[str] | None = None) -> None:
-        """Write this node's rows of `topics` again; None: of all topics with a roster here."""
+        """Write this node's rows of `topics` again; None: of all topics with a presence set here."""
         self._rewrite.update(self._states if topics is None else topics)
         self._wake.set()
 
@@ -128,7 +128,7 @@ class PresenceTracker:
     # ---- queries
 
     async def members(self, topic: str) -> PresenceSet:
-        """The roster of the topic.
+        """The presence set of the topic.
 
         Raises:
             Unavailable: The topic has no local subscriber, and Redis did not answer in time.
@@ -143,11 +143,11 @@ class PresenceTracker:
     # ---- periodic check
 
     async def check(self) -> None:
-        """Compare some of the rosters with Redis, because a presence message may be lost unnoticed.
+        """Compare some of the presence sets with Redis, because a presence message may be lost unnoticed.
 
         Clients of a node that had no lease at this check and the last one are removed. If the number of clients differs
-        from Redis at two checks in a row, the node reads the roster and writes its own rows again. One more roster, in
-        turn, is read in any case, because the user of a client may have changed.
+        from Redis at two checks in a row, the node reads the presence set and writes its own rows again. It also
+        reads one set at each check, in turn, because the user of a client may have changed.
 
         Raises:
             Unavailable: Redis did not answer in time.
@@ -164,7 +164,7 @@ class PresenceTracker:
         some = min(WRITE_TOPICS, max(1, CHECKED_TOPICS // len(living)))
         topics = list(dict.fromkeys([*self._suspects, *itertools.islice(self._states, some)]))[:some]
         if not topics:
-            return  # the last roster was closed meanwhile
+            return  # the last presence set was closed meanwhile
         counts = await self._presence_store.count(topics, living)
         for topic, count in zip(topics, counts, strict=True):
             state = self._states.pop(topic, None)
@@ -186,7 +186,7 @@ class PresenceTracker:
             self.mark_stale(in_turn)
 
     async def _remove_nodes(self, nodes: set[str]) -> None:
-        """Remove the clients of dead nodes from all rosters."""
+        """Remove the clients of dead nodes from all presence sets."""
         self._nodes -= nodes
         for at, topic in enumerate(list(self._states) if nodes else (), 1):
             state = self._states.get(topic)
@@ -216,7 +216,7 @@ class PresenceTracker:
                 state.end()
 
     async def flush(self, clients: LocalClients) -> None:
-        """Write joins and leaves of this node, read stale rosters, and send changes to clients.
+        """Write joins and leaves of this node, read stale presence sets, and send changes to clients.
 
         Raises:
             Unavailable: Redis did not confirm; the changes stay scheduled.
@@ -308,7 +308,7 @@ class PresenceTracker:
         return True
 
     async def _read_topic(self, topic: str, state: _TopicPresence) -> None:
-        """Read a roster from Redis, or wait for the read in progress and share its result.
+        """Read a presence set from Redis, or wait for the read in progress and share its result.
 
         Raises:
             Unavailable: Redis did not answer in time.
@@ -365,5 +365,5 @@ class PresenceTracker:
 
 
 def member_json(member: Member) -> dict[str, str | None]:
-    """A member of the roster in the format for clients."""
+    """A member of the presence set in the format for clients."""
     return {"clientId": member.client_id, "user": member.user}

@@ -67,7 +67,7 @@ class MessagePublisher:
         Raises:
             ProtocolError: A message has an idempotency key but its topic has no history; nothing was published.
             Fenced: The singleton's lease has ended; nothing was published.
-            TooLarge: A message is over the size limit; nothing was published.
+            PublicationTooLarge: A message is over the size limit; nothing was published.
             Unconfirmed: All are published, but too few replicas confirmed those with history (GATEWAY_WAIT_REPLICAS).
             Unavailable: Redis did not confirm.
         """

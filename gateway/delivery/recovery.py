@@ -98,15 +98,15 @@ class Recovery:
             self._gap(topic, stream)  # it overtakes numbered messages that are held back
 
     def position(self, topic: str) -> Position:
-        """The position of the last delivered message; the topic must be `prepare`."""
+        """The position of the last delivered message; call `prepare` first."""
         return self._streams[topic].stream_position.position
 
     def losses(self, topic: str) -> int:
-        """Number of gaps reported since the topic was opened; it must be `prepare`."""
+        """Number of gaps reported since the topic was opened; call `prepare` first."""
         return self._streams[topic].losses
 
     def missed_since(self, topic: str, position: Position) -> list[StreamEntry] | None:
-        """The messages after position `position`; None if the node cannot determine them or no longer keeps them."""
+        """The messages after `position`; None if the node cannot determine them or no longer keeps them."""
         return self._streams[topic].stream_position.since(position)
 
     def frames(self, topic: str, entries: Iterable[StreamEntry], protocol: Encoder) -> list[bytes]:
@@ -137,7 +137,7 @@ class Recovery:
         for topic in topics:
             stream = self._streams.get(topic)
             if stream is not None:
-                stream.stream_position.mark_missed()  # read when the bus is back, or for the next subscriber
+                stream.stream_position.mark_missed()  # read when pub/sub is back, or for the next subscriber
 
     def mark_missed(self, topics: Iterable[str]) -> None:
         """Read these topics: messages may have been missed."""

@@ -77,7 +77,7 @@ class _Subscribe:
 
 
 class Subscriptions:
-    """Keeps hub, bus, registry and presence consistent about the subscriptions of each client.
+    """Keeps hub, pub/sub, registry and presence consistent about the subscriptions of each client.
 
     `spawn` runs a coroutine as a task of the node. `answer_seconds`: how long a welcome and the answer to AUTH wait for
     Redis, and how long a SUBSCRIBE delays the client's next frames.

@@ -48,7 +48,7 @@ async def accept_handshake(request: HTTPConnection, node: Node) -> AcceptedClien
     """Check a request of a new client, and reserve a slot for it.
 
     Raises:
-        Refusal: The client is refused.
+        HandshakeRefused: The client is refused.
     """
     query = request.query_params if request.scope["query_string"] else {}  # skips parsing in the usual case
     if node.drain_manager.refuses_handshake(
@@ -85,7 +85,7 @@ def check_origin(request: HTTPConnection, node: Node) -> None:
     the connection, or the one that a trusted proxy reports.
 
     Raises:
-        Refusal: An origin is not allowed (403).
+        HandshakeRefused: An origin is not allowed (403).
     """
     origins, host = request.headers.getlist("origin"), request.headers.get("host")
     # A request without Origin comes from our own page, from another program, or from an <img> of another site. Browsers

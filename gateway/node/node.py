@@ -63,7 +63,7 @@ from gateway.settings import Settings
 
 
 class Node:
-    """Composes hub, bus, registry and clients, and keeps them running.
+    """Composes hub, pub/sub, registry and clients, and keeps them running.
 
     `now` gives seconds since 1970.
     """

@@ -1,7 +1,7 @@
 """The status of the node, for load balancers, Prometheus, administrators, clients and its row in Redis.
 
-The node is ready when it can serve a new client: it can verify tokens, the bus and its own channels are subscribed, it
-holds a lease, and it is not draining.
+The node is ready when it can serve a new client: it can verify tokens, pub/sub is connected, the node's own channels
+are subscribed, it holds a lease, and it is not draining.
 """
 
 from __future__ import annotations

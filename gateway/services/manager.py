@@ -134,7 +134,7 @@ class ServiceManager:
         self._log.warning("Redis unreachable, service states not written", reason=reason)
 
     def pubsub_missed(self, channels: list[str]) -> None:
-        """Nothing to do: watchers do not receive changes that were missed (see `watch`)."""
+        """Nothing to do: callbacks do not receive changes that were missed (see `watch`)."""
 
     def pubsub_restored(self) -> None:
         """Redis is back, possibly empty: write all records again."""

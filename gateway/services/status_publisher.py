@@ -87,7 +87,7 @@ def register_node_services(
     check_seconds: float,
     parts: Mapping[str, Callable[[], str | None]],
 ) -> None:
-    """Register the node's own parts as services, each depending on the previous one, and the announcer after them.
+    """Register the node's own parts as services, each depending on the previous one, then the status publisher.
 
     `parts`: functions that return the reason why the part is unhealthy, or None.
     """

@@ -1,7 +1,7 @@
 """Keeps one service of this process running: starts it after its dependencies and restarts it after an error.
 
-An error in a service does not affect other services. The keeper counts it and restarts the service after a pause; the
-circuit breaker stops the attempts when they keep failing.
+An error in a service does not affect other services. The supervisor counts it and restarts the service after a pause.
+The circuit breaker stops the attempts when they keep failing.
 """
 
 from __future__ import annotations
@@ -185,7 +185,7 @@ class Supervisor:
                 ended = await asyncio.gather(*tasks, return_exceptions=True)
                 await election.resign(lease.token)
             for error in ended:
-                if isinstance(error, Exception):  # an error of the keeper: errors of the service are caught
+                if isinstance(error, Exception):  # an error of the supervisor: errors of the service are caught
                     raise error
             self._log.warning("service lost its lease", service=self.service.name, token=lease.token)
             self.update(token=0)

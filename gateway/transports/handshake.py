@@ -252,7 +252,7 @@ def _endpoint_scope(
         "asgi": {"version": scope["asgi"]["version"], "spec_version": "2.4"},
         "http_version": scope["http_version"],
         "scheme": "wss" if scope["scheme"] == "https" else "ws",
-        "server": None,  # unused; the Host header names the host, see Door
+        "server": None,  # unused; the Host header names the host, see SecurityMiddleware
         "client": scope["client"],
         "root_path": scope["root_path"],
         "path": scope["root_path"] + unquote(path.decode("ascii")),

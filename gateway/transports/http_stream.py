@@ -171,7 +171,7 @@ class HttpStream(Connection):
             quiet_seconds: Return an empty list after this time without a frame.
 
         Raises:
-            AlreadyTaken: Another request is taking frames.
+            StreamInUse: Another request is taking frames.
         """
         if self._taken:
             raise StreamInUse

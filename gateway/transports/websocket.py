@@ -1,7 +1,8 @@
 """One WebSocket, from the handshake to its close: uvicorn's WebSocket protocol class.
 
-During the handshake an ASGI endpoint accepts or rejects the client (`web.sockets`). After it has returned, no coroutine
-and no scope remain. Only this object does: it passes complete messages to its `Owner` and writes encoded frames.
+During the handshake an ASGI endpoint accepts or rejects the client (http/websocket.py). After it has returned, no
+coroutine and no scope remain. Only this object does: it passes complete messages to its `ConnectionOwner` and writes
+encoded frames.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -44,12 +45,6 @@ def test_each_page_links_only_to_files_that_exist(page: str) -> None:
     assert [link for link in links if not (ROOT / link).exists()] == []
 
 
-def test_each_file_that_contributing_names_exists() -> None:
-    named = re.findall(r"`((?:gateway|tests|docs|haproxy|chaos)/[^` ]*)`", (ROOT / "CONTRIBUTING.md").read_text())
-    assert len(named) > 30
-    assert [path for path in named if not (ROOT / path).exists()] == []
-
-
 def test_contributing_finds_each_rule_in_a_file_that_has_it() -> None:
     page = (ROOT / "CONTRIBUTING.md").read_text()
     for question, word in {
@@ -68,3 +63,39 @@ def test_contributing_finds_each_rule_in_a_file_that_has_it() -> None:
     }.items():
         [file] = re.findall(rf"^\| {question} \| `([^`]+)`", page, re.MULTILINE)
         assert word in (ROOT / file).read_text(), f"{question}: {file} has no {word}"
+
+
+NAMED_FILE = re.compile(r"`([\w.-]+(?:/[\w.-]+)*(?:\.(?:py|lua|mjs|sh|cfg|toml|yml|md)|/))`")
+BUILT = {"dist/"}
+# Files of other projects, of an operator, or of an example in the text.
+ELSEWHERE = {"topics.toml", "keys.toml", "app.py", "manage.py", "asgi.py"}
+
+
+def _named_files(page: Path) -> set[str]:
+    return set(NAMED_FILE.findall(page.read_text())) - BUILT - ELSEWHERE
+
+
+def _exists(name: str) -> bool:
+    if any((ROOT / base / name).exists() for base in (".", "gateway", "docs")):
+        return True
+    return "/" not in name and any(
+        found for top in ("gateway", "tests", "haproxy", "stack", "deploy") for found in (ROOT / top).rglob(name)
+    )
+
+
+PAGES_WITH_FILES = sorted({*ROOT.glob("*.md"), *ROOT.glob("[a-z]*/*.md")} - {ROOT / "CHANGELOG.md"})
+
+
+@pytest.mark.parametrize("page", PAGES_WITH_FILES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_each_file_that_a_page_names_exists(page: Path) -> None:
+    assert [name for name in sorted(_named_files(page)) if not _exists(name)] == []
+
+
+def test_each_module_that_a_comment_names_exists() -> None:
+    missing = [
+        f"{module.relative_to(ROOT)}: {name}"
+        for module in sorted((ROOT / "gateway").rglob("*.py"))
+        for name in re.findall(r"(?<![\w./-])\w+(?:/\w+)*\.py\b", module.read_text())
+        if name not in ELSEWHERE and not _exists(name)
+    ]
+    assert missing == []
