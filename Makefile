@@ -29,7 +29,7 @@ logs: .venv/stack.done ## follow all logs
 	@$(BIN)/python -m stack logs
 
 test: .venv/dev.done ## run all tests; ARGS= goes to pytest, e.g. ARGS="-k hub -x"
-	@$(PYTHON) -m stack.need redis-server haproxy chromium nodejs npm iproute2 nftables
+	@$(PYTHON) -m stack.need redis-server haproxy chromium nodejs npm iproute2 nftables prometheus
 	@$(BIN)/pytest $(ARGS)
 
 pictures: .venv/dev.done ## take the README's screenshots with the browser tests

@@ -50,6 +50,9 @@ class Metrics:
             "gateway_registry_writes", "rows written to Redis, and round trips for them", "kind"
         )
         self.publishes = instruments.counters("gateway_publishes", "messages to publish, by result", "result")
+        self.gaps = instruments.counters(
+            "gateway_gaps", "losses reported: for a topic with history, or for each client after an outage", "cause"
+        )
         self.stream_reads = instruments.counter("gateway_stream_reads", "reads of topics' streams")
         self.key_fetches = instruments.counters(
             "gateway_key_fetches", "fetches of the key server's keys, by result", "result"

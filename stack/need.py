@@ -14,7 +14,7 @@ import sys
 PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/local/sbin", "/usr/sbin", "/sbin"])
 
 # The program of a package, if it differs from the package's name.
-_PROGRAMS = {"nodejs": "node", "iproute2": "ip", "nftables": "nft"}
+_PROGRAMS = {"nodejs": "node", "iproute2": "ip", "nftables": "nft", "prometheus": "promtool"}
 
 
 class MissingError(Exception):

@@ -100,7 +100,7 @@ class ConnectionManager:
         self._log = logger()
         self.event_streams = HttpStreams()
         self._open: dict[str, Connection] = {}
-        self.outage_notifier = OutageNotifier(lambda: list(self), hub, dispatcher, sender, subscriptions)
+        self.outage_notifier = OutageNotifier(lambda: list(self), hub, dispatcher, sender, subscriptions, metrics)
         self._counter = 0
 
     def __len__(self) -> int:

@@ -16,6 +16,7 @@ from gateway.delivery.sender import Sender
 from gateway.delivery.slices import SLICE_ITEMS, SlicedQueue, each_in_slices
 from gateway.delivery.subscriptions import Subscriptions
 from gateway.logging import logger
+from gateway.metrics import Metrics
 from gateway.transports.connection import Connection
 
 
@@ -29,12 +30,14 @@ class OutageNotifier:
         dispatcher: Dispatcher,
         sender: Sender,
         subscriptions: Subscriptions,
+        metrics: Metrics,
     ) -> None:
         self._clients = clients
         self._hub = hub
         self._dispatcher = dispatcher
         self._sender = sender
         self._subscriptions = subscriptions
+        self._gaps = metrics.gaps.labels("outage")
         # An outage adds at most four jobs, and pub/sub pauses between two attempts to connect.
         self._jobs = SlicedQueue()
         self._log = logger()
@@ -91,6 +94,7 @@ class OutageNotifier:
             topics = [topic for topic in topics if hub.topic_audience(topic) in connection.audiences]
             if topics or connection in directly:
                 self._sender.reply(connection, Gap(topics))
+                self._gaps.inc()
             done += 1 + len(topics)
             if done >= SLICE_ITEMS:
                 yield

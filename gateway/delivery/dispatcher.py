@@ -359,6 +359,7 @@ class Dispatcher:
 
     def report_gap(self, topic: str) -> None:
         """Report that messages of the topic are lost."""
+        self._metrics.gaps.labels("history").inc()
         if self.on_gap is not None:
             self.on_gap(topic)
 

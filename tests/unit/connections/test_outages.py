@@ -16,6 +16,7 @@ from gateway.core import hub
 from gateway.core.events import Event
 from gateway.core.hub import Audiences, Hub
 from gateway.delivery.slices import SLICE_ITEMS, SlicedQueue
+from gateway.metrics import Metrics
 from gateway.protocols.native import encoder
 from gateway.protocols.native.protocol import NATIVE
 from gateway.transports.connection import Connection, ConnectionStage
@@ -47,7 +48,10 @@ class World:
         self.asked: list[str] = []
         self.released: list[Connection] = []
         as_any = cast(Any, self)
-        self.outage_notifier = OutageNotifier(lambda: list(self.clients), self.hub, as_any, as_any, as_any)
+        self.metrics = Metrics()
+        self.outage_notifier = OutageNotifier(
+            lambda: list(self.clients), self.hub, as_any, as_any, as_any, self.metrics
+        )
 
     def subscribe(self, client: Client, topics: Iterable[str]) -> None:
         for topic in topics:
@@ -137,6 +141,7 @@ async def test_a_small_loss_is_told_at_once() -> None:
     world.hub.join(world.clients[1], hub.user_audience("ann"))
     world.outage_notifier.pubsub_missed([hub.topic_audience("a"), hub.topic_audience("b"), hub.user_audience("ann")])
     assert [client.told for client in world.clients] == [[("gap", ["a", "b"])], [("gap", [])], []]
+    assert world.metrics.gaps.labels("outage").value == 2
 
 
 @in_virtual_time
