@@ -11,12 +11,13 @@ from starlette.applications import Starlette
 
 from gateway.core import topic_rules
 from gateway.core.topic_rules import Need, Rule, RulesError, TopicRules
-from gateway.http import health, pages, streams, websocket
+from gateway.http import fast_publish, health, pages, streams, websocket
 from gateway.http.api import resource, router
 from gateway.http.middleware import SecurityMiddleware
 from gateway.logging import logger
 from gateway.node.node import Node
 from gateway.settings import Settings
+from gateway.transports.fast_exchange import FastPath
 from gateway.transports.http1 import AdmissionPolicy
 
 
@@ -27,11 +28,15 @@ def create_app(settings: Settings) -> Starlette:
     node = Node(settings, rules)
 
     @asynccontextmanager
-    async def lifespan(_app: Starlette) -> AsyncIterator[dict[str, AdmissionPolicy | bool]]:
+    async def lifespan(_app: Starlette) -> AsyncIterator[dict[str, AdmissionPolicy | FastPath | bool | None]]:
         for warning in topic_rules.left_open(rules, load_rules("")):
             logger().warning(warning)
         async with node.lifespan():
-            yield {"inflow": node.admission, "compression": settings.compression}
+            yield {
+                "inflow": node.admission,
+                "fast_path": fast_publish.create(node),
+                "compression": settings.compression,
+            }
 
     # They are compared in this order: the path of POST /api/publish, which is asked most, is the first.
     routes = [

@@ -258,6 +258,14 @@ class RedisClient:
         """
         return await (self._durable if durable else self._plain).transact(commands)
 
+    def submit(self, commands: Sequence[RedisCommand], *, durable: bool = False) -> asyncio.Future[list[Any]]:
+        """Queue `commands` as `transact` does, without a task; the answers, or the error. Not for a Redis Cluster.
+
+        Raises:
+            Unavailable: Too many commands are waiting; these were not queued.
+        """
+        return (self._durable if durable else self._plain).submit(commands)
+
     # ---- subscribing
 
     async def connect_subscriber(self, server: str) -> AbstractConnection:

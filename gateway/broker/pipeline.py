@@ -94,9 +94,7 @@ class Pipelines:
         """As `RedisClient.transact`."""
         slot_map = self._topology.slot_map
         if not slot_map.sharded:
-            call = self._call(0, commands)
-            self._enqueue(call)
-            return await call.done
+            return await self.submit(commands)
         slots = [slot_map.slot(command) for command in commands]
         calls: dict[int, _Call] = {}
         for slot in slots:
@@ -118,6 +116,12 @@ class Pipelines:
                 if not call.done.cancel() and not call.done.cancelled():
                     call.done.exception()  # mark as retrieved: only the first error is raised
         return [next(answers[slot]) for slot in slots]
+
+    def submit(self, commands: Sequence[RedisCommand]) -> asyncio.Future[list[Any]]:
+        """As `RedisClient.submit`."""
+        call = self._call(0, commands)
+        self._enqueue(call)
+        return call.done
 
     def start(self, spawn: Spawn) -> None:
         """Start all pipelines, now and in future, with `spawn`."""

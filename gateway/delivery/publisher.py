@@ -11,7 +11,7 @@ import math
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from gateway.broker import rows
 from gateway.broker.client import RedisClient, RedisCommand, Unavailable, Unconfirmed, WrongType
@@ -33,6 +33,21 @@ RULES_LIFE_SECONDS: Final = 86_400  # TTL of the rules in Redis; nodes write the
 ENCODED_BYTES: Final = 44  # what the native protocol adds to a body: clients receive no longer messages than the limit
 MARGIN_BYTES: Final = 256  # room for the position that is added to the body, and for the overhead of an entry
 MESSAGE_BYTES: Final = 1024  # overhead of a stored message: its entry and the other rows of the topic
+
+
+class PendingPublish(NamedTuple):
+    """Messages that are queued for Redis."""
+
+    answers: asyncio.Future[list[Any]]  # one for each command
+    indices: list[int]  # of the answer to each message
+
+
+class _Batch(NamedTuple):
+    """The commands that publish some messages."""
+
+    commands: list[RedisCommand]
+    indices: list[int]  # of the answer to each message
+    durable: bool
 
 
 class MessagePublisher:
@@ -72,14 +87,58 @@ class MessagePublisher:
             Unavailable: Redis did not confirm.
         """
         await self._read_rules()
+        batch = self._batch(publications, published_ms, fence)
+        try:
+            answers = await self._redis.transact(batch.commands, durable=batch.durable)
+        except Unavailable as error:
+            self._count(error, publications)
+            raise
+        if fence is not None:
+            _check(fence, answers)
+        self._count(None, publications)
+        return [_position(answers[at]) for at in batch.indices]
+
+    @property
+    def can_submit(self) -> bool:
+        """Whether `submit` may be called: not on a Redis Cluster, nor without rules of a node."""
+        return not self._redis.sharded and math.isinf(self._rules_due)
+
+    def submit(self, publications: Sequence[Publication]) -> PendingPublish:
+        """Queue the messages for Redis without a task; `positions` then gives the result. Requires `can_submit`.
+
+        Raises:
+            ProtocolError, PublicationTooLarge, Unavailable: As `publish`; nothing was queued.
+        """
+        batch = self._batch(publications, None, None)
+        return PendingPublish(self._redis.submit(batch.commands, durable=batch.durable), batch.indices)
+
+    def positions(self, publications: Sequence[Publication], pending: PendingPublish) -> list[Position | None]:
+        """The result of a `submit` whose answers have come.
+
+        Raises:
+            Unconfirmed, Unavailable: As `publish`.
+        """
+        try:
+            answers = pending.answers.result()
+        except Unavailable as error:
+            self._count(error, publications)
+            raise
+        self._count(None, publications)
+        return [_position(answers[at]) for at in pending.indices]
+
+    def _count(self, error: Unavailable | None, publications: Sequence[Publication]) -> None:
+        result = "ok" if error is None else "unconfirmed" if isinstance(error, Unconfirmed) else "unavailable"
+        self._metrics.publishes.labels(result).inc(len(publications))
+
+    def _batch(self, publications: Sequence[Publication], published_ms: int | None, fence: Fence | None) -> _Batch:
         now = int(self._now() * 1000)
         commands: list[RedisCommand] = []
-        answer_indices: list[int] = []  # index of the answer to each publication
+        indices: list[int] = []
         durable = False
         for publication in publications:
             if publication.key is not None and not self._rules.of(publication.topic).history:
                 raise refuse_key(publication.topic)
-            answer_indices.append(len(commands))
+            indices.append(len(commands))
             for topic in self._names(publication):
                 body = message.pack(topic, publication.data, publication.extras, published_ms or now)
                 if len(body) + ENCODED_BYTES > self._max_bytes:
@@ -94,18 +153,7 @@ class MessagePublisher:
                     )
                 commands.append(self._command(publication, topic, body, now, fence))
                 durable |= publication.to is None and bool(self._rules.of(topic).history)
-        try:
-            answers = await self._redis.transact(commands, durable=durable)
-        except Unconfirmed:
-            self._metrics.publishes.labels("unconfirmed").inc(len(publications))
-            raise
-        except Unavailable:
-            self._metrics.publishes.labels("unavailable").inc(len(publications))
-            raise
-        if fence is not None:
-            _check(fence, answers)
-        self._metrics.publishes.labels("ok").inc(len(publications))
-        return [_position(answers[at]) for at in answer_indices]
+        return _Batch(commands, indices, durable)
 
     async def with_keys(self, publications: Sequence[Publication]) -> list[Publication]:
         """`publications`, each with an idempotency key if that makes it safe to publish it again.

@@ -7,7 +7,7 @@ same-origin for the browser and for the Origin check. But the Host header still 
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Final
 
@@ -38,9 +38,7 @@ class SecurityMiddleware:
     def __init__(self, http: ASGIApp, websocket: ASGIApp, hosts: Sequence[str]) -> None:
         self._http = http
         self._websocket = websocket
-        self._is_served = lru_cache(maxsize=256)(
-            lambda host: is_allowed_host(host, hosts)
-        )  # clients use only a few different hosts
+        self._is_served = host_check(hosts)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request or handshake."""
@@ -65,6 +63,11 @@ class SecurityMiddleware:
             await _refuse(scope, send_with_headers, 421, "wrong_host", about)
         else:
             await (self._websocket if scope["type"] == "websocket" else self._http)(scope, receive, send_with_headers)
+
+
+def host_check(hosts: Sequence[str]) -> Callable[[str], bool]:
+    """`is_allowed_host` for the served names `hosts`. It remembers answers: clients use only a few different hosts."""
+    return lru_cache(maxsize=256)(lambda host: is_allowed_host(host, hosts))
 
 
 def is_allowed_host(host: str, names: Sequence[str]) -> bool:

@@ -92,12 +92,12 @@ class Node:
             self._presence_store, grace_seconds=settings.presence_grace_seconds, now_ms=self._ms
         )
         self._rules_digest = rules.digest
-        self._publisher = MessagePublisher(
+        self.publisher = MessagePublisher(
             self._redis, keys, rules, metrics, max_message_bytes=settings.max_message_bytes, now=now
         )
         self.dispatcher = Dispatcher(
             hub=self._hub, pubsub=self._pubsub, redis=self._redis, keys=keys, rules=rules, metrics=metrics,
-            publisher=self._publisher,
+            publisher=self.publisher,
             max_message_bytes=settings.max_message_bytes, now=now, spawn=self._spawn, presence=self.presence,
         )  # fmt: skip
         self.registry = Registry(
@@ -289,7 +289,7 @@ class Node:
             self._pubsub.subscribe([channel], callback, confirmed)
 
     async def _publish(self, publication: Publication, fence: Fence | None) -> Position | None:
-        return (await self._publisher.publish([publication], fence=fence))[0]
+        return (await self.publisher.publish([publication], fence=fence))[0]
 
     def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work, name=name)
@@ -323,7 +323,7 @@ class Node:
         tasks.add("revocations", self.control_channel.check_revocations, seconds=interval)
         tasks.add("services", self._read_services, seconds=self.settings.lease_seconds)
         tasks.add("memory", self._redis_memory.check, seconds=memory.CHECK_SECONDS)
-        tasks.add("rules", self._publisher.write_rules, seconds=RULES_LIFE_SECONDS / 24)
+        tasks.add("rules", self.publisher.write_rules, seconds=RULES_LIFE_SECONDS / 24)
         tasks.add("compare rules", self._compare_rules, seconds=COMPARE_SECONDS)
         tasks.add("announce", self._announce, seconds=None)
         return tasks

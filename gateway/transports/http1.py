@@ -19,6 +19,7 @@ from typing import Any, Final, Literal, Protocol, cast
 from uvicorn._types import HTTPScope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from gateway.transports.fast_exchange import FastExchange, FastPath
 from gateway.transports.http1_output import TURN_SECONDS, Http1Output
 
 EXTENSION: Final = "gateway.request"  # the ASGI scope extension that holds the protocol object
@@ -64,6 +65,7 @@ class Upgraded(Protocol):
 class Http1Protocol(HttpToolsProtocol):
     """The protocol of one HTTP connection, created by uvicorn. An upgrade request replaces it by `WebSocket`."""
 
+    _fast: FastExchange | None = None  # the request that is being received, if a fast path has accepted its head
     _timer: asyncio.TimerHandle | None = None
     _draining: asyncio.TimerHandle | None = None
     _in_head = True
@@ -77,6 +79,7 @@ class Http1Protocol(HttpToolsProtocol):
         self._output = Http1Output(transport, self.loop)
         super().connection_made(self._output)  # type: ignore[arg-type]  # it has all methods that uvicorn uses
         self._inflow: AdmissionPolicy | None = self.app_state.get("inflow")
+        self._fast_path: FastPath | None = self.app_state.get("fast_path")
         if self._inflow is not None and self._inflow.is_overloaded(len(self.connections)):
             transport.abort()
             return
@@ -138,6 +141,32 @@ class Http1Protocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """The head of a request is complete."""
         self._in_head, self._output.awaits_body = False, True
+        if self._is_for_fast_path():
+            self._fast = FastExchange(
+                self.transport, self.server_state.default_headers, self.parser.should_keep_alive(),
+                self.on_response_complete,
+            )  # fmt: skip
+            self.cycle = self._fast  # type: ignore[assignment]  # it has all attributes that uvicorn uses
+        else:
+            self._start_asgi()
+
+    def _is_for_fast_path(self) -> bool:
+        """Whether a fast path answers the request whose head is complete, unless `start` declines it later.
+
+        A request that waits for the response before it, or a client that does not read its responses, is left to
+        uvicorn, which stops reading from it.
+        """
+        cycle: RequestResponseCycle | None = self.cycle  # None before the first request, despite uvicorn's types
+        return (
+            self._fast_path is not None
+            and (cycle is None or cycle.response_complete)
+            and not self.flow.write_paused
+            and self._fast_path.accepts(self.parser.get_method(), self.url, self.headers)
+            and self.parser.get_http_version() == "1.1"
+            and not self.parser.should_upgrade()
+        )
+
+    def _start_asgi(self) -> None:
         super().on_headers_complete()
         if self.scope["http_version"] == "1.0":
             _end_with_connection(self.cycle)
@@ -145,6 +174,11 @@ class Http1Protocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """The request is complete."""
         answered = self._is_answered()
+        fast, self._fast = self._fast, None
+        if fast is not None and self._fast_path is not None and not self._fast_path.start(self.headers, fast):
+            self.cycle = None  # type: ignore[assignment]  # as before the first request
+            self._start_asgi()
+            self.on_body(bytes(fast.body))
         self._in_head, self._request_bytes = True, 0  # for the next request
         self._output.awaits_body = False
         self._end()

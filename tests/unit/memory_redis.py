@@ -4,6 +4,7 @@ Redis.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -73,6 +74,10 @@ class MemoryRedis:
     async def transact(self, commands: Sequence[RedisCommand], *, durable: bool = False) -> list[Any]:
         """As `RedisClient.transact`."""
         return await self.execute_all(commands)
+
+    def submit(self, commands: Sequence[RedisCommand], *, durable: bool = False) -> asyncio.Future[list[Any]]:
+        """As `RedisClient.submit`."""
+        return asyncio.ensure_future(self.transact(commands, durable=durable))
 
     def publish_command(self, _channel: str) -> str:
         """It is no cluster."""

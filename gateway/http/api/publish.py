@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 from starlette.requests import Request
 
+from gateway.auth.api_keys import ApiKey
 from gateway.core.errors import ProtocolError
 from gateway.core.identity import ROLES
+from gateway.core.json_text import Json
+from gateway.core.position import Position
 from gateway.core.publication import Publication, PublicationTooLarge, refuse_reserved
 from gateway.http.api.openapi import (
     CLIENT_ID,
@@ -31,7 +35,23 @@ MAX_MESSAGES: Final = 1000  # in one request
 async def publish(request: Request) -> Any:
     """Publish ``{"topic", "data", …}`` or ``{"messages": [{…}, …]}``: either all messages, or none."""
     node = node_of(request)
-    body = await read_body(request, 2 * node.settings.max_message_bytes)
+    publications = parse(await read_body(request, 2 * node.settings.max_message_bytes))
+    check_permission(api_key(request), publications)
+    try:
+        positions = await node.dispatcher.publish(publications)
+    except PublicationTooLarge as error:
+        raise ApiError(413, "too_large", str(error)) from None
+    except ProtocolError as error:
+        raise ApiError(400, "bad_request", error.message) from None
+    return results(publications, positions)
+
+
+def parse(body: Json) -> list[Publication]:
+    """The publications in the body of a request.
+
+    Raises:
+        ApiError: The body is not of this form, or one of them is invalid.
+    """
     items = body.get("messages", [body]) if isinstance(body, dict) else None
     if not isinstance(items, list) or not 0 < len(items) <= MAX_MESSAGES:
         raise ApiError(
@@ -46,7 +66,15 @@ async def publish(request: Request) -> Any:
         except ProtocolError as error:
             where = f"messages[{at}]: " if "messages" in body else ""
             raise ApiError(400, "bad_request", where + error.message) from None
-    key = api_key(request)
+    return publications
+
+
+def check_permission(key: ApiKey, publications: Sequence[Publication]) -> None:
+    """Check that `key`, which has the scope, may publish on all of these topics.
+
+    Raises:
+        ApiError: It may not.
+    """
     for publication in publications:
         try:
             refuse_reserved(publication.topic)
@@ -54,12 +82,10 @@ async def publish(request: Request) -> Any:
             raise ApiError(403, "forbidden", error.message) from None
         if not key.may_publish(publication.topic):
             raise ApiError(403, "forbidden", f"The key {key.name} may not publish on {publication.topic}")
-    try:
-        positions = await node.dispatcher.publish(publications)
-    except PublicationTooLarge as error:
-        raise ApiError(413, "too_large", str(error)) from None
-    except ProtocolError as error:
-        raise ApiError(400, "bad_request", error.message) from None
+
+
+def results(publications: Sequence[Publication], positions: Sequence[Position | None]) -> Json:
+    """The content of the response: the topic of each message, and its position if its topic has history."""
     return {
         "results": [
             {"topic": publication.topic, **(position._asdict() if position is not None else {})}

@@ -108,18 +108,25 @@ async def _answer(request: Request, scope: Scope, handler: Handler, query: tuple
         await _authorize(request, scope)
         _check_query(request, query)
         return json(await handler(request))
-    except ApiError as error:
-        return refusal(error.status, error.code, error.message, error.headers)
-    except Unconfirmed as error:
-        return refusal(503, "unconfirmed", f"{error}; it is safe to retry with the same idempotencyKey")
-    except WrongType as error:
-        return refusal(502, "malformed", f"Redis holds a value of the wrong type: {error}. Delete its key")
-    except Impaired as error:
-        return refusal(503, "unavailable", f"Not possible now: {error}", {"retry-after": "5"})
-    except Unavailable as error:
-        return refusal(503, "unavailable", f"Redis is not available: {error}", {"retry-after": "1"})
-    except ClientDisconnect:  # the client does not receive this response; it only ends the request
-        return refusal(400, "bad_request", "The connection closed before the body was complete")
+    except (ApiError, Unavailable, ClientDisconnect) as error:
+        return refusal_of(error)
+
+
+def refusal_of(error: ApiError | Unavailable | ClientDisconnect) -> Response:
+    """The response to a request that failed with `error`."""
+    match error:
+        case ApiError():
+            return refusal(error.status, error.code, error.message, error.headers)
+        case Unconfirmed():
+            return refusal(503, "unconfirmed", f"{error}; it is safe to retry with the same idempotencyKey")
+        case WrongType():
+            return refusal(502, "malformed", f"Redis holds a value of the wrong type: {error}. Delete its key")
+        case Impaired():
+            return refusal(503, "unavailable", f"Not possible now: {error}", {"retry-after": "5"})
+        case Unavailable():
+            return refusal(503, "unavailable", f"Redis is not available: {error}", {"retry-after": "1"})
+        case ClientDisconnect():  # the client does not receive this response; it only ends the request
+            return refusal(400, "bad_request", "The connection closed before the body was complete")
 
 
 def node_of(request: Request) -> Node:
@@ -197,8 +204,7 @@ def refusal(status: int, code: str, message: str, headers: dict[str, str] | None
 
 
 async def _authorize(request: Request, scope: Scope) -> None:
-    scheme, _, given = request.headers.get("authorization", "").partition(" ")
-    given = given.strip() if scheme.lower() == "bearer" else ""
+    given = bearer(request.headers.get("authorization", ""))
     keys = node_of(request).api_keys
     key = keys.find(given.encode("latin-1")) or await _administrator(request, given)
     if key is None and not keys:
@@ -208,6 +214,12 @@ async def _authorize(request: Request, scope: Scope) -> None:
     request.state.key = key
     if not key.may(scope):
         raise ApiError(403, "forbidden", f"The key {key.name} does not have the scope {scope}")
+
+
+def bearer(authorization: str) -> str:
+    """The key or token in an Authorization header; "" if the header has none."""
+    scheme, _, given = authorization.partition(" ")
+    return given.strip() if scheme.lower() == "bearer" else ""
 
 
 async def _administrator(request: Request, given: str) -> ApiKey | None:
@@ -279,9 +291,14 @@ async def http_exception(request: Request, error: Exception) -> Response:
             return refusal(status, "bad_request", str(error.detail), headers)
 
 
+def internal_refusal() -> Response:
+    """The response for an unexpected exception."""
+    return refusal(500, "internal", "The request failed in the node; see its log")
+
+
 async def internal_error(_request: Request, _failure: Exception) -> Response:
     """The response for an unexpected exception. Starlette raises the exception again, so that it is logged."""
-    return refusal(500, "internal", "The request failed in the node; see its log")
+    return internal_refusal()
 
 
 EXCEPTION_HANDLERS: Final = {HTTPException: http_exception, Exception: internal_error}
