@@ -101,7 +101,7 @@ class MessagePublisher:
     @property
     def can_submit(self) -> bool:
         """Whether `submit` may be called: not on a Redis Cluster, nor without rules of a node."""
-        return not self._redis.sharded and math.isinf(self._rules_due)
+        return not self._redis.sharded and self._rules_due == math.inf
 
     def submit(self, publications: Sequence[Publication]) -> PendingPublish:
         """Queue the messages for Redis without a task; `positions` then gives the result. Requires `can_submit`.

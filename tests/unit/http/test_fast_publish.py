@@ -19,13 +19,13 @@ from gateway.node.node import Node
 from gateway.settings import Settings
 from gateway.transports.fast_exchange import FastExchange
 from tests.unit.delivery.test_publisher import KEYS, RULES
-from tests.unit.memory_link import MemoryLink
+from tests.unit.memory_redis import MemoryRedis
 from tests.unit.virtual_time import in_virtual_time, later
 
 HEADERS = [(b"host", b"localhost"), (b"authorization", b"Bearer k"), (b"content-length", b"9")]
 
 
-class Line:
+class Written:
     """What is written."""
 
     def __init__(self) -> None:
@@ -42,19 +42,19 @@ class At:
     """A fast path to a Redis in memory."""
 
     def __init__(self, **settings: Any) -> None:
-        self.redis = MemoryLink()
+        self.redis = MemoryRedis()
         self.publisher = MessagePublisher(
-            self.redis.link, KEYS, topic_rules.parse(RULES, "rules"), self.redis.metrics, max_message_bytes=3000,
+            self.redis.client, KEYS, topic_rules.parse(RULES, "rules"), self.redis.metrics, max_message_bytes=3000,
             now=lambda: 1_700_000_000.0,
         )  # fmt: skip
         key = ApiKey("all", hashlib.sha256(b"k").digest(), ALL_SCOPES)
         node = SimpleNamespace(api_keys=ApiKeys([key]), publisher=self.publisher, settings=Settings(**settings))
         self.node = cast(Node, node)
         self.path = FastPublish(self.node)
-        self.line = Line()
+        self.transport = Written()
 
     async def start(self, body: Any, headers: list[tuple[bytes, bytes]] = HEADERS) -> bool:
-        exchange = FastExchange(cast(asyncio.Transport, self.line), [], True, lambda: None)
+        exchange = FastExchange(cast(asyncio.Transport, self.transport), [], True, lambda: None)
         exchange.body += body if isinstance(body, bytes) else orjson.dumps(body)
         started = self.path.start(headers, exchange)
         await later(0.01)
@@ -79,7 +79,7 @@ def test_only_an_ordinary_publish_is_accepted() -> None:
 async def test_a_publish_is_answered_as_the_route_does() -> None:
     at = At()
     assert await at.start({"messages": [{"topic": "plain", "data": 1}, {"topic": "kept", "data": 2}]})
-    head, _, body = at.line.written.partition(b"\r\n\r\n")
+    head, _, body = at.transport.written.partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\ncontent-type: application/json\r\n" % len(body))
     plain, kept = orjson.loads(body)["results"]
     assert plain == {"topic": "plain"}
@@ -98,7 +98,7 @@ async def test_a_publish_is_answered_as_the_route_does() -> None:
 async def test_a_refusal_is_left_to_the_route_and_nothing_has_happened(body: Any) -> None:
     at = At()
     assert not await at.start(body)
-    assert (at.line.written, at.redis.trips) == (b"", [])
+    assert (at.transport.written, at.redis.trips) == (b"", [])
 
 
 @in_virtual_time
@@ -116,8 +116,19 @@ async def test_a_failure_of_redis_is_answered() -> None:
     at = At()
     at.redis.away = True
     assert await at.start({"topic": "plain", "data": 1})
-    assert at.line.written.startswith(b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\n")
+    assert at.transport.written.startswith(b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\n")
     assert at.redis.metrics.publishes.labels("unavailable").value == 1
+
+
+@in_virtual_time
+async def test_an_unexpected_error_is_answered_and_logged() -> None:
+    at = At()
+    logged: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: logged.append(context))
+    at.publisher.positions = lambda *_: 1 / 0  # type: ignore[assignment, method-assign, return-value]
+    assert await at.start({"topic": "plain", "data": 1})
+    assert at.transport.written.startswith(b"HTTP/1.1 500 ")
+    assert [type(context["exception"]) for context in logged] == [ZeroDivisionError]
 
 
 def test_it_can_be_turned_off_and_is_off_on_a_redis_cluster() -> None:

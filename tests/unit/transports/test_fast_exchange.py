@@ -10,7 +10,7 @@ from uvicorn.server import ServerState
 
 from gateway.transports.fast_exchange import FastExchange, Headers
 from gateway.transports.http1 import REQUEST_SECONDS, Http1Protocol
-from tests.unit.test_slow_input import Door, Line
+from tests.unit.transports.test_http1 import ClosableTransport, OpenAdmission
 from tests.unit.virtual_time import in_virtual_time, later
 
 FAST = b"POST /fast HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nbody"
@@ -50,10 +50,10 @@ class At:
         state = ServerState()
         state.default_headers = [(b"date", b"now")]
         self.state = state
-        self.door = Door()
-        self.line = Line()
-        self.protocol = Http1Protocol(config, state, {"inflow": self.door, "fast_path": self.path})
-        self.protocol.connection_made(self.line)
+        self.admission = OpenAdmission()
+        self.transport = ClosableTransport()
+        self.protocol = Http1Protocol(config, state, {"inflow": self.admission, "fast_path": self.path})
+        self.protocol.connection_made(self.transport)
 
     async def app(self, scope: Any, receive: Any, send: Any) -> None:
         message = await receive()
@@ -77,12 +77,12 @@ async def test_it_answers_without_asgi_and_the_connection_goes_on() -> None:
         assert bytes(at.path.started[0].body) == b"body"
         at.path.respond()
         await later(0.01)
-    assert at.line.written == 3 * RESPONSE
+    assert at.transport.written == 3 * RESPONSE
     assert at.state.total_requests == 3
     assert not at.asgi
-    assert not at.line.is_closing()
+    assert not at.transport.is_closing()
     await later(5.1)  # the keep-alive timeout
-    assert at.line.is_closing()
+    assert at.transport.is_closing()
     at.protocol.connection_lost(None)
 
 
@@ -100,11 +100,11 @@ async def test_what_it_declines_goes_to_asgi_whole() -> None:
 async def test_pipelined_requests_are_answered_in_order() -> None:
     at = At()
     await at.receive(FAST + FAST + OTHER + FAST)
-    assert (len(at.path.started), at.asgi, at.line.written) == (1, [], b"")
+    assert (len(at.path.started), at.asgi, at.transport.written) == (1, [], b"")
     at.path.respond()
     await later(0.01)
-    assert at.line.written.startswith(RESPONSE + b"HTTP/1.1 204 ")
-    assert at.line.written.count(b"HTTP/1.1 ") == 4
+    assert at.transport.written.startswith(RESPONSE + b"HTTP/1.1 204 ")
+    assert at.transport.written.count(b"HTTP/1.1 ") == 4
     assert at.asgi == [("/fast", b"body"), ("/other", b""), ("/fast", b"body")]
     at.protocol.connection_lost(None)
 
@@ -114,11 +114,11 @@ async def test_a_stop_of_the_server_waits_for_the_response_and_closes() -> None:
     at = At()
     await at.receive(FAST)
     at.protocol.shutdown()
-    assert not at.line.is_closing()
+    assert not at.transport.is_closing()
     at.path.respond()
     await later(0.01)
-    assert at.line.written == RESPONSE.replace(b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n")
-    assert at.line.is_closing()
+    assert at.transport.written == RESPONSE.replace(b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n")
+    assert at.transport.is_closing()
     at.protocol.connection_lost(None)
 
 
@@ -127,11 +127,11 @@ async def test_a_client_that_left_gets_nothing() -> None:
     for shared in (FAST, FAST + OTHER):
         at = At()
         await at.receive(shared)
-        at.line.closed = True
+        at.transport.closed = True
         at.protocol.connection_lost(None)
         at.path.respond()
         await later(10)
-        assert at.line.written == b""
+        assert at.transport.written == b""
 
 
 @in_virtual_time
@@ -139,10 +139,10 @@ async def test_a_body_that_does_not_end_has_a_deadline() -> None:
     at = At()
     await at.receive(FAST[:-1])
     await later(REQUEST_SECONDS - 1)
-    assert not at.line.is_closing()
+    assert not at.transport.is_closing()
     await later(1.1)
-    assert at.line.is_closing()
-    assert at.door.cut == ["request_seconds"]
+    assert at.transport.is_closing()
+    assert at.admission.cut == ["request_seconds"]
     assert not at.path.started
     at.protocol.connection_lost(None)
 
@@ -153,10 +153,10 @@ async def test_a_client_that_does_not_read_is_left_to_uvicorn() -> None:
     at.protocol.pause_writing()
     await at.receive(FAST)
     assert not at.path.started
-    assert at.line.written == b""
+    assert at.transport.written == b""
     at.protocol.resume_writing()
     await later(0.01)
-    assert at.line.written.startswith(b"HTTP/1.1 204 ")
+    assert at.transport.written.startswith(b"HTTP/1.1 204 ")
     at.protocol.connection_lost(None)
 
 
