@@ -17,6 +17,7 @@ import pytest
 from tests.cluster import API_KEY, Node, Redis, token
 from tests.conftest import Connect
 from tests.deadlines import eventually, until
+from tests.hostile.test_smuggling import CHUNK, FRAMING
 from tests.raw import exchange
 
 KEYS = """
@@ -225,6 +226,19 @@ async def test_any_split_and_any_order_has_the_same_response(
         fast, usual = [comparable(await all_answers(node, together, size)) for node in both.nodes]
         assert fast == usual
         assert fast.count(b"HTTP/1.1 ") == len(names), size
+
+
+async def test_no_request_hides_in_a_publish(pair: Callable[..., Pair], settings: dict[str, object]) -> None:
+    both = pair(**settings)
+    last = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    for lines in FRAMING:
+        if "h2c" in lines:  # uvicorn reads no further request, so the connection stays open
+            continue
+        for body in (CASES["plain"], CHUNK, orjson.dumps(PLAIN)):
+            head = HOST + KEY + lines.format(size=len(body)).encode("latin-1") + b"\r\n"
+            sent = b"POST /api/publish HTTP/1.1\r\n" + head + b"\r\n" + body + last
+            fast, usual = [comparable(await all_answers(node, sent, len(sent))) for node in both.nodes]
+            assert fast == usual, (lines, body)
 
 
 async def all_answers(node: Node, sent: bytes, size: int) -> bytes:
