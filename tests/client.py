@@ -148,7 +148,7 @@ class Client:
         at = len(self.messages)
         await self.send(requestId=request_id, **message)
         return await self._first(
-            lambda heard: request_id in (heard.get("requestId"), heard.get("inReplyTo")),
+            lambda received: request_id in (received.get("requestId"), received.get("inReplyTo")),
             at,
             within,
             f"answer to {message}",
@@ -158,9 +158,11 @@ class Client:
 
     async def hear(self, *, start: int = 0, within: float = SECONDS, **fields: Any) -> Message:
         """The first message with these fields, of those heard already (from number `start` on) or to come."""
-        return await self._first(lambda heard: fields.items() <= heard.items(), start, within, f"message with {fields}")
+        return await self._first(
+            lambda received: fields.items() <= received.items(), start, within, f"message with {fields}"
+        )
 
-    def heard(self, **fields: Any) -> list[Message]:
+    def received(self, **fields: Any) -> list[Message]:
         """The messages with these fields that were heard so far."""
         return [message for message in self.messages if all(message.get(k) == v for k, v in fields.items())]
 

@@ -175,11 +175,11 @@ class Node(Closing):
         self.url = self.api_url = f"http://{self.address}"
         self.ws = f"ws://{self.address}/ws"
         self.redis_url = redis.url
-        told = {
+        sent = {
             "host": host.address, "port": self.port, "node": name, "redis_url": redis.url, "namespace": NAMESPACE,
             "jwt_secret": JWT_SECRET, "api_key": API_KEY, **settings,
         }  # fmt: skip
-        env = clean_environment() | {f"GATEWAY_{setting.upper()}": str(value) for setting, value in told.items()}
+        env = clean_environment() | {f"GATEWAY_{setting.upper()}": str(value) for setting, value in sent.items()}
         command = [*host.enter, sys.executable, "-m", *self.MODULE]
         self.process = Process(name, command, folder / f"{name}.log", env)
         self.start()
@@ -391,13 +391,13 @@ class Balancer(Closing):
         self.admin = self.api_url = f"http://{host.address}:{admin}"
         self.socket = folder / "haproxy.sock"
         slots = {} if "GW_SLOTS" in env else {f"GW{at}": node.address for at, node in enumerate(nodes, 1)}
-        told = {
+        sent = {
             "LB_BIND": host.address, "LB_PORT": self.port, "LB_ADMIN": f"{host.address}:{admin}", "LB_RUN": folder,
             **slots, **env,
         }  # fmt: skip
         self.process = Process(
             "haproxy", [*host.enter, program("haproxy"), "-W", "-db", "-f", str(ROOT / "haproxy" / "haproxy.cfg")],
-            folder / "haproxy.log", clean_environment() | {name: str(value) for name, value in told.items()},
+            folder / "haproxy.log", clean_environment() | {name: str(value) for name, value in sent.items()},
         )  # fmt: skip
         self._nodes = nodes
         try:

@@ -55,13 +55,13 @@ class Returning:
             await self.client.leave()
             self._collect(self.client)
 
-    def heard(self) -> list[int]:
+    def received(self) -> list[int]:
         """The offsets heard so far, in the order heard."""
-        return self.offsets + ([m["offset"] for m in self.client.heard(type="DATA")] if self.client else [])
+        return self.offsets + ([m["offset"] for m in self.client.received(type="DATA")] if self.client else [])
 
     def has_heard(self, offset: int) -> bool:
         """Whether it has heard the topic up to there."""
-        return self.heard()[-1:] == [offset]
+        return self.received()[-1:] == [offset]
 
     @property
     def node(self) -> str:
@@ -78,8 +78,8 @@ class Returning:
             self.client = None
             self._collect(client)
             await client.leave()
-            told = stay.farewell["data"]["reconnectMs"] / 1000 if stay.farewell else 0.5
-            await asyncio.sleep(told if self.connect_after is None else self.connect_after)
+            sent = stay.farewell["data"]["reconnectMs"] / 1000 if stay.farewell else 0.5
+            await asyncio.sleep(sent if self.connect_after is None else self.connect_after)
             while True:
                 try:
                     await self._come()
@@ -89,7 +89,7 @@ class Returning:
                     await asyncio.sleep(0.2)
 
     def _collect(self, client: Client) -> None:
-        for message in client.heard(type="DATA"):
+        for message in client.received(type="DATA"):
             self.offsets.append(message["offset"])
             self._place = {"epoch": message["epoch"], "offset": message["offset"]}
 

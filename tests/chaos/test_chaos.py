@@ -15,9 +15,9 @@ from tests.processes import clean_environment
 SECONDS = 150.0  # it takes about 40 on an idle machine
 
 
-async def begin(**told: str) -> Process:
+async def begin(**sent: str) -> Process:
     """A run of it, short."""
-    env = clean_environment() | {"QUICK": "1", "SEED": "7", **told}
+    env = clean_environment() | {"QUICK": "1", "SEED": "7", **sent}
     command = [sys.executable, "-m", "chaos"]
     return await asyncio.create_subprocess_exec(*command, cwd=ROOT, env=env, stdout=PIPE, stderr=STDOUT)
 

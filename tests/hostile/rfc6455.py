@@ -24,7 +24,7 @@ class Case(NamedTuple):
 
     number: str
     sent: Sequence[bytes]  # frames
-    heard: Sequence[bytes | int] = ()  # an echoed text, the code of an ERROR, or, behind a dot, a pong's payload
+    received: Sequence[bytes | int] = ()  # an echoed text, the code of an ERROR, or, behind a dot, a pong's payload
     closed: Sequence[int] = (1000,)
     chop: int = 0  # write so many octets at a time; 0: all at once, -1: a frame at a time
     rounds: int = 1  # send and hear so often
@@ -70,8 +70,8 @@ def framing() -> Iterator[Case]:
     chops = {7: 997, 8: 1}
     for at, size in enumerate([0, 125, 126, 127, 128, 65535, 65536, 65536], 1):
         message = echo(sized(size)) if size else b""
-        heard: list[bytes | int] = [sized(size) if size else 4000]
-        yield Case(f"1.1.{at}", [frame(TEXT, message)], heard, chop=chops.get(at, 0))
+        received: list[bytes | int] = [sized(size) if size else 4000]
+        yield Case(f"1.1.{at}", [frame(TEXT, message)], received, chop=chops.get(at, 0))
         yield Case(f"1.2.{at}", [frame(BINARY, b"\xfe" * size)], [4000], chop=chops.get(at, 0))
 
 
@@ -288,10 +288,10 @@ def compression() -> Iterator[Case]:
     for kind, source in enumerate([words, b"\xfe\x00\x01" * 50_000, umlauts, noise, words], 1):
         for at, (size, piece) in enumerate(SIZES, 1):
             text = source[:size].decode(errors="ignore").encode() if kind == 3 else source[:size]
-            opcode, message, heard = (BINARY, text, 4000) if kind == 2 else (TEXT, echo(text), text)
+            opcode, message, received = (BINARY, text, 4000) if kind == 2 else (TEXT, echo(text), text)
             payload, mark = (message, 0) if kind == 5 else (deflated(message), 0x40)
             sent = fragments(opcode, payload, piece or len(payload), reserved=mark)
-            yield Case(f"12.{kind}.{at}", sent, [heard], rounds=5, offer=DEFLATE, agreed=True)
+            yield Case(f"12.{kind}.{at}", sent, [received], rounds=5, offer=DEFLATE, agreed=True)
 
 
 def parameters() -> Iterator[Case]:

@@ -29,7 +29,7 @@ async def write(socket: RawSocket, case: Case) -> None:
             await asyncio.sleep(0)
 
 
-async def heard(socket: RawSocket) -> bytes | int:
+async def received(socket: RawSocket) -> bytes | int:
     """The next thing the node says, as a case names it; negative: a close code."""
     opcode, payload = await socket.frame()
     if opcode == 10:
@@ -52,13 +52,13 @@ async def play(node: Node, case: Case) -> None:
         assert (await socket.message())["action"] == "welcome"
         for _ in range(case.rounds):
             writing = asyncio.create_task(write(socket, case))
-            for wanted in case.heard:
-                got = await heard(socket)
+            for wanted in case.received:
+                got = await received(socket)
                 assert got == wanted, f"{got!r:.100} instead of {wanted!r:.100}"
             await asyncio.gather(writing, return_exceptions=True)  # it may be closed amid what we send
         if case.closed == (1000,):
             socket.write(close(1000))
-        got = await heard(socket)
+        got = await received(socket)
         assert got in [-code for code in case.closed], f"{got!r:.100} instead of a close with {case.closed}"
         if case.closed != (1000,):
             socket.write(close(1000))

@@ -91,7 +91,7 @@ async def test_any_texts_are_answered_and_the_socket_survives(
     assert {message["type"] for message in client.messages} <= ANSWER_TYPES
     asked = [text for text in sent if not text.startswith('{"type":"REQUEST"')]
     assert len(answers) >= len(asked) + 1, "some were not answered"
-    assert not [message for message in client.heard(type="ERROR") if message["code"] == 5000]
+    assert not [message for message in client.received(type="ERROR") if message["code"] == 5000]
     assert (await bystander.ask(type="ping"))["type"] == "pong"
     await client.leave()
     await bystander.leave()

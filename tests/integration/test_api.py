@@ -147,24 +147,24 @@ async def test_topics_are_counted_over_all_nodes(plain: Cluster, back_end: Api, 
     ids = [client.id.rpartition(".")[0] for client in clients]
     row = {"topic": "counted", "subscribers": 3, "nodes": {ids[0]: 2, ids[2]: 1}}
 
-    async def told(path: str, wanted: Any, **query: str | int) -> None:
+    async def reported(path: str, wanted: Any, **query: str | int) -> None:
         async def holds() -> bool:
             return bool(await back_end.get(path, **query) == wanted)
 
         await eventually(holds)
 
-    await told("/api/topics/counted", row)
-    await told("/api/topics/a/b:c.d-e", {**row, "topic": "a/b:c.d-e"})
+    await reported("/api/topics/counted", row)
+    await reported("/api/topics/a/b:c.d-e", {**row, "topic": "a/b:c.d-e"})
     other, totals = {**row, "topic": "a/b:c.d-e"}, {**dict.fromkeys(await node_ids(back_end), 0), ids[0]: 2, ids[2]: 2}
-    await told("/api/topics", {"topics": [other, row], "next": None, "nodes": totals})
-    await told("/api/topics", {"topics": [other], "next": "a/b:c.d-e", "nodes": totals}, limit=1)
-    await told("/api/topics", {"topics": [row], "next": None, "nodes": totals}, limit=1, after="a/b:c.d-e")
-    await told("/api/topics", {"topics": [row], "next": None, "nodes": totals}, contains="nte")
-    await told("/api/topics", {"topics": [], "next": None, "nodes": totals}, contains="*")
+    await reported("/api/topics", {"topics": [other, row], "next": None, "nodes": totals})
+    await reported("/api/topics", {"topics": [other], "next": "a/b:c.d-e", "nodes": totals}, limit=1)
+    await reported("/api/topics", {"topics": [row], "next": None, "nodes": totals}, limit=1, after="a/b:c.d-e")
+    await reported("/api/topics", {"topics": [row], "next": None, "nodes": totals}, contains="nte")
+    await reported("/api/topics", {"topics": [], "next": None, "nodes": totals}, contains="*")
     await clients[0].unsubscribe("counted")
     await clients[2].close()
-    await told("/api/topics/counted", {"topic": "counted", "subscribers": 1, "nodes": {ids[0]: 1}})
-    await told("/api/topics/unheard", {"topic": "unheard", "subscribers": 0, "nodes": {}})
+    await reported("/api/topics/counted", {"topic": "counted", "subscribers": 1, "nodes": {ids[0]: 1}})
+    await reported("/api/topics/unheard", {"topic": "unheard", "subscribers": 0, "nodes": {}})
 
 
 async def test_nodes_are_listed(plain: Cluster, back_end: Api, connect: Connect) -> None:
@@ -230,8 +230,8 @@ async def test_a_publish_may_say_more_than_data(plain: Cluster, back_end: Api, c
         "/api/publish", json={"topic": "rich", "data": None, "action": "a", "subtype": "ß", "priority": "high"}
     )
     assert answer.json() == {"results": [{"topic": "rich"}]}
-    heard = await client.hear(type="DATA")
-    assert heard.items() >= {"data": None, "action": "a", "subtype": "ß", "priority": "high"}.items()
+    received = await client.hear(type="DATA")
+    assert received.items() >= {"data": None, "action": "a", "subtype": "ß", "priority": "high"}.items()
 
 
 @pytest.mark.parametrize(

@@ -73,13 +73,13 @@ async def test_a_token_that_ends_is_told_of_and_auth_renews_it_without_losing_an
     for one in (client, lazy):
         assert (await one.authenticate("ann", seconds=4))["status"] == "success"
         await one.subscribe("portfolio")
-    told = await client.hear(type="SYSTEM", action="token_expiring")
-    assert 0 <= _seconds(told["data"]["expires"]) - time.time() <= 5
+    sent = await client.hear(type="SYSTEM", action="token_expiring")
+    assert 0 <= _seconds(sent["data"]["expires"]) - time.time() <= 5
     assert (await client.ask(type="AUTH", authToken=token("ann")))["operation"] == "authenticate"
     assert await lazy.closed(within=15) == 3005
     await api(node).publish("portfolio", 7)
     assert (await client.hear(type="DATA"))["data"] == 7
-    assert len(client.heard(action="token_expiring")) == 1
+    assert len(client.received(action="token_expiring")) == 1
 
 
 def _seconds(text: str) -> float:
@@ -387,8 +387,8 @@ async def test_each_key_is_good_for_its_scopes_and_every_administrative_act_is_l
         assert [await ask(name, *gone) for name in ("feed", "eye", "nobody", "chief")] == [403, 403, 401, 200]
         assert [await ask(name, "GET", "/api/nodes") for name in ("feed", "eye", "chief")] == [403, 200, 403]
     lines = await node.logged("audit", len(CAME_OF_IT))
-    told = [(line["key"], line["act"], line["status"]) for line in lines]
-    assert told == [(key, "disconnect_client", status) for key, status in CAME_OF_IT]
+    sent = [(line["key"], line["act"], line["status"]) for line in lines]
+    assert sent == [(key, "disconnect_client", status) for key, status in CAME_OF_IT]
     assert all(line["about"] == {"id": client.id} and line["ip"] == "127.0.0.1" for line in lines)
     node.finish_log()
     log = "\n".join(node.process.log())

@@ -46,8 +46,8 @@ class Caller:
 
     def __init__(self, url: str, **settings: Any) -> None:
         self.metrics = Metrics()
-        told = {"secret": SECRET, "timeout_seconds": 5.0, "connections": 4, "max_answer_bytes": 10_000, **settings}
-        self.backend = Backend(url, metrics=self.metrics, now=lambda: NOW, **told)
+        sent = {"secret": SECRET, "timeout_seconds": 5.0, "connections": 4, "max_answer_bytes": 10_000, **settings}
+        self.backend = Backend(url, metrics=self.metrics, now=lambda: NOW, **sent)
 
     def left_alone(self) -> bool:
         """Whether its breaker is open."""

@@ -113,8 +113,8 @@ async def test_nodes_are_found_by_a_name_as_they_come_and_go(folder: Path, redis
     with ExitStack() as stack:
         nodes = [stack.enter_context(Node(f"n{at}", folder, redis, Host(f"127.0.2.{at}"), port)) for at in range(1, 4)]
         names = stack.enter_context(NameServer(["127.0.2.1", "127.0.2.2"]))
-        told = {"GW_DNS": "gateway.example", "GW_PORT": port, "GW_MAX": 4, "LB_NS": names.address}
-        balancer = stack.enter_context(Balancer([], folder, **told))
+        sent = {"GW_DNS": "gateway.example", "GW_PORT": port, "GW_MAX": 4, "LB_NS": names.address}
+        balancer = stack.enter_context(Balancer([], folder, **sent))
         until(lambda: balancer.up(nodes[0]) and balancer.up(nodes[1]), 20)
         jar: dict[str, str] = {}
         first = await connect(balancer, cookies=jar, source=new_source())

@@ -64,8 +64,8 @@ def served(cluster: Start, rules: Path, backend: BackEnd) -> Start:
     """`served(3)`: so many nodes with the example back end behind them."""
 
     def start(n: int, **settings: object) -> Cluster:
-        told = {"topics": rules, "backend_url": backend.url, "backend_secret": BackEnd.SECRET, **settings}
-        return cluster(n, **told)
+        values = {"topics": rules, "backend_url": backend.url, "backend_secret": BackEnd.SECRET, **settings}
+        return cluster(n, **values)
 
     return start
 
@@ -75,8 +75,8 @@ def behind(cluster: Start, rules: Path) -> Start:
     """`behind(server)`: a node with that server behind it."""
 
     def start(server: WebServer, n: int = 1, **settings: object) -> Cluster:
-        told = {"topics": rules, "backend_url": server.url, "backend_secret": BackEnd.SECRET, **settings}
-        return cluster(n, **told)
+        values = {"topics": rules, "backend_url": server.url, "backend_secret": BackEnd.SECRET, **settings}
+        return cluster(n, **values)
 
     return start
 
@@ -207,7 +207,7 @@ async def test_a_frozen_back_end_has_a_deadline_and_holds_up_nothing_else(
         await ann.send(type="ping", timestamp=1)
         refused = await ann.hear(type="ERROR", code=5030)
         assert refused["reason"] == "outcome_unknown"
-        pong = ann.heard(type="pong")
+        pong = ann.received(type="pong")
         assert pong and ann.messages.index(pong[0]) < ann.messages.index(refused)
     finally:
         backend.thaw()
@@ -352,7 +352,7 @@ async def test_requests_of_one_client_are_under_way_together_up_to_a_limit(behin
         await eventually(lambda: server.at_once == 8)
         other = await connect(node)
         assert (await other.ask(type="ping", timestamp=2))["type"] == "pong", "nobody else waits"
-        assert not client.heard(type="pong"), "its own next frames do"
+        assert not client.received(type="pong"), "its own next frames do"
         go.set()
         await client.hear(type="pong")
         for at in range(30):

@@ -48,10 +48,10 @@ class Outcome(NamedTuple):
 async def gateway(front: Front | str, *words: str, stdin: bytes = b"", **env: str) -> Outcome:
     """Run ``gateway`` with these words, for the cluster at `front`."""
     url = front if isinstance(front, str) else front.api_url
-    told = {"GATEWAY_URL": url, "GATEWAY_API_KEY": API_KEY, "GATEWAY_JWT_SECRET": JWT_SECRET, **env}
+    values = {"GATEWAY_URL": url, "GATEWAY_API_KEY": API_KEY, "GATEWAY_JWT_SECRET": JWT_SECRET, **env}
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "gateway", *words, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE, env=clean_environment() | told,
+        stderr=asyncio.subprocess.PIPE, env=clean_environment() | values,
     )  # fmt: skip
     try:
         async with asyncio.timeout(SECONDS):
@@ -153,8 +153,8 @@ async def test_clients_are_directed_wherever_they_are(plain: Cluster, connect: C
     await asyncio.gather(*(client.subscribe("x/y") for client in (ann, bob, other)))
     await until_it_shows(lambda topic: topic["subscribers"] == 3, lambda: gateway(plain[0], "topics", "x/y", "--json"))
     assert (await gateway(plain[0], "unsubscribe", other.id, "x/y", "--json")).document() == {"unsubscribed": ["x/y"]}
-    told = await other.hear(type="SYSTEM", action="unsubscribed")
-    assert told["data"]["topics"] == ["x/y"]
+    values = await other.hear(type="SYSTEM", action="unsubscribed")
+    assert values["data"]["topics"] == ["x/y"]
     assert (await gateway(plain[2], "disconnect", "--user", "a/nn", "--json")).document() == {"disconnected": [ann.id]}
     assert (await gateway(plain[2], "disconnect", "--client", bob.id)).out == f"Disconnected {bob.id}.\n"
     assert await ann.closed() == await bob.closed() == 3503

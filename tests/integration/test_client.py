@@ -229,9 +229,9 @@ async def test_requests_are_answered_or_refused_each_for_itself(cluster: Start, 
 async def test_who_is_here_is_told_with_the_messages(cluster: Start, rules: Path) -> None:
     [node] = cluster(1, topics=rules)
     async with gateway(node) as first, gateway(node, token=token("ann")) as second:
-        heard = Reader(await first.subscribe("kept"))
+        received = Reader(await first.subscribe("kept"))
         await second.subscribe("kept")
-        await eventually(lambda: any(isinstance(e, Presence) and "ann" in str(e.about) for e in heard.events))
+        await eventually(lambda: any(isinstance(e, Presence) and "ann" in str(e.about) for e in received.events))
 
 
 async def test_a_message_to_its_user_needs_no_subscription(cluster: Start, rules: Path, api: Of) -> None:
@@ -300,16 +300,16 @@ async def _alone(client: Gateway) -> bool:
 async def test_of_many_topics_one_that_is_refused_harms_no_other(cluster: Start, rules: Path, api: Of) -> None:
     [node] = cluster(1, topics=rules)
     async with gateway(node) as client:
-        heard = [Reader(await client.subscribe(f"t{number}")) for number in range(9)]
+        received = [Reader(await client.subscribe(f"t{number}")) for number in range(9)]
         await api(node).publish("t0", 0)
         asked = asyncio.create_task(client.subscribe("secret"))
         await asyncio.sleep(0)
         client.reconnect(0)  # so that all are asked for in one frame
         with pytest.raises(Refused, match="4010"):
             await asked
-        await eventually(lambda: all(Gap in reader.notices for reader in heard))
+        await eventually(lambda: all(Gap in reader.notices for reader in received))
         await api(node).publish("t8", 8)
-        await eventually(lambda: heard[8].data == [8])
+        await eventually(lambda: received[8].data == [8])
 
 
 async def test_thousands_of_topics_come_back_in_messages_that_the_node_takes(

@@ -39,7 +39,7 @@ async def fence(api: Api, clients: list[Client]) -> None:
 
 def hearers(clients: list[Client], topic: str, data: Any) -> list[Client]:
     """Who heard this on `topic`, each as often as it did."""
-    return [client for client in clients for heard in client.data(topic) if heard == data]
+    return [client for client in clients for received in client.data(topic) if received == data]
 
 
 async def test_two_browsers_land_on_two_nodes_and_hear_one_publish_once(
@@ -64,10 +64,10 @@ async def test_sixty_clients_from_sixty_sources_are_spread_evenly(
     assert sum(counts.values()) == 60
     assert max(counts.values()) - min(counts.values()) <= 3, counts
 
-    async def told() -> bool:
+    async def sent() -> bool:
         return {row["name"]: row["clients"] for row in (await api(balancer).get("/api/nodes"))["nodes"]} == counts
 
-    await eventually(told)
+    await eventually(sent)
 
 
 async def no_clients(api: Api) -> bool:
@@ -161,8 +161,8 @@ async def test_a_topic_is_taken_from_a_client_and_it_is_told(plain: Cluster, con
     await asyncio.gather(*(client.subscribe("gossip") for client in clients))
     await eventually(lambda: known(api(plain[0]), taken, "gossip"))
     await api(plain[0]).delete(f"/api/clients/{taken.id}/topics/gossip")
-    told = await taken.hear(type="SYSTEM", action="unsubscribed")
-    assert told["data"] == {"topics": ["gossip"], "reason": "by the operator"}
+    sent = await taken.hear(type="SYSTEM", action="unsubscribed")
+    assert sent["data"] == {"topics": ["gossip"], "reason": "by the operator"}
     await api(plain[0]).publish("gossip", "news")
     await fence(api(plain[0]), clients)
     assert hearers(clients, "gossip", "news") == clients[:2]
@@ -190,7 +190,7 @@ async def test_an_original_envelope_is_heard_once_by_each(plain: Cluster, connec
     await asyncio.gather(*(client.hear(type="DATA", topic="weather") for client in clients))
     await fence(api(plain[0]), clients)
     for client in clients:
-        assert client.heard(type="DATA", topic="weather") == [
+        assert client.received(type="DATA", topic="weather") == [
             {"type": "DATA", "topic": "weather", "data": {"p": 1.5}, "timestamp": "2026-11-24T06:35:08.477Z"}
         ]
 
@@ -262,7 +262,7 @@ async def test_every_client_hears_every_message_of_its_topics_exactly_once_and_i
             await speaker.send(type="PUBLISH", topic=topic, data=data)
 
     await asyncio.gather(speak_as_a_client(), *map(speak_in_batches, range(n)))
-    await eventually(lambda: len(speaker.heard(operation="publish")) == len(shares[n]), 30)
+    await eventually(lambda: len(speaker.received(operation="publish")) == len(shares[n]), 30)
     for topic in topics:
         await api(nodes[0]).publish(topic, "the end")
     for client, chosen in heard_by.items():
@@ -271,11 +271,11 @@ async def test_every_client_hears_every_message_of_its_topics_exactly_once_and_i
 
     order: dict[str, list[Any]] = {}
     for client, chosen in heard_by.items():
-        heard = [(message["topic"], message["data"]) for message in client.heard(type="DATA")]
+        received = [(message["topic"], message["data"]) for message in client.received(type="DATA")]
         for who, share in enumerate(shares):  # over all topics, in the order each speaker said it, none twice
             meant = [(topic, data) for topic, data in share if topic in chosen]
-            assert [(topic, data) for topic, data in heard if data != "the end" and data[0] == who] == meant
+            assert [(topic, data) for topic, data in received if data != "the end" and data[0] == who] == meant
         for topic in chosen:  # and of several speakers, all clients hear the same order
             assert order.setdefault(topic, client.data(topic)) == client.data(topic)
-        assert len(heard) == sum(topic in chosen for share in shares for topic, _ in share) + len(chosen)
-    assert not [message for client in clients for message in client.heard(action="gap")]
+        assert len(received) == sum(topic in chosen for share in shares for topic, _ in share) + len(chosen)
+    assert not [message for client in clients for message in client.received(action="gap")]

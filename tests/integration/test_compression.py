@@ -47,8 +47,8 @@ async def test_who_offers_it_and_who_does_not_hear_the_same(
         await client.hear(start=len(client.messages) - 1, type="DATA", data=PRICES)
         assert client.data("prices") == wanted
     plain, small = (now - then for now, then in zip(compressed(node), before, strict=True))
-    heard = sum(len(orjson.dumps(message)) + 4 for message in clients[0].heard(type="DATA"))
-    assert 0.9 * heard < plain < 1.1 * heard, "once for the five of them"
+    received = sum(len(orjson.dumps(message)) + 4 for message in clients[0].received(type="DATA"))
+    assert 0.9 * received < plain < 1.1 * received, "once for the five of them"
     assert 2 * small < plain
 
 

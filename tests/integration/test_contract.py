@@ -41,10 +41,10 @@ def ask(api: Callable[[Front], Api]) -> Ask:
 
 def requests(**values: str) -> list[tuple[str, str]]:
     """Each described operation that needs the key, as method and path."""
-    told = {"id": "n1.0.1", "topic": "contest-chat", "user": "ann", "node": "n0", "key": "k", "service": "feed"}
-    told |= values
+    sent = {"id": "n1.0.1", "topic": "contest-chat", "user": "ann", "node": "n0", "key": "k", "service": "feed"}
+    sent |= values
     return [
-        (method.upper(), path.format(**told))
+        (method.upper(), path.format(**sent))
         for method, path, operation in CONTRACT.operations()
         if "security" not in operation
     ]

@@ -319,14 +319,14 @@ async def caller(folder: Path, redis: Redis) -> AsyncIterator[tuple[Caller, Mete
     rules.write_text(RULES)
     async with WebServer(saying) as server:
         unlimited = dict.fromkeys(("client_messages_per_second", "client_subscriptions_per_second"), 1_000_000)
-        told = {"topics": rules, "open": 1, "ping_seconds": 3600, "backend_url": server.url, "lease_seconds": 30}
+        reported = {"topics": rules, "open": 1, "ping_seconds": 3600, "backend_url": server.url, "lease_seconds": 30}
         more = {
             "user_publishes_per_second": 0,
             "user_stored_bytes": 0,
             "client_log_lines_per_second": 10_000,
             "max_client_topics": 1_000_000,
         }
-        with CrowdedNode("n1", folder, redis, **told, **unlimited, **more) as node:
+        with CrowdedNode("n1", folder, redis, **reported, **unlimited, **more) as node:
 
             def all_there() -> bool:
                 [rows] = redis.cli("KEYS", "gw:ws:node:*:topics") or [""]

@@ -38,10 +38,10 @@ def has_said(node: Node, event: str) -> bool:
 
 def reconnect_ms(client: Client) -> int:
     """What it was told when it was sent away."""
-    (farewell,) = client.heard(type="SYSTEM", action="shutdown")
+    (farewell,) = client.received(type="SYSTEM", action="shutdown")
     assert farewell["data"]["code"] == 1001
-    told: int = farewell["data"]["reconnectMs"]
-    return told
+    delays: int = farewell["data"]["reconnectMs"]
+    return delays
 
 
 # ---- the closes
@@ -66,9 +66,9 @@ async def test_closes_are_spread_over_the_window(cluster: Start, connect: Connec
     # Each part of the window has its share of 50, but for the machine's own hiccups.
     assert all(n / bins / 2 <= histogram[at] <= n / bins * 2 for at in range(bins)), histogram
     # And within a step they come back apart.
-    told = [reconnect_ms(client) for client in clients]
-    assert min(told) >= 50 and max(told) < 500
-    assert len(set(told)) > n / 4
+    delays = [reconnect_ms(client) for client in clients]
+    assert min(delays) >= 50 and max(delays) < 500
+    assert len(set(delays)) > n / 4
 
 
 async def test_a_second_signal_hastens_it_and_spreads_the_return_instead(cluster: Start, connect: Connect) -> None:
@@ -102,7 +102,7 @@ async def test_redis_need_not_be_there(cluster: Start, redis: Redis, connect: Co
     nodes[0].terminate()
     assert await asyncio.gather(*(client.closed() for client in clients)) == [3001] * 20
     assert await exit_code(nodes[0]) == 0
-    assert all(client.heard(action="shutdown") for client in clients)
+    assert all(client.received(action="shutdown") for client in clients)
 
 
 # ---- who comes meanwhile
@@ -257,8 +257,8 @@ async def test_a_rolling_restart_refuses_nobody_and_loses_nothing(cluster: Start
     assert len(moved) >= 40  # two of three nodes' worth at the least
     for browser in browsers:
         await eventually(partial(browser.has_heard, published[-1]))
-        heard = browser.heard()
-        assert heard == list(range(heard[0], published[-1] + 1))  # none lost, none twice, in order
+        received = browser.received()
+        assert received == list(range(received[0], published[-1] + 1))  # none lost, none twice, in order
         assert all(browser.recovered)
         assert {stay.code for stay in browser.stays[:-1]} <= {3001}
     await asyncio.gather(*(browser.stop() for browser in browsers))

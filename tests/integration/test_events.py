@@ -94,7 +94,7 @@ async def test_what_it_says_at_another_node_is_passed_on_in_order(plain: Cluster
     for at in range(50):
         await stream.send(type="ping", timestamp=at)
     await stream.hear(type="pong", timestamp=49)
-    assert [m["timestamp"] for m in stream.heard(type="pong")] == list(range(50))
+    assert [m["timestamp"] for m in stream.received(type="pong")] == list(range(50))
 
 
 @WAYS
@@ -127,7 +127,7 @@ async def test_who_goes_without_a_word_is_gone_and_who_stays_silent_is_not(
     stays, goes = await connect(node, over=over), await connect(node, over=over)
     await stays.subscribe("shown")
     await goes.subscribe("shown")
-    await eventually(lambda: bool(stays.heard(type="PRESENCE", count=2)))
+    await eventually(lambda: bool(stays.received(type="PRESENCE", count=2)))
     await goes.leave()
     await stays.hear(type="PRESENCE", count=1, start=len(stays.messages))
     await asyncio.sleep(3)  # longer than silence may last: what is shown is that nothing happens
@@ -145,14 +145,14 @@ async def test_a_browsers_own_event_source_goes_on_where_it_was_on_another_node(
         await eventually(lambda: hears(back_end, "kept:b"))
         await back_end.publish("kept:a", 1)
         await back_end.publish("kept:b", 2)
-        opened, welcomed, acknowledged, *heard = await reading
+        opened, welcomed, acknowledged, *received = await reading
         assert orjson.loads(opened["data"])["type"] == "OPEN"
         assert orjson.loads(welcomed["data"])["action"] == "welcome"
         assert set(orjson.loads(acknowledged["data"])["positions"]) == {"kept:a", "kept:b"}
-        assert [orjson.loads(event["data"])["data"] for event in heard] == [1, 2]
+        assert [orjson.loads(event["data"])["data"] for event in received] == [1, 2]
         for value in (3, 4, 5):
             await back_end.publish("kept:a" if value % 2 else "kept:b", value)
-        again = await events(there, 6, heard[-1]["id"], topic=["kept:a", "kept:b"])
+        again = await events(there, 6, received[-1]["id"], topic=["kept:a", "kept:b"])
         frames = [orjson.loads(event["data"]) for event in again[2:]]
         assert [frame["data"] for frame in frames[:3]] == [3, 5, 4]
         assert all(position["recovered"] for position in frames[3]["positions"].values())
@@ -193,7 +193,7 @@ async def test_a_stream_is_its_owners_alone(plain: Cluster, connect: Connect) ->
         assert (await http.post("/poll", content="x" * 1000)).status_code == 413
     await stream.send(type="ping", timestamp="mine")
     await stream.hear(type="pong")
-    assert [m["timestamp"] for m in stream.heard(type="pong")] == ["mine"]
+    assert [m["timestamp"] for m in stream.received(type="pong")] == ["mine"]
 
 
 async def test_what_is_no_message_is_answered_as_on_a_socket(plain: Cluster, connect: Connect) -> None:

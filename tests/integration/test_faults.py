@@ -146,7 +146,7 @@ async def test_a_frozen_node_is_reaped_once_and_heals_when_it_thaws(
     await api(nodes[1]).publish("prices", "afterwards")
     await asyncio.gather(*(client.hear(type="DATA", data="afterwards") for client in clients))
     assert [client.data() for client in others] == [["while it slept", "afterwards"]] * 2
-    assert frozen.data() == ["while it slept", "afterwards"] or frozen.heard(action="gap")
+    assert frozen.data() == ["while it slept", "afterwards"] or frozen.received(action="gap")
     assert reaps(nodes.nodes) == 1
 
 
@@ -199,10 +199,10 @@ async def test_a_terminated_node_sends_its_clients_away_and_leaves_nothing(
     assert set(await asyncio.gather(*map(end, clients))) == {3001}
     assert max(ends) - min(ends) > 1, "all at the same time: they would all come back at the same time"
     for client in clients:
-        (told,) = client.heard(action="shutdown")
-        assert told["data"].keys() == {"message", "code", "reconnectMs"}
-        assert told["data"]["code"] == 1001
-        assert client.messages[-1] is told
+        (sent,) = client.received(action="shutdown")
+        assert sent["data"].keys() == {"message", "code", "reconnectMs"}
+        assert sent["data"]["code"] == 1001
+        assert client.messages[-1] is sent
     assert await asyncio.to_thread(leaver.process.exit_code) == 0
     assert await listed(api(stayer), [other])
     assert [row["name"] for row in (await api(stayer).get("/api/nodes"))["nodes"]] == ["n2"]
@@ -290,7 +290,7 @@ async def test_redis_stopped_and_started_again(cluster: Clusters, connect: Conne
     newcomer = await connect(nodes[0])
     await eventually(lambda: time.monotonic() - stopped_at > 10, 15, "an outage as long as the lease")
     assert all(client.open for client in clients)
-    assert not late.heard(requestId="late"), "acknowledged without Redis"
+    assert not late.received(requestId="late"), "acknowledged without Redis"
     assert all(alive(node) for node in nodes)
 
     redis.start()
@@ -305,11 +305,11 @@ async def test_redis_stopped_and_started_again(cluster: Clusters, connect: Conne
     await checked(nodes, 3)
     for client in hearers:
         assert client.data("prices") == ["before", "after"]
-        (gap,) = client.heard(action="gap")
+        (gap,) = client.received(action="gap")
         assert gap["data"] == {"topics": ["news", "prices"]}
     for client in clients:
-        assert len(client.heard(action="degraded")) == len(client.heard(action="restored")) == 1
-    assert not [client for client in quiet if client.heard(action="gap")]
+        assert len(client.received(action="degraded")) == len(client.received(action="restored")) == 1
+    assert not [client for client in quiet if client.received(action="gap")]
 
 
 async def test_a_frozen_redis_is_noticed_within_five_seconds_and_heals(
@@ -337,7 +337,7 @@ async def test_a_frozen_redis_is_noticed_within_five_seconds_and_heals(
     await checked(nodes, 3)
     for client in clients:
         assert client.data().count("after") == 1
-        assert len(client.heard(action="gap")) == 1
+        assert len(client.received(action="gap")) == 1
 
 
 async def test_a_redis_that_stays_frozen_costs_no_connections(
@@ -370,10 +370,10 @@ async def test_cut_subscribers_tell_of_one_gap_and_of_no_outage(
     await asyncio.gather(*(client.hear(type="DATA", data="after") for client in clients))
     await checked(nodes, 3)
     for client in clients:
-        (gap,) = client.heard(action="gap")
+        (gap,) = client.received(action="gap")
         assert gap["data"] == {"topics": ["news", "prices"]}
-        assert not client.heard(action="degraded")
-        assert not client.heard(action="restored")
+        assert not client.received(action="degraded")
+        assert not client.received(action="restored")
         assert client.data() == ["after"]
     assert [node.metric("gateway_bus_reconnects_total") for node in nodes] == [1, 1]
 
@@ -387,7 +387,7 @@ async def test_cut_publishers_fail_no_publish(cluster: Clusters, connect: Connec
         await api(node).publish("prices", number)
     await client.hear(type="DATA", data=19)
     assert client.data() == list(range(20))
-    assert not client.heard(action="gap")
+    assert not client.received(action="gap")
 
 
 async def test_an_acknowledged_subscription_hears_everything_or_is_told_while_the_bus_is_cut_again_and_again(

@@ -22,11 +22,11 @@ async def test_an_administrator_hears_every_nodes_figures_and_nobody_else_does(
     assert (await admin.publish(STATS, {}))["code"] == 4403
     assert (await admin.subscribe(STATS))["status"] == "success"
     await eventually(lambda: {f["name"] for f in admin.data(STATS)} == {"n1", "n2", "n3"}, 20)
-    for told in admin.data(STATS):
-        assert told["ready"] is True
-        assert (told["draining"], told["moving"], told["reasons"]) == (False, False, [])
-        assert told["memoryBytes"] > 1_000_000
-        assert set(told["delays"]) == {"relay", "loop", "redis"}
+    for report in admin.data(STATS):
+        assert report["ready"] is True
+        assert (report["draining"], report["moving"], report["reasons"]) == (False, False, [])
+        assert report["memoryBytes"] > 1_000_000
+        assert set(report["delays"]) == {"relay", "loop", "redis"}
     mine = next(f for f in reversed(admin.data(STATS)) if f["name"] == "n1")
     assert mine["clients"] >= 3
 
@@ -42,8 +42,8 @@ async def test_figures_count_what_is_delivered(plain: Cluster, connect: Connect,
     await api(plain[2]).publish_all([{"topic": "counted", "data": at} for at in range(500)])
 
     def delivered() -> float:
-        told = [f for f in admin.data(STATS) if f["name"] == "n2"]
-        return float(sum(f["rates"]["delivered"] * f["seconds"] for f in told))
+        report = [f for f in admin.data(STATS) if f["name"] == "n2"]
+        return float(sum(f["rates"]["delivered"] * f["seconds"] for f in report))
 
     await eventually(lambda: delivered() >= 495, 30)  # rates are rounded
     seen = max((f for f in admin.data(STATS) if f["name"] == "n2"), key=lambda f: f["rates"]["delivered"])
@@ -57,6 +57,6 @@ async def test_a_node_that_drains_says_so(cluster: Callable[..., Cluster], conne
     await connect(nodes[1])
     nodes[1].terminate()
     await eventually(lambda: any(f["name"] == "n2" and f["draining"] for f in admin.data(STATS)), 20)
-    told = next(f for f in admin.data(STATS) if f["name"] == "n2" and f["draining"])
-    assert told["ready"] is False
-    assert "draining" in told["reasons"]
+    report = next(f for f in admin.data(STATS) if f["name"] == "n2" and f["draining"])
+    assert report["ready"] is False
+    assert "draining" in report["reasons"]

@@ -76,7 +76,7 @@ async def test_offsets_grow_by_one_and_are_in_every_answer(
     for client in (here, there):
         message = await client.hear(type="DATA", data="b")
         assert [message[name] == second[name] for name in ("epoch", "offset", "mark")] == [True] * 3
-        assert [(m["data"], m["offset"]) for m in client.heard(type="DATA")] == [("a", 1), ("b", 2)]
+        assert [(m["data"], m["offset"]) for m in client.received(type="DATA")] == [("a", 1), ("b", 2)]
 
 
 async def test_who_comes_back_to_another_node_is_sent_what_it_missed_before_the_acknowledgement(
@@ -114,7 +114,7 @@ async def test_recovery_is_all_or_nothing(cluster: Start, folder: Path, connect:
         position = await place(client, "kept", recover={"kept": asked})
         assert position["recovered"] is recovered, asked
         assert client.data("kept") == (list(range(10, 60)) if recovered else [59]), asked
-        assert ("initialData" in client.heard(type="DATA")[0]) is not recovered
+        assert ("initialData" in client.received(type="DATA")[0]) is not recovered
 
 
 async def test_the_same_idempotency_key_is_the_same_message(
@@ -146,7 +146,7 @@ async def test_a_node_that_was_deaf_fills_the_hole_and_no_client_notices(
         await client.hear(type="DATA", topic="kept", data=39)
         assert client.data("kept") == list(range(40))
         await client.hear(type="SYSTEM", action="gap")
-        assert all(gap["data"]["topics"] == ["plain"] for gap in client.heard(type="SYSTEM", action="gap"))
+        assert all(gap["data"]["topics"] == ["plain"] for gap in client.received(type="SYSTEM", action="gap"))
 
 
 async def test_a_message_that_only_the_stream_has_is_found_by_itself(
@@ -159,7 +159,7 @@ async def test_a_message_that_only_the_stream_has_is_found_by_itself(
     await client.hear(type="DATA", data="first")
     slip(redis, "kept", "quiet")
     await client.hear(type="DATA", data="quiet")
-    assert client.heard(action="gap") == []
+    assert client.received(action="gap") == []
 
 
 async def test_who_has_heard_more_than_its_new_node_is_not_told_of_a_loss(
@@ -191,7 +191,7 @@ async def test_flushed_history_is_told_to_who_listens_and_to_who_comes_back(
     await api(nodes[0]).publish_all([{"topic": "kept", "data": f"new {at}"} for at in range(3)])
     after = await client.hear(type="DATA", data="new 2")
     assert after["epoch"] != before["epoch"]
-    assert client.heard(action="gap")[0]["data"]["topics"] == ["kept"]
+    assert client.received(action="gap")[0]["data"]["topics"] == ["kept"]
     assert client.data("kept")[9:] == ["new 0", "new 1", "new 2"], "what Redis has since is no loss"
     back = await connect(nodes[0])
     assert (await place(back, "kept", recover={"kept": {"epoch": before["epoch"], "offset": 1}}))["recovered"] is False
@@ -243,7 +243,7 @@ async def test_history_is_read_and_deleted(cluster: Start, folder: Path, connect
     await eventually(forgotten)
     await api(nodes[0]).publish("kept", "after")
     assert (await client.hear(type="DATA", data="after"))["offset"] == 6
-    assert client.heard(action="gap") == []
+    assert client.received(action="gap") == []
 
 
 async def test_history_is_asked_for_by_who_may_hear_it(cluster: Start, folder: Path, connect: Connect) -> None:
@@ -268,7 +268,7 @@ async def test_an_alias_hears_what_is_said_to_the_topic_under_its_own_name(
     assert (await other.hear(type="DATA"))["topic"] == "market_data"
     late = await connect(nodes[1])
     await late.subscribe("market_data")
-    assert [(m["data"], m["initialData"]) for m in late.heard(type="DATA")] == [(1, True)]
+    assert [(m["data"], m["initialData"]) for m in late.received(type="DATA")] == [(1, True)]
 
 
 async def test_of_a_conflated_topic_the_first_and_the_last_arrive(
@@ -316,4 +316,4 @@ async def test_an_envelope_of_the_original_plan_is_numbered_once(
         await client.hear(type="DATA", topic="kept", data=2)
         await client.hear(type="DATA", topic="market_data", data=2)
         assert sorted(client.data("kept")) == sorted(client.data("market_data")) == [0, 1, 2]
-        assert [m["offset"] for m in client.heard(type="DATA", topic="kept")] == [1, 2, 3]
+        assert [m["offset"] for m in client.received(type="DATA", topic="kept")] == [1, 2, 3]

@@ -98,8 +98,8 @@ async def test_a_redis_that_refuses_writes_makes_no_node_unready_and_plain_topic
     refused = await speaker.publish("contest-chat", 1)
     assert (refused["code"], refused["temporary"]) == (5030, True) and code in refused["message"]
     # It is reported.
-    told = (await http.get("/readyz")).json()
-    assert told["ready"] and any(code in reason for reason in told["impaired"])
+    status_of = (await http.get("/readyz")).json()
+    assert status_of["ready"] and any(code in reason for reason in status_of["impaired"])
     assert nodes[0].metric("gateway_redis_impaired") == 1
     await nodes[0].logged(IMPAIRED)
     nodes[0].finish_log()
@@ -303,10 +303,10 @@ async def test_refused_writes_are_told_from_other_errors(redis: Redis) -> None:
 async def test_a_name_that_leads_elsewhere_again_and_again_is_followed(
     redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loop, told = asyncio.get_running_loop(), ["127.0.0.1"]
+    loop, status_of = asyncio.get_running_loop(), ["127.0.0.1"]
 
     async def resolve(_host: str, port: int, **_more: Any) -> list[Any]:
-        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in told]
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in status_of]
 
     redis_client = RedisClient(
         f"redis://redis.internal:{redis.port}/0", timeout_seconds=5, name="test", metrics=Metrics()
@@ -317,18 +317,18 @@ async def test_a_name_that_leads_elsewhere_again_and_again_is_followed(
     try:
         assert await redis_client.execute("PING")
         subscriber = await redis_client.connect_subscriber(ONLY_SERVER)
-        told[:] = ["127.0.0.2", "127.0.0.1"]
+        status_of[:] = ["127.0.0.2", "127.0.0.1"]
         assert not any([await redis_client.is_moved(ONLY_SERVER, subscriber) for _ in range(2 * MOVED_LOOKUPS)]), (
             "one of several"
         )
-        told[:] = ["127.0.0.2"]
+        status_of[:] = ["127.0.0.2"]
         assert [await redis_client.is_moved(ONLY_SERVER, subscriber) for _ in range(MOVED_LOOKUPS)] == [False] * (
             MOVED_LOOKUPS - 1
         ) + [True]
         assert left == ["Redis has another master now"]
         with pytest.raises(Unavailable, match=r"redis\.internal"):
             await redis_client.execute("PING")  # at the new address there is nothing
-        told[:] = ["127.0.0.1"]
+        status_of[:] = ["127.0.0.1"]
         assert await redis_client.execute("PING")
         await subscriber.disconnect()
     finally:

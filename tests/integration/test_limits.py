@@ -101,17 +101,17 @@ async def test_too_many_messages_are_told_so_and_then_turned_out(cluster: Cluste
         *(text({"type": "REQUEST", "topic": "system", "action": "ping", "requestId": at}) for at in range(3 * allowed))
     )
     answers = []
-    while (heard := await socket.frame())[0] == 1:
-        answers.append(heard[1])
-    assert (heard[0], int.from_bytes(heard[1][:2], "big")) == (8, 3013)
-    told = [answer for answer in answers if b"4029" in answer]
-    assert allowed <= len(answers) - len(told) <= allowed * 1.5
-    assert allowed * 0.9 <= len(told) <= allowed * 1.5
+    while (received := await socket.frame())[0] == 1:
+        answers.append(received[1])
+    assert (received[0], int.from_bytes(received[1][:2], "big")) == (8, 3013)
+    sent = [answer for answer in answers if b"4029" in answer]
+    assert allowed <= len(answers) - len(sent) <= allowed * 1.5
+    assert allowed * 0.9 <= len(sent) <= allowed * 1.5
     # A front end that is given the requestId with this code would send again at once.
     assert all(
-        b'"temporary":true' in answer and b'"inReplyTo"' in answer and b'"requestId"' not in answer for answer in told
+        b'"temporary":true' in answer and b'"inReplyTo"' in answer and b'"requestId"' not in answer for answer in sent
     )
-    assert node.metric("gateway_limited_total", limit="messages") == len(told) + 1
+    assert node.metric("gateway_limited_total", limit="messages") == len(sent) + 1
     assert (await bystander.ask(type="ping"))["type"] == "pong"
     await socket.close()
 
@@ -157,10 +157,10 @@ async def test_a_users_publishes_are_counted_over_all_nodes(
         answers = await asyncio.gather(*(client.publish("t", at) for at in range(allowed // 2)))
         assert {answer.get("code") for answer in answers} <= {None, 4029}
     seconds = time.monotonic() - started
-    taken = sum(len(client.heard(operation="publish")) for client in clients)
+    taken = sum(len(client.received(operation="publish")) for client in clients)
     # A node loses at most a fifth of a second's worth in each second.
     assert allowed - 2 * 3 * (seconds + 2) <= taken <= allowed + 10 * seconds
-    refused = [answer for client in clients for answer in client.heard(code=4029)]
+    refused = [answer for client in clients for answer in client.received(code=4029)]
     assert all(answer["temporary"] and "inReplyTo" in answer and "requestId" not in answer for answer in refused)
     assert sum(node.metric("gateway_limited_total", limit="publishes") for node in nodes) == len(refused)
     await eventually(lambda: len(hearer.data("t")) == taken)

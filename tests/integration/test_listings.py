@@ -67,9 +67,9 @@ async def test_pages_have_every_topic_once_by_name_with_the_counts_of_all_nodes(
     counts = {name: {node: at + 1 for at, node in enumerate(NODES) if (len(name) + at) % 3} for name in names}
     for node in NODES:
         await put(redis_client, Keys("gw:").topics(node), {n: by[node] for n, by in counts.items() if node in by})
-    heard = {name: by for name, by in counts.items() if by}
+    received = {name: by for name, by in counts.items() if by}
     expected: list[dict[str, Any]] = [
-        {"topic": n, "subscribers": sum(heard[n].values()), "nodes": heard[n]} for n in sorted(heard)
+        {"topic": n, "subscribers": sum(received[n].values()), "nodes": received[n]} for n in sorted(received)
     ]
     assert await in_pages(lists, limit) == expected
     assert await in_pages(lists, limit, contains="1") == [row for row in expected if "1" in row["topic"]]

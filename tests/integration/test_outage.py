@@ -73,7 +73,7 @@ async def test_every_request_is_answered_in_time_while_redis_is_frozen(
         await client.send(type="SUBSCRIBE", topics=["kept:1", "plain"], requestId="s")
         await client.send(type="ping", timestamp=7)
         await client.hear(type="pong", timestamp=7, within=ANSWER_SECONDS)
-        assert not client.heard(requestId="s"), "acknowledged without Redis"
+        assert not client.received(requestId="s"), "acknowledged without Redis"
     finally:
         redis.thaw()
     assert (await client.hear(requestId="s"))["topics"] == ["kept:1", "plain"]
@@ -91,7 +91,7 @@ async def test_a_client_that_connects_in_an_outage_is_told_of_it_after_its_welco
     await client.hear(type="SYSTEM", action="degraded")
     redis.start()
     await client.hear(type="SYSTEM", action="restored")
-    assert [m["action"] for m in client.heard(type="SYSTEM")] == ["welcome", "degraded", "restored"]
+    assert [m["action"] for m in client.received(type="SYSTEM")] == ["welcome", "degraded", "restored"]
 
 
 async def test_a_client_that_connects_before_an_outage_is_noticed_is_welcomed_in_time(

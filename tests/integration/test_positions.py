@@ -84,7 +84,7 @@ async def test_reading_a_topic_without_messages_writes_nothing_and_its_position_
     assert written(redis) == []
     await publish(api(nodes[0]), "kept-0", 1, 2)
     await client.hear(type="DATA", data=2)
-    assert client.heard(action="gap") == []
+    assert client.received(action="gap") == []
     for node in nodes:
         assert await recovers(await connect(node), "kept-0", positions["kept-0"]) == (True, [1, 2])
     assert all(redis.cli("TTL", key) > 0 for key in written(redis))
@@ -161,7 +161,7 @@ async def test_a_topic_that_is_idle_but_subscribed_does_not_expire(
         redis.cli("PEXPIRE", key, 3_600_000)
     await eventually(lambda: redis.cli("TTL", meta("last")) > 86_400)
     assert redis.cli("TTL", "gw:ws:snapshot:{last}") > 86_400
-    assert client.heard(action="gap") == []
+    assert client.received(action="gap") == []
 
 
 async def test_a_quiet_topic_keeps_its_last_value_for_new_subscribers(
@@ -173,7 +173,7 @@ async def test_a_quiet_topic_keeps_its_last_value_for_new_subscribers(
     await eventually(lambda: redis.cli("EXISTS", stream("last")) == 0)
     client = await connect(nodes[0])
     acknowledged = await client.subscribe("last")
-    assert [(m["data"], m["initialData"]) for m in client.heard(type="DATA")] == [("value", True)]
+    assert [(m["data"], m["initialData"]) for m in client.received(type="DATA")] == [("value", True)]
     assert acknowledged["positions"]["last"] == place
     assert await recovers(await connect(nodes[0]), "last", place) == (True, [])
     assert await api(nodes[0]).delete("/api/topics/last/history") == {"deleted": True}
@@ -242,7 +242,7 @@ async def test_nodes_with_other_topic_rules_deliver_all_and_claim_no_recovery_ac
         for client in (here, there):
             await client.hear(type="DATA", data="plain 4")
             assert client.data("kept") == expected
-        numbered = here.heard(type="DATA", data="numbered 4")[0]
+        numbered = here.received(type="DATA", data="numbered 4")[0]
         place = {name: numbered[name] for name in ("epoch", "offset", "mark")}
         assert await recovers(await connect(nodes[0]), "kept", place) == (False, []), "a plain one came behind it"
         (latest,) = await publish(api(nodes[0]), "kept", "numbered 5")
@@ -263,5 +263,5 @@ async def test_a_message_of_a_newer_gateway_is_reported_as_a_gap(
     await eventually(lambda: nodes[0].metric("gateway_messages_relayed_total", kind="unreadable") == 100)
     await client.send(type="ping", timestamp=1)
     await client.hear(type="pong")
-    told = [gap["data"]["topics"] for gap in client.heard(action="gap")]
-    assert sorted(told) == [["kept"], ["plain"]]
+    sent = [gap["data"]["topics"] for gap in client.received(action="gap")]
+    assert sorted(sent) == [["kept"], ["plain"]]

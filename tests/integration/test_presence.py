@@ -32,11 +32,11 @@ def people(message: dict[str, Any], which: str) -> set[str]:
     return {person["user"] for person in message[which]}
 
 
-async def told(client: Client, which: str, user: str, within: float = 10) -> dict[str, Any]:
+async def presence_of(client: Client, which: str, user: str, within: float = 10) -> dict[str, Any]:
     """The PRESENCE message in which `client` hears that `user` has joined or left."""
 
     def found() -> dict[str, Any] | None:
-        return next((m for m in client.heard(type="PRESENCE") if user in people(m, which)), None)
+        return next((m for m in client.received(type="PRESENCE") if user in people(m, which)), None)
 
     await eventually(lambda: found() is not None, within, f"{user} {which}")
     return found() or {}
@@ -54,12 +54,12 @@ async def test_who_comes_and_goes_is_told_on_all_nodes(cluster: Start, folder: P
     await ann.subscribe("room")
     bob = await connect(nodes[1], user="bob")
     await bob.subscribe("room")
-    await told(ann, "joined", "bob")
+    await presence_of(ann, "joined", "bob")
     answer = await bob.ask(type="REQUEST", topic="room", action="presence", requestId="q")
     await eventually(lambda: _here_is(api(nodes[1]), {"ann", "bob"}))
     assert people(answer["data"], "members") <= {"ann", "bob"}
     await bob.close()
-    left = await told(ann, "left", "bob")
+    left = await presence_of(ann, "left", "bob")
     assert left["left"] == [{"clientId": bob.id, "user": "bob"}]
     assert left["count"] == 1
     await eventually(lambda: _here_is(api(nodes[1]), {"ann"}))
@@ -77,17 +77,17 @@ async def test_a_page_loaded_anew_on_another_node_is_nobodys_coming_or_going(
     await watcher.subscribe("room")
     ann = await connect(nodes[0], user="ann")
     await ann.subscribe("room")
-    await told(watcher, "joined", "ann")
+    await presence_of(watcher, "joined", "ann")
     for node in (nodes[1], nodes[0], nodes[1]):
         await ann.close()
         ann = await connect(node, user="ann")
         await ann.subscribe("room")
     bob = await connect(nodes[1], user="bob")
     await bob.subscribe("room")
-    await told(watcher, "joined", "bob")
+    await presence_of(watcher, "joined", "bob")
     await bob.close()
-    await told(watcher, "left", "bob")
-    names = [name for m in watcher.heard(type="PRESENCE") for name in people(m, "joined") | people(m, "left")]
+    await presence_of(watcher, "left", "bob")
+    names = [name for m in watcher.received(type="PRESENCE") for name in people(m, "joined") | people(m, "left")]
     assert names.count("ann") == 1, "she came once, and has not left"
 
 
@@ -100,15 +100,15 @@ async def test_a_dead_nodes_people_leave_when_its_lease_ends(
     moved, gone = await connect(nodes[1], user="moved"), await connect(nodes[1], user="gone")
     for client, user in ((moved, "moved"), (gone, "gone")):
         await client.subscribe("room")
-        await told(watcher, "joined", user)
+        await presence_of(watcher, "joined", user)
     nodes[1].kill()
     again = await connect(nodes[2], user="moved")
     await again.subscribe("room")
-    left = await told(watcher, "left", "gone", within=3)  # the lease, and one second
+    left = await presence_of(watcher, "left", "gone", within=3)  # the lease, and one second
     assert left["count"] == 2
     for node in (nodes[0], nodes[2]):  # each hears of it by itself
         await eventually(partial(_here_is, api(node), {"watcher", "moved"}))
-    assert all("moved" not in people(m, "left") for m in watcher.heard(type="PRESENCE"))
+    assert all("moved" not in people(m, "left") for m in watcher.received(type="PRESENCE"))
 
 
 async def test_presence_is_healed_after_a_flush_and_a_deaf_moment(
@@ -123,7 +123,7 @@ async def test_presence_is_healed_after_a_flush_and_a_deaf_moment(
     await eventually(lambda: _in_redis(redis, nodes, 3))
     redis.kill_pubsub()
     await clients["cid"].close()
-    await told(clients["ann"], "left", "cid")
+    await presence_of(clients["ann"], "left", "cid")
     await eventually(lambda: _here_is(api(nodes[1]), {"ann", "bob"}))
 
 
@@ -150,17 +150,17 @@ async def test_a_client_that_logs_in_or_changes_its_user_is_shown_as_that_user_e
     client = await connect(nodes[0])
     await client.subscribe("room")
     await eventually(
-        lambda: any(client.id == p["clientId"] for m in watcher.heard(type="PRESENCE") for p in m["joined"])
+        lambda: any(client.id == p["clientId"] for m in watcher.received(type="PRESENCE") for p in m["joined"])
     )
     for user in ("ann", "bob"):
         await client.send(type="AUTH", authToken=token(user))
-        await told(watcher, "joined", user)
+        await presence_of(watcher, "joined", user)
         for node in nodes:
             await eventually(partial(_here_is, api(node), {"watcher", user}))
-    assert (await told(watcher, "left", "ann", within=5))["count"] == 2
+    assert (await presence_of(watcher, "left", "ann", within=5))["count"] == 2
     await client.send(type="SUBSCRIBE", topics=["room"], authToken=token("cid"), requestId="s")
-    await told(watcher, "joined", "cid")
-    await told(watcher, "left", "bob", within=5)
+    await presence_of(watcher, "joined", "cid")
+    await presence_of(watcher, "left", "bob", within=5)
 
 
 async def test_people_are_written_with_what_the_reaper_finds_them_by_and_nobody_need_hear_of_it(redis: Redis) -> None:
@@ -203,4 +203,4 @@ async def test_a_row_that_went_missing_is_written_again(
     await eventually(lambda: _in_redis(redis, nodes, 2), 20)
     for node in nodes:
         await eventually(partial(_here_is, api(node), {"ann", "bob"}))
-    assert not [m for client in clients for m in client.heard(type="PRESENCE") if m["left"]]
+    assert not [m for client in clients for m in client.received(type="PRESENCE") if m["left"]]

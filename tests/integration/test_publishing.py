@@ -80,7 +80,7 @@ async def test_python(cluster: Callable[..., Cluster], connect: Connect, redis: 
     printed = await run(sys.executable, "publish.py", folder=folder, REDIS_URL=redis.url)
     assert re.fullmatch(r"Position\(epoch='\w+', offset=1, mark=\d+\)\n", printed)
     await heard_once(hearers, "contest", [{"leader": "bob"}])
-    assert hearers[0].heard(topic="contest")[-1]["action"] == "LEADER"
+    assert hearers[0].received(topic="contest")[-1]["action"] == "LEADER"
     await heard_once(hearers, "token:price:ABC", [41, 42])
 
 

@@ -82,8 +82,8 @@ async def test_the_surplus_moves_to_a_new_node_and_stays_there(
     assert ended[-1] - ended[0] > 3  # of the 5 s
     for browser in browsers:
         await eventually(partial(browser.has_heard, published[-1]))
-        heard = browser.heard()
-        assert heard == list(range(heard[0], published[-1] + 1))  # none lost, none twice, in order
+        received = browser.received()
+        assert received == list(range(received[0], published[-1] + 1))  # none lost, none twice, in order
         assert all(browser.recovered) and not browser.failures
     # The refusals that sent them there did not make HAProxy doubt the nodes.
     after = balancer.servers()

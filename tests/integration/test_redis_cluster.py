@@ -304,7 +304,7 @@ async def test_nodes_stay_ready_while_a_part_of_the_slots_has_no_server(
     unready: list[list[str]] = []
     said = ""
 
-    async def told() -> bool:
+    async def sent() -> bool:
         nonlocal said
         unready.extend(reasons for node in nodes if (reasons := node.reasons()))
         answer = await api.http.post("/api/publish", json={"topic": lost, "data": 6})
@@ -313,7 +313,7 @@ async def test_nodes_stay_ready_while_a_part_of_the_slots_has_no_server(
         about = (await api.http.get("/readyz")).json()
         return "has failed" in said and any(str(dying.port) in reason for reason in about["impaired"])
 
-    await eventually(told, 20, "the cluster has found out, and the nodes name the part")
+    await eventually(sent, 20, "the cluster has found out, and the nodes name the part")
     assert str(dying.port) in said and "slot" in said
     numbers = iter(range(6, 1000))
     for _ in range(15):  # three leases
@@ -323,7 +323,7 @@ async def test_nodes_stay_ready_while_a_part_of_the_slots_has_no_server(
         await asyncio.sleep(0.4)
     await had_all(hearer, kept, 20)
     assert unready == [], "no node would do better"
-    assert hearer.heard(type="SYSTEM", action="degraded")
+    assert hearer.received(type="SYSTEM", action="degraded")
     newcomer = await connect(nodes[1])
     assert (await newcomer.subscribe(kept))["status"] == "success"
     await asyncio.to_thread(dying.start)

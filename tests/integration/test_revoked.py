@@ -58,10 +58,10 @@ async def test_the_order_tells_the_moment_that_redis_has(node: Make, redis: Redi
         await listener.subscribe(KEYS.control)
         done = await asked.revoke("user", "ann", time.time() + 600)
         alone = await asked.revoke("token", "t1", time.time() + 600)
-        heard = [m["data"] async for m in _three(listener)]
-    found = [control_messages.parse(text) for text in heard]
+        received = [m["data"] async for m in _three(listener)]
+    found = [control_messages.parse(text) for text in received]
     assert found == [RevokeTokens([done]), RevokeTokens([alone])]
-    assert orjson.loads(heard[0])["revocations"][0]["before"] == done.before > 0
+    assert orjson.loads(received[0])["revocations"][0]["before"] == done.before > 0
     assert alone.before == 0
 
 

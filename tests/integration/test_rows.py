@@ -154,8 +154,8 @@ async def test_a_key_of_another_type_affects_that_key_only_and_is_written_anew(
             await newcomer.close()
 
         async def listed() -> bool:
-            heard = (await http.get("/api/topics/news")).json()["subscribers"]
-            return bool(len(await api(nodes[1]).clients()) == len(await nodes_of(http)) == heard == 2)
+            received = (await http.get("/api/topics/news")).json()["subscribers"]
+            return bool(len(await api(nodes[1]).clients()) == len(await nodes_of(http)) == received == 2)
 
         for client in clients:  # a change writes the rows
             await client.subscribe("news")

@@ -113,10 +113,10 @@ async def test_a_singleton_counts_on_through_death_sleep_and_a_restarted_redis(
         later = stream.read()
         check(later, LEASE_SECONDS + 1)
         assert later[0]["token"] >= earlier[-1]["token"], "tokens grow over a Redis that has forgotten them"
-        told = {key: value for key, value in later[-1].items() if key != "ms"}
-        await eventually(lambda: told in listener.data("counter"))
-    heard = [tick["token"] for tick in listener.data("counter")]
-    assert heard == sorted(heard)
+        sent = {key: value for key, value in later[-1].items() if key != "ms"}
+        await eventually(lambda: sent in listener.data("counter"))
+    received = [tick["token"] for tick in listener.data("counter")]
+    assert received == sorted(received)
     said = [(tick["by"], tick["token"], tick["tick"]) for tick in listener.data("counter")]
     assert len(said) == len(set(said)), "each tick once"
 
@@ -180,8 +180,8 @@ async def test_states_are_stale_without_redis_and_the_newest_is_written_after(re
 
 async def test_an_older_write_never_replaces_a_newer(redis: Redis) -> None:
     async with ServiceManager.connect(redis.url, name="a") as services:
-        heard: list[tuple[str, dict[str, Any]]] = []
-        services.watch(lambda name, state: heard.append((name, state)))
+        received: list[tuple[str, dict[str, Any]]] = []
+        services.watch(lambda name, state: received.append((name, state)))
         await services.update_service_state("feed", status="active")
         states = services.states
         [newer] = await states.write([ServiceReport("feed", "other", {"status": "error"}, 5000, 100)])
@@ -190,7 +190,7 @@ async def test_an_older_write_never_replaces_a_newer(redis: Redis) -> None:
         found = await services.get_service_state("feed")
         assert found is not None and found["status"] == ServiceStatus.ERROR
         assert [row["status"] for row in found["instances"]] == ["active", "error"]
-        await eventually(lambda: ("feed", "error") in [(name, state["status"]) for name, state in heard])
+        await eventually(lambda: ("feed", "error") in [(name, state["status"]) for name, state in received])
 
 
 async def test_a_failing_service_holds_back_those_that_need_it_and_no_other(
@@ -266,20 +266,20 @@ async def test_administrators_are_told_once_of_every_change_through_the_death_of
     refused = await (await connect(nodes[0], user="ann")).subscribe("service")
     assert refused["code"] == 4012
 
-    def told(topic: str) -> list[Any]:
-        return [m["data"] for m in admin.heard(type="DATA", topic=topic) if not m.get("initialData")]
+    def sent(topic: str) -> list[Any]:
+        return [m["data"] for m in admin.received(type="DATA", topic=topic) if not m.get("initialData")]
 
     def feed(status: str) -> bool:
-        return any(s["service"] == "feed" and s["status"] == status for m in told("service") for s in m["services"])
+        return any(s["service"] == "feed" and s["status"] == status for m in sent("service") for s in m["services"])
 
     await report("active")
     await eventually(lambda: feed("active"))
     await report("error", lastError="no answer", stats={"breaker": "open"})
     await eventually(lambda: feed("error"))
-    await eventually(lambda: any(b["service"] == "feed" for m in told("circuit-breaker") for b in m["breakers"]))
+    await eventually(lambda: any(b["service"] == "feed" for m in sent("circuit-breaker") for b in m["breakers"]))
     snapshot = await connect(nodes[1], user="root", role="admin")
     await snapshot.subscribe("service")
-    assert snapshot.heard(type="DATA", topic="service")[0]["initialData"]
+    assert snapshot.received(type="DATA", topic="service")[0]["initialData"]
     assert snapshot.data("service")[0]["status"] == "error"
 
     async def overall() -> bool:
@@ -304,7 +304,7 @@ async def test_administrators_are_told_once_of_every_change_through_the_death_of
     await report("degraded")
     await eventually(lambda: feed("degraded"))
     said = [
-        s["status"] for m in told("service") if "feed" in m["changed"] for s in m["services"] if s["service"] == "feed"
+        s["status"] for m in sent("service") if "feed" in m["changed"] for s in m["services"] if s["service"] == "feed"
     ]
     assert said.count("degraded") == 1, "of one change one message"
 

@@ -92,7 +92,7 @@ async def test_who_says_later_who_it_is_is_closed(three: Cluster, connect: Conne
         if not other.open:
             other = await connect(three[2])
         await other.send(type="AUTH", authToken=token("ann"))
-        await eventually(lambda: not other.open or other.heard(operation="authenticate"))
+        await eventually(lambda: not other.open or other.received(operation="authenticate"))
         return other.open
 
     await eventually(becomes_ann)

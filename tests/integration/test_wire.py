@@ -111,7 +111,7 @@ async def test_a_handshake_of_any_bytes_is_answered(node: Node, open_raw: OpenRa
 
 
 async def test_an_unmodified_client_of_fifteen_lines_works(node: Node) -> None:
-    async def listener(url: str, heard: list[Any], ready: asyncio.Event) -> None:
+    async def listener(url: str, received: list[Any], ready: asyncio.Event) -> None:
         async for websocket in websockets.connect(url):
             await websocket.send('{"type":"SUBSCRIBE","topics":["fifteen"]}')
             async for message in websocket:
@@ -119,20 +119,20 @@ async def test_an_unmodified_client_of_fifteen_lines_works(node: Node) -> None:
                 if event["type"] == "ACKNOWLEDGMENT":
                     ready.set()
                 if event["type"] == "DATA":
-                    heard.append(event["data"])
+                    received.append(event["data"])
                     return
 
-    heard: list[Any] = []
+    received: list[Any] = []
     ready = asyncio.Event()
     async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
-        tasks.create_task(listener(node.ws, heard, ready))
+        tasks.create_task(listener(node.ws, received, ready))
         await ready.wait()
         async with websockets.connect(node.ws) as publisher:
             await publisher.send(orjson.dumps({"type": "AUTH", "authToken": token("ann")}).decode())
             await publisher.send('{"type":"PUBLISH","topic":"fifteen","data":{"price":1}}')
             while orjson.loads(await publisher.recv()).get("operation") != "publish":
                 pass
-    assert heard == [{"price": 1}]
+    assert received == [{"price": 1}]
 
 
 # ---- who one is
@@ -494,9 +494,9 @@ async def test_the_frames_of_a_socket_are_handled_in_order(node: Node, open_raw:
         text({"type": "ping", "timestamp": 2}),
     )
     answers = [await socket.message() for _ in range(7)]
-    heard = [m for m in answers if m["type"] == "DATA"]
-    assert [m["data"] for m in heard] == [1]
-    assert [m.get("operation") or m.get("timestamp") for m in answers if m not in heard] == [
+    received = [m for m in answers if m["type"] == "DATA"]
+    assert [m["data"] for m in received] == [1]
+    assert [m.get("operation") or m.get("timestamp") for m in answers if m not in received] == [
         "authenticate", "subscribe", "publish", 1, "unsubscribe", 2,
     ]  # fmt: skip
 

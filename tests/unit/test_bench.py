@@ -81,16 +81,16 @@ def test_every_round_measures_what_is_compared_and_the_first_all() -> None:
 
 
 def test_the_quick_bench_measures_what_the_targets_speak_of_and_no_more() -> None:
-    told = bench.plan({"QUICK": "1"}).scenarios
-    assert {(scenario.name, one.name) for scenario in told for one in scenario.contenders} == targets.asked()
+    chosen = bench.plan({"QUICK": "1"}).scenarios
+    assert {(scenario.name, one.name) for scenario in chosen for one in scenario.contenders} == targets.asked()
     assert bench.plan({}).scenarios is SCENARIOS
 
 
 def test_it_does_what_it_is_told() -> None:
-    told = bench.plan({})
-    assert (told.scenarios, told.rounds, told.quick) == (SCENARIOS, 3, False)
-    told = bench.plan({"SCENARIOS": "storm, paced", "QUICK": "1", "ROUNDS": ""})
-    assert ([one.name for one in told.scenarios], told.rounds, told.quick) == (["storm", "paced"], 1, True)
+    chosen = bench.plan({})
+    assert (chosen.scenarios, chosen.rounds, chosen.quick) == (SCENARIOS, 3, False)
+    chosen = bench.plan({"SCENARIOS": "storm, paced", "QUICK": "1", "ROUNDS": ""})
+    assert ([one.name for one in chosen.scenarios], chosen.rounds, chosen.quick) == (["storm", "paced"], 1, True)
 
 
 @pytest.mark.parametrize("words", [{"SCENARIOS": "pased"}, {"ROUNDS": "-1"}, {"ROUNDS": "x"}, {"ROUNDS": "21"}])

@@ -16,43 +16,45 @@ KEPT = report.Phase("a fault", True, 10, Account(received=10), Account(received=
 
 
 def test_without_a_word_it_does_every_fault_once_with_a_hundred_clients() -> None:
-    told = plan.from_env({}, KNOWN, seed=5)
-    assert told.faults == tuple(KNOWN["single"])
-    assert (told.seed, told.clients, told.minutes, told.fsync) == (5, 100, 0, "everysec")
+    chosen = plan.from_env({}, KNOWN, seed=5)
+    assert chosen.faults == tuple(KNOWN["single"])
+    assert (chosen.seed, chosen.clients, chosen.minutes, chosen.fsync) == (5, 100, 0, "everysec")
 
 
 def test_it_does_what_it_is_told() -> None:
-    told = plan.from_env(
+    chosen = plan.from_env(
         {"SEED": "9", "FAULTS": "flush, kill", "QUICK": "1", "MINUTES": "1.5", "FSYNC": "always"}, KNOWN, seed=5
     )
-    assert told.faults == ("flush", "kill")
-    assert (told.seed, told.clients, told.minutes, told.fsync) == (9, 30, 1.5, "always")
-    assert told.freeze_node_seconds > told.lease_seconds, "quick, but longer than what is to notice it"
+    assert chosen.faults == ("flush", "kill")
+    assert (chosen.seed, chosen.clients, chosen.minutes, chosen.fsync) == (9, 30, 1.5, "always")
+    assert chosen.freeze_node_seconds > chosen.lease_seconds, "quick, but longer than what is to notice it"
 
 
 def test_with_sentinels_it_does_what_can_happen_to_them() -> None:
-    told = plan.from_env({"REDIS": "sentinel", "WAIT": "1"}, KNOWN, seed=5)
-    assert "failover" in told.faults and "flush" not in told.faults
-    assert (told.redis, told.wait_replicas) == ("sentinel", 1)
+    chosen = plan.from_env({"REDIS": "sentinel", "WAIT": "1"}, KNOWN, seed=5)
+    assert "failover" in chosen.faults and "flush" not in chosen.faults
+    assert (chosen.redis, chosen.wait_replicas) == ("sentinel", 1)
 
 
 def test_with_a_cluster_it_does_what_can_happen_to_one() -> None:
-    told = plan.from_env({"REDIS": "cluster", "WAIT": "1"}, KNOWN, seed=5)
-    assert {"kill", "reload", "shard", "move"} <= set(told.faults)
-    assert not {"failover", "flush"} & set(told.faults)
-    assert (told.redis, told.wait_replicas) == ("cluster", 1)
+    chosen = plan.from_env({"REDIS": "cluster", "WAIT": "1"}, KNOWN, seed=5)
+    assert {"kill", "reload", "shard", "move"} <= set(chosen.faults)
+    assert not {"failover", "flush"} & set(chosen.faults)
+    assert (chosen.redis, chosen.wait_replicas) == ("cluster", 1)
     single = plan.from_env({}, KNOWN, seed=5)
-    assert len(told.topics()) > len(single.topics()), "each master has some of them"
-    assert [sum(map(one.rate, one.topics())) for one in (told, single)] == pytest.approx([50, 50])
+    assert len(chosen.topics()) > len(single.topics()), "each master has some of them"
+    assert [sum(map(one.rate, one.topics())) for one in (chosen, single)] == pytest.approx([50, 50])
 
 
 def test_with_hosts_it_cuts_them_from_each_other_for_longer_than_anybody_bears() -> None:
     for quick in ("", "1"):
-        told = plan.from_env({"HOSTS": "1", "QUICK": quick}, KNOWN, seed=5)
-        assert {"cut-redis", "cut-balancer", "halves", "halves-master"} <= set(told.faults)
+        chosen = plan.from_env({"HOSTS": "1", "QUICK": quick}, KNOWN, seed=5)
+        assert {"cut-redis", "cut-balancer", "halves", "halves-master"} <= set(chosen.faults)
         assert "cut-redis" not in KNOWN["single"] + KNOWN["sentinel"]
-        assert (told.hosts, told.redis, told.nodes, told.wait_replicas) == (True, "sentinel", 4, 1)
-        assert told.cut_seconds > max(told.lease_seconds, told.ping_seconds + told.pong_seconds, told.max_lag_seconds)
+        assert (chosen.hosts, chosen.redis, chosen.nodes, chosen.wait_replicas) == (True, "sentinel", 4, 1)
+        assert chosen.cut_seconds > max(
+            chosen.lease_seconds, chosen.ping_seconds + chosen.pong_seconds, chosen.max_lag_seconds
+        )
 
 
 def test_every_fault_can_happen_somewhere() -> None:

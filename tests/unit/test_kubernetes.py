@@ -51,11 +51,11 @@ def test_every_file_is_part_of_it_and_nothing_else() -> None:
 
 
 def test_the_nodes_understand_their_variables() -> None:
-    told = {
+    sent = {
         name: (value or "").replace("$(POD_IP)", "10.1.2.3")
         for name, value in environment(named("Deployment", "gateway")).items()
     }
-    settings = Settings.from_env(told, lambda: "pod")
+    settings = Settings.from_env(sent, lambda: "pod")
     # What a drain may take: HAProxy's look, the window, and what the hook waits.
     hook = 2
     grace = pod(named("Deployment", "gateway"))["terminationGracePeriodSeconds"]

@@ -162,8 +162,8 @@ def test_a_user_is_revoked_up_to_redis_time_and_a_token_for_good_and_each_is_tol
     assert (user.before, token.before) == (redis.now_ms / 1000, 0.0)
     assert redis.run("ZSCORE", keys.revoked_users, "user:ann") is not None
     assert redis.run("ZSCORE", keys.revoked_users, "token:jti") is None
-    told = [orjson.loads(payload)["revocations"] for _, payload in redis.published]
-    assert told == [[user.as_dict()], [token.as_dict()]]
+    sent = [orjson.loads(payload)["revocations"] for _, payload in redis.published]
+    assert sent == [[user.as_dict()], [token.as_dict()]]
     other = RevocationStore(redis.client, keys, lambda: redis.now_ms / 1000)
     assert asyncio.run(other.refresh())
     assert other.is_revoked("jti", None, None)

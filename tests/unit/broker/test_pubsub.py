@@ -1,4 +1,4 @@
-"""The bus against a Redis that confirms, forgets and breaks at the test's word, in virtual time."""
+"""PubSub on a Redis whose confirmations and failures the test controls, in virtual time."""
 
 from __future__ import annotations
 
@@ -36,30 +36,30 @@ def log() -> Iterator[list[MutableMapping[str, Any]]]:
 
 
 class FakeListener:
-    """A bus, and what it told its listener."""
+    """A PubSub and its listener, which records the reports."""
 
     def __init__(self, redis: FakeRedis) -> None:
         self.redis = redis
-        self.told: list[str | list[str]] = []  # "lost", or what was missed when all was heard again
+        self.reports: list[str | list[str]] = []  # "lost", or the missed channels after all are subscribed again
         self.missed: list[str] = []
-        self.heard: list[tuple[str, bytes]] = []
+        self.received: list[tuple[str, bytes]] = []
         self.pubsub = PubSub(redis.client, OWN, METRICS)
 
     def pubsub_lost(self, reason: str, channels: list[str]) -> None:
-        self.told.append("lost")
+        self.reports.append("lost")
 
     def pubsub_missed(self, channels: list[str]) -> None:
         self.missed += channels
 
     def pubsub_restored(self) -> None:
-        self.told.append(sorted(self.missed))
+        self.reports.append(sorted(self.missed))
         self.missed.clear()
 
     def reason(self) -> str | None:
         return self.pubsub.reason
 
     def hear(self, channel: str, payload: bytes) -> None:
-        self.heard.append((channel, payload))
+        self.received.append((channel, payload))
 
     def listen(self, *channels: str, done: Callable[[], None] = lambda: None) -> bool:
         return self.pubsub.subscribe(channels, self.hear, done)
@@ -77,7 +77,7 @@ class FakeListener:
 
 @asynccontextmanager
 async def running(redis: FakeRedis) -> AsyncIterator[FakeListener]:
-    """An listener whose bus runs; connected, if Redis can be reached."""
+    """A listener whose PubSub runs; it is connected if Redis is reachable."""
     listener = FakeListener(redis)
     task = asyncio.get_running_loop().create_task(listener.pubsub.run(listener))
     await quiet()
@@ -90,8 +90,8 @@ async def running(redis: FakeRedis) -> AsyncIterator[FakeListener]:
             await task
 
 
-class Told:
-    """A `done` that counts."""
+class CallCounter:
+    """A `done` callback that counts its calls."""
 
     def __init__(self) -> None:
         self.times = 0
@@ -116,16 +116,16 @@ async def test_done_is_called_once_redis_has_confirmed_and_not_before() -> None:
     redis = FakeRedis()
     async with running(redis) as listener:
         redis.eager = False
-        told = Told()
-        assert not listener.listen("a", "b", done=told)
+        called = CallCounter()
+        assert not listener.listen("a", "b", done=called)
         await later(5)
-        assert told.times == 0
+        assert called.times == 0
         redis.connection.confirm()
         await quiet()
-        assert told.times == 1
-        assert listener.listen("a", done=told) and listener.listen("b", "a", done=told)
+        assert called.times == 1
+        assert listener.listen("a", done=called) and listener.listen("b", "a", done=called)
         await quiet()
-        assert told.times == 1
+        assert called.times == 1
 
 
 @in_virtual_time
@@ -133,7 +133,7 @@ async def test_done_waits_for_the_last_of_its_channels() -> None:
     redis = FakeRedis()
     async with running(redis) as listener:
         redis.eager = False
-        first, both = Told(), Told()
+        first, both = CallCounter(), CallCounter()
         listener.listen("a", done=first)
         await quiet()
         listener.listen("b", "a", done=both)
@@ -150,14 +150,14 @@ async def test_done_waits_for_the_last_of_its_channels() -> None:
 async def test_the_same_channel_twice_is_one_channel() -> None:
     redis = FakeRedis()
     async with running(redis) as listener:
-        told = Told()
-        listener.listen("a", "a", done=told)
-        listener.listen("a", done=told)
+        called = CallCounter()
+        listener.listen("a", "a", done=called)
+        listener.listen("a", done=called)
         await quiet()
-        assert told.times == 2
+        assert called.times == 2
         redis.say("a", b"x")
         await quiet()
-        assert listener.heard == [("a", b"x")]
+        assert listener.received == [("a", b"x")]
 
 
 @in_virtual_time
@@ -183,7 +183,7 @@ async def test_a_command_has_a_bounded_number_of_channels() -> None:
 
 
 @in_virtual_time
-async def test_every_callback_of_a_channel_hears_each_message_in_order() -> None:
+async def test_every_callback_of_a_channel_receives_each_message_in_order() -> None:
     redis = FakeRedis()
     other: list[bytes] = []
     async with running(redis) as listener:
@@ -194,7 +194,7 @@ async def test_every_callback_of_a_channel_hears_each_message_in_order() -> None
             redis.say(channel, b"%d" % number)
         redis.say("c", b"not for us")
         await quiet()
-    assert listener.heard == [("a", b"0"), ("b", b"1"), ("a", b"2"), ("b", b"3")]
+    assert listener.received == [("a", b"0"), ("b", b"1"), ("a", b"2"), ("b", b"3")]
     assert other == [b"0", b"2"]
 
 
@@ -211,7 +211,7 @@ async def test_a_callback_that_fails_keeps_nothing_from_the_others() -> None:
         for payload in (b"1", b"2"):
             redis.say("a", payload)
         await quiet()
-        assert listener.heard == [("a", b"1"), ("a", b"2")]
+        assert listener.received == [("a", b"1"), ("a", b"2")]
         assert len(redis.connections) == 1
 
 
@@ -223,7 +223,7 @@ async def test_a_done_that_fails_keeps_nothing_from_the_others() -> None:
     redis = FakeRedis()
     async with running(redis) as listener:
         redis.eager = False
-        before, after = Told(), Told()
+        before, after = CallCounter(), CallCounter()
         for done in (before, fails, after):
             listener.listen("a", done=done)
         await quiet()
@@ -233,7 +233,7 @@ async def test_a_done_that_fails_keeps_nothing_from_the_others() -> None:
 
 
 @in_virtual_time
-async def test_a_done_that_fails_while_redis_is_away_does_not_end_the_bus() -> None:
+async def test_a_done_that_fails_while_redis_is_away_does_not_end_pubsub() -> None:
     def fails() -> None:
         raise ValueError("not mine to catch")
 
@@ -243,7 +243,7 @@ async def test_a_done_that_fails_while_redis_is_away_does_not_end_the_bus() -> N
         await quiet()
         listener.ignore("a")
         await later(LINGER_SECONDS + 0.1)
-        await listener.lose(5)  # nobody wants it any more: who waited for it is let go
+        await listener.lose(5)  # the channel has no callback now, so its waiters are called
         redis.eager = True
         await later(5)
         assert listener.reason() is None
@@ -299,7 +299,7 @@ async def test_one_that_was_wanted_again_meanwhile_does_not_hold_up_the_others()
 
 
 @in_virtual_time
-async def test_who_comes_back_in_time_is_heard_at_once() -> None:
+async def test_a_channel_subscribed_again_in_time_needs_no_confirmation() -> None:
     redis = FakeRedis()
     async with running(redis) as listener:
         listener.listen("a")
@@ -311,11 +311,11 @@ async def test_who_comes_back_in_time_is_heard_at_once() -> None:
         assert commands(redis) == [("SUBSCRIBE", ["a"])]
         redis.say("a", b"x")
         await quiet()
-        assert listener.heard == [("a", b"x")]
+        assert listener.received == [("a", b"x")]
 
 
 @in_virtual_time
-async def test_who_comes_back_too_late_waits_for_redis_again() -> None:
+async def test_a_channel_subscribed_again_too_late_waits_for_redis() -> None:
     redis = FakeRedis()
     async with running(redis) as listener:
         listener.listen("a")
@@ -323,15 +323,15 @@ async def test_who_comes_back_too_late_waits_for_redis_again() -> None:
         redis.eager = False
         listener.ignore("a")
         await later(LINGER_SECONDS + 0.1)
-        told = Told()
-        assert not listener.listen("a", done=told)
+        called = CallCounter()
+        assert not listener.listen("a", done=called)
         await quiet()
         redis.connection.confirm(1)  # that it was left
         await quiet()
-        assert told.times == 0
+        assert called.times == 0
         redis.connection.confirm(1)
         await quiet()
-        assert told.times == 1
+        assert called.times == 1
         assert [command for command, _ in commands(redis)] == ["SUBSCRIBE", "UNSUBSCRIBE", "SUBSCRIBE"]
 
 
@@ -347,11 +347,11 @@ async def test_a_channel_with_another_callback_is_kept() -> None:
         await later(3 * LINGER_SECONDS)
         redis.say("a", b"x")
         await quiet()
-        assert (listener.heard, other) == ([], [b"x"])
+        assert (listener.received, other) == ([], [b"x"])
 
 
 @in_virtual_time
-async def test_a_channel_that_nobody_wants_any_more_once_it_is_confirmed_is_left() -> None:
+async def test_a_channel_without_callbacks_when_confirmed_is_unsubscribed() -> None:
     redis = FakeRedis()
     async with running(redis) as listener:
         redis.eager = False
@@ -397,7 +397,7 @@ def test_a_channel_that_was_left_is_forgotten(log: list[MutableMapping[str, Any]
 
 
 @in_virtual_time
-async def test_ignoring_what_one_does_not_hear_changes_nothing() -> None:
+async def test_unsubscribing_an_unknown_callback_changes_nothing() -> None:
     redis = FakeRedis()
     async with running(redis) as listener:
         listener.listen("a")
@@ -415,7 +415,7 @@ async def test_a_done_may_bring_back_a_channel_that_is_about_to_be_left() -> Non
         listener.listen("b")
 
     async with running(redis) as listener:
-        # All three are given up in one moment. Who waited for the first is let go, and wants the second again.
+        # All three channels expire in the same moment. The waiter of the first subscribes to the second again.
         listener.listen("a", done=back)
         listener.listen("b", "c")
         listener.ignore("a", "b", "c")
@@ -430,31 +430,31 @@ async def test_a_done_may_bring_back_a_channel_that_is_about_to_be_left() -> Non
 
 
 @in_virtual_time
-async def test_it_says_why_it_hears_nothing() -> None:
+async def test_reason_states_why_nothing_is_subscribed() -> None:
     redis = FakeRedis(eager=False)
     async with running(redis) as listener:
         assert listener.reason() == "not yet connected"
         redis.connection.confirm()
         await quiet()
         assert listener.reason() is None
-        assert listener.told == [[]]
+        assert listener.reports == [[]]
         await listener.lose()
         await quiet()
         assert listener.reason() == "connection lost"
 
 
 @in_virtual_time
-async def test_what_was_heard_is_heard_again_and_named_as_missed() -> None:
+async def test_channels_are_subscribed_again_after_a_loss_and_reported_as_missed() -> None:
     redis = FakeRedis()
     async with running(redis) as listener:
         listener.listen("a", "b")
         await quiet()
         await listener.lose(10)
         await later(RETRY_CAP_SECONDS)
-        assert listener.told == [[], "lost", ["a", "b", OWN]]
+        assert listener.reports == [[], "lost", ["a", "b", OWN]]
         redis.say("a", b"x")
         await quiet()
-        assert listener.heard == [("a", b"x")]
+        assert listener.received == [("a", b"x")]
 
 
 @in_virtual_time
@@ -466,49 +466,49 @@ async def test_a_loss_that_the_first_retry_repairs_is_no_outage_but_may_have_cos
         for _ in range(2):
             await listener.lose()
             await later(1)
-        assert listener.told == [[], ["a", OWN], ["a", OWN]]
+        assert listener.reports == [[], ["a", OWN], ["a", OWN]]
 
 
 @in_virtual_time
-async def test_an_outage_is_told_once_however_long_it_lasts() -> None:
+async def test_an_outage_is_reported_once_however_long_it_lasts() -> None:
     redis = FakeRedis()
     async with running(redis) as listener:
         for _ in range(2):
             await listener.lose(60)
             await later(RETRY_CAP_SECONDS)
-        assert listener.told == [[], "lost", [OWN], "lost", [OWN]]
+        assert listener.reports == [[], "lost", [OWN], "lost", [OWN]]
 
 
 @in_virtual_time
-async def test_a_redis_that_was_never_there_is_told_too() -> None:
+async def test_a_redis_that_was_never_reachable_is_reported_too() -> None:
     redis = FakeRedis()
     redis.reachable = False
     async with running(redis) as listener:
         await later(10)
         assert listener.reason() == "connection refused"
-        assert listener.told == ["lost"]
+        assert listener.reports == ["lost"]
         redis.reachable = True
         await later(RETRY_CAP_SECONDS)
         assert listener.reason() is None
-        assert listener.told == ["lost", []]
+        assert listener.reports == ["lost", []]
 
 
 @in_virtual_time
-async def test_a_redis_that_takes_connections_but_refuses_to_subscribe_is_told_too() -> None:
+async def test_a_redis_that_accepts_connections_but_refuses_to_subscribe_is_reported_too() -> None:
     redis = FakeRedis()
     async with running(redis) as listener:
         redis.refuses = "NOPERM this user has no permissions to access one of the channels"
         await listener.lose()
         await later(60)
-        assert listener.told == [[], "lost"]
+        assert listener.reports == [[], "lost"]
         assert str(listener.reason()).startswith("NOPERM")
         redis.refuses = None
         await later(RETRY_CAP_SECONDS)
-        assert listener.told == [[], "lost", [OWN]]
+        assert listener.reports == [[], "lost", [OWN]]
 
 
 @in_virtual_time
-async def test_a_connection_that_never_lasts_until_all_is_confirmed_is_told_too() -> None:
+async def test_a_connection_that_never_lasts_until_all_is_confirmed_is_reported_too() -> None:
     redis = FakeRedis()
     async with running(redis) as listener:
         listener.listen(*(f"t{number}" for number in range(COMMAND_CHANNELS)))
@@ -519,11 +519,11 @@ async def test_a_connection_that_never_lasts_until_all_is_confirmed_is_told_too(
             await later(RETRY_CAP_SECONDS)
             redis.connection.confirm(1)  # the own channel is among these; one is not
             await quiet()
-        assert listener.told == [[], "lost"]
+        assert listener.reports == [[], "lost"]
 
 
 @in_virtual_time
-async def test_only_what_was_promised_is_named_as_missed() -> None:
+async def test_only_confirmed_channels_are_reported_as_missed() -> None:
     redis = FakeRedis()
     async with running(redis) as listener:
         listener.listen("kept", "left")
@@ -538,11 +538,11 @@ async def test_only_what_was_promised_is_named_as_missed() -> None:
         redis.eager = True
         redis.connection.confirm()
         await quiet()
-        assert listener.told == [[], [OWN, "kept"]]
+        assert listener.reports == [[], [OWN, "kept"]]
 
 
 @in_virtual_time
-async def test_it_waits_with_the_news_until_all_is_heard_again() -> None:
+async def test_the_end_of_an_outage_is_reported_once_all_channels_are_subscribed() -> None:
     redis = FakeRedis()
     async with running(redis) as listener:
         listener.listen(*(f"t{number:04}" for number in range(COMMAND_CHANNELS)))
@@ -552,10 +552,10 @@ async def test_it_waits_with_the_news_until_all_is_heard_again() -> None:
         await later(1)
         redis.connection.confirm(1)
         await quiet()
-        assert listener.told == [[]] and listener.reason() is not None
+        assert listener.reports == [[]] and listener.reason() is not None
         redis.connection.confirm(1)
         await quiet()
-        assert listener.told[1:] == [sorted([OWN, *(f"t{number:04}" for number in range(COMMAND_CHANNELS))])]
+        assert listener.reports[1:] == [sorted([OWN, *(f"t{number:04}" for number in range(COMMAND_CHANNELS))])]
 
 
 @in_virtual_time
@@ -573,7 +573,10 @@ async def test_a_second_loss_before_the_news_loses_nothing_of_it() -> None:
         redis.eager = True
         await listener.lose()
         await later(3)
-        assert listener.told[1:] == ["lost", sorted([OWN, *(f"t{number:04}" for number in range(1, COMMAND_CHANNELS))])]
+        assert listener.reports[1:] == [
+            "lost",
+            sorted([OWN, *(f"t{number:04}" for number in range(1, COMMAND_CHANNELS))]),
+        ]
 
 
 @in_virtual_time
@@ -589,7 +592,7 @@ async def test_what_is_ignored_while_it_is_missed_does_not_hold_up_the_news() ->
         await later(3 * LINGER_SECONDS)
         redis.connection.confirm()
         await quiet()
-        assert listener.told == [[], [OWN]]
+        assert listener.reports == [[], [OWN]]
 
 
 @in_virtual_time
@@ -604,23 +607,23 @@ async def test_if_nothing_else_is_missed_the_news_comes_when_the_last_missed_is_
         await later(1)
         redis.connection.confirm(1)  # all but the last, for which another command is under way
         await quiet()
-        assert listener.told == [[]]
+        assert listener.reports == [[]]
         listener.ignore(wanted[-1])
-        assert listener.told == [[], [OWN, *wanted[:-1]]]
+        assert listener.reports == [[], [OWN, *wanted[:-1]]]
 
 
 @in_virtual_time
 async def test_a_listen_while_redis_is_away_is_kept_and_confirmed_when_it_can_be() -> None:
     redis = FakeRedis()
     redis.reachable = False
-    told = Told()
+    called = CallCounter()
     async with running(redis) as listener:
-        assert not listener.listen("a", done=told)
+        assert not listener.listen("a", done=called)
         await later(30)
-        assert told.times == 0
+        assert called.times == 0
         redis.reachable = True
         await later(RETRY_CAP_SECONDS)
-        assert told.times == 1
+        assert called.times == 1
 
 
 @in_virtual_time
@@ -664,9 +667,9 @@ async def test_a_check_goes_through_the_own_channel_and_back() -> None:
         assert await listener.pubsub.check() < 0.001
         listener.pubsub.subscribe([OWN], listener.hear, lambda: None)
         redis.say(OWN, b"a message to a client")
-        redis.say(OWN, PubSub.CHECK + b"somebody else's")
+        redis.say(OWN, PubSub.CHECK + b"of another node")
         assert await listener.pubsub.check() < 0.001
-        assert [payload for _, payload in listener.heard][:2] == [b"a message to a client", b"check somebody else's"]
+        assert [payload for _, payload in listener.received][:2] == [b"a message to a client", b"check of another node"]
 
 
 @in_virtual_time
@@ -680,7 +683,7 @@ async def test_a_deaf_connection_is_given_up_and_made_anew() -> None:
         await later(1)
         assert len(redis.connections) == 2 and redis.connections[0].disconnected
         assert listener.reason() is None
-        assert listener.told == [[], [OWN]]
+        assert listener.reports == [[], [OWN]]
         await listener.pubsub.check()
 
 
@@ -694,7 +697,7 @@ async def test_a_master_that_is_one_no_more_is_left_though_it_answers() -> None:
         redis.elsewhere = False
         await later(1)
         assert len(redis.connections) == 2 and redis.connections[0].disconnected
-        assert listener.told == [[], [OWN]]
+        assert listener.reports == [[], [OWN]]
         await listener.pubsub.check()
 
 
@@ -800,7 +803,7 @@ async def test_a_check_that_was_sent_on_the_last_connection_does_not_end_the_nex
         await quiet()
         assert not redis.connection.disconnected and len(redis.connections) == 2
         assert listener.reason() is None
-        assert listener.told == [[], [OWN]]
+        assert listener.reports == [[], [OWN]]
 
 
 @in_virtual_time
@@ -826,10 +829,10 @@ async def test_what_happens_while_a_connection_is_given_up_does_not_make_it_good
         redis.frozen = True
         with pytest.raises(Unavailable):
             await listener.pubsub.check()
-        listener.ignore("a")  # before the bus has so much as let go of it
-        assert listener.told == [[]] and listener.reason() is not None
+        listener.ignore("a")  # before PubSub has unsubscribed
+        assert listener.reports == [[]] and listener.reason() is not None
         await later(1)
-        assert listener.told == [[], ["b", OWN]]
+        assert listener.reports == [[], ["b", OWN]]
 
 
 @in_virtual_time
@@ -854,9 +857,9 @@ class Registration:
     """One callback on one channel, from listen to ignore."""
 
     channel: str
-    promised: bool = False  # Redis had confirmed, and it was told so
+    promised: bool = False  # Redis had confirmed, and the waiter was called
     owed: list[int] = field(default_factory=list)  # what was published since
-    heard: list[int] = field(default_factory=list)
+    received: list[int] = field(default_factory=list)
     told_missed: int = -1  # up to here a bus_resumed has named its channel
 
 
@@ -873,30 +876,30 @@ class World(FakeListener):
         self.emptied: dict[str, float] = {}
         self.checks: list[asyncio.Task[None]] = []
         self.deliveries = self.outages = 0
-        self.faults: list[str] = []  # what a callback found wrong; raised there, it would be the bus' to log
+        self.faults: list[str] = []  # errors that a callback found; PubSub would only log an exception
         redis.on_command = self._on_command
         redis.on_disconnect = self._on_disconnect
 
-    # ---- what is heard and told
+    # ---- messages and reports
 
     def _callback(self, number: int) -> Callback:
-        def heard(channel: str, payload: bytes) -> None:
+        def received(channel: str, payload: bytes) -> None:
             registration = self.active.get((channel, number))
             if registration is None:
-                self.faults.append(f"heard {channel}, which it ignores")
+                self.faults.append(f"received {channel}, which it has unsubscribed")
                 return
             sequence = int(payload)
-            if registration.heard and sequence <= registration.heard[-1]:
-                self.faults.append(f"{sequence} after {registration.heard[-1]} on {channel}")
-            registration.heard.append(sequence)
+            if registration.received and sequence <= registration.received[-1]:
+                self.faults.append(f"{sequence} after {registration.received[-1]} on {channel}")
+            registration.received.append(sequence)
             self.deliveries += 1
             if sequence % 7 == number:
                 raise ValueError("one listener's fault")
 
-        return heard
+        return received
 
     def pubsub_lost(self, reason: str, channels: list[str]) -> None:
-        assert self.away and not self.lost_told, "told twice, or without need"
+        assert self.away and not self.lost_told, "reported twice, or without need"
         self.lost_told = True
 
     def pubsub_restored(self) -> None:
@@ -927,13 +930,13 @@ class World(FakeListener):
     def want(self, channels: Iterable[str], number: int) -> None:
         channels = list(channels)
         registrations = [self.active.setdefault((c, number), Registration(c)) for c in channels]
-        told = 0
+        called = 0
 
         def done() -> None:
-            nonlocal told
-            told += 1
-            if told > 1 or at_once:
-                self.faults.append(f"told twice of {channels}")
+            nonlocal called
+            called += 1
+            if called > 1 or at_once:
+                self.faults.append(f"called twice for {channels}")
             for registration in registrations:
                 registration.promised = True
 
@@ -968,14 +971,14 @@ class World(FakeListener):
         self.checks.append(asyncio.get_running_loop().create_task(check()))
 
     def audit(self, registration: Registration, ended: bool) -> None:
-        """What it was promised it has heard, or it is known to be lost."""
-        heard = set(registration.heard)
+        """Each promised message was received, or is known to be lost."""
+        received = set(registration.received)
         for sequence in registration.owed:
-            if sequence in heard:
+            if sequence in received:
                 continue
             taken = (registration.channel, b"%d" % sequence) in self.redis.read
             assert not taken, f"{sequence} arrived and was not handed on"
-            assert ended or sequence <= registration.told_missed, f"{sequence} was lost and nobody was told"
+            assert ended or sequence <= registration.told_missed, f"{sequence} was lost without a report"
 
     async def step(self, act: str, pick: Callable[[int], int]) -> None:
         redis = self.redis
@@ -1010,7 +1013,7 @@ class World(FakeListener):
                 self.check()
 
     async def come_to_rest(self) -> None:
-        """Redis is well again: everything is heard, and then nothing is left over."""
+        """Redis works again: every message arrives, and no state is left over."""
         redis = self.redis
         redis.eager, redis.slow, redis.frozen, redis.reachable, redis.refuses = True, False, False, True, None
         for task in self.checks:
@@ -1024,7 +1027,7 @@ class World(FakeListener):
             self.publish(channel)
         await quiet()
         for registration in self.active.values():
-            assert registration.owed and registration.heard[-1] == registration.owed[-1]
+            assert registration.owed and registration.received[-1] == registration.owed[-1]
             self.audit(registration, ended=False)
         assert redis.connection.subscribed >= {OWN.encode(), *(name.encode() for name, _ in self.active)}
         for channel, number in list(self.active):
@@ -1062,7 +1065,7 @@ WEIGHTS = {
 @in_virtual_time
 async def test_every_promise_is_kept_over_thousands_of_steps(seed: int) -> None:
     dice = random.Random(seed)
-    random.seed(seed)  # the bus' own jitter
+    random.seed(seed)  # the jitter of PubSub
     acts = dice.choices(list(WEIGHTS), list(WEIGHTS.values()), k=2500)
     world = await live(acts, dice.randrange)
     assert world.deliveries > 100 and world.outages > 10  # it was a life worth living

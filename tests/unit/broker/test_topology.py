@@ -32,8 +32,8 @@ def test_sentinels_are_asked_for_the_master() -> None:
     asked = [sentinel.connection_pool.connection_kwargs for sentinel in found.sentinel_manager.sentinels]
     assert [(one["host"], one["port"]) for one in asked] == [("a", 1), ("b", SENTINEL_PORT), ("::1", 3)]
     assert found.service_name == "live"
-    told = found.connection_kwargs
-    assert (told["username"], told["password"], told["db"]) == ("ann", "p@ss", 7)
+    options = found.connection_kwargs
+    assert (options["username"], options["password"], options["db"]) == ("ann", "p@ss", 7)
 
 
 def test_one_sentinel_that_does_not_answer_leaves_time_for_another() -> None:
@@ -65,8 +65,8 @@ def test_a_cluster_s_servers_are_connected_with_one_login() -> None:
     topology = Topology("rediss+cluster://ann:p%40ss@a:1,b,[::1]:3", timeout_seconds=2.0, max_connections=5)
     assert topology.slot_map.sharded and topology._seeds == ["a:1", f"b:{REDIS_PORT}", "[::1]:3"]
     client: Any = topology.client("[::1]:3")
-    told = client.connection_pool.connection_kwargs
-    assert (told["host"], told["port"], told["username"], told["password"]) == ("::1", 3, "ann", "p@ss")
+    options = client.connection_pool.connection_kwargs
+    assert (options["host"], options["port"], options["username"], options["password"]) == ("::1", 3, "ann", "p@ss")
     assert type(client.connection_pool) is BlockingConnectionPool
     assert issubclass(client.connection_pool.connection_class, SSLConnection)
 

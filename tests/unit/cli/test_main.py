@@ -727,8 +727,8 @@ def test_rebalance_says_who_gives_away_how_many_and_when(shell: Shell) -> None:
     shell.answers(
         {"moves": [{"node": "n1.a", "clients": 10}, {"node": "n2.b", "clients": 7}], "seconds": 5, "after": 0}
     )
-    told = ["n1.a moves 10 clients.", "n2.b moves 7 clients."]
-    assert shell.run("rebalance", "--seconds", "5").stdout.splitlines() == told
+    sent = ["n1.a moves 10 clients.", "n2.b moves 7 clients."]
+    assert shell.run("rebalance", "--seconds", "5").stdout.splitlines() == sent
     assert shell.said() == {"seconds": 5}
     shell.answers({"moves": [{"node": "n1.a", "clients": 10}], "seconds": 60, "after": 12.4})
     assert shell.run("rebalance").stdout.splitlines()[1].startswith("The moves begin in 12 s:")

@@ -241,12 +241,12 @@ def test_its_place_is_the_browser_clients(case: dict[str, Any]) -> None:
             case "recover":
                 assert position.recover() == expected
             case "take":
-                assert [told(event) for event in position.message_received(said(given[1], given[0]))] == expected
+                assert [described(event) for event in position.message_received(said(given[1], given[0]))] == expected
             case _:
-                assert [told(event) for event in getattr(position, step)(given)] == expected
+                assert [described(event) for event in getattr(position, step)(given)] == expected
 
 
-def told(event: Event) -> str:
+def described(event: Event) -> str:
     return f"gap: {event.reason}" if isinstance(event, Gap) else type(event).__name__.lower()
 
 
@@ -281,8 +281,8 @@ def test_its_pace_is_the_browser_clients() -> None:
 
 def test_a_new_reason_is_reported_at_once_and_a_lasting_one_once_a_minute() -> None:
     reports = FailureLog()
-    told = [now for now in range(0, 200, 5) if reports.due("refused", now)]
-    assert told == [0, 60, 120, 180]
+    described = [now for now in range(0, 200, 5) if reports.due("refused", now)]
+    assert described == [0, 60, 120, 180]
     assert reports.due("timed out", 181)
     assert not reports.due("timed out", 182)
     assert reports.due("refused", 183)

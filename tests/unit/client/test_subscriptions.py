@@ -70,7 +70,7 @@ class Bench:
         return [topic for frame in self.sent if frame["type"] == kind for topic in frame["topics"]]
 
 
-def heard(subscription: Subscription) -> list[Any]:
+def received(subscription: Subscription) -> list[Any]:
     """What waits to be read: data of messages, and the other events' names."""
     events = [*subscription._waiting]
     return [event.data if isinstance(event, Message) else type(event).__name__.lower() for event in events]
@@ -89,7 +89,7 @@ async def test_subscribe_close_and_subscribe_in_one_turn_is_one_subscribe() -> N
     bench.acknowledge(frame, positions={"t": at(1)})
     bench.data("t", "a", 2)
     assert second.live
-    assert heard(second) == ["a"]
+    assert received(second) == ["a"]
     assert bench.turn() == []
 
 
@@ -123,7 +123,7 @@ async def test_a_subscription_added_while_anothers_subscribe_is_on_the_way_is_li
     bench.data("t", "last", 1, initial=True)
     bench.acknowledge(again, positions={"t": at(1)})
     bench.data("t", "a", 2)
-    assert heard(second) == ["last", "a"]
+    assert received(second) == ["last", "a"]
     assert bench.said("UNSUBSCRIBE") == []
 
 
@@ -138,7 +138,7 @@ async def test_close_and_subscribe_in_one_turn_leaves_the_topic_subscribed() -> 
     bench.data("t", "a", 2)
     bench.acknowledge(frame, positions={"t": at(2)})
     bench.data("t", "b", 3)
-    assert heard(second) == ["a", "b"]
+    assert received(second) == ["a", "b"]
     assert bench.said("UNSUBSCRIBE") == []
 
 
@@ -319,7 +319,7 @@ async def test_another_history_in_a_second_acknowledgement_is_a_gap_before_its_f
     [frame] = bench.turn()
     bench.acknowledge(frame, positions={"t": {"epoch": "f", "offset": 1}})
     bench.data("t", "a", 2, epoch="f")
-    assert heard(first) == ["gap", "a"]
+    assert received(first) == ["gap", "a"]
     assert isinstance(first._waiting[0], Gap)
 
 

@@ -35,7 +35,7 @@ class At:
     def read(self) -> set[Member]:
         return set(asyncio.run(self.one.read("t")))
 
-    def told(self) -> list[Any]:
+    def sent(self) -> list[Any]:
         found, self.redis.published = self.redis.published, []
         return [(channel, parse_presence(Envelope.unpack(payload))) for channel, payload in found]
 
@@ -43,12 +43,12 @@ class At:
 def test_who_came_and_went_is_written_and_published_once_and_rows_end_after_a_day() -> None:
     at = At()
     assert at.write(at.one, [ANN, CID])
-    assert at.told() == [("ch:t", ([ANN, CID], [], False))]
+    assert at.sent() == [("ch:t", ([ANN, CID], [], False))]
     assert at.write(at.two, [BOB])
     assert at.read() == {ANN, BOB, CID}
-    at.told()
+    at.sent()
     assert at.write(at.one, [], [ANN.client_id])
-    assert at.told() == [("ch:t", ([], [ANN.client_id], False))]
+    assert at.sent() == [("ch:t", ([], [ANN.client_id], False))]
     assert at.read() == {BOB, CID}
     assert at.redis.ttl_ms(KEYS.presence("n1.a", "t")) == MEMBERS_MS
     assert at.write(at.one, [ANN], drop_first=True)
@@ -59,7 +59,7 @@ def test_without_a_lease_nothing_is_written_or_published() -> None:
     at = At()
     at.redis.run("UNLINK", KEYS.node("n1.a"))
     assert not at.write(at.one, [ANN])
-    assert (at.told(), at.redis.run("EXISTS", KEYS.presence("n1.a", "t"))) == ([], 0)
+    assert (at.sent(), at.redis.run("EXISTS", KEYS.presence("n1.a", "t"))) == ([], 0)
 
 
 def test_a_count_adds_up_the_nodes_and_renews_the_nodes_own_rows_only() -> None:

@@ -172,11 +172,11 @@ async def test_a_full_node_says_so_and_counts_it_once() -> None:
     assert at.limited("head_seconds") == 1
 
 
-@pytest.mark.parametrize(("told", "files", "most"), [
+@pytest.mark.parametrize(("configured", "files", "most"), [
     (7, 1000, 7), (0, 1000, 900), (0, 1025, 922), (0, resource.RLIM_INFINITY, admission.MAX_UNLIMITED),
 ])  # fmt: skip
 def test_a_tenth_of_the_file_descriptors_is_left_to_all_else(
-    told: int, files: int, most: int, monkeypatch: pytest.MonkeyPatch
+    configured: int, files: int, most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda _which: (files, files + 1))
-    assert connection_limit(told) == most
+    assert connection_limit(configured) == most

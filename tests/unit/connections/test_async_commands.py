@@ -43,7 +43,7 @@ class At:
 
     def __init__(self) -> None:
         self.metrics = Metrics()
-        self.told: list[Any] = []
+        self.sent: list[Any] = []
         self.failed: list[Any] = []
         self.published: list[Publication] = []
         self.error: Exception | None = None
@@ -57,8 +57,8 @@ class At:
             cast(Any, self.memory), cast(Any, SimpleNamespace(of=lambda ip: f"net of {ip}")),
         )  # fmt: skip
         outbox = SimpleNamespace(
-            reply=lambda _client, event: self.told.append(event),
-            send_error=lambda _client, error: self.told.append(error),
+            reply=lambda _client, event: self.sent.append(event),
+            send_error=lambda _client, error: self.sent.append(error),
             send_internal_error=lambda _client, request_id: self.failed.append(request_id),
         )
         dispatcher = SimpleNamespace(
@@ -108,7 +108,7 @@ class At:
         assert client.holds == ["publish"]
         await asyncio.gather(*self.tasks)
         assert client.holds == []
-        return self.told[0] if self.told else None
+        return self.sent[0] if self.sent else None
 
     def limited(self, limit: str) -> float:
         return float(self.metrics.limited.labels(limit).value)
@@ -116,9 +116,9 @@ class At:
 
 async def test_a_publish_is_acknowledged_once_with_its_position() -> None:
     at = At()
-    told = await at.publish(Client())
-    assert told == Published("t", Position("e", 7, 70), "r")
-    assert (len(at.told), at.published, at.charged) == (1, [Publication("t", 1)], [])
+    sent = await at.publish(Client())
+    assert sent == Published("t", Position("e", 7, 70), "r")
+    assert (len(at.sent), at.published, at.charged) == (1, [Publication("t", 1)], [])
 
 
 @pytest.mark.parametrize(("error", "code", "text"), [
@@ -133,9 +133,9 @@ async def test_a_publish_that_fails_is_refused_once_with_its_reason(
 ) -> None:
     at = At()
     at.error = error
-    told = await at.publish(Client())
-    assert (told.reason, told.message.startswith(text), told.request_id) == (code, True, "r")
-    assert (len(at.told), at.failed) == (1, [])
+    sent = await at.publish(Client())
+    assert (sent.reason, sent.message.startswith(text), sent.request_id) == (code, True, "r")
+    assert (len(at.sent), at.failed) == (1, [])
 
 
 async def test_a_bug_fails_the_request_and_releases_the_client() -> None:
@@ -148,8 +148,8 @@ async def test_a_bug_fails_the_request_and_releases_the_client() -> None:
 async def test_a_user_without_tokens_publishes_nothing_and_an_anonymous_client_needs_none() -> None:
     at = At()
     at.tokens = False
-    told = await at.publish(Client())
-    assert (told.reason, at.published, at.limited("publishes")) == (ErrorReason.TOO_MANY_REQUESTS, [], 1)
+    sent = await at.publish(Client())
+    assert (sent.reason, at.published, at.limited("publishes")) == (ErrorReason.TOO_MANY_REQUESTS, [], 1)
     at = At()
     at.tokens = False
     await at.publish(Client(None))
@@ -164,8 +164,8 @@ async def test_what_redis_keeps_is_charged_to_the_user_or_its_address(user: str 
     assert (at.charged, len(at.published)) == ([(who, 500, ["s"])], 1)
     at = At()
     at.kept, at.room = (500, ["s"]), False
-    told = await at.publish(Client(user))
-    assert (told.reason, at.published, at.limited("stored_bytes")) == (ErrorReason.TOO_MANY_REQUESTS, [], 1)
+    sent = await at.publish(Client(user))
+    assert (sent.reason, at.published, at.limited("stored_bytes")) == (ErrorReason.TOO_MANY_REQUESTS, [], 1)
 
 
 async def test_a_full_redis_refuses_what_it_would_keep_and_nothing_else() -> None:
@@ -175,8 +175,8 @@ async def test_a_full_redis_refuses_what_it_would_keep_and_nothing_else() -> Non
     assert (len(at.published), at.limited("redis_memory")) == (1, 0)
     at = At()
     at.memory.full, at.kept = True, (1, [])
-    told = await at.publish(Client())
-    assert (told.reason, at.published, at.charged, at.limited("redis_memory")) == (ErrorReason.UNAVAILABLE, [], [], 1)
+    sent = await at.publish(Client())
+    assert (sent.reason, at.published, at.charged, at.limited("redis_memory")) == (ErrorReason.UNAVAILABLE, [], [], 1)
 
 
 @pytest.mark.parametrize("action", ["history", "presence"])
@@ -189,7 +189,7 @@ async def test_a_request_is_answered_once_and_releases_the_client(action: str, e
     await asyncio.gather(*at.tasks)
     assert client.holds == []
     if error is None:
-        assert at.told[0].request.request_id == "r"
-    assert len(at.told) + len(at.failed) == 1
+        assert at.sent[0].request.request_id == "r"
+    assert len(at.sent) + len(at.failed) == 1
     if isinstance(error, Unavailable):
-        assert at.told[0].reason is ErrorReason.UNAVAILABLE
+        assert at.sent[0].reason is ErrorReason.UNAVAILABLE

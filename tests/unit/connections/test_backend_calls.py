@@ -49,14 +49,14 @@ class At:
         self.answer: Any = answer or BackendResponse(200, {"ok": True}, None)
         self.events: list[str] = []
         self.documents: list[Any] = []
-        self.told: list[Any] = []
+        self.sent: list[Any] = []
         self.failed: list[Any] = []
         self.loaded: list[tuple[str, Any, dict[str, Any]]] = []
         self.gates: dict[str, asyncio.Event] = {}
         self.memory = SimpleNamespace(full=False)
         outbox = SimpleNamespace(
-            reply=lambda _client, event: self.told.append(orjson.loads(encoder.text(event, 0))),
-            send_error=lambda _client, error: self.told.append(error),
+            reply=lambda _client, event: self.sent.append(orjson.loads(encoder.text(event, 0))),
+            send_error=lambda _client, error: self.sent.append(error),
             send_internal_error=lambda client, request_id: self.failed.append((client, request_id)),
         )  # fmt: skip
         self.backend_calls = BackendCalls(
@@ -115,7 +115,7 @@ async def test_commands_go_one_after_the_other_and_a_request_sees_what_they_did(
     assert ours[:2] == ["one begins", "one ends"]
     assert set(ours[2:]) == {"two begins", "two ends", "/after begins", "/after ends"}
     assert ours.index("two ends") < ours.index("/after begins")
-    assert len(at.told) == 5
+    assert len(at.sent) == 5
     assert at.backend_calls._lanes == {}, "nothing is remembered of a client without calls"
 
 
@@ -151,8 +151,8 @@ async def test_a_command_says_who_gave_it_and_is_acknowledged_once() -> None:
         "topic": "game", "action": "move", "data": {"x": 1}, "requestId": "move", "user": "ann", "role": "user",
         "client": {"id": "n.b.1", "ip": "10.0.0.1"}, "node": "n.b",
     }]  # fmt: skip
-    [told] = at.told
-    assert told["requestId"] == "move"
+    [sent] = at.sent
+    assert sent["requestId"] == "move"
 
 
 @in_virtual_time
@@ -177,8 +177,8 @@ async def test_each_outcome_has_its_code_and_only_a_command_an_unknown_one(
     at.command(client, "move")
     at.request(client, "/x")
     await asyncio.gather(*at.tasks)
-    assert all(isinstance(error, ProtocolError) for error in at.told)
-    assert {(error.reason, error.request_id, error.detail) for error in at.told} == {
+    assert all(isinstance(error, ProtocolError) for error in at.sent)
+    assert {(error.reason, error.request_id, error.detail) for error in at.sent} == {
         (code, "move", reason), (code, "/x", None),
     }  # fmt: skip
 
@@ -188,7 +188,7 @@ async def test_a_refusal_has_the_back_ends_sentence() -> None:
     at, client = At(BackendResponse(409, {"error": {"message": "the game is over"}}, None)), Client()
     at.command(client, "move")
     await asyncio.gather(*at.tasks)
-    assert "the game is over" in str(at.told[0])
+    assert "the game is over" in str(at.sent[0])
 
 
 @in_virtual_time
@@ -196,7 +196,7 @@ async def test_a_bug_fails_this_request_only() -> None:
     at, client = At(LookupError("a bug")), Client()
     at.command(client, "move")
     await asyncio.gather(*at.tasks)
-    assert (at.failed, at.told, client.releases) == ([(client, "move")], [], 1)
+    assert (at.failed, at.sent, client.releases) == ([(client, "move")], [], 1)
 
 
 @in_virtual_time

@@ -109,9 +109,9 @@ async def test_a_client_loses_very_many_topics_in_turns_and_is_told_of_each_part
     for left in (topics[SLICE_ITEMS:], topics[2 * SLICE_ITEMS :], []):
         assert topics_of(node.connection.audiences) == set(left)
         await asyncio.sleep(0)
-    told = await node.answers()
-    assert [topic for message in told for topic in message["data"]["topics"]] == topics
-    assert [len(message["data"]["topics"]) for message in told] == [SLICE_ITEMS, SLICE_ITEMS, SLICE_ITEMS - 10]
+    sent = await node.answers()
+    assert [topic for message in sent for topic in message["data"]["topics"]] == topics
+    assert [len(message["data"]["topics"]) for message in sent] == [SLICE_ITEMS, SLICE_ITEMS, SLICE_ITEMS - 10]
 
 
 MANY = 2 * TOPICS_PER_TURN + 10

@@ -32,7 +32,7 @@ class Client:
         return not self.blocked
 
     @property
-    def heard(self) -> bytes:
+    def received(self) -> bytes:
         return b"".join(self.writes)
 
 
@@ -189,7 +189,7 @@ class HubAgainstAModel(RuleBasedStateMachine):
     @invariant()
     def each_was_handed_each_frame_once_and_in_order(self) -> None:
         for client in self.clients:
-            assert client.heard == b"".join(self.expected[client])
+            assert client.received == b"".join(self.expected[client])
 
     @invariant()
     def writes_are_joined_up_to_the_limit(self) -> None:
@@ -249,7 +249,7 @@ def test_order_is_arrival_order_over_all_of_a_clients_audiences() -> None:
     for audience, frame in [("topic:a", b"1"), ("user:ann", b"2"), ("topic:a", b"3"), ("user:ann", b"4")]:
         node.hub.deliver(audience, Raw(frame))
     node.hub.flush()
-    assert ann.heard == b"1234"
+    assert ann.received == b"1234"
 
 
 def test_frames_of_several_audiences_reach_a_client_in_one_write_too() -> None:
@@ -281,7 +281,7 @@ def test_what_came_before_a_join_is_not_for_the_newcomer() -> None:
     members(node, "topic:a", bob)
     node.hub.deliver("topic:a", Raw(b"after"))
     node.hub.flush()
-    assert (ann.heard, bob.heard) == (b"before after", b"after")
+    assert (ann.received, bob.received) == (b"before after", b"after")
 
 
 def test_what_came_before_a_leave_is_still_its_own() -> None:
@@ -291,7 +291,7 @@ def test_what_came_before_a_leave_is_still_its_own() -> None:
     assert node.hub.leave(ann, "topic:a")
     node.hub.deliver("topic:a", Raw(b"after"))
     node.hub.flush()
-    assert ann.heard == b"before"
+    assert ann.received == b"before"
 
 
 def test_an_audience_without_members_wakes_nobody() -> None:
@@ -308,7 +308,7 @@ def test_the_excluded_hears_nothing_and_the_others_do_behind_what_waited() -> No
     node.hub.deliver("topic:a", Raw(b"2"), exclude="ann")
     node.hub.deliver("topic:a", Raw(b"3"))
     node.hub.flush()
-    assert (ann.heard, bob.heard) == (b"13", b"123")
+    assert (ann.received, bob.received) == (b"13", b"123")
 
 
 def test_a_client_that_refuses_is_evicted_and_the_others_hear_everything() -> None:
@@ -319,7 +319,7 @@ def test_a_client_that_refuses_is_evicted_and_the_others_hear_everything() -> No
     for audience, frame in [("topic:a", b"1"), ("topic:b", b"2"), ("user:slow", b"?"), ("topic:a", b"3")]:
         node.hub.deliver(audience, Raw(frame))
     node.hub.flush()
-    assert (ann.heard, slow.heard) == (b"123", b"")
+    assert (ann.received, slow.received) == (b"123", b"")
     assert node.evicted == [slow]
     assert node.emptied == ["user:slow"]
     assert slow.audiences == set()
@@ -355,7 +355,7 @@ def test_who_refused_once_is_handed_nothing_more_even_if_it_would_take_it() -> N
     slow.blocked = False
     node.hub.deliver("topic:a", Raw(b"heard"))
     node.hub.flush()
-    assert (slow.heard, ann.heard) == (b"", b"heard")
+    assert (slow.received, ann.received) == (b"", b"heard")
     assert node.evicted == [slow]
 
 

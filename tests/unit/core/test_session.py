@@ -89,18 +89,18 @@ def session_of(identity: Identity = ANONYMOUS, *, limit: int = 100, everything: 
     return Session(SessionRules(verify, verify_grant, DEFAULT, limit, everything), identity)
 
 
-def handle(client: Session, message: commands.Command, *heard: str) -> Effect:
-    effect = client.handle(message, Audiences(heard))
+def handle(client: Session, message: commands.Command, *received: str) -> Effect:
+    effect = client.handle(message, Audiences(received))
     if isinstance(effect, ChargeTopics):
-        effect = client.handle(message, Audiences(heard), Findings(topics_charged=True))
+        effect = client.handle(message, Audiences(received), Findings(topics_charged=True))
     return effect
 
 
-def refusal(client: Session, message: commands.Command, *heard: str) -> ProtocolError:
+def refusal(client: Session, message: commands.Command, *received: str) -> ProtocolError:
     """The error this message is answered with; who the client is must stay."""
     before = client.identity
     with pytest.raises(ProtocolError) as refused:
-        handle(client, message, *heard)
+        handle(client, message, *received)
     assert client.identity is before
     return refused.value
 
@@ -219,27 +219,27 @@ def test_the_token_of_a_subscribe_counts_not_who_it_was_before() -> None:
 # ---- how many topics
 
 
-def heard(*names: str) -> list[str]:
+def received(*names: str) -> list[str]:
     return [hub.topic_audience(name) for name in names]
 
 
 def test_a_client_may_hear_as_many_topics_as_the_limit() -> None:
     client = session_of(limit=3)
-    assert handle(client, subscribe("c"), *heard("a", "b")) == SubscribeTopics(("c",), "r", login=False)
-    assert handle(client, subscribe("a", "b", "c"), *heard("a", "b", "c")) == SubscribeTopics(
+    assert handle(client, subscribe("c"), *received("a", "b")) == SubscribeTopics(("c",), "r", login=False)
+    assert handle(client, subscribe("a", "b", "c"), *received("a", "b", "c")) == SubscribeTopics(
         ("a", "b", "c"), "r", login=False
     )
 
 
 def test_one_more_ends_the_connection_and_logs_nobody_in() -> None:
     client = session_of(limit=3)
-    effect = handle(client, subscribe("c", "d", token="ann"), *heard("a", "b"))
+    effect = handle(client, subscribe("c", "d", token="ann"), *received("a", "b"))
     assert isinstance(effect, CloseConnection) and effect.reason is CloseReason.TOO_MANY_TOPICS
     assert client.identity is ANONYMOUS
 
 
 def test_a_users_and_roles_own_audiences_are_not_topics_it_hears() -> None:
-    audiences = [hub.user_audience("ann"), hub.role_audience("user"), *heard("a", "b")]
+    audiences = [hub.user_audience("ann"), hub.role_audience("user"), *received("a", "b")]
     assert handle(session_of(ANN, limit=3), subscribe("c"), *audiences) == SubscribeTopics(("c",), "r", login=False)
     assert isinstance(handle(session_of(ANN, limit=3), subscribe("c", "d"), *audiences), CloseConnection)
 
@@ -308,13 +308,13 @@ tokens = st.sampled_from([None, "", "ann", "bob", "eve", "max", "ann!", "nobody"
 
 def test_to_judge_all_topics_of_a_client_again_is_counted_first_and_only_if_it_is_somebody_else() -> None:
     client = session_of(ANN)
-    held = Counted(heard("a", "b", "admin"))
+    held = Counted(received("a", "b", "admin"))
     assert client.handle(commands.Auth("bob"), held) == ChargeTopics(3, None)
     assert client.handle(subscribe("c", token="bob"), held) == ChargeTopics(3, "r")
     assert client.identity is ANN
     assert isinstance(client.handle(commands.Auth("ann"), held), LoggedIn)
     assert isinstance(client.handle(commands.Auth("bob"), Audiences()), LoggedIn)
-    again = client.handle(commands.Auth("ann"), Audiences(heard("a", "admin")), Findings(topics_charged=True))
+    again = client.handle(commands.Auth("ann"), Audiences(received("a", "admin")), Findings(topics_charged=True))
     assert again == LoggedIn(("admin",))
 
 
@@ -326,7 +326,7 @@ class Counted(Audiences):
 
 
 def test_a_subscribe_costs_as_much_as_it_names_however_many_topics_the_client_holds() -> None:
-    client, held = session_of(limit=3), Counted(heard("a", "b"))
+    client, held = session_of(limit=3), Counted(received("a", "b"))
     assert client.handle(subscribe("a", "c"), held) == SubscribeTopics(("a", "c"), "r", login=False)
     assert isinstance(client.handle(subscribe("a", "c", "d"), held), CloseConnection)
     held.add(hub.joining_topic("a"))  # the client subscribes again while it waits
@@ -377,7 +377,7 @@ def test_only_a_good_token_changes_who_a_client_is_and_a_refusal_changes_nothing
             case SubscribeTopics(joined, _, login):
                 assert client.identity is (TOKENS[str(token)] if login else before)
                 assert everything or all(client.identity in MEETS[DEFAULT.of(topic).subscribe] for topic in joined)
-                for audience in heard(*joined):
+                for audience in received(*joined):
                     audiences.add(audience)
                 assert len(audiences) <= limit
             case PublishMessage(publication, _):
@@ -385,7 +385,7 @@ def test_only_a_good_token_changes_who_a_client_is_and_a_refusal_changes_nothing
                 assert need is not Need.NOBODY and (everything or before in MEETS[need])
                 assert client.identity is before
             case UnsubscribeTopics(left, _):
-                for audience in heard(*left):
+                for audience in received(*left):
                     audiences.discard(audience)
                 assert client.identity is before
             case _:
@@ -432,7 +432,7 @@ def error_of(
     client: Session, message: commands.Command, findings: Findings = NO_FINDINGS, *names: str
 ) -> ProtocolError:
     with pytest.raises(ProtocolError) as refused:
-        client.handle(message, Audiences(heard(*names)), findings)
+        client.handle(message, Audiences(received(*names)), findings)
     return refused.value
 
 
@@ -499,7 +499,7 @@ def with_tokens(name: str, *tokens: str, token: str | None = None) -> commands.S
 def test_a_subscription_token_lets_hear_what_the_rule_would_not(name: str) -> None:
     client = strict(ANN)
     assert isinstance(handle(client, with_tokens(name, "other", f"{name[:3]}*")), SubscribeTopics)
-    assert isinstance(handle(client, subscribe(name), *heard(name)), SubscribeTopics), (
+    assert isinstance(handle(client, subscribe(name), *received(name)), SubscribeTopics), (
         "a second SUBSCRIBE changes nothing"
     )
     assert isinstance(handle(client, commands.Unsubscribe((name,), "r")), UnsubscribeTopics)
@@ -561,7 +561,7 @@ def test_who_it_is_no_more_loses_what_only_that_one_may() -> None:
     message = commands.Auth("ann")
     for name in ("admin", "wallet:eve", "open"):
         handle(client, subscribe(name))
-    effect = handle(client, message, *heard("admin", "wallet:eve", "wallet:ann", "open"))
+    effect = handle(client, message, *received("admin", "wallet:eve", "wallet:ann", "open"))
     assert effect == LoggedIn(("admin", "wallet:eve"))
 
 
@@ -572,13 +572,13 @@ def test_what_is_waited_for_counts_as_heard() -> None:
 def test_a_renewed_token_costs_nothing_and_asks_nobody() -> None:
     client = strict(ANN)
     client.warned = True
-    assert handle(client, commands.Auth("ann"), *heard("asked", "told:1")) == LoggedIn()
+    assert handle(client, commands.Auth("ann"), *received("asked", "told:1")) == LoggedIn()
     assert not client.warned
 
 
 def test_of_another_user_the_back_end_is_asked_again_and_silence_is_a_no() -> None:
     client = strict(ANN)
-    names = heard("asked1", "asked2", "asked3")
+    names = received("asked1", "asked2", "asked3")
     assert handle(client, commands.Auth("bob"), *names) == AskBackend("subscribe", ("asked1", "asked2", "asked3"), BOB)
     assert client.identity is ANN
     findings = backend_verdicts(asked1=V.ALLOWED, asked2=V.REFUSED, asked3=V.UNKNOWN)
@@ -589,17 +589,17 @@ def test_of_another_user_the_back_end_is_asked_again_and_silence_is_a_no() -> No
 def test_a_token_for_anybody_survives_another_user_and_one_for_a_user_does_not() -> None:
     client = strict(ANN)
     handle(client, commands.Subscribe(("told:1", "told:2"), "r", None, {}, ("told:1", "told:2@ann")))
-    effect = handle(client, commands.Auth("bob"), *heard("told:1", "told:2"))
+    effect = handle(client, commands.Auth("bob"), *received("told:1", "told:2"))
     assert effect == LoggedIn(("told:2",))
 
 
 def test_a_subscribe_with_anothers_token_takes_what_that_one_may_not_hear() -> None:
-    effect = handle(strict(ADMIN), subscribe("open", token="ann"), *heard("admin"))
+    effect = handle(strict(ADMIN), subscribe("open", token="ann"), *received("admin"))
     assert effect == SubscribeTopics(("open",), "r", login=True, removed=("admin",))
 
 
 def test_a_subscribe_of_another_user_asks_of_the_new_and_of_the_old_topics() -> None:
-    client, names, message = strict(ANN), heard("asked1"), subscribe("asked2", token="bob")
+    client, names, message = strict(ANN), received("asked1"), subscribe("asked2", token="bob")
     assert handle(client, message, *names) == AskBackend("subscribe", ("asked2",), BOB)
     findings = backend_verdicts(asked2=V.ALLOWED)
     assert client.handle(message, Audiences(names), findings) == AskBackend("subscribe", ("asked1",), BOB)
@@ -689,13 +689,13 @@ def test_topics_are_compared_with_a_bounded_number_of_patterns() -> None:
 CLOSED = '[[topic]]\npattern = "*"\nsubscribe = "token"'
 
 
-def judge_all(client: Session, message: commands.Command, heard: Audiences, findings: Findings) -> list[Effect]:
+def judge_all(client: Session, message: commands.Command, received: Audiences, findings: Findings) -> list[Effect]:
     """The effects of a message that is handled again until it is settled."""
-    effects = [client.handle(message, heard, findings)]
+    effects = [client.handle(message, received, findings)]
     while isinstance(effects[-1], ContinueChecks):
         assert len(effects) < 50
         findings = replace(findings, verdicts=effects[-1].verdicts)
-        effects.append(client.handle(message, heard, findings))
+        effects.append(client.handle(message, received, findings))
     return effects
 
 
@@ -727,8 +727,8 @@ def test_a_new_identity_is_judged_for_very_many_topics_some_at_a_time() -> None:
         f"contest:{at}" for at in range(TOPICS_PER_TURN)
     ]
     client = Judging(SessionRules(verify, verify_grant, DEFAULT, 10_000), ADMIN)
-    heard = Audiences([*map(hub.topic_audience, names), hub.topic_audience("admin"), hub.joining_topic("admin:x")])
-    *parts, effect = judge_all(client, commands.Auth("ann"), heard, Findings(topics_charged=True))
+    received = Audiences([*map(hub.topic_audience, names), hub.topic_audience("admin"), hub.joining_topic("admin:x")])
+    *parts, effect = judge_all(client, commands.Auth("ann"), received, Findings(topics_charged=True))
     assert all(isinstance(part, ContinueChecks) for part in parts)
     assert len(parts) == 3
     assert client.decisions == len(names) + 2

@@ -23,31 +23,31 @@ def reading(at: float, values: dict[str, float] | None = None, relay: dict[float
 def test_rates_are_what_was_added_by_the_second() -> None:
     before = reading(100, {"gateway_deliveries_total": 1000, "gateway_opens_total": 7})
     after = reading(105, {"gateway_deliveries_total": 2000, "gateway_opens_total": 7, "gateway_errors_total": 1})
-    told = stats.stats_between(before, after)
-    assert told["seconds"] == 5
-    assert told["rates"]["delivered"] == 200
-    assert told["rates"]["opened"] == 0
-    assert told["rates"]["errors"] == 0.2  # an instrument that appeared meanwhile began at nothing
-    assert told["rates"]["received"] == 0
+    result = stats.stats_between(before, after)
+    assert result["seconds"] == 5
+    assert result["rates"]["delivered"] == 200
+    assert result["rates"]["opened"] == 0
+    assert result["rates"]["errors"] == 0.2  # an instrument that appeared meanwhile began at nothing
+    assert result["rates"]["received"] == 0
 
 
 def test_the_caches_rates_are_told_by_where_values_were_found() -> None:
     before = reading(0, {"gateway_cache_reads_total:near": 10, "gateway_cache_reads_total": 30})
     after = reading(5, {"gateway_cache_reads_total:near": 60, "gateway_cache_reads_total": 85})
-    told = stats.stats_between(before, after)["cache"]
-    assert (told["near"], told["miss"], told["loads"]) == (10, 0, 0)
+    result = stats.stats_between(before, after)["cache"]
+    assert (result["near"], result["miss"], result["loads"]) == (10, 0, 0)
 
 
 def test_delays_are_of_this_time_alone_and_in_milliseconds() -> None:
     slow_past = {0.001: 0.0, 0.01: 100.0, INF: 100.0}
-    told = stats.stats_between(reading(0, relay=slow_past), reading(5, relay={0.001: 50.0, 0.01: 150.0, INF: 150.0}))
-    assert told["delays"]["relay"] == {"p50": 0.5, "p99": 0.99}
+    result = stats.stats_between(reading(0, relay=slow_past), reading(5, relay={0.001: 50.0, 0.01: 150.0, INF: 150.0}))
+    assert result["delays"]["relay"] == {"p50": 0.5, "p99": 0.99}
 
 
 def test_where_nothing_was_measured_no_delay_is_told() -> None:
     same = {0.001: 5.0, INF: 5.0}
-    told = stats.stats_between(reading(0, relay=same), reading(5, relay=same))
-    assert told["delays"] == {"relay": None, "loop": None, "redis": None}
+    result = stats.stats_between(reading(0, relay=same), reading(5, relay=same))
+    assert result["delays"] == {"relay": None, "loop": None, "redis": None}
 
 
 @pytest.mark.parametrize(

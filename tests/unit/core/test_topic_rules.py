@@ -244,10 +244,16 @@ def test_topics_without_a_rule_are_as_the_default_says() -> None:
 
 
 def test_what_a_file_leaves_open_is_told() -> None:
-    told = topic_rules.left_open(parse('[[topic]]\npattern = "chat"'), DEFAULT)
-    assert len(told) == 2
-    assert "subscribe to admin, portfolio, user, wallet, skyduel than" in told[0] and "DEFAULT_SUBSCRIBE" in told[0]
-    assert "publish on admin, market-data, market_data, token:price:* than" in told[1] and "DEFAULT_PUBLISH" in told[1]
+    left_open_topics = topic_rules.left_open(parse('[[topic]]\npattern = "chat"'), DEFAULT)
+    assert len(left_open_topics) == 2
+    assert (
+        "subscribe to admin, portfolio, user, wallet, skyduel than" in left_open_topics[0]
+        and "DEFAULT_SUBSCRIBE" in left_open_topics[0]
+    )
+    assert (
+        "publish on admin, market-data, market_data, token:price:* than" in left_open_topics[1]
+        and "DEFAULT_PUBLISH" in left_open_topics[1]
+    )
     one = topic_rules.left_open(
         parse('[[topic]]\npattern = "portfolio"\nsubscribe = "owner"'.replace("owner", "token")), DEFAULT
     )
@@ -261,8 +267,10 @@ def test_what_a_file_leaves_open_is_told() -> None:
 
 
 def test_a_rule_for_a_topic_of_the_gateways_own_is_told_to_have_no_effect() -> None:
-    told = topic_rules.left_open(topic_rules.parse('[[topic]]\npattern = "system"\npublish = "user"', "t"), DEFAULT)
-    assert "topic rules for system have no effect" in told[-1]
+    left_open_topics = topic_rules.left_open(
+        topic_rules.parse('[[topic]]\npattern = "system"\npublish = "user"', "t"), DEFAULT
+    )
+    assert "topic rules for system have no effect" in left_open_topics[-1]
 
 
 def test_a_file_has_a_bounded_number_of_rules() -> None:

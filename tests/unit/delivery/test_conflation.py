@@ -27,10 +27,10 @@ class Client:
     def __init__(self, client_id: str) -> None:
         self.client_id = client_id
         self.audiences = Audiences()
-        self.heard: list[bytes] = []
+        self.received: list[bytes] = []
 
     def send(self, data: bytes) -> bool:
-        self.heard.append(data)
+        self.received.append(data)
         return True
 
 
@@ -53,11 +53,11 @@ async def test_a_message_that_excludes_a_client_does_not_overtake_the_one_that_w
         conflation.conflate(TOPIC, Raw(frame), exclude, WINDOW_MS)
     await later(0.1)
     node.flush()
-    assert clients["ann"].heard == [b"0", b"3"]
-    assert clients["bob"].heard == [b"0", b"2"]
+    assert clients["ann"].received == [b"0", b"3"]
+    assert clients["bob"].received == [b"0", b"2"]
     await later(1)
     node.flush()
-    assert (len(clients["ann"].heard), len(clients["bob"].heard)) == (2, 2)
+    assert (len(clients["ann"].received), len(clients["bob"].received)) == (2, 2)
 
 
 @in_virtual_time
@@ -68,7 +68,7 @@ async def test_what_waits_is_dropped_when_the_last_subscriber_leaves() -> None:
     conflation.forget(TOPIC)
     await later(1)
     node.flush()
-    assert clients["ann"].heard == [b"0"]
+    assert clients["ann"].received == [b"0"]
 
 
 @in_virtual_time
@@ -79,7 +79,7 @@ async def test_a_topic_without_a_window_is_delivered_at_once() -> None:
     for frame in (b"0", b"1"):
         conflation.conflate("plain", Raw(frame), None, 0)
     node.flush()
-    assert b"".join(client.heard) == b"01"
+    assert b"".join(client.received) == b"01"
 
 
 @settings(deadline=None, max_examples=200)
@@ -98,9 +98,9 @@ def test_every_client_hears_its_messages_in_order_and_the_last_of_them(steps: li
         await later(1)
         node.flush()
         for name, client in clients.items():
-            heard = [part + b";" for part in b"".join(client.heard).split(b";")[:-1]]
-            assert heard == [frame for frame in meant[name] if frame in heard], "in order, each once"
-            assert heard[-1:] == meant[name][-1:]
+            received = [part + b";" for part in b"".join(client.received).split(b";")[:-1]]
+            assert received == [frame for frame in meant[name] if frame in received], "in order, each once"
+            assert received[-1:] == meant[name][-1:]
 
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
         runner.run(run())
@@ -113,4 +113,4 @@ async def test_a_message_that_is_not_to_be_conflated_is_sent_at_once_behind_what
     for frame, window_ms in ((b"0", WINDOW_MS), (b"1", WINDOW_MS), (b"2", 0), (b"3", 0)):
         conflation.conflate(TOPIC, Raw(frame), None, window_ms)
     node.flush()
-    assert b"".join(clients["ann"].heard) == b"0123"
+    assert b"".join(clients["ann"].received) == b"0123"

@@ -36,10 +36,10 @@ class Client:
 
     def __init__(self) -> None:
         self.audiences = Audiences()
-        self.heard: list[bytes] = []
+        self.received: list[bytes] = []
 
     def send(self, data: bytes) -> bool:
-        self.heard += frames.payloads(data)
+        self.received += frames.payloads(data)
         return True
 
 
@@ -110,14 +110,14 @@ async def test_a_message_older_than_the_last_value_that_was_sent_first_is_not_de
     node.join(client, hub.topic_audience("last"))
     for version in (4, 5, 6):  # 4 and 5 were under way when Redis was read
         publish(version)
-    assert client.heard == [text(b"6")]
+    assert client.received == [text(b"6")]
     assert last(dispatcher) == b"6"
     node.leave(client, hub.topic_audience("last"))
     node.leave(client, hub.joining_topic("last"))
     dispatcher.leave_channels([hub.topic_audience("last")])
     node.join(client, hub.topic_audience("last"))
     publish(2)  # after a loss of Redis' data its versions may be lower
-    assert client.heard[1:] == [text(b"2")]
+    assert client.received[1:] == [text(b"2")]
 
 
 @in_virtual_time
@@ -130,7 +130,7 @@ async def test_a_message_of_the_ingest_channel_does_not_overtake_a_conflated_one
     dispatcher.ingest_received("gw:ws:broadcast", b'{"topic":"price","data":2}')
     await later(0.2)
     node.flush()
-    assert [b'"data":%d' % number in text for number, text in zip((0, 2), client.heard, strict=True)] == [True, True]
+    assert [b'"data":%d' % number in text for number, text in zip((0, 2), client.received, strict=True)] == [True, True]
 
 
 def numbered(offset: int, data: bytes) -> bytes:
@@ -155,8 +155,8 @@ class Opened:
     def hear(self, topic: str, payload: bytes) -> list[bytes]:
         self.dispatcher._message_received(f"gw:ws:topic:{topic}", payload)
         self.node.flush()
-        heard, self.client.heard = self.client.heard, []
-        return heard
+        received, self.client.received = self.client.received, []
+        return received
 
     def skipped(self) -> float:
         """How many messages could not be read."""
@@ -185,7 +185,7 @@ async def test_only_a_message_that_its_publisher_conflates_is_conflated() -> Non
     assert late == [texts[:1], [], []]
     await later(0.06)
     opened.node.flush()
-    assert opened.client.heard == texts[2:]
+    assert opened.client.received == texts[2:]
 
 
 @in_virtual_time

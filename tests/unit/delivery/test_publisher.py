@@ -56,7 +56,7 @@ class At:
     async def publish(self, *publications: Publication, **how: Any) -> list[Any]:
         return await self.publisher.publish(publications, **how)
 
-    def told(self) -> list[tuple[str, Envelope]]:
+    def sent(self) -> list[tuple[str, Envelope]]:
         found, self.redis.published = self.redis.published, []
         return [(channel, Envelope.unpack(payload)) for channel, payload in found]
 
@@ -69,8 +69,8 @@ async def test_each_topic_gets_one_message_of_its_kind_in_order_and_in_one_round
     at = At()
     positions = await at.publish(*(Publication(topic, 1) for topic in ("plain", "last", "kept", "both", "kept")))
     assert len(at.redis.trips) == 1
-    told = at.told()
-    assert [(channel.rpartition(":")[2], one.kind, one.conflate_ms) for channel, one in told] == [
+    sent = at.sent()
+    assert [(channel.rpartition(":")[2], one.kind, one.conflate_ms) for channel, one in sent] == [
         ("plain", EnvelopeKind.PLAIN, 0),
         ("last", EnvelopeKind.SNAPSHOT, 50),
         ("kept", EnvelopeKind.HISTORY, 0),
@@ -78,7 +78,7 @@ async def test_each_topic_gets_one_message_of_its_kind_in_order_and_in_one_round
         ("kept", EnvelopeKind.HISTORY, 0),
     ]
     assert [position and position.offset for position in positions] == [None, None, 1, 1, 2]
-    assert all(one.published_ms == 1_700_000_000_000 for _, one in told)
+    assert all(one.published_ms == 1_700_000_000_000 for _, one in sent)
     assert at.redis.run("XLEN", KEYS.history("kept")) == 2
     assert at.redis.run("EXISTS", KEYS.snapshot("last"), KEYS.history("plain"), KEYS.snapshot("plain")) == 1
     assert (at.count("ok"), at.count("unavailable")) == (5, 0)
@@ -91,7 +91,7 @@ async def test_each_topic_gets_one_message_of_its_kind_in_order_and_in_one_round
 async def test_a_message_to_somebody_is_published_once_and_kept_nowhere(to: Any, ends: str) -> None:
     at = At()
     assert await at.publish(Publication("kept", 1, to=to)) == [None]
-    [(channel, envelope)] = at.told()
+    [(channel, envelope)] = at.sent()
     assert channel.endswith(ends)
     assert envelope.only == (to[1] if to[0] == "client" else None)
     assert at.redis.run("DBSIZE") in (0, b"0") or at.redis.run("EXISTS", KEYS.history("kept")) == 0
@@ -107,7 +107,7 @@ async def test_one_message_that_is_refused_leaves_all_unpublished() -> None:
         await at.publish(good, Publication("kept", "x" * (2000 - MARGIN_BYTES)))
     with pytest.raises(ProtocolError):
         await at.publish(good, Publication("last", 1, key="k"))
-    assert (at.redis.trips, at.told()) == ([], [])
+    assert (at.redis.trips, at.sent()) == ([], [])
     await at.publish(Publication("kept", "x" * (2000 - MARGIN_BYTES - 200)))
     await at.publish(Publication("plain", "x" * (2000 - MARGIN_BYTES)))
 
@@ -117,7 +117,7 @@ async def test_the_same_key_is_published_once() -> None:
     at = At()
     first = await at.publish(Publication("kept", 1, key="k"))
     assert await at.publish(Publication("kept", 1, key="k")) == first
-    assert len(at.told()) == 1
+    assert len(at.sent()) == 1
     assert await at.publish(Publication("kept", 1, key="l")) != first
 
 
@@ -136,10 +136,10 @@ async def test_a_former_leader_publishes_nothing(topic: str) -> None:
     at = At()
     new, old = (Fence("s", token, at.redis.now_ms + 60_000) for token in (8, 7))
     await at.publish(Publication(topic, 1), fence=new)
-    assert len(at.told()) == 1
+    assert len(at.sent()) == 1
     with pytest.raises(Fenced):
         await at.publish(Publication(topic, 2), fence=old)
-    assert at.told() == []
+    assert at.sent() == []
     with pytest.raises(ValueError, match="neither history nor a snapshot"):
         await at.publish(Publication("plain", 1), fence=new)
 
@@ -177,7 +177,7 @@ async def test_only_publications_that_redis_recognizes_on_all_their_topics_get_a
     assert [at.publisher.is_repeatable(one) for one in keyed] == [True, True, True, False, False, False]
     assert not at.publisher.is_repeatable(Publication("kept", 1))
     assert await at.publish(keyed[1]) == await at.publish(keyed[1])
-    assert len(at.told()) == 1
+    assert len(at.sent()) == 1
 
 
 def test_what_a_publish_keeps_is_counted_by_copies() -> None:

@@ -75,9 +75,9 @@ class Node:
     def report_gap(self, _topic: str) -> None:
         self.gaps += 1
 
-    def publish(self, *, heard: bool = True) -> None:
+    def publish(self, *, received: bool = True) -> None:
         self.history.top += 1
-        if heard:
+        if received:
             self.recovery.message_received("t", self.history.epoch, entry(self.history.top))
 
     def _spawn(self, work: Coroutine[Any, Any, None], _name: str) -> None:
@@ -89,7 +89,7 @@ class Node:
 async def test_a_message_that_was_not_heard_is_delivered_with_the_next() -> None:
     node = Node(3)
     await node.recovery.prepare("t")
-    node.publish(heard=False)
+    node.publish(received=False)
     node.publish()
     await eventually(lambda: node.had == [4, 5])
     assert not node.gaps
@@ -105,7 +105,7 @@ async def test_who_is_ahead_of_us_makes_us_catch_up() -> None:
     """It was on a node that heard sooner: to refuse it would be a loss that never was."""
     node = Node(3)
     await node.recovery.prepare("t")
-    node.publish(heard=False)
+    node.publish(received=False)
     node.recovery.catch_up("t", place(4))
     assert not node.recovery.is_ready("t")
     await node.recovery.prepare("t")
@@ -128,7 +128,7 @@ async def test_what_a_reader_brings_to_a_topic_closed_meanwhile_reaches_nobody()
     node = Node(3)
     await node.recovery.prepare("t")
     node.history.go.clear()
-    node.publish(heard=False)
+    node.publish(received=False)
     node.recovery.mark_missed(["t"])
     await eventually(lambda: node.history.reads == 2)
     node.recovery.close_topic("t")
@@ -182,7 +182,7 @@ async def test_redis_away_is_asked_again_until_it_answers() -> None:
 async def test_an_idle_topic_whose_last_message_was_not_heard_is_found_at_the_second_check() -> None:
     node = Node(3)
     await node.recovery.prepare("t")
-    node.publish(heard=False)
+    node.publish(received=False)
     await node.recovery.check()
     assert node.recovery.is_ready("t"), "it may still be on its way"
     await node.recovery.check()

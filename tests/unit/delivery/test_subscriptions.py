@@ -73,14 +73,14 @@ class FakeDispatcher:
         self.snapshots: dict[str, Any] = {}  # data by topic
         self.waiting: dict[Callable[[], None], int] = {}  # how often each is called
         self.parts: list[int] = []  # audiences of each call of `join` and `leave`
-        self.heard: set[str] = set()
+        self.received: set[str] = set()
         self.changed = asyncio.Event()
         self.touched: list[tuple[str, str]] = []  # of presence
 
     def join_channels(self, audiences: Iterable[str], confirmed: Callable[[], None] | None) -> bool:
         wanted = set(audiences)
         self.parts.append(len(wanted))
-        self.heard |= wanted
+        self.received |= wanted
         if self.confirms or not wanted:
             return True
         if confirmed is not None:
@@ -94,7 +94,7 @@ class FakeDispatcher:
         for audience in {hub.channel_of(audience) for audience in audiences}:
             topic = hub.topic_of(audience)
             if audience not in self.hub and (topic is None or hub.joining_topic(topic) not in self.hub):
-                self.heard.discard(audience)
+                self.received.discard(audience)
 
     def confirm(self) -> None:
         waiting, self.waiting = self.waiting, {}
@@ -257,7 +257,7 @@ class Node:
         assert not self.subscriptions._subscribing
         assert not self.subscriptions._unanswered
         assert not self.dispatcher.waiting
-        assert not self.dispatcher.heard
+        assert not self.dispatcher.received
         assert not self.tasks
 
 
@@ -416,10 +416,10 @@ async def test_a_new_identity_is_told_on_the_topics_with_presence_and_the_same_o
     client = node.connect()
     node.subscribe(client, "room", "plain")
     node.dispatcher.touched.clear()
-    for user, told in (("ann", 1), ("ann", 1), ("bob", 2)):
+    for user, reported in (("ann", 1), ("ann", 1), ("bob", 2)):
         cast(Any, client.session).identity = Identity(user, None, None)
         node.subscriptions.change_identity(client)
-        assert node.dispatcher.touched == [("room", client.client_id)] * told
+        assert node.dispatcher.touched == [("room", client.client_id)] * reported
     assert client.audiences == {"user:bob", "topic:room", "topic:plain"}
 
 
@@ -531,7 +531,7 @@ async def _run(steps: list[tuple[str, Any]], closes: int | None, refuses: bool) 
         for request_id, answer in found.items():
             assert answer in (4004, 5030) or set(answer) <= set(asked[request_id])
         assert {hub.topic_of(a) for a in client.audiences} - {None} == wanted
-        assert {hub.topic_of(a) for a in node.dispatcher.heard} - {None} == wanted
+        assert {hub.topic_of(a) for a in node.dispatcher.received} - {None} == wanted
         assert not client._held
         client.abort(1006)
         await quiet()
@@ -704,7 +704,7 @@ async def test_an_unsubscribe_of_many_topics_is_done_in_parts_and_what_follows_w
     assert len(client.audiences) >= len(MANY) - 2 * SLICE_ITEMS
     await quiet()
     assert (answers(client)["u"], client._held, client.audiences) == ([], "", set())
-    assert not node.dispatcher.heard
+    assert not node.dispatcher.received
 
 
 @pytest.mark.parametrize("turns", range(1, 20))

@@ -21,7 +21,7 @@ class Node:
     """The parts of the node n1.a that can be told something; keeps what they were told."""
 
     def __init__(self) -> None:
-        self.told: list[Any] = []
+        self.sent: list[Any] = []
         self.metrics = Metrics()
         self.keys = Keys("gw:")
         self.missed = False  # an order to revoke
@@ -34,31 +34,31 @@ class Node:
         )
         self.control_channel = ControlChannel(
             "n1.a", redis=cast(Any, self), keys=self.keys,
-            connections=cast(Any, SimpleNamespace(execute=self.told.append, enforce_revocations=self._enforce)),
-            recovery=cast(Any, SimpleNamespace(forget_messages=self.told.append)),
+            connections=cast(Any, SimpleNamespace(execute=self.sent.append, enforce_revocations=self._enforce)),
+            recovery=cast(Any, SimpleNamespace(forget_messages=self.sent.append)),
             authenticator=cast(Any, SimpleNamespace(revocation_store=revoked)),
             drain_manager=cast(Any, SimpleNamespace(rebalance=lambda *words: words)), metrics=self.metrics,
-            shut_down=lambda: self.told.append("leave"), spawn=lambda work, name: self.told.append((name, work)),
+            shut_down=lambda: self.sent.append("leave"), spawn=lambda work, name: self.sent.append((name, work)),
         )  # fmt: skip
 
     async def _check(self) -> bool:
         return self.missed
 
     def _enforce(self, revoked: Any) -> None:
-        self.told.append(revoked(None, "ann", 5.0))
+        self.sent.append(revoked(None, "ann", 5.0))
 
     async def publish(self, channel: str, payload: bytes) -> None:
         """What was said is heard by all, and so by this node."""
         assert channel == self.keys.control
         self.control_channel.message_received(channel, payload)
 
-    def heard(self, kind: str) -> float:
+    def received(self, kind: str) -> float:
         """How many it counted so."""
         return self.metrics.registry.get_sample_value("gateway_messages_relayed_total", {"kind": kind}) or 0
 
 
 @pytest.mark.parametrize(
-    ("op", "about", "told"),
+    ("op", "about", "sent"),
     [
         ("disconnect", {"user": "ann", "reason": "spam"}, [DisconnectClients(ClientSelector(None, "ann"), "spam")]),
         (
@@ -74,27 +74,27 @@ class Node:
         ("move", {"node": "n1.b", "keep": 3, "seconds": 60, "after": 1}, []),
     ],
 )
-async def test_an_order_is_carried_out_by_whom_it_is_about(op: str, about: dict[str, Any], told: list[Any]) -> None:
+async def test_an_order_is_carried_out_by_whom_it_is_about(op: str, about: dict[str, Any], sent: list[Any]) -> None:
     node = Node()
     await node.control_channel.broadcast(op, **about)
-    assert node.told == told
-    assert (node.heard("control"), node.heard("malformed")) == (1, 0)
+    assert node.sent == sent
+    assert (node.received("control"), node.received("malformed")) == (1, 0)
 
 
 @pytest.mark.parametrize("payload", [b"", b"[]", orjson.dumps({"op": "dance"}), b"\xff"])
 def test_what_is_no_order_is_counted_and_dropped(payload: bytes) -> None:
     node = Node()
     node.control_channel.message_received(node.keys.control, payload)
-    assert (node.told, node.heard("control"), node.heard("malformed")) == ([], 0, 1)
+    assert (node.sent, node.received("control"), node.received("malformed")) == ([], 0, 1)
 
 
 async def test_what_is_revoked_is_enforced_once_it_is_news() -> None:
     node = Node()
     for _ in range(2):
         await node.control_channel.broadcast("revoke", revocations=[GONE.as_dict()])
-    assert node.told == [True]
+    assert node.sent == [True]
     await node.control_channel.check_revocations()
-    assert node.told == [True]
+    assert node.sent == [True]
     node.missed = True
     await node.control_channel.check_revocations()
-    assert node.told == [True, True]
+    assert node.sent == [True, True]

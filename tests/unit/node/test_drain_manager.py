@@ -23,7 +23,7 @@ class Client:
     def __init__(self) -> None:
         self.stage = ConnectionStage.OPEN
         self.closed: list[tuple[float, CloseReason, str]] = []
-        self.told: list[Any] = []
+        self.sent: list[Any] = []
 
     def disconnect(self, reason: CloseReason, text: str) -> None:
         self.closed.append((asyncio.get_running_loop().time(), reason, text))
@@ -34,7 +34,7 @@ class FakeSender:
     """Hands each message to its client."""
 
     def send(self, connection: Any, event: Event) -> None:
-        connection.told.append(orjson.loads(encoder.text(event, 0)))
+        connection.sent.append(orjson.loads(encoder.text(event, 0)))
 
 
 class Node:
@@ -64,9 +64,9 @@ async def test_a_drain_closes_each_client_once_over_its_window_and_says_why() ->
     assert times[-1] - times[0] > 5
     assert times[-1] <= UNREADY_SECONDS + 10
     assert {closed[1:] for client in node.clients for closed in client.closed} == {(CloseReason.SHUTDOWN, "shutdown")}
-    [told] = node.clients[0].told
-    assert told["data"]["code"] == 1001
-    assert told["data"]["reconnectMs"] >= 0
+    [sent] = node.clients[0].sent
+    assert sent["data"]["code"] == 1001
+    assert sent["data"]["reconnectMs"] >= 0
     assert (node.drain_manager.phase, node.drain_manager.draining) == (Phase.REJECTING, True)
     await node.drain_manager.drain()
     assert len(node.times()) == 50, "a second drain does nothing"
@@ -155,7 +155,7 @@ async def test_a_move_closes_all_but_so_many_and_rejects_each_new_handshake_once
     assert (len(node), len(node.times())) == (10, 20)
     assert node.times()[0] >= 5 and node.times()[-1] <= 25.01
     moved = next(client for client in node.clients if client.closed)
-    assert (moved.closed[0][1:], moved.told[0]["data"]["code"]) == ((CloseReason.MOVE, "move"), 3011)
+    assert (moved.closed[0][1:], moved.sent[0]["data"]["code"]) == ((CloseReason.MOVE, "move"), 3011)
     await later(GRACE_SECONDS - 2)
     assert node.drain_manager.refuses_handshake("c")
     await move

@@ -54,7 +54,7 @@ class At:
             asyncio.run(node.registry.enroll())
         self.redis.now_ms += LEASE_MS // 2
 
-    def told(self) -> list[Any]:
+    def sent(self) -> list[Any]:
         found, self.redis.published = self.redis.published, []
         return [(channel, *parse_presence(Envelope.unpack(payload))) for channel, payload in found if payload]
 
@@ -62,11 +62,11 @@ class At:
 def test_a_living_node_is_not_touched() -> None:
     at = At()
     at.join("t", 2)
-    at.told()
+    at.sent()
     following = asyncio.run(at.reapers[0].enroll())
     assert 0 < following - REAP_AFTER_SECONDS <= LEASE_MS / 1000
     asyncio.run(at.reapers[0].reap())
-    assert (at.found, at.told()) == (0, [])
+    assert (at.found, at.sent()) == (0, [])
     assert at.redis.run("HLEN", KEYS.presence("n0.a", "t")) == 2
 
 
@@ -80,7 +80,7 @@ def test_the_people_of_a_dead_node_are_announced_once_and_all_its_rows_go() -> N
     assert at.found == 2
     for reaper in at.reapers:
         asyncio.run(reaper.reap())
-    [(channel, joined, left, dead)] = at.told()
+    [(channel, joined, left, dead)] = at.sent()
     assert (channel, joined, sorted(left), dead) == ("ch:t", [], sorted(ids), True)
     keys = (KEYS.node("n0.a"), KEYS.clients("n0.a"), KEYS.topics("n0.a"), KEYS.presence("n0.a", "t"))
     assert at.redis.run("EXISTS", *keys) == 0
@@ -95,9 +95,9 @@ def test_very_many_people_are_removed_in_batches_and_each_is_announced_once() ->
     at.die()
     asyncio.run(at.reapers[0].enroll())
     asyncio.run(at.reapers[0].reap())
-    told = at.told()
-    assert [len(left) for _, _, left, _ in told] == [BATCH_MEMBERS, BATCH_MEMBERS, 1]
-    assert sorted(one for _, _, left, _ in told for one in left) == sorted(ids)
+    sent = at.sent()
+    assert [len(left) for _, _, left, _ in sent] == [BATCH_MEMBERS, BATCH_MEMBERS, 1]
+    assert sorted(one for _, _, left, _ in sent for one in left) == sorted(ids)
 
 
 def test_a_node_that_is_back_when_it_is_reaped_keeps_its_rows() -> None:
@@ -107,7 +107,7 @@ def test_a_node_that_is_back_when_it_is_reaped_keeps_its_rows() -> None:
     asyncio.run(at.reapers[0].enroll())
     asyncio.run(at.dead.registry.renew_lease())
     asyncio.run(at.reapers[0].reap())
-    assert at.told() == []
+    assert at.sent() == []
     assert at.redis.run("EXISTS", KEYS.node("n0.a")) == 1
     assert at.redis.run("ZSCORE", KEYS.nodes, "n0.a") is not None
 
@@ -123,6 +123,6 @@ def test_what_no_gateway_has_written_goes_without_an_announcement() -> None:
     at.die()
     asyncio.run(at.reapers[0].enroll())
     asyncio.run(at.reapers[0].reap())
-    assert [(channel, left) for channel, _, left, _ in at.told()] == [("ch:t", [client])]
+    assert [(channel, left) for channel, _, left, _ in at.sent()] == [("ch:t", [client])]
     assert at.redis.run("EXISTS", KEYS.presence("n0.a", "t"), KEYS.presence("n0.a", "wrong"), KEYS.topics("n0.a")) == 0
     assert at.redis.run("ZSCORE", KEYS.nodes, "no node") is None

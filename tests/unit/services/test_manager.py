@@ -59,7 +59,7 @@ class At:
             name=name, start=self.act(f"{name} starts"), stop=self.act(f"{name} stops"), depends_on=needs, **about
         )
 
-    def told(self) -> list[tuple[str, str]]:
+    def sent(self) -> list[tuple[str, str]]:
         found, self.redis.published = self.redis.published, []
         notices = [orjson.loads(payload) for _, payload in found]
         return [(notice["serviceName"], notice["state"]["status"]) for notice in notices]
@@ -127,13 +127,13 @@ async def test_leases_are_renewed_in_silence_and_changes_are_told_once() -> None
     at = At()
     at.manager.register_all([at.service("a"), at.service("b")])
     async with at.running():
-        told = at.told()
-        assert [told.count((name, "active")) for name in "ab"] == [1, 1]
+        sent = at.sent()
+        assert [sent.count((name, "active")) for name in "ab"] == [1, 1]
         trips = len(at.redis.trips)
         for _ in range(20):
             await later(LEASE / 2)
             assert [state["status"] for state in await at.manager.states.read_all()] == ["active", "active"]
-        assert at.told() == []
+        assert at.sent() == []
         assert len(at.redis.trips) - trips < 20 * 2 + 45, "three renewals a lease, each of one round trip"
 
 
@@ -146,11 +146,11 @@ async def test_what_redis_lost_is_written_again_and_the_index_within_a_minute() 
         await later(70)
         assert [state["status"] for state in await at.manager.states.read_all()] == ["active"]
         at.redis.run("FLUSHALL")
-        at.told()
+        at.sent()
         at.manager.pubsub_restored()
         await later(0.1)
         assert [state["status"] for state in await at.manager.states.read_all()] == ["active"]
-        assert at.told() == [("a", "active")]
+        assert at.sent() == [("a", "active")]
 
 
 @in_virtual_time
@@ -167,10 +167,10 @@ async def test_without_redis_the_last_known_state_is_given_with_its_age_and_writ
         assert found is not None and (found["status"], found["stale"]) == ("degraded", True)
         assert found["ageSeconds"] == pytest.approx(5, abs=0.1)
         assert await at.manager.get_service_state("none") is None
-        at.told()
+        at.sent()
         at.redis.away = False
         await later(5)
-        assert at.told() == [("a", "degraded")]
+        assert at.sent() == [("a", "degraded")]
         found = await at.manager.get_service_state("a")
         assert found is not None and (found["status"], found["stale"]) == ("degraded", False)
 
@@ -180,7 +180,7 @@ async def test_a_state_of_a_service_that_is_not_registered_is_told_and_kept_by_i
     at = At()
     async with at.running():
         assert await at.manager.update_service_state("job", status="active", operation="import", stats={"rows": 7})
-        assert at.told() == [("job", "active")]
+        assert at.sent() == [("job", "active")]
         await later(3 * LEASE)
         found = await at.manager.get_service_state("job")
         assert found is not None

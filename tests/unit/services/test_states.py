@@ -62,9 +62,9 @@ def test_a_report_is_told_once_with_its_record_and_a_renewal_is_not() -> None:
     at.write(report("s", "i"), report("t", "i", tell=False))
     [(channel, payload)] = at.redis.published
     assert channel == KEYS.service_updates
-    told = orjson.loads(payload)
-    assert (told["serviceName"], told["instance"], told["state"]["status"]) == ("s", "i", "active")
-    assert told["state"]["leaseEnds"] == at.redis.now_ms + LEASE_MS
+    notice = orjson.loads(payload)
+    assert (notice["serviceName"], notice["instance"], notice["state"]["status"]) == ("s", "i", "active")
+    assert notice["state"]["leaseEnds"] == at.redis.now_ms + LEASE_MS
     at.redis.published.clear()
     at.write(report("s", "i", tell=False))
     assert at.redis.published == []

@@ -26,7 +26,7 @@ class FakeStates:
         self.rows: dict[str, dict[str, service_records.ServiceRecord]] = {}
         self.reads = 0
         self.following = math.inf  # seconds until the next lease ends
-        self.heard: tuple[int, int] | None = None
+        self.received: tuple[int, int] | None = None
 
     async def survey(self) -> tuple[list[dict[str, Any]], float]:
         """All services, and when the next lease ends."""
@@ -65,7 +65,7 @@ def run() -> FakeRun:
 
 @pytest.fixture
 async def tick(states: FakeStates, run: FakeRun) -> Any:
-    one = StatusPublisher(cast(ServiceStates, states), lambda: states.heard)
+    one = StatusPublisher(cast(ServiceStates, states), lambda: states.received)
     await one.start(cast(Run, run))
 
     async def look() -> dict[str, Any]:
@@ -82,13 +82,13 @@ def record(status: str, breaker: str = "closed", **more: Any) -> service_records
 
 async def test_a_new_leader_tells_all_at_once(tick: Any, states: FakeStates) -> None:
     states.rows = {"feed": {"a": record("active")}, "mail": {"a": record("error", lastError="no relay")}}
-    told = await tick()
-    assert told["service"]["status"] == "error"
-    assert [(s["service"], s["status"], s["lastError"]) for s in told["service"]["services"]] == [
+    sent = await tick()
+    assert sent["service"]["status"] == "error"
+    assert [(s["service"], s["status"], s["lastError"]) for s in sent["service"]["services"]] == [
         ("feed", "active", None), ("mail", "error", "no relay"),
     ]  # fmt: skip
-    assert told["service"]["changed"] == ["feed", "mail"]
-    assert told["circuit-breaker"] == {"breakers": [], "changed": []}
+    assert sent["service"]["changed"] == ["feed", "mail"]
+    assert sent["circuit-breaker"] == {"breakers": [], "changed": []}
     assert tick.announcer.counts == {("feed", "active"): 1, ("mail", "error"): 1}
 
 
@@ -98,18 +98,18 @@ async def test_nothing_new_is_not_told_and_a_change_is_named(tick: Any, states: 
     states.rows["feed"]["a"]["version"] = 2
     assert await tick() == {}
     states.rows["feed"]["a"]["status"] = "degraded"
-    told = await tick()
-    assert told["service"]["changed"] == ["feed"]
-    assert len(told["service"]["services"]) == 2
-    assert "circuit-breaker" not in told
+    sent = await tick()
+    assert sent["service"]["changed"] == ["feed"]
+    assert len(sent["service"]["services"]) == 2
+    assert "circuit-breaker" not in sent
 
 
 async def test_open_breakers_are_told_and_their_closing(tick: Any, states: FakeStates) -> None:
     states.rows = {"feed": {"a": record("active"), "b": record("active")}}
     await tick()
     states.rows["feed"]["b"] = record("active", "open", lastError="no answer")
-    told = await tick()
-    assert told["circuit-breaker"] == {
+    sent = await tick()
+    assert sent["circuit-breaker"] == {
         "breakers": [{"service": "feed", "instance": "b", "state": "open", "lastError": "no answer"}],
         "changed": ["feed"],
     }
@@ -148,15 +148,15 @@ async def test_a_part_that_is_not_yet_well_is_starting_and_has_no_error(monkeypa
 
 
 async def test_redis_is_read_again_only_after_a_notice_or_the_end_of_a_lease(tick: Any, states: FakeStates) -> None:
-    states.heard = (1, 0)
+    states.received = (1, 0)
     states.rows = {"feed": {"a": record("active")}}
     assert (await tick())["service"]["status"] == "active"
     states.rows = {"feed": {"a": record("error")}}
     assert (await tick(), states.reads) == ({}, 1), "nothing was heard"
-    states.heard = (1, 1)
+    states.received = (1, 1)
     assert (await tick())["service"]["status"] == "error"
     states.following = 0.0  # a lease ends at once
-    states.heard = (2, 1)
+    states.received = (2, 1)
     assert (await tick(), states.reads) == ({}, 3), "notices may have been missed between two connections"
     states.rows = {"feed": {"a": record("active")}}
     assert (await tick())["service"]["status"] == "active"
@@ -169,7 +169,7 @@ async def test_redis_is_read_at_each_look_while_no_notice_can_be_heard(tick: Any
 
 
 async def test_what_could_not_be_told_is_read_and_told_again(tick: Any, states: FakeStates, run: FakeRun) -> None:
-    states.heard = (1, 0)
+    states.received = (1, 0)
     states.rows = {"feed": {"a": record("active")}}
     run.failing = True
     with pytest.raises(Unavailable):

@@ -17,8 +17,8 @@ from gateway.services.supervisor import START_SECONDS, STOP_SECONDS, Run, Servic
 from tests.unit.virtual_time import in_virtual_time, later, quiet
 
 
-class Told:
-    """A service's keeper, and what it has told."""
+class Supervised:
+    """A supervisor of one service; records what it reports."""
 
     def __init__(self, **about: Any) -> None:
         self.changes: list[bool] = []
@@ -63,45 +63,48 @@ def failing(error: Exception, times: int = 1_000_000) -> tuple[ServiceFunction, 
 
 @in_virtual_time
 async def test_a_service_without_functions_is_active_until_it_is_stopped() -> None:
-    told = Told()
-    async with told.kept():
-        assert (told.status, told.supervisor.record["running"]) == (ServiceStatus.ACTIVE, True)
-        assert told.supervisor.record["startedAt"]
+    supervised = Supervised()
+    async with supervised.kept():
+        assert (supervised.status, supervised.supervisor.record["running"]) == (ServiceStatus.ACTIVE, True)
+        assert supervised.supervisor.record["startedAt"]
 
 
 @in_virtual_time
 async def test_it_waits_for_what_it_needs_and_says_so() -> None:
-    need, told = Told(name="db"), Told(depends_on=("db",))
-    async with told.kept([need.supervisor]):
+    need, supervised = Supervised(name="db"), Supervised(depends_on=("db",))
+    async with supervised.kept([need.supervisor]):
         await later(3600)
-        assert (told.status, told.supervisor.record["waitsFor"]) == (ServiceStatus.STARTING, "db")
+        assert (supervised.status, supervised.supervisor.record["waitsFor"]) == (ServiceStatus.STARTING, "db")
         async with need.kept():
             await quiet()
-            assert (told.status, told.supervisor.record["waitsFor"]) == (ServiceStatus.ACTIVE, None)
+            assert (supervised.status, supervised.supervisor.record["waitsFor"]) == (ServiceStatus.ACTIVE, None)
 
 
 @in_virtual_time
 async def test_a_start_that_fails_is_tried_again_with_a_growing_pause() -> None:
     start, calls = failing(OSError("no route\nto host"), times=3)
-    told = Told(start=start)
-    async with told.kept():
-        assert (told.status, told.supervisor.record["lastError"]) == (ServiceStatus.ERROR, "start: no route")
-        assert not told.supervisor.up.is_set()
+    supervised = Supervised(start=start)
+    async with supervised.kept():
+        assert (supervised.status, supervised.supervisor.record["lastError"]) == (
+            ServiceStatus.ERROR,
+            "start: no route",
+        )
+        assert not supervised.supervisor.up.is_set()
         await later(10)
         assert [round(at) for at in calls] == [0, 1, 3, 7]
-        assert told.status is ServiceStatus.ACTIVE
-        assert told.supervisor.up.is_set()
+        assert supervised.status is ServiceStatus.ACTIVE
+        assert supervised.supervisor.up.is_set()
 
 
 @in_virtual_time
 async def test_the_breaker_leaves_it_alone_and_tries_once() -> None:
     start, calls = failing(OSError("no"))
-    told = Told(start=start)
-    async with told.kept():
+    supervised = Supervised(start=start)
+    async with supervised.kept():
         await later(30)
         assert len(calls) == 5
-        assert told.supervisor.breaker.state == "open"
-        assert told.supervisor.current_record()["stats"]["breaker"] == "open"
+        assert supervised.supervisor.breaker.state == "open"
+        assert supervised.supervisor.current_record()["stats"]["breaker"] == "open"
         await later(OPEN_SECONDS)
         assert len(calls) == 6
 
@@ -111,10 +114,10 @@ async def test_a_start_has_a_deadline() -> None:
     async def forever(_run: Run) -> None:
         await asyncio.get_running_loop().create_future()
 
-    told = Told(start=forever)
-    async with told.kept():
+    supervised = Supervised(start=forever)
+    async with supervised.kept():
         await later(START_SECONDS)
-        assert told.supervisor.record["lastError"] == "start: timed out"
+        assert supervised.supervisor.record["lastError"] == "start: timed out"
 
 
 @in_virtual_time
@@ -126,8 +129,8 @@ async def test_ticks_come_at_their_time_and_missed_ones_are_not_made_up_for() ->
         if len(calls) == 2:
             await asyncio.sleep(3.5)
 
-    told = Told(tick=tick, tick_seconds=1)
-    async with told.kept():
+    supervised = Supervised(tick=tick, tick_seconds=1)
+    async with supervised.kept():
         await later(6)
     assert [round(at, 1) for at in calls] == [0.0, 1.0, 4.5, 5.5]
 
@@ -135,23 +138,23 @@ async def test_ticks_come_at_their_time_and_missed_ones_are_not_made_up_for() ->
 @in_virtual_time
 async def test_a_tick_that_fails_degrades_it_until_one_succeeds() -> None:
     tick, _ = failing(ValueError("odd"), times=1)
-    told = Told(tick=tick, tick_seconds=1)
-    async with told.kept():
-        assert (told.status, told.supervisor.record["lastError"]) == (ServiceStatus.DEGRADED, "tick: odd")
+    supervised = Supervised(tick=tick, tick_seconds=1)
+    async with supervised.kept():
+        assert (supervised.status, supervised.supervisor.record["lastError"]) == (ServiceStatus.DEGRADED, "tick: odd")
         await later(1)
-        assert told.status is ServiceStatus.ACTIVE
-        assert told.supervisor.record["lastError"] == "tick: odd", "the last error is kept"
-        stats = told.supervisor.current_record()["stats"]
+        assert supervised.status is ServiceStatus.ACTIVE
+        assert supervised.supervisor.record["lastError"] == "tick: odd", "the last error is kept"
+        stats = supervised.supervisor.current_record()["stats"]
         assert (stats["operations"], stats["failures"]) == (3, 1)
 
 
 @in_virtual_time
 async def test_ticks_that_go_on_failing_stop_for_the_breaker() -> None:
     tick, calls = failing(ValueError("odd"))
-    told = Told(tick=tick, tick_seconds=1)
-    async with told.kept():
+    supervised = Supervised(tick=tick, tick_seconds=1)
+    async with supervised.kept():
         await later(30)
-        assert (told.status, len(calls)) == (ServiceStatus.ERROR, 5)
+        assert (supervised.status, len(calls)) == (ServiceStatus.ERROR, 5)
         await later(OPEN_SECONDS)
         assert len(calls) == 6
 
@@ -159,12 +162,12 @@ async def test_ticks_that_go_on_failing_stop_for_the_breaker() -> None:
 @in_virtual_time
 async def test_that_redis_is_away_opens_no_breaker() -> None:
     tick, calls = failing(Unavailable("gone"), times=20)
-    told = Told(tick=tick, tick_seconds=1)
-    async with told.kept():
+    supervised = Supervised(tick=tick, tick_seconds=1)
+    async with supervised.kept():
         await later(19.5)
-        assert (told.status, told.supervisor.breaker.state) == (ServiceStatus.DEGRADED, "closed")
+        assert (supervised.status, supervised.supervisor.breaker.state) == (ServiceStatus.DEGRADED, "closed")
         await later(1)
-        assert (told.status, len(calls)) == (ServiceStatus.ACTIVE, 21)
+        assert (supervised.status, len(calls)) == (ServiceStatus.ACTIVE, 21)
 
 
 @in_virtual_time
@@ -172,13 +175,13 @@ async def test_a_check_that_gives_false_is_a_failure() -> None:
     async def check(_run: Run) -> bool:
         return False
 
-    told = Told(check=check, check_seconds=30)
-    async with told.kept():
-        assert (told.status, told.supervisor.record["lastError"]) == (
+    supervised = Supervised(check=check, check_seconds=30)
+    async with supervised.kept():
+        assert (supervised.status, supervised.supervisor.record["lastError"]) == (
             ServiceStatus.DEGRADED,
             "check: the check returned False",
         )
-        assert told.supervisor.record["lastCheck"]
+        assert supervised.supervisor.record["lastCheck"]
 
 
 @in_virtual_time
@@ -186,11 +189,11 @@ async def test_it_is_stopped_within_its_time() -> None:
     async def stop(_run: Run) -> None:
         await asyncio.get_running_loop().create_future()
 
-    told = Told(stop=stop)
-    async with told.kept():
+    supervised = Supervised(stop=stop)
+    async with supervised.kept():
         began = asyncio.get_running_loop().time()
     assert round(asyncio.get_running_loop().time() - began) == STOP_SECONDS
-    assert told.supervisor.record["lastError"] == "stop: timed out"
+    assert supervised.supervisor.record["lastError"] == "stop: timed out"
 
 
 @in_virtual_time
@@ -201,7 +204,7 @@ async def test_what_was_not_started_is_not_stopped() -> None:
     async def stop(run: Run) -> None:
         stopped.append(run.name)
 
-    async with Told(start=start, stop=stop).kept():
+    async with Supervised(start=start, stop=stop).kept():
         pass
     assert not stopped
 
@@ -209,9 +212,9 @@ async def test_what_was_not_started_is_not_stopped() -> None:
 @in_virtual_time
 async def test_who_is_fenced_ends_and_it_is_no_fault() -> None:
     tick, _ = failing(Fenced("late"))
-    told = Told(tick=tick, tick_seconds=1)
-    await told.supervisor.run([], told.publish, None)
-    assert told.supervisor.current_record()["stats"]["failures"] == 0
+    supervised = Supervised(tick=tick, tick_seconds=1)
+    await supervised.supervisor.run([], supervised.publish, None)
+    assert supervised.supervisor.current_record()["stats"]["failures"] == 0
 
 
 @in_virtual_time
@@ -219,12 +222,12 @@ async def test_only_what_matters_is_told_at_once() -> None:
     async def tick(_run: Run) -> None:
         pass
 
-    told = Told(tick=tick, tick_seconds=1)
-    async with told.kept():
+    supervised = Supervised(tick=tick, tick_seconds=1)
+    async with supervised.kept():
         await later(0.5)
-        told.changes.clear()
+        supervised.changes.clear()
         await later(5)
-        assert told.changes == [False] * 5
+        assert supervised.changes == [False] * 5
 
 
 @in_virtual_time
@@ -233,7 +236,7 @@ async def test_a_run_publishes_what_the_api_would() -> None:
         await run.publish("contest", {"a": 1}, action="NEW")
         assert run.token == 0
 
-    told = Told(start=start)
-    async with told.kept():
-        assert told.published == [("contest", None)]
-        assert told.status is ServiceStatus.ACTIVE
+    supervised = Supervised(start=start)
+    async with supervised.kept():
+        assert supervised.published == [("contest", None)]
+        assert supervised.status is ServiceStatus.ACTIVE

@@ -142,7 +142,7 @@ class Asking:
 
     def __init__(self, app: ASGIApp) -> None:
         self.said = b""
-        self.told: list[object] = []  # whether it was accepted, and with what
+        self.outcomes: list[object] = []  # whether it was accepted, and with what
         self.decided = asyncio.Event()
         config = Config(app, ws="none", proxy_headers=False)
         config.load()
@@ -153,11 +153,11 @@ class Asking:
         self.said += data
 
     def handshake_accepted(self, *, deflates: bool) -> None:
-        self.told.append(("accepted", deflates))
+        self.outcomes.append(("accepted", deflates))
         self.decided.set()
 
     def handshake_refused(self) -> None:
-        self.told.append("refused")
+        self.outcomes.append("refused")
         self.decided.set()
 
     def ask(
@@ -186,7 +186,7 @@ async def test_whoever_asks_well_is_let_in() -> None:
     asking = Asking(accept)
     asking.ask([*GOOD, (b"sec-websocket-protocol", b"one, two")])
     await decided(asking)
-    assert asking.told == [("accepted", False)]
+    assert asking.outcomes == [("accepted", False)]
     head, _, rest = asking.said.partition(b"\r\n\r\n")
     assert head.split(b"\r\n") == [
         b"HTTP/1.1 101 Switching Protocols", b"Upgrade: websocket", b"Connection: Upgrade",
@@ -224,7 +224,7 @@ async def test_compression_is_agreed_where_it_is_on_and_one_handshake_says_nothi
         asking = Asking(accept)
         asking.ask(headers, compression=compression)
         await decided(asking)
-        assert asking.told == [("accepted", deflates)]
+        assert asking.outcomes == [("accepted", deflates)]
         assert (b"Sec-WebSocket-Extensions: permessage-deflate" in asking.said) == deflates
 
 
@@ -253,7 +253,7 @@ async def test_whoever_asks_badly_is_refused_and_the_endpoint_not_asked(
 
     asking = Asking(never)
     asking.ask(headers, **how)
-    assert asking.told == ["refused"]
+    assert asking.outcomes == ["refused"]
     assert asking.status == status
 
 
@@ -275,7 +275,7 @@ async def test_an_endpoint_that_fails_or_says_nothing_is_our_fault() -> None:
         asking = Asking(app)
         asking.ask(GOOD)
         await decided(asking)
-        assert asking.told == ["refused"] and asking.status == 500
+        assert asking.outcomes == ["refused"] and asking.status == 500
 
 
 async def test_a_refusal_stands_whatever_the_endpoint_says_later() -> None:
@@ -297,7 +297,7 @@ async def test_a_refusal_stands_whatever_the_endpoint_says_later() -> None:
     go_on.set()
     async with asyncio.timeout(5):
         await asyncio.gather(*asking.server.tasks)
-    assert asking.told == ["refused"] and asking.status == 400
+    assert asking.outcomes == ["refused"] and asking.status == 400
     assert len(failed) == 1
 
 

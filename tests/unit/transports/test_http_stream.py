@@ -26,7 +26,7 @@ class FakeOwner:
     client_buffer_bytes = 1000
 
     def __init__(self) -> None:
-        self.heard: list[bytes] = []
+        self.received: list[bytes] = []
         self.ended: list[int] = []
         self.grown = 0
         self.commands: list[Command] = []
@@ -34,7 +34,7 @@ class FakeOwner:
 
     def message_received(self, _connection: Connection, opcode: int, payload: bytes) -> None:
         assert opcode == frames.TEXT
-        self.heard.append(payload)
+        self.received.append(payload)
 
     def command_received(self, _connection: Connection, command: Command) -> None:
         self.commands.append(command)
@@ -210,17 +210,17 @@ async def test_what_it_says_waits_while_it_is_held_and_no_more_than_a_messages_w
     at.stream.post_received(b"1\n2")
     at.stream.hold("test")
     at.stream.post_received(b"3\n\n4\n")
-    assert at.owner.heard == [b"1", b"2"]
+    assert at.owner.received == [b"1", b"2"]
     assert not at.stream.is_silent(0.5, 1)  # it is we who do not listen
     at.stream.release("test")
-    assert at.owner.heard == [b"1", b"2", b"3", b"4"]
+    assert at.owner.received == [b"1", b"2", b"3", b"4"]
     at.stream.hold("test")
     at.stream.post_received(b"x" * 60)
     assert at.owner.ended == []
     at.stream.post_received(b"x" * 60 + b"\n5")
     assert at.owner.ended == [3013]
     at.stream.release("test")
-    assert at.owner.heard[-1] == b"4"
+    assert at.owner.received[-1] == b"4"
     at.stream.abort(1006)
 
 
@@ -232,7 +232,7 @@ async def test_when_whoever_serves_it_goes_it_is_over() -> None:
     at.stream.post_received(b"1")
     at.stream.close(3001, "too late")
     assert at.stream.send(text(1))
-    assert (at.owner.ended, at.owner.heard, at.cuts) == ([1006], [], 0)
+    assert (at.owner.ended, at.owner.received, at.cuts) == ([1006], [], 0)
 
 
 @in_virtual_time
@@ -241,6 +241,6 @@ async def test_a_command_of_the_opening_request_is_handled_once_and_before_the_c
     at.stream.hold("welcome")
     at.stream.receive_command(command)
     at.stream.post_received(b"one\ntwo")
-    assert (at.owner.commands, at.owner.heard) == ([], [])
+    assert (at.owner.commands, at.owner.received) == ([], [])
     at.stream.release("welcome")
-    assert (at.owner.commands, at.owner.heard) == ([command], [b"one", b"two"])
+    assert (at.owner.commands, at.owner.received) == ([command], [b"one", b"two"])

@@ -72,7 +72,7 @@ class SocketPair:
         self.socket.handshake_accepted(deflates=False)
         self.socket._owner = cast(ConnectionOwner, self.owner)
 
-    def heard(self) -> bytes:
+    def received(self) -> bytes:
         """What has come to the peer."""
         found = b""
         try:
@@ -105,28 +105,28 @@ async def pair(request: pytest.FixtureRequest) -> AsyncIterator[SocketPair]:
 
 def test_what_the_kernel_takes_does_not_go_through_the_transport(pair: SocketPair) -> None:
     assert pair.socket.send(b"one ") and pair.socket.send(b"two")
-    assert (pair.heard(), pair.pipe.written) == (b"one two", b"")
+    assert (pair.received(), pair.pipe.written) == (b"one two", b"")
 
 
 def test_what_the_transport_holds_goes_first(pair: SocketPair) -> None:
     pair.pipe.write(b"101 ")  # as the handshake's answer
     assert pair.socket.send(b"one ") and pair.socket.send(b"two ")
-    assert pair.heard() == b""
+    assert pair.received() == b""
     pair.pipe.flush()
     assert pair.socket.send(b"three")
-    assert (pair.heard(), pair.pipe.written) == (b"101 one two three", b"")
+    assert (pair.received(), pair.pipe.written) == (b"101 one two three", b"")
 
 
 def test_what_the_kernel_does_not_take_waits_in_order(pair: SocketPair) -> None:
     sent = pair.fill()
     assert pair.socket.send(b"more ")  # though the peer may have made room by now
-    heard = pair.heard()
+    received = pair.received()
     assert pair.socket.send(b"and more")
-    assert pair.heard() == b""
+    assert pair.received() == b""
     pair.pipe.flush()
-    assert heard + pair.heard() == sent + b"more and more"
+    assert received + pair.received() == sent + b"more and more"
     assert pair.socket.send(b"!")
-    assert (pair.heard(), pair.pipe.written) == (b"!", b"")
+    assert (pair.received(), pair.pipe.written) == (b"!", b"")
 
 
 def test_who_does_not_read_is_refused_beyond_its_budget(pair: SocketPair) -> None:
@@ -172,14 +172,14 @@ def test_nothing_is_written_to_a_descriptor_that_may_be_anothers_by_now(pair: So
     else:
         pair.socket.abort(1006)
     assert pair.socket.send(b" another's")
-    assert (pair.heard(), pair.pipe.written) == (b"ours", b"")
+    assert (pair.received(), pair.pipe.written) == (b"ours", b"")
     assert pair.owner.ended == [1006]
 
 
 @pytest.mark.parametrize("pair", [True], indirect=True, ids=["tls"])
 def test_under_tls_all_goes_through_the_transport(pair: SocketPair) -> None:
     assert pair.socket.send(b"one ") and pair.socket.send(b"two")
-    assert (pair.heard(), pair.pipe.written) == (b"", b"one two")
+    assert (pair.received(), pair.pipe.written) == (b"", b"one two")
 
 
 def test_in_order_and_whole_whatever_a_real_transport_holds_meanwhile() -> None:
@@ -195,17 +195,17 @@ def test_in_order_and_whole_whatever_a_real_transport_holds_meanwhile() -> None:
             one._handshake.cancel()
             one.handshake_accepted(deflates=False)
             one._owner = cast(ConnectionOwner, owner)
-            sent = heard = b""
+            sent = received = b""
             for turn in range(60):
                 for _ in range(40):
                     block = b"%07d " % len(sent) * (1 + len(sent) % 501)
                     assert one.send(block)
                     sent += block
                 if turn % 20 > 12:  # now it reads more than comes, now nothing
-                    heard += await loop.sock_recv(peer, 1 << 22)
-            while len(heard) < len(sent):
-                heard += await loop.sock_recv(peer, 1 << 22)
-            assert heard == sent
+                    received += await loop.sock_recv(peer, 1 << 22)
+            while len(received) < len(sent):
+                received += await loop.sock_recv(peer, 1 << 22)
+            assert received == sent
             assert owner.held > 0, "it never paused"
             one.abort(1006)
             await asyncio.sleep(0)

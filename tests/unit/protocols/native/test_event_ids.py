@@ -95,11 +95,11 @@ def test_what_only_looks_like_a_place_is_none(text: bytes) -> None:
 
 
 @given(st.dictionaries(TOPICS, POSITIONS, min_size=1, max_size=20))
-def test_what_is_told_is_understood_when_it_comes_back(told: dict[str, Position]) -> None:
-    ids = EventIds(list(told))
-    for topic, position in told.items():
+def test_what_is_told_is_understood_when_it_comes_back(positions: dict[str, Position]) -> None:
+    ids = EventIds(list(positions))
+    for topic, position in positions.items():
         event = ids.event(data(topic, "x", position))
-    assert EventIds(list(told), fields(event)["id"]).recover == told
+    assert EventIds(list(positions), fields(event)["id"]).recover == positions
 
 
 @given(st.text())
