@@ -14,6 +14,7 @@ from gateway.broker.envelope import Envelope, EnvelopeKind
 from gateway.broker.hash_reader import HashReader
 from gateway.broker.keys import Keys, node_of
 from gateway.cluster.registry import live_nodes
+from gateway.core import hub
 from gateway.core.presence_set import Member
 
 ROWS: Final = 500  # in one Lua call
@@ -35,7 +36,6 @@ class PresenceStore:
     async def write(
         self,
         topic: str,
-        channel: str,
         joined: Sequence[Member],
         left: Sequence[str],
         now_ms: int,
@@ -49,7 +49,7 @@ class PresenceStore:
         Raises:
             Unavailable: Redis did not confirm.
         """
-        node_id = self.node_id
+        node_id, channel = self.node_id, self._keys.audience(hub.topic_audience(topic))
         keys = [self._keys.node(node_id), self._keys.presence(node_id, topic), self._keys.topics(node_id)]
         pairs = [part for a in joined for part in (a.client_id, orjson.dumps({"user": a.user}))]
         message = presence_envelope(joined, left, now_ms).pack()

@@ -17,8 +17,9 @@ from gateway.core.errors import ErrorReason, ProtocolError
 from gateway.core.events import Answer, Published
 from gateway.core.json_text import RequestId
 from gateway.core.publication import Publication, PublicationTooLarge
-from gateway.delivery.dispatcher import Dispatcher
+from gateway.delivery.publisher import MessagePublisher
 from gateway.delivery.sender import Sender
+from gateway.delivery.topic_queries import TopicQueries
 from gateway.metrics import Metrics
 from gateway.transports.connection import Connection
 
@@ -38,7 +39,8 @@ class AsyncCommands:
 
     def __init__(
         self,
-        dispatcher: Dispatcher,
+        publisher: MessagePublisher,
+        topic_queries: TopicQueries,
         sender: Sender,
         publish_limits: PublishLimits,
         permission_checker: PermissionChecker,
@@ -46,7 +48,8 @@ class AsyncCommands:
         metrics: Metrics,
         spawn: Callable[[Coroutine[Any, Any, None], str], object],
     ) -> None:
-        self._dispatcher = dispatcher
+        self._publisher = publisher
+        self._topic_queries = topic_queries
         self._sender = sender
         self._publish_limits = publish_limits
         self._metrics = metrics
@@ -106,7 +109,7 @@ class AsyncCommands:
                 message = "Too many publishes of this user; wait some seconds"
                 raise ProtocolError(ErrorReason.TOO_MANY_REQUESTS, message, request_id)
             await self._charge(connection, publication, request_id)
-            [position] = await self._dispatcher.publish([publication])
+            [position] = await self._publisher.publish([publication])
             self._sender.reply(connection, Published(publication.topic, position, request_id))
         except ProtocolError as error:
             self._sender.send_error(connection, error)
@@ -133,7 +136,7 @@ class AsyncCommands:
             ProtocolError: Redis is nearly full, 5030; or the allowance is used up, 4029.
             Unavailable: Redis did not answer in time.
         """
-        size, streams = self._dispatcher.storage_cost(publication)
+        size, streams = self._publisher.storage_cost(publication)
         if not size:
             return
         if self._publish_limits.memory.full:
@@ -153,9 +156,9 @@ class AsyncCommands:
     async def _read_topic(self, connection: Connection, request: commands.Request) -> None:
         try:
             if request.action == "history":
-                content: Any = await self._dispatcher.read_history(request.topic, **commands.history_range(request))
+                content: Any = await self._topic_queries.read_history(request.topic, **commands.history_range(request))
             else:
-                content = await self._dispatcher.read_presence(request.topic)
+                content = await self._topic_queries.read_presence(request.topic)
             self._sender.reply(connection, Answer(request, content))
         except ProtocolError as error:
             self._sender.send_error(connection, error)

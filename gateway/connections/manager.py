@@ -13,12 +13,10 @@ from typing import Any, Final
 import orjson
 
 from gateway import __version__
-from gateway.broker.pubsub import PubSub
 from gateway.connections.admission import Admission
 from gateway.connections.async_commands import AsyncCommands
 from gateway.connections.backend_calls import BackendCalls
 from gateway.connections.client_limits import ClientLimits
-from gateway.connections.outages import OutageNotifier
 from gateway.core import commands, effects, events, frames, hub, json_text, session, timestamps
 from gateway.core.control_messages import ClientSelector, DisconnectClients, UnsubscribeClients
 from gateway.core.effects import Findings
@@ -29,7 +27,6 @@ from gateway.core.permissions import ContinueChecks
 from gateway.core.presence_set import Member
 from gateway.core.rate_limits import RateOutcome
 from gateway.core.session import Session, Verify
-from gateway.delivery.dispatcher import FORWARDED, Dispatcher
 from gateway.delivery.sender import Sender
 from gateway.delivery.slices import SLICE_ITEMS, each_in_slices
 from gateway.delivery.subscriptions import Subscriptions
@@ -61,7 +58,6 @@ class ConnectionManager:
         *,
         rules: session.SessionRules,
         hub: Hub,
-        dispatcher: Dispatcher,
         sender: Sender,
         subscriptions: Subscriptions,
         async_commands: AsyncCommands,
@@ -80,7 +76,6 @@ class ConnectionManager:
         self._node_id = node_id
         self._rules = rules
         self._hub = hub
-        self._dispatcher = dispatcher
         self._sender = sender
         self._subscriptions = subscriptions
         self._async_commands = async_commands
@@ -100,7 +95,6 @@ class ConnectionManager:
         self._log = logger()
         self.event_streams = HttpStreams()
         self._open: dict[str, Connection] = {}
-        self.outage_notifier = OutageNotifier(lambda: list(self), hub, dispatcher, sender, subscriptions, metrics)
         self._counter = 0
 
     def __len__(self) -> int:
@@ -312,19 +306,9 @@ class ConnectionManager:
 
     # ---- messages from the cluster
 
-    def on_node_channel(self, _channel: str, payload: bytes) -> None:
-        """Handle a message on this node's own channel: to one of its clients, or forwarded from another node."""
-        if payload.startswith(PubSub.CHECK):  # self-check of pub/sub
-            return
-        if payload.startswith(FORWARDED):
-            self.post_received(payload.removeprefix(FORWARDED))
-            return
-        envelope = self._dispatcher.unpack(payload)
-        connection = self._open.get(envelope.only or "") if envelope is not None else None
-        if envelope is not None and connection is not None:
-            self._metrics.relayed.labels("client").inc()
-            event = events.Delivered(envelope.body)
-            self._sender.send_all(connection, [event.frame(connection.protocol)])
+    def find(self, client_id: str) -> Connection | None:
+        """The connection of a client; None: this node does not have it."""
+        return self._open.get(client_id)
 
     def execute(self, order: DisconnectClients | UnsubscribeClients) -> None:
         """Execute a control message on the clients of this node that it selects."""
@@ -369,14 +353,7 @@ class ConnectionManager:
             self._subscriptions.unsubscribe(connection, subscribed)
             self._sender.send(connection, events.SubscriptionsEnded(subscribed, reason))
 
-    # ---- gaps and presence
-
-    def topic_gap(self, topic: str) -> None:
-        """Send a gap to all local subscribers of the topic."""
-        event = events.Gap([topic])
-        for member in self._hub.members(hub.topic_audience(topic)):
-            assert isinstance(member, Connection)
-            self._sender.send(member, event)
+    # ---- presence
 
     def topic_members(self, topic: str) -> list[Member]:
         """The clients of this node on the topic."""
@@ -389,10 +366,6 @@ class ConnectionManager:
         if connection is None or hub.topic_audience(topic) not in connection.audiences:
             return None
         return Member(client_id, connection.session.identity.user)
-
-    def topic_channel(self, topic: str) -> str:
-        """The topic's channel."""
-        return self._dispatcher.channel(topic)
 
     def send_presence(self, topic: str, about: dict[str, Any]) -> None:
         """Send a PRESENCE message to the local subscribers of the topic."""

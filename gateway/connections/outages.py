@@ -6,35 +6,39 @@ its gaps, then `restored`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 
+from gateway.broker.keys import Keys
 from gateway.core import hub
 from gateway.core.events import Degraded, Event, Gap, Restored
 from gateway.core.hub import Hub
-from gateway.delivery.dispatcher import Dispatcher
 from gateway.delivery.sender import Sender
 from gateway.delivery.slices import SLICE_ITEMS, SlicedQueue, each_in_slices
 from gateway.delivery.subscriptions import Subscriptions
+from gateway.delivery.topic_copies import TopicCopies
 from gateway.logging import logger
 from gateway.metrics import Metrics
 from gateway.transports.connection import Connection
 
 
 class OutageNotifier:
-    """The listener of pub/sub. `clients` returns the clients of the node."""
+    """The listener of pub/sub and of the dispatcher. `clients`: the clients of the node, at each iteration."""
 
     def __init__(
         self,
-        clients: Callable[[], list[Connection]],
+        clients: Iterable[Connection],
         hub: Hub,
-        dispatcher: Dispatcher,
+        keys: Keys,
+        topic_copies: TopicCopies,
         sender: Sender,
         subscriptions: Subscriptions,
         metrics: Metrics,
     ) -> None:
         self._clients = clients
         self._hub = hub
-        self._dispatcher = dispatcher
+        self._keys = keys
+        self._topic_copies = topic_copies
+        self._recovery = topic_copies.recovery
         self._sender = sender
         self._subscriptions = subscriptions
         self._gaps = metrics.gaps.labels("outage")
@@ -50,13 +54,15 @@ class OutageNotifier:
             return  # clients know already, because of another part of Redis
         self._subscriptions.redis_lost()
         self._send_all(Degraded())
-        each_in_slices(self._clients(), self._subscriptions.resume)
+        each_in_slices(list(self._clients), self._subscriptions.resume)
 
     def _suspend(self, channels: list[str]) -> Iterator[None]:
         for at in range(0, len(channels), SLICE_ITEMS):
             if at:
                 yield
-            self._dispatcher.channels_lost(channels[at : at + SLICE_ITEMS])
+            audiences = map(self._keys.audience_of, channels[at : at + SLICE_ITEMS])
+            # Their Redis is unreachable and may lose writes
+            self._recovery.invalidate(filter(None, map(hub.topic_of, audiences)))
 
     def pubsub_missed(self, channels: list[str]) -> None:
         """Repair the topics of these channels that have history, and send each client its gaps in the others."""
@@ -72,10 +78,10 @@ class OutageNotifier:
         directly: set[Connection] = set()  # clients with a gap on the channel of their user or role
         done = 0  # in this turn
         for channel in channels:
-            audience = self._dispatcher.audience_of(channel)
+            audience = self._keys.audience_of(channel)
             topic = hub.topic_of(audience)
             done += 1
-            if topic is None or self._dispatcher.repair([topic]):  # otherwise the stream has the missed messages
+            if topic is None or self._topic_copies.repair([topic]):  # otherwise the stream has the missed messages
                 for member in self._hub.members(audience):
                     assert isinstance(member, Connection)
                     topics = missed.setdefault(member, [])
@@ -102,6 +108,13 @@ class OutageNotifier:
         if missed:
             self._log.warning("gaps reported", clients=len(missed))
 
+    def topic_gap(self, topic: str) -> None:
+        """Send a gap to all local subscribers of the topic."""
+        event = Gap([topic])
+        for member in self._hub.members(hub.topic_audience(topic)):
+            assert isinstance(member, Connection)
+            self._sender.send(member, event)
+
     def pubsub_restored(self) -> None:
         """Notify the clients that Redis is back."""
         if self._subscriptions.degraded:
@@ -111,7 +124,7 @@ class OutageNotifier:
     def _send_all(self, event: Event) -> None:
         """Send `event` to each client."""
         # Clients that connect later are not notified here: the welcome shows the outage, or it is over.
-        self._jobs.add(self._send_each(self._clients(), event))
+        self._jobs.add(self._send_each(list(self._clients), event))
 
     def _send_each(self, connections: list[Connection], event: Event) -> Iterator[None]:
         for number, connection in enumerate(connections, 1):

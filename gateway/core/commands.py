@@ -107,7 +107,7 @@ def read_cost(request: Request) -> int:
 
 def history_range(request: Request) -> dict[str, Any]:
     """The part of a topic's history that a REQUEST asks for: `limit`, `since` and `reverse` of
-    `Dispatcher.read_history`.
+    `TopicQueries.read_history`.
 
     Raises:
         ProtocolError: A parameter is invalid.

@@ -80,18 +80,24 @@ class Recipient(Protocol):
         """Queue encoded frames. False if the client is too slow and must be closed."""
 
 
+def _ignore(_recipient: Recipient | None = None) -> None:
+    """Do nothing."""
+
+
 class Hub:
     """The subscribers of each audience, and the frames that wait for them.
 
-    Args:
+    Args: each may also be set later, before the first delivery.
         wake: Called when the first frame waits, so that the caller schedules `flush`.
         evict: Called with each subscriber whose `send` returned False. Only `flush` calls it, never `join`, `leave`
             or `remove`, because their callers still use the subscriber.
     """
 
-    def __init__(self, wake: Callable[[], None], evict: Callable[[Recipient], None]) -> None:
-        self._wake = wake
-        self._evict = evict
+    def __init__(
+        self, wake: Callable[[], None] = _ignore, evict: Callable[[Recipient], None] = _ignore
+    ) -> None:  # fmt: skip
+        self.wake = wake
+        self.evict = evict
         self._members: dict[str, set[Recipient]] = {}
         self._runs: list[tuple[str, list[Broadcast]]] = []  # waiting; consecutive events of one audience share a run
         self._refused: set[Recipient] = set()  # to be evicted; they receive nothing more
@@ -184,7 +190,7 @@ class Hub:
             self.flush()
             return
         if not self._runs:
-            self._wake()
+            self.wake()
         if self._runs and self._runs[-1][0] == audience:
             self._runs[-1][1].append(event)
         else:
@@ -194,7 +200,7 @@ class Hub:
         """Send all waiting frames, then evict the subscribers whose `send` returned False."""
         self._flush_waiting()
         while self._refused:
-            self._evict(self._refused.pop())
+            self.evict(self._refused.pop())
 
     def _flush_waiting(self) -> None:
         if not self._runs:

@@ -34,9 +34,6 @@ class LocalClients(Protocol):
     def topic_member(self, topic: str, client_id: str) -> Member | None:
         """One of the node's own clients; None if it is not on the topic."""
 
-    def topic_channel(self, topic: str) -> str:
-        """The topic's channel."""
-
     def send_presence(self, topic: str, about: dict[str, Any]) -> None:
         """Send a PRESENCE message to the local subscribers of the topic."""
 
@@ -300,7 +297,7 @@ class PresenceTracker:
             joined = [a for client_id in ids if (a := clients.topic_member(topic, client_id)) is not None]
         for at in range(0, max(len(joined), len(left), 1), ROWS):
             written = await self._presence_store.write(
-                topic, clients.topic_channel(topic), joined[at : at + ROWS], left[at : at + ROWS], self._now_ms(),
+                topic, joined[at : at + ROWS], left[at : at + ROWS], self._now_ms(),
                 drop_first=all_rows and at == 0,
             )  # fmt: skip
             if not written:

@@ -66,10 +66,14 @@ class MessagePublisher:
         self._reading: asyncio.Task[None] | None = None  # reads the rules
         self._keys = keys
         self._metrics = metrics
-        self._max_bytes = max_message_bytes
+        self.max_message_bytes = max_message_bytes
         self._now = now
         self._history = History(redis, keys)
         self._snapshots = Snapshots(redis, keys)
+
+    def now_ms(self) -> int:
+        """The time in ms since 1970."""
+        return int(self._now() * 1000)
 
     async def publish(
         self, publications: Sequence[Publication], published_ms: int | None = None, fence: Fence | None = None
@@ -131,7 +135,7 @@ class MessagePublisher:
         self._metrics.publishes.labels(result).inc(len(publications))
 
     def _batch(self, publications: Sequence[Publication], published_ms: int | None, fence: Fence | None) -> _Batch:
-        now = int(self._now() * 1000)
+        now = self.now_ms()
         commands: list[RedisCommand] = []
         indices: list[int] = []
         durable = False
@@ -141,9 +145,10 @@ class MessagePublisher:
             indices.append(len(commands))
             for topic in self._names(publication):
                 body = message.pack(topic, publication.data, publication.extras, published_ms or now)
-                if len(body) + ENCODED_BYTES > self._max_bytes:
+                if len(body) + ENCODED_BYTES > self.max_message_bytes:
                     raise PublicationTooLarge(
-                        f"message for {topic} has {len(body) + ENCODED_BYTES} bytes; the limit is {self._max_bytes}"
+                        f"message for {topic} has {len(body) + ENCODED_BYTES} bytes; "
+                        f"the limit is {self.max_message_bytes}"
                     )
                 rule = self._rules.of(topic)
                 if publication.to is None and rule.history and len(body) + MARGIN_BYTES > rule.history_bytes:

@@ -50,13 +50,14 @@ class _TopicStream:
 class Recovery:
     """The sequences of the node, by topic. A topic is open while it has a local subscriber."""
 
+    consumer: StreamConsumer  # set by the dispatcher, which needs this object first
+
     def __init__(
-        self, history: History, rules: TopicRules, audience: StreamConsumer, metrics: Metrics,
+        self, history: History, rules: TopicRules, metrics: Metrics,
         spawn: Callable[[Coroutine[Any, Any, None], str], object],
     ) -> None:  # fmt: skip
         self._history = history
         self._rules = rules
-        self._audience = audience
         self._metrics = metrics
         self._spawn = spawn
         self._streams: dict[str, _TopicStream] = {}
@@ -71,7 +72,7 @@ class Recovery:
         if stream is None:
             return
         if stream.stream_position.message_received(epoch, entry):
-            self._audience.deliver(topic, epoch, [entry])
+            self.consumer.deliver(topic, epoch, [entry])
         else:
             self._start_read(topic, stream)
 
@@ -223,7 +224,7 @@ class Recovery:
                 if settled.gap:
                     self._gap(topic, stream)
                 if settled.entries:
-                    self._audience.deliver(topic, stream_position.epoch or page.epoch, settled.entries)
+                    self.consumer.deliver(topic, stream_position.epoch or page.epoch, settled.entries)
                 if settled.went_back:
                     # Accept no subscriber before the epoch is renewed: in the old epoch, a client that had the lost
                     # messages would seem to have missed nothing.
@@ -238,7 +239,7 @@ class Recovery:
 
     def _gap(self, topic: str, stream: _TopicStream) -> None:
         stream.losses += 1
-        self._audience.report_gap(topic)
+        self.consumer.report_gap(topic)
 
     async def _renew(self, topic: str, stream: _TopicStream, epoch: str) -> None:
         self._log.warning("stream lost messages, renewing epoch", topic=topic, epoch=epoch)

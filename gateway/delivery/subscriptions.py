@@ -31,6 +31,7 @@ from gateway.core.stream_position import StreamEntry
 from gateway.delivery.dispatcher import Dispatcher
 from gateway.delivery.sender import Sender
 from gateway.delivery.slices import SLICE_ITEMS, each_in_slices, in_slices
+from gateway.delivery.topic_copies import TopicCopies
 from gateway.transports.connection import Connection, ConnectionStage
 
 # SUBSCRIBEs of one client that may wait for Redis at a time; another one is rejected (5030).
@@ -87,6 +88,7 @@ class Subscriptions:
         self,
         hub: Hub,
         dispatcher: Dispatcher,
+        topic_copies: TopicCopies,
         registry: Registry,
         sender: Sender,
         spawn: Spawn,
@@ -96,6 +98,9 @@ class Subscriptions:
         self.degraded = False  # Redis is unreachable, and the clients were notified
         self._hub = hub
         self._dispatcher = dispatcher
+        self._topic_copies = topic_copies
+        self._recovery = topic_copies.recovery
+        self._presence = topic_copies.presence
         self._registry = registry
         self._sender = sender
         self._spawn = spawn
@@ -185,7 +190,7 @@ class Subscriptions:
         audiences = [*map(hub.topic_audience, topics), *personal]
         if (
             len(topics) <= SLICE_ITEMS
-            and all(map(self._dispatcher.is_plain, topics))
+            and all(map(self._topic_copies.is_plain, topics))
             and self._dispatcher.join_channels(audiences, None)
         ):
             # The usual case: Redis has confirmed all channels, and no message precedes the acknowledgement.
@@ -199,7 +204,7 @@ class Subscriptions:
         steps = self._enter_topics(connection, asked)
         if confirmed:
             try:
-                self._dispatcher.catch_up(positions)
+                self._topic_copies.catch_up(positions)
                 if self._is_ready(connection, topics) and next(steps, None) is None:
                     return
             except Exception:
@@ -266,11 +271,11 @@ class Subscriptions:
                     self._join_channels(asked, audiences)
                 asked.confirm()
             await asked.confirmed.wait()
-            self._dispatcher.catch_up(asked.positions)
+            self._topic_copies.catch_up(asked.positions)
             async for topics in in_slices(asked.topics):
                 await self._until_ready(connection, topics)
             # A read that began before may be older than the client's position
-            self._dispatcher.catch_up(asked.positions)
+            self._topic_copies.catch_up(asked.positions)
             at: int | None = 0
             while at is not None:
                 await self._until_read(connection)
@@ -297,12 +302,12 @@ class Subscriptions:
         return joined
 
     def _is_ready(self, connection: Connection, topics: Sequence[str]) -> bool:
-        return all(self._dispatcher.is_ready(topic) for topic in topics if self._is_wanted(connection, topic))
+        return all(self._topic_copies.is_ready(topic) for topic in topics if self._is_wanted(connection, topic))
 
     async def _until_ready(self, connection: Connection, topics: Sequence[str]) -> None:
         while not self._is_ready(connection, topics):
             try:
-                await self._dispatcher.prepare([topic for topic in topics if self._is_wanted(connection, topic)])
+                await self._topic_copies.prepare([topic for topic in topics if self._is_wanted(connection, topic)])
             except Unavailable:
                 await asyncio.sleep(PREPARE_SECONDS)
 
@@ -325,7 +330,7 @@ class Subscriptions:
         room, entered = RECOVERY_BYTES, 0
         for at, topic in enumerate(asked.topics):
             while self._is_wanted(connection, topic):
-                if room > 0 and entered < SLICE_ITEMS and self._dispatcher.is_ready(topic):
+                if room > 0 and entered < SLICE_ITEMS and self._topic_copies.is_ready(topic):
                     more, is_last = self._next_messages(connection, topic, asked, room)
                     frames += more
                     room -= sum(map(len, more))
@@ -346,7 +351,7 @@ class Subscriptions:
         self, connection: Connection, topic: str, asked: _Subscribe, room: int
     ) -> tuple[list[bytes], bool]:
         """Frames of the next messages for a new subscriber, about `room` bytes, and whether these are all."""
-        position = asked.positions.get(topic) if self._dispatcher.has_history(topic) else None
+        position = asked.positions.get(topic) if self._topic_copies.has_history(topic) else None
         if position is not None:
             missed = self._missed(connection, topic, position, asked)
             if missed is not None:
@@ -357,20 +362,20 @@ class Subscriptions:
                 if part:
                     asked.positions[topic] = Position(position.epoch, part[-1].offset, part[-1].mark)
                 meant = [entry for entry in part if entry.exclude != connection.client_id]
-                return self._dispatcher.recovery.frames(topic, meant, connection.protocol), len(part) == len(missed)
-        snapshot = self._dispatcher.snapshot(topic)
+                return self._recovery.frames(topic, meant, connection.protocol), len(part) == len(missed)
+        snapshot = self._topic_copies.snapshot(topic)
         return [snapshot.frame(connection.protocol)] if snapshot is not None else [], True
 
     def _missed(
         self, connection: Connection, topic: str, position: Position, asked: _Subscribe
     ) -> list[StreamEntry] | None:
         """The messages since `position` that the client must receive; None if it cannot get all of them."""
-        before, losses = self._recoveries.get(connection, {}).get(topic), self._dispatcher.recovery.losses(topic)
+        before, losses = self._recoveries.get(connection, {}).get(topic), self._recovery.losses(topic)
         missed: list[StreamEntry] | None
         if topic not in asked.recovered and before is not None and before[:2] == (position, losses):
             missed = [] if before.whole else None
         else:
-            missed = self._dispatcher.recovery.missed_since(topic, position)
+            missed = self._recovery.missed_since(topic, position)
         first = asked.recoveries.get(topic, _TopicRecovery(position, losses, whole=False))
         asked.recoveries[topic] = first._replace(whole=missed is not None)
         asked.recovered[topic] = missed is not None
@@ -385,7 +390,7 @@ class Subscriptions:
             message = "All topics of this SUBSCRIBE were unsubscribed before it was acknowledged"
             self._sender.send_error(connection, ProtocolError(ErrorReason.NO_VALID_TOPIC, message, asked.request_id))
             return
-        positions = {t: self._dispatcher.recovery.position(t) for t in subscribed if self._dispatcher.has_history(t)}
+        positions = {t: self._recovery.position(t) for t in subscribed if self._topic_copies.has_history(t)}
         self._sender.reply(connection, Subscribed(subscribed, asked.request_id, positions, asked.recovered))
 
     def _fail(self, connection: Connection, asked: _Subscribe) -> None:
@@ -427,8 +432,8 @@ class Subscriptions:
         self._mark_presence_changed(client_id, topic)
 
     def _mark_presence_changed(self, client_id: str, topic: str) -> None:
-        if self._dispatcher.has_presence(topic):
-            self._dispatcher.presence.touch(topic, client_id)
+        if self._topic_copies.has_presence(topic):
+            self._presence.touch(topic, client_id)
 
 
 def _personal(connection: Connection) -> list[str]:

@@ -90,7 +90,7 @@ async def send_messages(request: Request) -> Response:
             raise HandshakeRefused(400, "the first line must be the stream's name, which its OPEN message gives")
         at = node_id_of(name.decode().rpartition(".")[0])
         received = (
-            node.connections.post_received(body) if at == node.id else await node.dispatcher.forward_post(at, body)
+            node.connections.post_received(body) if at == node.id else await node.post_forwarder.forward(at, body)
         )
         if not received:
             raise HandshakeRefused(410, "there is no such stream, or it has ended; open another")

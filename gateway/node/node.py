@@ -20,9 +20,11 @@ from gateway.backend import Backend
 from gateway.broker import memory, topology
 from gateway.broker.client import Durability, RedisClient, Unavailable
 from gateway.broker.fence import Fence
+from gateway.broker.history import History
 from gateway.broker.keys import Keys
 from gateway.broker.memory import RedisMemory
 from gateway.broker.pubsub import PubSub
+from gateway.broker.snapshots import Snapshots
 from gateway.cache.cache import Cache
 from gateway.cluster.connection_limits import ConnectionLimits
 from gateway.cluster.presence_store import PresenceStore
@@ -32,6 +34,8 @@ from gateway.connections.admission import Admission, connection_limit
 from gateway.connections.async_commands import AsyncCommands, PublishLimits
 from gateway.connections.backend_calls import BackendCalls
 from gateway.connections.manager import ConnectionManager
+from gateway.connections.node_channel import NodeChannel
+from gateway.connections.outages import OutageNotifier
 from gateway.core import hub
 from gateway.core.address_groups import AddressGroups
 from gateway.core.capacity import Capacity
@@ -42,10 +46,15 @@ from gateway.core.publication import Publication
 from gateway.core.session import SessionRules
 from gateway.core.topic_rules import TopicRules
 from gateway.delivery.dispatcher import Dispatcher
+from gateway.delivery.ingest import Ingest
+from gateway.delivery.post_forwarder import PostForwarder
 from gateway.delivery.presence import PresenceTracker
 from gateway.delivery.publisher import RULES_LIFE_SECONDS, MessagePublisher
+from gateway.delivery.recovery import Recovery
 from gateway.delivery.sender import Sender
 from gateway.delivery.subscriptions import Subscriptions
+from gateway.delivery.topic_copies import TopicCopies
+from gateway.delivery.topic_queries import TopicQueries
 from gateway.logging import logger
 from gateway.metrics import Metrics
 from gateway.node.control_channel import ControlChannel
@@ -78,7 +87,8 @@ class Node:
         self.metrics = metrics = Metrics()
         self._now = now
         self._log = logger()
-        self._hub = Hub(wake=lambda: self.dispatcher.wake(), evict=lambda recipient: sender.evict(recipient))
+        self._hub = Hub()
+        sender = Sender(self._hub, metrics, self._ms)
         self._redis = RedisClient(
             settings.redis_url, timeout_seconds=settings.redis_timeout_seconds, name=f"gateway-{self.id}",
             metrics=metrics, durability=Durability(settings.wait_replicas, settings.wait_seconds, settings.wait_fsync),
@@ -91,15 +101,23 @@ class Node:
         self.presence = PresenceTracker(
             self._presence_store, grace_seconds=settings.presence_grace_seconds, now_ms=self._ms
         )
-        self._rules_digest = rules.digest
+        self.rules = rules
         self.publisher = MessagePublisher(
             self._redis, keys, rules, metrics, max_message_bytes=settings.max_message_bytes, now=now
         )
-        self.dispatcher = Dispatcher(
-            hub=self._hub, pubsub=self._pubsub, redis=self._redis, keys=keys, rules=rules, metrics=metrics,
-            publisher=self.publisher,
-            max_message_bytes=settings.max_message_bytes, now=now, spawn=self._spawn, presence=self.presence,
-        )  # fmt: skip
+        self.history = History(self._redis, keys, now)
+        self._recovery = Recovery(self.history, rules, metrics, self._spawn)
+        self._snapshots = Snapshots(self._redis, keys)
+        self._topic_copies = TopicCopies(self._hub, rules, self._recovery, self._snapshots, self.presence, metrics)
+        dispatcher = Dispatcher(
+            hub=self._hub, pubsub=self._pubsub, keys=keys, topic_copies=self._topic_copies, metrics=metrics, now=now
+        )
+        self._hub.wake, self._hub.evict = dispatcher.wake, sender.evict
+        self._ingest = Ingest(
+            self._hub, dispatcher.conflation, self.publisher, self._redis, keys, rules, metrics, self._spawn
+        )
+        self.topic_queries = TopicQueries(self.history, self.presence)
+        self.post_forwarder = PostForwarder(self._redis, keys)
         self.registry = Registry(
             self._redis,
             keys,
@@ -108,7 +126,7 @@ class Node:
             local_state=self._make_local_state(),
             metrics=metrics,
         )
-        self._rules_comparison = RulesComparison(self.registry, self._rules_digest)
+        self._rules_comparison = RulesComparison(self.registry, self.rules.digest)
         # Separate connections, so that large values do not delay a heartbeat.
         self._cache_redis = RedisClient(
             settings.redis_url, timeout_seconds=settings.redis_timeout_seconds, name=f"gateway-cache-{self.id}",
@@ -132,7 +150,6 @@ class Node:
                 "gateway.registry": lambda: self._heartbeat.reason or self._heartbeat.impaired,
             },
         )  # fmt: skip
-        sender = Sender(self._hub, metrics, self._ms)
         address_groups = AddressGroups(settings.trusted_proxies)
         self._redis_memory = RedisMemory(self._redis, metrics, settings.redis_memory_bytes)
         self.admission = Admission(
@@ -142,19 +159,19 @@ class Node:
         backend_calls = None
         if self.backend is not None:
             backend_calls = BackendCalls(self.backend, self.cache, sender, self.id, self._redis_memory, self._spawn)
+        subscriptions = Subscriptions(
+            self._hub, dispatcher, self._topic_copies, self.registry, sender, self._spawn,
+            answer_seconds=settings.redis_timeout_seconds,
+        )  # fmt: skip
         self.connections = ConnectionManager(
             settings, self.id,
             rules=SessionRules(
                 self.authenticator.verifier.verify, self.authenticator.verifier.verify_grant, rules,
                 settings.max_client_topics, settings.open, backend=self.backend is not None,
             ),
-            hub=self._hub, dispatcher=self.dispatcher, sender=sender,
-            subscriptions=Subscriptions(
-                self._hub, self.dispatcher, self.registry, sender, self._spawn,
-                answer_seconds=settings.redis_timeout_seconds,
-            ),
+            hub=self._hub, sender=sender, subscriptions=subscriptions,
             async_commands=AsyncCommands(
-                self.dispatcher, sender,
+                self.publisher, self.topic_queries, sender,
                 PublishLimits(
                     PublishQuota(self._redis, keys, settings.user_publishes_per_second),
                     StorageQuota(self._redis, keys, settings.user_stored_bytes), self._redis_memory, address_groups,
@@ -165,8 +182,10 @@ class Node:
             metrics=metrics, status=lambda: self.status.status(), now_ms=self._ms,
         )  # fmt: skip
         self.drain_manager = DrainManager(self.connections, sender, drain_seconds=settings.drain_seconds)
-        self.dispatcher.on_gap = self.connections.topic_gap
-        self.dispatcher.on_missed = self.connections.outage_notifier.pubsub_missed
+        self._outage_notifier = dispatcher.gap_listener = OutageNotifier(
+            self.connections, self._hub, keys, self._topic_copies, sender, subscriptions, metrics
+        )
+        self._node_channel = NodeChannel(self.connections, sender, metrics)
         self._tasks: set[asyncio.Task[None]] = set()
         self._heartbeat = Heartbeat(self.registry, lease_seconds=settings.lease_seconds, renewed=self._lease_renewed)
         self.status = NodeStatus(
@@ -186,14 +205,14 @@ class Node:
             redis=self._redis,
             keys=keys,
             connections=self.connections,
-            recovery=self.dispatcher.recovery,
+            recovery=self._recovery,
             authenticator=self.authenticator,
             drain_manager=self.drain_manager,
             metrics=metrics,
             shut_down=lambda: self.shut_down(),
             spawn=self._spawn,
         )
-        self._stats_publisher = StatsPublisher(self.dispatcher, metrics, self.status.report)
+        self._stats_publisher = StatsPublisher(self.publisher, metrics, self.status.report)
         self._periodic_tasks = self._make_periodic_tasks()
         metrics.read_services(
             lambda: ((k.service.name, k.stats.operations, k.stats.failures) for k in self.services.supervisors()),
@@ -207,7 +226,7 @@ class Node:
         """Run the tasks of the node, and delete its rows from Redis at the end. Redis may still be unreachable."""
         self._join_channels()
         self._spawn(self._redis.run(), "publisher")
-        self._spawn(self._pubsub.run(self.connections.outage_notifier), "bus")
+        self._spawn(self._pubsub.run(self._outage_notifier), "bus")
         self._spawn(self.registry.run(self._heartbeat.wake), "registry")
         self._spawn(self.presence.run(self.connections), "presence")
         self._spawn(self._connection_limits.run(), "slots")
@@ -247,12 +266,12 @@ class Node:
 
     def _make_local_state(self) -> LocalState:
         return LocalState(
-            node_row=lambda: {**self.status.node_row(), "rules": self._rules_digest},
+            node_row=lambda: {**self.status.node_row(), "rules": self.rules.digest},
             client_row=lambda client_id: self.connections.client_row(client_id),
             client_ids=lambda: self.connections.client_ids(),
             subscriber_count=lambda topic: self._hub.count(hub.topic_audience(topic)),
             topics=self._hub.topics,
-            rows_dropped=lambda topics: self.presence.rewrite(filter(self.dispatcher.has_presence, topics)),
+            rows_dropped=self._topic_copies.rewrite_presence,
         )
 
     def _make_backend(self) -> Backend | None:
@@ -272,9 +291,9 @@ class Node:
 
     def _join_channels(self) -> None:
         listeners = {
-            self._keys.node_channel(self.id): self.connections.on_node_channel,
+            self._keys.node_channel(self.id): self._node_channel.message_received,
             self._keys.control: self.control_channel.message_received,
-            self._keys.ingest: self.dispatcher.ingest_received,
+            self._keys.ingest: self._ingest.message_received,
         }
         waiting = len(listeners)
 
@@ -312,13 +331,13 @@ class Node:
         interval = self.settings.lease_seconds / BEATS_PER_LEASE
         tasks = PeriodicTasks(self.metrics)
         reaper = Reaper(
-            self._redis, self._keys, self.registry, channel=self.dispatcher.channel, found=lambda: tasks.wake("reap"),
+            self._redis, self._keys, self.registry, found=lambda: tasks.wake("reap"),
             now_ms=self._ms,
         )  # fmt: skip
         tasks.add("enroll", reaper.enroll, seconds=self.settings.lease_seconds)  # and after each heartbeat
         tasks.add("reap", reaper.reap, seconds=None)
         tasks.add("self-check", self._check_bus, seconds=interval)
-        tasks.add("streams", self.dispatcher.recovery.check, seconds=interval)
+        tasks.add("streams", self._recovery.check, seconds=interval)
         tasks.add("presence", self.presence.check, seconds=self.settings.lease_seconds)
         tasks.add("revocations", self.control_channel.check_revocations, seconds=interval)
         tasks.add("services", self._read_services, seconds=self.settings.lease_seconds)
@@ -329,7 +348,7 @@ class Node:
         return tasks
 
     async def _compare_rules(self) -> None:
-        self.dispatcher.rules_differ = await self._rules_comparison.compare()
+        self._topic_copies.rules_differ = await self._rules_comparison.compare()
 
     def _lease_renewed(self, kept: bool) -> None:
         self._periodic_tasks.wake("enroll")  # after the lease, so that no reaper finds the node before its lease ends
@@ -348,7 +367,7 @@ class Node:
         self.metrics.self_check.observe(await self._pubsub.check())
 
     async def _read_services(self) -> None:
-        self.status.services = await status_publisher.last_status(self.dispatcher.snapshots)
+        self.status.services = await status_publisher.last_status(self._snapshots)
 
     async def _announce(self) -> None:
         """Publish once that the node has joined."""

@@ -16,7 +16,7 @@ from gateway.broker.client import CommandRefused, RedisClient, RedisCommand, Una
 from gateway.broker.keys import Keys, node_of
 from gateway.cluster.presence_store import presence_envelope
 from gateway.cluster.registry import Registry
-from gateway.core import topic_rules
+from gateway.core import hub, topic_rules
 from gateway.logging import logger
 
 REAP_AFTER_SECONDS: Final = 0.05  # time after the end of a lease at which nodes look for it
@@ -28,17 +28,16 @@ _IDS: Final = "*"  # placeholder for the ids in a message
 class Reaper:
     """Steps of the node's housekeeping. Calls `found` when it has found nodes whose lease has ended.
 
-    `channel` returns the channel of a topic; `now_ms` gives the time in ms since 1970.
+    `now_ms` gives the time in ms since 1970.
     """
 
     def __init__(
-        self, redis: RedisClient, keys: Keys, registry: Registry, *, channel: Callable[[str], str],
+        self, redis: RedisClient, keys: Keys, registry: Registry, *,
         found: Callable[[], None], now_ms: Callable[[], int],
     ) -> None:  # fmt: skip
         self._redis = redis
         self._keys = keys
         self._registry = registry
-        self._channel = channel
         self._found = found
         self._now_ms = now_ms
         self._dead: list[bytes] = []
@@ -139,7 +138,9 @@ class Reaper:
 
     def _channel_of(self, name: bytes) -> str:
         topic = self._redis.rows.decode("topic", self._keys.nodes, partial(rows.text, name))
-        return self._channel(topic) if topic is not None and topic_rules.is_topic(topic) else ""
+        if topic is None or not topic_rules.is_topic(topic):
+            return ""
+        return self._keys.audience(hub.topic_audience(topic))
 
     def _message(self, ids: list[str]) -> bytes:
         return presence_envelope((), ids, self._now_ms(), dead=True).pack()

@@ -12,7 +12,7 @@ from gateway.core import stats
 from gateway.core.publication import Publication
 from gateway.core.stats import StatsSample
 from gateway.core.topic_rules import STATS
-from gateway.delivery.dispatcher import Dispatcher
+from gateway.delivery.publisher import MessagePublisher
 from gateway.metrics import Metrics
 
 LAG_SECONDS: Final = 0.25  # between two measurements of the event loop's lag
@@ -21,8 +21,8 @@ LAG_SECONDS: Final = 0.25  # between two measurements of the event loop's lag
 class StatsPublisher:
     """Publishes the measurements of the node together with its status, which `about` returns."""
 
-    def __init__(self, dispatcher: Dispatcher, metrics: Metrics, about: Callable[[], dict[str, Any]]) -> None:
-        self._dispatcher = dispatcher
+    def __init__(self, publisher: MessagePublisher, metrics: Metrics, about: Callable[[], dict[str, Any]]) -> None:
+        self._publisher = publisher
         self._metrics = metrics
         self._about = about
         self._requested = asyncio.Event()
@@ -42,7 +42,7 @@ class StatsPublisher:
             after = self._read()
             status = {**self._about(), **stats.stats_between(before, after)}
             with suppress(Unavailable):  # readiness and the log show it; the next message replaces this one
-                await self._dispatcher.publish([Publication(STATS, status)])
+                await self._publisher.publish([Publication(STATS, status)])
             before = after
 
     async def measure_lag(self) -> None:

@@ -169,12 +169,12 @@ async def test_people_are_written_with_what_the_reaper_finds_them_by_and_nobody_
     running = asyncio.create_task(redis_client.run())
     try:
         presence_store = PresenceStore(redis_client, keys, node_id)
-        people, channel = keys.presence(node_id, "room"), keys.audience("topic:room")
+        people = keys.presence(node_id, "room")
         ann = Member(f"{node_id}.1", "ann")
-        assert not await presence_store.write("room", channel, [ann], [], 0, drop_first=False), "there is no lease"
+        assert not await presence_store.write("room", [ann], [], 0, drop_first=False), "there is no lease"
         assert redis.cli("KEYS", "*") == []
         redis.cli("HSET", keys.node(node_id), "name", "n1")
-        assert await presence_store.write("room", channel, [ann], [], 0, drop_first=False), "nobody hears it: no matter"
+        assert await presence_store.write("room", [ann], [], 0, drop_first=False), "nobody hears it: no matter"
         assert redis.cli("HGET", keys.topics(node_id), "room") == "1"
         assert 0 < int(redis.cli("PTTL", people)) <= MEMBERS_MS
         redis.cli("PEXPIRE", people, 5000)
@@ -183,7 +183,7 @@ async def test_people_are_written_with_what_the_reaper_finds_them_by_and_nobody_
         redis.cli("HSET", people, "n2.00000002.1", '{"user":"stranger"}')
         redis.cli("ZADD", keys.nodes, 9999999999999, node_id)
         assert await presence_store.read("room") == [ann], "a node's rows are about its own clients"
-        assert await presence_store.write("room", channel, [], [ann.client_id, "n2.00000002.1"], 0, drop_first=False)
+        assert await presence_store.write("room", [], [ann.client_id, "n2.00000002.1"], 0, drop_first=False)
         assert not int(redis.cli("EXISTS", people))
     finally:
         running.cancel()

@@ -14,7 +14,6 @@ from gateway.broker.envelope import Envelope
 from gateway.broker.keys import Keys
 from gateway.cluster.presence_store import parse_presence
 from gateway.cluster.registry import LocalState, Registry
-from gateway.core import hub
 from gateway.metrics import Metrics
 from gateway.node.reaper import BATCH_MEMBERS, BATCH_TOPICS, Reaper
 from tests.cluster import Redis
@@ -40,10 +39,7 @@ class Survivor:
             self.redis_client, KEYS, node_id, lease_seconds=60, local_state=local_state, metrics=self.metrics
         )
         self.found = 0
-        self.reaper = Reaper(
-            self.redis_client, KEYS, self.registry, channel=lambda topic: KEYS.audience(hub.topic_audience(topic)),
-            found=self._find, now_ms=lambda: 1,
-        )  # fmt: skip
+        self.reaper = Reaper(self.redis_client, KEYS, self.registry, found=self._find, now_ms=lambda: 1)
 
     def _find(self) -> None:
         self.found += 1

@@ -153,7 +153,7 @@ class World:
 
         async def publish(node: Node) -> None:
             with suppress(Unavailable):  # it may have been published or not: Redis knows
-                await node.dispatcher.publish([publication])
+                await node.publisher.publish([publication])
 
         self._spawn(publish(member.node))
 

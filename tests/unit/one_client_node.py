@@ -10,8 +10,10 @@ import orjson
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
+from gateway.broker.keys import Keys
 from gateway.connections.async_commands import AsyncCommands
 from gateway.connections.manager import ConnectionManager
+from gateway.connections.outages import OutageNotifier
 from gateway.core import frames
 from gateway.core.hub import Hub
 from gateway.core.identity import Identity
@@ -94,6 +96,9 @@ class OneClientNode:
         self.metrics = metrics = Metrics()
         hub = Hub(lambda: None, lambda _: None)
         sender = Sender(hub, metrics, lambda: 0)
+        self.outage_notifier = OutageNotifier(
+            (), hub, Keys(""), cast(Any, dispatcher), sender, cast(Any, None), metrics
+        )
         self.tasks: list[asyncio.Task[None]] = []
         admission = Broken(change_identity=lambda _, go_on: go_on(), release=lambda _: None)
         registry = Broken(touch_client=lambda _: None, touch_topic=lambda _: None)
@@ -102,12 +107,18 @@ class OneClientNode:
             "n.1",
             rules=SessionRules(verify, cast(Any, verify), parse(RULES, "rules"), 10, open=True),
             hub=hub,
-            dispatcher=cast(Any, dispatcher),
             sender=sender,
             subscriptions=Subscriptions(
-                hub, cast(Any, dispatcher), cast(Any, registry), sender, self.spawn, answer_seconds=1
+                hub,
+                cast(Any, dispatcher),
+                cast(Any, dispatcher),
+                cast(Any, registry),
+                sender,
+                self.spawn,
+                answer_seconds=1,
             ),
             async_commands=AsyncCommands(
+                cast(Any, dispatcher),
                 cast(Any, dispatcher),
                 sender,
                 cast(Any, Broken()),

@@ -38,7 +38,7 @@ async def publish(request: Request) -> Any:
     publications = parse(await read_body(request, 2 * node.settings.max_message_bytes))
     check_permission(api_key(request), publications)
     try:
-        positions = await node.dispatcher.publish(publications)
+        positions = await node.publisher.publish(publications)
     except PublicationTooLarge as error:
         raise ApiError(413, "too_large", str(error)) from None
     except ProtocolError as error:

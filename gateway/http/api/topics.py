@@ -61,7 +61,7 @@ async def show_history(request: Request) -> Any:
     if reverse not in ("0", "1"):
         raise ApiError(400, "bad_request", "reverse must be 0 or 1")
     limit = parse_limit(query.get("limit"), MAX_HISTORY_LIMIT, DEFAULT_HISTORY_LIMIT)
-    found = await node.dispatcher.read_history(
+    found = await node.topic_queries.read_history(
         topic, limit=limit, since=None if since is None else int(since), reverse=reverse == "1"
     )
     return {"topic": topic, **encoder.history(found)}
@@ -70,7 +70,7 @@ async def show_history(request: Request) -> Any:
 async def delete_history(request: Request) -> Any:
     """Delete a topic's messages in Redis and in the nodes. The offsets continue."""
     node, topic = node_of(request), _ruled(request, "history")
-    deleted = await node.dispatcher.delete_history(topic)
+    deleted = await node.history.delete(topic)
     await node.control_channel.broadcast("forget", topics=[topic])
     return {"deleted": deleted}
 
@@ -78,15 +78,12 @@ async def delete_history(request: Request) -> Any:
 async def show_presence(request: Request) -> Any:
     """The people on a topic."""
     topic = _ruled(request, "presence")
-    return {"topic": topic, **await node_of(request).dispatcher.read_presence(topic)}
+    return {"topic": topic, **await node_of(request).topic_queries.read_presence(topic)}
 
 
 def _ruled(request: Request, what: str) -> str:
     topic: str = request.path_params["topic"]
-    dispatcher = node_of(request).dispatcher
-    if not topic_rules.is_topic(topic) or not (
-        dispatcher.has_history if what == "history" else dispatcher.has_presence
-    )(topic):
+    if not topic_rules.is_topic(topic) or not getattr(node_of(request).rules.of(topic), what):
         raise ApiError(
             404,
             "not_found",

@@ -30,7 +30,7 @@ class At:
         self.one, self.two = (PresenceStore(self.redis.client, KEYS, node_id) for node_id in ("n1.a", "n2.b"))
 
     def write(self, who: PresenceStore, joined: Any = (), left: Any = (), *, drop_first: bool = False) -> bool:
-        return asyncio.run(who.write("t", "ch:t", joined, left, 7, drop_first=drop_first))
+        return asyncio.run(who.write("t", joined, left, 7, drop_first=drop_first))
 
     def read(self) -> set[Member]:
         return set(asyncio.run(self.one.read("t")))
@@ -43,12 +43,12 @@ class At:
 def test_who_came_and_went_is_written_and_published_once_and_rows_end_after_a_day() -> None:
     at = At()
     assert at.write(at.one, [ANN, CID])
-    assert at.sent() == [("ch:t", ([ANN, CID], [], False))]
+    assert at.sent() == [("ws:topic:t", ([ANN, CID], [], False))]
     assert at.write(at.two, [BOB])
     assert at.read() == {ANN, BOB, CID}
     at.sent()
     assert at.write(at.one, [], [ANN.client_id])
-    assert at.sent() == [("ch:t", ([], [ANN.client_id], False))]
+    assert at.sent() == [("ws:topic:t", ([], [ANN.client_id], False))]
     assert at.read() == {BOB, CID}
     assert at.redis.ttl_ms(KEYS.presence("n1.a", "t")) == MEMBERS_MS
     assert at.write(at.one, [ANN], drop_first=True)

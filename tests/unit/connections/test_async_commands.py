@@ -67,6 +67,7 @@ class At:
         )  # fmt: skip
         self.async_commands = AsyncCommands(
             cast(Any, dispatcher),
+            cast(Any, dispatcher),
             cast(Any, outbox),
             publish_limits,
             cast(Any, None),

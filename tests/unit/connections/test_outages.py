@@ -49,9 +49,7 @@ class World:
         self.released: list[Connection] = []
         as_any = cast(Any, self)
         self.metrics = Metrics()
-        self.outage_notifier = OutageNotifier(
-            lambda: list(self.clients), self.hub, as_any, as_any, as_any, self.metrics
-        )
+        self.outage_notifier = OutageNotifier(self.clients, self.hub, as_any, as_any, as_any, as_any, self.metrics)
 
     def subscribe(self, client: Client, topics: Iterable[str]) -> None:
         for topic in topics:
@@ -63,9 +61,12 @@ class World:
         self.turns[-1] += 1
         return channel
 
-    def channels_lost(self, channels: list[str]) -> None:
-        self.turns[-1] += len(channels)
-        self.distrusted += channels
+    @property
+    def recovery(self) -> World:
+        return self
+
+    def invalidate(self, topics: Iterable[str]) -> None:
+        self.distrusted += topics
 
     def repair(self, topics: list[str]) -> list[str]:
         self.asked += topics
@@ -114,7 +115,7 @@ async def test_an_outage_is_told_in_order_a_few_at_a_time_and_nobody_is_forgotte
         ]  # fmt: skip
     assert max(world.turns) <= 2 * SLICE_ITEMS
     assert world.asked == [*topics, "all", "kept"]
-    assert world.distrusted == channels
+    assert world.distrusted == [*topics, "all", "kept"]
     assert world.released == world.clients
 
 

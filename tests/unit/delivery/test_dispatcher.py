@@ -7,13 +7,19 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, cast
 
 from gateway.broker.envelope import Envelope, EnvelopeKind
+from gateway.broker.history import History
 from gateway.broker.keys import Keys
 from gateway.broker.rows import RowDecoder
+from gateway.broker.snapshots import Snapshots
 from gateway.core import frames, hub, message
 from gateway.core.events import Encoder
 from gateway.core.hub import Audiences, Hub
 from gateway.core.topic_rules import parse
 from gateway.delivery.dispatcher import Dispatcher
+from gateway.delivery.ingest import Ingest
+from gateway.delivery.publisher import MessagePublisher
+from gateway.delivery.recovery import Recovery
+from gateway.delivery.topic_copies import TopicCopies
 from gateway.metrics import Metrics
 from gateway.protocols.native.protocol import NATIVE
 from tests.unit.raw import body, text
@@ -74,18 +80,19 @@ class FakePubSub:
 
 def last(dispatcher: Dispatcher) -> bytes:
     """The data of the last value."""
-    event = dispatcher.snapshot("last")
+    event = dispatcher._topic_copies.snapshot("last")
     assert event is not None and event.initial
     return message.unpack(event.body)[3]
 
 
-def dispatcher_of(node: Hub, pubsub: FakePubSub, redis: FakeRedis) -> Dispatcher:
+def dispatcher_of(node: Hub, pubsub: FakePubSub, redis_client: FakeRedis) -> Dispatcher:
+    keys, rules, redis, metrics = Keys("gw:", False), parse(RULES, "rules"), cast(Any, redis_client), Metrics()
+    presence = cast(Any, type("Presence", (), {"close_topic": lambda *_: None})())
+    recovery = Recovery(History(redis, keys), rules, metrics, cast(Any, None))
+    topic_copies = TopicCopies(node, rules, recovery, Snapshots(redis, keys), presence, metrics)
     return Dispatcher(
-        hub=node, pubsub=cast(Any, pubsub), redis=cast(Any, redis), keys=Keys("gw:", False),
-        rules=parse(RULES, "rules"), metrics=Metrics(), publisher=cast(Any, None), max_message_bytes=1 << 20,
-        now=lambda: 0.0, spawn=cast(Any, None),
-        presence=cast(Any, type("Presence", (), {"close_topic": lambda *_: None})()),
-    )  # fmt: skip
+        hub=node, pubsub=cast(Any, pubsub), keys=keys, topic_copies=topic_copies, metrics=metrics, now=lambda: 0.0
+    )
 
 
 @in_virtual_time
@@ -101,7 +108,7 @@ async def test_a_message_older_than_the_last_value_that_was_sent_first_is_not_de
         )
         node.flush()
 
-    reading = asyncio.create_task(dispatcher.prepare(["last"]))
+    reading = asyncio.create_task(dispatcher._topic_copies.prepare(["last"]))
     await later(1)
     publish(3)
     redis.answer.set_result([b"5", body(b"5")])
@@ -124,10 +131,18 @@ async def test_a_message_older_than_the_last_value_that_was_sent_first_is_not_de
 async def test_a_message_of_the_ingest_channel_does_not_overtake_a_conflated_one() -> None:
     node, pubsub, client = Hub(lambda: None, lambda _: None), FakePubSub(), Client()
     dispatcher = dispatcher_of(node, pubsub, FakeRedis())
+    publisher = MessagePublisher(
+        cast(Any, FakeRedis()), Keys("gw:", False), parse(RULES, "rules"), Metrics(), max_message_bytes=1 << 20,
+        now=lambda: 0.0,
+    )  # fmt: skip
+    rules = parse(RULES, "rules")
+    ingest = Ingest(
+        node, dispatcher.conflation, publisher, cast(Any, None), cast(Any, None), rules, Metrics(), cast(Any, None)
+    )
     node.join(client, hub.topic_audience("price"))
     for number in (b"0", b"1"):
         dispatcher._message_received("gw:ws:topic:price", Envelope(0, body(number), conflate_ms=100).pack())
-    dispatcher.ingest_received("gw:ws:broadcast", b'{"topic":"price","data":2}')
+    ingest.message_received("gw:ws:broadcast", b'{"topic":"price","data":2}')
     await later(0.2)
     node.flush()
     assert [b'"data":%d' % number in text for number, text in zip((0, 2), client.received, strict=True)] == [True, True]
@@ -140,17 +155,22 @@ def numbered(offset: int, data: bytes) -> bytes:
 
 
 class Opened:
-    """A relay whose topics are subscribed to by one client, and what was reported as lost."""
+    """A dispatcher whose topics are subscribed to by one client, and what was reported as lost."""
 
     def __init__(self, *topics: str) -> None:
         self.node, self.client = Hub(lambda: None, lambda _: None), Client()
         self.dispatcher = dispatcher_of(self.node, FakePubSub(), FakeRedis())
         self.missed: list[str] = []
         self.gaps: list[str] = []
-        self.dispatcher.on_missed = self.missed.extend
-        self.dispatcher.on_gap = self.gaps.append
+        self.dispatcher.gap_listener = self
         for topic in topics:
             self.node.join(self.client, hub.topic_audience(topic))
+
+    def topic_gap(self, topic: str) -> None:
+        self.gaps.append(topic)
+
+    def pubsub_missed(self, channels: list[str]) -> None:
+        self.missed += channels
 
     def hear(self, topic: str, payload: bytes) -> list[bytes]:
         self.dispatcher._message_received(f"gw:ws:topic:{topic}", payload)
@@ -167,7 +187,7 @@ class Opened:
 async def test_a_numbered_message_is_delivered_where_the_topic_has_no_history() -> None:
     opened = Opened("plain", "last")
     assert opened.hear("plain", numbered(7, b"{}")) == [text(b"{}", more=b',"offset":7,"epoch":"e","mark":70')]
-    opened.dispatcher.snapshots.value_received("last", 5, body(b"5"))
+    opened.dispatcher._topic_copies.snapshots.value_received("last", 5, body(b"5"))
     assert len(opened.hear("last", numbered(8, b"8"))) == 1
     assert last(opened.dispatcher) == b"8", "a client that subscribes now is sent the newest"
     assert opened.hear("last", Envelope(0, body(b"9")).pack()) == [text(b"9")]

@@ -36,7 +36,7 @@ class Rows:
         self.leased = True
 
     async def write(
-        self, topic: str, _channel: str, joined: Sequence[Member], left: Sequence[str], _now: int, *, drop_first: bool
+        self, topic: str, joined: Sequence[Member], left: Sequence[str], _now: int, *, drop_first: bool
     ) -> bool:
         await self._travel(topic)
         if self.leased:
@@ -79,9 +79,6 @@ class FakeClients:
 
     def topic_member(self, topic: str, client_id: str) -> Member | None:
         return next((one for one in self.topic_members(topic) if one.client_id == client_id), None)
-
-    def topic_channel(self, topic: str) -> str:
-        return f"ch:{topic}"
 
     def send_presence(self, topic: str, about: dict[str, Any]) -> None:
         self.shown.append((topic, about))

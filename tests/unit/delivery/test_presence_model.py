@@ -64,7 +64,7 @@ class Rows:
         self.node_id = node_id
 
     async def write(
-        self, topic: str, _channel: str, joined: Sequence[Member], left: Sequence[str], _now: int, *, drop_first: bool
+        self, topic: str, joined: Sequence[Member], left: Sequence[str], _now: int, *, drop_first: bool
     ) -> bool:
         await self.redis.travel()
         written = self.node_id in self.redis.living()
@@ -163,9 +163,6 @@ class Node:
 
     def topic_member(self, topic: str, client_id: str) -> Member | None:
         return next((one for one in self.topic_members(topic) if one.client_id == client_id), None)
-
-    def topic_channel(self, topic: str) -> str:
-        return topic
 
     def send_presence(self, topic: str, about: dict[str, Any]) -> None:
         """What is shown is the roster's own concern."""

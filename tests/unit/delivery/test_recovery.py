@@ -67,7 +67,8 @@ class Node:
         self.had: list[int] = []
         self.gaps = 0
         self._tasks: set[asyncio.Task[None]] = set()
-        self.recovery = Recovery(cast(History, self.history), RULES, self, Metrics(), self._spawn)
+        self.recovery = Recovery(cast(History, self.history), RULES, Metrics(), self._spawn)
+        self.recovery.consumer = self
 
     def deliver(self, _topic: str, _epoch: str, entries: list[StreamEntry]) -> None:
         self.had += [entry.offset for entry in entries]

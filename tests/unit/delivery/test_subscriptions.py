@@ -220,8 +220,9 @@ class Node:
         self.tasks: set[asyncio.Task[None]] = set()
         registry = cast(Any, type("Registry", (), {"touch_client": lambda *_: None, "touch_topic": lambda *_: None})())
         self.subscriptions = Subscriptions(
-            self.hub, cast(Any, self.dispatcher), registry, self.sender, self._spawn, answer_seconds=ANSWER_SECONDS
-        )
+            self.hub, cast(Any, self.dispatcher), cast(Any, self.dispatcher), registry, self.sender, self._spawn,
+            answer_seconds=ANSWER_SECONDS,
+        )  # fmt: skip
         self.grown: list[int] = []
         self.max_message_bytes = self.client_buffer_bytes = BUDGET
 

@@ -25,7 +25,7 @@ class At:
         self.found = 0
         self.reapers = [
             Reaper(
-                self.redis.client, KEYS, node.registry, channel=lambda topic: f"ch:{topic}", found=self._found,
+                self.redis.client, KEYS, node.registry, found=self._found,
                 now_ms=lambda: 7,
             )
             for node in (self.one, self.two)
@@ -43,7 +43,7 @@ class At:
         asyncio.run(self.dead.registry.flush())
         presence_store = PresenceStore(self.redis.client, KEYS, "n0.a")
         for at in range(0, count, 100):
-            asyncio.run(presence_store.write(topic, "ch", people[at : at + 100], [], 0, drop_first=False))
+            asyncio.run(presence_store.write(topic, people[at : at + 100], [], 0, drop_first=False))
         return [one.client_id for one in people]
 
     def die(self) -> None:
@@ -81,7 +81,7 @@ def test_the_people_of_a_dead_node_are_announced_once_and_all_its_rows_go() -> N
     for reaper in at.reapers:
         asyncio.run(reaper.reap())
     [(channel, joined, left, dead)] = at.sent()
-    assert (channel, joined, sorted(left), dead) == ("ch:t", [], sorted(ids), True)
+    assert (channel, joined, sorted(left), dead) == (KEYS.audience("topic:t"), [], sorted(ids), True)
     keys = (KEYS.node("n0.a"), KEYS.clients("n0.a"), KEYS.topics("n0.a"), KEYS.presence("n0.a", "t"))
     assert at.redis.run("EXISTS", *keys) == 0
     assert at.redis.run("ZSCORE", KEYS.nodes, "n0.a") is None
@@ -123,6 +123,6 @@ def test_what_no_gateway_has_written_goes_without_an_announcement() -> None:
     at.die()
     asyncio.run(at.reapers[0].enroll())
     asyncio.run(at.reapers[0].reap())
-    assert [(channel, left) for channel, _, left, _ in at.sent()] == [("ch:t", [client])]
+    assert [(channel, left) for channel, _, left, _ in at.sent()] == [(KEYS.audience("topic:t"), [client])]
     assert at.redis.run("EXISTS", KEYS.presence("n0.a", "t"), KEYS.presence("n0.a", "wrong"), KEYS.topics("n0.a")) == 0
     assert at.redis.run("ZSCORE", KEYS.nodes, "no node") is None

@@ -71,7 +71,7 @@ async def test_each_client_is_answered_in_its_own_protocol(node: OneClientNode) 
     deliver(node, "chat", "hi")
     assert one.received() == ['message chat "hi"']
     assert '"data":"hi"' in other.received()[0]
-    node.connections.topic_gap("chat")
+    node.outage_notifier.topic_gap("chat")
     assert one.received() == ["gap chat"] and '"gap"' in other.received()[0]
     assert one.say("unsubscribe chat") == ["unsubscribed"]
 

@@ -1,0 +1,45 @@
+"""Queries of clients and administrators about one topic: its history and its presence."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gateway.broker.history import History
+from gateway.core.events import Delivered
+from gateway.core.events import History as HistoryPage
+from gateway.delivery.presence import MAX_LISTED, PresenceTracker, member_json
+
+
+class TopicQueries:
+    """Answers queries about topics."""
+
+    def __init__(self, history: History, presence: PresenceTracker) -> None:
+        self._history = history
+        self._presence = presence
+
+    async def read_history(self, topic: str, *, limit: int, since: int | None, reverse: bool) -> HistoryPage:
+        """Messages of a topic with history: the newest `limit`, or the first `limit` after the offset `since`.
+
+        They are in order, or newest first with `reverse`.
+
+        Raises:
+            Unavailable: Redis did not answer in time.
+        """
+        first = None if since is None or reverse else since + 1
+        page = await self._history.read(topic, first, limit, compare=False)
+        entries = [entry for entry in page.entries if since is None or entry.offset > since]
+        ordered = reversed(entries) if reverse else entries
+        messages = [Delivered(entry.body, entry.position(page.epoch)) for entry in ordered]
+        return HistoryPage(page.epoch, page.top, page.mark, messages)
+
+    async def read_presence(self, topic: str) -> dict[str, Any]:
+        """The number of clients on a topic with presence, and a list of them unless it is too long.
+
+        Raises:
+            Unavailable: Redis did not answer in time.
+        """
+        presence_set = await self._presence.members(topic)
+        about: dict[str, Any] = {"count": len(presence_set)}
+        if len(presence_set) <= MAX_LISTED:
+            about["members"] = [member_json(member) for member in presence_set.members()]
+        return about
