@@ -102,6 +102,11 @@ class Process:
         return "\n".join(self.log()[-SHOWN_LINES:])
 
 
+BUS = 10_000  # above the port of a server of a Redis Cluster is the one where the servers speak together
+CLUSTER_PORTS = range(10_000, 12_000)
+BUS_PORTS = range(CLUSTER_PORTS.start + BUS, CLUSTER_PORTS.stop + BUS)
+
+
 def free_port() -> int:
     """A port of 127.0.0.1 that nobody listens on.
 
@@ -110,14 +115,27 @@ def free_port() -> int:
     """
     lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     while True:
-        port = random.SystemRandom().randrange(10_000, lowest)
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
+        port = random.SystemRandom().randrange(CLUSTER_PORTS.stop, lowest)
+        if port not in BUS_PORTS and _is_free(port):
             return port
+
+
+def free_cluster_port() -> int:
+    """A port for a server of a Redis Cluster, whose bus port is free too. `free_port` gives neither of them."""
+    while True:
+        port = random.SystemRandom().choice(CLUSTER_PORTS)
+        if _is_free(port) and _is_free(port + BUS):
+            return port
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
 
 
 def clean_environment() -> dict[str, str]:

@@ -13,7 +13,7 @@ import redis as redis_py
 from gateway.broker.slot_map import SLOTS, slot_of
 from tests.cluster import Closing, Redis, program
 from tests.deadlines import until
-from tests.processes import free_port
+from tests.processes import free_cluster_port
 
 MASTERS = 3
 NODE_TIMEOUT_MS = 1500  # without an answer for so long, a server is down in the others' eyes
@@ -37,7 +37,7 @@ class RedisCluster(Closing):
             for at in range(2 * MASTERS):
                 place = folder / f"shard-{at + 1}"
                 place.mkdir()
-                self.servers.append(self._stack.enter_context(Redis(place, port=_port(), more=OPTIONS)))
+                self.servers.append(self._stack.enter_context(Redis(place, port=free_cluster_port(), more=OPTIONS)))
             self.url = f"redis+cluster://{','.join(f'127.0.0.1:{server.port}' for server in self.servers[:3])}"
             self._admin("create", *self._addresses(), "--cluster-replicas", "1")
             self.until_whole()
@@ -162,10 +162,3 @@ def slots_around(names: Sequence[str], count: int) -> list[int]:
     each = count // len(names)
     found = dict.fromkeys((slot_of(name) - each // 2 + at) % SLOTS for name in names for at in range(each))
     return list(found)
-
-
-def _port() -> int:
-    """A free port whose companion, 10,000 above, is no port of outgoing connections: there servers speak together."""
-    while (port := free_port()) > 22_000:
-        pass
-    return port

@@ -27,7 +27,7 @@ def dev(nodes: int, port: int, data: Path | None) -> None:
     lost at the end. GATEWAY_ variables set the nodes' settings; by default every client may do everything
     (GATEWAY_OPEN=1), so the nodes listen on 127.0.0.1 only.
     """
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # shells start background jobs with SIGINT ignored
         signal.signal(number, signal.default_int_handler)
     try:
         with DevCluster(nodes, port, data) as cluster:

@@ -22,7 +22,7 @@ NODES = ["n1.a", "n2.b"]
 
 
 @pytest.fixture
-async def link(redis: Redis) -> AsyncIterator[RedisClient]:
+async def redis_client(redis: Redis) -> AsyncIterator[RedisClient]:
     """A link to a Redis of its own."""
     redis_client = RedisClient(redis.url, timeout_seconds=10, name="lists", metrics=Metrics())
     yield redis_client

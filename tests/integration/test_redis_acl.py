@@ -114,14 +114,22 @@ async def _publish(nodes: Cluster, ann: Client, bob: Client, api: Callable[[Fron
     await bob.hear(type="DATA", topic="plain", data="to admins")
     assert ann.data("kept").count("once") == 1
     assert len((await http.get("/api/topics/kept/history"))["messages"]) == 2
-    assert (await http.get("/api/topics/kept/presence"))["count"] == 2
+
+    async def are_present() -> bool:
+        return bool((await http.get("/api/topics/kept/presence"))["count"] == 2)
+
+    await eventually(are_present, what="presence shows both clients")  # its rows are written behind
     await http.delete("/api/topics/kept/history")
 
 
 async def _administrate(nodes: Cluster, ann: Client, api: Callable[[Front], Api]) -> None:
     http = api(nodes[1])
-    assert len(await http.clients()) == 2
-    assert {topic["topic"] for topic in (await http.get("/api/topics"))["topics"]} >= {"kept", "last", "plain"}
+
+    async def are_listed() -> bool:
+        topics = {topic["topic"] for topic in (await http.get("/api/topics"))["topics"]}
+        return len(await http.clients()) == 2 and topics >= {"kept", "last", "plain"}
+
+    await eventually(are_listed, what="the lists show the clients and their topics")  # their rows are written behind
     for key in ("a:1", "a:2"):
         assert (await http.http.put(f"/api/cache/{key}", json={"value": 1, "ttlSeconds": 60})).status_code == 200
         assert (await api(nodes[0]).get(f"/api/cache/{key}"))["value"] == 1

@@ -56,7 +56,7 @@ def nodes(servers: RedisCluster, folder: Path) -> Iterator[Cluster]:
 
 
 @pytest.fixture
-async def link(servers: RedisCluster) -> AsyncIterator[RedisClient]:
+async def redis_client(servers: RedisCluster) -> AsyncIterator[RedisClient]:
     """A way to it that is nobody else's; its publishers run."""
     made = RedisClient(servers.url, timeout_seconds=5.0, name="test", metrics=Metrics())
     running = asyncio.create_task(made.run())
@@ -129,30 +129,30 @@ async def test_every_lua_step_takes_one_slot(
 ) -> None:
     assert len(STEPS) > 20
     api = Api(nodes[0])
-    # beat, enroll, write; slots; life, attend, peek
+    # renew_lease, index_node, write_rows; count_connections; server_life, write_presence, peek_history
     first, second = await connect(nodes[0], user="ann"), await connect(nodes[1], user="bob")
     for client in (first, second):
         await client.subscribe("kept", "last")
-    # append, keep, quota
+    # append_history, publish_snapshot, take_tokens
     await first.publish("kept", 1)
     await first.publish("last", 2)
     await second.hear(type="DATA", topic="kept", data=1)
     await second.hear(type="DATA", topic="last", data=2)
-    # read, last; page, living
+    # read_history, read_snapshot; page_hash, live_nodes
     await (await connect(nodes[0])).subscribe("kept", "last")
     await eventually(lambda: present(api, {"ann", "bob"}), 20)
-    # enlist, tell; members, recall
+    # index_services, write_service; page_sorted_set, read_services
     answer = await api.http.put("/api/services/feed", json={"status": "active", "leaseSeconds": 30})
     assert answer.status_code == 200, answer.text
     assert (await api.get("/api/services/feed"))["status"] == "active"
     await api.get("/api/services")
-    # revoke
+    # revoke_tokens
     answer = await api.http.post("/api/revocations", json={"user": "mallory"})
     assert answer.status_code == 200, answer.text
-    # renew
+    # renew_epoch
     page = await History(redis_client, KEYS).read("kept", None)
     assert await History(redis_client, KEYS).renew_epoch("kept", page.epoch) != page.epoch
-    # lead, resign
+    # acquire_leadership, release_leadership
     said = asyncio.Event()
     async with ServiceManager.connect(servers.url, lease_seconds=LEASE_SECONDS) as services:
 
@@ -163,14 +163,14 @@ async def test_every_lua_step_takes_one_slot(
 
         await services.start()
         await asyncio.wait_for(said.wait(), 20)
-    # put, take, yield, drop
+    # write_cache, read_cache, unlock_cache, delete_cache
     async with caches.connect(servers.url, timeout_seconds=5) as cache:
         await cache.set("a", 1, strict=True)
         assert await cache.get_or_set("b", load_b) == 2
         with pytest.raises(ZeroDivisionError):
             await cache.get_or_set("c", load_nothing)
         assert await cache.delete("a", strict=True)
-    # reap, bury, forget: a node that has rows dies
+    # reap_presence, remove_node, unindex_node: a node that has rows dies
     await eventually(lambda: counted_on_both(api, "last"), 20)
     nodes[1].kill()
 
@@ -182,7 +182,7 @@ async def test_every_lua_step_takes_one_slot(
             if not any(server.cli("SCRIPT", "EXISTS", digest(redis_client, step))[0] for server in servers.masters())
         }
 
-    await eventually(lambda: "forget" not in left(), 20)
+    await eventually(lambda: "unindex_node" not in left(), 20)
     assert left() == set()
     await api.close()
 

@@ -121,7 +121,7 @@ test("HAProxy's servers are read from its statistics", () => {
     "# pxname,svname,scur,smax,stot,status,lastchg,check_status,check_code,check_duration,addr,econ,eresp,wretr,wredis,desc,\n" +
       'gw,gw1,3,5,70,UP,61,L7OK,200,2,127.0.0.1:9001,1,2,3,4,"a, ""b""",\n' +
       "gw,gw2,0,0,0,DOWN 1/2,4,L4CON,,0,127.0.0.1:9002,0,0,0,0,,\n" +
-      "gw,gw3,0,0,0,MAINT (resolution),4,,,,,,,,,,\ngw,BACKEND,0,0,0,UP,4,,,,,,,,,,\npublic,FRONTEND,0,0,0,OPEN,,,,,,,,,,,\n",
+      "gw,gw3,0,0,0,MAINT (resolution),4,,,,,,,,,,\ngw,gw4,0,0,0,MAINT,4,,,,192.0.2.1:9,,,,,,\ngw,BACKEND,0,0,0,UP,4,,,,,,,,,,\npublic,FRONTEND,0,0,0,OPEN,,,,,,,,,,,\n",
   );
   assert.equal(rows[0].desc, 'a, "b"');
   const [first, second, ...others] = servers(rows);

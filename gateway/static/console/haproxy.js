@@ -7,12 +7,15 @@ export function parse(text) {
   return lines.map((line) => Object.fromEntries(cells(line).map((value, at) => [names[at], value])));
 }
 
-/** The nodes' servers in `rows`, without the empty slots of a DNS template. */
+// The address in haproxy.cfg of a server that no node has: an address for documentation (RFC 5737).
+const UNUSED = "192.0.2.1:";
+
+/** The nodes' servers in `rows`, without the empty slots. */
 export function servers(rows) {
   const number = (value) => Number(value) || 0;
   return rows
     .filter(({ pxname, svname }) => pxname === "gw" && svname !== "BACKEND" && svname !== "FRONTEND")
-    .filter(({ status }) => !status.startsWith("MAINT (resolution)")) // an empty slot
+    .filter(({ status, addr }) => !status.startsWith("MAINT (resolution)") && !addr?.startsWith(UNUSED))
     .map((row) => ({
       name: row.svname,
       address: row.addr ?? "",
