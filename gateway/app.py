@@ -33,7 +33,7 @@ def create_app(settings: Settings) -> Starlette:
             logger().warning(warning)
         async with node.lifespan():
             yield {
-                "inflow": node.admission,
+                "admission": node.admission,
                 "fast_path": fast_publish.create(node),
                 "compression": settings.compression,
             }

@@ -6,8 +6,8 @@ The addressee is ``-`` for every member, ``!<client id>`` for every member excep
 The kind describes the message, so that a node can deliver it without the publisher's topic rules:
 
     P <conflate ms>                          a plain message
-    S <conflate ms> <version>                the last value of a topic with a snapshot (keep.lua adds the version)
-    H <epoch> <offset> <mark> <previous>     a message of a topic with history (append.lua adds its place)
+    S <conflate ms> <version>                the last value of a topic with a snapshot (publish_snapshot.lua adds it)
+    H <epoch> <offset> <mark> <previous>     a message of a topic with history (append_history.lua adds its place)
     N                                        for the nodes themselves: a presence message
 
 Conflate ms: of the messages within this time a client may receive only the last; 0: it receives each. The body is that

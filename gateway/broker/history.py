@@ -21,7 +21,7 @@ from gateway.core.topic_rules import Rule
 IDEMPOTENCY_MS: Final = 300_000
 META_MS: Final = 86_400_000  # meta and snapshot outlive the messages by this; nodes with subscribers renew it
 MAX_READ: Final = 1000  # entries in one answer
-MAX_OFFSET: Final = 10**14  # append.lua starts a new epoch beyond it
+MAX_OFFSET: Final = 10**14  # append_history.lua starts a new epoch beyond it
 
 _EPOCH: Final = re.compile(r"[A-Za-z0-9]{1,64}")
 

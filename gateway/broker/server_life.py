@@ -1,7 +1,7 @@
 """The life of a Redis server: a name that changes whenever the server may have lost keys.
 
 A topic without messages has no key, so the keyspace does not show whether it had messages that are lost. The name is
-derived from what INFO reports about the server (life.lua).
+derived from what INFO reports about the server (server_life.lua).
 """
 
 from __future__ import annotations

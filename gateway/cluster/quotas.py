@@ -41,7 +41,7 @@ class StorageQuota:
         self._keys = keys
         self._size = size
         self._script = redis.script("take_tokens")
-        self._purses = _TokenBuckets(size // ALLOWANCE_SHARE)
+        self._buckets = _TokenBuckets(size // ALLOWANCE_SHARE)
         self._known: dict[str, float] = {}  # streams that exist -> loop time to look again; oldest first
 
     async def charge(self, owner: str, size: int, streams: Sequence[str]) -> bool:
@@ -56,7 +56,7 @@ class StorageQuota:
             return True
         loop, size = asyncio.get_running_loop(), min(size, self._size)
         now = loop.time()
-        tokens = self._purses.of(owner, now)
+        tokens = self._buckets.of(owner, now)
         wanted = 0
         if not tokens.spend(now, size):
             wanted = tokens.ask(now, size)
@@ -107,7 +107,7 @@ class PublishQuota:
         self._keys = keys
         self._rate = RateLimit(per_second) if per_second else None
         self._script = redis.script("take_tokens")
-        self._purses = _TokenBuckets(max(1, per_second // TOKENS_SHARE))
+        self._buckets = _TokenBuckets(max(1, per_second // TOKENS_SHARE))
 
     async def charge(self, user: str) -> bool:
         """Take one token of the user. False: none is left.
@@ -119,7 +119,7 @@ class PublishQuota:
             return True
         loop = asyncio.get_running_loop()
         now = loop.time()
-        tokens = self._purses.of(user, now)
+        tokens = self._buckets.of(user, now)
         if tokens.spend(now):
             return True
         wanted = tokens.ask(now)
@@ -137,7 +137,7 @@ class PublishQuota:
 
 
 class _TokenBuckets:
-    """The purses of users and addresses that publish on this node. Each fetches at most `most` tokens in advance."""
+    """The token buckets of users and addresses that publish on this node. Each fetches at most `most` in advance."""
 
     def __init__(self, most: int) -> None:
         self._most = most

@@ -38,9 +38,8 @@ WRITE_BYTES: Final = 256 << 10
 MAX_NODES: Final = 1000  # nodes that a query reads
 MAX_EXPIRED: Final = 100  # dead nodes that one call of `enroll` finds
 MAX_FIELD_BYTES: Final = 1000  # largest field of a node's row, or count of a topic
-_NO_LEASE: Final = (
-    0  # answer of write.lua; a smaller one: keys of another type were removed; a larger one: the number of the write
-)
+# The answer of write_rows.lua. A smaller one: keys of another type were removed; a larger one: the write's number.
+_NO_LEASE: Final = 0
 _TEXTS: Final = ("name", "address", "path", "version", "started")
 # More changes than this are cheaper to write as everything there is.
 MAX_DIRTY: Final = 50_000

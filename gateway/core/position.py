@@ -23,7 +23,7 @@ class Position(NamedTuple):
 
     `mark` distinguishes messages with the same offset: after Redis has lost data, a new message may get the offset of
     a lost one. The mark is the time of the publish by Redis' clock, in microseconds since 1970, strictly increasing
-    (append.lua). 0: the topic has no message yet, or its message has no mark. None: the client sends no marks.
+    (append_history.lua). 0: the topic has no message yet, or its message has no mark. None: the client sends no marks.
     """
 
     epoch: str

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final, Generic, Protocol, TypeVar, overload
 
 HISTORY_BYTES: Final = 16 << 20  # the default limit of a topic
-ENTRY_BYTES: Final = 64  # the overhead counted for each message, as in append.lua
+ENTRY_BYTES: Final = 64  # the overhead counted for each message, as in append_history.lua
 
 
 class HasText(Protocol):

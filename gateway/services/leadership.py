@@ -2,8 +2,8 @@
 
 An instance that finds the lease free takes it, with a token greater than any before; the others wait until it ends. A
 leader that was frozen past its lease does not notice that when it resumes. So each of its writes carries its token and
-the end of its lease, and Redis rejects late writes (append.lua, keep.lua). There are two checks: the one of the clock
-still works if Redis lost the tokens, and the one of the tokens still works if Redis lost the lease.
+the end of its lease, and Redis rejects late writes (append_history.lua, publish_snapshot.lua). There are two checks:
+the one of the clock still works if Redis lost the tokens, and the one of the tokens still works if it lost the lease.
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ RequestLimit = Literal["request_seconds", "head_bytes"]
 
 
 class AdmissionPolicy(Protocol):
-    """The node's admission of connections. The lifespan of the application provides it as its state's ``inflow``."""
+    """The node's admission of connections. The lifespan of the application provides it as its state's ``admission``."""
 
     def refusal(self, connections: int) -> str | None:
         """Why no socket may be opened now; None: it may. `connections`: all connections, including this one."""
@@ -78,9 +78,9 @@ class Http1Protocol(HttpToolsProtocol):
         self.logger = _log
         self._output = Http1Output(transport, self.loop)
         super().connection_made(self._output)  # type: ignore[arg-type]  # it has all methods that uvicorn uses
-        self._inflow: AdmissionPolicy | None = self.app_state.get("inflow")
+        self._admission: AdmissionPolicy | None = self.app_state.get("admission")
         self._fast_path: FastPath | None = self.app_state.get("fast_path")
-        if self._inflow is not None and self._inflow.is_overloaded(len(self.connections)):
+        if self._admission is not None and self._admission.is_overloaded(len(self.connections)):
             transport.abort()
             return
         self._begin()
@@ -219,7 +219,7 @@ class Http1Protocol(HttpToolsProtocol):
 
     def refusal(self) -> str | None:
         """Why no client may connect now; None: it may."""
-        return self._inflow.refusal(len(self.connections)) if self._inflow is not None else None
+        return self._admission.refusal(len(self.connections)) if self._admission is not None else None
 
     def set_user_timeout(self, seconds: float) -> None:
         """Have the kernel close the connection when sent data is not acknowledged for `seconds`."""
@@ -264,8 +264,8 @@ class Http1Protocol(HttpToolsProtocol):
             self._draining = None
 
     def _abort_request(self, limit: RequestLimit, status: bytes) -> None:
-        if self._inflow is not None and not self.transport.is_closing():
-            self._inflow.request_aborted(limit)
+        if self._admission is not None and not self.transport.is_closing():
+            self._admission.request_aborted(limit)
         if self._is_answered():
             self._end_now()
         else:

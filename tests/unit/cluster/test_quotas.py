@@ -169,7 +169,7 @@ async def test_a_stream_is_not_looked_for_again_for_a_minute_and_few_are_remembe
 
 
 @in_virtual_time
-async def test_purses_of_users_that_are_gone_are_dropped() -> None:
+async def test_buckets_of_users_that_are_gone_are_dropped() -> None:
     redis = Redis()
     tokens = PublishQuota(redis.client, KEYS, 10)
     for number in range(100):
@@ -177,4 +177,4 @@ async def test_purses_of_users_that_are_gone_are_dropped() -> None:
     await asyncio.sleep(10)
     for number in range(60):
         await tokens.charge(f"v{number}")
-    assert len(tokens._purses._tokenss) <= 61
+    assert len(tokens._buckets._tokenss) <= 61

@@ -1,4 +1,4 @@
-"""Singletons' leases, in virtual time and with a Redis that does what lead.lua does."""
+"""Singletons' leases, in virtual time and with a Redis that does what acquire_leadership.lua does."""
 
 from __future__ import annotations
 

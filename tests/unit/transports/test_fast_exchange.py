@@ -52,7 +52,7 @@ class At:
         self.state = state
         self.admission = OpenAdmission()
         self.transport = ClosableTransport()
-        self.protocol = Http1Protocol(config, state, {"inflow": self.admission, "fast_path": self.path})
+        self.protocol = Http1Protocol(config, state, {"admission": self.admission, "fast_path": self.path})
         self.protocol.connection_made(self.transport)
 
     async def app(self, scope: Any, receive: Any, send: Any) -> None:

@@ -61,7 +61,7 @@ def connected(admission: OpenAdmission | None = None, app: Any = answer) -> tupl
     config = Config(app, ws="none", lifespan="off", timeout_keep_alive=1000)
     config.load()
     protocol, transport = (
-        Http1Protocol(config, ServerState(), {"inflow": admission or OpenAdmission()}),
+        Http1Protocol(config, ServerState(), {"admission": admission or OpenAdmission()}),
         ClosableTransport(),
     )
     protocol.connection_made(transport)
