@@ -7,6 +7,7 @@ import random
 import signal
 import socket
 import subprocess
+from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
@@ -102,13 +103,17 @@ class Process:
         return "\n".join(self.log()[-SHOWN_LINES:])
 
 
+RESERVED = 200  # ports that one process keeps: more than one test uses
 BUS = 10_000  # above the port of a server of a Redis Cluster is the one where the servers speak together
 CLUSTER_PORTS = range(10_000, 12_000)
 BUS_PORTS = range(CLUSTER_PORTS.start + BUS, CLUSTER_PORTS.stop + BUS)
 
 
+_reserved: deque[socket.socket] = deque(maxlen=RESERVED)  # by this process; the oldest is given back first
+
+
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on.
+    """A port of 127.0.0.1 that nobody listens on, kept for the caller: no other process of the tests is given it.
 
     Below the range that the kernel gives to outgoing connections: a port from there could be taken by one of our own
     thousands before the server binds it, or while it is stopped; a client that retries could even meet itself.
@@ -116,7 +121,7 @@ def free_port() -> int:
     lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     while True:
         port = random.SystemRandom().randrange(CLUSTER_PORTS.stop, lowest)
-        if port not in BUS_PORTS and _is_free(port):
+        if port not in BUS_PORTS and _reserve(port):
             return port
 
 
@@ -124,8 +129,25 @@ def free_cluster_port() -> int:
     """A port for a server of a Redis Cluster, whose bus port is free too. `free_port` gives neither of them."""
     while True:
         port = random.SystemRandom().choice(CLUSTER_PORTS)
-        if _is_free(port) and _is_free(port + BUS):
+        if _is_free(port + BUS) and _reserve(port):
             return port
+
+
+def _reserve(port: int) -> bool:
+    """Keep a port by a UDP socket of the same number, which a TCP server beside it does not notice."""
+    keeper = socket.socket(type=socket.SOCK_DGRAM)
+    try:
+        keeper.bind(("127.0.0.1", port))
+    except OSError:
+        keeper.close()
+        return False
+    if not _is_free(port):
+        keeper.close()
+        return False
+    if len(_reserved) == RESERVED:
+        _reserved[0].close()
+    _reserved.append(keeper)
+    return True
 
 
 def _is_free(port: int) -> bool:

@@ -40,6 +40,7 @@ source = "/answers/{1}"
 SETTLE_SECONDS = 0.4  # in which the registry has begun to write what changed
 LOOK_SECONDS = 0.2
 IDLE_SECONDS = 3.0
+TRIES = 3  # what the node does by itself meanwhile, and other processes, can only make an operation look dearer
 
 Act = Callable[[], Awaitable[int]]  # does the operation once; how many bytes came back
 
@@ -350,13 +351,18 @@ async def test_every_operation_is_within_its_bounds(caller: tuple[Caller, Meter]
     acts = one.acts()
     beyond = []
     for bound in costs.all_costs():
-        found = await meter.cost(acts[bound.name], one.rest, bound.times)
-        line = f"{bound.name}: {found.node_ms:.3f} ms, {found.redis_ms:.3f} ms, {found.kept} kept, {found.sent} sent"
-        print(line)  # shown if it fails, or with -s: the figures from which bounds are set
-        if (
-            found.node_ms > bound.node_ms or found.redis_ms > bound.redis_ms
-            or found.kept > bound.kept + 256 or found.sent > bound.sent
-        ):  # fmt: skip
+        for _ in range(TRIES):
+            found = await meter.cost(acts[bound.name], one.rest, bound.times)
+            line = (
+                f"{bound.name}: {found.node_ms:.3f} ms, {found.redis_ms:.3f} ms, {found.kept} kept, {found.sent} sent"
+            )
+            print(line)  # shown if it fails, or with -s: the figures from which bounds are set
+            if (
+                found.node_ms <= bound.node_ms and found.redis_ms <= bound.redis_ms
+                and found.kept <= bound.kept + 256 and found.sent <= bound.sent
+            ):  # fmt: skip
+                break
+        else:
             beyond.append(line)
     assert not beyond, "\n".join(beyond)
 
