@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from starlette.applications import Starlette
 
@@ -17,8 +18,6 @@ from gateway.http.middleware import SecurityMiddleware
 from gateway.logging import logger
 from gateway.node.node import Node
 from gateway.settings import Settings
-from gateway.transports.fast_exchange import FastPath
-from gateway.transports.http1 import AdmissionPolicy
 
 
 def create_app(settings: Settings) -> Starlette:
@@ -28,12 +27,15 @@ def create_app(settings: Settings) -> Starlette:
     node = Node(settings, rules)
 
     @asynccontextmanager
-    async def lifespan(_app: Starlette) -> AsyncIterator[dict[str, AdmissionPolicy | FastPath | bool | None]]:
+    async def lifespan(
+        _app: Starlette,
+    ) -> AsyncIterator[dict[str, Any]]:
         for warning in topic_rules.left_open(rules, load_rules("")):
             logger().warning(warning)
         async with node.lifespan():
             yield {
                 "admission": node.admission,
+                "handshakes": websocket.WebSocketPolicy(node),
                 "fast_path": fast_publish.create(node),
                 "compression": settings.compression,
             }
@@ -50,9 +52,7 @@ def create_app(settings: Settings) -> Starlette:
     app = Starlette(routes=routes, lifespan=lifespan, exception_handlers=resource.EXCEPTION_HANDLERS)
     app.state.node = node
     # Outermost, so that also what Starlette's own error handling answers passes it.
-    app.middleware_stack = SecurityMiddleware(
-        app.build_middleware_stack(), websocket.WebSocketEndpoint(node), settings.hosts
-    )
+    app.middleware_stack = SecurityMiddleware(app.build_middleware_stack(), settings.hosts)
     return app
 
 

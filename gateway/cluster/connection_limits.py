@@ -31,6 +31,7 @@ STORM_SECONDS: Final = 0.15
 RETRY_SECONDS: Final = 1.0
 STEP_ROWS: Final = 500  # counts or new connections in one step, to keep it short; no pause follows a full step
 MAX_CALLS: Final = 5  # calls of the script in one step, repeated while it answers that other nodes exist
+Answer = asyncio.Future[ConnectionLimit | None]  # the limit that rejects a connection, or None
 _Names = tuple[str, str]  # names of the counts of a user and an address; "" if not counted
 # Answers of the script after which nothing was done.
 _LEASE_LOST, _UNKNOWN_NODES = 1, 2
@@ -39,7 +40,7 @@ _LEASE_LOST, _UNKNOWN_NODES = 1, 2
 @dataclass(frozen=True, slots=True)
 class _NewConnection:
     names: _Names
-    answer: asyncio.Future[ConnectionLimit | None]
+    answer: Answer
 
 
 class ConnectionLimits:
@@ -64,22 +65,34 @@ class ConnectionLimits:
         self._wake = asyncio.Event()
         self._log = logger()
 
-    async def acquire(self, user: str | None, address: str | None) -> ConnectionLimit | None:
-        """Count one more connection, without a user or address of None. Returns the limit that rejects it, or None."""
+    def request_slot(self, user: str | None, address: str | None) -> Answer | None:
+        """Count one more connection, without a user or address of None; the future has the limit that rejects it.
+
+        None: it is admitted, for no limit applies to it. Whoever no longer needs the answer cancels the future, or
+        releases the connection if it was admitted.
+        """
         names = self._names_of(user, address)
         if not any(names):
             return None
+        answer: Answer = asyncio.get_running_loop().create_future()
         if self._redis_away:
-            return self._acquire_here(names)
-        connection = _NewConnection(names, asyncio.get_running_loop().create_future())
-        self._queue.append(connection)
-        self._wake.set()
+            answer.set_result(self._acquire_here(names))
+        else:
+            self._queue.append(_NewConnection(names, answer))
+            self._wake.set()
+        return answer
+
+    async def acquire(self, user: str | None, address: str | None) -> ConnectionLimit | None:
+        """Count one more connection, without a user or address of None. Returns the limit that rejects it, or None."""
+        answer = self.request_slot(user, address)
+        if answer is None:
+            return None
         try:
-            return await connection.answer
+            return await answer
         except asyncio.CancelledError:
             # It was admitted and cancelled in the same turn.
-            if connection.answer.done() and not connection.answer.cancelled() and connection.answer.result() is None:
-                self._count(names, -1)
+            if answer.done() and not answer.cancelled() and answer.result() is None:
+                self.release(user, address)
             raise
 
     def release(self, user: str | None, address: str | None) -> None:

@@ -80,15 +80,23 @@ class Admission:
         """Count a request that was rejected because of this limit."""
         self._metrics.limited.labels(limit).inc()
 
+    def request_slot(self, user: str | None, ip: str) -> connection_limits.Answer | None:
+        """Count a handshake for its user and address, as `ConnectionLimits.request_slot`."""
+        return self._connection_limits.request_slot(user, self._address_groups.of(ip))
+
+    def rejected(self, full: connection_limits.ConnectionLimit) -> None:
+        """Count a handshake that was rejected because of this limit."""
+        self._metrics.limited.labels(full).inc()
+
     async def acquire(self, user: str | None, ip: str) -> connection_limits.ConnectionLimit | None:
         """Count a handshake for its user and address. Returns the limit that rejects it, or None."""
         full = await self._connection_limits.acquire(user, self._address_groups.of(ip))
         if full is not None:
-            self._metrics.limited.labels(full).inc()
+            self.rejected(full)
         return full
 
     def cancel(self, user: str | None, ip: str) -> None:
-        """Uncount a handshake that `acquire` admitted and that failed."""
+        """Uncount a handshake that was admitted and failed."""
         self._connection_limits.release(user, self._address_groups.of(ip))
 
     def release(self, connection: Connection) -> None:
@@ -107,7 +115,7 @@ class Admission:
     async def _change_identity(self, connection: Connection, user: str | None, go_on: Callable[[], None]) -> None:
         full = await self._connection_limits.acquire(user, None)
         if full is not None:
-            self._metrics.limited.labels(full).inc()
+            self.rejected(full)
             connection.disconnect(CloseReason.TOO_MANY_CONNECTIONS, REASONS[full])
         elif connection.stage is not ConnectionStage.OPEN:
             self._connection_limits.release(user, None)

@@ -9,7 +9,7 @@ from starlette.responses import JSONResponse
 
 from gateway.connections.admission import REASONS
 from gateway.core.errors import CloseReason
-from gateway.core.identity import ANONYMOUS, AuthError, Identity
+from gateway.core.identity import ANONYMOUS, AuthError, Identity, UnknownKey
 from gateway.core.session import Verify
 from gateway.node.node import Node
 from gateway.protocols.protocol import ClientProtocol
@@ -31,21 +31,37 @@ class AcceptedClient(NamedTuple):
 class HandshakeRefused(Exception):
     """The node refuses a client, with this HTTP status and message."""
 
-    def __init__(self, status: int, message: str) -> None:
+    def __init__(self, status: int, message: str, code: str | int | None = None) -> None:
         super().__init__(message)
         self.status = status
         self.message = message
+        self.code = code or status
 
     def response(self, node: Node) -> JSONResponse:
         """The response for the client. Also counts the refusal."""
         node.metrics.refusals.labels(str(self.status)).inc()
         headers = {"Retry-After": str(RETRY_SECONDS)} if self.status in (429, 503) else None
-        about = {"error": {"code": self.status, "message": self.message}}
+        about = {"error": {"code": self.code, "message": self.message}}
         return JSONResponse(about, status_code=self.status, headers=headers)
 
 
 async def accept_handshake(request: HTTPConnection, node: Node) -> AcceptedClient:
     """Check a request of a new client, and reserve a slot for it.
+
+    Raises:
+        HandshakeRefused: The client is refused.
+    """
+    check_request(request, node)
+    identity = await identify(request, node)
+    ip = address_of(request)
+    full = await node.admission.acquire(identity.user, ip)
+    if full is not None:
+        raise HandshakeRefused(429, REASONS[full])
+    return AcceptedClient(identity, ip, request.headers.get("user-agent", ""))
+
+
+def check_request(request: HTTPConnection, node: Node) -> None:
+    """Check what needs no wait: whether the node takes clients, the page's origin, and the URL.
 
     Raises:
         HandshakeRefused: The client is refused.
@@ -60,12 +76,11 @@ async def accept_handshake(request: HTTPConnection, node: Node) -> AcceptedClien
         raise HandshakeRefused(
             400, "a token in the URL would be written to logs; send AUTH or the session cookie instead"
         )
-    identity = await _identity(request, node)
-    ip = request.client.host if request.client else ""
-    full = await node.admission.acquire(identity.user, ip)
-    if full is not None:
-        raise HandshakeRefused(429, REASONS[full])
-    return AcceptedClient(identity, ip, request.headers.get("user-agent", ""))
+
+
+def address_of(request: HTTPConnection) -> str:
+    """The client's IP address, empty if it is unknown."""
+    return request.client.host if request.client else ""
 
 
 def open_connection(
@@ -102,7 +117,23 @@ def check_origin(request: HTTPConnection, node: Node) -> None:
             )
 
 
-async def _identity(request: HTTPConnection, node: Node) -> Identity:
+def identify_now(request: HTTPConnection, node: Node) -> Identity | None:
+    """The identity in the session cookie; None: only `identify` can tell, which asks the key server.
+
+    With an invalid cookie the client is anonymous, but not refused.
+    """
+    cookie = request.cookies.get(SESSION_COOKIE)
+    if not cookie:
+        return ANONYMOUS
+    try:
+        return node.authenticator.verifier.verify(cookie)
+    except UnknownKey:
+        return None
+    except AuthError:
+        return ANONYMOUS
+
+
+async def identify(request: HTTPConnection, node: Node) -> Identity:
     """The identity in the session cookie. With an invalid cookie the client is anonymous, but not refused."""
     cookie = request.cookies.get(SESSION_COOKIE)
     if not cookie:

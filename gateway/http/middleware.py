@@ -1,4 +1,4 @@
-"""ASGI middleware for all requests: it checks the Host header, and adds security headers to every response.
+"""ASGI middleware for all HTTP requests: it checks the Host header, and adds security headers to every response.
 
 The Host check prevents DNS rebinding. If an attacker's DNS name resolves to this node, the attacker's page is
 same-origin for the browser and for the Origin check. But the Host header still carries the attacker's name.
@@ -7,9 +7,9 @@ same-origin for the browser and for the Origin check. But the Host header still 
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
-from typing import Final
+from typing import Final, NamedTuple
 
 import orjson
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -22,47 +22,66 @@ HEADERS: Final = {
     "cross-origin-opener-policy": "same-origin",
     "cache-control": "no-store",
 }
-_RAW: Final = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
+RAW_HEADERS: Final = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
 
 
-class SecurityMiddleware:
-    """Rejects requests for foreign hosts, and adds security headers that a response does not set itself.
+class HostRefusal(NamedTuple):
+    """Why a request is rejected for its Host header, as the response states it."""
+
+    status: int
+    code: str
+    message: str
+
+
+class HostCheck:
+    """Checks the Host header of requests.
 
     Args:
-        http: The application for HTTP requests.
-        websocket: The application for WebSocket handshakes.
         hosts: The served host names, each exact or ``*.name``. IP addresses and names without a dot are always
             served, since an attacker's DNS cannot have those.
     """
 
-    def __init__(self, http: ASGIApp, websocket: ASGIApp, hosts: Sequence[str]) -> None:
-        self._http = http
-        self._websocket = websocket
+    def __init__(self, hosts: Sequence[str]) -> None:
         self._is_served = host_check(hosts)
 
+    def refusal(self, headers: Iterable[tuple[bytes, bytes]]) -> HostRefusal | None:
+        """Why a request with these headers is rejected, or None. The names are in lower case."""
+        named = [value.decode("latin-1") for name, value in headers if name == b"host"]
+        if len(named) != 1:  # RFC 9112, 3.2
+            return HostRefusal(400, "bad_request", "A request must have exactly one Host header")
+        if not self._is_served(named[0]):
+            about = f"The host {named[0][:200]} is not served here; add it to GATEWAY_HOSTS if it should be"
+            return HostRefusal(421, "wrong_host", about)
+        return None
+
+
+class SecurityMiddleware:
+    """Rejects requests for foreign hosts, and adds security headers that a response does not set itself."""
+
+    def __init__(self, app: ASGIApp, hosts: Sequence[str]) -> None:
+        self._app = app
+        self._host_check = HostCheck(hosts)
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one request or handshake."""
+        """Handle one request."""
         if scope["type"] == "lifespan":
-            await self._http(scope, receive, send)
+            await self._app(scope, receive, send)
             return
 
         async def send_with_headers(message: Message) -> None:
-            if message["type"] in ("http.response.start", "websocket.http.response.start"):
+            if message["type"] == "http.response.start":
                 given = {name.lower() for name, _ in message.get("headers", ())}
                 message["headers"] = [
                     *message.get("headers", ()),
-                    *((name, value) for name, value in _RAW if name not in given),
+                    *((name, value) for name, value in RAW_HEADERS if name not in given),
                 ]
             await send(message)
 
-        named = [value.decode("latin-1") for name, value in scope["headers"] if name == b"host"]
-        if len(named) != 1:  # RFC 9112, 3.2
-            await _refuse(scope, send_with_headers, 400, "bad_request", "A request must have exactly one Host header")
-        elif not self._is_served(named[0]):
-            about = f"The host {named[0][:200]} is not served here; add it to GATEWAY_HOSTS if it should be"
-            await _refuse(scope, send_with_headers, 421, "wrong_host", about)
+        refusal = self._host_check.refusal(scope["headers"])
+        if refusal is None:
+            await self._app(scope, receive, send_with_headers)
         else:
-            await (self._websocket if scope["type"] == "websocket" else self._http)(scope, receive, send_with_headers)
+            await _refuse(send_with_headers, refusal)
 
 
 def host_check(hosts: Sequence[str]) -> Callable[[str], bool]:
@@ -95,9 +114,8 @@ def _is_address(text: str) -> bool:
     return True
 
 
-async def _refuse(scope: Scope, send: Send, status: int, code: str, message: str) -> None:
-    kind = "websocket.http.response" if scope["type"] == "websocket" else "http.response"
-    body = orjson.dumps({"error": {"code": code, "message": message}})
+async def _refuse(send: Send, refusal: HostRefusal) -> None:
+    body = orjson.dumps({"error": {"code": refusal.code, "message": refusal.message}})
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    await send({"type": f"{kind}.start", "status": status, "headers": headers})
-    await send({"type": f"{kind}.body", "body": body})
+    await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

@@ -1,54 +1,132 @@
-"""The WebSocket endpoint, a separate ASGI application.
+"""Which WebSocket clients the node accepts: the policy of all handshakes.
 
-Three paths need no router, and Starlette's exception handling around a route would cost a tenth of a connect.
+It decides within the transport, without ASGI. A client waits only if its user or address has a limit of connections,
+which Redis counts, or if its token names a key that the key server must be asked for.
 """
 
 from __future__ import annotations
 
-from typing import Final
+import asyncio
+from contextlib import suppress
+from http import HTTPStatus
+from typing import Any, Final
 
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
+from gateway.cluster.connection_limits import Answer
+from gateway.connections.admission import REASONS
+from gateway.core.identity import Identity
 from gateway.http import handshake
 from gateway.http.api import resource
-from gateway.http.handshake import HandshakeRefused
+from gateway.http.handshake import AcceptedClient, HandshakeRefused
+from gateway.http.middleware import RAW_HEADERS, HostCheck
 from gateway.node.node import Node
 from gateway.protocols import registry
-from gateway.transports.connection import Connection
+from gateway.transports.handshake import Handshake
 
 OPERATOR_PATH: Final = "/api/ws"  # only on the load balancer's internal port; AUTH also accepts API keys here
 PATHS: Final = frozenset({"/ws", "/api/v69/ws", OPERATOR_PATH})
 
 
-class WebSocketEndpoint:
-    """Accepts or refuses WebSocket clients of `node`."""
+class WebSocketPolicy:
+    """Accepts or rejects WebSocket clients of `node`. See `HandshakePolicy`."""
 
     def __init__(self, node: Node) -> None:
         self._node = node
+        self._host_check = HostCheck(node.settings.hosts)
+        self._proxy_headers = ProxyHeadersMiddleware(_do_nothing, list(node.settings.trusted_proxies))
+        self._tasks: set[asyncio.Task[None]] = set()
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one handshake. After the response the node owns the connection, and this coroutine ends."""
-        node, path = self._node, scope["path"]
-        connection: Connection = scope["extensions"]["gateway.connection"]
+    def decide(self, scope: dict[str, Any], handshake: Handshake) -> None:
+        """As `HandshakePolicy.decide`."""
+        self._read_proxy_headers(scope)
+        client = NewClient(self._node, HTTPConnection(scope), handshake)
         try:
-            if path not in PATHS:
-                raise HandshakeRefused(404, f"there is no WebSocket at {path[:200]}; it is at /ws")
-            client = await handshake.accept_handshake(HTTPConnection(scope), node)
+            identity = self._check(client.request)
         except HandshakeRefused as refusal:
-            await refusal.response(node)(scope, receive, send)
+            client.refuse(refusal)
             return
-        protocol, subprotocol = registry.choose(scope["subprotocols"])
-        try:
-            await send({"type": "websocket.accept", "subprotocol": subprotocol})
-        except BaseException:
-            node.admission.cancel(client.identity.user, client.ip)
-            raise
-        handshake.open_connection(
-            client, connection, protocol, node, node.verify_operator if path == OPERATOR_PATH else None
-        )
+        if identity is not None:
+            client.identified(identity)
+        else:
+            task = asyncio.get_running_loop().create_task(client.identify())
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    def _check(self, request: HTTPConnection) -> Identity | None:
+        """All checks of a handshake but the limits of connections, in order. None: the key server must be asked.
+
+        Raises:
+            HandshakeRefused: The client is refused.
+        """
+        refusal = self._host_check.refusal(request.scope["headers"])
+        if refusal is not None:
+            raise HandshakeRefused(refusal.status, refusal.message, refusal.code)
+        path = request.scope["path"]
+        if path not in PATHS:
+            raise HandshakeRefused(404, f"there is no WebSocket at {path[:200]}; it is at /ws")
+        handshake.check_request(request, self._node)
+        return handshake.identify_now(request, self._node)
+
+    def _read_proxy_headers(self, scope: dict[str, Any]) -> None:
+        """Replace the proxy's address and scheme by the client's, as uvicorn does for other requests."""
+        with suppress(StopIteration):  # the middleware waits for nothing
+            self._proxy_headers(scope, None, None).send(None)  # type: ignore[arg-type]
+
+
+class NewClient:
+    """A client whose request passed the checks, until its connection is open or refused."""
+
+    def __init__(self, node: Node, request: HTTPConnection, handshake: Handshake) -> None:
+        self.request: Final = request
+        self._node = node
+        self._handshake = handshake
+        self._client: AcceptedClient | None = None
+
+    async def identify(self) -> None:
+        """Ask the key server who the client is, and go on."""
+        self.identified(await handshake.identify(self.request, self._node))
+
+    def identified(self, identity: Identity) -> None:
+        """Count the connection of `identity`, and go on when the limits admit it."""
+        ip = handshake.address_of(self.request)
+        self._client = AcceptedClient(identity, ip, self.request.headers.get("user-agent", ""))
+        answer = self._node.admission.request_slot(identity.user, ip)
+        if answer is None:
+            self._accept(self._client)
+        else:
+            answer.add_done_callback(self._counted)
+
+    def _counted(self, answer: Answer) -> None:
+        client = self._client
+        assert client is not None
+        full = answer.result()
+        if full is not None:
+            self._node.admission.rejected(full)
+            self.refuse(HandshakeRefused(429, REASONS[full]))
+        elif self._handshake.is_over:  # the client has disconnected, or waited too long
+            self._node.admission.cancel(client.identity.user, client.ip)
+        else:
+            self._accept(client)
+
+    def _accept(self, client: AcceptedClient) -> None:
+        protocol, subprotocol = registry.choose(self.request.scope["subprotocols"])
+        self._handshake.accept(subprotocol)
+        verify = self._node.verify_operator if self.request.scope["path"] == OPERATOR_PATH else None
+        handshake.open_connection(client, self._handshake.connection, protocol, self._node, verify)
+
+    def refuse(self, refusal: HandshakeRefused) -> None:
+        """Answer with the refusal instead of 101."""
+        response = refusal.response(self._node)
+        headers = [*response.raw_headers, *RAW_HEADERS]
+        self._handshake.reject(HTTPStatus(response.status_code), bytes(response.body), headers)
+
+
+async def _do_nothing(*_: Any) -> None:
+    """The application behind the middleware that reads the headers of proxies."""
 
 
 async def upgrade_required(request: Request) -> Response:

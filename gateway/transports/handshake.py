@@ -1,7 +1,8 @@
-"""The opening handshake of a WebSocket, the only part of a connection that uses ASGI.
+"""The opening handshake of a WebSocket: the checks of RFC 6455, 4.2, and the response.
 
-The `ServerProtocol` of the websockets library checks the request (RFC 6455, 4.2), an ASGI endpoint accepts or rejects
-the client, and this module writes the response. After the response the scope, the task and this object are released.
+The `ServerProtocol` of the websockets library checks the request, a `HandshakePolicy` accepts or rejects the client,
+and this module writes the response. ASGI has no part in it: its task and its messages would take longer than the rest.
+After the response the scope and this object are released.
 """
 
 from __future__ import annotations
@@ -9,14 +10,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 from http import HTTPStatus
 from typing import Any, Final, Protocol
 from urllib.parse import unquote
 
 from uvicorn._types import HTTPScope
-from uvicorn.config import Config
-from uvicorn.server import ServerState
 from websockets.datastructures import Headers
 from websockets.exceptions import InvalidHandshake, NegotiationError
 from websockets.extensions.base import Extension
@@ -28,8 +28,9 @@ from websockets.utils import accept_key
 
 from gateway.logging import logger
 from gateway.transports import compression
+from gateway.transports.connection import Connection
 
-HANDSHAKE_SECONDS: Final = 10.0  # the endpoint's time to decide
+HANDSHAKE_SECONDS: Final = 10.0  # the policy's time to decide
 _LOGGER: Final = logging.getLogger("websockets.server")  # the library's logger, looked up once to save time
 
 
@@ -61,36 +62,45 @@ _CHECKED: Final = frozenset({
 })  # fmt: skip
 _CONNECTION: Final = frozenset({b"upgrade", b"keep-alive, upgrade"})
 _KEY: Final = re.compile(rb"[A-Za-z0-9+/]{22}==")  # 16 bytes in base64
+_TEXT: Final = ((b"content-type", b"text/plain; charset=utf-8"),)
 _TOKEN: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")  # RFC 9110, 5.6.2
 
 
-class HandshakeCallbacks(Protocol):
-    """The connection's callbacks for its handshake."""
+class HandshakePolicy(Protocol):
+    """Decides which clients are accepted. The lifespan of the application provides it as its state's ``handshakes``."""
 
+    def decide(self, scope: dict[str, Any], handshake: Handshake) -> None:
+        """Call `handshake.accept` or `handshake.reject`, now or later. `scope`: the request as an ASGI WebSocket scope.
+
+        It may raise: the client gets status 500.
+        """
+
+
+class Upgraded(Connection):
+    """A connection that begins with a handshake."""
+
+    __slots__ = ()
+
+    @abstractmethod
     def handshake_accepted(self, *, deflates: bool) -> None:
         """Status 101 was sent, and frames follow. `deflates`: compression was negotiated."""
 
+    @abstractmethod
     def handshake_refused(self) -> None:
         """Another response was sent. Close the connection."""
 
 
 class Handshake:
-    """The handshake of one upgrade request. It reports the result to `callbacks`."""
+    """The handshake of one upgrade request. It reports the result to `connection`."""
 
-    def __init__(self, callbacks: HandshakeCallbacks, config: Config, server_state: ServerState) -> None:
-        self._callbacks = callbacks
-        self._config = config
-        self._server = server_state
+    def __init__(self, connection: Upgraded, policy: HandshakePolicy | None) -> None:
+        self.connection: Final = connection
+        self.is_over = False  # a response was sent, or the client has disconnected
+        self._policy = policy
         self._transport: asyncio.Transport | None = None
         self._head: list[str] = []  # header lines of the 101 response
         self._deflates = False
-        self._refusal: tuple[int, list[tuple[bytes, bytes]], bytes] | None = None  # a response that the endpoint sends
-        self._connect_received = False
-        self._answered = False
-        self._task: asyncio.Task[None] | None = None
-        self._timer = asyncio.get_running_loop().call_later(
-            HANDSHAKE_SECONDS, self.reject, HTTPStatus.SERVICE_UNAVAILABLE
-        )
+        self._timer: asyncio.TimerHandle | None = None
 
     def start(self, scope: HTTPScope, target: bytes, transport: asyncio.Transport) -> None:
         """Process the upgrade request: its HTTP scope, and its request target as received."""
@@ -115,25 +125,32 @@ class Handshake:
             except InvalidHandshake:
                 self._answer(protocol.accept(request).serialize())  # writes the error response for the same check
                 return
-        self._head = ["Upgrade: websocket", "Connection: Upgrade", f"Sec-WebSocket-Accept: {key}"]
+        self._head = [
+            "HTTP/1.1 101 Switching Protocols", "Upgrade: websocket", "Connection: Upgrade",
+            f"Sec-WebSocket-Accept: {key}",
+        ]  # fmt: skip
         if extensions is not None:
             self._head.append(f"Sec-WebSocket-Extensions: {extensions}")
             self._deflates = True
-        self._task = asyncio.get_running_loop().create_task(
-            self._decide(_endpoint_scope(scope, target, offered, self._callbacks))
-        )
-        self._server.tasks.add(self._task)  # uvicorn waits for these when it stops
-        self._task.add_done_callback(self._server.tasks.discard)
+        self._decide(_policy_scope(scope, target, offered))
+
+    def accept(self, subprotocol: str | None) -> None:
+        """Respond with 101 and `subprotocol`. Does nothing if the handshake is over."""
+        if self.is_over:
+            return
+        if subprotocol is not None:
+            self._head.append(f"Sec-WebSocket-Protocol: {subprotocol}")
+        self._answer("\r\n".join((*self._head, "\r\n")).encode("latin-1"), accepted=True)
 
     def reject(
-        self, status: HTTPStatus, body: bytes | None = None, headers: list[tuple[bytes, bytes]] | None = None
+        self, status: HTTPStatus, body: bytes | None = None, headers: Iterable[tuple[bytes, bytes]] = _TEXT
     ) -> None:
-        """Respond with `status` instead of 101. Does nothing if a response was sent."""
-        if self._answered:
+        """Respond with `status` instead of 101. Does nothing if the handshake is over."""
+        if self.is_over:
             return
         content = f"{status.phrase}\n".encode() if body is None else body
         fields = Headers()
-        for name, value in headers or [(b"content-type", b"text/plain; charset=utf-8")]:
+        for name, value in headers:
             if name.lower() not in (b"content-length", b"connection"):
                 fields[name.decode("latin-1")] = value.decode("latin-1")
         fields["Content-Length"] = str(len(content))
@@ -141,60 +158,33 @@ class Handshake:
         self._answer(Response(status, status.phrase, fields, content).serialize())
 
     def cancel(self) -> None:
-        """Cancel the handshake, because the client has disconnected."""
-        self._answered = True
-        self._timer.cancel()
-        if self._task is not None:
-            self._task.cancel()
+        """End the handshake without a response, because the client has disconnected."""
+        self.is_over = True
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _decide(self, scope: dict[str, Any]) -> None:
+        try:
+            if self._policy is None:  # the application provides none
+                self.reject(HTTPStatus.NOT_FOUND)
+            else:
+                self._policy.decide(scope, self)
+        except Exception:
+            logger().exception("handshake failed", path=scope["path"])
+            self.reject(HTTPStatus.INTERNAL_SERVER_ERROR)
+        if not self.is_over:
+            self._timer = asyncio.get_running_loop().call_later(
+                HANDSHAKE_SECONDS, self.reject, HTTPStatus.SERVICE_UNAVAILABLE
+            )
 
     def _answer(self, answer: bytes, *, accepted: bool = False) -> None:
         assert self._transport is not None
-        self._answered = True
-        self._timer.cancel()
+        self.cancel()
         self._transport.write(answer)
         if accepted:
-            self._callbacks.handshake_accepted(deflates=self._deflates)
+            self.connection.handshake_accepted(deflates=self._deflates)
         else:
-            self._callbacks.handshake_refused()
-
-    # ---- ASGI
-
-    async def _decide(self, scope: dict[str, Any]) -> None:
-        try:
-            await self._config.loaded_app(scope, self._receive, self._send)
-        except Exception:
-            logger().exception("handshake endpoint failed", path=scope["path"])
-        # Does nothing if the endpoint has responded.
-        self.reject(HTTPStatus.INTERNAL_SERVER_ERROR)
-
-    async def _receive(self) -> dict[str, Any]:
-        if self._connect_received:
-            raise RuntimeError("the endpoint cannot receive messages, its owner does: return after accepting")
-        self._connect_received = True
-        return {"type": "websocket.connect"}
-
-    async def _send(self, message: Any) -> None:
-        if self._answered:
-            raise RuntimeError(f"{message['type']} after the handshake has ended: use the connection instead")
-        match message["type"]:
-            case "websocket.accept":
-                if message.get("subprotocol"):
-                    self._head.append(f"Sec-WebSocket-Protocol: {message['subprotocol']}")
-                self._head += [f"{n.decode('latin-1')}: {v.decode('latin-1')}" for n, v in message.get("headers", ())]
-                head = "\r\n".join(("HTTP/1.1 101 Switching Protocols", *self._head, "\r\n"))
-                self._answer(head.encode("latin-1"), accepted=True)
-            case "websocket.close":
-                self.reject(HTTPStatus.FORBIDDEN)
-            case "websocket.http.response.start":
-                self._refusal = message["status"], list(message.get("headers", [])), b""
-            case "websocket.http.response.body" if self._refusal is not None:
-                status, headers, body = self._refusal
-                body += message.get("body", b"")
-                self._refusal = status, headers, body
-                if not message.get("more_body", False):
-                    self.reject(HTTPStatus(status), body, headers)
-            case kind:
-                raise RuntimeError(f"a handshake cannot send {kind}: send websocket.accept or websocket.close")
+            self.connection.handshake_refused()
 
 
 def accept_usual(scope: HTTPScope, checked: list[tuple[bytes, bytes]], protocol: ServerProtocol) -> str | None:
@@ -242,24 +232,15 @@ def _has_body(scope: HTTPScope) -> bool:
     )
 
 
-def _endpoint_scope(
-    scope: HTTPScope, target: bytes, offered: list[str], callbacks: HandshakeCallbacks
-) -> dict[str, Any]:
-    """The ASGI scope for the endpoint."""
+def _policy_scope(scope: HTTPScope, target: bytes, offered: list[str]) -> dict[str, Any]:
+    """The request for the policy, in the form that Starlette reads."""
     path, _, query = target.partition(b"?")
     return {
         "type": "websocket",
-        "asgi": {"version": scope["asgi"]["version"], "spec_version": "2.4"},
-        "http_version": scope["http_version"],
         "scheme": "wss" if scope["scheme"] == "https" else "ws",
-        "server": None,  # unused; the Host header names the host, see SecurityMiddleware
         "client": scope["client"],
-        "root_path": scope["root_path"],
-        "path": scope["root_path"] + unquote(path.decode("ascii")),
-        "raw_path": scope["root_path"].encode("ascii") + path,
+        "path": unquote(path.decode("ascii")),
         "query_string": query,
         "headers": scope["headers"],
         "subprotocols": offered,
-        "state": scope["state"],
-        "extensions": {"websocket.http.response": {}, "gateway.connection": callbacks},
     }

@@ -1,8 +1,8 @@
 """One WebSocket, from the handshake to its close: uvicorn's WebSocket protocol class.
 
-During the handshake an ASGI endpoint accepts or rejects the client (http/websocket.py). After it has returned, no
-coroutine and no scope remain. Only this object does: it passes complete messages to its `ConnectionOwner` and writes
-encoded frames.
+During the handshake the application's policy accepts or rejects the client (http/websocket.py). After it no coroutine
+and no scope remain. Only this object does: it passes complete messages to its `ConnectionOwner` and writes encoded
+frames.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from gateway.core import frames
 from gateway.core.errors import CloseReason
 from gateway.core.frames import FrameError, FrameParser
 from gateway.transports.compression import inflate
-from gateway.transports.connection import CLOSE_SECONDS, HIGH_WATER_BYTES, Connection, ConnectionStage
-from gateway.transports.handshake import Handshake
+from gateway.transports.connection import CLOSE_SECONDS, HIGH_WATER_BYTES, ConnectionStage
+from gateway.transports.handshake import Handshake, Upgraded
 
 CLOSING_BYTES: Final = 1 << 20  # the most bytes read while waiting for the client's close frame
 CLOSING_FRAME_BYTES: Final = 1 << 10  # counted for each frame among them, besides its own bytes
@@ -36,7 +36,7 @@ _OPEN: Final = ConnectionStage.OPEN
 _write: Final = os.write
 
 
-class WebSocket(Connection, asyncio.Protocol):
+class WebSocket(Upgraded, asyncio.Protocol):
     """The WebSocket of one client, created for each upgrade request."""
 
     __slots__ = (
@@ -47,13 +47,13 @@ class WebSocket(Connection, asyncio.Protocol):
     kind = "websocket"
 
     def __init__(
-        self, config: Config, server_state: ServerState, _app_state: dict[str, Any],
+        self, _config: Config, server_state: ServerState, app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
         self.transport: asyncio.Transport | None = None
         self._server = server_state
-        self._handshake: Handshake | None = Handshake(self, config, server_state)
+        self._handshake: Handshake | None = Handshake(self, app_state.get("handshakes"))
         self._parser = FrameParser()
         self._deflates = False  # permessage-deflate was negotiated
         self._begun = 0.0  # loop time of the first byte of an unfinished message; 0: there is none

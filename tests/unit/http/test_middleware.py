@@ -45,34 +45,33 @@ def test_without_a_list_only_what_no_strangers_dns_has_is_served() -> None:
     assert not is_allowed_host("live.example", ())
 
 
-async def answer(*hosts: str, kind: str = "http", path: str = "/") -> tuple[int, dict[str, str]]:
+async def answer(*hosts: str, path: str = "/") -> tuple[int, dict[str, str]]:
     """What the door and an application behind it say: status and headers."""
 
     async def fine(_request: Any) -> PlainTextResponse:
         return PlainTextResponse("fine", headers={"cache-control": "max-age=5"})
 
-    app = SecurityMiddleware(Starlette(routes=[Route("/", fine)]), Starlette(), OURS)
+    app = SecurityMiddleware(Starlette(routes=[Route("/", fine)]), OURS)
     sent: list[Message] = []
 
     async def send(message: Message) -> None:
         sent.append(message)
 
     async def receive() -> Message:
-        return {"type": f"{kind}.connect"}
+        return {"type": "http.request"}
 
     scope = {
-        "type": kind, "path": path, "method": "GET", "query_string": b"", "root_path": "", "subprotocols": [],
-        "extensions": {"websocket.http.response": {}}, "headers": [(b"host", host.encode()) for host in hosts],
+        "type": "http", "path": path, "method": "GET", "query_string": b"", "root_path": "",
+        "headers": [(b"host", host.encode()) for host in hosts],
     }  # fmt: skip
     await app(scope, receive, send)
     return sent[0]["status"], {name.decode(): value.decode() for name, value in sent[0]["headers"]}
 
 
 async def test_a_stranger_is_turned_away_at_the_door() -> None:
-    for kind in ("http", "websocket"):
-        assert (await answer("evil.example", kind=kind))[0] == 421
-        assert (await answer(kind=kind))[0] == 400
-        assert (await answer("live.example", "evil.example", kind=kind))[0] == 400
+    assert (await answer("evil.example"))[0] == 421
+    assert (await answer())[0] == 400
+    assert (await answer("live.example", "evil.example"))[0] == 400
 
 
 async def test_every_answer_has_the_headers_that_it_does_not_set_itself() -> None:

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any, cast
 
 import pytest
 from hypothesis import event, given
 from hypothesis import strategies as st
-from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn._types import HTTPScope
-from uvicorn.config import Config
-from uvicorn.server import ServerState
 from websockets.datastructures import Headers
 from websockets.http11 import Request
 from websockets.server import ServerProtocol
 
 from gateway.transports import handshake
-from gateway.transports.handshake import Handshake, SharedDeflate, accept_usual, subprotocols
+from gateway.transports.handshake import HANDSHAKE_SECONDS, Handshake, SharedDeflate, accept_usual, subprotocols
+from tests.unit.virtual_time import in_virtual_time, later
 
 OURS = "server_no_context_takeover; client_no_context_takeover"
 
@@ -137,30 +135,28 @@ def request(
     })  # fmt: skip
 
 
-class Asking:
-    """An opener and its transport: somebody asks for a WebSocket, and `app` decides."""
+Policy = Callable[[dict[str, Any], Handshake], None]
 
-    def __init__(self, app: ASGIApp) -> None:
-        self.said = b""
-        self.outcomes: list[object] = []  # whether it was accepted, and with what
-        self.decided = asyncio.Event()
-        config = Config(app, ws="none", proxy_headers=False)
-        config.load()
-        self.server = ServerState()
-        self.handshake = Handshake(self, config, self.server)
+
+class FakeConnection:
+    """A connection and its transport: it keeps what its client is sent, and how the handshake ended."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.written = b""
+        self.outcomes: list[object] = []
+        self.decide = policy  # it is its own policy, too
+        self.handshake = Handshake(cast(Any, self), self)
 
     def write(self, data: bytes) -> None:
-        self.said += data
+        self.written += data
 
     def handshake_accepted(self, *, deflates: bool) -> None:
         self.outcomes.append(("accepted", deflates))
-        self.decided.set()
 
     def handshake_refused(self) -> None:
         self.outcomes.append("refused")
-        self.decided.set()
 
-    def ask(
+    def start(
         self, headers: list[tuple[bytes, bytes]], target: bytes = b"/ws", method: str = "GET", version: str = "1.1",
         compression: bool = False,
     ) -> None:  # fmt: skip
@@ -168,26 +164,19 @@ class Asking:
 
     @property
     def status(self) -> int:
-        return int(self.said.split(b" ")[1])
+        return int(self.written.split(b" ")[1])
 
 
-async def accept(scope: Scope, receive: Receive, send: Send) -> None:
-    """An endpoint that lets in whoever asks."""
-    assert (await receive())["type"] == "websocket.connect"
-    await send({"type": "websocket.accept", "subprotocol": (scope["subprotocols"] or [None])[0]})
+def accept(scope: dict[str, Any], handshake: Handshake) -> None:
+    """Accept every client, with the first subprotocol that it offers."""
+    handshake.accept((scope["subprotocols"] or [None])[0])
 
 
-async def decided(asking: Asking) -> None:
-    async with asyncio.timeout(5):
-        await asking.decided.wait()
-
-
-async def test_whoever_asks_well_is_let_in() -> None:
-    asking = Asking(accept)
-    asking.ask([*GOOD, (b"sec-websocket-protocol", b"one, two")])
-    await decided(asking)
-    assert asking.outcomes == [("accepted", False)]
-    head, _, rest = asking.said.partition(b"\r\n\r\n")
+async def test_a_valid_request_gets_101_with_a_subprotocol() -> None:
+    connection = FakeConnection(accept)
+    connection.start([*GOOD, (b"sec-websocket-protocol", b"one, two")])
+    assert connection.outcomes == [("accepted", False)]
+    head, _, rest = connection.written.partition(b"\r\n\r\n")
     assert head.split(b"\r\n") == [
         b"HTTP/1.1 101 Switching Protocols", b"Upgrade: websocket", b"Connection: Upgrade",
         b"Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=", b"Sec-WebSocket-Protocol: one",
@@ -195,37 +184,31 @@ async def test_whoever_asks_well_is_let_in() -> None:
     assert not rest
 
 
-async def test_what_the_endpoint_is_asked() -> None:
-    asked: list[Scope] = []
+async def test_the_policy_gets_the_request() -> None:
+    scopes: list[dict[str, Any]] = []
 
-    async def look(scope: Scope, receive: Receive, send: Send) -> None:
-        asked.append(scope)
-        await accept(scope, receive, send)
+    def keep(scope: dict[str, Any], handshake: Handshake) -> None:
+        scopes.append(scope)
+        accept(scope, handshake)
 
-    asking = Asking(look)
-    asking.ask(GOOD, b"/a%20b?c=%20d")
-    await decided(asking)
-    (scope,) = asked
-    assert {name: scope[name] for name in ("type", "scheme", "path", "raw_path", "query_string", "client")} == {
-        "type": "websocket", "scheme": "wss", "path": "/a b", "raw_path": b"/a%20b", "query_string": b"c=%20d",
-        "client": ("192.0.2.7", 1),
-    }  # fmt: skip
-    assert scope["headers"] == GOOD and scope["state"] == {"compression": False}
-    assert scope["extensions"]["gateway.connection"] is asking
+    FakeConnection(keep).start(GOOD, b"/a%20b?c=%20d")
+    assert scopes == [{
+        "type": "websocket", "scheme": "wss", "path": "/a b", "query_string": b"c=%20d", "client": ("192.0.2.7", 1),
+        "headers": GOOD, "subprotocols": [],
+    }]  # fmt: skip
 
 
-async def test_compression_is_agreed_where_it_is_on_and_one_handshake_says_nothing_of_the_next() -> None:
+async def test_compression_is_negotiated_for_each_connection_by_itself() -> None:
     offer = (b"sec-websocket-extensions", b"permessage-deflate; client_max_window_bits")
     for headers, compression, deflates in (
         ([*GOOD, offer], True, True),
         (GOOD, True, False),
         ([*GOOD, offer], False, False),
     ):
-        asking = Asking(accept)
-        asking.ask(headers, compression=compression)
-        await decided(asking)
-        assert asking.outcomes == [("accepted", deflates)]
-        assert (b"Sec-WebSocket-Extensions: permessage-deflate" in asking.said) == deflates
+        connection = FakeConnection(accept)
+        connection.start(headers, compression=compression)
+        assert connection.outcomes == [("accepted", deflates)]
+        assert (b"Sec-WebSocket-Extensions: permessage-deflate" in connection.written) == deflates
 
 
 @pytest.mark.parametrize(
@@ -245,71 +228,77 @@ async def test_compression_is_agreed_where_it_is_on_and_one_handshake_says_nothi
         (505, GOOD, {"version": "1.0"}),
     ],
 )
-async def test_whoever_asks_badly_is_refused_and_the_endpoint_not_asked(
+async def test_an_invalid_request_is_refused_without_the_policy(
     status: int, headers: list[tuple[bytes, bytes]], how: dict[str, Any]
 ) -> None:
-    async def never(scope: Scope, receive: Receive, send: Send) -> None:
-        raise AssertionError("asked")
+    def never(scope: dict[str, Any], handshake: Handshake) -> None:
+        raise AssertionError("the policy was called")
 
-    asking = Asking(never)
-    asking.ask(headers, **how)
-    assert asking.outcomes == ["refused"]
-    assert asking.status == status
-
-
-async def test_a_body_of_nothing_is_none() -> None:
-    asking = Asking(accept)
-    asking.ask([*GOOD, (b"content-length", b"0")])
-    await decided(asking)
-    assert asking.status == 101
+    connection = FakeConnection(never)
+    connection.start(headers, **how)
+    assert connection.outcomes == ["refused"]
+    assert connection.status == status
 
 
-async def test_an_endpoint_that_fails_or_says_nothing_is_our_fault() -> None:
-    async def fail(scope: Scope, receive: Receive, send: Send) -> None:
+async def test_a_content_length_of_zero_is_no_body() -> None:
+    connection = FakeConnection(accept)
+    connection.start([*GOOD, (b"content-length", b"0")])
+    assert connection.status == 101
+
+
+async def test_a_policy_that_fails_costs_the_client_status_500() -> None:
+    def fail(scope: dict[str, Any], handshake: Handshake) -> None:
         raise RuntimeError("broken")
 
-    async def silent(scope: Scope, receive: Receive, send: Send) -> None:
-        await receive()
-
-    for app in (fail, silent):
-        asking = Asking(app)
-        asking.ask(GOOD)
-        await decided(asking)
-        assert asking.outcomes == ["refused"] and asking.status == 500
+    connection = FakeConnection(fail)
+    connection.start(GOOD)
+    assert connection.outcomes == ["refused"] and connection.status == 500
 
 
-async def test_a_refusal_stands_whatever_the_endpoint_says_later() -> None:
-    reached, go_on = asyncio.Event(), asyncio.Event()
-    failed: list[BaseException] = []
-
-    async def slow(scope: Scope, receive: Receive, send: Send) -> None:
-        reached.set()
-        await go_on.wait()
-        try:
-            await accept(scope, receive, send)
-        except RuntimeError as error:
-            failed.append(error)
-
-    asking = Asking(slow)
-    asking.ask(GOOD)
-    await reached.wait()
-    asking.handshake.reject(HTTPStatus.BAD_REQUEST)
-    go_on.set()
-    async with asyncio.timeout(5):
-        await asyncio.gather(*asking.server.tasks)
-    assert asking.outcomes == ["refused"] and asking.status == 400
-    assert len(failed) == 1
+async def test_an_application_without_a_policy_has_no_websockets() -> None:
+    connection = FakeConnection(accept)
+    connection.handshake = Handshake(cast(Any, connection), None)
+    connection.start(GOOD)
+    assert connection.outcomes == ["refused"] and connection.status == 404
 
 
-async def test_what_the_endpoint_adds_to_the_answer_is_in_it() -> None:
-    async def adds(scope: Scope, receive: Receive, send: Send) -> None:
-        await receive()
-        await send({"type": "websocket.accept", "headers": [(b"x-more", b"1")]})
+@in_virtual_time
+async def test_a_policy_that_does_not_decide_in_time_costs_the_client_status_503() -> None:
+    connection = FakeConnection(lambda _scope, _handshake: None)
+    connection.start(GOOD)
+    await later(HANDSHAKE_SECONDS - 0.1)
+    assert connection.outcomes == [] and not connection.handshake.is_over
+    await later(0.2)
+    assert connection.outcomes == ["refused"] and connection.status == 503
+    connection.handshake.accept(None)  # too late
+    assert connection.outcomes == ["refused"] and connection.status == 503
 
-    asking = Asking(adds)
-    asking.ask(GOOD)
-    await decided(asking)
-    assert b"\r\nx-more: 1\r\n" in asking.said
+
+@pytest.mark.parametrize("over", ["rejected", "canceled"])
+async def test_nothing_follows_the_end_of_a_handshake(over: str) -> None:
+    connection = FakeConnection(lambda _scope, _handshake: None)
+    connection.start(GOOD)
+    if over == "rejected":
+        connection.handshake.reject(HTTPStatus.BAD_REQUEST)
+    else:
+        connection.handshake.cancel()
+    assert connection.handshake.is_over
+    written, outcomes = connection.written, list(connection.outcomes)
+    connection.handshake.accept("one")
+    connection.handshake.reject(HTTPStatus.FORBIDDEN)
+    assert (connection.written, connection.outcomes) == (written, outcomes)
+
+
+async def test_a_refusal_has_the_headers_and_the_body_of_the_policy() -> None:
+    connection = FakeConnection(
+        lambda _scope, handshake: handshake.reject(
+            HTTPStatus.TOO_MANY_REQUESTS, b"later", [(b"retry-after", b"5"), (b"content-length", b"9")]
+        )
+    )
+    connection.start(GOOD)
+    assert connection.written == (
+        b"HTTP/1.1 429 Too Many Requests\r\nretry-after: 5\r\nContent-Length: 5\r\nConnection: close\r\n\r\nlater"
+    )
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,11 @@ from typing import Any, cast
 
 import pytest
 import uvloop
-from starlette.types import Receive, Scope, Send
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from gateway.transports.connection import ConnectionOwner, ConnectionStage
+from gateway.transports.handshake import Handshake
 from gateway.transports.websocket import WebSocket
 from tests.unit.one_client_node import MemoryTransport
 from tests.unit.transports.test_handshake import GOOD, request
@@ -149,12 +149,12 @@ def test_a_broken_line_is_left_to_the_transport(pair: SocketPair) -> None:
 async def test_what_comes_before_the_handshakes_answer_is_refused() -> None:
     """RFC 6455, 4.1."""
 
-    async def undecided(_scope: Scope, _receive: Receive, _send: Send) -> None:
-        await asyncio.Event().wait()
+    class Undecided:
+        def decide(self, _scope: dict[str, Any], _handshake: Handshake) -> None:
+            """Neither accept nor reject."""
 
-    config, wire = Config(undecided, ws="none", proxy_headers=False), MemoryTransport()
-    config.load()
-    asked = WebSocket(config, ServerState(), {})
+    wire = MemoryTransport()
+    asked = WebSocket(Config(lambda: None, ws="none"), ServerState(), {"handshakes": Undecided()})
     asked.connection_made(wire)
     asked.upgrade(request(GOOD), b"/ws")
     assert wire.written == b""
