@@ -117,11 +117,11 @@ def _map(tree: Path, places: Sequence[Place]) -> Map:
         if any(process.exitcode for process in started):
             sys.exit(1)
     for name, at in tests.items():
-        told = folder / f"{name.replace('/', '.')}.json"
+        report = folder / f"{name.replace('/', '.')}.json"
         if not at.exists():
-            shutil.copy(told, at) if told.exists() else at.write_text("{}")
+            shutil.copy(report, at) if report.exists() else at.write_text("{}")
         else:
-            shutil.copy(at, told)
+            shutil.copy(at, report)
     return Map(folder)
 
 

@@ -71,9 +71,9 @@ class _Map:
                 for test in tests:
                     lines.setdefault(test, {}).setdefault(path.removeprefix(here), []).append(line)
         for file in {test.partition("::")[0] for test in self._seconds}:
-            told = {
+            report = {
                 test: {"seconds": seconds, "lines": lines.get(test, {})}
                 for test, seconds in self._seconds.items()
                 if test.startswith(f"{file}::")
             }
-            (self._out / f"{file.replace('/', '.')}.json").write_text(json.dumps(told))
+            (self._out / f"{file.replace('/', '.')}.json").write_text(json.dumps(report))

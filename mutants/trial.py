@@ -39,9 +39,9 @@ class Map:
         self.seconds: dict[str, float] = {}
         self._lines: dict[str, dict[int, set[str]]] = {}
         for file in sorted(folder.glob("*.json")):
-            for test, told in json.loads(file.read_text()).items():
-                self.seconds[test] = told["seconds"]
-                for path, lines in told["lines"].items():
+            for test, report in json.loads(file.read_text()).items():
+                self.seconds[test] = report["seconds"]
+                for path, lines in report["lines"].items():
                     of_path = self._lines.setdefault(path, {})
                     for line in lines:
                         of_path.setdefault(line, set()).add(test)

@@ -6,7 +6,7 @@ GatewayError
   Disconnected     the socket was lost before the reply; the request may have been carried out
   TooLarge         the message is larger than the server accepts; it was not sent
   TooSlow          the caller did not read a subscription as fast as messages arrived
-  Closed           the client has ended: the server told it not to reconnect, or the caller closed it
+  Closed           the client has ended: the server asked it not to reconnect, or the caller closed it
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ class Subscription:
         Raises:
             TooSlow: The events were not read in time.
             Refused: The server no longer allows the subscription.
-            Closed: The server has told the client not to reconnect.
+            Closed: The server asked the client not to reconnect.
         """
         while True:
             while self._waiting:

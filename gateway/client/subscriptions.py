@@ -269,7 +269,7 @@ class TopicSubscriptions:
                 for topic in topics:
                     known = self._known.get(topic)
                     if known is not None:
-                        self._deliver(known, known.position.lost("the server could not hear the topic"))
+                        self._deliver(known, known.position.lost("the server was not subscribed to the topic"))
             case {"type": "SYSTEM", "action": "unsubscribed", "data": {"topics": [*topics], **about}}:
                 for topic in topics:
                     self._drop(topic, Refused(ErrorCode.NOT_ALLOWED, str(about.get("reason", "unsubscribed"))))

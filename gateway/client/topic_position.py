@@ -44,7 +44,7 @@ class TopicPosition:
                 return []
             # At offset 0 the topic had no message yet. It gets its epoch with the first message, which is not a gap.
             if message.epoch != epoch and offset:
-                events.insert(0, Gap(self.topic, "the history began anew"))
+                events.insert(0, Gap(self.topic, "the history has a new epoch"))
         self._position = Position(message.epoch, message.offset, message.mark)
         return events
 

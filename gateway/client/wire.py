@@ -130,7 +130,7 @@ class Wire:
 
         Raises:
             ConnectionLost: The client may reconnect.
-            Closed: The server has told the client not to reconnect.
+            Closed: The server asked the client not to reconnect.
         """
         from websockets.exceptions import ConnectionClosed
 

@@ -138,7 +138,7 @@ test("gaps and presence come where they belong", async () => {
   socket().say({ type: "PRESENCE", topic: "t", count: 2, joined: [{ user: "ann" }], left: [] });
   socket().say({ type: "SYSTEM", action: "gap", data: { topics: ["t", "unknown"] } });
   socket().data("t", "anything is news", at(2));
-  assert.deepEqual(note.heard, ["subscribed", "presence 2", "gap: the server could not hear the topic", "anything is news"]);
+  assert.deepEqual(note.heard, ["subscribed", "presence 2", "gap: the server was not subscribed to the topic", "anything is news"]);
 });
 
 test("a SUBSCRIBE without an answer is sent three times, and then the connection is given up", async () => {
@@ -703,7 +703,7 @@ test("another history in a second acknowledgement is a gap before its first mess
   await turns();
   socket().subscribed({ t: { epoch: "f", offset: 1 } });
   socket().data("t", "a", { epoch: "f", offset: 2 });
-  assert.deepEqual(note.heard, ["subscribed", "gap: the history began anew", "a"]);
+  assert.deepEqual(note.heard, ["subscribed", "gap: the history has a new epoch", "a"]);
 });
 
 test("a topic that its second hearer may not hear any more ends for all, and is left", async () => {

@@ -34,7 +34,7 @@ _publisher: SyncPublisher | None = None
 
 
 def publish(topic: str, data: Any, **more: Any) -> Position | None:
-    """Publish now, whatever becomes of the transaction; `more` and errors: as for `SyncPublisher.publish`."""
+    """Publish now, even if the transaction is rolled back; `more` and errors: as for `SyncPublisher.publish`."""
     return get_publisher().publish(topic, data, **more)
 
 

@@ -131,7 +131,7 @@ PATHS: Final[Schema] = {
             parameters=_filters(),
             description="A client that connects or disconnects meanwhile may be missing from all pages. No client is "
             f"on two pages. A page has fewer than `limit` clients if they have more than {MAX_PAGE_TOPICS:,} topics "
-            "together. `next` tells whether more clients follow.",
+            "together. `next` shows whether more clients follow.",
         )
     },
     "/api/clients/{id}": {

@@ -103,7 +103,7 @@ export class Place {
     if (last?.epoch === epoch && offset <= last.offset) return [];
     this.#position = toPosition({ epoch, offset, mark });
     // At offset 0 the topic had no message yet; its first message brings the epoch.
-    return last?.offset && last.epoch !== epoch ? [this.#gap("the history began anew"), message] : [message];
+    return last?.offset && last.epoch !== epoch ? [this.#gap("the history has a new epoch"), message] : [message];
   }
 
   /** SUBSCRIBE was acknowledged, with a position if the topic has history. */
@@ -854,7 +854,7 @@ export class Gateway extends EventTarget {
 
   #system(action, about) {
     for (const topic of about.topics ?? []) {
-      if (action === "gap") this.#deliver(topic, (place) => place.lost("the server could not hear the topic"));
+      if (action === "gap") this.#deliver(topic, (place) => place.lost("the server was not subscribed to the topic"));
       if (action === "unsubscribed") this.#drop(topic, new Refused(4403, about.reason));
     }
     this.#reconnectMs = about.reconnectMs ?? this.#reconnectMs; // shutdown, move
