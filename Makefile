@@ -40,7 +40,7 @@ chaos: .venv/dev.done ## break a private cluster on purpose; SEED= MINUTES= FAUL
 	@$(PYTHON) -m stack.need redis-server haproxy iproute2 nftables
 	@$(BIN)/python -m chaos
 
-bench: .venv/dev.done ## compare with peers and the C limit: SCENARIOS= ROUNDS= QUICK=1
+bench: .venv/dev.done ## compare with Centrifugo (if on the PATH), peers and the C limit: SCENARIOS= ROUNDS= QUICK=1
 	@$(PYTHON) -m stack.need redis-server haproxy nodejs npm gcc libc6-dev
 	@$(BIN)/python -m bench
 

@@ -91,6 +91,8 @@ def _targeted() -> Iterator[Asked]:
 def measure(asked: Asked, plan: Plan, at: int, found: Scenario) -> None:
     """Measures the contenders in turn, in round `at`; records a failure and continues with the next."""
     for contender in asked.contenders:
+        if not contender.available:
+            continue
         started = time.monotonic()
         try:
             figures = one(asked, contender, plan)

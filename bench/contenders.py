@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
 import msgpack  # type: ignore[import-untyped]
 
@@ -18,7 +18,7 @@ from bench.load import HERE, build
 from gateway.broker.envelope import Envelope
 from gateway.broker.keys import Keys
 from gateway.core import hub, message
-from tests.cluster import NAMESPACE
+from tests.cluster import API_KEY, NAMESPACE
 
 CACHE: Final = HERE / ".cache"
 TEXT_BYTES: Final = 200  # of a message as the client receives it
@@ -33,6 +33,10 @@ class InstallError(Exception):
     """A peer could not be installed; the others are measured without it."""
 
 
+# The channel and the messages -> path, header with the API key, and JSON body.
+Publish: TypeAlias = Callable[[str, Sequence[object]], tuple[str, str, object]]
+
+
 @dataclass(frozen=True, slots=True)
 class Contender:
     """A server. `command` returns its command line; None for the gateway, which the lab starts."""
@@ -43,6 +47,16 @@ class Contender:
     script: str  # a client's messages, for the topic `{topic}`
     message: Callable[[str, int], tuple[str, bytes]]  # topic and size -> Redis channel and payload
     command: Callable[[], Sequence[str]] | None = None  # arguments: port and Redis' port
+    needs: str = ""  # a program that must be on the PATH
+    channel: Callable[[str], str] = str  # topic -> its name with this server
+    publish_one: Publish | None = None  # an HTTP request that publishes a message
+    publish_many: Publish | None = None  # an HTTP request that publishes several
+    publish_socket: str = ""  # a client's message that publishes to `{topic}`
+
+    @property
+    def available(self) -> bool:
+        """Whether the program that it needs is on the PATH."""
+        return not self.needs or shutil.which(self.needs) is not None
 
     def publish(self, topic: str, size: int = TEXT_BYTES) -> bytes:
         """A template of the Redis command that publishes a message of `size` bytes."""
@@ -52,7 +66,23 @@ class Contender:
 
     def script_of(self, topic: str) -> bytes:
         """A script for one client that subscribes to `topic`."""
-        return self.script.replace("{topic}", topic).encode()
+        return self.script.replace("{topic}", self.channel(topic)).encode()
+
+    def request(self, topic: str, count: int = 1) -> bytes:
+        """An HTTP request that publishes `count` messages to `topic`."""
+        made = self.publish_one if count == 1 else self.publish_many
+        assert made is not None, f"{self.name} has no HTTP request to publish {count} messages"
+        path, header, document = made(self.channel(topic), [json.loads(data(topic, TEXT_BYTES))["data"]] * count)
+        body = json.dumps(document, separators=(",", ":")).encode()
+        head = (
+            f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n{header}\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        )
+        return head.encode() + body
+
+    def publish_text(self, topic: str) -> bytes:
+        """A client's message that publishes to `topic`."""
+        return self.publish_socket.replace("{topic}", self.channel(topic)).encode()
 
 
 def data(topic: str, size: int) -> bytes:
@@ -128,7 +158,48 @@ def _python_socketio(topic: str, size: int) -> tuple[str, bytes]:
     return "socketio", json.dumps(order).encode()
 
 
+def _centrifugo(topic: str, size: int) -> tuple[str, bytes]:
+    """Its Redis engine reads a protobuf `Publication`; field 4, `data`, is the JSON of the message."""
+    channel = _centrifugo_channel(topic)
+    bare = len(f'{{"push":{{"channel":"{channel}","pub":{{"data":{{"at":"{STAMP}","pad":""}}}}}}}}')
+    text = json.dumps({"at": STAMP, "pad": "x" * max(0, size - bare)}, separators=(",", ":")).encode()
+    length, head = len(text), bytearray([4 << 3 | 2])
+    while length > 127:
+        head.append(length & 127 | 128)
+        length >>= 7
+    return f"centrifugo.client.{channel}", bytes(head) + bytes([length]) + text
+
+
+def _centrifugo_channel(topic: str) -> str:
+    """A topic with history is in the namespace that has history."""
+    return f"history:{topic}" if topic.startswith("h") else topic
+
+
+_OUR_KEY = f"Authorization: Bearer {API_KEY}"
+_CENTRIFUGO_KEY = "X-API-Key: bench"
+
+
+def _our_publish(topic: str, messages: Sequence[object]) -> tuple[str, str, object]:
+    return "/api/publish", _OUR_KEY, {"topic": topic, "data": messages[0]}
+
+
+def _our_batch(topic: str, messages: Sequence[object]) -> tuple[str, str, object]:
+    return "/api/publish", _OUR_KEY, {"messages": [{"topic": topic, "data": one} for one in messages]}
+
+
+def _centrifugo_publish(channel: str, messages: Sequence[object]) -> tuple[str, str, object]:
+    return "/api/publish", _CENTRIFUGO_KEY, {"channel": channel, "data": messages[0]}
+
+
+def _centrifugo_batch(channel: str, messages: Sequence[object]) -> tuple[str, str, object]:
+    commands = [{"publish": {"channel": channel, "data": one}} for one in messages]
+    return "/api/batch", _CENTRIFUGO_KEY, {"commands": commands}
+
+
 _JSON = '> {"type":"SUBSCRIBE","topics":["{topic}"],"requestId":"1"}\n< "operation":"subscribe"\n'
+_CENTRIFUGO = (
+    '> {"id":1,"connect":{}}\n< "id":1,"connect"\n> {"id":2,"subscribe":{"channel":"{topic}"}}\n< "id":2,"subscribe"\n'
+)
 _SOCKETIO = '< 0{\n> 40\n< 40{\n> 420["subscribe","{topic}"]\n< 430\n'
 _SOCKETIO_PATH = "/socket.io/?EIO=4&transport=websocket"
 
@@ -143,6 +214,15 @@ def _node_server(file: str) -> Callable[[], Sequence[str]]:
         return ["env", f"BENCH_MODULES={modules}", shutil.which("node") or "node", str(HERE / "peers" / file)]
 
     return command
+
+
+def _centrifugo_server() -> Sequence[str]:
+    """The shell passes the port and Redis' port as settings."""
+    settings = "CENTRIFUGO_HTTP_SERVER_PORT=$1 CENTRIFUGO_ENGINE_REDIS_ADDRESS=redis://127.0.0.1:$2"
+    return [
+        "sh", "-c", f'{settings} GOMAXPROCS=1 exec "$0" --config {HERE / "peers" / "centrifugo.json"}',
+        shutil.which("centrifugo") or "centrifugo",
+    ]  # fmt: skip
 
 
 def _python_socketio_server() -> Sequence[str]:
@@ -181,8 +261,17 @@ def versions() -> dict[str, str]:
     return found
 
 
-GATEWAY: Final = Contender("gateway", "this gateway", "/ws", _JSON, _ours)
+GATEWAY: Final = Contender(
+    "gateway", "this gateway", "/ws", _JSON, _ours,
+    publish_one=_our_publish, publish_many=_our_batch,
+    publish_socket=f'{{"type":"PUBLISH","topic":"{{topic}}","data":{{"at":"{STAMP}"}},"requestId":"1"}}',
+)  # fmt: skip
 PRICED: Final = replace(GATEWAY, message=_ours_of_prices)
+CENTRIFUGO: Final = Contender(
+    "centrifugo", "Centrifugo", "/connection/websocket", _CENTRIFUGO, _centrifugo, _centrifugo_server,
+    needs="centrifugo", channel=_centrifugo_channel, publish_one=_centrifugo_publish, publish_many=_centrifugo_batch,
+    publish_socket=f'{{"id":3,"publish":{{"channel":"{{topic}}","data":{{"at":"{STAMP}"}}}}}}',
+)  # fmt: skip
 STARLETTE: Final = Contender(
     "starlette", "plain Starlette", "/ws", _JSON, _plain,
     lambda: [sys.executable, str(HERE / "peers" / "starlette_server.py")],
@@ -196,4 +285,4 @@ PYTHON_SOCKETIO: Final = Contender(
 )
 LIMIT: Final = Contender("limit", "C, one send each", "/ws", _JSON, _plain, _limit)
 
-ALL: Final = (GATEWAY, STARLETTE, WS, SOCKETIO, PYTHON_SOCKETIO, LIMIT)
+ALL: Final = (GATEWAY, CENTRIFUGO, STARLETTE, WS, SOCKETIO, PYTHON_SOCKETIO, LIMIT)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import socket
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ import redis
 from bench.contenders import CACHE, GATEWAY, Contender
 from bench.figures import Round, percentile
 from bench.load import Load, build
-from bench.machine import LOAD_CORE, SERVER_CORE, family, memory_kb, on
+from bench.machine import LOAD_CORE, SERVER_CORE, family, memory_kb, on, pin
 from stack.need import tool
 from tests.cluster import Balancer, Cluster, Node, Redis
 from tests.deadlines import until
@@ -78,8 +78,20 @@ class Lab:
         """Stops all started processes."""
         self._stack.close()
 
-    def start(self, contender: Contender, *, nodes: int = 1, haproxy: bool = False, **settings: object) -> Server:
-        """Starts a contender and waits until it accepts connections; `settings` apply to our node."""
+    def start(
+        self, contender: Contender, *, nodes: int = 1, haproxy: bool = False, cores: Sequence[int] = (SERVER_CORE,),
+        **settings: object,
+    ) -> Server:  # fmt: skip
+        """Starts a contender and waits until it accepts connections; its nodes take turns on `cores`.
+
+        `settings` apply to our node.
+        """
+        server = self._start(contender, nodes, haproxy, settings)
+        for pid, core in zip(server.pids, itertools.cycle(cores), strict=False):
+            pin(pid, core)
+        return server
+
+    def _start(self, contender: Contender, nodes: int, haproxy: bool, settings: Mapping[str, object]) -> Server:
         with on(SERVER_CORE):
             if contender is GATEWAY:
                 rules = self.folder / "topics.toml"
@@ -176,18 +188,18 @@ class Lab:
         seconds = self.seconds if seconds is None else seconds
         template = self.load.file(server.contender.publish(topic, size))
         return self._measured(
-            server, seconds, drain, via="redis", port=self.redis.port, template=template, topics=topics, fan=fan,
+            server, seconds, drain, via="redis", ports=self.redis.port, template=template, topics=topics, fan=fan,
             rate=rate, window=window, beside=",".join(map(str, (self.redis.process.pid, *server.beside))),
         )  # fmt: skip
 
     def publish_through(
         self, server: Server, via: str, template: bytes, publishers: int, script: bytes = b""
     ) -> dict[str, Any]:
-        """Publishes over "http" or "ws" at saturation; each publisher has one message in flight."""
+        """Publishes over "http" or "ws" to all nodes at saturation; each publisher has one request in flight."""
         words: dict[str, object] = {"path": server.contender.path, "script": self.load.file(script)} if script else {}
         return self._measured(
-            server, self.seconds, 0, via=via, port=server.ports[0], template=self.load.file(template), topics=1, fan=0,
-            rate=0, publishers=publishers, beside=self.redis.process.pid, **words,
+            server, self.seconds, 0, via=via, ports=",".join(map(str, server.ports)), template=self.load.file(template),
+            topics=1, fan=0, rate=0, publishers=publishers, beside=self.redis.process.pid, **words,
         )  # fmt: skip
 
     def _measured(self, server: Server, seconds: float, drain: float, **words: object) -> dict[str, Any]:

@@ -4,7 +4,7 @@
  *
  *   connect  ports=port,port path= script= count= topics= parallel= seconds= [sources=] [place=] [spread=] [stall=]
  *            [deflate=1: offer compression; compressed messages are counted, not read]
- *   publish  via=redis|http|ws port= template= topics= fan= rate= (0: saturation) window= publishers=
+ *   publish  via=redis|http|ws ports=port,port template= topics= fan= rate= (0: saturation) window= publishers=
  *            warm= seconds= drain= servers=pid,pid beside=pid,pid [path= script=]
  *   idle     seconds= servers= beside=
  *   close
@@ -36,6 +36,7 @@
 #define TIME_DIGITS 19
 #define READ_BYTES (1 << 20)
 #define MAX_STEPS 16
+#define MAX_PORTS 16
 #define BUCKETS (64 * 40)
 
 enum kind { CLIENT, PUBLISHER };
@@ -62,7 +63,7 @@ static struct socket *clients;
 static int client_count, ready_count, failed_count, closed_count, parallel_now;
 static struct script client_script, publisher_script;
 static char client_path[256];
-static int client_ports[16], client_port_count, client_topics = 1, sources = 1, stall, deflate;
+static int client_ports[MAX_PORTS], client_port_count, client_topics = 1, sources = 1, stall, deflate;
 static long place, spread;
 
 static struct socket *publishers;
@@ -254,6 +255,7 @@ static void go_on(struct socket *s) {
 
 static void on_text(struct socket *s, const char *text, size_t size) {
   if (size == 1 && *text == '2') return put_frame(s, 1, "3", 1); /* Engine.IO's ping */
+  if (size == 2 && !memcmp(text, "{}", 2)) return put_frame(s, 1, "{}", 2); /* Centrifugo's ping */
   struct script *script = s->kind == CLIENT ? &client_script : &publisher_script;
   if (s->state == TALKING) {
     const char *wanted = script->steps[s->step].text;
@@ -264,10 +266,20 @@ static void on_text(struct socket *s, const char *text, size_t size) {
   }
   if (s->kind == PUBLISHER && s->state == READY) {
     if (memmem(text, size, "\"publish\"", 9)) answered++, s->busy = false;
-    else if (memmem(text, size, "\"ERROR\"", 7)) refused++, s->busy = false;
+    else if (memmem(text, size, "\"ERROR\"", 7) || memmem(text, size, "\"error\"", 7)) refused++, s->busy = false;
     return;
   }
   on_marked(text, size);
+}
+
+/* Centrifugo joins messages in one frame, with newlines. No contender has a newline inside a message. */
+static void on_frame(struct socket *s, const char *text, size_t size) {
+  const char *end = text + size, *newline;
+  while ((newline = memchr(text, '\n', end - text))) {
+    on_text(s, text, newline - text);
+    text = newline + 1;
+  }
+  if (text < end) on_text(s, text, end - text);
 }
 
 /* Process complete frames in `data`; return their size in bytes. */
@@ -288,7 +300,7 @@ static size_t take_frames(struct socket *s, const char *data, size_t size) {
     if (size - at < head + length) break;
     int opcode = p[0] & 15;
     if (p[0] & 0x40) received++;
-    else if (opcode == 1 || opcode == 2) on_text(s, data + at + head, length);
+    else if (opcode == 1 || opcode == 2) on_frame(s, data + at + head, length);
     else if (opcode == 9) put_frame(s, 10, data + at + head, length);
     else if (opcode == 8) { end(s); break; }
     at += head + length;
@@ -308,10 +320,16 @@ static size_t take_http(struct socket *s, const char *data, size_t size) {
       return end_of_head + 4 - data;
     }
     const char *length = strcasestr(data + at, "content-length:"); /* the buffer ends with a zero */
-    if (!length || length > end_of_head) { end(s); return size; }
-    size_t whole = end_of_head + 4 - (data + at) + strtol(length + 15, NULL, 10);
+    size_t whole;
+    if (length && length < end_of_head) whole = end_of_head + 4 - (data + at) + strtol(length + 15, NULL, 10);
+    else if (memmem(data + at, end_of_head - (data + at), "chunked", 7)) {
+      const char *last = memmem(end_of_head + 2, data + size - end_of_head - 2, "\r\n0\r\n\r\n", 7);
+      if (!last) return at;
+      whole = last + 7 - (data + at);
+    } else { end(s); return size; }
     if (size - at < whole) return at;
-    if (!memcmp(data + at, "HTTP/1.1 200", 12)) answered++;
+    /* Centrifugo reports errors in responses with status 200. */
+    if (!memcmp(data + at, "HTTP/1.1 200", 12) && !memmem(data + at, whole, "\"error\":", 8)) answered++;
     else refused++;
     s->busy = false;
     at += whole;
@@ -406,6 +424,15 @@ static double number(const char *line, const char *name, double otherwise) {
   return value ? atof(value) : otherwise;
 }
 
+/* The numbers of "ports="; returns how many there are. */
+static int read_ports(const char *line, int *ports) {
+  int count = 0;
+  for (char *at = (char *)word(line, "ports", ""); *at && count < MAX_PORTS; at += *at == ',')
+    ports[count++] = strtol(at, &at, 10);
+  if (!count) fail("a command without ports");
+  return count;
+}
+
 static char *read_file(const char *path, size_t *size) {
   FILE *file = fopen(path, "rb");
   if (!file) fail(path);
@@ -432,10 +459,7 @@ static void do_connect(const char *line) {
   deflate = number(line, "deflate", 0);
   snprintf(client_path, sizeof client_path, "%s", word(line, "path", "/ws"));
   read_script(&client_script, word(line, "script", ""));
-  client_port_count = 0;
-  for (char *at = (char *)word(line, "ports", ""); *at && client_port_count < 16; at += *at == ',')
-    client_ports[client_port_count++] = strtol(at, &at, 10);
-  if (!client_port_count) fail("connect without ports");
+  client_port_count = read_ports(line, client_ports);
   client_topics = number(line, "topics", 1);
   sources = number(line, "sources", 250); /* like real clients: many addresses, few clients each */
   place = number(line, "place", 0);
@@ -491,6 +515,7 @@ static struct socket *free_publisher(void) {
 static void open_publishers(const char *line) {
   const char *way = word(line, "via", "redis");
   via = !strcmp(way, "http") ? HTTP : !strcmp(way, "ws") ? WS : REDIS;
+  int ports[MAX_PORTS], port_count = read_ports(line, ports);
   publisher_count = number(line, "publishers", 1);
   publishers = calloc(publisher_count, sizeof *publishers);
   snprintf(publisher_path, sizeof publisher_path, "%s", word(line, "path", "/ws"));
@@ -500,7 +525,7 @@ static void open_publishers(const char *line) {
     s->kind = PUBLISHER;
     s->number = i;
     s->busy = true;
-    open_socket(s, number(line, "port", 0), via == WS ? publisher_path : NULL);
+    open_socket(s, ports[i % port_count], via == WS ? publisher_path : NULL);
     if (via != WS) s->state = READY, s->busy = false;
   }
   for (int64_t deadline = now_ns() + 5000000000; now_ns() < deadline;) {

@@ -26,6 +26,12 @@ def on(*cores: int) -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
+def pin(pid: int, core: int) -> None:
+    """Moves a running process with all its threads to one core."""
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        os.sched_setaffinity(int(thread.name), {core})
+
+
 def cpu_seconds(pids: Iterable[int]) -> float:
     """User and system time of the processes, including all threads."""
     ticks = 0
@@ -56,6 +62,7 @@ def describe() -> dict[str, str]:
         **{name: version(name) for name in ("starlette", "uvicorn", "uvloop", "redis")},
         "Redis": _version("redis-server", "--version", pattern=r"v=(\S+)"),
         "HAProxy": _version("haproxy", "-v", pattern=r"version (\S+)"),
+        "Centrifugo": _version("centrifugo", "version", pattern=r"v(\d\S+)"),
         "Node.js": _version("node", "--version", pattern=r"v(\S+)"),
     }
 

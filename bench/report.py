@@ -25,6 +25,7 @@ MAIN: Final = (
     ("p99 ms through HAProxy, two nodes", "haproxy", "p99 ms"),
     ("KB per idle, subscribed connection", "storm", "KB per connection"),
     ("connects + subscribes per second and core", "storm", "connects per CPU second"),
+    ("CPU us per HTTP publish", "publishing", "CPU us per HTTP publish"),
 )
 
 
@@ -48,7 +49,7 @@ def verdicts(results: Results) -> str:
     """A table of all targets, and whether each is met."""
     words = {True: "met", False: "**missed**", None: "not measured"}
     rows: list[Sequence[str]] = [("figure", "target", "measured", "")]
-    for target in targets.TARGETS:
+    for target in targets.held(results):
         value = target.value(results)
         measured = number(value) + (target.unit if value is not None else "")
         rows.append((target.figure, target.text, measured, words[target.met(results)]))
@@ -57,11 +58,21 @@ def verdicts(results: Results) -> str:
 
 def main_rows(results: Results) -> str:
     """The README's table of all contenders."""
-    rows: list[Sequence[str]] = [("", *(contender.title for contender in contenders.ALL))]
+    known = [one for one in contenders.ALL if any(results.median(row[1], one.name, row[2]) for row in MAIN)]
+    rows: list[Sequence[str]] = [("", *(contender.title for contender in known))]
     for title, scenario, metric in MAIN:
-        figures = [number(results.median(scenario, contender.name, metric)) for contender in contenders.ALL]
-        rows.append((title, *figures))
+        rows.append((title, *(number(results.median(scenario, contender.name, metric)) for contender in known)))
     return table(rows)
+
+
+def without_centrifugo(results: Results) -> list[str]:
+    """A sentence if Centrifugo was not measured."""
+    if any("centrifugo" in {*found.rounds, *found.failures} for found in results.scenarios.values()):
+        return []
+    return [
+        "Centrifugo was not measured, because there was no `centrifugo` program on the PATH: targets relative to it are"
+        " replaced with absolute ones, or not measured."
+    ]
 
 
 def whole(results: Results) -> str:
@@ -71,6 +82,7 @@ def whole(results: Results) -> str:
         " the rounds. docs/performance.md explains how they are measured.",
         "\n".join(f"- {name}: {value}" for name, value in results.machine.items()),
         "## Targets\n\n" + verdicts(results),
+        *without_centrifugo(results),
     ]
     parts += [_scenario(results, asked) for asked in scenarios.SCENARIOS if asked.name in results.scenarios]
     return "\n\n".join(parts) + "\n"
@@ -79,11 +91,12 @@ def whole(results: Results) -> str:
 def _scenario(results: Results, scenario: scenarios.Scenario) -> str:
     found = results.scenarios[scenario.name]
     present = [contender for contender in scenario.contenders if contender.name in found.rounds]
-    rows: list[Sequence[str]] = [("", *(contender.title for contender in present))]
-    rows += [
-        (metric, *(number(results.median(scenario.name, contender.name, metric)) for contender in present))
-        for metric in results.metrics(scenario.name)
-    ]
+    compared = {"gateway", "centrifugo"} <= {contender.name for contender in present}
+    rows: list[Sequence[str]] = [("", *(one.title for one in present), *["gateway / Centrifugo"] * compared)]
+    for metric in results.metrics(scenario.name):
+        figures = [results.median(scenario.name, contender.name, metric) for contender in present]
+        figures += [targets.versus(scenario.name, metric)(results)] * compared
+        rows.append((metric, *map(number, figures)))
     most = max((len(rounds) for rounds in found.rounds.values()), default=0)
     lines = [f"## {scenario.name}: {scenario.title}", f"{found.date}, {most} round{'s' * (most != 1)}.", table(rows)]
     limited = [c.title for c in present if (results.median(scenario.name, c.name, "load core") or 0) >= BUSY]
@@ -108,6 +121,7 @@ def section(results: Results) -> str:
             "![The gateway compared with its peers](bench/results.svg)",
             main_rows(results),
             verdicts(results),
+            *without_centrifugo(results),
             f"Measured {when} on {results.machine.get('processor', 'an unknown machine')}: the server has one core,"
             " load and Redis share the other. All figures: [bench/results.md](bench/results.md).",
             END,

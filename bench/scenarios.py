@@ -12,6 +12,7 @@ import orjson
 
 from bench.contenders import (
     ALL,
+    CENTRIFUGO,
     GATEWAY,
     LIMIT,
     PRICED,
@@ -21,15 +22,15 @@ from bench.contenders import (
     STARLETTE,
     WS,
     Contender,
-    data,
 )
 from bench.figures import Round
 from bench.lab import Lab, Server, delivery
-from bench.machine import cpu_seconds, memory_kb
+from bench.machine import LOAD_CORE, SERVER_CORE, cpu_seconds, memory_kb
 from tests.cluster import API_KEY
 from tests.deadlines import until
 
 BEATS_SECONDS: Final = 6.0  # covers several heartbeats, also with QUICK=1
+BATCH: Final = 100  # messages in a request
 HEADERS: Final = {"Authorization": f"Bearer {API_KEY}"}
 
 
@@ -88,28 +89,44 @@ def topics(lab: Lab, contender: Contender, share: float) -> Round:
 
 
 def storm(lab: Lab, contender: Contender, share: float) -> Round:
-    """All clients connect at once, then are idle. On our node the storm ends when Redis lists all of them."""
+    """All clients connect at once, then are idle."""
     clients = int(10_000 * share)
     server = lab.start(contender)
     empty = _idle(lab, server) if contender is GATEWAY else {}
-    memory, cpu, stats, began = server.memory_kb(), cpu_seconds(server.pids), lab.redis_stats(), time.monotonic()
-    answer = lab.connect(server, clients, parallel=1000)
-    if contender is GATEWAY:
-        until(lambda: _registered(lab) == clients, 20, "Redis lists all clients")
-    used, after, seconds = cpu_seconds(server.pids) - cpu, lab.redis_stats(), time.monotonic() - began
+    memory, stats, began = server.memory_kb(), lab.redis_stats(), time.monotonic()
+    connected = _storm(lab, server, clients)
+    after, seconds = lab.redis_stats(), time.monotonic() - began
     # Subtract the node's periodic round trips, which do not depend on clients.
     trips = after["round trips"] - stats["round trips"] - empty.get("idle Redis round trips/s", 0) * seconds
     full = _idle(lab, server) if contender is GATEWAY else {}
     lab.idle(server, 1)  # let the node free the storm's memory
     return {
-        "connects/s": clients / answer["seconds"],
-        "connects per CPU second": clients / max(0.001, used),
-        "load core": answer["load_cpu"] / answer["seconds"],
+        **connected,
         "KB per connection": (server.memory_kb() - memory) / clients,
         "Redis commands per client": (after["commands"] - stats["commands"]) / clients,
         "Redis round trips per 100": 100 * trips / clients,
         **{f"{metric}, empty": value for metric, value in empty.items()},
         **{f"{metric}, full": value for metric, value in full.items()},
+    }
+
+
+def storm_haproxy(lab: Lab, contender: Contender, share: float) -> Round:
+    """All clients connect at once through HAProxy."""
+    return _storm(lab, lab.start(contender, haproxy=True), int(5000 * share))
+
+
+def _storm(lab: Lab, server: Server, clients: int) -> Round:
+    """Connects all clients at once. On our node the storm ends when Redis lists all of them."""
+    cpu = cpu_seconds(server.pids)
+    answer = lab.connect(server, clients, parallel=1000)
+    if server.contender is GATEWAY:
+        until(lambda: _registered(lab) == clients, 20, "Redis lists all clients")
+    used = max(0.001, cpu_seconds(server.pids) - cpu)
+    return {
+        "connects/s": clients / answer["seconds"],
+        "connects per CPU second": clients / used,
+        "CPU us per connect": 1e6 * used / clients,
+        "load core": answer["load_cpu"] / answer["seconds"],
     }
 
 
@@ -152,31 +169,42 @@ def recovery(lab: Lab, contender: Contender, share: float) -> Round:
     }
 
 
-def publishing(lab: Lab, contender: Contender, share: float) -> Round:
-    """Publish rate of one node, over HTTP and WebSocket, to a topic with one subscriber."""
+def publishing(lab: Lab, contender: Contender, share: float) -> Round:  # noqa: ARG001  (few connections are enough)
+    """Publish rate of one node: over HTTP, in batches and over WebSocket without subscribers, then with one."""
     server = lab.start(contender)
     figures: dict[str, float] = {}
     for topic, kept in (("t00000", ""), ("h00000", ", history")):
-        lab.connect(server, 1, topic=topic)
-        body = orjson.dumps({"topic": topic, "data": orjson.loads(data(topic, 200))["data"]})
-        request = (
-            f"POST /api/publish HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {API_KEY}\r\n"
-            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-        ).encode() + body
-        message = orjson.dumps({"type": "PUBLISH", "topic": topic, "data": {"at": STAMP}, "requestId": "1"})
-        for way, answer in (
-            ("HTTP", lab.publish_through(server, "http", request, publishers=max(4, int(32 * share)))),
-            (
-                "socket",
-                lab.publish_through(
-                    server, "ws", message, max(8, int(64 * share)), server.contender.script_of("t00001")
-                ),
-            ),
-        ):
-            assert not answer["refused"], f"{answer['refused']} publishes were rejected"
-            figures[f"{way} publishes/s{kept}"] = answer["answered"] / answer["seconds"]
-            figures[f"CPU us per {way} publish{kept}"] = 1e6 * answer["server_cpu"] / max(1, answer["answered"])
-        lab.load.ask("close", 5)
+        figures |= _published(lab, server, f"HTTP publish{kept}", "http", contender.request(topic))
+        figures |= _published(
+            lab, server, f"batched message{kept}", "http", contender.request(topic, BATCH), 8, messages=BATCH
+        )
+        script = contender.script_of("t00001")
+        figures |= _published(lab, server, f"socket publish{kept}", "ws", contender.publish_text(topic), 64, script)
+    lab.connect(server, 1, topic="t00000")
+    return figures | _published(lab, server, "HTTP publish, one subscriber", "http", contender.request("t00000"))
+
+
+def _published(
+    lab: Lab, server: Server, what: str, via: str, template: bytes, publishers: int = 32, script: bytes = b"",
+    messages: int = 1,
+) -> dict[str, float]:  # fmt: skip
+    answer = lab.publish_through(server, via, template, publishers, script)
+    assert not answer["refused"], f"{answer['refused']} requests were rejected"
+    published = max(1, answer["answered"] * messages)
+    return {
+        f"{what}, per second": answer["answered"] * messages / answer["seconds"],
+        f"CPU us per {what}": 1e6 * answer["server_cpu"] / published,
+        f"Redis CPU us per {what}": 1e6 * answer["beside_cpu"] / published,
+    }
+
+
+def two_cores(lab: Lab, contender: Contender, share: float) -> Round:  # noqa: ARG001  (few connections are enough)
+    """HTTP publishes to one node, then to two nodes on a core each."""
+    figures: dict[str, float] = {}
+    for nodes in (1, 2):
+        server = lab.start(contender, nodes=nodes, cores=(SERVER_CORE, LOAD_CORE))
+        what = f"HTTP publish, {nodes} node{'s' * (nodes > 1)}"
+        figures |= _published(lab, server, what, "http", contender.request("t00000"), 32 * nodes)
     return figures
 
 
@@ -274,20 +302,25 @@ def _sized(clients: int, rate: float, *, many: int = 1, nodes: int = 1) -> Calla
 
 
 OURS: Final = (GATEWAY,)
+RIVALS: Final = (GATEWAY, CENTRIFUGO)  # with the same API, over HTTP and WebSocket
 BOUNDED: Final = (GATEWAY, LIMIT)  # where the kernel determines the figure, the C program is measured too
 SCENARIOS: Final = (
     Scenario("paced", "1,000 subscribers, 100 messages of 200 bytes a second", ALL, paced),
     Scenario("saturation", "1,000 subscribers, at saturation", ALL, saturation),
     Scenario("several", "500 clients with five topics each, at saturation", OURS, several),
-    Scenario("topics", "10,000 topics with one subscriber each", (GATEWAY, STARLETTE, WS, SOCKETIO), topics),
+    Scenario(
+        "topics", "10,000 topics with one subscriber each", (GATEWAY, CENTRIFUGO, STARLETTE, WS, SOCKETIO), topics
+    ),
     Scenario(
         "storm",
         "10,000 connects with SUBSCRIBE, then idle",
-        (GATEWAY, STARLETTE, WS, SOCKETIO, PYTHON_SOCKETIO),
+        (GATEWAY, CENTRIFUGO, STARLETTE, WS, SOCKETIO, PYTHON_SOCKETIO),
         storm,
     ),
+    Scenario("storm-haproxy", "5,000 connects with SUBSCRIBE through HAProxy", RIVALS, storm_haproxy),
     Scenario("recovery", "5,000 clients return to a topic with history", OURS, recovery),
-    Scenario("publishing", "publish rate of one node", OURS, publishing),
+    Scenario("publishing", "publish rate of one node", RIVALS, publishing),
+    Scenario("two-cores", "publish rate of two nodes on two cores", OURS, two_cores),
     Scenario(
         "haproxy",
         "two nodes behind HAProxy, 500 clients, 50 messages a second",

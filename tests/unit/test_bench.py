@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -12,9 +14,10 @@ from hypothesis import strategies as st
 from bench import __main__ as bench
 from bench import capacity, report, targets
 from bench.capacity import NODE_CLIENTS, Costs, need
-from bench.figures import Results, Scenario, percentile
+from bench.contenders import CENTRIFUGO, GATEWAY, Contender
+from bench.figures import Results, Round, Scenario, percentile
 from bench.scenarios import BY_NAME, SCENARIOS
-from bench.targets import Target, least, of, ratio, spread
+from bench.targets import Target, least, of, ratio, spread, versus
 
 
 def results(**figures: dict[str, list[float]]) -> Results:
@@ -70,6 +73,70 @@ def test_figures_are_compared_only_where_they_were_measured() -> None:
 def test_every_target_speaks_of_what_is_measured() -> None:
     for scenario, contender in targets.asked():
         assert contender in {one.name for one in BY_NAME[scenario].contenders}
+
+
+def test_an_absolute_target_replaces_one_relative_to_a_contender_that_was_not_measured(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    absolute = Target("absolute", of("s", "m"), 5)
+    relative = Target("relative", versus("s", "m"), 2, otherwise=absolute)
+    without_other = Target("relative, and nothing else", versus("s", "m"), 2)
+    monkeypatch.setattr(targets, "TARGETS", (relative, without_other))
+    alone, both = results(s={"gateway": [3.0]}), results(s={"gateway": [3.0], "centrifugo": [2.0]})
+    assert targets.held(alone) == [absolute, without_other]
+    assert targets.held(both) == [relative, without_other]
+    assert [one.met(alone) for one in targets.held(alone)] == [True, None]
+    assert [one.value(both) for one in targets.held(both)] == [1.5, 1.5]
+
+
+def test_the_report_says_whether_centrifugo_was_measured_and_shows_the_ratio() -> None:
+    def paced(figures: dict[str, float]) -> Results:
+        rounds: dict[str, list[Round]] = {name: [{targets.US: value}] for name, value in figures.items()}
+        return Results({"processor": "one"}, {"paced": Scenario("2026-01-01", rounds)})
+
+    alone, both = report.whole(paced({"gateway": 3.0})), report.whole(paced({"gateway": 3.0, "centrifugo": 4.0}))
+    assert "there was no `centrifugo` program on the PATH" in alone
+    assert "centrifugo` program" not in both
+    assert f"| {targets.US} | 3 | 4 | 0.75 |" in both
+    assert "gateway / Centrifugo" not in alone
+
+
+def test_a_contender_is_skipped_without_the_program_that_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    found, asked = Scenario("2026-01-01"), replace(BY_NAME["paced"], contenders=[CENTRIFUGO])
+    bench.measure(asked, bench.plan({}), 1, found)
+    assert not found.rounds and not found.failures
+    assert GATEWAY.available and not CENTRIFUGO.available
+
+
+@pytest.mark.parametrize("topic", ["t#####", "h00000"])
+def test_centrifugo_reads_its_redis_messages_as_protobuf_and_its_clients_get_so_many_bytes(topic: str) -> None:
+    for size in (200, 400, 40_000):
+        channel, payload = CENTRIFUGO.message(topic, size)
+        assert channel == f"centrifugo.client.{CENTRIFUGO.channel(topic)}"
+        assert payload[0] == 0x22, "field 4, length-delimited"
+        length, at = 0, 1
+        while True:
+            length |= (payload[at] & 127) << 7 * (at - 1)
+            at += 1
+            if payload[at - 1] < 128:
+                break
+        text = payload[at:]
+        assert len(text) == length
+        pushed = {"push": {"channel": CENTRIFUGO.channel(topic), "pub": {"data": json.loads(text)}}}
+        assert len(json.dumps(pushed, separators=(",", ":"))) == size
+
+
+@pytest.mark.parametrize("contender", [GATEWAY, CENTRIFUGO])
+@pytest.mark.parametrize("count", [1, 100])
+def test_a_request_to_publish_has_so_many_messages_and_states_its_length(contender: Contender, count: int) -> None:
+    head, _, body = contender.request("h00000", count).partition(b"\r\n\r\n")
+    assert head.startswith(b"POST /api/")
+    assert f"Content-Length: {len(body)}".encode() in head.split(b"\r\n")
+    assert body.count(b'"at":"') == body.count(contender.channel("h00000").encode()) == count
+    json.loads(body)
+    published = json.loads(contender.publish_text("h00000"))
+    assert contender.channel("h00000") in (published.get("topic"), published.get("publish", {}).get("channel"))
 
 
 def test_every_round_measures_what_is_compared_and_the_first_all() -> None:
