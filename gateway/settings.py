@@ -225,8 +225,8 @@ class Settings:
     )  # fmt: skip
     default_publish: str = _setting(
         "user", "what a client needs to publish on such a topic",
-        _matching("anyone|user|role:admin|role:superadmin|ask|nobody",
-                  "anyone, user, role:admin, role:superadmin, ask or nobody"),
+        _matching("anyone|user|role:admin|role:superadmin|subscriber|ask|nobody",
+                  "anyone, user, role:admin, role:superadmin, subscriber, ask or nobody"),
     )  # fmt: skip
     trusted_proxies: tuple[str, ...] = _setting(
         ("127.0.0.1",), "peers whose X-Forwarded-For names the client, and X-Forwarded-Proto its scheme", _networks

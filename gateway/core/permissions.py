@@ -24,6 +24,7 @@ class Verdict(enum.Enum):
     NO_ROLE = enum.auto()
     NOT_OWNER = enum.auto()
     NO_TOKEN = enum.auto()
+    NOT_SUBSCRIBED = enum.auto()  # allowed to subscribers of the topic, which the rule alone does not know
     NO_CLIENT = enum.auto()  # the rule allows it to no client
     REFUSED = enum.auto()  # by the back end
     UNKNOWN = enum.auto()  # the back end did not answer
@@ -40,6 +41,8 @@ def check_rule(need: Need, rule: Rule, topic: str, identity: Identity) -> Verdic
             return Verdict.ASK
         case Need.TOKEN:
             return Verdict.NO_TOKEN
+        case Need.SUBSCRIBER:
+            return Verdict.NOT_SUBSCRIBED
     if identity.user is None:
         return Verdict.NO_USER
     match need:
@@ -60,6 +63,7 @@ REFUSALS: Final[dict[Verdict, tuple[ErrorReason, str]]] = {
     Verdict.NO_ROLE: (ErrorReason.ROLE_NEEDED, "Topic {topic} needs a role that the token does not give"),
     Verdict.NOT_OWNER: (ErrorReason.NOT_ALLOWED, "Topic {topic} is another user's"),
     Verdict.NO_TOKEN: (ErrorReason.NOT_ALLOWED, "Topic {topic} needs a subscription token that names it, in tokens"),
+    Verdict.NOT_SUBSCRIBED: (ErrorReason.NOT_ALLOWED, "Only subscribers of {topic} may do that: subscribe to it first"),
     Verdict.NO_CLIENT: (ErrorReason.NOT_ALLOWED, "No client may do that on {topic}"),
     Verdict.REFUSED: (ErrorReason.NOT_ALLOWED, "The back end does not allow that on {topic}"),
     Verdict.UNKNOWN: (

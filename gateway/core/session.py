@@ -123,16 +123,16 @@ class Session:
                 self._forget(names)
                 return UnsubscribeTopics(names, request_id)
             case commands.Publish(publication, request_id):
-                self._require("publish", publication.topic, request_id, findings)
+                self._require("publish", publication.topic, request_id, audiences, findings)
                 return PublishMessage(publication, request_id)
             case commands.Auth(token):
                 return self._authenticate(token, audiences, findings)
             case commands.Request():
-                return self._request(message, findings)
+                return self._request(message, audiences, findings)
             case commands.Logs(entries):
                 return WriteLogs(entries)
             case commands.BackendCommand():
-                return self._command(message, findings)
+                return self._command(message, audiences, findings)
 
     # ---- authentication
 
@@ -242,13 +242,13 @@ class Session:
         grant = (self._grants or {}).get(name)
         return () if grant is None else (grant,)
 
-    def _request(self, message: commands.Request, findings: Findings) -> Effect:
+    def _request(self, message: commands.Request, audiences: Audiences, findings: Findings) -> Effect:
         rule = self._rules.topics.of(message.topic)
         if (message.action == "history" and rule.history) or (message.action == "presence" and rule.presence):
-            self._require("request", message.topic, message.request_id, findings)
+            self._require("request", message.topic, message.request_id, audiences, findings)
             return ReadTopic(message)
         if rule.source and message.topic != topic_rules.SYSTEM:
-            self._require("request", message.topic, message.request_id, findings)
+            self._require("request", message.topic, message.request_id, audiences, findings)
             if not self._rules.backend:
                 raise ProtocolError(
                     ErrorReason.NOT_IMPLEMENTED,
@@ -261,14 +261,14 @@ class Session:
             raise ProtocolError(
                 ErrorReason.UNKNOWN_TOPIC, f"No requests are answered on topic {message.topic}", message.request_id
             )
-        self._require("request", message.topic, message.request_id, findings)
+        self._require("request", message.topic, message.request_id, audiences, findings)
         if message.action == "ping":
             return SendReply(RequestPong(message))
         if message.action == "getStatus":
             return SendStatus(message)
         raise ProtocolError(ErrorReason.UNKNOWN_ACTION, f"Unknown action {message.action}", message.request_id)
 
-    def _command(self, message: commands.BackendCommand, findings: Findings) -> Effect:
+    def _command(self, message: commands.BackendCommand, audiences: Audiences, findings: Findings) -> Effect:
         anonymous = self.identity.user is None and not self._rules.open
         if message.topic is None or message.action is None:
             if anonymous:
@@ -278,7 +278,7 @@ class Session:
                 f"COMMAND needs a topic of {topic_rules.NAME_FORM}, and an action",
                 message.request_id,
             )
-        self._require("command", message.topic, message.request_id, findings)
+        self._require("command", message.topic, message.request_id, audiences, findings)
         if not self._rules.backend:
             raise ProtocolError(
                 ErrorReason.NOT_IMPLEMENTED, f"No back end carries out {message.action}", message.request_id
@@ -289,8 +289,8 @@ class Session:
     def _command_without_user(request_id: RequestId) -> ProtocolError:
         return ProtocolError(ErrorReason.COMMAND_WITHOUT_AUTHENTICATION, "COMMAND needs authentication", request_id)
 
-    def _require(self, act: Act, topic: str, request_id: RequestId, findings: Findings) -> None:
-        """Require that the client may `act` on `topic`.
+    def _require(self, act: Act, topic: str, request_id: RequestId, audiences: Audiences, findings: Findings) -> None:
+        """Require that the client, which is in `audiences`, may `act` on `topic`.
 
         Raises:
             ProtocolError: The client may not.
@@ -298,6 +298,8 @@ class Session:
         verdict = self._decide(act, topic, self.identity, self._held(topic), findings)
         if verdict is Verdict.ASK:
             raise _MoreNeeded(AskBackend(act, (topic,), self.identity))
+        if verdict is Verdict.NOT_SUBSCRIBED and any(map(audiences.has_topic, self._rules.topics.names(topic))):
+            return
         if verdict is Verdict.NO_USER and act == "command":
             raise self._command_without_user(request_id)
         if verdict is not Verdict.ALLOWED:

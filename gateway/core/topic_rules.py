@@ -60,6 +60,7 @@ class Need(enum.Enum):
     SUPERADMIN = "role:superadmin"
     OWNER = "owner"  # the pattern ends with its only *, which must match the user
     TOKEN = "token"  # noqa: S105  # a subscription token that names the topic
+    SUBSCRIBER = "subscriber"  # a subscription to the topic; not for `subscribe` itself
     ASK = "ask"  # the back end decides
     NOBODY = "nobody"
 
@@ -235,7 +236,8 @@ def left_open(rules: TopicRules, shipped: TopicRules) -> list[str]:
 
 
 def _openness(rule: Rule, act: Act) -> int:
-    return {Need.ANYONE: 2, Need.USER: 1}.get(rule.need(act), 0)
+    need = rule.subscribe if rule.need(act) is Need.SUBSCRIBER else rule.need(act)
+    return {Need.ANYONE: 2, Need.USER: 1}.get(need, 0)
 
 
 def parse(text: str, file: str, default: Rule = ANY_OTHER) -> TopicRules:
@@ -338,10 +340,16 @@ def _need(act: str, word: object, pattern: str) -> Need:
     except ValueError:
         if word in ("admin", "superadmin"):
             raise ValueError(f'{act} = "{word}" is not valid: write "role:{word}"') from None
-        words = ", ".join(need.value for need in Need if act in TOKEN_ACTS or need is not Need.TOKEN)
+        words = ", ".join(need.value for need in Need if _fits(act, need))
         raise ValueError(f"{act} must be one of {words}, not {word!r}") from None
-    if need is Need.TOKEN and act not in TOKEN_ACTS:
-        raise ValueError(f'{act} cannot be "token": only SUBSCRIBE carries subscription tokens')
+    if not _fits(act, need):
+        reason = "only SUBSCRIBE carries subscription tokens" if need is Need.TOKEN else "no client could subscribe"
+        raise ValueError(f'{act} cannot be "{need.value}": {reason}')
     if need is Need.OWNER and not (pattern.endswith(OWNED) and pattern.count("*") == 1):
         raise ValueError(f'{act} = "owner" needs a pattern whose only * is its last part, as in wallet-balance:*')
     return need
+
+
+def _fits(act: str, need: Need) -> bool:
+    """Whether a rule may state `need` for `act`."""
+    return (need is not Need.TOKEN or act in TOKEN_ACTS) and (need is not Need.SUBSCRIBER or act != "subscribe")

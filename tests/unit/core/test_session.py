@@ -491,6 +491,47 @@ def test_only_its_owner_hears_and_speaks_on_a_topic() -> None:
         assert error_of(strict(who), subscribe("wallet:ann")).reason is code
 
 
+CHAT = topic_rules.parse(
+    """
+    [[topic]]
+    pattern = "chat:*"
+    publish = "subscriber"
+    request = "subscriber"
+    command = "subscriber"
+    history = 1
+    [[topic]]
+    pattern = "room"
+    aliases = ["raum"]
+    publish = "subscriber"
+    """,
+    "test",
+)
+
+
+@pytest.mark.parametrize("identity", [ANONYMOUS, ANN, ADMIN], ids=name)
+@pytest.mark.parametrize(
+    "message",
+    [publish("chat:1"), commands.Request("chat:1", "history", {}, "r"), commands.BackendCommand("chat:1", "a", 1, "r")],
+)
+def test_only_subscribers_may_act_where_the_rule_says_subscriber(identity: Identity, message: commands.Command) -> None:
+    client = Session(SessionRules(verify, verify_grant, CHAT, 100, backend=True), identity)
+    for others in ((), ("chat:2", "chat:", "chat:1:2")):
+        error = error_of(client, message, NO_FINDINGS, *others)
+        assert error.reason is ErrorReason.NOT_ALLOWED
+        assert "chat:1" in error.message
+    effect = client.handle(message, Audiences(received("chat:1")))
+    assert isinstance(effect, PublishMessage | ReadTopic | ForwardCommand)
+
+
+@pytest.mark.parametrize("subscribed", ["topic:room", "topic:raum", "joining:room"])
+def test_a_subscription_under_an_alias_or_one_that_waits_counts_for_publishing(subscribed: str) -> None:
+    client = Session(SessionRules(verify, verify_grant, CHAT, 100))
+    assert isinstance(client.handle(publish("room"), Audiences([subscribed])), PublishMessage)
+    for no_subscription in ("user:room", "role:room", "topic:chat:1"):
+        with pytest.raises(ProtocolError):
+            client.handle(publish("room"), Audiences([no_subscription]))
+
+
 def with_tokens(name: str, *tokens: str, token: str | None = None) -> commands.Subscribe:
     return commands.Subscribe((name,), "r", token, {}, tokens)
 

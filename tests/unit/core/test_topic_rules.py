@@ -122,6 +122,19 @@ def test_aliases_are_one_topic_under_several_names() -> None:
             rule('pattern = "a"\nsubscribe = "everyone"'),
             "subscribe must be one of anyone, user, role:admin, ",
         ),
+        (
+            rule('pattern = "a"\nsubscribe = "subscriber"'),
+            'subscribe cannot be "subscriber": no client could subscribe',
+        ),
+        (rule('pattern = "a"\npublish = "token"'), 'publish cannot be "token": only SUBSCRIBE carries'),
+        (
+            rule('pattern = "a"\npublish = "x"'),
+            "anyone, user, role:admin, role:superadmin, owner, subscriber, ask, nobody,",
+        ),
+        (
+            rule('pattern = "a"\nsubscribe = "x"'),
+            "anyone, user, role:admin, role:superadmin, owner, token, ask, nobody,",
+        ),
         (rule('pattern = "a*"\naliases = ["b"]'), "aliases need a pattern"),
         (rule('pattern = "a"\naliases = ["b c"]'), "aliases must be a list of topic names"),
         (
@@ -264,6 +277,14 @@ def test_what_a_file_leaves_open_is_told() -> None:
     assert not topic_rules.left_open(
         topic_rules.parse("", "t", topic_rules.Rule(pattern="*", subscribe=Need.ASK, publish=Need.ASK)), DEFAULT
     )
+
+
+@pytest.mark.parametrize(
+    ("subscribe", "is_open"), [("anyone", True), ("user", True), ("role:admin", False), ("nobody", False)]
+)
+def test_what_subscribers_may_publish_is_as_open_as_subscribing(subscribe: str, is_open: bool) -> None:
+    rules = parse(f'[[topic]]\npattern = "market-data"\nsubscribe = "{subscribe}"\npublish = "subscriber"')
+    assert ("market-data" in topic_rules.left_open(rules, DEFAULT)[-1]) is is_open
 
 
 def test_a_rule_for_a_topic_of_the_gateways_own_is_told_to_have_no_effect() -> None:
