@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import json
 import re
 import secrets
 import tomllib
@@ -116,7 +117,7 @@ def new(name: str, scopes: Iterable[str]) -> tuple[str, str]:
         "name": name, "sha256": hashlib.sha256(secret.encode()).hexdigest(), "scopes": list(scopes),
     }  # fmt: skip
     _key(table, "the new key")
-    listed = ", ".join(f'"{scope}"' for scope in table["scopes"])
+    listed = ", ".join(map(json.dumps, table["scopes"]))  # a JSON string in ASCII is a TOML string
     return secret, f'[[key]]\nname = "{name}"\nsha256 = "{table["sha256"]}"\nscopes = [{listed}]\n'
 
 

@@ -21,13 +21,15 @@ MAX_TOPIC_LENGTH: Final = 200
 MAX_STARS: Final = 9  # in a pattern; a source has the placeholders {1} to {9}
 MAX_RULES: Final = 1000  # in a file; each new topic is compared with all of them
 
-# Exact, case-sensitive names. No braces and no spaces, since topics are parts of Redis keys and hash tags.
-_NAME = re.compile(r"[A-Za-z0-9_:.\-/]{1,200}")
-_PATTERN = re.compile(r"[A-Za-z0-9_:.\-/*]{1,200}")
+# Exact, case-sensitive names. No spaces, which separate the parts of a body (`core.message`), and no braces, which
+# delimit hash tags in Redis keys. A * is for patterns.
+NAME_CHARACTERS: Final = r"[!-)+-z|~]"
+_NAME = re.compile(NAME_CHARACTERS + "{1,200}")
+_PATTERN = re.compile(r"[!-z|~]{1,200}")
 
 # The same rules as text, for error messages.
-NAME_FORM: Final = f"1 to {MAX_TOPIC_LENGTH} characters of A-Z a-z 0-9 _ : . - /"
-PATTERN_FORM: Final = f"1 to {MAX_TOPIC_LENGTH} characters of A-Z a-z 0-9 _ : . - / and at most {MAX_STARS} *"
+NAME_FORM: Final = f"1 to {MAX_TOPIC_LENGTH} visible ASCII characters without {{ }} *"
+PATTERN_FORM: Final = f"1 to {MAX_TOPIC_LENGTH} visible ASCII characters without {{ }}, with at most {MAX_STARS} *"
 
 SYSTEM: Final = "system"
 SERVICES: Final = "service"  # the state of all services

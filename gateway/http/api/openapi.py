@@ -11,8 +11,8 @@ Schema = dict[str, Any]
 
 NAME: Final[Schema] = {"type": "string", "minLength": 1, "maxLength": MAX_NAME_LENGTH}
 TOPIC: Final[Schema] = {
-    "type": "string", "pattern": r"^[A-Za-z0-9_:.\-/]+$", "minLength": 1, "maxLength": topic_rules.MAX_TOPIC_LENGTH,
-    "examples": ["token:price:ABC"],
+    "type": "string", "pattern": f"^{topic_rules.NAME_CHARACTERS}+$", "minLength": 1,
+    "maxLength": topic_rules.MAX_TOPIC_LENGTH, "examples": ["token:price:ABC"],
 }  # fmt: skip
 CLIENT_ID: Final[Schema] = {
     **NAME, "pattern": r"^[A-Za-z0-9_.\-]+$", "description": "The id of its node, and a number",

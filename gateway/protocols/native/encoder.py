@@ -40,6 +40,8 @@ def data(event: Delivered) -> bytes:
         epoch, offset, mark = event.position
         marked = b"" if mark is None else b',"mark":%d' % mark
         end = b',"offset":%d,"epoch":"%s"%s%s' % (offset, epoch.encode(), marked, end)
+    if b'"' in topic or b"\\" in topic:  # the only characters of a topic that JSON escapes
+        topic = topic.replace(b"\\", b"\\\\").replace(b'"', b'\\"')
     return b'{"type":"DATA","topic":"%s",%s"data":%s,"timestamp":"%s"%s' % (topic, more, value, time, end)
 
 

@@ -2,7 +2,8 @@
 
 A browser's `EventSource` does not know offsets. It keeps the id of the last event and sends it as ``Last-Event-ID``
 when it reconnects (WHATWG HTML, 9.2). So the id holds the client's position in each of its topics with history:
-``contest=4fd1c2:41:1795502108477123,prices=4fd1c2:7:1795502108480000``.
+``contest=4fd1c2:41:1795502108477123,prices=4fd1c2:7:1795502108480000``. In a topic, ``%``, ``=`` and ``,`` are
+percent-encoded.
 
 An id depends on the client, so an event that many clients share has none. Instead, a line precedes its text:
 `<reconnect delay in ms, or nothing> <positions that the event changes, as in an id>`.
@@ -13,6 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping
 from typing import Final
+from urllib.parse import unquote
 
 from gateway.core import frames, message
 from gateway.core.events import Broadcast, Delivered, Event, ServerLeaving, Subscribed
@@ -22,7 +24,7 @@ from gateway.protocols.native.protocol import Native
 
 MAX_ID_LENGTH: Final = 8 << 10  # characters of a received id, which is a header
 _PART: Final = re.compile(
-    r"(?P<topic>[A-Za-z0-9_:.\-/]{1,200})=(?P<epoch>[A-Za-z0-9]{1,64}):(?P<offset>[0-9]{1,16})(?::(?P<mark>[0-9]{1,16}))?"
+    r"(?P<topic>[^=,]{1,600})=(?P<epoch>[A-Za-z0-9]{1,64}):(?P<offset>[0-9]{1,16})(?::(?P<mark>[0-9]{1,16}))?"
 )
 
 
@@ -57,18 +59,18 @@ class EventIds:
     def __init__(self, topics: Collection[str], last_id: str = "") -> None:
         found = map(_PART.fullmatch, last_id.split(",") if len(last_id) <= MAX_ID_LENGTH else ())
         self.recover: Mapping[str, Position] = {  # by topic, for the `recover` of a SUBSCRIBE
-            part["topic"]: Position(part["epoch"], int(part["offset"]), int(part["mark"]) if part["mark"] else None)
+            topic: Position(part["epoch"], int(part["offset"]), int(part["mark"]) if part["mark"] else None)
             for part in found
-            if part and part["topic"] in topics
+            if part and (topic := unquote(part["topic"])) in topics
         }
-        self._parts = {topic.encode(): _part(topic.encode(), at) for topic, at in self.recover.items()}
+        self._parts = dict(map(_pair, (_part(topic.encode(), at) for topic, at in self.recover.items())))
 
     def event(self, payload: bytes) -> bytes:
         """The event for the payload of one frame. It has an `id` if it changes a position, a `retry` if a delay."""
         line, _, text = payload.partition(b"\n")
         delay, _, parts = line.partition(b" ")
         if parts:
-            self._parts |= {part.partition(b"=")[0]: part for part in parts.split(b",")}
+            self._parts |= map(_pair, parts.split(b","))
         return b"%s%sdata: %s\n\n" % (
             b"retry: %s\n" % delay if delay else b"",
             b"id: %s\n" % b",".join(self._parts.values()) if parts else b"",
@@ -77,5 +79,11 @@ class EventIds:
 
 
 def _part(topic: bytes, at: Position) -> bytes:
-    position = b"%s=%s:%d" % (topic, at.epoch.encode(), at.offset)
+    escaped = topic.replace(b"%", b"%25").replace(b"=", b"%3D").replace(b",", b"%2C")
+    position = b"%s=%s:%d" % (escaped, at.epoch.encode(), at.offset)
     return position if at.mark is None else b"%s:%d" % (position, at.mark)
+
+
+def _pair(part: bytes) -> tuple[bytes, bytes]:
+    """The topic of a part of an id, still escaped, and the part."""
+    return part.partition(b"=")[0], part

@@ -116,3 +116,10 @@ def test_a_file_that_is_not_there_is_named() -> None:
 def test_no_key_shows_its_digest() -> None:
     [key] = api_keys.parse(table(), "keys.toml")
     assert DIGEST not in repr(key) and str(key.digest) not in repr(key)
+
+
+@pytest.mark.parametrize("pattern", ['a"b', "a\\b", 'x","admin', "#$&'"])
+def test_a_pattern_of_a_new_key_stays_one_string_of_its_table(pattern: str) -> None:
+    _, table = api_keys.new("k", [f"publish:{pattern}"])
+    [key] = api_keys.parse(table, "keys.toml")
+    assert key.scopes == (f"publish:{pattern}",)

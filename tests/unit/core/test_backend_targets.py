@@ -125,7 +125,7 @@ def test_parameters_have_a_length() -> None:
 
 @settings(deadline=None)
 @given(
-    st.from_regex(r"[A-Za-z0-9_:.\-/]{1,50}", fullmatch=True), st.text(min_size=1, max_size=50).filter(str.isprintable),
+    st.from_regex(r"[!-)+-z|~]{1,50}", fullmatch=True), st.text(min_size=1, max_size=50).filter(str.isprintable),
     st.text(min_size=1, max_size=50), st.dictionaries(st.text(max_size=9), st.text(max_size=9), max_size=4),
 )  # fmt: skip
 def test_what_a_client_says_stays_where_the_rule_puts_it(

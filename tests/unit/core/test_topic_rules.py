@@ -16,7 +16,7 @@ from gateway.core import topic_rules
 from gateway.core.topic_rules import ACTS, Need, Rule, TopicRules, captures, matches
 
 DEFAULT = load_rules("")  # the package's own
-PLAIN = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_:.-/"
+PLAIN = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) not in "{}*")
 
 
 @settings(deadline=None)
@@ -31,7 +31,10 @@ def test_one_other_character_anywhere_makes_it_none(before: str, other: str, aft
     assert not topic_rules.is_topic(before + other + after)
 
 
-@pytest.mark.parametrize("name", ["", "a" * 201, "a\n", "\na", "a b", "{a}", "a*", "é", "\u0661", "a\0", "a\ud800"])
+@pytest.mark.parametrize(
+    "name",
+    ["", "a" * 201, "a\n", "\na", "a b", "{a}", "a{", "a}", "a\x7f", "a\t", "a*", "é", "\u0661", "a\0", "a\ud800"],
+)
 def test_these_are_no_topics(name: str) -> None:
     assert not topic_rules.is_topic(name)
 
@@ -65,7 +68,7 @@ def test_who_may_hear_and_say_what(topic: str, to_hear: Need, to_say: Need) -> N
 
 
 @settings(deadline=None)
-@given(st.from_regex(re.compile(r"[A-Za-z0-9_:.\-/]{1,20}"), fullmatch=True))
+@given(st.text(PLAIN, min_size=1, max_size=20))
 def test_no_topic_is_easier_to_say_something_on_than_to_hear(topic: str) -> None:
     order = [Need.ANYONE, Need.USER, Need.ADMIN, Need.NOBODY]
     assert order.index(DEFAULT.of(topic).publish) >= order.index(DEFAULT.of(topic).subscribe)

@@ -2,6 +2,7 @@
 
 import { $, each, facts, h, hide, onSubmit, table, write } from "../dom.js";
 import { count, duration, some } from "../format.js";
+import { hashOf } from "./topics.js";
 
 const PAGE = 100;
 
@@ -119,7 +120,7 @@ export class Clients {
     const make = (topic) => {
       const button = h("button", { type: "button", className: "quiet", textContent: "Unsubscribe…", onclick: () => this.#unsubscribe(topic) });
       Object.assign(button, { title: why, disabled: Boolean(why) }).dataset.scope = "admin";
-      return h("li", {}, h("a", { href: `#topics/${topic}`, className: "code", textContent: topic }), button);
+      return h("li", {}, h("a", { href: hashOf(topic), className: "code", textContent: topic }), button);
     };
     each($("client-topics"), client?.topics ?? [], (topic) => topic, make, () => {});
     for (const row of $("client-list").tBodies[0].rows) row.dataset.chosen = row.dataset.key === client?.id;
@@ -136,7 +137,7 @@ export class Clients {
   async #unsubscribe(topic) {
     const { id } = this.#client;
     if (!(await this.#operator.confirms(`Unsubscribe this client from ${topic}?`, `${id} is notified, and receives no more messages on it unless it subscribes again.`, "Unsubscribe"))) return;
-    const path = `/api/clients/${encodeURIComponent(id)}/topics/${topic}`;
+    const path = `/api/clients/${encodeURIComponent(id)}/topics/${encodeURIComponent(topic)}`;
     if (!(await this.#operator.acts(`${id} is unsubscribed from ${topic}.`, () => this.#session.api("DELETE", path)))) return;
     if (this.#client?.id === id) this.#choose({ ...this.#client, topics: this.#client.topics.filter((name) => name !== topic) });
   }

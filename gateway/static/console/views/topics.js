@@ -10,7 +10,18 @@ const KEPT = 200; // messages shown
 const PAST = 50; // of these from the history
 const SHOWN_CHARACTERS = 2_000; // of one message
 const NO_PERMISSION = new Set([4010, 4012, 4403]); // the socket's user has no permission
-const TOPIC = /^[A-Za-z0-9_:.\-/]{1,200}$/;
+/** The address of a topic in the console. The browser encodes what else a fragment cannot hold. */
+export const hashOf = (topic) => `#topics/${topic.replaceAll("%", "%25")}`;
+
+function decoded(text) {
+  try {
+    return decodeURIComponent(text);
+  } catch { // a lone %, typed by hand
+    return "";
+  }
+}
+
+const TOPIC = /^[!-)+-z|~]{1,200}$/;
 
 export class Topics {
   #session;
@@ -33,7 +44,7 @@ export class Topics {
       this.#typing = setTimeout(() => this.#list(), TYPING_MS);
       this.#drawList();
     });
-    onSubmit($("find-topic"), () => (location.hash = `#topics/${$("topic-name").value}`));
+    onSubmit($("find-topic"), () => (location.hash = hashOf($("topic-name").value)));
     onSubmit($("publish"), () => this.#publish());
     $("publish-to").addEventListener("change", ({ target }) => {
       $("publish-whom").disabled = !target.value;
@@ -48,8 +59,9 @@ export class Topics {
     });
   }
 
-  /** `topic`: the topic in the address, or "". */
-  show(topic) {
+  /** `text`: the topic in the address, percent-encoded, or "". */
+  show(text) {
+    const topic = decoded(text);
     this.#list();
     clearInterval(this.#timer);
     this.#timer = setInterval(() => this.#refresh(), LIST_MS);
@@ -96,7 +108,7 @@ export class Topics {
     const rest = this.#more ? "There are more topics: use the filter." : "";
     const none = wanted && !found.length ? `No topic with subscribers has “${wanted}” in its name; Open shows it anyway.` : "";
     write($("topics-empty"), empty || rest || none);
-    const make = ({ topic }) => h("li", {}, h("a", { href: `#topics/${topic}` }, h("span", { className: "code", textContent: topic }), h("b")));
+    const make = ({ topic }) => h("li", {}, h("a", { href: hashOf(topic) }, h("span", { className: "code", textContent: topic }), h("b")));
     each($("topic-list"), found, ({ topic }) => topic, make, (item, { topic, subscribers }) => {
       write(item.firstChild.lastChild, count(subscribers));
       item.firstChild.lastChild.title = some(subscribers, "subscriber");
@@ -145,14 +157,14 @@ export class Topics {
     } catch (error) {
       if (!signedIn || !NO_PERMISSION.has(error.code)) return null;
     }
-    return this.#session.api("GET", `/api/topics/${topic}/${what}?${new URLSearchParams(parameters)}`).catch(() => null);
+    return this.#session.api("GET", `/api/topics/${encodeURIComponent(topic)}/${what}?${new URLSearchParams(parameters)}`).catch(() => null);
   }
 
   async #facts(open) {
     const { signedIn } = this.#session;
     const pairs = [];
     if (signedIn) {
-      const { subscribers, nodes } = await this.#session.api("GET", `/api/topics/${open.topic}`).catch(() => ({ subscribers: null, nodes: {} }));
+      const { subscribers, nodes } = await this.#session.api("GET", `/api/topics/${encodeURIComponent(open.topic)}`).catch(() => ({ subscribers: null, nodes: {} }));
       const where = Object.entries(nodes).map(([id, number]) => `${id.replace(/\.[^.]*$/, "")}: ${count(number)}`);
       if (subscribers !== null) pairs.push(["Subscribers", [count(subscribers), ...where].join(" · ")]);
     }

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import orjson
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from gateway.core import events
+from gateway.core import events, message
 from gateway.core.commands import BackendCommand, Request
 from gateway.core.errors import CloseReason
 from gateway.core.events import Event
@@ -130,3 +132,18 @@ def test_thousands_of_topics_are_acknowledged_without_saying_each_twice() -> Non
     ack = orjson.loads(encoder.text(events.Subscribed(wanted, "r"), NOW_MS))
     assert ack["topics"] == wanted
     assert ack["message"] == "Successfully subscribed to 3500 topics"
+
+
+@given(st.from_regex("[!-z|~]{1,40}", fullmatch=True))
+def test_any_topic_stays_one_string_of_the_message(topic: str) -> None:
+    read = orjson.loads(encoder.data(events.Delivered(message.pack(topic, {"topic": "x"}, {}, NOW_MS))))
+    assert (list(read), read["topic"]) == (["type", "topic", "data", "timestamp"], topic)
+
+
+@pytest.mark.parametrize(
+    ("topic", "written"),
+    [('a"b', rb'"a\"b"'), ("a\\b", rb'"a\\b"'), ('\\",\\', rb'"\\\",\\"'), ("a:b", b'"a:b"')],
+)
+def test_a_topic_is_escaped_as_json_does(topic: str, written: bytes) -> None:
+    text = encoder.data(events.Delivered(message.pack(topic, 1, {}, NOW_MS)))
+    assert text.startswith(b'{"type":"DATA","topic":' + written + b',"data":1')

@@ -17,7 +17,7 @@ from gateway.core.position import Position
 from gateway.protocols.native import encoder
 from gateway.protocols.native.event_ids import NATIVE_EVENTS, EventIds
 
-TOPICS = st.text("abcXYZ019_:.-/", min_size=1, max_size=200)
+TOPICS = st.text('abcXYZ019_:.-/%=,&"\\#?<>', min_size=1, max_size=200)
 POSITIONS = st.builds(
     Position, st.text("0123456789abcdef", min_size=1, max_size=16), st.integers(0, 2**53),
     st.one_of(st.none(), st.integers(0, 2**53)),
@@ -107,6 +107,15 @@ def test_any_other_id_is_no_place(said: str) -> None:
     recover = EventIds(["a"], said).recover
     assert set(recover) <= {"a"}
     orjson.dumps({topic: position._asdict() for topic, position in recover.items()})
+
+
+def test_separators_in_a_topic_are_percent_encoded() -> None:
+    ids = EventIds(["a=e:1,b", "a", "b", "%61"])
+    assert fields(ids.event(data("a=e:1,b", 1, Position("x", 9))))["id"] == "a%3De:1%2Cb=x:9"
+    assert fields(ids.event(data("%61", 1, Position("y", 2))))["id"] == "a%3De:1%2Cb=x:9,%2561=y:2"
+    assert EventIds(["a=e:1,b", "a", "b", "%61"], "a%3De:1%2Cb=x:9,%2561=y:2").recover == {
+        "a=e:1,b": Position("x", 9), "%61": Position("y", 2),
+    }  # fmt: skip
 
 
 def test_only_topics_that_are_asked_for_are_recovered() -> None:
