@@ -48,7 +48,7 @@ def keys(random: Random, node_id: str) -> str:
             KEYS.presence(other, topic),
             KEYS.history(topic),
             KEYS.history_meta(topic),
-            KEYS.history_answer(topic, "key"),
+            KEYS.publish_answer(topic, "key"),
             KEYS.snapshot(topic),
             KEYS.connection_nodes,
             KEYS.node_connections(other),

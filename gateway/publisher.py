@@ -7,8 +7,9 @@ Programs without an event loop use `gateway.sync_publisher.SyncPublisher`. Both 
 number messages with history, store snapshots and publish on aliases. They read the rules from Redis, where the nodes
 write them.
 
-If Redis does not confirm, the outcome is unknown. On topics with history the publisher then publishes again, with the
-same idempotency key, so that subscribers receive the message once. On other topics it raises `Unavailable`.
+If Redis does not confirm, the outcome is unknown. If the message has an idempotency key, the publisher then publishes
+again, and subscribers receive the message once; otherwise it raises `Unavailable`. On topics with history the publisher
+makes a key for each message that has none.
 
 Its parts load slowly, above all asyncio and redis-py. They are imported when they are needed, so that a program that
 may not publish starts fast.
@@ -44,6 +45,7 @@ RETRY_SECONDS: Final = 5.0
 # The pause before a retry is random between 0 and a bound, which doubles from the first to the second of these.
 PAUSE_SECONDS: Final = 0.05
 MAX_PAUSE_SECONDS: Final = 1.0
+_NOT_OPEN: Final = "the publisher is not open: use async with Publisher(…) as publisher"
 
 
 class Publisher:
@@ -57,7 +59,7 @@ class Publisher:
         namespace: As the nodes have it.
         timeout_seconds: Deadline of a round trip.
         retry_seconds: How long a publish on topics with history is retried. 0: not at all; messages then need no
-            idempotency key, of which Redis keeps each for five minutes (about 150 bytes).
+            idempotency key of the publisher. Redis keeps each key for five minutes (about 150 bytes).
 
     Raises:
         UrlError: `url` is not a Redis URL.
@@ -89,20 +91,42 @@ class Publisher:
         """Publish all messages or none, in one round trip.
 
         Raises:
-            ProtocolError: A message is invalid, its topic is reserved for the gateway, or it has an idempotency key
-                with `to` or on a topic without history; nothing was published.
+            ProtocolError: A message is invalid, or its topic is reserved for the gateway; nothing was published.
             PublicationTooLarge: A message is larger than 1 MiB; nothing was published.
-            Unavailable: Redis did not confirm in time, or has no topic rules; the outcome is unknown. On a topic with
-                history it is safe to publish again with the same `idempotencyKey`.
+            Unavailable: Redis did not confirm in time, or has no topic rules; the outcome is unknown. It is safe to
+                publish again with the same `idempotencyKey`.
         """
         return await self.publish_publications(read_messages(messages))
+
+    async def broadcast(self, topics: Sequence[str], data: Any, **more: Any) -> list[Position | None]:
+        """Publish one message on all of `topics` or on none, in one round trip; `more` as for `publish`.
+
+        Returns the position on each topic, if it has history.
+
+        Raises: As `publish_all`; `PublicationTooLarge` also if the data on all topics together have over 16 MiB.
+        """
+        return await self.publish_publications(read_broadcast(topics, data, more))
+
+    async def delete_history(self, topic: str) -> bool:
+        """Delete the messages of `topic`, as `DELETE /api/topics/{topic}/history` does. False if there were none.
+
+        Raises:
+            ProtocolError: `topic` is not a valid topic, or is reserved for the gateway.
+            Unavailable: Redis did not confirm in time; it is safe to delete again.
+        """
+        from gateway.core.publication import check_topic, refuse_reserved
+
+        check_topic(topic, None)
+        refuse_reserved(topic)
+        assert self._publisher is not None, _NOT_OPEN
+        return await self._publisher.delete_history(topic)
 
     async def publish_publications(self, publications: Sequence[Publication]) -> list[Position | None]:
         """As `publish_all`, for messages that `read_messages` has read."""
         import asyncio
         import random
 
-        assert self._publisher is not None, "the publisher is not open: use async with Publisher(…) as publisher"
+        assert self._publisher is not None, _NOT_OPEN
         loop = asyncio.get_running_loop()
         deadline, bound = loop.time() + self._retry, PAUSE_SECONDS
         keyed: list[Publication] | None = None  # the keys are made once
@@ -169,6 +193,16 @@ def read_messages(messages: Sequence[Mapping[str, Any]]) -> list[Publication]:
     from gateway.core.publication import Publication, refuse_reserved
 
     publications = [Publication.of_python(message) for message in messages]
+    for publication in publications:
+        refuse_reserved(publication.topic)
+    return publications
+
+
+def read_broadcast(topics: Sequence[str], data: Any, more: Mapping[str, Any]) -> list[Publication]:
+    """The publications of one message on `topics`. Errors: as `read_messages`, and PublicationTooLarge."""
+    from gateway.core.publication import of_python_broadcast, refuse_reserved
+
+    publications = of_python_broadcast({"topics": list(topics), "data": data, **more})
     for publication in publications:
         refuse_reserved(publication.topic)
     return publications

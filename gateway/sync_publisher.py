@@ -12,10 +12,10 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 from gateway.broker.failures import Unavailable
-from gateway.publisher import RETRY_SECONDS, TIMEOUT_SECONDS, Publisher, check_url, read_messages
+from gateway.publisher import RETRY_SECONDS, TIMEOUT_SECONDS, Publisher, check_url, read_broadcast, read_messages
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from gateway.core.position import Position
     from gateway.core.publication import Publication
+
+T = TypeVar("T")
 
 MARGIN_SECONDS: Final = 5.0  # beyond all deadlines of the publisher
 
@@ -64,12 +66,17 @@ class SyncPublisher:
         """Publish all messages or none, in one round trip. Errors: as `Publisher.publish_all`."""
         return self.publish_publications(read_messages(messages))
 
+    def broadcast(self, topics: Sequence[str], data: Any, **more: Any) -> list[Position | None]:
+        """Publish one message on all of `topics` or on none, in one round trip. As `Publisher.broadcast`."""
+        return self.publish_publications(read_broadcast(topics, data, more))
+
+    def delete_history(self, topic: str) -> bool:
+        """Delete the messages of `topic`. As `Publisher.delete_history`."""
+        return self._result(self._begin(lambda thread: thread.delete_history(topic)))
+
     def publish_publications(self, publications: Sequence[Publication]) -> list[Position | None]:
         """As `publish_all`, for messages that have been read."""
-        try:
-            return self.submit_publications(publications).result(self._longest)
-        except TimeoutError:
-            raise Unavailable(f"the publish has not ended within {self._longest:g} s") from None
+        return self._result(self.submit_publications(publications))
 
     def submit(self, messages: Sequence[Mapping[str, Any]]) -> Future[list[Position | None]]:
         """Begin to publish all messages or none, without waiting. The result of the future is that of `publish_all`.
@@ -85,10 +92,19 @@ class SyncPublisher:
 
     def submit_publications(self, publications: Sequence[Publication]) -> Future[list[Position | None]]:
         """As `submit`, for messages that have been read and copied."""
-        with self._lock:
+        return self._begin(lambda thread: thread.submit(publications))
+
+    def _begin(self, call: Callable[[_PublisherThread], Future[T]]) -> Future[T]:
+        with self._lock:  # `close` must not end the thread meanwhile
             if self._thread is None:
                 self._thread = _PublisherThread(Publisher(self._url, **self._options))  # type: ignore[arg-type]
-            return self._thread.submit(publications)
+            return call(self._thread)
+
+    def _result(self, pending: Future[T]) -> T:
+        try:
+            return pending.result(self._longest)
+        except TimeoutError:
+            raise Unavailable(f"the call has not ended within {self._longest:g} s") from None
 
     def close(self) -> None:
         """End the thread and close the connections. Publishes that have not ended raise `CancelledError`."""
@@ -139,6 +155,12 @@ class _PublisherThread:
         import asyncio
 
         return asyncio.run_coroutine_threadsafe(self._publisher.publish_publications(publications), self._loop)
+
+    def delete_history(self, topic: str) -> Future[bool]:
+        """Begin to delete the history of a topic, from any thread."""
+        import asyncio
+
+        return asyncio.run_coroutine_threadsafe(self._publisher.delete_history(topic), self._loop)
 
     def stop(self) -> None:
         """Close the publisher, and return when the thread has ended."""

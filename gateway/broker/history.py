@@ -12,13 +12,12 @@ from gateway.broker import rows
 from gateway.broker.client import CommandRefused, RedisClient, RedisCommand
 from gateway.broker.envelope import Envelope
 from gateway.broker.fence import NO_FENCE, Fence
-from gateway.broker.keys import Keys
+from gateway.broker.keys import IDEMPOTENCY_MS, Keys
 from gateway.broker.server_life import LIFE_BYTES, ServerLife
 from gateway.core.position import unborn
 from gateway.core.stream_position import StreamEntry, StreamPage
 from gateway.core.topic_rules import Rule
 
-IDEMPOTENCY_MS: Final = 300_000
 META_MS: Final = 86_400_000  # meta and snapshot outlive the messages by this; nodes with subscribers renew it
 MAX_READ: Final = 1000  # entries in one answer
 MAX_OFFSET: Final = 10**14  # append_history.lua starts a new epoch beyond it
@@ -59,7 +58,7 @@ class History:
         the answer is the newest token alone.
         """
         meta = self._keys.history_meta(topic)
-        answered = self._keys.history_answer(topic, key) if key else meta
+        answered = self._keys.publish_answer(topic, key) if key else meta
         last = self._keys.snapshot(topic) if rule.snapshot else meta
         return self._append_history.with_source([self._keys.history(topic), meta, answered, last], [
             channel, envelope.header(), envelope.body, rule.history, rule.history_seconds * 1000, envelope.published_ms,

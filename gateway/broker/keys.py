@@ -14,6 +14,8 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
+IDEMPOTENCY_MS: Final = 300_000  # how long the same idempotency key means the same message
+
 _GLOB: Final = re.compile(r"([*?\[\]\\])")
 _ESCAPED: Final = r"\\\1"
 
@@ -67,8 +69,11 @@ class Keys:
         """
         return f"{self.history(topic)}:meta"
 
-    def history_answer(self, topic: str, key: str) -> str:
-        """Hash with a TTL of five minutes: the answer to the publish with this idempotency key."""
+    def publish_answer(self, topic: str, key: str) -> str:
+        """Hash with the TTL `IDEMPOTENCY_MS`: the answer to the publish with this idempotency key.
+
+        It has the position of the message, or only the field `published` if the topic has no history.
+        """
         return f"{self.history(topic)}:answer:{key}"
 
     def snapshot(self, topic: str) -> str:

@@ -9,7 +9,7 @@ from gateway.broker import rows
 from gateway.broker.client import CommandRefused, RedisClient, RedisCommand
 from gateway.broker.envelope import Envelope
 from gateway.broker.fence import NO_FENCE, Fence
-from gateway.broker.keys import Keys
+from gateway.broker.keys import IDEMPOTENCY_MS, Keys
 
 MAX_BODY_BYTES: Final = 32 << 20  # largest snapshot that a node reads: the output buffer limit of Redis for pub/sub
 KEEP_MS: Final = 7 * 86_400_000  # TTL of the snapshot of a topic without history
@@ -25,14 +25,18 @@ class Snapshots:
         self._known: dict[str, tuple[int, bytes | None]] = {}
         self._floors: dict[str, int] = {}  # every local subscriber received this version or a newer one first
 
-    def publish_command(self, topic: str, envelope: Envelope, channel: str, fence: Fence | None = None) -> RedisCommand:
+    def publish_command(
+        self, topic: str, envelope: Envelope, channel: str, key: str | None = None, fence: Fence | None = None
+    ) -> RedisCommand:
         """The command that stores and publishes `envelope`; its answer is the version.
 
-        If `fence` is outdated, the answer is a list with the newest token.
+        The answer is 0 if the idempotency key `key` was used before. If `fence` is outdated, the answer is a list with
+        the newest token.
         """
-        return self._publish_snapshot.with_source([self._keys.snapshot(topic)], [
+        answer = [self._keys.publish_answer(topic, key)] if key is not None else []
+        return self._publish_snapshot.with_source([self._keys.snapshot(topic), *answer], [
             channel, envelope.header(), envelope.body, *(fence or NO_FENCE), self._redis.publish_command(channel),
-            KEEP_MS,
+            KEEP_MS, IDEMPOTENCY_MS,
         ])  # fmt: skip
 
     def is_ready(self, topic: str) -> bool:

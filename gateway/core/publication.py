@@ -11,12 +11,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
+import orjson
+
 from gateway.core import topic_rules
 from gateway.core.errors import ErrorReason, ProtocolError
 from gateway.core.json_text import Json, RequestId, dumps, loads
 from gateway.core.names import MAX_NAME_LENGTH, is_name, quoted
 
 _FIELDS: Final = frozenset({"topic", "data", "action", "subtype", "priority", "to", "except", "idempotencyKey"})
+
+MAX_BROADCAST_TOPICS: Final = 1000
+MAX_BROADCAST_BYTES: Final = 16 << 20  # of the data on all topics of one broadcast together
 
 _IDEMPOTENCY_KEY: Final = re.compile(r"[A-Za-z0-9_.:\-]+")
 _CLIENT_ID: Final = re.compile(r"[A-Za-z0-9_.\-]+")  # it becomes part of a header line in Redis pub/sub
@@ -68,24 +73,59 @@ class Publication:
         Raises:
             ProtocolError: JSON cannot hold the item unchanged, or the item is invalid as in `of_item`.
         """
-        try:
-            dumps([item])  # at the depth that the item has in the message for clients
-        except ValueError as error:
-            raise ProtocolError(ErrorReason.DATA_REFUSED, str(error)) from None
+        _check_python(item)
         return cls.of_item(dict(item))
+
+
+def of_broadcast(item: Json) -> list[Publication]:
+    """Read the publications of a broadcast: one message with `topics`, a list of names, instead of `topic`.
+
+    They share one JSON text of the data, which is written once.
+
+    Raises:
+        ProtocolError: A field is missing, unknown or invalid, or a topic is named twice.
+        PublicationTooLarge: The data on all topics together are over the limit.
+    """
+    topics = item.get("topics") if isinstance(item, dict) else None
+    if not isinstance(topics, list) or not 0 < len(topics) <= MAX_BROADCAST_TOPICS or "topic" in item:
+        raise ProtocolError(
+            ErrorReason.DATA_REFUSED,
+            f"a broadcast needs topics, a list of 1 to {MAX_BROADCAST_TOPICS} names, instead of topic; "
+            "send several broadcasts for more",
+        )
+    named: set[str] = set()
+    for topic in topics:
+        check_topic(topic, None)
+        if topic in named:
+            raise ProtocolError(ErrorReason.DATA_REFUSED, f"topics names {topic} twice; name it once")
+        named.add(topic)
+    first = Publication.of_item({**{name: item[name] for name in item if name != "topics"}, "topic": topics[0]})
+    text = orjson.dumps(first.data)
+    if len(text) * len(topics) > MAX_BROADCAST_BYTES:
+        raise PublicationTooLarge(
+            f"{len(text)} bytes of data on {len(topics)} topics are {len(text) * len(topics)} bytes; the limit of a "
+            f"broadcast is {MAX_BROADCAST_BYTES}: send several broadcasts with fewer topics"
+        )
+    data = orjson.Fragment(text)
+    return [replace(first, topic=topic, data=data) for topic in topics]
+
+
+def of_python_broadcast(item: Mapping[str, Any]) -> list[Publication]:
+    """As `of_broadcast`, for an item made by a Python program. Errors: also as `Publication.of_python`."""
+    _check_python(item)
+    return of_broadcast(dict(item))
+
+
+def _check_python(item: Mapping[str, Any]) -> None:
+    try:
+        dumps([item])  # at the depth that the item has in the message for clients
+    except ValueError as error:
+        raise ProtocolError(ErrorReason.DATA_REFUSED, str(error)) from None
 
 
 def copied(publication: Publication) -> Publication:
     """`publication` with a copy of its data, which later changes of the caller's objects do not reach."""
     return replace(publication, data=loads(dumps(publication.data)))
-
-
-def refuse_key(topic: str) -> ProtocolError:
-    """The error for a publication with an idempotency key on `topic`, which has no history to find the key in."""
-    return ProtocolError(
-        ErrorReason.DATA_REFUSED,
-        f"idempotencyKey has no effect on {topic}, a topic without history: leave it out, or give the topic history",
-    )
 
 
 def refuse_reserved(topic: str) -> None:
@@ -98,6 +138,18 @@ def refuse_reserved(topic: str) -> None:
         raise ProtocolError(ErrorReason.NOT_ALLOWED, f"{topic} is reserved: only the gateway publishes there")
 
 
+def check_topic(topic: Json, request_id: RequestId) -> None:
+    """Check that `topic` is a valid topic.
+
+    Raises:
+        ProtocolError: It is not.
+    """
+    if not topic_rules.is_topic(topic):
+        raise ProtocolError(
+            ErrorReason.NO_VALID_TOPIC, f"topic must be {topic_rules.NAME_FORM}, not {quoted(topic)}", request_id
+        )
+
+
 def common_fields(message: Mapping[str, Json], request_id: RequestId) -> tuple[str, Json, dict[str, Json]]:
     """Topic, data and extras of a message to publish: what a client and a program may both say.
 
@@ -107,12 +159,7 @@ def common_fields(message: Mapping[str, Json], request_id: RequestId) -> tuple[s
     if "topic" not in message or "data" not in message:
         raise ProtocolError(ErrorReason.MISSING_PARAMETER, "a publication needs a topic and data", request_id)
     topic = message["topic"]
-    if not topic_rules.is_topic(topic):
-        raise ProtocolError(
-            ErrorReason.NO_VALID_TOPIC,
-            f"topic must be {topic_rules.NAME_FORM}, not {quoted(topic)}",
-            request_id,
-        )
+    check_topic(topic, request_id)
     extras: dict[str, Json] = {}
     for name in ("action", "subtype", "priority"):
         value = message.get(name)

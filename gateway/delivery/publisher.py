@@ -13,16 +13,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Final, NamedTuple
 
+import orjson
+
 from gateway.broker import rows
 from gateway.broker.client import RedisClient, RedisCommand, Unavailable, Unconfirmed, WrongType
 from gateway.broker.envelope import Envelope, EnvelopeKind
 from gateway.broker.fence import Fence, Fenced
 from gateway.broker.history import History
-from gateway.broker.keys import Keys, node_of
+from gateway.broker.keys import IDEMPOTENCY_MS, Keys, node_of
 from gateway.broker.snapshots import Snapshots
 from gateway.core import hub, message, topic_rules
 from gateway.core.position import Position
-from gateway.core.publication import Publication, PublicationTooLarge, refuse_key
+from gateway.core.publication import Publication, PublicationTooLarge
 from gateway.core.topic_rules import RulesError, TopicRules
 from gateway.metrics import Metrics
 
@@ -70,6 +72,7 @@ class MessagePublisher:
         self._now = now
         self._history = History(redis, keys)
         self._snapshots = Snapshots(redis, keys)
+        self._publish_once = redis.script("publish_once")
 
     def now_ms(self) -> int:
         """The time in ms since 1970."""
@@ -84,7 +87,6 @@ class MessagePublisher:
         `fence`: proof of leadership of a singleton; it requires topics with history or a snapshot.
 
         Raises:
-            ProtocolError: A message has an idempotency key but its topic has no history; nothing was published.
             Fenced: The singleton's lease has ended; nothing was published.
             PublicationTooLarge: A message is over the size limit; nothing was published.
             Unconfirmed: All are published, but too few replicas confirmed those with history (GATEWAY_WAIT_REPLICAS).
@@ -111,7 +113,7 @@ class MessagePublisher:
         """Queue the messages for Redis without a task; `positions` then gives the result. Requires `can_submit`.
 
         Raises:
-            ProtocolError, PublicationTooLarge, Unavailable: As `publish`; nothing was queued.
+            PublicationTooLarge, Unavailable: As `publish`; nothing was queued.
         """
         batch = self._batch(publications, None, None)
         return PendingPublish(self._redis.submit(batch.commands, durable=batch.durable), batch.indices)
@@ -140,8 +142,6 @@ class MessagePublisher:
         indices: list[int] = []
         durable = False
         for publication in publications:
-            if publication.key is not None and not self._rules.of(publication.topic).history:
-                raise refuse_key(publication.topic)
             indices.append(len(commands))
             for topic in self._names(publication):
                 body = message.pack(topic, publication.data, publication.extras, published_ms or now)
@@ -161,7 +161,9 @@ class MessagePublisher:
         return _Batch(commands, indices, durable)
 
     async def with_keys(self, publications: Sequence[Publication]) -> list[Publication]:
-        """`publications`, each with an idempotency key if that makes it safe to publish it again.
+        """`publications`, each with an idempotency key if all its topics have history: a retry is then safe.
+
+        Other topics get none, because a key costs more than their whole publish.
 
         Raises:
             Unavailable: Redis did not answer, or has no topic rules.
@@ -172,13 +174,27 @@ class MessagePublisher:
             for one in publications
         ]
 
-    def is_repeatable(self, publication: Publication) -> bool:
-        """Whether a second publish of `publication` has no effect, since Redis finds its key on each of its topics."""
-        return publication.key is not None and self._keeps_all(publication)
+    @staticmethod
+    def is_repeatable(publication: Publication) -> bool:
+        """Whether a second publish of `publication` has no effect, since Redis finds its key."""
+        return publication.key is not None and publication.to is None
 
     def _keeps_all(self, publication: Publication) -> bool:
         """Whether the topic and all of its aliases have history."""
         return publication.to is None and all(self._rules.of(name).history for name in self._names(publication))
+
+    async def delete_history(self, topic: str) -> bool:
+        """Delete the messages of a topic and its snapshot, in Redis and in the nodes. False if there were none.
+
+        The epoch stays and the offsets go on: a client that misses deleted messages cannot recover, and a client that
+        misses none, or is subscribed, does not notice.
+
+        Raises:
+            Unavailable: Redis did not confirm.
+        """
+        deleted = await self._history.delete(topic)
+        await self._redis.publish(self._keys.control, orjson.dumps({"op": "forget", "topics": [topic]}))
+        return deleted
 
     def storage_cost(self, publication: Publication) -> tuple[int, list[str]]:
         """About how many bytes Redis stores for `publication` (0: none), and the keys of the streams it is added to."""
@@ -256,11 +272,16 @@ class MessagePublisher:
                 if rule.history:
                     return self._history.append_command(topic, rule, envelope, channel, publication.key, fence)
                 if rule.snapshot:
-                    return self._snapshots.publish_command(topic, envelope, channel, fence)
+                    return self._snapshots.publish_command(topic, envelope, channel, publication.key, fence)
                 if fence is not None:
                     raise ValueError(
                         f"{topic} has neither history nor a snapshot: Redis could not fence "
                         "a singleton's message, so give its rule one of them"
+                    )
+                if publication.key is not None:
+                    return self._publish_once.with_source(
+                        [keys.publish_answer(topic, publication.key)],
+                        [channel, envelope.pack(), IDEMPOTENCY_MS, self._redis.publish_command(channel)],
                     )
             case "user", user:
                 channel, envelope = keys.audience(hub.user_audience(user)), Envelope(now, body)

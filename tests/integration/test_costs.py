@@ -159,6 +159,7 @@ class Caller:
             return lambda: http(method, path, status, **more)
 
         batch = {"messages": [{"topic": f"kept:batch:{at % 10}", "data": "x" * 100} for at in range(1000)]}
+        rooms = [f"kept:room:{at}" for at in range(1000)]
         report = {"status": "active", "leaseSeconds": 60}
 
         return {
@@ -201,6 +202,9 @@ class Caller:
             "POST /api/publish without a key": plain("POST", "/api/publish", 401, json={"topic": "t", "data": 1}),
             "POST /api/publish": by_key("POST", lambda: "/api/publish", json={"topic": "plain", "data": "x" * 100}),
             "POST /api/publish, 1,000 messages with history": by_key("POST", lambda: "/api/publish", json=batch),
+            "POST /api/broadcast, 1,000 topics with history": by_key(
+                "POST", lambda: "/api/broadcast", json={"topics": rooms, "data": "x" * 100}
+            ),
             "GET /api/topics, 1,000 of them": by_key("GET", lambda: "/api/topics"),
             "GET /api/topics/{topic}": by_key("GET", lambda: "/api/topics/crowd:77"),
             "GET /api/topics/{topic}/history, 100 messages": by_key(

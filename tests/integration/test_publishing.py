@@ -13,7 +13,9 @@ from typing import Any
 import orjson
 import pytest
 
+from gateway.broker.keys import IDEMPOTENCY_MS, Keys
 from gateway.publisher import ProtocolError, Publisher
+from gateway.sync_publisher import SyncPublisher
 from tests.client import Api, Client
 from tests.cluster import API_KEY, NAMESPACE, ROOT, Cluster, Redis
 from tests.conftest import Connect
@@ -153,18 +155,92 @@ async def test_an_idempotency_key_is_refused_where_it_would_have_no_effect(
     hearer = await connect(plain[1], user="ann")
     await hearer.subscribe("plain", "contest-keys")
     kept = {"topic": "contest-keys", "data": "kept", "idempotencyKey": "k"}
-    alone = {"topic": "plain", "data": "plain", "idempotencyKey": "k"}
     addressed = {**kept, "to": {"user": "ann"}}
-    for refused, word in ((alone, "plain, a topic without history"), (addressed, "no effect with to")):
-        for body in (refused, {"messages": [kept, refused]}):
-            answer = await http.post("/api/publish", json=body)
-            assert (answer.status_code, answer.json()["error"]["code"]) == (400, "bad_request")
-            assert word in answer.json()["error"]["message"]
-        async with Publisher(plain.redis.url, namespace=NAMESPACE) as publisher:
-            with pytest.raises(ProtocolError, match=word):
-                await publisher.publish_all([kept, refused])
+    for body in (addressed, {"messages": [kept, addressed]}):
+        answer = await http.post("/api/publish", json=body)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (400, "bad_request")
+        assert "no effect with to" in answer.json()["error"]["message"]
+    async with Publisher(plain.redis.url, namespace=NAMESPACE) as publisher:
+        with pytest.raises(ProtocolError, match="no effect with to"):
+            await publisher.publish_all([kept, addressed])
     refusal = await hearer.call(type="PUBLISH", **kept)
     assert (refusal["type"], refusal["code"]) == ("ERROR", 4016)
     assert (await http.post("/api/publish", json={"topic": "plain", "data": "last"})).is_success
     await hearer.hear(type="DATA", topic="plain")
     assert hearer.data() == ["last"]  # nothing of what was refused, in a batch neither
+
+
+@pytest.mark.parametrize("topic", ["plain", "market-data"])
+async def test_a_key_makes_two_publishes_one_on_a_topic_without_history(
+    plain: Cluster, connect: Connect, api: Callable[..., Api], topic: str
+) -> None:
+    hearer = await connect(plain[1], user="ann")
+    await hearer.subscribe(topic)
+    once = {"topic": topic, "data": "once", "idempotencyKey": "k"}
+    for node in plain[:2]:
+        for body in (once, {"messages": [once, {"topic": topic, "data": "by all"}]}):
+            answer = await api(node).post("/api/publish", body)
+            assert {result["topic"] for result in answer["results"]} == {topic}
+    async with Publisher(plain.redis.url, namespace=NAMESPACE) as publisher:
+        assert await publisher.publish(topic, "once", idempotencyKey="k") is None
+        await publisher.publish(topic, "other", idempotencyKey="l")
+    with SyncPublisher(plain.redis.url, namespace=NAMESPACE) as synchronous:
+        synchronous.publish(topic, "other", idempotencyKey="l")
+    await api(plain[0]).publish(topic, "last")
+    await hearer.hear(type="DATA", topic=topic, data="last")
+    assert hearer.data(topic) == ["once", "by all", "by all", "other", "last"]
+    left = plain.redis.cli("PTTL", Keys(NAMESPACE).publish_answer(topic, "k"))
+    assert 0 < left <= IDEMPOTENCY_MS
+
+
+async def test_a_broadcast_is_one_message_on_each_topic(
+    plain: Cluster, connect: Connect, api: Callable[..., Api]
+) -> None:
+    hearer = await connect(plain[1])
+    await hearer.subscribe("room:1", "room:2", "contest-chat")
+    said = {"topics": ["room:1", "room:2", "contest-chat"], "data": {"text": "hi"}, "action": "A"}
+    results = (await api(plain[0]).post("/api/broadcast", said))["results"]
+    assert [result["topic"] for result in results] == said["topics"]
+    async with Publisher(plain.redis.url, namespace=NAMESPACE) as publisher:
+        positions = await publisher.broadcast(["room:1", "contest-chat"], 2, idempotencyKey="b")
+        assert await publisher.broadcast(["room:1", "contest-chat"], 2, idempotencyKey="b") == positions
+    with SyncPublisher(plain.redis.url, namespace=NAMESPACE) as synchronous:
+        assert synchronous.broadcast(["room:1", "contest-chat"], 2, idempotencyKey="b") == positions
+    await api(plain[0]).publish("room:1", "last")
+    await hearer.hear(type="DATA", data="last")
+    assert hearer.data("room:1") == [{"text": "hi"}, 2, "last"]
+    assert hearer.data("room:2") == [{"text": "hi"}]
+    assert {m["action"] for m in hearer.received(type="DATA", data={"text": "hi"})} == {"A"}
+    http = api(plain[0]).http
+    for body, status in (
+        ({"topics": ["a", "system"], "data": 1}, 403), ({"topics": ["a", "a"], "data": 1}, 400),
+        ({"topics": [str(n) for n in range(1000)], "data": "x" * 17_000}, 413),
+    ):  # fmt: skip
+        assert (await http.post("/api/broadcast", json=body)).status_code == status
+
+
+async def test_a_publisher_deletes_the_history_of_a_topic(
+    plain: Cluster, connect: Connect, api: Callable[..., Api]
+) -> None:
+    hearer = await connect(plain[1])
+    await hearer.subscribe("contest-gone")
+    url = "/api/topics/contest-gone/history"
+    with SyncPublisher(plain.redis.url, namespace=NAMESPACE) as synchronous:
+        first = synchronous.publish("contest-gone", 1)
+        synchronous.publish("contest-gone", 2)
+        assert first is not None
+        assert synchronous.delete_history("contest-gone")
+        assert not synchronous.delete_history("contest-gone")
+        with pytest.raises(ProtocolError, match="reserved"):
+            synchronous.delete_history("gateway:figures")
+    assert (await api(plain[0]).get(url))["messages"] == []
+
+    async def forgotten() -> bool:
+        back = await connect(plain[1])
+        recover = {"contest-gone": {"epoch": first.epoch, "offset": first.offset}}
+        positions = (await back.subscribe("contest-gone", recover=recover))["positions"]
+        return positions["contest-gone"]["recovered"] is False
+
+    await eventually(forgotten)
+    await api(plain[0]).publish("contest-gone", 3)
+    assert (await hearer.hear(type="DATA", data=3))["offset"] == 3

@@ -9,8 +9,8 @@ from redis.exceptions import OutOfMemoryError
 
 from gateway.broker.envelope import Envelope, EnvelopeKind
 from gateway.broker.fence import Fence
-from gateway.broker.history import IDEMPOTENCY_MS, MAX_OFFSET, META_MS, History
-from gateway.broker.keys import Keys
+from gateway.broker.history import MAX_OFFSET, META_MS, History
+from gateway.broker.keys import IDEMPOTENCY_MS, Keys
 from gateway.core.topic_rules import Rule
 from tests.lua.steps import Steps
 
@@ -27,7 +27,7 @@ class Topic:
         self.steps = steps
         self.redis = steps.redis
         self.stream, self.meta = keys.history(TOPIC), keys.history_meta(TOPIC)
-        self.snapshot, self.answer = keys.snapshot(TOPIC), keys.history_answer(TOPIC, "key")
+        self.snapshot, self.answer = keys.snapshot(TOPIC), keys.publish_answer(TOPIC, "key")
         self._history = History(steps.redis_client, keys)
 
     def append(
@@ -317,7 +317,7 @@ def test_a_key_that_has_expired_publishes_again(steps: Steps, topic: Topic) -> N
 def test_keys_are_independent_and_without_one_nothing_is_stored(steps: Steps, topic: Topic, keys: Keys) -> None:
     assert [topic.append(key=key)[1] for key in ("a", "b", "a", "b", "c")] == [1, 2, 1, 2, 3]
     assert [topic.append()[1] for _ in range(2)] == [4, 5]
-    answers = [keys.history_answer(TOPIC, key).encode() for key in "abc"]
+    answers = [keys.publish_answer(TOPIC, key).encode() for key in "abc"]
     assert steps.state().keys() == {topic.stream.encode(), topic.meta.encode(), *answers}
 
 

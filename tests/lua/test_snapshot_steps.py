@@ -18,7 +18,9 @@ TOPIC = "prices"
 def keep(steps: Steps, text: bytes = TEXT, fence: Fence | None = None) -> int | list[bytes]:
     """Keep a value as the code does; its version, or what refused it."""
     message = Envelope(123, text, kind=EnvelopeKind.SNAPSHOT, conflate_ms=50)
-    answer = steps.run(Snapshots(steps.redis_client, steps.keys).publish_command(TOPIC, message, "gw:prices", fence))
+    answer = steps.run(
+        Snapshots(steps.redis_client, steps.keys).publish_command(TOPIC, message, "gw:prices", None, fence)
+    )
     return answer if isinstance(answer, list) else int(answer)
 
 
@@ -88,7 +90,7 @@ def test_a_value_goes_to_one_shard_on_a_cluster(steps: Steps, keys: Keys) -> Non
     subscriber = steps.redis.pubsub()
     subscriber.execute_command("SSUBSCRIBE", "ch")
     assert subscriber.parse_response()[0] == b"ssubscribe"
-    steps.call("publish_snapshot", [keys.snapshot(TOPIC)], "ch", "h", "text", "", 0, 0, "SPUBLISH", 1000)
+    steps.call("publish_snapshot", [keys.snapshot(TOPIC)], "ch", "h", "text", "", 0, 0, "SPUBLISH", 1000, 1)
     message = subscriber.parse_response()
     assert message[:2] == [b"smessage", b"ch"]
     assert message[2].startswith(b"h ")

@@ -12,7 +12,15 @@ from gateway.core.errors import ProtocolError
 from gateway.core.identity import ROLES
 from gateway.core.json_text import Json
 from gateway.core.position import Position
-from gateway.core.publication import Publication, PublicationTooLarge, refuse_reserved
+from gateway.core.publication import (
+    MAX_BROADCAST_BYTES,
+    MAX_BROADCAST_TOPICS,
+    Publication,
+    PublicationTooLarge,
+    of_broadcast,
+    refuse_reserved,
+)
+from gateway.core.topic_rules import MAX_TOPIC_LENGTH
 from gateway.http.api.openapi import (
     CLIENT_ID,
     COUNT,
@@ -34,15 +42,28 @@ MAX_MESSAGES: Final = 1000  # in one request
 
 async def publish(request: Request) -> Any:
     """Publish ``{"topic", "data", …}`` or ``{"messages": [{…}, …]}``: either all messages, or none."""
-    node = node_of(request)
-    publications = parse(await read_body(request, 2 * node.settings.max_message_bytes))
-    check_permission(api_key(request), publications)
+    return await _publish(request, parse(await read_body(request, 2 * node_of(request).settings.max_message_bytes)))
+
+
+async def broadcast(request: Request) -> Any:
+    """Publish one message on many topics, ``{"topics", "data", …}``: either on all of them, or on none."""
+    limit = 2 * node_of(request).settings.max_message_bytes + MAX_BROADCAST_TOPICS * (MAX_TOPIC_LENGTH + 3)
+    body = await read_body(request, limit)
     try:
-        positions = await node.publisher.publish(publications)
+        publications = of_broadcast(body)
     except PublicationTooLarge as error:
         raise ApiError(413, "too_large", str(error)) from None
     except ProtocolError as error:
         raise ApiError(400, "bad_request", error.message) from None
+    return await _publish(request, publications)
+
+
+async def _publish(request: Request, publications: Sequence[Publication]) -> Any:
+    check_permission(api_key(request), publications)
+    try:
+        positions = await node_of(request).publisher.publish(publications)
+    except PublicationTooLarge as error:
+        raise ApiError(413, "too_large", str(error)) from None
     return results(publications, positions)
 
 
@@ -125,6 +146,24 @@ PATHS: Final[Schema] = {
             "unknown whether they were published.",
         )
     },
+    "/api/broadcast": {
+        "post": operation(
+            "broadcast", "Publish one message on several topics",
+            answer(ref("Published"), "Redis has accepted the message on all topics"),
+            body={
+                "required": True,
+                "description": "JSON, with any content type. The data on all topics together have at most "
+                f"{MAX_BROADCAST_BYTES:,} bytes.",
+                "content": {
+                    "application/json": {
+                        "schema": ref("Broadcast"),
+                        "examples": {"two": {"value": {"topics": ["room:1", "room:2"], "data": {"text": "hello"}}}},
+                    }
+                },
+            },
+            description="As `publish` with one message for each topic, but the request has the message once.",
+        )
+    },
 }  # fmt: skip
 
 _MESSAGE = record(
@@ -141,21 +180,27 @@ _MESSAGE = record(
     },
     idempotencyKey={
         "type": ["string", "null"], "pattern": r"^[A-Za-z0-9_.:\-]{1,200}$",
-        "description": "A message with the same key within 5 minutes is the same message. Only for topics with history "
-        "and without `to`, otherwise 400",
+        "description": "A message with the same key within 5 minutes is the same message: nothing is published, and "
+        "the answer is the first one. Not with `to`",
     },
     **{"except": {**CLIENT_ID, "type": ["string", "null"], "description": "Exclude this client"}},
 )  # fmt: skip
 
+_NOT_BOTH: Final[Schema] = {
+    "required": ["to", "except"], "properties": {"to": {"type": "object"}, "except": {"type": "string"}},
+}  # fmt: skip
+_TOPICS: Final[Schema] = {**array(TOPIC), "minItems": 1, "maxItems": MAX_BROADCAST_TOPICS, "uniqueItems": True}
+
 SCHEMAS: Final[Schema] = {
-    "Message": {
+    "Message": {**_MESSAGE, "required": ["topic", "data"], "additionalProperties": False, "not": _NOT_BOTH},
+    "Broadcast": {
         **_MESSAGE,
-        "required": ["topic", "data"],
-        "additionalProperties": False,
-        "not": {
-            "required": ["to", "except"],
-            "properties": {"to": {"type": "object"}, "except": {"type": "string"}},
+        "properties": {
+            "topics": _TOPICS, **{name: part for name, part in _MESSAGE["properties"].items() if name != "topic"}
         },
+        "required": ["topics", "data"],
+        "additionalProperties": False,
+        "not": _NOT_BOTH,
     },
     "Published": record(
         results=array(
@@ -164,4 +209,7 @@ SCHEMAS: Final[Schema] = {
     ),
 }  # fmt: skip
 
-ROUTES: Final = [resource("/api/publish", POST=("publish", publish))]
+ROUTES: Final = [
+    resource("/api/publish", POST=("publish", publish)),
+    resource("/api/broadcast", POST=("publish", broadcast)),
+]

@@ -69,10 +69,7 @@ async def show_history(request: Request) -> Any:
 
 async def delete_history(request: Request) -> Any:
     """Delete a topic's messages in Redis and in the nodes. The offsets continue."""
-    node, topic = node_of(request), _ruled(request, "history")
-    deleted = await node.history.delete(topic)
-    await node.control_channel.broadcast("forget", topics=[topic])
-    return {"deleted": deleted}
+    return {"deleted": await node_of(request).publisher.delete_history(_ruled(request, "history"))}
 
 
 async def show_presence(request: Request) -> Any:

@@ -15,7 +15,13 @@ from gateway.core.commands import Publish
 from gateway.core.errors import ErrorReason, ProtocolError
 from gateway.core.events import Delivered
 from gateway.core.json_numbers import NumberError
-from gateway.core.publication import Publication
+from gateway.core.publication import (
+    MAX_BROADCAST_BYTES,
+    Publication,
+    PublicationTooLarge,
+    of_broadcast,
+    of_python_broadcast,
+)
 from gateway.protocols.native import encoder
 from gateway.protocols.native.decoder import decode
 from tests.unit.protocols.native.test_decoder import names, to_text, values
@@ -126,3 +132,53 @@ def test_an_idempotency_key_goes_with_no_address_and_not_into_a_clients_publish(
         publish(item)
     assert (refused.value.reason, refused.value.request_id) == (ErrorReason.DATA_REFUSED, "r")
     assert publish({**item, "idempotencyKey": None}).publication.key is None
+
+
+# ---- broadcasts
+
+
+def test_a_broadcast_is_one_message_on_each_topic_with_the_data_written_once() -> None:
+    item = {"topics": ["a", "b"], "data": {"x": 1}, "action": "A", "except": "n.b.1", "idempotencyKey": "k"}
+    a, b = of_broadcast(item)
+    assert (a.topic, b.topic) == ("a", "b")
+    assert a.data is b.data
+    one = Publication.of_item({**{name: item[name] for name in item if name != "topics"}, "topic": "a"})
+    assert message.pack("a", a.data, a.extras, 0) == message.pack("a", one.data, one.extras, 0)
+    assert (a.extras, a.except_client, a.key, a.to) == (one.extras, "n.b.1", "k", None)
+
+
+@pytest.mark.parametrize(
+    ("item", "said"),
+    [
+        (7, "a broadcast needs topics"),
+        ({"data": 1}, "a broadcast needs topics"),
+        ({"topics": [], "data": 1}, "a list of 1 to 1000 names"),
+        ({"topics": "a", "data": 1}, "a broadcast needs topics"),
+        ({"topics": {"a": 1}, "data": 1}, "a broadcast needs topics"),
+        ({"topics": ["a"], "topic": "a", "data": 1}, "instead of topic"),
+        ({"topics": [str(at) for at in range(1001)], "data": 1}, "send several broadcasts"),
+        ({"topics": ["a", "b", "a"], "data": 1}, "topics names a twice"),
+        ({"topics": ["a", "b c"], "data": 1}, "not 'b c'"),
+        ({"topics": ["a", ["b"]], "data": 1}, "topic must be"),
+        ({"topics": ["a", None], "data": 1}, "topic must be"),
+        ({"topics": ["a"]}, "needs a topic and data"),
+        ({"topics": ["a"], "data": 1, "tpoic": 1}, "unknown field 'tpoic'"),
+    ],
+)
+def test_a_bad_broadcast_is_refused(item: Any, said: str) -> None:
+    with pytest.raises(ProtocolError, match=said):
+        of_broadcast(item)
+
+
+def test_the_data_of_a_broadcast_are_bounded_on_all_topics_together() -> None:
+    topics = [str(at) for at in range(16)]
+    most = MAX_BROADCAST_BYTES // 16
+    assert len(of_broadcast({"topics": topics, "data": "x" * (most - 2)})) == 16
+    with pytest.raises(PublicationTooLarge, match=f"{most + 1} bytes of data on 16 topics are {16 * most + 16} bytes"):
+        of_broadcast({"topics": topics, "data": "x" * (most - 1)})
+
+
+@pytest.mark.parametrize("data", [float("nan"), object(), 2**65, {1: 1}])
+def test_a_broadcast_of_a_program_has_data_that_json_can_hold(data: Any) -> None:
+    with pytest.raises(ProtocolError, match="cannot be written as JSON"):
+        of_python_broadcast({"topics": ["a"], "data": data})

@@ -10,9 +10,8 @@ import pytest
 from gateway.broker.client import Unavailable
 from gateway.broker.envelope import Envelope, EnvelopeKind
 from gateway.broker.fence import Fence, Fenced
-from gateway.broker.keys import Keys
+from gateway.broker.keys import IDEMPOTENCY_MS, Keys
 from gateway.core import topic_rules
-from gateway.core.errors import ProtocolError
 from gateway.core.publication import Publication, PublicationTooLarge
 from gateway.delivery.publisher import (
     MARGIN_BYTES,
@@ -105,8 +104,6 @@ async def test_one_message_that_is_refused_leaves_all_unpublished() -> None:
         await at.publish(good, Publication("plain", "x" * 3000))
     with pytest.raises(PublicationTooLarge, match="history_bytes"):
         await at.publish(good, Publication("kept", "x" * (2000 - MARGIN_BYTES)))
-    with pytest.raises(ProtocolError):
-        await at.publish(good, Publication("last", 1, key="k"))
     assert (at.redis.trips, at.sent()) == ([], [])
     await at.publish(Publication("kept", "x" * (2000 - MARGIN_BYTES - 200)))
     await at.publish(Publication("plain", "x" * (2000 - MARGIN_BYTES)))
@@ -119,6 +116,21 @@ async def test_the_same_key_is_published_once() -> None:
     assert await at.publish(Publication("kept", 1, key="k")) == first
     assert len(at.sent()) == 1
     assert await at.publish(Publication("kept", 1, key="l")) != first
+
+
+@pytest.mark.parametrize("topic", ["plain", "last"])
+@in_virtual_time
+async def test_a_key_is_found_for_five_minutes_on_a_topic_without_history(topic: str) -> None:
+    at = At()
+    for key in ("k", "k", "l", "k"):
+        assert await at.publish(Publication(topic, key, key=key), Publication("kept", 1)) != [None, None]
+    assert [envelope.body.split()[-1] for _, envelope in at.sent() if b"kept" not in envelope.body] == [b'"k"', b'"l"']
+    assert at.redis.run("PTTL", KEYS.publish_answer(topic, "k")) == IDEMPOTENCY_MS
+    at.redis.now_ms += IDEMPOTENCY_MS
+    await at.publish(Publication(topic, "again", key="k"))
+    assert len(at.sent()) == 1
+    await at.publish(Publication("kept", 1, key="k"), Publication(topic, "another topic's key", key="m"))
+    assert len(at.sent()) == 2
 
 
 @in_virtual_time
@@ -175,6 +187,7 @@ async def test_only_publications_that_redis_recognizes_on_all_their_topics_get_a
     assert [one.key is not None for one in keyed] == [True, True, True, False, False, False]
     assert keyed[0].key == "mine" and keyed[1].key != keyed[2].key
     assert [at.publisher.is_repeatable(one) for one in keyed] == [True, True, True, False, False, False]
+    assert at.publisher.is_repeatable(Publication("plain", 1, key="mine"))
     assert not at.publisher.is_repeatable(Publication("kept", 1))
     assert await at.publish(keyed[1]) == await at.publish(keyed[1])
     assert len(at.sent()) == 1

@@ -91,7 +91,7 @@ async def test_a_publish_is_answered_as_the_route_does() -> None:
 @pytest.mark.parametrize(
     "body",
     [b"", b"{", b"[]", {"topic": "a b", "data": 1}, {"topic": "system", "data": 1}, {"topic": "plain"},
-     {"topic": "plain", "data": "x" * 3000}, {"topic": "plain", "data": 1, "idempotencyKey": "k"}],
+     {"topic": "plain", "data": "x" * 3000}, {"topic": "plain", "data": 1, "idempotencyKey": "k k"}],
     ids=lambda body: repr(body)[:50],
 )  # fmt: skip
 @in_virtual_time
