@@ -37,7 +37,8 @@ def issue(
         seconds: How long the token is valid.
         now: Seconds since 1970; None: the time of this machine.
         kid: The name of the key, if the nodes get their keys from a key server.
-        **claims: Further claims: ``aud`` and ``iss`` as the nodes require them, ``jti`` to revoke this token alone.
+        **claims: Further claims: ``aud`` and ``iss`` as the nodes require them, ``jti`` to revoke this token alone,
+            ``info`` (JSON of at most 2 KiB) for presence.
 
     Raises:
         ValueError: The user, the role or the key cannot be used.

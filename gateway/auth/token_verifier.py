@@ -10,7 +10,9 @@ from typing import Any, Final
 import jwt
 
 from gateway.auth.key_set import KeySet
+from gateway.core import json_text
 from gateway.core.identity import (
+    MAX_INFO_BYTES,
     MAX_TOKEN_TOPICS,
     ROLES,
     AuthError,
@@ -35,7 +37,7 @@ class TokenVerifier:
 
     Claims, as the DegenDuel API issues them: ``wallet_address`` is the user (otherwise ``sub``), ``role`` is one of
     `ROLES` (any other counts as ``user``), and ``exp`` is the expiry in seconds since 1970. A subscription token has
-    ``topics`` and cannot be used to log in.
+    ``topics`` and cannot be used to log in. ``info`` of a login token is any JSON of at most `MAX_INFO_BYTES` bytes.
 
     Args:
         key_set: The keys that may have signed a token.
@@ -78,6 +80,7 @@ class TokenVerifier:
             None if ends is None else ends + self._leeway,
             _token_id(claims),
             _number(claims, "iat"),
+            info=_info(claims),
         )
 
     def verify_grant(self, token: str) -> Grant:
@@ -183,6 +186,26 @@ def _token_id(claims: dict[str, Any]) -> str | None:
     if not isinstance(token_id, str) or _SURROGATE.search(token_id):
         raise AuthError("token_invalid", "The token's jti must be a string, so that the token can be revoked")
     return name_of(token_id)
+
+
+def _info(claims: dict[str, Any]) -> bytes | None:
+    """The claim `info` as JSON text; None if there is none.
+
+    Raises:
+        AuthError: JSON cannot hold it, or it is too long.
+    """
+    info = claims.get("info")
+    if info is None:
+        return None
+    try:
+        text = json_text.dumps(info)
+    except ValueError as error:
+        raise AuthError("token_invalid", f"The token's info is not valid: {error}") from None
+    if len(text) > MAX_INFO_BYTES:
+        raise AuthError(
+            "token_invalid", f"The token's info has {len(text)} bytes; the limit is {MAX_INFO_BYTES}: shorten it"
+        )
+    return text
 
 
 def _number(claims: dict[str, Any], name: str) -> float | None:

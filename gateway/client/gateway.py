@@ -223,13 +223,13 @@ class Gateway:
         answer = await self._call({"type": "COMMAND", "topic": topic, "action": action, "data": data})
         return answer.get("data")
 
-    async def presence(self, topic: str) -> Json:
-        """The people on `topic`: `count` and `members`.
+    async def presence(self, topic: str, *, clients: bool = False) -> Json:
+        """The people on `topic`: `count` and `members`; with `clients` a list of all clients instead of `members`.
 
         Raises:
             Refused, NoAnswer, Disconnected: As in `publish`.
         """
-        return await self.request(topic, "presence")
+        return await self.request(topic, "presence", **({"clients": True} if clients else {}))
 
     async def history(self, topic: str, **where: Json) -> Json:
         """The latest messages of `topic`, as `epoch`, `offset` and `messages`.

@@ -15,11 +15,12 @@ from gateway.broker.hash_reader import HashReader
 from gateway.broker.keys import Keys, node_of
 from gateway.cluster.registry import live_nodes
 from gateway.core import hub
+from gateway.core.identity import MAX_INFO_BYTES
 from gateway.core.presence_set import Member
 
 ROWS: Final = 500  # in one Lua call
 MEMBERS_MS: Final = 86_400_000  # TTL of a node's presence rows of a topic, renewed by `count`: forgotten rows expire
-MAX_INFO_BYTES: Final = 4000  # largest row of a client
+MAX_ROW_BYTES: Final = 4000  # largest row of a client
 
 
 class PresenceStore:
@@ -31,7 +32,7 @@ class PresenceStore:
         self.node_id = node_id
         self._write_presence = redis.script("write_presence")
         self._live_nodes = redis.script("live_nodes")
-        self._people = HashReader(redis, "presence", MAX_INFO_BYTES)
+        self._people = HashReader(redis, "presence", MAX_ROW_BYTES)
 
     async def write(
         self,
@@ -51,7 +52,7 @@ class PresenceStore:
         """
         node_id, channel = self.node_id, self._keys.audience(hub.topic_audience(topic))
         keys = [self._keys.node(node_id), self._keys.presence(node_id, topic), self._keys.topics(node_id)]
-        pairs = [part for a in joined for part in (a.client_id, orjson.dumps({"user": a.user}))]
+        pairs = [part for a in joined for part in (a.client_id, _row(a))]
         message = presence_envelope(joined, left, now_ms).pack()
         # On a cluster the channel is in another slot, so the message is sent after the rows: a node that reads the rows
         # before this write receives the message later.
@@ -115,10 +116,16 @@ class PresenceStore:
 def _decode_member(node_id: str, field: tuple[bytes, bytes]) -> Member:
     if node_of(rows.client_id(field[0])) != node_id:
         raise ValueError("the row is about a client of another node")
-    return decode_member(rows.client_id(field[0]), rows.json_object(field[1], MAX_INFO_BYTES)["user"])
+    row = rows.json_object(field[1], MAX_ROW_BYTES)
+    return decode_member(rows.client_id(field[0]), row["user"], row.get("info"))
 
 
-def decode_member(client_id: object, user: object) -> Member:
+def _row(member: Member) -> bytes:
+    info = {} if member.info is None else {"info": orjson.Fragment(member.info)}
+    return orjson.dumps({"user": member.user, **info})
+
+
+def decode_member(client_id: object, user: object, info: object = None) -> Member:
     """A client on a topic, from values that another node has written.
 
     Raises:
@@ -126,13 +133,22 @@ def decode_member(client_id: object, user: object) -> Member:
     """
     if not isinstance(client_id, str) or not isinstance(user, str | None):
         raise ValueError("a client on a topic has a text as id, and a text or null as user")  # noqa: TRY004
-    return Member(client_id, user)
+    text = None if info is None else orjson.dumps(info)
+    if text is not None and len(text) > MAX_INFO_BYTES:
+        raise ValueError(f"info of {len(text)} bytes; the limit is {MAX_INFO_BYTES}")
+    return Member(client_id, user, text)
 
 
 def presence_envelope(joined: Iterable[Member], left: Iterable[str], now_ms: int, *, dead: bool = False) -> Envelope:
     """The message that notifies the nodes of joins and leaves, on the channel of the topic. `dead`: the node died."""
-    about: dict[str, Any] = {"joined": [list(member) for member in joined], "left": list(left), "dead": dead}
+    about: dict[str, Any] = {"joined": [_word(member) for member in joined], "left": list(left), "dead": dead}
     return Envelope(now_ms, orjson.dumps(about), kind=EnvelopeKind.NODES)
+
+
+def _word(member: Member) -> list[Any]:
+    # Without info as before, so that nodes of an older version can read it.
+    about = [member.client_id, member.user]
+    return about if member.info is None else [*about, orjson.Fragment(member.info)]
 
 
 def parse_presence(envelope: Envelope) -> tuple[list[Member], list[str], bool]:
@@ -143,7 +159,7 @@ def parse_presence(envelope: Envelope) -> tuple[list[Member], list[str], bool]:
     """
     try:
         about = orjson.loads(envelope.body)
-        joined = [decode_member(client_id, user) for client_id, user in about["joined"]]
+        joined = [decode_member(*one) for one in about["joined"]]
         return joined, [str(client_id) for client_id in about["left"]], bool(about["dead"])
     except (KeyError, TypeError) as error:
         raise ValueError("malformed presence message") from error

@@ -158,7 +158,8 @@ class AsyncCommands:
             if request.action == "history":
                 content: Any = await self._topic_queries.read_history(request.topic, **commands.history_range(request))
             else:
-                content = await self._topic_queries.read_presence(request.topic)
+                clients = request.parameters.get("clients") is True
+                content = await self._topic_queries.read_presence(request.topic, clients=clients)
             self._sender.reply(connection, Answer(request, content))
         except ProtocolError as error:
             self._sender.send_error(connection, error)

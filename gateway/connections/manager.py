@@ -24,7 +24,7 @@ from gateway.core.errors import CloseReason, ProtocolError
 from gateway.core.hub import Hub
 from gateway.core.identity import Identity, IsRevoked
 from gateway.core.permissions import ContinueChecks
-from gateway.core.presence_set import Member
+from gateway.core.presence_set import ClientChanges, Member
 from gateway.core.rate_limits import RateOutcome
 from gateway.core.session import Session, Verify
 from gateway.delivery.sender import Sender
@@ -358,18 +358,22 @@ class ConnectionManager:
     def topic_members(self, topic: str) -> list[Member]:
         """The clients of this node on the topic."""
         members = [m for m in self._hub.members(hub.topic_audience(topic)) if isinstance(m, Connection)]
-        return [Member(member.client_id, member.session.identity.user) for member in members]
+        return [_member(member) for member in members]
 
     def topic_member(self, topic: str, client_id: str) -> Member | None:
         """One client of this node; None if it is not on the topic."""
         connection = self._open.get(client_id)
         if connection is None or hub.topic_audience(topic) not in connection.audiences:
             return None
-        return Member(client_id, connection.session.identity.user)
+        return _member(connection)
 
     def send_presence(self, topic: str, about: dict[str, Any]) -> None:
         """Send a PRESENCE message to the local subscribers of the topic."""
         self._hub.deliver(hub.topic_audience(topic), events.PresenceChanged(topic, about, self._now_ms()))
+
+    def send_client_changes(self, topic: str, changes: ClientChanges) -> None:
+        """Send the clients that joined and left to the local subscribers whose protocol shows them."""
+        self._hub.deliver(hub.topic_audience(topic), events.ClientsChanged(topic, changes, self._now_ms()))
 
     # ---- rows of the registry
 
@@ -388,3 +392,8 @@ class ConnectionManager:
     def client_ids(self) -> list[str]:
         """The ids of all clients."""
         return list(self._open)
+
+
+def _member(connection: Connection) -> Member:
+    identity = connection.session.identity
+    return Member(connection.client_id, identity.user, identity.info)

@@ -14,6 +14,7 @@ from gateway.core.commands import BackendCommand, Request
 from gateway.core.errors import CloseReason, ProtocolError
 from gateway.core.json_text import Json, RequestId
 from gateway.core.position import Position
+from gateway.core.presence_set import ClientChanges
 
 _NONE: Final[Mapping[str, Any]] = MappingProxyType({})
 
@@ -22,7 +23,7 @@ class Encoder(Protocol):
     """A protocol, as far as delivery needs it."""
 
     def encode_broadcast(self, event: Broadcast) -> bytes:
-        """Frames with the event."""
+        """Frames with the event; none if the protocol has no form for it."""
 
 
 class Broadcast:
@@ -62,6 +63,18 @@ class PresenceChanged(Broadcast):
         super().__init__()
         self.topic = topic
         self.about = about
+        self.time_ms = time_ms
+
+
+class ClientsChanged(Broadcast):
+    """Clients joined or left a topic, each for itself and without a grace period. For protocols that show clients."""
+
+    __slots__ = ("changes", "time_ms", "topic")
+
+    def __init__(self, topic: str, changes: ClientChanges, time_ms: int) -> None:
+        super().__init__()
+        self.topic = topic
+        self.changes = changes
         self.time_ms = time_ms
 
 

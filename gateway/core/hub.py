@@ -248,6 +248,10 @@ class Hub:
                 self._send_frames(some, [event.frame(protocol) for event in events])
 
     def _send_frames(self, members: Collection[Recipient], frames: list[bytes]) -> None:
+        if b"" in frames:  # a protocol without a form for an event
+            frames = [frame for frame in frames if frame]
+            if not frames:
+                return
         if self._refused:
             members = [member for member in members if member not in self._refused]
         for data in frames if len(frames) == 1 else _joined(frames):

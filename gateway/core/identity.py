@@ -13,6 +13,7 @@ Reason = Literal["token_expired", "token_invalid", "token_required"]
 SUPERADMIN: Final = "superadmin"
 ADMIN_ROLES: Final = frozenset({"admin", SUPERADMIN})
 ROLES: Final = ADMIN_ROLES | {"user"}
+MAX_INFO_BYTES: Final = 2048  # of the claim `info` as JSON text
 MAX_TOKEN_TOPICS: Final = 100  # names and patterns in one subscription token
 
 
@@ -48,6 +49,7 @@ class Identity:
     reads_all: bool = (
         False  # an API key with the scope read: may subscribe to all topics that clients may, and only that
     )
+    info: bytes | None = None  # its claim info, as JSON text: what presence shows of the client
 
     @property
     def is_admin(self) -> bool:

@@ -18,6 +18,7 @@ class Member(NamedTuple):
 
     client_id: str
     user: str | None
+    info: bytes | None = None  # the claim `info` of its token, as JSON text
 
     @property
     def person(self) -> str:
@@ -36,6 +37,17 @@ class PresenceChanges:
         return bool(self.joined or self.left)
 
 
+@dataclass(frozen=True, slots=True)
+class ClientChanges:
+    """The clients that joined and left since the last report, without a grace period."""
+
+    joined: list[Member] = field(default_factory=list)
+    left: list[Member] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return bool(self.joined or self.left)
+
+
 class PresenceSet:
     """The people on one topic. Times are seconds of the event loop's clock."""
 
@@ -46,6 +58,8 @@ class PresenceSet:
         self._held: dict[str, tuple[float, Member]] = {}  # person -> end of the grace period, last client
         self._joined: dict[str, Member] = {}  # not reported yet
         self._left: dict[str, Member] = {}
+        self._clients_joined: dict[str, Member] = {}  # by client id, not reported yet
+        self._clients_left: dict[str, Member] = {}
 
     def __len__(self) -> int:
         return len(self._people)
@@ -56,6 +70,10 @@ class PresenceSet:
             next(iter(clients.values())) if clients else self._held[person][1]
             for person, clients in self._people.items()
         ]
+
+    def client_members(self) -> list[Member]:
+        """All clients on the topic."""
+        return [member for clients in self._people.values() for member in clients.values()]
 
     @property
     def held(self) -> bool:
@@ -68,14 +86,16 @@ class PresenceSet:
         return self._owners.keys()
 
     def join(self, member: Member) -> None:
-        """Add a client. A known client changes nothing. A known client with another user moves to that person."""
+        """Add a client. A known client changes only its info. A known client with another user moves to that person."""
         person = member.person
         known = self._owners.get(member.client_id)
         if known == person:
+            self._people[person][member.client_id] = member
             return
         if known is not None:
             self.leave(member.client_id, -math.inf)  # no grace period: the client will not return as the old user
         self._owners[member.client_id] = person
+        self._clients_joined[member.client_id] = member
         self._held.pop(person, None)
         if person in self._people:
             self._people[person][member.client_id] = member
@@ -90,6 +110,8 @@ class PresenceSet:
         if person is None:
             return
         member = self._people[person].pop(client_id)
+        if self._clients_joined.pop(client_id, None) is None:  # otherwise it was not reported
+            self._clients_left[client_id] = member
         if not self._people[person]:
             self._held[person] = (now if dead else now + self._grace, member)
 
@@ -98,6 +120,7 @@ class PresenceSet:
         for member in members:
             self.join(member)
         self._joined.clear()
+        self._clients_joined.clear()
 
     def reconcile(self, members: Iterable[Member], now: float) -> None:
         """Replace the clients by `members`, after changes may have been missed. Differences are reported."""
@@ -117,4 +140,14 @@ class PresenceSet:
         changes = PresenceChanges(list(self._joined.values()), list(self._left.values()))
         self._joined.clear()
         self._left.clear()
+        return changes
+
+    def client_changes(self) -> ClientChanges:
+        """Return the clients that joined or left, and start collecting new ones.
+
+        A client whose user has changed has left and joined.
+        """
+        changes = ClientChanges(list(self._clients_joined.values()), list(self._clients_left.values()))
+        self._clients_joined.clear()
+        self._clients_left.clear()
         return changes

@@ -61,13 +61,14 @@ class SessionRules:
 class Session:
     """One client's identity and subscription tokens, and the decisions that follow from them."""
 
-    __slots__ = ("_grants", "_rules", "identity", "warned")
+    __slots__ = ("_grants", "_rules", "identity", "info_changed", "warned")
 
     def __init__(self, rules: SessionRules, identity: Identity = ANONYMOUS) -> None:
         self._rules = rules
         # The grant of each topic that a subscription token allows. None, since most clients have no such token.
         self._grants: dict[str, Grant] | None = None
         self.identity = identity
+        self.info_changed = False  # presence shows another info of the client
         self.warned = False  # the node has sent `token_expiring` for the current token
 
     def handle(self, message: commands.Command, audiences: Audiences, findings: Findings = NO_FINDINGS) -> Effect:
@@ -146,6 +147,7 @@ class Session:
         return LoggedIn(removed)
 
     def _set_identity(self, identity: Identity, removed: Collection[str]) -> None:
+        self.info_changed |= identity.info != self.identity.info
         self.identity = identity
         self.warned = False
         self._forget(removed)

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Final, Protocol
+
+import orjson
 
 from gateway.broker.client import Unavailable
 from gateway.broker.envelope import Envelope
 from gateway.broker.keys import node_of
 from gateway.cluster.presence_store import ROWS, PresenceStore, parse_presence
-from gateway.core.presence_set import Member, PresenceSet
+from gateway.core.presence_set import ClientChanges, Member, PresenceSet
 from gateway.logging import StateLog
 
 BATCH_SECONDS: Final = 0.1
@@ -23,6 +25,7 @@ MAX_WAITING: Final = 1000  # presence messages that wait while a topic is read
 CHECKED_TOPICS: Final = 500  # commands in one check: topics times living nodes
 WRITE_TOPICS: Final = 100  # topics that are written, read or shown in parallel
 MAX_LISTED: Final = 1000  # in a larger presence set, clients receive only the count
+MAX_LISTED_BYTES: Final = 256 << 10  # of info in one list; with more, clients receive only the count
 
 
 class LocalClients(Protocol):
@@ -36,6 +39,9 @@ class LocalClients(Protocol):
 
     def send_presence(self, topic: str, about: dict[str, Any]) -> None:
         """Send a PRESENCE message to the local subscribers of the topic."""
+
+    def send_client_changes(self, topic: str, changes: ClientChanges) -> None:
+        """Send the clients that joined and left to the local subscribers whose protocol shows them."""
 
 
 class _TopicPresence:
@@ -252,10 +258,13 @@ class PresenceTracker:
         changes = state.presence_set.changes(asyncio.get_running_loop().time())
         if changes:
             about: dict[str, Any] = {"count": len(state.presence_set)}
-            if len(state.presence_set) <= MAX_LISTED:
+            if len(state.presence_set) <= MAX_LISTED and is_listed([*changes.joined, *changes.left]):
                 about["joined"] = [member_json(member) for member in changes.joined]
                 about["left"] = [member_json(member) for member in changes.left]
             clients.send_presence(topic, about)
+        of_clients = state.presence_set.client_changes()
+        if of_clients and len(state.presence_set.clients) <= MAX_LISTED:
+            clients.send_client_changes(topic, of_clients)
         if state.presence_set.held:
             self._changed.add(topic)
             self._wake.set()
@@ -361,6 +370,13 @@ class PresenceTracker:
         self._wake.set()
 
 
-def member_json(member: Member) -> dict[str, str | None]:
+def is_listed(members: Sequence[Member]) -> bool:
+    """Whether clients receive a list of these members, because it is short enough."""
+    infos = (len(member.info) for member in members if member.info is not None)
+    return len(members) <= MAX_LISTED and sum(infos) <= MAX_LISTED_BYTES
+
+
+def member_json(member: Member) -> dict[str, Any]:
     """A member of the presence set in the format for clients."""
-    return {"clientId": member.client_id, "user": member.user}
+    about: dict[str, Any] = {"clientId": member.client_id, "user": member.user}
+    return about if member.info is None else {**about, "info": orjson.Fragment(member.info)}

@@ -164,7 +164,8 @@ class Subscriptions:
         On topics with presence, the other clients are notified of the new user.
         """
         former, now = connection.audiences.personal, _personal(connection)
-        if set(former) != set(now):
+        if set(former) != set(now) or connection.session.info_changed:
+            connection.session.info_changed = False
             self._remove_member(connection, [audience for audience in former if audience not in now])
             topics = [topic for topic in map(hub.topic_of, connection.audiences) if topic is not None]
             each_in_slices(topics, partial(self._mark_presence_changed, connection.client_id))

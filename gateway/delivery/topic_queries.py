@@ -7,7 +7,7 @@ from typing import Any
 from gateway.broker.history import History
 from gateway.core.events import Delivered
 from gateway.core.events import History as HistoryPage
-from gateway.delivery.presence import MAX_LISTED, PresenceTracker, member_json
+from gateway.delivery.presence import MAX_LISTED, PresenceTracker, is_listed, member_json
 
 
 class TopicQueries:
@@ -32,14 +32,19 @@ class TopicQueries:
         messages = [Delivered(entry.body, entry.position(page.epoch)) for entry in ordered]
         return HistoryPage(page.epoch, page.top, page.mark, messages)
 
-    async def read_presence(self, topic: str) -> dict[str, Any]:
-        """The number of clients on a topic with presence, and a list of them unless it is too long.
+    async def read_presence(self, topic: str, *, clients: bool = False) -> dict[str, Any]:
+        """The number of people on a topic with presence, and a list of them unless it is too long.
+
+        `clients`: list all clients instead, each with its user.
 
         Raises:
             Unavailable: Redis did not answer in time.
         """
         presence_set = await self._presence.members(topic)
         about: dict[str, Any] = {"count": len(presence_set)}
-        if len(presence_set) <= MAX_LISTED:
-            about["members"] = [member_json(member) for member in presence_set.members()]
+        if (len(presence_set.clients) if clients else len(presence_set)) > MAX_LISTED:
+            return about
+        members = presence_set.client_members() if clients else presence_set.members()
+        if is_listed(members):
+            about["clients" if clients else "members"] = [member_json(member) for member in members]
         return about

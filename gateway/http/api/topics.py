@@ -73,9 +73,11 @@ async def delete_history(request: Request) -> Any:
 
 
 async def show_presence(request: Request) -> Any:
-    """The people on a topic."""
-    topic = _ruled(request, "presence")
-    return {"topic": topic, **await node_of(request).topic_queries.read_presence(topic)}
+    """The people on a topic, or its clients."""
+    topic, clients = _ruled(request, "presence"), request.query_params.get("clients", "0")
+    if clients not in ("0", "1"):
+        raise ApiError(400, "bad_request", f"clients must be 0 or 1, not {quoted(clients)}")
+    return {"topic": topic, **await node_of(request).topic_queries.read_presence(topic, clients=clients == "1")}
 
 
 def _ruled(request: Request, what: str) -> str:
@@ -143,7 +145,8 @@ PATHS: Final[Schema] = {
     "/api/topics/{topic}/presence": {
         "get": operation(
             "showPresence", "The people on a topic", answer(ref("People"), "On all nodes together"),
-            "NotFound", parameters=[_TOPIC],
+            "NotFound",
+            parameters=[_TOPIC, in_query("clients", {"enum": ["0", "1"], "default": "0"}, "1: list its clients")],
             description="A person is a user with any number of clients, or one anonymous client.",
         )
     },
@@ -168,15 +171,23 @@ SCHEMAS: Final[Schema] = {
         mark=MARK,
         messages={**array({"type": "object"}), "description": "As they were sent to clients"},
     ),
+    "Member": {
+        **record(clientId=CLIENT_ID, user={"type": ["string", "null"]}),
+        "properties": {
+            "clientId": CLIENT_ID, "user": {"type": ["string", "null"]},
+            "info": {"description": "The claim `info` of its token, any JSON; absent if there is none"},
+        },
+    },
     "People": {
         **record(topic=TOPIC, count=COUNT),
         "properties": {
             "topic": TOPIC,
             "count": COUNT,
             "members": {
-                **array(record(clientId=CLIENT_ID, user={"type": ["string", "null"]})),
+                **array(ref("Member")),
                 "description": "Each person, represented by one client; absent if there are too many",
             },
+            "clients": {**array(ref("Member")), "description": "Each client, if asked; absent if there are too many"},
         },
     },
 }  # fmt: skip
@@ -187,6 +198,6 @@ ROUTES: Final = [
         "/api/topics/{topic:name}/history", "limit", "since", "reverse",
         GET=("read", show_history), DELETE=("admin", delete_history),
     ),
-    resource("/api/topics/{topic:name}/presence", GET=("read", show_presence)),
+    resource("/api/topics/{topic:name}/presence", "clients", GET=("read", show_presence)),
     resource("/api/topics/{topic:name}", GET=("read", show_topic)),
 ]  # fmt: skip

@@ -17,7 +17,7 @@ from typing import Final
 from urllib.parse import unquote
 
 from gateway.core import frames, message
-from gateway.core.events import Broadcast, Delivered, Event, ServerLeaving, Subscribed
+from gateway.core.events import Broadcast, ClientsChanged, Delivered, Event, ServerLeaving, Subscribed
 from gateway.core.position import Position
 from gateway.protocols.native import encoder
 from gateway.protocols.native.protocol import Native
@@ -42,6 +42,8 @@ class NativeEvents(Native):
 
     def encode_broadcast(self, event: Broadcast) -> bytes:
         """One text frame with an event for many clients."""
+        if isinstance(event, ClientsChanged):
+            return b""
         line = b" "
         # A last value is older than the position in the acknowledgement, which follows it.
         if isinstance(event, Delivered) and event.position is not None and not event.initial:

@@ -7,7 +7,7 @@ from typing import Final
 from gateway.core import frames
 from gateway.core.commands import Command
 from gateway.core.errors import ErrorReason, ProtocolError
-from gateway.core.events import Broadcast, Delivered, Event
+from gateway.core.events import Broadcast, ClientsChanged, Delivered, Event
 from gateway.protocols.native import codes, decoder, encoder
 
 
@@ -29,7 +29,9 @@ class Native:
         return frames.build(frames.TEXT, encoder.text(event, now_ms))
 
     def encode_broadcast(self, event: Broadcast) -> bytes:
-        """One text frame with an event for many clients."""
+        """One text frame with an event for many clients; nothing for changes of single clients."""
+        if isinstance(event, ClientsChanged):
+            return b""
         text = encoder.data(event) if isinstance(event, Delivered) else encoder.broadcast_text(event)
         return frames.build(frames.TEXT, text)
 

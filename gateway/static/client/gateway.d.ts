@@ -34,6 +34,8 @@ export interface Recovered {
 export interface Person {
   clientId?: string;
   user?: string;
+  /** the claim `info` of the client's token */
+  info?: Json;
 }
 
 /** Members that joined and left the topic. With more than 1,000 members the server sends only their number. */
@@ -167,6 +169,7 @@ export class Gateway extends EventTarget {
   request<Answer = any>(topic: string, action: string, parameters?: { [name: string]: Json }): Promise<Answer>;
   command<Answer = any>(topic: string, action: string, data?: Json): Promise<Answer>;
   presence(topic: string): Promise<{ count: number; members: Person[] }>;
+  presence(topic: string, range: { clients: true }): Promise<{ count: number; clients: Person[] }>;
   history(topic: string, range?: { limit?: number; since?: number; reverse?: boolean }): Promise<History>;
   addEventListener<Type extends keyof GatewayEvents>(
     type: Type,

@@ -395,9 +395,9 @@ export class Gateway extends EventTarget {
     return (await this.#call({ type: "COMMAND", topic, action, data })).data;
   }
 
-  /** The members of a topic. */
-  presence(topic) {
-    return this.request(topic, "presence");
+  /** The members of a topic; with `{ clients: true }` its clients, each with its user. */
+  presence(topic, range) {
+    return this.request(topic, "presence", range);
   }
 
   /** A topic's last messages, or the first after the offset `since`. */

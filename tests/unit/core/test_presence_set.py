@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.core.presence_set import Member, PresenceChanges, PresenceSet
+from gateway.core.presence_set import ClientChanges, Member, PresenceChanges, PresenceSet
 
 GRACE = 5.0
 ANN = Member("a.1.1", "ann")
@@ -140,3 +140,48 @@ def test_the_news_add_up_to_who_is_here(steps: list[tuple[int, bool, str | None,
     news = presence_set.changes(now + 2 * GRACE)
     here -= {a.person for a in news.left}
     assert here == {Member(c, users[int(c[4:])]).person for c in clients}
+
+
+# ---- each client
+
+ANN_INFO = ANN._replace(info=b'{"name":"Ann"}')
+
+
+def test_each_client_joins_and_leaves_at_once_also_while_its_person_stays() -> None:
+    presence_set = joined(ANN)
+    presence_set.client_changes()
+    presence_set.join(ANN_AGAIN)
+    assert not presence_set.changes(0)
+    assert presence_set.client_changes() == ClientChanges(joined=[ANN_AGAIN])
+    presence_set.leave(ANN.client_id, 10)
+    assert presence_set.client_changes() == ClientChanges(left=[ANN])
+    presence_set.leave(ANN_AGAIN.client_id, 10)
+    assert not presence_set.changes(10)  # the grace period
+    assert presence_set.client_changes() == ClientChanges(left=[ANN_AGAIN])
+    assert presence_set.client_members() == []
+    assert len(presence_set) == 1
+
+
+def test_clients_before_us_and_those_within_a_batch_are_not_reported() -> None:
+    presence_set = PresenceSet(GRACE)
+    presence_set.prime([ANN])
+    presence_set.join(BOB)
+    presence_set.leave(BOB.client_id, 0)
+    assert not presence_set.client_changes()
+    assert presence_set.client_members() == [ANN]
+
+
+def test_a_client_with_another_user_left_and_joined() -> None:
+    presence_set = joined(NOBODY)
+    presence_set.client_changes()
+    named = NOBODY._replace(user="ann")
+    presence_set.join(named)
+    assert presence_set.client_changes() == ClientChanges(joined=[named], left=[NOBODY])
+
+
+def test_a_new_info_replaces_the_old_one_silently() -> None:
+    presence_set = joined(ANN)
+    presence_set.client_changes()
+    presence_set.join(ANN_INFO)
+    assert not presence_set.changes(0) and not presence_set.client_changes()
+    assert presence_set.members() == presence_set.client_members() == [ANN_INFO]

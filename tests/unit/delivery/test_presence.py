@@ -10,7 +10,7 @@ import pytest
 
 from gateway.broker.client import Unavailable
 from gateway.cluster.presence_store import PresenceStore, presence_envelope
-from gateway.core.presence_set import Member, PresenceChanges, PresenceSet
+from gateway.core.presence_set import ClientChanges, Member, PresenceChanges, PresenceSet
 from gateway.delivery.presence import BATCH_SECONDS, MAX_LISTED, MAX_WAITING, WRITE_TOPICS, PresenceTracker
 from tests.unit.virtual_time import in_virtual_time, later, quiet
 
@@ -73,6 +73,7 @@ class FakeClients:
     def __init__(self) -> None:
         self.here: dict[str, list[Member]] = {}
         self.shown: list[tuple[str, dict[str, Any]]] = []
+        self.clients_shown: list[tuple[str, ClientChanges]] = []
 
     def topic_members(self, topic: str) -> list[Member]:
         return self.here.get(topic, [])
@@ -82,6 +83,9 @@ class FakeClients:
 
     def send_presence(self, topic: str, about: dict[str, Any]) -> None:
         self.shown.append((topic, about))
+
+    def send_client_changes(self, topic: str, changes: ClientChanges) -> None:
+        self.clients_shown.append((topic, changes))
 
 
 class At:

@@ -16,7 +16,7 @@ from gateway.broker.client import Unavailable
 from gateway.broker.envelope import Envelope
 from gateway.broker.keys import node_of
 from gateway.cluster.presence_store import PresenceStore, presence_envelope
-from gateway.core.presence_set import Member
+from gateway.core.presence_set import ClientChanges, Member
 from gateway.delivery.presence import PresenceTracker
 from tests.unit.virtual_time import VirtualLoop
 
@@ -166,6 +166,9 @@ class Node:
 
     def send_presence(self, topic: str, about: dict[str, Any]) -> None:
         """What is shown is the roster's own concern."""
+
+    def send_client_changes(self, topic: str, changes: ClientChanges) -> None:
+        """The same."""
 
 
 STEPS = st.lists(

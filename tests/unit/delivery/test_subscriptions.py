@@ -234,7 +234,9 @@ class Node:
 
     def connect(self, user: str | None = None) -> Client:
         client = Client()
-        session = type("Session", (), {"identity": Identity(user, None, None) if user else ANONYMOUS})()
+        session = type(
+            "Session", (), {"identity": Identity(user, None, None) if user else ANONYMOUS, "info_changed": False}
+        )()
         client.open(cast(ConnectionOwner, self), "n.1.1", cast(Any, session), ClientInfo(0, "", ""), NATIVE)
         self.subscriptions.accept(client, Welcome("n.1.1", "n", "1", 0, {}))
         return client
