@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
@@ -17,8 +16,8 @@ from gateway.connections.admission import Admission
 from gateway.connections.async_commands import AsyncCommands
 from gateway.connections.backend_calls import BackendCalls
 from gateway.connections.client_limits import ClientLimits
+from gateway.connections.client_orders import ClientOrder, ClientOrders
 from gateway.core import commands, effects, events, frames, hub, json_text, session, timestamps
-from gateway.core.control_messages import ClientSelector, DisconnectClients, UnsubscribeClients
 from gateway.core.effects import Findings
 from gateway.core.errors import CloseReason, ProtocolError
 from gateway.core.hub import Hub
@@ -95,6 +94,9 @@ class ConnectionManager:
         self._log = logger()
         self.event_streams = HttpStreams()
         self._open: dict[str, Connection] = {}
+        self._orders = ClientOrders(
+            self.find, hub, subscriptions, self._unsubscribe, max_client_topics=rules.max_client_topics
+        )
         self._counter = 0
 
     def __len__(self) -> int:
@@ -310,31 +312,9 @@ class ConnectionManager:
         """The connection of a client; None: this node does not have it."""
         return self._open.get(client_id)
 
-    def execute(self, order: DisconnectClients | UnsubscribeClients) -> None:
+    def execute(self, order: ClientOrder) -> None:
         """Execute a control message on the clients of this node that it selects."""
-        parts: list[list[str]] = [[]]
-        if isinstance(order, UnsubscribeClients):
-            parts = [order.topics[at : at + SLICE_ITEMS] for at in range(0, len(order.topics), SLICE_ITEMS)]
-        each_in_slices(itertools.product(self._selected(order.clients), parts), partial(self._execute, order))
-
-    def _execute(self, order: DisconnectClients | UnsubscribeClients, about: tuple[Connection, list[str]]) -> int:
-        connection, topics = about
-        if connection.stage is not ConnectionStage.OPEN:
-            return 0
-        op = type(order).__name__.lower()
-        self._log.info("control message executed", op=op, client=connection.client_id, reason=order.reason)
-        if isinstance(order, DisconnectClients):
-            connection.disconnect(CloseReason.DISCONNECTED, order.reason)
-            return 0
-        self._unsubscribe(connection, topics, order.reason)
-        return len(topics) - 1
-
-    def _selected(self, selector: ClientSelector) -> list[Connection]:
-        if selector.client is not None:
-            connection = self._open.get(selector.client)
-            return [connection] if connection is not None else []
-        assert selector.user is not None
-        return [m for m in self._hub.members(hub.user_audience(selector.user)) if isinstance(m, Connection)]
+        self._orders.execute(order)
 
     def _drop_topics(self, connection: Connection, topics: Collection[str], then: Callable[[], None]) -> None:
         """Unsubscribe topics that the new identity has no permission for, notify the client, then call `then`."""
@@ -350,6 +330,7 @@ class ConnectionManager:
             return
         subscribed = [topic for topic in topics if connection.audiences.has_topic(topic)]
         if subscribed:
+            connection.session.forget_grants(subscribed)
             self._subscriptions.unsubscribe(connection, subscribed)
             self._sender.send(connection, events.SubscriptionsEnded(subscribed, reason))
 

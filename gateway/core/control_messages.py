@@ -8,9 +8,10 @@ from typing import Any, Final
 from gateway.core import json_text, rebalancing, revocations
 from gateway.core.names import is_name
 from gateway.core.revocations import Revocation
-from gateway.core.topic_rules import is_topic
+from gateway.core.topic_rules import is_reserved, is_topic
 
 MAX_BYTES: Final = 64 << 10
+MAX_SUBSCRIBED: Final = 100  # topics of one order to subscribe
 
 
 class ControlError(ValueError):
@@ -40,6 +41,14 @@ class UnsubscribeClients:
     clients: ClientSelector
     topics: list[str]
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class SubscribeClients:
+    """Subscribe the selected clients to topics, whatever the topic rules say."""
+
+    clients: ClientSelector
+    topics: list[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +82,9 @@ class RevokeTokens:
     revocations: list[Revocation]
 
 
-ControlMessage = DisconnectClients | UnsubscribeClients | ForgetHistory | DrainNode | MoveClients | RevokeTokens
+ControlMessage = (
+    DisconnectClients | UnsubscribeClients | SubscribeClients | ForgetHistory | DrainNode | MoveClients | RevokeTokens
+)
 
 
 def parse(payload: bytes) -> ControlMessage:
@@ -89,6 +100,11 @@ def parse(payload: bytes) -> ControlMessage:
                 return DisconnectClients(_clients(message), _reason(message))
             case "unsubscribe":
                 return UnsubscribeClients(_clients(message), _topics(message), _reason(message))
+            case "subscribe":
+                topics = list(dict.fromkeys(_topics(message)))
+                if not 0 < len(topics) <= MAX_SUBSCRIBED or any(map(is_reserved, topics)):
+                    raise ValueError(f"subscribe needs 1 to {MAX_SUBSCRIBED} topics that are not the gateway's own")
+                return SubscribeClients(_clients(message), topics)
             case "forget":
                 return ForgetHistory(_topics(message))
             case "drain":

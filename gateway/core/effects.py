@@ -40,6 +40,7 @@ class SubscribeTopics:
     login: bool  # the message carried a token, so `Session.identity` has changed too
     recover: Mapping[str, Position] = field(default_factory=dict)
     removed: tuple[str, ...] = ()  # as in `LoggedIn`
+    by_server: bool = False  # the back end subscribes the client, which has not asked
 
 
 @dataclass(frozen=True, slots=True)

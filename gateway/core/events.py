@@ -97,6 +97,7 @@ class Subscribed(NamedTuple):
     request_id: RequestId
     positions: Mapping[str, Position] = _NONE  # of the topics with history
     recovered: Mapping[str, bool] = _NONE  # of those that the client asked to recover
+    by_server: bool = False  # the back end has subscribed the client, which has not asked
 
 
 class Published(NamedTuple):

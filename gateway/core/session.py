@@ -6,6 +6,7 @@ If the message is refused, `handle` raises a `ProtocolError` and the session doe
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -89,6 +90,15 @@ class Session:
             return self._handle(message, audiences, findings)
         except _MoreNeeded as needed:
             return needed.effect
+
+    def grant(self, topics: Sequence[str]) -> None:
+        """Allow the client to subscribe to `topics` until it is another user, or is unsubscribed."""
+        grant = Grant(tuple(topics), self.identity.user, math.inf)
+        self._grants = {**(self._grants or {}), **dict.fromkeys(topics, grant)}
+
+    def forget_grants(self, names: Iterable[str]) -> None:
+        """Drop what allows the client to subscribe to the topics `names` beyond the topic rules."""
+        self._forget(names)
 
     def expire_grants(self, now: float, most: int) -> tuple[int, list[str]]:
         """Drop at most `most` of the grants that have expired at `now` (seconds since 1970).

@@ -62,6 +62,7 @@ class _Subscribe:
     audiences: Sequence[str]  # audiences whose channels Redis must confirm: topics, and a new identity
     request_id: RequestId
     positions: dict[str, Position]  # by topic to recover: the position of the client's last message
+    by_server: bool  # the client has not asked
     recovered: dict[str, bool] = field(
         default_factory=dict
     )  # by topic: whether the client received all missed messages
@@ -196,9 +197,9 @@ class Subscriptions:
         ):
             # The usual case: Redis has confirmed all channels, and no message precedes the acknowledgement.
             self._add_member(connection, audiences)
-            self._sender.reply(connection, Subscribed(topics, effect.request_id))
+            self._sender.reply(connection, Subscribed(topics, effect.request_id, by_server=effect.by_server))
             return
-        asked = _Subscribe(topics, audiences, effect.request_id, positions)
+        asked = _Subscribe(topics, audiences, effect.request_id, positions, effect.by_server)
         confirmed = len(topics) <= SLICE_ITEMS and self._join_channels(asked, asked.audiences)
         for topic in topics:
             self._hub.join(connection, hub.joining_topic(topic))
@@ -392,7 +393,9 @@ class Subscriptions:
             self._sender.send_error(connection, ProtocolError(ErrorReason.NO_VALID_TOPIC, message, asked.request_id))
             return
         positions = {t: self._recovery.position(t) for t in subscribed if self._topic_copies.has_history(t)}
-        self._sender.reply(connection, Subscribed(subscribed, asked.request_id, positions, asked.recovered))
+        self._sender.reply(
+            connection, Subscribed(subscribed, asked.request_id, positions, asked.recovered, asked.by_server)
+        )
 
     def _fail(self, connection: Connection, asked: _Subscribe) -> None:
         """Report that the SUBSCRIBE failed, and drop its topics unless another SUBSCRIBE waits for them."""

@@ -19,6 +19,7 @@ from gateway.core.control_messages import (
     ForgetHistory,
     MoveClients,
     RevokeTokens,
+    SubscribeClients,
     UnsubscribeClients,
 )
 from gateway.delivery.recovery import Recovery
@@ -75,7 +76,7 @@ class ControlChannel:
             return
         self._metrics.relayed.labels("control").inc()
         match order:
-            case DisconnectClients() | UnsubscribeClients():
+            case DisconnectClients() | UnsubscribeClients() | SubscribeClients():
                 self._connections.execute(order)
             case ForgetHistory(topics):
                 for topic in topics:

@@ -216,6 +216,9 @@ class Caller:
             "GET /api/clients/{id}": lambda: http("GET", f"/api/clients/{self._id}", key=True),
             "DELETE /api/clients/{id}": self.disconnect,
             "DELETE /api/clients/{id}/topics/{topic}": self.take,
+            "POST /api/clients/{id}/topics, 100 of them": self.give,
+            "POST /api/users/{user}/topics": by_key("POST", lambda: "/api/users/nobody/topics", json={"topics": ["a"]}),
+            "DELETE /api/users/{user}/topics/{topic}": by_key("DELETE", lambda: "/api/users/nobody/topics/a"),
             "DELETE /api/users/{user}/clients": by_key("DELETE", lambda: "/api/users/nobody/clients"),
             "GET /api/revocations": by_key("GET", lambda: "/api/revocations"),
             "POST /api/revocations": by_key("POST", lambda: "/api/revocations", json={"user": "nobody"}),
@@ -259,6 +262,11 @@ class Caller:
     async def take(self) -> int:
         """Have a topic of the client taken."""
         return await self.http("DELETE", f"/api/clients/{self._id}/topics/{self._held.pop()}", key=True)
+
+    async def give(self) -> int:
+        """Have the client subscribed to topics."""
+        topics = [f"given:{next(self._numbers)}" for _ in range(100)]
+        return await self.http("POST", f"/api/clients/{self._id}/topics", key=True, json={"topics": topics})
 
 
 class Meter:

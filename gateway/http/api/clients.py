@@ -7,9 +7,10 @@ from typing import Any, Final
 
 from starlette.requests import Request
 
+from gateway.core.control_messages import MAX_SUBSCRIBED
 from gateway.core.identity import ROLES
 from gateway.core.names import MAX_NAME_LENGTH, quoted
-from gateway.core.topic_rules import NAME_FORM, is_topic
+from gateway.core.topic_rules import MAX_TOPIC_LENGTH, NAME_FORM, is_reserved, is_topic
 from gateway.http.api.openapi import (
     CLIENT_ID,
     NAME,
@@ -25,9 +26,10 @@ from gateway.http.api.openapi import (
     record,
     ref,
 )
-from gateway.http.api.resource import DEFAULT_LIMIT, MAX_LIMIT, ApiError, node_of, parse_limit, resource
+from gateway.http.api.resource import DEFAULT_LIMIT, MAX_LIMIT, ApiError, node_of, parse_limit, read_body, resource
 
 MAX_PAGE_TOPICS: Final = 20_000  # of all clients on a page together, unless it has one client: about 1 MB
+SUBSCRIBE_BYTES: Final = 2 * MAX_SUBSCRIBED * MAX_TOPIC_LENGTH  # of a body that names topics
 _CLIENT_ID: Final = r"[A-Za-z0-9_.\-]{1,200}"
 _CURSOR: Final = r"[A-Za-z0-9_.\-]+\.[0-9]{1,18}"  # a client's id
 
@@ -73,12 +75,57 @@ async def unsubscribe_client(request: Request) -> Any:
     return {"unsubscribed": [topic]}
 
 
-async def disconnect_user(request: Request) -> Any:
-    """Close all sockets of a user, on all nodes, with code 3503."""
-    node, user = node_of(request), request.path_params["user"]
+async def subscribe_client(request: Request) -> Any:
+    """Subscribe one client to topics, ``{"topics": [...]}``, whatever the topic rules say. The client is notified."""
+    client, topics = await _client(request), await _topics(request)
+    await node_of(request).control_channel.broadcast("subscribe", client=client["id"], topics=topics)
+    return {"subscribed": topics}
+
+
+async def subscribe_user(request: Request) -> Any:
+    """Subscribe all clients that a user has now to topics. They are notified."""
+    user, topics = _user(request), await _topics(request)
+    await node_of(request).control_channel.broadcast("subscribe", user=user, topics=topics)
+    return {"subscribed": topics}
+
+
+async def unsubscribe_user(request: Request) -> Any:
+    """Unsubscribe all clients of a user from one topic. They are notified."""
+    user, topic = _user(request), request.path_params["topic"]
+    if not is_topic(topic):
+        raise ApiError(404, "not_found", f"{quoted(topic)} is not a topic: a name has {NAME_FORM}")
+    await node_of(request).control_channel.broadcast("unsubscribe", user=user, topics=[topic])
+    return {"unsubscribed": [topic]}
+
+
+async def _topics(request: Request) -> list[str]:
+    """The topics in the body of the request, each once."""
+    body = await read_body(request, SUBSCRIBE_BYTES)
+    topics = body.get("topics") if isinstance(body, dict) and body.keys() == {"topics"} else None
+    if not isinstance(topics, list) or not 0 < len(topics) <= MAX_SUBSCRIBED:
+        raise ApiError(
+            400, "bad_request",
+            f'Send {{"topics": […]}} with 1 to {MAX_SUBSCRIBED} names; send several requests for more',
+        )  # fmt: skip
+    for topic in topics:
+        if not is_topic(topic):
+            raise ApiError(400, "bad_request", f"{quoted(topic)} is not a topic: a name has {NAME_FORM}")
+        if is_reserved(topic):
+            raise ApiError(403, "forbidden", f"{topic} is reserved: only its rule decides who may subscribe to it")
+    return list(dict.fromkeys(topics))
+
+
+def _user(request: Request) -> str:
+    user: str = request.path_params["user"]
     if not user:
         raise ApiError(404, "not_found", f"There is no user at {request.url.path[:200]}: the name is empty")
     _check_user(user)
+    return user
+
+
+async def disconnect_user(request: Request) -> Any:
+    """Close all sockets of a user, on all nodes, with code 3503."""
+    node, user = node_of(request), _user(request)
     found = [client["id"] async for client in node.registry.listings.clients(user=user)]
     # Send the order even if no client is listed, since one may be connecting now.
     await node.control_channel.broadcast("disconnect", user=user)
@@ -121,6 +168,12 @@ def _filters() -> list[Schema]:
     ]
 
 
+def _topics_body() -> Schema:
+    topics = {**array(TOPIC), "minItems": 1, "maxItems": MAX_SUBSCRIBED}
+    schema = {**record(topics=topics), "additionalProperties": False}
+    return {"required": True, "content": {"application/json": {"schema": schema}}}
+
+
 _CLIENT: Final = in_path("id", CLIENT_ID)
 
 PATHS: Final[Schema] = {
@@ -145,11 +198,36 @@ PATHS: Final[Schema] = {
             "NotFound", parameters=[_CLIENT],
         ),
     },
+    "/api/clients/{id}/topics": {
+        "post": operation(
+            "subscribeClient", "Subscribe a client to topics and notify it",
+            answer(record(subscribed=array(TOPIC)), "Its node has been asked to subscribe it"),
+            "NotFound", parameters=[_CLIENT], body=_topics_body(),
+            description="The topic rules do not restrict it. The subscription ends with the connection, and when the "
+            "client logs in as another user. A client that would have too many topics (GATEWAY_MAX_CLIENT_TOPICS) is "
+            "not subscribed; its node logs a warning.",
+        )
+    },
     "/api/clients/{id}/topics/{topic}": {
         "delete": operation(
             "unsubscribeClient", "Unsubscribe a client from a topic and notify it",
             answer(record(unsubscribed=array(TOPIC)), "Its node has been asked to unsubscribe it"),
             "NotFound", parameters=[_CLIENT, in_path("topic", TOPIC)],
+        )
+    },
+    "/api/users/{user}/topics": {
+        "post": operation(
+            "subscribeUser", "Subscribe all clients of a user to topics and notify them",
+            answer(record(subscribed=array(TOPIC)), "All nodes have been asked to subscribe its clients"),
+            parameters=[in_path("user", NAME)], body=_topics_body(),
+            description="Only the clients that the user has now. Otherwise as `subscribeClient`.",
+        )
+    },
+    "/api/users/{user}/topics/{topic}": {
+        "delete": operation(
+            "unsubscribeUser", "Unsubscribe all clients of a user from a topic and notify them",
+            answer(record(unsubscribed=array(TOPIC)), "All nodes have been asked to unsubscribe its clients"),
+            "NotFound", parameters=[in_path("user", NAME), in_path("topic", TOPIC)],
         )
     },
     "/api/users/{user}/clients": {
@@ -184,6 +262,9 @@ SCHEMAS: Final[Schema] = {
 ROUTES: Final = [
     resource("/api/clients", "user", "ip", "topic", "node", "limit", "cursor", GET=("read", list_clients)),
     resource("/api/clients/{id}", GET=("read", show_client), DELETE=("admin", disconnect_client)),
+    resource("/api/clients/{id}/topics", POST=("admin", subscribe_client)),
     resource("/api/clients/{id}/topics/{topic:name}", DELETE=("admin", unsubscribe_client)),
+    resource("/api/users/{user:name}/topics", POST=("admin", subscribe_user)),
+    resource("/api/users/{user:name}/topics/{topic:name}", DELETE=("admin", unsubscribe_user)),
     resource("/api/users/{user:name}/clients", DELETE=("admin", disconnect_user)),
 ]

@@ -137,6 +137,9 @@ def _system(action: str, about: Mapping[str, Json], time: str) -> bytes:
 
 def _subscribed(event: events.Subscribed, time: str) -> bytes:
     names = list(event.topics)
+    if event.by_server:
+        positions = {topic: at._asdict() for topic, at in event.positions.items()}
+        return _system("subscribed", {"topics": names, **({"positions": positions} if positions else {})}, time)
     # The message does not repeat many names: with thousands of topics that would double the size of the frame.
     listed = ", ".join(names) if len(names) <= 10 else f"{len(names)} topics"
     fields = _echo(event.request_id)

@@ -17,6 +17,7 @@ from gateway.core.control_messages import (
     ForgetHistory,
     MoveClients,
     RevokeTokens,
+    SubscribeClients,
     UnsubscribeClients,
 )
 from gateway.core.revocations import Revocation
@@ -28,7 +29,7 @@ JSON = st.recursive(
     max_leaves=5,
 )
 FIELDS = ("client", "user", "topics", "reason", "node", "keep", "seconds", "after", "revocations")
-OPS = ("disconnect", "unsubscribe", "forget", "drain", "move", "revoke")
+OPS = ("disconnect", "subscribe", "unsubscribe", "forget", "drain", "move", "revoke")
 
 
 @pytest.mark.parametrize(
@@ -43,6 +44,10 @@ OPS = ("disconnect", "unsubscribe", "forget", "drain", "move", "revoke")
             {"op": "unsubscribe", "client": "c", "topics": ["t"]},
             UnsubscribeClients(ClientSelector("c", None), ["t"], "by the operator"),
         ),
+        (
+            {"op": "subscribe", "user": "u", "topics": ["t", "a", "t"]},
+            SubscribeClients(ClientSelector(None, "u"), ["t", "a"]),
+        ),
         ({"op": "forget", "topics": ["t", "u"]}, ForgetHistory(["t", "u"])),
         ({"op": "drain", "node": "n1.a"}, DrainNode("n1.a")),
         ({"op": "revoke", "revocations": [GONE.as_dict()]}, RevokeTokens([GONE])),
@@ -56,6 +61,9 @@ def test_an_order_is_read(said: dict[str, object], order: ControlMessage) -> Non
 @pytest.mark.parametrize(
     "said",
     [
+        {"op": "subscribe", "user": "u", "topics": ["system"]}, {"op": "subscribe", "user": "u"},
+        {"op": "subscribe", "user": "u", "topics": [f"t{at}" for at in range(101)]},
+        {"op": "subscribe", "topics": ["t"]},
         {}, [], 5, {"op": "dance"}, {"op": "disconnect"}, {"op": "drain"}, {"op": "move", "node": "n"},
         {"op": "disconnect", "client": 5}, {"op": "disconnect", "user": ""}, {"op": "disconnect", "user": "x" * 201},
         {"op": "disconnect", "user": "a", "reason": "x" * 201}, {"op": "disconnect", "user": "a", "reason": {"a": 1}},

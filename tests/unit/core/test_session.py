@@ -792,3 +792,26 @@ def test_of_topics_judged_before_the_back_end_answers_count() -> None:
     findings = replace(findings, backend_verdicts={**findings.backend_verdicts, names[3]: Verdict.REFUSED})
     with pytest.raises(ProtocolError):
         judge_all(client, subscribe(*names), Audiences(), findings)
+
+
+# ---- topics that the back end gives
+
+
+def test_what_the_back_end_grants_may_be_subscribed_to_and_read_until_it_is_taken_away() -> None:
+    client = strict(ANN)
+    assert error_of(client, subscribe("told:1")).reason is ErrorReason.NOT_ALLOWED
+    client.grant(["told:1", "admin"])
+    for topic in ("told:1", "admin"):
+        assert isinstance(handle(client, subscribe(topic)), SubscribeTopics)
+    assert client.expire_grants(1e12, 100) == (0, [])
+    client.forget_grants(["told:1"])
+    assert error_of(client, subscribe("told:1")).reason is ErrorReason.NOT_ALLOWED
+    assert isinstance(handle(client, subscribe("admin")), SubscribeTopics)
+
+
+def test_what_the_back_end_grants_to_a_user_is_not_another_users() -> None:
+    client = strict(ANN)
+    client.grant(["told:1"])
+    effect = client.handle(commands.Auth("bob"), Audiences(received("told:1")), Findings(topics_charged=True))
+    assert effect == LoggedIn(("told:1",))
+    assert error_of(client, subscribe("told:1")).reason is ErrorReason.NOT_ALLOWED

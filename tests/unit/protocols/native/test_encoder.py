@@ -41,6 +41,16 @@ NOW_MS = 1_769_860_800_000  # 2026-01-31T12:00:00.000Z
             b'"message":"Successfully subscribed to a, b","timestamp":"2026-01-31T12:00:00.000Z"}',
         ),
         (
+            events.Subscribed(["c", "d"], None, {"c": Position("e1", 43, 430)}, by_server=True),
+            b'{"type":"SYSTEM","topic":"system","action":"subscribed","data":{"topics":["c","d"],'
+            b'"positions":{"c":{"epoch":"e1","offset":43,"mark":430}}},"timestamp":"2026-01-31T12:00:00.000Z"}',
+        ),
+        (
+            events.Subscribed(["d"], None, by_server=True),
+            b'{"type":"SYSTEM","topic":"system","action":"subscribed","data":{"topics":["d"]},'
+            b'"timestamp":"2026-01-31T12:00:00.000Z"}',
+        ),
+        (
             events.Unsubscribed(["contest"], 0),
             b'{"type":"ACKNOWLEDGMENT","operation":"unsubscribe","topics":["contest"],"requestId":0,'
             b'"timestamp":"2026-01-31T12:00:00.000Z"}',

@@ -1,0 +1,79 @@
+"""Orders of back ends and operators about clients: disconnect, unsubscribe, subscribe."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
+from typing import TypeAlias
+
+from gateway.core import effects, hub
+from gateway.core.control_messages import ClientSelector, DisconnectClients, SubscribeClients, UnsubscribeClients
+from gateway.core.errors import CloseReason
+from gateway.core.hub import Hub
+from gateway.delivery.slices import SLICE_ITEMS, each_in_slices
+from gateway.delivery.subscriptions import Subscriptions
+from gateway.logging import logger
+from gateway.transports.connection import Connection, ConnectionStage
+
+ClientOrder: TypeAlias = DisconnectClients | UnsubscribeClients | SubscribeClients
+
+
+class ClientOrders:
+    """Executes orders on the clients of this node. `find` gives a client by its id, `unsubscribe` takes topics away."""
+
+    def __init__(
+        self, find: Callable[[str], Connection | None], hub: Hub, subscriptions: Subscriptions,
+        unsubscribe: Callable[[Connection, Collection[str], str], None], *, max_client_topics: int,
+    ) -> None:  # fmt: skip
+        self._find = find
+        self._hub = hub
+        self._subscriptions = subscriptions
+        self._unsubscribe = unsubscribe
+        self._max_client_topics = max_client_topics
+        self._log = logger()
+
+    def execute(self, order: ClientOrder) -> None:
+        """Execute `order` on the clients that it selects, in slices."""
+        parts: list[list[str]] = [order.topics if isinstance(order, SubscribeClients) else []]
+        if isinstance(order, UnsubscribeClients):
+            parts = [order.topics[at : at + SLICE_ITEMS] for at in range(0, len(order.topics), SLICE_ITEMS)]
+        each_in_slices(itertools.product(self._selected(order.clients), parts), partial(self._execute, order))
+
+    def _execute(self, order: ClientOrder, about: tuple[Connection, list[str]]) -> int:
+        connection, topics = about
+        if connection.stage is not ConnectionStage.OPEN:
+            return 0
+        reason = None if isinstance(order, SubscribeClients) else order.reason
+        op = type(order).__name__.lower()
+        self._log.info("control message executed", op=op, client=connection.client_id, reason=reason)
+        match order:
+            case DisconnectClients():
+                connection.disconnect(CloseReason.DISCONNECTED, order.reason)
+                return 0
+            case UnsubscribeClients():
+                self._unsubscribe(connection, topics, order.reason)
+            case SubscribeClients():
+                self._subscribe(connection, topics)
+        return len(topics) - 1
+
+    def _subscribe(self, connection: Connection, topics: Sequence[str]) -> None:
+        """Subscribe the client to topics that it has not asked for, and notify it."""
+        new = sum(not connection.audiences.has_topic(topic) for topic in topics)
+        if connection.audiences.topics + new > self._max_client_topics:
+            self._log.warning(
+                "client not subscribed", client=connection.client_id, topics=connection.audiences.topics, more=new,
+                limit=self._max_client_topics,
+            )  # fmt: skip
+            return
+        connection.session.grant(topics)
+        self._subscriptions.subscribe(
+            connection, effects.SubscribeTopics(tuple(topics), None, login=False, by_server=True)
+        )
+
+    def _selected(self, selector: ClientSelector) -> list[Connection]:
+        if selector.client is not None:
+            connection = self._find(selector.client)
+            return [connection] if connection is not None else []
+        assert selector.user is not None
+        return [m for m in self._hub.members(hub.user_audience(selector.user)) if isinstance(m, Connection)]
