@@ -103,6 +103,9 @@ class Backend:
             headers={"user-agent": "websocket-gateway", "accept": "application/json"},
             trust_env=False,
         )
+        metrics.read(
+            {"gateway_backend_waiting": lambda: self.waiting_calls, "gateway_backend_open": lambda: self.is_open}, {}
+        )
 
     @property
     def waiting_calls(self) -> int:

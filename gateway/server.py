@@ -38,7 +38,7 @@ class Server(uvicorn.Server):
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         """Serve until a signal or a failure; return when everything is closed."""
         self._loop = asyncio.get_running_loop()
-        self._node.shut_down = self._leave
+        self._node.lifecycle.shut_down = self._leave
         if self._signals:  # one came before the loop ran
             self._leave()
         try:
@@ -59,7 +59,7 @@ class Server(uvicorn.Server):
         """The handler of all `SIGNALS`. uvicorn's own would end the process by the signal instead of with 0."""
         self._signals += 1
         if self._loop is not None:
-            self._loop.call_soon_threadsafe(self._leave if self._signals == 1 else self._node.drain_manager.finish_now)
+            self._loop.call_soon_threadsafe(self._leave if self._signals == 1 else self._node.drain.finish_now)
 
     def _leave(self) -> None:
         if self._leaving is None:
@@ -67,7 +67,7 @@ class Server(uvicorn.Server):
 
     async def _drain(self) -> None:
         try:
-            await self._node.drain()
+            await self._node.leave()
         finally:
             self.should_exit = True
             self._drained.set()
@@ -107,4 +107,4 @@ def serve(settings: Settings) -> int:
     server = Server(config, node, signals=early)
     server.run()
     logging.close()
-    return 0 if node.failure is None else 1
+    return 0 if node.lifecycle.failure is None else 1

@@ -18,14 +18,12 @@ from typing import Any, Final, Protocol
 from gateway.broker.channel import Callback, Channel, ChannelState, ChannelSubscriber, Waiter
 from gateway.broker.client import RedisClient
 from gateway.broker.errors import Unavailable, explain
+from gateway.broker.pubsub_health import PubSubHealth, describe_loss
 from gateway.broker.subscriber import CHECK, RETRY_BASE_SECONDS, Subscriber
 from gateway.logging import logger
 from gateway.metrics import Metrics
 
 LINGER_SECONDS: Final = 1.0  # an empty channel is kept this long: page reloads come back to it
-# Losing one of several servers leaves a node ready for this long: longer than the servers need to agree that one of
-# them has failed (cluster-node-timeout, 15 s by default).
-PARTIAL_SECONDS: Final = 20.0
 EXPIRE_CHANNELS: Final = 250  # in one turn of the loop
 RELOAD_SECONDS: Final = 0.3  # while a server of a cluster is down, the longest pause before the slot map is read again
 
@@ -56,7 +54,8 @@ class PubSub:
         self._metrics = metrics
         self._log = logger()
         self._channels: dict[str, Channel] = {}
-        self._ears: dict[str, Subscriber] = {}  # by server
+        self._subscribers: dict[str, Subscriber] = {}  # by server
+        self.health = PubSubHealth(redis, self._subscribers)
         # Running tasks, and the subscriber each belongs to
         self._tasks: dict[asyncio.Task[None], Subscriber | None] = {}
         self._checks: dict[Subscriber, asyncio.Task[float]] = {}  # tasks of the last self-check
@@ -64,60 +63,9 @@ class PubSub:
         self._version = -1  # version of the slot map that the assignment is based on
         self._changed = asyncio.Event()  # a subscriber lost its connection, or a channel has no subscriber
         self._complete = False  # all wanted channels are confirmed, and the listener was notified
-        self._map_error: str | None = "not yet connected"  # why the slot map is unknown; None: it is known
         self._idle: dict[str, float] = {}  # channel without callbacks -> loop time to unsubscribe at; oldest first
         self._idle_timer: asyncio.TimerHandle | None = None
         self._apply_topology()
-
-    @property
-    def reason(self) -> str | None:
-        """Why another node may receive more than this one; None: no known reason."""
-        if not self._ears:
-            return self._map_error
-        lost = self._lost()
-        if len(lost) == len(self._ears):
-            return "; ".join(
-                _describe_loss(subscriber, subscriber.reason) for subscriber in lost if subscriber.reason is not None
-            )
-        return (
-            "; ".join(
-                _describe_loss(subscriber, subscriber.reason)
-                for subscriber in lost
-                if subscriber.reason and not self._is_away(subscriber)
-            )
-            or None
-        )
-
-    @property
-    def partial(self) -> str | None:
-        """The part of a Redis Cluster that no node can receive from; None: no known part."""
-        lost = self._lost()
-        if not self._ears or len(lost) == len(self._ears):
-            return None
-        parts = [
-            f"{subscriber.server} is away ({subscriber.reason})" for subscriber in lost if self._is_away(subscriber)
-        ]
-        if self._redis.slot_map.uncovered:
-            parts.append(f"{self._redis.slot_map.uncovered} slots of the Redis Cluster have no server")
-        return "; ".join(parts) or None
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether all wanted channels are confirmed."""
-        return bool(self._ears) and not self._lost() and not self._redis.slot_map.uncovered
-
-    def _lost(self) -> list[Subscriber]:
-        return [subscriber for subscriber in self._ears.values() if subscriber.reason is not None]
-
-    def _is_away(self, subscriber: Subscriber) -> bool:
-        """Whether other nodes have most likely lost this server too.
-
-        True if some servers of the cluster cannot reach it, or have not had the time to find out.
-        """
-        if not self._redis.sharded:
-            return False
-        undecided = asyncio.get_running_loop().time() < subscriber.lost_at + PARTIAL_SECONDS
-        return undecided or subscriber.server in self._redis.slot_map.suspected
 
     # ---- called by the users of pub/sub
 
@@ -222,10 +170,10 @@ class PubSub:
             await self._redis.refresh_topology(force=True)
         self._apply_topology()
         spawn = asyncio.get_running_loop().create_task
-        self._checks = {subscriber: spawn(subscriber.check()) for subscriber in self._ears.values()}
+        self._checks = {subscriber: spawn(subscriber.check()) for subscriber in self._subscribers.values()}
         found = await asyncio.gather(*self._checks.values(), return_exceptions=True)
-        if not self._ears:
-            raise Unavailable(f"self-check failed: {self._map_error}")
+        if not self._subscribers:
+            raise Unavailable(f"self-check failed: {self.health.map_error}")
         slowest = 0.0
         for seconds in found:
             if isinstance(seconds, asyncio.CancelledError):
@@ -237,7 +185,7 @@ class PubSub:
 
     def _master_left(self, reason: str) -> None:
         """Reconnect all subscribers: the server is not the master."""
-        for subscriber in self._ears.values():
+        for subscriber in self._subscribers.values():
             subscriber.reconnect(reason)
 
     # ---- life
@@ -248,7 +196,7 @@ class PubSub:
         self._failure = asyncio.get_running_loop().create_future()
         if self._redis.sharded:
             self._start_subscriber(self._reload_topology(), None)
-        for subscriber in self._ears.values():
+        for subscriber in self._subscribers.values():
             self._start_subscriber(subscriber.run(), subscriber)
         try:
             await self._failure
@@ -276,13 +224,13 @@ class PubSub:
         while True:
             try:
                 await self._redis.refresh_topology()
-                self._map_error = None
+                self.health.map_error = None
             except Unavailable as error:
-                if self._map_error is None or not self._ears:
+                if self.health.map_error is None or not self._subscribers:
                     self._report_lost(explain(error), [])
-                self._map_error = explain(error)
+                self.health.map_error = explain(error)
             self._apply_topology()
-            if self.is_complete:
+            if self.health.is_complete:
                 self._changed.clear()
                 await self._changed.wait()
             else:
@@ -331,13 +279,13 @@ class PubSub:
 
     def subscriber_lost(self, subscriber: Subscriber, reason: str, channels: list[str]) -> None:
         """Report a lost connection whose first reconnect failed."""
-        self._report_lost(_describe_loss(subscriber, reason), channels)
+        self._report_lost(describe_loss(subscriber, reason), channels)
 
     def subscriber_resumed(self, channels: list[str]) -> None:
         """Report that all channels of a subscriber are confirmed."""
         if self._listener is not None and channels:
             self._listener.pubsub_missed(channels)
-        if not self._complete and self.is_complete:
+        if not self._complete and self.health.is_complete:
             self._complete = True
             self._metrics.redis_up.set(1)
             if self._listener is not None:
@@ -352,7 +300,7 @@ class PubSub:
     def _assign(self, channel: Channel) -> None:
         """Assign a channel, which is OUT, to the subscriber of the server that has its slot."""
         server, before = self._redis.slot_map.server(channel.key), channel.subscriber
-        subscriber = self._ears.get(server) if server is not None else None
+        subscriber = self._subscribers.get(server) if server is not None else None
         if before is not None and before is not subscriber and channel.name == before.check_channel:
             # A check through another server proves nothing about this one
             self.unsubscribe([channel.name], before.check_received)
@@ -371,11 +319,11 @@ class PubSub:
         if slot_map.version == self._version:
             return
         self._version = slot_map.version
-        for server in self._ears.keys() - set(slot_map.servers):
-            self._remove(self._ears.pop(server))
+        for server in self._subscribers.keys() - set(slot_map.servers):
+            self._remove(self._subscribers.pop(server))
         for server in slot_map.servers:
-            if server not in self._ears:
-                subscriber = self._ears[server] = Subscriber(self._redis, server, self, self._metrics)
+            if server not in self._subscribers:
+                subscriber = self._subscribers[server] = Subscriber(self._redis, server, self, self._metrics)
                 self._complete = False
                 self._set_check_channel(subscriber)
                 if self._failure is not None:
@@ -404,8 +352,3 @@ class PubSub:
             self._changed.set()
             return
         self.subscribe([subscriber.check_channel], subscriber.check_received, lambda: None)
-
-
-def _describe_loss(subscriber: Subscriber, reason: str) -> str:
-    """The reason with the server's name; a single Redis needs no name."""
-    return f"{subscriber.server}: {reason}" if subscriber.server else reason

@@ -38,8 +38,9 @@ if TYPE_CHECKING:
         TooLarge,
         TooSlow,
     )
-    from gateway.client.gateway import Gateway, State, Timing
+    from gateway.client.gateway import Gateway, State
     from gateway.client.subscription import Subscription
+    from gateway.client.timing import Timing
 
 __all__ = [
     "Closed", "Disconnected", "Event", "Gap", "Gateway", "GatewayError", "Message", "NoAnswer", "Presence", "Recovered",

@@ -10,7 +10,6 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -19,6 +18,7 @@ from gateway.client.backoff import Backoff, FailureLog
 from gateway.client.events import Closed, Disconnected, Message, NoAnswer, describe
 from gateway.client.subscription import Subscription
 from gateway.client.subscriptions import TopicSubscriptions
+from gateway.client.timing import Timing
 from gateway.client.tokens import GetToken, Tokens
 from gateway.client.wire import ConnectionLost, Frame, Wire
 from gateway.core import json_text
@@ -44,17 +44,6 @@ class State(enum.Enum):
     AUTHENTICATED = "authenticated"  # the server has accepted the token
     WAITING = "waiting"  # for the next attempt
     CLOSED = "closed"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Timing:
-    """The client's timeouts, in seconds."""
-
-    base: float = 1.0  # the first wait before a reconnect is random between 0 and this; then the bound doubles
-    cap: float = 20.0  # the largest bound of that wait
-    ack: float = 1.0  # a SUBSCRIBE without a reply is sent again after this time, unless it recovers
-    answer: float = 10.0  # for any reply
-    open: float = 10.0  # each for the address, for TCP with the handshake, and for the server's welcome
 
 
 class Gateway:

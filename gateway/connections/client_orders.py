@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import TypeAlias
 
-from gateway.core import effects, hub
+from gateway.connections.enforcer import Enforcer
+from gateway.connections.open_connections import OpenConnections
+from gateway.core import effects
 from gateway.core.control_messages import ClientSelector, DisconnectClients, SubscribeClients, UnsubscribeClients
 from gateway.core.errors import CloseReason
-from gateway.core.hub import Hub
 from gateway.delivery.slices import SLICE_ITEMS, each_in_slices
 from gateway.delivery.subscriptions import Subscriptions
 from gateway.logging import logger
@@ -20,16 +21,15 @@ ClientOrder: TypeAlias = DisconnectClients | UnsubscribeClients | SubscribeClien
 
 
 class ClientOrders:
-    """Executes orders on the clients of this node. `find` gives a client by its id, `unsubscribe` takes topics away."""
+    """Executes orders on the clients of this node."""
 
     def __init__(
-        self, find: Callable[[str], Connection | None], hub: Hub, subscriptions: Subscriptions,
-        unsubscribe: Callable[[Connection, Collection[str], str], None], *, max_client_topics: int,
+        self, open_connections: OpenConnections, subscriptions: Subscriptions, enforcer: Enforcer, *,
+        max_client_topics: int,
     ) -> None:  # fmt: skip
-        self._find = find
-        self._hub = hub
+        self._open_connections = open_connections
         self._subscriptions = subscriptions
-        self._unsubscribe = unsubscribe
+        self._enforcer = enforcer
         self._max_client_topics = max_client_topics
         self._log = logger()
 
@@ -52,7 +52,7 @@ class ClientOrders:
                 connection.disconnect(CloseReason.DISCONNECTED, order.reason)
                 return 0
             case UnsubscribeClients():
-                self._unsubscribe(connection, topics, order.reason)
+                self._enforcer.unsubscribe(connection, topics, order.reason)
             case SubscribeClients():
                 self._subscribe(connection, topics)
         return len(topics) - 1
@@ -73,7 +73,7 @@ class ClientOrders:
 
     def _selected(self, selector: ClientSelector) -> list[Connection]:
         if selector.client is not None:
-            connection = self._find(selector.client)
+            connection = self._open_connections.find(selector.client)
             return [connection] if connection is not None else []
         assert selector.user is not None
-        return [m for m in self._hub.members(hub.user_audience(selector.user)) if isinstance(m, Connection)]
+        return self._open_connections.of_user(selector.user)

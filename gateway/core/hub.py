@@ -117,6 +117,10 @@ class Hub:
         """The number of subscribers of `audience` on this node."""
         return len(self._members.get(audience, ()))
 
+    def count_topic(self, topic: str) -> int:
+        """Number of subscribers of the topic."""
+        return self.count(topic_audience(topic))
+
     def members(self, audience: str) -> Iterable[Recipient]:
         """A copy of the current subscribers of `audience`."""
         return tuple(self._members.get(audience, ()))

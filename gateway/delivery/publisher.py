@@ -160,6 +160,10 @@ class MessagePublisher:
                 durable |= publication.to is None and bool(self._rules.of(topic).history)
         return _Batch(commands, indices, durable)
 
+    async def publish_one(self, publication: Publication, fence: Fence | None) -> Position | None:
+        """Publish one message of a singleton; see `publish`."""
+        return (await self.publish([publication], fence=fence))[0]
+
     async def with_keys(self, publications: Sequence[Publication]) -> list[Publication]:
         """`publications`, each with an idempotency key if all its topics have history: a retry is then safe.
 

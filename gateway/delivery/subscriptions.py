@@ -13,25 +13,25 @@ the SUBSCRIBE goes on without the topic.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from functools import partial
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from gateway.broker.client import Unavailable
 from gateway.cluster.registry import Registry
 from gateway.core import hub, stream_position
 from gateway.core.effects import SubscribeTopics
 from gateway.core.errors import ErrorReason, ProtocolError
-from gateway.core.events import Authenticated, Event, Subscribed
+from gateway.core.events import Authenticated, Degraded, Event, Subscribed
 from gateway.core.hub import Hub
-from gateway.core.json_text import RequestId
 from gateway.core.position import Position
 from gateway.core.stream_position import StreamEntry
 from gateway.delivery.dispatcher import Dispatcher
+from gateway.delivery.membership import Membership
 from gateway.delivery.sender import Sender
-from gateway.delivery.slices import SLICE_ITEMS, each_in_slices, in_slices
+from gateway.delivery.slices import SLICE_ITEMS, in_slices
 from gateway.delivery.topic_copies import TopicCopies
+from gateway.delivery.waiting_subscribe import TopicRecovery, WaitingSubscribe
 from gateway.transports.connection import Connection, ConnectionStage
 
 # SUBSCRIBEs of one client that may wait for Redis at a time; another one is rejected (5030).
@@ -44,38 +44,6 @@ RECOVERY_BYTES: Final = 64 << 10
 READ_SECONDS: Final = 60.0  # a client that takes longer to read one part is closed as a slow consumer
 
 Spawn = Callable[[Coroutine[Any, Any, None], str], asyncio.Task[None]]
-
-
-class _TopicRecovery(NamedTuple):
-    """How a subscriber recovered a topic. If it repeats the SUBSCRIBE, it gets the same answer and no duplicates."""
-
-    position: Position  # the position that it asked to recover from
-    losses: int  # gaps reported on the topic until then
-    whole: bool
-
-
-@dataclass(slots=True, eq=False)
-class _Subscribe:
-    """One SUBSCRIBE that is not acknowledged yet."""
-
-    topics: tuple[str, ...]
-    audiences: Sequence[str]  # audiences whose channels Redis must confirm: topics, and a new identity
-    request_id: RequestId
-    positions: dict[str, Position]  # by topic to recover: the position of the client's last message
-    by_server: bool  # the client has not asked
-    recovered: dict[str, bool] = field(
-        default_factory=dict
-    )  # by topic: whether the client received all missed messages
-    # By topic: stored once the client is subscribed
-    recoveries: dict[str, _TopicRecovery] = field(default_factory=dict)
-    confirmed: asyncio.Event = field(default_factory=asyncio.Event)
-    unconfirmed: int = 0  # parts of `audiences` that Redis has not confirmed yet
-
-    def confirm(self) -> None:
-        """Note that Redis has confirmed a part of the audiences."""
-        self.unconfirmed -= 1
-        if not self.unconfirmed:
-            self.confirmed.set()
 
 
 class Subscriptions:
@@ -101,22 +69,23 @@ class Subscriptions:
         self._dispatcher = dispatcher
         self._topic_copies = topic_copies
         self._recovery = topic_copies.recovery
-        self._presence = topic_copies.presence
-        self._registry = registry
+        self._membership = Membership(hub, dispatcher, topic_copies, registry)
         self._sender = sender
         self._spawn = spawn
         self._answer_seconds = answer_seconds
         self._unanswered: dict[
             Connection, tuple[Event, Callable[[], None]]
         ] = {}  # answers that wait for Redis: `_become`
-        self._subscribing: dict[Connection, dict[_Subscribe, asyncio.Task[None]]] = {}
-        self._recoveries: dict[Connection, dict[str, _TopicRecovery]] = {}  # of members, by topic
+        self._subscribing: dict[Connection, dict[WaitingSubscribe, asyncio.Task[None]]] = {}
+        self._recoveries: dict[Connection, dict[str, TopicRecovery]] = {}  # of members, by topic
 
     # ---- identity of a client
 
     def accept(self, connection: Connection, welcome: Event) -> None:
         """Subscribe a new client to the audiences of its user and role, then send `welcome`."""
         self._join_personal(connection, _personal(connection), welcome)
+        if self.degraded:  # the other clients were notified before
+            self._sender.send(connection, Degraded())
 
     def change_identity(self, connection: Connection) -> None:
         """Move a client with a new identity to the audiences of its user and role, and acknowledge."""
@@ -137,7 +106,7 @@ class Subscriptions:
         """Subscribe the client to `personal`; send `answer` when Redis has confirmed it, or after `answer_seconds`."""
         if connection.stage is not ConnectionStage.OPEN:
             return
-        self._add_member(connection, personal)
+        self._membership.add(connection, personal)
         confirmed = None if self.degraded else partial(self._join_confirmed, connection, answer)
         if self._dispatcher.join_channels(personal, confirmed) or confirmed is None:
             self._sender.reply(connection, answer)
@@ -168,8 +137,7 @@ class Subscriptions:
         if set(former) != set(now) or connection.session.info_changed:
             connection.session.info_changed = False
             self._remove_member(connection, [audience for audience in former if audience not in now])
-            topics = [topic for topic in map(hub.topic_of, connection.audiences) if topic is not None]
-            each_in_slices(topics, partial(self._mark_presence_changed, connection.client_id))
+            self._membership.mark_user_changed(connection)
         return now
 
     # ---- subscriptions of a client
@@ -180,7 +148,7 @@ class Subscriptions:
             return
         personal = self._leave_personal(connection) if effect.login else []
         if personal:
-            self._add_member(connection, personal)
+            self._membership.add(connection, personal)
         others = self._subscribing.get(connection, {})
         if len(others) >= MAX_WAITING:
             self._dispatcher.join_channels(personal, None)
@@ -196,10 +164,10 @@ class Subscriptions:
             and self._dispatcher.join_channels(audiences, None)
         ):
             # The usual case: Redis has confirmed all channels, and no message precedes the acknowledgement.
-            self._add_member(connection, audiences)
+            self._membership.add(connection, audiences)
             self._sender.reply(connection, Subscribed(topics, effect.request_id, by_server=effect.by_server))
             return
-        asked = _Subscribe(topics, audiences, effect.request_id, positions, effect.by_server)
+        asked = WaitingSubscribe(topics, audiences, effect.request_id, positions, effect.by_server)
         confirmed = len(topics) <= SLICE_ITEMS and self._join_channels(asked, asked.audiences)
         for topic in topics:
             self._hub.join(connection, hub.joining_topic(topic))
@@ -259,11 +227,9 @@ class Subscriptions:
         for asked, task in self._subscribing.pop(connection, {}).items():
             self._dispatcher.cancel_wait(asked.audiences, asked.confirm)
             task.cancel()
-        audiences = list(connection.audiences)
-        self._dispatcher.leave_channels(self._hub.remove(connection))
-        self._mark_changed(connection, audiences)
+        self._membership.remove_client(connection)
 
-    async def _subscribe(self, connection: Connection, asked: _Subscribe, steps: Iterator[int]) -> None:
+    async def _subscribe(self, connection: Connection, asked: WaitingSubscribe, steps: Iterator[int]) -> None:
         """Complete a SUBSCRIBE that could not be completed at once. The task is cancelled when the client is gone."""
         held = asyncio.get_running_loop().call_later(self._answer_seconds, connection.release, "subscribe")
         try:
@@ -295,7 +261,7 @@ class Subscriptions:
                 self._subscribing.pop(connection, None)
             connection.release("subscribe")
 
-    def _join_channels(self, asked: _Subscribe, audiences: Sequence[str]) -> bool:
+    def _join_channels(self, asked: WaitingSubscribe, audiences: Sequence[str]) -> bool:
         """Subscribe to the channels of some of the audiences. True if Redis has confirmed them already."""
         asked.unconfirmed += 1
         joined = self._dispatcher.join_channels(audiences, asked.confirm)
@@ -320,7 +286,7 @@ class Subscriptions:
         except TimeoutError:
             self._sender.evict(connection)
 
-    def _enter_topics(self, connection: Connection, asked: _Subscribe) -> Iterator[int]:
+    def _enter_topics(self, connection: Connection, asked: WaitingSubscribe) -> Iterator[int]:
         """Send missed messages or snapshots, subscribe the client to each topic, and acknowledge.
 
         The last of these messages is sent in the same turn of the loop in which the client is subscribed, so no message
@@ -337,7 +303,7 @@ class Subscriptions:
                     frames += more
                     room -= sum(map(len, more))
                     if is_last:
-                        self._add_member(connection, [hub.topic_audience(topic)])
+                        self._membership.add(connection, [hub.topic_audience(topic)])
                         self._hub.leave(connection, hub.joining_topic(topic))
                         entered += 1
                         if topic in asked.recoveries:
@@ -350,7 +316,7 @@ class Subscriptions:
         self._acknowledge(connection, asked)
 
     def _next_messages(
-        self, connection: Connection, topic: str, asked: _Subscribe, room: int
+        self, connection: Connection, topic: str, asked: WaitingSubscribe, room: int
     ) -> tuple[list[bytes], bool]:
         """Frames of the next messages for a new subscriber, about `room` bytes, and whether these are all."""
         position = asked.positions.get(topic) if self._topic_copies.has_history(topic) else None
@@ -369,7 +335,7 @@ class Subscriptions:
         return [snapshot.frame(connection.protocol)] if snapshot is not None else [], True
 
     def _missed(
-        self, connection: Connection, topic: str, position: Position, asked: _Subscribe
+        self, connection: Connection, topic: str, position: Position, asked: WaitingSubscribe
     ) -> list[StreamEntry] | None:
         """The messages since `position` that the client must receive; None if it cannot get all of them."""
         before, losses = self._recoveries.get(connection, {}).get(topic), self._recovery.losses(topic)
@@ -378,12 +344,12 @@ class Subscriptions:
             missed = [] if before.whole else None
         else:
             missed = self._recovery.missed_since(topic, position)
-        first = asked.recoveries.get(topic, _TopicRecovery(position, losses, whole=False))
+        first = asked.recoveries.get(topic, TopicRecovery(position, losses, whole=False))
         asked.recoveries[topic] = first._replace(whole=missed is not None)
         asked.recovered[topic] = missed is not None
         return missed
 
-    def _acknowledge(self, connection: Connection, asked: _Subscribe) -> None:
+    def _acknowledge(self, connection: Connection, asked: WaitingSubscribe) -> None:
         """Acknowledge the subscribed topics, with the positions of those with history."""
         if connection.stage is not ConnectionStage.OPEN:
             return
@@ -397,7 +363,7 @@ class Subscriptions:
             connection, Subscribed(subscribed, asked.request_id, positions, asked.recovered, asked.by_server)
         )
 
-    def _fail(self, connection: Connection, asked: _Subscribe) -> None:
+    def _fail(self, connection: Connection, asked: WaitingSubscribe) -> None:
         """Report that the SUBSCRIBE failed, and drop its topics unless another SUBSCRIBE waits for them."""
         self._sender.send_internal_error(connection, asked.request_id)
         others = [other for other in self._subscribing.get(connection, {}) if other is not asked]
@@ -411,33 +377,12 @@ class Subscriptions:
         """Whether the client has subscribed to the topic and not unsubscribed since, and is still connected."""
         return connection.audiences.has_topic(topic)
 
-    def _add_member(self, connection: Connection, audiences: Sequence[str]) -> None:
-        for audience in audiences:
-            self._hub.join(connection, audience)
-        self._mark_changed(connection, audiences)
-
     def _remove_member(self, connection: Connection, audiences: Sequence[str]) -> None:
         recoveries = self._recoveries.get(connection)
         if recoveries:
             for topic in map(hub.topic_of, audiences):
                 recoveries.pop(topic or "", None)
-        self._dispatcher.leave_channels([audience for audience in audiences if self._hub.leave(connection, audience)])
-        self._mark_changed(connection, audiences)
-
-    def _mark_changed(self, connection: Connection, audiences: Iterable[str]) -> None:
-        """Mark the rows of the client and these topics as changed, over several turns: rows are read when written."""
-        topics = [topic for topic in map(hub.topic_of, audiences) if topic is not None]
-        if topics:
-            each_in_slices(topics, partial(self._mark_topic_changed, connection.client_id))
-        self._registry.touch_client(connection.client_id)
-
-    def _mark_topic_changed(self, client_id: str, topic: str) -> None:
-        self._registry.touch_topic(topic)
-        self._mark_presence_changed(client_id, topic)
-
-    def _mark_presence_changed(self, client_id: str, topic: str) -> None:
-        if self._topic_copies.has_presence(topic):
-            self._presence.touch(topic, client_id)
+        self._membership.remove(connection, audiences)
 
 
 def _personal(connection: Connection) -> list[str]:

@@ -67,7 +67,7 @@ def check_request(request: HTTPConnection, node: Node) -> None:
         HandshakeRefused: The client is refused.
     """
     query = request.query_params if request.scope["query_string"] else {}  # skips parsing in the usual case
-    if node.drain_manager.refuses_handshake(
+    if node.drain.rejects_handshakes or node.rebalance.refuses_handshake(
         request.headers.get("x-request-id"), query.get("avoid") == node.settings.node
     ):
         raise HandshakeRefused(503, "this node does not accept new clients; connect again")
@@ -88,7 +88,7 @@ def open_connection(
 ) -> None:
     """Make `connection` a client of the node. `verify` replaces the default verification of its tokens."""
     node.connections.accept(connection, protocol, client.identity, client.ip, client.user_agent, verify)
-    node.drain_manager.client_accepted(connection)
+    node.drain.client_accepted(connection)
     if not node.authenticator.is_valid(client.identity):  # revoked since its verification
         connection.disconnect(CloseReason.BAD_TOKEN, "token revoked")
 

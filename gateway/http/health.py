@@ -20,9 +20,10 @@ async def readyz(request: Request) -> Response:
     node: Node = request.app.state.node
     # Two load balancers on one host have different user agents (haproxy.cfg).
     address = request.client.host if request.client else ""
-    reasons = node.readiness_checked(f"{address} {request.headers.get('user-agent', '')}")
+    reasons = node.readiness.unready_reasons()
+    node.drain.readiness_checked(f"{address} {request.headers.get('user-agent', '')}", bool(reasons))
     about = {"ready": not reasons, "reasons": reasons}
-    if impaired := node.status.impairments():  # for operators; it does not affect readiness
+    if impaired := node.readiness.impairments():  # for operators; it does not affect readiness
         about["impaired"] = impaired
     return JSONResponse(about, status_code=503 if reasons else 200)
 

@@ -66,7 +66,7 @@ async def poll(request: Request) -> Response:
     try:
         handshake.check_origin(request, node)
         name = await _body(request, MAX_NAME_BYTES)
-        stream = node.connections.event_streams.find(name) if name else await _open(request, node, "poll")
+        stream = node.event_streams.find(name) if name else await _open(request, node, "poll")
         taken = await stream.take_frames(GATHER_SECONDS) if stream is not None else None
         if taken is None:
             raise HandshakeRefused(410, "this node has no such stream, or it has ended; open another")
@@ -90,7 +90,7 @@ async def send_messages(request: Request) -> Response:
             raise HandshakeRefused(400, "the first line must be the stream's name, which its OPEN message gives")
         at = node_id_of(name.decode().rpartition(".")[0])
         received = (
-            node.connections.post_received(body) if at == node.id else await node.post_forwarder.forward(at, body)
+            node.event_streams.post_received(body) if at == node.id else await node.post_forwarder.forward(at, body)
         )
         if not received:
             raise HandshakeRefused(410, "there is no such stream, or it has ended; open another")
@@ -110,7 +110,7 @@ async def _open(request: Request, node: Node, kind: str) -> HttpStream:
     lasts = kind == "sse"
     if lasts:
         line.set_user_timeout(node.settings.ping_seconds + node.settings.pong_seconds)
-    stream = HttpStream(kind, node.connections.event_streams, line.abort if lasts else lambda: None)
+    stream = HttpStream(kind, node.event_streams, line.abort if lasts else lambda: None)
     handshake.open_connection(client, stream, NATIVE_EVENTS if lasts else NATIVE, node)
     return stream
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
 from typing import Any
 
 import orjson
@@ -10,7 +9,8 @@ import orjson
 from gateway.auth.authenticator import Authenticator
 from gateway.broker.client import RedisClient
 from gateway.broker.keys import Keys
-from gateway.connections.manager import ConnectionManager
+from gateway.connections.client_orders import ClientOrders
+from gateway.connections.enforcer import Enforcer
 from gateway.core import control_messages
 from gateway.core.control_messages import (
     ControlError,
@@ -24,48 +24,48 @@ from gateway.core.control_messages import (
 )
 from gateway.delivery.recovery import Recovery
 from gateway.metrics import Metrics
-from gateway.node.drain_manager import DrainManager
+from gateway.node.lifecycle import Lifecycle
+from gateway.node.rebalance import Rebalance
 
 
-class ControlChannel:
-    """Publishes control messages and executes those that it receives.
+class ControlPublisher:
+    """Publishes control messages to every node."""
 
-    `shut_down` makes the process drain and exit; `spawn` runs a coroutine as a task of the node.
-    """
-
-    def __init__(
-        self,
-        node_id: str,
-        *,
-        redis: RedisClient,
-        keys: Keys,
-        connections: ConnectionManager,
-        recovery: Recovery,
-        authenticator: Authenticator,
-        drain_manager: DrainManager,
-        metrics: Metrics,
-        shut_down: Callable[[], None],
-        spawn: Callable[[Coroutine[Any, Any, None], str], object],
-    ) -> None:
-        self._node_id = node_id
+    def __init__(self, redis: RedisClient, keys: Keys) -> None:
         self._redis = redis
         self._keys = keys
-        self._connections = connections
-        self._recovery = recovery
-        self._authenticator = authenticator
-        self._drain_manager = drain_manager
-        self._metrics = metrics
-        self._shut_down = shut_down
-        self._spawn = spawn
 
     async def broadcast(self, op: str, **about: Any) -> None:
-        """Publish a control message to every node: the operation `op` with the fields that `control_messages.parse`
-        expects.
+        """Publish the operation `op` with the fields that `control_messages.parse` expects.
 
         Raises:
             Unavailable: Redis did not confirm.
         """
         await self._redis.publish(self._keys.control, orjson.dumps({"op": op, **about}))
+
+
+class ControlChannel:
+    """Executes the control messages that the node `node_id` receives."""
+
+    def __init__(
+        self,
+        node_id: str,
+        client_orders: ClientOrders,
+        enforcer: Enforcer,
+        recovery: Recovery,
+        authenticator: Authenticator,
+        rebalance: Rebalance,
+        lifecycle: Lifecycle,
+        metrics: Metrics,
+    ) -> None:
+        self._node_id = node_id
+        self._client_orders = client_orders
+        self._enforcer = enforcer
+        self._recovery = recovery
+        self._authenticator = authenticator
+        self._rebalance = rebalance
+        self._lifecycle = lifecycle
+        self._metrics = metrics
 
     def message_received(self, _channel: str, payload: bytes) -> None:
         """Execute a control message from a node, this one included, or from another program."""
@@ -77,17 +77,17 @@ class ControlChannel:
         self._metrics.relayed.labels("control").inc()
         match order:
             case DisconnectClients() | UnsubscribeClients() | SubscribeClients():
-                self._connections.execute(order)
+                self._client_orders.execute(order)
             case ForgetHistory(topics):
                 for topic in topics:
                     self._recovery.forget_messages(topic)
             case RevokeTokens(revocations):
                 if self._authenticator.revocation_store.receive(revocations):
-                    self._connections.enforce_revocations(self._authenticator.revocation_store.effect_of(revocations))
+                    self._enforcer.enforce_revocations(self._authenticator.revocation_store.effect_of(revocations))
             case DrainNode(self._node_id):
-                self._shut_down()
+                self._lifecycle.shut_down()
             case MoveClients(self._node_id, keep, seconds, after):
-                self._spawn(self._drain_manager.rebalance(keep, seconds, after), "move")
+                self._lifecycle.spawn(self._rebalance.run(keep, seconds, after), "move")
             case DrainNode() | MoveClients():
                 pass  # for another node
 
@@ -98,4 +98,4 @@ class ControlChannel:
             Unavailable: Redis did not answer in time.
         """
         if await self._authenticator.revocation_store.refresh():
-            self._connections.enforce_revocations(self._authenticator.revocation_store.is_revoked)
+            self._enforcer.enforce_revocations(self._authenticator.revocation_store.is_revoked)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import datetime
-from typing import Any
+from functools import partial
 
 import orjson
 
@@ -19,7 +18,6 @@ from gateway.auth.permission_checker import PermissionChecker
 from gateway.backend import Backend
 from gateway.broker import memory, topology
 from gateway.broker.client import Durability, RedisClient, Unavailable
-from gateway.broker.fence import Fence
 from gateway.broker.history import History
 from gateway.broker.keys import Keys
 from gateway.broker.memory import RedisMemory
@@ -33,16 +31,18 @@ from gateway.cluster.registry import LocalState, Registry
 from gateway.connections.admission import Admission, connection_limit
 from gateway.connections.async_commands import AsyncCommands, PublishLimits
 from gateway.connections.backend_calls import BackendCalls
+from gateway.connections.client_limits import ClientLimits
+from gateway.connections.client_orders import ClientOrders
+from gateway.connections.command_handler import CommandHandler
+from gateway.connections.enforcer import Enforcer
 from gateway.connections.manager import ConnectionManager
 from gateway.connections.node_channel import NodeChannel
+from gateway.connections.open_connections import OpenConnections
 from gateway.connections.outages import OutageNotifier
-from gateway.core import hub
 from gateway.core.address_groups import AddressGroups
 from gateway.core.capacity import Capacity
 from gateway.core.hub import Hub
 from gateway.core.identity import Identity
-from gateway.core.position import Position
-from gateway.core.publication import Publication
 from gateway.core.session import SessionRules
 from gateway.core.topic_rules import TopicRules
 from gateway.delivery.dispatcher import Dispatcher
@@ -57,18 +57,24 @@ from gateway.delivery.topic_copies import TopicCopies
 from gateway.delivery.topic_queries import TopicQueries
 from gateway.logging import logger
 from gateway.metrics import Metrics
-from gateway.node.control_channel import ControlChannel
-from gateway.node.drain_manager import DrainManager
-from gateway.node.heartbeat import BEATS_PER_LEASE, Heartbeat
+from gateway.node import gauges
+from gateway.node.control_channel import ControlChannel, ControlPublisher
+from gateway.node.drain import Drain
+from gateway.node.heartbeat import BEATS_PER_LEASE, Heartbeat, LeaseState
+from gateway.node.lifecycle import Lifecycle
+from gateway.node.own_channels import OwnChannels
 from gateway.node.periodic_tasks import PeriodicTasks
+from gateway.node.readiness import Readiness
 from gateway.node.reaper import Reaper
+from gateway.node.rebalance import Rebalance
 from gateway.node.rules_comparison import COMPARE_SECONDS, RulesComparison
 from gateway.node.stats_publisher import StatsPublisher
-from gateway.node.status import NodeStatus
+from gateway.node.status import NodeFacts, NodeStatus
 from gateway.services import status_publisher
 from gateway.services.manager import ServiceManager
 from gateway.services.status_publisher import StatusPublisher
 from gateway.settings import Settings
+from gateway.transports.http_stream import HttpStreams
 
 
 class Node:
@@ -81,163 +87,168 @@ class Node:
         self.settings = settings
         # The second part is new at each start: a pid is unique neither across hosts nor across restarts.
         self.id = f"{settings.node}.{secrets.token_hex(4)}"
-        self.failure: BaseException | None = None  # the error that ended a task of the node
-        self._announced = False
-        self.shut_down: Callable[[], None] = lambda: None  # makes the process drain and exit; the server sets it
+        self.lifecycle = Lifecycle()
         self.metrics = metrics = Metrics()
+        self._announced = False
         self._now = now
         self._log = logger()
-        self._hub = Hub()
-        sender = Sender(self._hub, metrics, self._ms)
+        spawn = self.lifecycle.spawn
+
+        # ---- Redis
         self._redis = RedisClient(
             settings.redis_url, timeout_seconds=settings.redis_timeout_seconds, name=f"gateway-{self.id}",
             metrics=metrics, durability=Durability(settings.wait_replicas, settings.wait_seconds, settings.wait_fsync),
         )  # fmt: skip
-        self._keys = keys = Keys(settings.namespace, self._redis.sharded)
-        self.api_keys = api_keys.load(settings)
-        self.authenticator = Authenticator(settings, self._redis, keys, metrics, now)
-        self._pubsub = PubSub(self._redis, keys.node_channel(self.id), metrics)
-        self._presence_store = PresenceStore(self._redis, keys, self.id)
-        self.presence = PresenceTracker(
-            self._presence_store, grace_seconds=settings.presence_grace_seconds, now_ms=self._ms
-        )
-        self.rules = rules
-        self.publisher = MessagePublisher(
-            self._redis, keys, rules, metrics, max_message_bytes=settings.max_message_bytes, now=now
-        )
-        self.history = History(self._redis, keys, now)
-        self._recovery = Recovery(self.history, rules, metrics, self._spawn)
-        self._snapshots = Snapshots(self._redis, keys)
-        self._topic_copies = TopicCopies(self._hub, rules, self._recovery, self._snapshots, self.presence, metrics)
-        dispatcher = Dispatcher(
-            hub=self._hub, pubsub=self._pubsub, keys=keys, topic_copies=self._topic_copies, metrics=metrics, now=now
-        )
-        self._hub.wake, self._hub.evict = dispatcher.wake, sender.evict
-        self._ingest = Ingest(
-            self._hub, dispatcher.conflation, self.publisher, self._redis, keys, rules, metrics, self._spawn
-        )
-        self.topic_queries = TopicQueries(self.history, self.presence)
-        self.post_forwarder = PostForwarder(self._redis, keys)
-        self.registry = Registry(
-            self._redis,
-            keys,
-            self.id,
-            lease_seconds=settings.lease_seconds,
-            local_state=self._make_local_state(),
-            metrics=metrics,
-        )
-        self._rules_comparison = RulesComparison(self.registry, self.rules.digest)
         # Separate connections, so that large values do not delay a heartbeat.
         self._cache_redis = RedisClient(
             settings.redis_url, timeout_seconds=settings.redis_timeout_seconds, name=f"gateway-cache-{self.id}",
             metrics=metrics,
         )  # fmt: skip
         self._redis.followers.append(self._cache_redis)
-        self.cache = Cache(self._cache_redis, keys, self._pubsub, metrics, self._spawn)
-        self.backend = self._make_backend()  # None: no back end
+        self._keys = keys = Keys(settings.namespace, self._redis.sharded)
+        self._pubsub = PubSub(self._redis, keys.node_channel(self.id), metrics)
+        self._own_channels = OwnChannels(self._pubsub)
+        self._redis_memory = RedisMemory(self._redis, metrics, settings.redis_memory_bytes)
+        self.cache = Cache(self._cache_redis, keys, self._pubsub, metrics, spawn)
+
+        # ---- delivery
+        self._hub = Hub()
+        sender = Sender(self._hub, metrics, self._ms)
+        self.open_connections = OpenConnections(self.id, self._hub, self._ms)
+        self.rules = rules
+        self.publisher = MessagePublisher(
+            self._redis, keys, rules, metrics, max_message_bytes=settings.max_message_bytes, now=now
+        )
+        self.history = History(self._redis, keys, now)
+        self._snapshots = Snapshots(self._redis, keys)
+        self.presence = PresenceTracker(
+            PresenceStore(self._redis, keys, self.id), grace_seconds=settings.presence_grace_seconds, now_ms=self._ms
+        )
+        self._recovery = Recovery(self.history, rules, metrics, spawn)
+        self._topic_copies = TopicCopies(self._hub, rules, self._recovery, self._snapshots, self.presence, metrics)
+        dispatcher = Dispatcher(
+            hub=self._hub, pubsub=self._pubsub, keys=keys, topic_copies=self._topic_copies, metrics=metrics, now=now
+        )
+        self._hub.wake, self._hub.evict = dispatcher.wake, sender.evict
+        self._ingest = Ingest(
+            self._hub, dispatcher.conflation, self.publisher, self._redis, keys, rules, metrics, spawn
+        )
+        self.topic_queries = TopicQueries(self.history, self.presence)
+        self.post_forwarder = PostForwarder(self._redis, keys)
+
+        # ---- status and rows of this node
+        self.api_keys = api_keys.load(settings)
+        self.authenticator = Authenticator(settings, self._redis, keys, metrics, now)
+        self._lease = LeaseState()
+        self.drain = Drain(self.open_connections, sender, drain_seconds=settings.drain_seconds)
+        self.rebalance = Rebalance(self.open_connections, sender, self.drain)
+        self.readiness = Readiness(self.authenticator, self._pubsub.health, self._own_channels, self._lease, self.drain)
+        facts = NodeFacts(self.id, settings.node, settings.advertise, rules.digest)
+        self.status = NodeStatus(
+            facts, self.readiness, self.drain, self.rebalance, self.open_connections, self._hub, self._ms
+        )
+        self.registry = Registry(
+            self._redis, keys, self.id, lease_seconds=settings.lease_seconds,
+            local_state=LocalState(
+                node_row=self.status.node_row,
+                client_row=self.open_connections.client_row,
+                client_ids=self.open_connections.client_ids,
+                subscriber_count=self._hub.count_topic,
+                topics=self._hub.topics,
+                rows_dropped=self._topic_copies.rewrite_presence,
+            ),
+            metrics=metrics,
+        )  # fmt: skip
+        self._heartbeat = Heartbeat(
+            self.registry, self._lease, lease_seconds=settings.lease_seconds, renewed=self._lease_renewed
+        )
+        self._rules_comparison = RulesComparison(self.registry, rules.digest)
         self._connection_limits = ConnectionLimits(
             self._redis, keys, self.id, lease_seconds=settings.lease_seconds,
             user_limit=settings.max_user_connections, address_limit=settings.max_address_connections,
         )  # fmt: skip
+
+        # ---- clients
+        address_groups = AddressGroups(settings.trusted_proxies)
+        self.admission = Admission(
+            Capacity(connection_limit(settings.max_connections), settings.connects_per_second), self._connection_limits,
+            address_groups, sender, metrics, spawn,
+        )  # fmt: skip
+        self.backend = self._make_backend()  # None: no back end
+        backend_calls = None
+        if self.backend is not None:
+            backend_calls = BackendCalls(self.backend, self.cache, sender, self.id, self._redis_memory, spawn)
+        subscriptions = Subscriptions(
+            self._hub, dispatcher, self._topic_copies, self.registry, sender, spawn,
+            answer_seconds=settings.redis_timeout_seconds,
+        )  # fmt: skip
+        async_commands = AsyncCommands(
+            self.publisher, self.topic_queries, sender,
+            PublishLimits(
+                PublishQuota(self._redis, keys, settings.user_publishes_per_second),
+                StorageQuota(self._redis, keys, settings.user_stored_bytes), self._redis_memory, address_groups,
+            ),
+            PermissionChecker(self.backend, metrics), self.authenticator.refresh_keys, metrics, spawn,
+        )  # fmt: skip
+        commands = CommandHandler(
+            ClientLimits(settings, rules, sender, metrics), sender, subscriptions, async_commands, backend_calls,
+            self.admission, metrics, self.status.status,
+        )  # fmt: skip
+        session_rules = SessionRules(
+            self.authenticator.verifier.verify, self.authenticator.verifier.verify_grant, rules,
+            settings.max_client_topics, settings.open, backend=self.backend is not None,
+        )  # fmt: skip
+        self.event_streams = HttpStreams()
+        self.connections = ConnectionManager(
+            settings, session_rules, self.open_connections, subscriptions, self.admission, commands, metrics, self._ms
+        )
+        self._enforcer = Enforcer(settings, self.open_connections, sender, subscriptions, metrics, self._ms)
+        client_orders = ClientOrders(
+            self.open_connections, subscriptions, self._enforcer, max_client_topics=settings.max_client_topics
+        )
+        self._outage_notifier = dispatcher.gap_listener = OutageNotifier(
+            self.open_connections, self._hub, keys, self._topic_copies, sender, subscriptions, metrics
+        )
+        self._node_channel = NodeChannel(self.open_connections, self.event_streams, sender, metrics)
+        self.control_publisher = ControlPublisher(self._redis, keys)
+        self.control_channel = ControlChannel(
+            self.id,
+            client_orders,
+            self._enforcer,
+            self._recovery,
+            self.authenticator,
+            self.rebalance,
+            self.lifecycle,
+            metrics,
+        )
+
+        # ---- services and figures
         self.services = ServiceManager(
-            self._redis, keys, self._pubsub, self._publish, self.id, lease_seconds=settings.lease_seconds
+            self._redis, keys, self._pubsub, self.publisher.publish_one, self.id, lease_seconds=settings.lease_seconds
         )
         self._status_publisher = StatusPublisher(self.services.states, self.services.change_marker)
         status_publisher.register_node_services(
             self.services, self._status_publisher, settings.lease_seconds / BEATS_PER_LEASE,
-            {
-                "gateway.bus": lambda: self._pubsub.reason or self._pubsub.partial,
-                "gateway.registry": lambda: self._heartbeat.reason or self._heartbeat.impaired,
-            },
+            {"gateway.bus": self._pubsub.health.problem, "gateway.registry": self._lease.problem},
         )  # fmt: skip
-        address_groups = AddressGroups(settings.trusted_proxies)
-        self._redis_memory = RedisMemory(self._redis, metrics, settings.redis_memory_bytes)
-        self.admission = Admission(
-            Capacity(connection_limit(settings.max_connections), settings.connects_per_second), self._connection_limits,
-            address_groups, sender, metrics, self._spawn,
-        )  # fmt: skip
-        backend_calls = None
-        if self.backend is not None:
-            backend_calls = BackendCalls(self.backend, self.cache, sender, self.id, self._redis_memory, self._spawn)
-        subscriptions = Subscriptions(
-            self._hub, dispatcher, self._topic_copies, self.registry, sender, self._spawn,
-            answer_seconds=settings.redis_timeout_seconds,
-        )  # fmt: skip
-        self.connections = ConnectionManager(
-            settings, self.id,
-            rules=SessionRules(
-                self.authenticator.verifier.verify, self.authenticator.verifier.verify_grant, rules,
-                settings.max_client_topics, settings.open, backend=self.backend is not None,
-            ),
-            hub=self._hub, sender=sender, subscriptions=subscriptions,
-            async_commands=AsyncCommands(
-                self.publisher, self.topic_queries, sender,
-                PublishLimits(
-                    PublishQuota(self._redis, keys, settings.user_publishes_per_second),
-                    StorageQuota(self._redis, keys, settings.user_stored_bytes), self._redis_memory, address_groups,
-                ),
-                PermissionChecker(self.backend, metrics), self.authenticator.refresh_keys, metrics, self._spawn,
-            ),
-            backend_calls=backend_calls, admission=self.admission,
-            metrics=metrics, status=lambda: self.status.status(), now_ms=self._ms,
-        )  # fmt: skip
-        self.drain_manager = DrainManager(self.connections, sender, drain_seconds=settings.drain_seconds)
-        self._outage_notifier = dispatcher.gap_listener = OutageNotifier(
-            self.connections, self._hub, keys, self._topic_copies, sender, subscriptions, metrics
-        )
-        self._node_channel = NodeChannel(self.connections, sender, metrics)
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._heartbeat = Heartbeat(self.registry, lease_seconds=settings.lease_seconds, renewed=self._lease_renewed)
-        self.status = NodeStatus(
-            settings,
-            self.id,
-            connections=self.connections,
-            hub=self._hub,
-            pubsub=self._pubsub,
-            authenticator=self.authenticator,
-            heartbeat=self._heartbeat,
-            drain_manager=self.drain_manager,
-            metrics=metrics,
-            now_ms=self._ms,
-        )
-        self.control_channel = ControlChannel(
-            self.id,
-            redis=self._redis,
-            keys=keys,
-            connections=self.connections,
-            recovery=self._recovery,
-            authenticator=self.authenticator,
-            drain_manager=self.drain_manager,
-            metrics=metrics,
-            shut_down=lambda: self.shut_down(),
-            spawn=self._spawn,
-        )
         self._stats_publisher = StatsPublisher(self.publisher, metrics, self.status.report)
+        gauges.register(metrics, self.readiness, self.open_connections, self._hub, commands, self.connections)
+        metrics.read_services(self.services.operation_counts, self._status_publisher.instance_counts)
         self._periodic_tasks = self._make_periodic_tasks()
-        metrics.read_services(
-            lambda: ((k.service.name, k.stats.operations, k.stats.failures) for k in self.services.supervisors()),
-            lambda: self._status_publisher.counts,
-        )
+        self._add_work()
 
     # ---- lifecycle
 
     @asynccontextmanager
     async def lifespan(self) -> AsyncIterator[None]:
         """Run the tasks of the node, and delete its rows from Redis at the end. Redis may still be unreachable."""
-        self._join_channels()
-        self._spawn(self._redis.run(), "publisher")
-        self._spawn(self._pubsub.run(self._outage_notifier), "bus")
-        self._spawn(self.registry.run(self._heartbeat.wake), "registry")
-        self._spawn(self.presence.run(self.connections), "presence")
-        self._spawn(self._connection_limits.run(), "slots")
-        self._spawn(self.authenticator.run(), "keys")
-        self._spawn(self._heartbeat.run(), "beat")
-        self._spawn(self._periodic_tasks.run(), "housekeeping")
-        self._spawn(self.status.watch(self._readiness_changed), "readiness")
-        self._spawn(self._sweep(), "sweep")
-        self._spawn(self._stats_publisher.measure_lag(), "lag")
-        self._spawn(self._stats_publisher.run(), "figures")
-        self._spawn(self.services.run(), "services")
+        callbacks = {
+            self._keys.node_channel(self.id): self._node_channel.message_received,
+            self._keys.control: self.control_channel.message_received,
+            self._keys.ingest: self._ingest.message_received,
+        }
+        self._own_channels.join(callbacks, then=self._heartbeat.wake)
+        self.lifecycle.start()
         await self.services.start()
         for warning in self.settings.warnings():
             self._log.warning(warning)
@@ -248,82 +259,46 @@ class Node:
             yield
         finally:
             await self.services.stop()
-            running = list(self._tasks)
-            for task in running:
-                task.cancel()
-            await asyncio.gather(*running, return_exceptions=True)
-            try:
-                await self.presence.flush(self.connections)
-                await self._connection_limits.release_all()
-                await self.registry.remove_rows()
-            except Unavailable as error:
-                self._log.warning("rows not removed, expiring with the lease", reason=str(error))
-            await self._redis.close()
-            await self._cache_redis.close()
-            if self.backend is not None:
-                await self.backend.close()
+            await self.lifecycle.stop()
             self._log.info("node left", id=self.id)
 
-    def _make_local_state(self) -> LocalState:
-        return LocalState(
-            node_row=lambda: {**self.status.node_row(), "rules": self.rules.digest},
-            client_row=lambda client_id: self.connections.client_row(client_id),
-            client_ids=lambda: self.connections.client_ids(),
-            subscriber_count=lambda topic: self._hub.count(hub.topic_audience(topic)),
-            topics=self._hub.topics,
-            rows_dropped=self._topic_copies.rewrite_presence,
-        )
+    def _add_work(self) -> None:
+        """Give the lifecycle everything that runs until the node stops, and the steps after that."""
+        work = self.lifecycle
+        work.add("publisher", self._redis.run)
+        work.add("bus", partial(self._pubsub.run, self._outage_notifier))
+        work.add("registry", partial(self.registry.run, self._heartbeat.wake))
+        work.add("presence", partial(self.presence.run, self.open_connections))
+        work.add("slots", self._connection_limits.run)
+        work.add("keys", self.authenticator.run)
+        work.add("beat", self._heartbeat.run)
+        work.add("housekeeping", self._periodic_tasks.run)
+        work.add("readiness", partial(self.readiness.watch, self._readiness_changed))
+        work.add("sweep", self._enforcer.run)
+        work.add("lag", self._stats_publisher.measure_lag)
+        work.add("figures", self._stats_publisher.run)
+        work.add("services", self.services.run)
+        work.at_end(self._remove_rows, self._redis.close, self._cache_redis.close)
+        if self.backend is not None:
+            work.at_end(self.backend.close)
+
+    async def _remove_rows(self) -> None:
+        try:
+            await self.presence.flush(self.open_connections)
+            await self._connection_limits.release_all()
+            await self.registry.remove_rows()
+        except Unavailable as error:
+            self._log.warning("rows not removed, expiring with the lease", reason=str(error))
 
     def _make_backend(self) -> Backend | None:
         settings = self.settings
         if not settings.backend_url:
             return None
-        backend = Backend(
+        return Backend(
             settings.backend_url, secret=settings.backend_secret, timeout_seconds=settings.backend_timeout_seconds,
             connections=settings.backend_connections, max_answer_bytes=settings.max_message_bytes,
             metrics=self.metrics, now=self._now,
         )  # fmt: skip
-        self.metrics.read(
-            {"gateway_backend_waiting": lambda: backend.waiting_calls, "gateway_backend_open": lambda: backend.is_open},
-            {},
-        )
-        return backend
-
-    def _join_channels(self) -> None:
-        listeners = {
-            self._keys.node_channel(self.id): self._node_channel.message_received,
-            self._keys.control: self.control_channel.message_received,
-            self._keys.ingest: self._ingest.message_received,
-        }
-        waiting = len(listeners)
-
-        def confirmed() -> None:
-            nonlocal waiting
-            waiting -= 1
-            if not waiting:
-                self.status.is_subscribed = True
-                self._heartbeat.wake()
-
-        for channel, callback in listeners.items():
-            self._pubsub.subscribe([channel], callback, confirmed)
-
-    async def _publish(self, publication: Publication, fence: Fence | None) -> Position | None:
-        return (await self.publisher.publish([publication], fence=fence))[0]
-
-    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
-        task = asyncio.get_running_loop().create_task(work, name=name)
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
-        return task
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if task.cancelled() or task.exception() is None:
-            return
-        # A node with a dead task must not go on: it leaves, and its supervisor starts another. Logging comes last.
-        self.failure = task.exception()
-        self.shut_down()
-        self._log.critical("task failed, node leaves", task=task.get_name(), exc_info=self.failure)
 
     # ---- periodic work
 
@@ -331,8 +306,7 @@ class Node:
         interval = self.settings.lease_seconds / BEATS_PER_LEASE
         tasks = PeriodicTasks(self.metrics)
         reaper = Reaper(
-            self._redis, self._keys, self.registry, found=lambda: tasks.wake("reap"),
-            now_ms=self._ms,
+            self._redis, self._keys, self.registry, found=partial(tasks.wake, "reap"), now_ms=self._ms
         )  # fmt: skip
         tasks.add("enroll", reaper.enroll, seconds=self.settings.lease_seconds)  # and after each heartbeat
         tasks.add("reap", reaper.reap, seconds=None)
@@ -376,25 +350,13 @@ class Node:
             await self._redis.publish(self._keys.node_ready, orjson.dumps(about))
             self._announced = True
 
-    async def _sweep(self) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            await asyncio.sleep(1)
-            self.connections.check_timeouts(loop.time())
-
     # ---- requests
 
-    def readiness_checked(self, poller: str) -> list[str]:
-        """Why the node is not ready. Records `poller`: a drain waits until the load balancers have noticed."""
-        reasons = self.status.unready_reasons()
-        self.drain_manager.readiness_checked(poller, bool(reasons))
-        return reasons
-
-    async def drain(self) -> None:
+    async def leave(self) -> None:
         """Become unready, wait until the load balancers have noticed, then close the clients over the drain window."""
         self._heartbeat.wake()  # write the draining state into the node's row now
         self._stats_publisher.publish_now()
-        await self.drain_manager.drain()
+        await self.drain.run()
 
     def verify_operator(self, token: str | None) -> Identity:
         """The identity that a token or an API key at the operators' socket proves.

@@ -28,17 +28,16 @@ from typing import Any, Final, TypeVar
 import orjson
 
 from gateway.broker.client import RedisClient, Unavailable
-from gateway.broker.fence import Fence, Fenced
+from gateway.broker.fence import Fenced
 from gateway.broker.keys import Keys
 from gateway.broker.pubsub import PubSub
-from gateway.core import dependency_graph, service_records
-from gateway.core.position import Position
-from gateway.core.publication import Publication
+from gateway.core import service_records
 from gateway.core.service_records import RecordError, ServiceRecord, ServiceStatus
 from gateway.delivery.publisher import MAX_MESSAGE_BYTES, MessagePublisher
 from gateway.logging import logger
 from gateway.metrics import Metrics
 from gateway.services.leadership import LeaderElection
+from gateway.services.service_set import ServiceError, ServiceSet
 from gateway.services.states import ENLIST_SECONDS, ServiceReport, ServiceStates, TooManyServices
 from gateway.services.supervisor import CHECK_SECONDS, STOP_SECONDS, Publish, Run, Service, ServiceFunction, Supervisor
 
@@ -48,10 +47,6 @@ RETRY_SECONDS: Final = 0.5
 
 ServiceWatcher = Callable[[str, dict[str, Any]], None]  # arguments: the service, and its record with the `instance`
 T = TypeVar("T", bound=ServiceFunction)
-
-
-class ServiceError(ValueError):
-    """A service that cannot be registered; the message names the service."""
 
 
 class ServiceManager:
@@ -66,10 +61,8 @@ class ServiceManager:
         self._keys = keys
         self._publish = publish
         self._lease_seconds = lease_seconds
-        self._host = socket.gethostname()[:100]
         self._log = logger()
-        self._supervisors: dict[str, Supervisor] = {}
-        self._order: list[str] = []
+        self._supervisors = ServiceSet(socket.gethostname()[:100], self._on_record_changed)
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._started = False
         self._refused: set[str] = set()  # services over the limit, which have been logged
@@ -108,10 +101,7 @@ class ServiceManager:
         pubsub = PubSub(redis, keys.node_channel(instance), metrics)
         publisher = MessagePublisher(redis, keys, None, metrics, max_message_bytes=MAX_MESSAGE_BYTES, now=time.time)
 
-        async def publish(publication: Publication, fence: Fence | None) -> Position | None:
-            return (await publisher.publish([publication], fence=fence))[0]
-
-        manager = cls(redis, keys, pubsub, publish, instance, lease_seconds=lease_seconds)
+        manager = cls(redis, keys, pubsub, publisher.publish_one, instance, lease_seconds=lease_seconds)
         # No TaskGroup: it would wrap the errors of the caller's block in an ExceptionGroup.
         tasks = [
             asyncio.get_running_loop().create_task(work) for work in (redis.run(), pubsub.run(manager), manager.run())
@@ -173,22 +163,7 @@ class ServiceManager:
         Raises:
             ServiceError: A service is invalid, depends on an unknown service, or the dependencies form a cycle.
         """
-        added: dict[str, Service] = {}
-        for service in services:
-            if service.name in self._supervisors or service.name in added:
-                raise ServiceError(f"{service.name} is registered already")
-            added[_checked(service).name] = service
-        if len(self._supervisors) + len(added) > service_records.MAX_SERVICES:
-            raise ServiceError(f"A program may register at most {service_records.MAX_SERVICES} services")
-        graph = {name: supervisor.service.depends_on for name, supervisor in self._supervisors.items()}
-        graph |= {name: service.depends_on for name, service in added.items()}
-        try:
-            self._order = dependency_graph.order(graph)
-        except dependency_graph.DependencyError as error:
-            raise ServiceError(str(error)) from None
-        self._supervisors |= {
-            name: Supervisor(service, self._host, self._on_record_changed) for name, service in added.items()
-        }
+        added = self._supervisors.add(services)
         if self._started:
             self._launch(added)
 
@@ -217,18 +192,22 @@ class ServiceManager:
         """The services of this process."""
         return iter(self._supervisors.values())
 
+    def operation_counts(self) -> Iterator[tuple[str, int, int]]:
+        """The services of this process with their numbers of operations and failures."""
+        return ((k.service.name, k.stats.operations, k.stats.failures) for k in self._supervisors.values())
+
     # ---- life
 
     async def start(self) -> None:
         """Start all services, each after those it depends on. Returns at once; the states show the progress."""
         if not self._started:
             self._started = True
-            self._launch(self._order)
+            self._launch(self._supervisors.order)
 
     async def stop(self) -> None:
         """Stop all services, dependants first. Each has 10 s; one that hangs does not block the others."""
         self._started = False
-        for name in reversed(self._order):
+        for name in reversed(self._supervisors.order):
             supervisor, task = self._supervisors[name], self._tasks.pop(name, None)
             if task is not None:
                 task.cancel()
@@ -416,16 +395,6 @@ class ServiceManager:
                 watcher(service, state)
             except Exception:
                 self._log.exception("service watcher failed", service=service)
-
-
-def _checked(service: Service) -> Service:
-    if not service_records.is_service(service.name):
-        raise ServiceError(f"{service.name!r} cannot be a service's name: use 1 to 64 of A-Z a-z 0-9 _ . : -")
-    if service.tick is not None and service.tick_seconds <= 0:
-        raise ServiceError(f"{service.name}: tick_seconds must be above 0")
-    if service.check_seconds <= 0:
-        raise ServiceError(f"{service.name}: check_seconds must be above 0")
-    return service
 
 
 __all__ = ["Fenced", "RecordError", "Run", "Service", "ServiceError", "ServiceManager", "Unavailable"]

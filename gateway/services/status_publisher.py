@@ -36,7 +36,7 @@ class StatusPublisher:
     """
 
     def __init__(self, states: ServiceStates, change_marker: Callable[[], object]) -> None:
-        self.counts: dict[tuple[str, str], int] = {}  # (service, status) -> instances; empty unless this node leads
+        self._counts: dict[tuple[str, str], int] = {}  # (service, status) -> instances; empty unless this node leads
         self._states = states
         self._change_marker = change_marker
         self._read_at: object = None  # the change marker when Redis was last read
@@ -45,13 +45,17 @@ class StatusPublisher:
         self._services: dict[str, Any] | None = None  # last published, by name; None: nothing in this run
         self._breakers: dict[str, Any] | None = None
 
+    def instance_counts(self) -> dict[tuple[str, str], int]:
+        """Instances by service and status; empty unless this node leads."""
+        return self._counts
+
     async def start(self, _run: Run) -> None:
         """Forget the last message: another leader may have published since."""
         self._services = self._breakers = self._read_at = None
 
     async def stop(self, _run: Run) -> None:
         """Clear the counts: another node leads now."""
-        self.counts = {}
+        self._counts = {}
 
     async def tick(self, run: Run) -> None:
         """Read all services if one may have changed, and publish the changes."""
@@ -62,7 +66,7 @@ class StatusPublisher:
             self._services = self._breakers = None
         self._read_at = None  # read again unless everything below succeeds
         found, following = await self._states.survey()
-        self.counts = count_instances(found)
+        self._counts = count_instances(found)
         services = {service["service"]: summary(service) for service in found}
         if services != self._services:
             about = {

@@ -57,6 +57,14 @@ class HttpStreams:
             return None
         return stream
 
+    def post_received(self, body: bytes) -> bool:
+        """Process messages for a stream: its name, then one message per line. False: there is no such stream."""
+        name, _, texts = body.partition(b"\n")
+        stream = self.find(name)
+        if stream is not None:
+            stream.post_received(texts)
+        return stream is not None
+
 
 class HttpStream(Connection):
     """One client without a WebSocket.

@@ -176,7 +176,7 @@ class SimulatedClient:
         self.unanswered.clear()
         connection: MemorySocket | HttpStream
         if self.stream:
-            connection = HttpStream("sse", node.connections.event_streams, lambda: self._lost(generation))
+            connection = HttpStream("sse", node.event_streams, lambda: self._lost(generation))
         else:
             connection = MemorySocket(
                 self._world.delay, lambda data: self._received(generation, data), lambda: self._lost(generation)

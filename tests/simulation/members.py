@@ -88,7 +88,7 @@ class Member:
             advertise=f"n{self._index}:8000", presence_grace_seconds=0.5, redis_timeout_seconds=1.0, jwt_secret=SECRET,
         )  # fmt: skip
         self.node = Node(settings, _parsed(self._rules), self._world.now)
-        self.node.shut_down = lambda: self._world.fail(self.node)
+        self.node.lifecycle.shut_down = lambda: self._world.fail(self.node)
         self._stack = AsyncExitStack()
         await self._stack.enter_async_context(self.node.lifespan())
 
@@ -97,7 +97,7 @@ class Member:
         if self.node is None or self._stack is None:
             return
         node, stack, self.node, self._stack = self.node, self._stack, None, None
-        node.shut_down = lambda: None
+        node.lifecycle.shut_down = lambda: None
         if kill:
             self._world.network.refuse(self.address)
             self._world.network.cut(self.address)

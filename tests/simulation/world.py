@@ -97,7 +97,8 @@ class World:
 
     def fail(self, node: Node | None) -> None:
         """A task of a node has died."""
-        self._failure = self._failure or (node.failure if node is not None else None) or Broken("a node ended")
+        cause = node.lifecycle.failure if node is not None else None
+        self._failure = self._failure or cause or Broken("a node ended")
 
     def _published(self, channel: bytes, payload: bytes) -> None:
         name = channel.decode().rpartition("topic:")[2].strip("}")
@@ -321,7 +322,7 @@ class World:
             if listed != truth:
                 raise Broken(f"the registry lists {listed}, but there are {truth}")
         for node in nodes:
-            held = {connection.client_id for connection in node.connections}
+            held = {connection.client_id for connection in node.open_connections}
             theirs = {client.client_id for client in self.clients if client.node is node}
             if held != theirs:
                 raise Broken(f"{node.id} holds {held}, but its clients are {theirs}")

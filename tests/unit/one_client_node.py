@@ -12,7 +12,12 @@ from uvicorn.server import ServerState
 
 from gateway.broker.keys import Keys
 from gateway.connections.async_commands import AsyncCommands
+from gateway.connections.client_limits import ClientLimits
+from gateway.connections.client_orders import ClientOrders
+from gateway.connections.command_handler import CommandHandler
+from gateway.connections.enforcer import Enforcer
 from gateway.connections.manager import ConnectionManager
+from gateway.connections.open_connections import OpenConnections
 from gateway.connections.outages import OutageNotifier
 from gateway.core import frames
 from gateway.core.hub import Hub
@@ -25,6 +30,7 @@ from gateway.metrics import Metrics
 from gateway.protocols.native.protocol import NATIVE
 from gateway.settings import Settings
 from gateway.transports.compression import inflate
+from gateway.transports.http_stream import HttpStreams
 from gateway.transports.websocket import WebSocket
 from tests.raw import frame
 
@@ -94,44 +100,49 @@ class OneClientNode:
         settings = Settings(open=True)
         self.now_ms = 0
         self.metrics = metrics = Metrics()
-        hub = Hub(lambda: None, lambda _: None)
+        self.hub = hub = Hub(lambda: None, lambda _: None)
         sender = Sender(hub, metrics, lambda: 0)
         self.outage_notifier = OutageNotifier(
             (), hub, Keys(""), cast(Any, dispatcher), sender, cast(Any, None), metrics
         )
         self.tasks: list[asyncio.Task[None]] = []
-        admission = Broken(change_identity=lambda _, go_on: go_on(), release=lambda _: None)
+        self.event_streams = HttpStreams()
+        self.admission = admission = Broken(change_identity=lambda _, go_on: go_on(), release=lambda _: None)
         registry = Broken(touch_client=lambda _: None, touch_topic=lambda _: None)
+        self.open_connections = OpenConnections("n.1", hub, lambda: self.now_ms)
+        self.subscriptions = Subscriptions(
+            hub,
+            cast(Any, dispatcher),
+            cast(Any, dispatcher),
+            cast(Any, registry),
+            sender,
+            self.spawn,
+            answer_seconds=1,
+        )
+        async_commands = AsyncCommands(
+            cast(Any, dispatcher),
+            cast(Any, dispatcher),
+            sender,
+            cast(Any, Broken()),
+            cast(Any, Broken()),
+            cast(Any, Broken()),
+            metrics,
+            self.spawn,
+        )
+        rules = SessionRules(verify, cast(Any, verify), parse(RULES, "rules"), 10, open=True)
+        self.limits = ClientLimits(settings, rules.topics, sender, metrics)
+        commands = CommandHandler(
+            self.limits, sender, self.subscriptions, async_commands, None, cast(Any, admission), metrics, status
+        )
         self.connections = ConnectionManager(
-            settings,
-            "n.1",
-            rules=SessionRules(verify, cast(Any, verify), parse(RULES, "rules"), 10, open=True),
-            hub=hub,
-            sender=sender,
-            subscriptions=Subscriptions(
-                hub,
-                cast(Any, dispatcher),
-                cast(Any, dispatcher),
-                cast(Any, registry),
-                sender,
-                self.spawn,
-                answer_seconds=1,
-            ),
-            async_commands=AsyncCommands(
-                cast(Any, dispatcher),
-                cast(Any, dispatcher),
-                sender,
-                cast(Any, Broken()),
-                cast(Any, Broken()),
-                cast(Any, Broken()),
-                metrics,
-                self.spawn,
-            ),
-            backend_calls=None,
-            admission=cast(Any, admission),
-            metrics=metrics,
-            status=status,
-            now_ms=lambda: self.now_ms,
+            settings, rules, self.open_connections, self.subscriptions, cast(Any, admission), commands, metrics,
+            lambda: self.now_ms,
+        )  # fmt: skip
+        self.enforcer = Enforcer(
+            settings, self.open_connections, sender, self.subscriptions, metrics, lambda: self.now_ms
+        )
+        self.client_orders = ClientOrders(
+            self.open_connections, self.subscriptions, self.enforcer, max_client_topics=rules.max_client_topics
         )
         self.wire = MemoryTransport()
         self.connection = WebSocket(Config(lambda: None, ws="none"), ServerState(), {})

@@ -16,7 +16,7 @@ class Node:
 
     DRAIN_SECONDS = 0.25
 
-    async def drain(self) -> None:
+    async def leave(self) -> None:
         await asyncio.sleep(self.DRAIN_SECONDS)
 
 

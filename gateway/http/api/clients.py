@@ -62,7 +62,7 @@ async def show_client(request: Request) -> Any:
 async def disconnect_client(request: Request) -> Any:
     """Close the socket of one client, on any node, with code 3503."""
     client = await _client(request)
-    await node_of(request).control_channel.broadcast("disconnect", client=client["id"])
+    await node_of(request).control_publisher.broadcast("disconnect", client=client["id"])
     return {"disconnected": [client["id"]]}
 
 
@@ -71,21 +71,21 @@ async def unsubscribe_client(request: Request) -> Any:
     client, topic = await _client(request), request.path_params["topic"]
     if topic not in client["topics"]:
         raise ApiError(404, "not_found", f"{client['id']} is not subscribed to {topic[:200]}")
-    await node_of(request).control_channel.broadcast("unsubscribe", client=client["id"], topics=[topic])
+    await node_of(request).control_publisher.broadcast("unsubscribe", client=client["id"], topics=[topic])
     return {"unsubscribed": [topic]}
 
 
 async def subscribe_client(request: Request) -> Any:
     """Subscribe one client to topics, ``{"topics": [...]}``, whatever the topic rules say. The client is notified."""
     client, topics = await _client(request), await _topics(request)
-    await node_of(request).control_channel.broadcast("subscribe", client=client["id"], topics=topics)
+    await node_of(request).control_publisher.broadcast("subscribe", client=client["id"], topics=topics)
     return {"subscribed": topics}
 
 
 async def subscribe_user(request: Request) -> Any:
     """Subscribe all clients that a user has now to topics. They are notified."""
     user, topics = _user(request), await _topics(request)
-    await node_of(request).control_channel.broadcast("subscribe", user=user, topics=topics)
+    await node_of(request).control_publisher.broadcast("subscribe", user=user, topics=topics)
     return {"subscribed": topics}
 
 
@@ -94,7 +94,7 @@ async def unsubscribe_user(request: Request) -> Any:
     user, topic = _user(request), request.path_params["topic"]
     if not is_topic(topic):
         raise ApiError(404, "not_found", f"{quoted(topic)} is not a topic: a name has {NAME_FORM}")
-    await node_of(request).control_channel.broadcast("unsubscribe", user=user, topics=[topic])
+    await node_of(request).control_publisher.broadcast("unsubscribe", user=user, topics=[topic])
     return {"unsubscribed": [topic]}
 
 
@@ -128,7 +128,7 @@ async def disconnect_user(request: Request) -> Any:
     node, user = node_of(request), _user(request)
     found = [client["id"] async for client in node.registry.listings.clients(user=user)]
     # Send the order even if no client is listed, since one may be connecting now.
-    await node.control_channel.broadcast("disconnect", user=user)
+    await node.control_publisher.broadcast("disconnect", user=user)
     return {"disconnected": found}
 
 

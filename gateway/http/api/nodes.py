@@ -20,14 +20,14 @@ async def drain_node(request: Request) -> Any:
     """Drain a node: it closes its clients and exits. Its supervisor restarts it."""
     node, named = node_of(request), request.path_params["node"]
     if named == node.id:  # works without Redis
-        node.shut_down()
+        node.lifecycle.shut_down()
         return {"draining": [named]}
     found = [row["id"] for row in await node.registry.nodes() if named in (row["id"], row["name"])]
     if not found:
         raise ApiError(404, "not_found", f"There is no living node {named[:200]!r}")
     if len(found) > 1:
         raise ApiError(409, "ambiguous", f"Several nodes have this name; use an id: {', '.join(found)}")
-    await node.control_channel.broadcast("drain", node=found[0])
+    await node.control_publisher.broadcast("drain", node=found[0])
     return {"draining": found}
 
 
@@ -49,7 +49,7 @@ async def rebalance(request: Request) -> Any:
     youngest = min((node.seconds_since(row["started"]) for row in ready), default=0.0)
     after = max(0.0, rebalancing.SLOW_START_SECONDS - youngest) if moves else 0.0
     for node_id, move in moves.items():
-        await node.control_channel.broadcast("move", node=node_id, keep=move.keep, seconds=seconds, after=after)
+        await node.control_publisher.broadcast("move", node=node_id, keep=move.keep, seconds=seconds, after=after)
     return {
         "moves": [{"node": node_id, "clients": move.clients} for node_id, move in moves.items()],
         "seconds": seconds,

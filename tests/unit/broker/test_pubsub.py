@@ -17,7 +17,8 @@ from structlog.testing import capture_logs
 
 from gateway.broker.channel import Callback
 from gateway.broker.client import Unavailable
-from gateway.broker.pubsub import LINGER_SECONDS, PARTIAL_SECONDS, PubSub
+from gateway.broker.pubsub import LINGER_SECONDS, PubSub
+from gateway.broker.pubsub_health import PARTIAL_SECONDS
 from gateway.broker.slot_map import SlotMap
 from gateway.broker.subscriber import COMMAND_CHANNELS, RETRY_BASE_SECONDS, RETRY_CAP_SECONDS
 from gateway.metrics import Metrics
@@ -56,7 +57,7 @@ class FakeListener:
         self.missed.clear()
 
     def reason(self) -> str | None:
-        return self.pubsub.reason
+        return self.pubsub.health.reason
 
     def hear(self, channel: str, payload: bytes) -> None:
         self.received.append((channel, payload))
@@ -756,7 +757,7 @@ async def test_a_lost_part_of_a_cluster_is_no_reason_until_the_servers_would_kno
         pubsub = listener.pubsub
 
         def state() -> tuple[str | None, str | None, bool]:
-            return pubsub.reason, pubsub.partial, pubsub.is_complete
+            return pubsub.health.reason, pubsub.health.partial, pubsub.health.is_complete
 
         assert state() == (None, None, True)
         away.append("dead:1")
@@ -1021,7 +1022,7 @@ class World(FakeListener):
         if redis.connections:
             redis.connection.confirm()
         await later(2 * RETRY_CAP_SECONDS)
-        assert self.pubsub.reason is None and not self.away
+        assert self.pubsub.health.reason is None and not self.away
         assert all(registration.promised for registration in self.active.values())
         for channel in CHANNELS:
             self.publish(channel)

@@ -21,22 +21,22 @@ async def test_an_order_subscribes_the_clients_that_it_selects_and_notifies_them
     node = OneClientNode(PLAIN, refuse)
     ann, again = crowd(node, "ann", 2)
     [bob] = crowd(node, "bob", 1)
-    node.connections.execute(SubscribeClients(ClientSelector(None, "ann"), ["a", "b"]))
+    node.client_orders.execute(SubscribeClients(ClientSelector(None, "ann"), ["a", "b"]))
     for client in (ann, again):
         assert client.audiences.has_topic("a") and client.audiences.has_topic("b")
         assert (said(client)[-1]["action"], said(client)[-1]["data"]) == ("subscribed", {"topics": ["a", "b"]})
     assert not bob.audiences.topics
-    node.connections.execute(SubscribeClients(ClientSelector(again.client_id, None), ["c"]))
+    node.client_orders.execute(SubscribeClients(ClientSelector(again.client_id, None), ["c"]))
     assert not ann.audiences.has_topic("c") and again.audiences.has_topic("c")
-    node.connections.execute(SubscribeClients(ClientSelector("n.1.999", None), ["c"]))
+    node.client_orders.execute(SubscribeClients(ClientSelector("n.1.999", None), ["c"]))
 
 
 async def test_an_unsubscribed_client_loses_what_the_back_end_granted() -> None:
     node = OneClientNode(PLAIN, refuse)
     [ann] = crowd(node, "ann", 1)
-    node.connections.execute(SubscribeClients(ClientSelector(None, "ann"), ["admin"]))
+    node.client_orders.execute(SubscribeClients(ClientSelector(None, "ann"), ["admin"]))
     assert ann.session._grants
-    node.connections.execute(UnsubscribeClients(ClientSelector(None, "ann"), ["admin"], "enough"))
+    node.client_orders.execute(UnsubscribeClients(ClientSelector(None, "ann"), ["admin"], "enough"))
     assert not ann.session._grants
     assert said(ann)[-1]["action"] == "unsubscribed"
 
@@ -47,10 +47,10 @@ async def test_a_client_gets_no_more_topics_than_it_may_have() -> None:
     limit = node.connections._rules.max_client_topics
     for at in range(0, limit, 100):
         topics = [f"t{number}" for number in range(at, min(at + 100, limit))]
-        node.connections.execute(SubscribeClients(ClientSelector(None, "ann"), topics))
+        node.client_orders.execute(SubscribeClients(ClientSelector(None, "ann"), topics))
     assert ann.audiences.topics == limit
-    node.connections.execute(SubscribeClients(ClientSelector(None, "ann"), ["t1", "one more"]))
+    node.client_orders.execute(SubscribeClients(ClientSelector(None, "ann"), ["t1", "one more"]))
     assert ann.audiences.topics == limit
-    node.connections.execute(SubscribeClients(ClientSelector(None, "ann"), ["t1"]))
+    node.client_orders.execute(SubscribeClients(ClientSelector(None, "ann"), ["t1"]))
     assert ann.audiences.topics == limit
     assert ann.session.identity == Identity("ann", "user", issued=5.0)

@@ -67,20 +67,19 @@ def node() -> OneClientNode:
         snapshot=lambda _: b'{"type":"DATA"}', cancel_wait=lambda *_: None,
     )  # fmt: skip
     found = OneClientNode(dispatcher, verify)
-    cast(Any, found.connections._admission).release = left.append
+    cast(Any, found.admission).release = left.append
     return found
 
 
 def assert_no_trace(found: OneClientNode, connection: Connection) -> None:
-    connections = found.connections
     assert connection.stage in (ConnectionStage.CLOSED, ConnectionStage.CLOSING)
-    assert not list(connections._hub)
+    assert not list(found.hub)
     assert not connection.audiences
-    assert len(connections) == 0
-    assert not connections.event_streams._streams
-    assert not connections.limits._buffer_limit._holders
-    assert not connections._subscriptions._subscribing
-    assert not connections._subscriptions._unanswered
+    assert len(found.open_connections) == 0
+    assert not found.event_streams._streams
+    assert not found.limits._buffer_limit._holders
+    assert not found.subscriptions._subscribing
+    assert not found.subscriptions._unanswered
 
 
 @pytest.mark.parametrize("slow", [False, True], ids=["it breaks", "it takes nothing"])
@@ -105,7 +104,7 @@ async def test_a_socket_that_ends_amid_any_write(writes: int, slow: bool) -> Non
 async def test_an_event_stream_that_ends_amid_any_send(sends: int, monkeypatch: pytest.MonkeyPatch) -> None:
     found = node()
     found.connection.connection_lost(None)
-    stream = HttpStream("sse", found.connections.event_streams)
+    stream = HttpStream("sse", found.event_streams)
     send, left = HttpStream.send, iter(range(sends))
 
     def breaking(self: HttpStream, data: bytes) -> bool:

@@ -59,9 +59,9 @@ async def test_the_clients_of_a_user_are_closed_a_few_a_turn_and_nobody_else(how
     clients = crowd(node, "ann")
     other = crowd(node, "bob", 1)[0]
     if how == "order":
-        node.connections.execute(DisconnectClients(ClientSelector(None, "ann"), "enough"))
+        node.client_orders.execute(DisconnectClients(ClientSelector(None, "ann"), "enough"))
     else:
-        node.connections.enforce_revocations(lambda _token, user, _issued: user == "ann")
+        node.enforcer.enforce_revocations(lambda _token, user, _issued: user == "ann")
     counts = await turns_until_all(lambda client: client.stage is not ConnectionStage.OPEN, clients)
     assert max(after - before for before, after in zip([0, *counts], counts, strict=False)) <= SLICE_ITEMS
     assert len(counts) >= 4
@@ -77,8 +77,8 @@ async def test_a_topic_is_taken_from_the_clients_of_a_user_a_few_a_turn() -> Non
     clients = crowd(node, "ann")
     for client in clients:
         for topic in ("a", "b"):
-            node.connections._hub.join(cast(Any, client), f"topic:{topic}")
-    node.connections.execute(UnsubscribeClients(ClientSelector(None, "ann"), ["a"], "enough"))
+            node.hub.join(cast(Any, client), f"topic:{topic}")
+    node.client_orders.execute(UnsubscribeClients(ClientSelector(None, "ann"), ["a"], "enough"))
     counts = await turns_until_all(lambda client: not client.audiences.has_topic("a"), clients)
     assert max(after - before for before, after in zip([0, *counts], counts, strict=False)) <= SLICE_ITEMS
     assert all(client.audiences.has_topic("b") for client in clients)
@@ -92,8 +92,8 @@ async def test_clients_that_lose_many_topics_are_fewer_a_turn() -> None:
     clients = crowd(node, "ann", 10)
     for client in clients:
         for topic in topics:
-            node.connections._hub.join(cast(Any, client), f"topic:{topic}")
-    node.connections.execute(UnsubscribeClients(ClientSelector(None, "ann"), topics, "enough"))
+            node.hub.join(cast(Any, client), f"topic:{topic}")
+    node.client_orders.execute(UnsubscribeClients(ClientSelector(None, "ann"), topics, "enough"))
     assert await turns_until_all(lambda client: not client.audiences.topics, clients) == [2, 4, 6, 8, 10]
 
 
@@ -104,8 +104,8 @@ async def test_a_client_loses_very_many_topics_in_turns_and_is_told_of_each_part
     await all_answers(node, 1)
     topics = [f"t{at}" for at in range(3 * SLICE_ITEMS - 10)]
     for topic in topics:
-        node.connections._hub.join(cast(Any, node.connection), f"topic:{topic}")
-    node.connections.execute(UnsubscribeClients(ClientSelector(node.connection.client_id, None), topics, "enough"))
+        node.hub.join(cast(Any, node.connection), f"topic:{topic}")
+    node.client_orders.execute(UnsubscribeClients(ClientSelector(node.connection.client_id, None), topics, "enough"))
     for left in (topics[SLICE_ITEMS:], topics[2 * SLICE_ITEMS :], []):
         assert topics_of(node.connection.audiences) == set(left)
         await asyncio.sleep(0)
@@ -128,8 +128,8 @@ def house_of_an_administrator() -> OneClientNode:
     node = OneClientNode(broken(is_plain=lambda _: True, snapshot=lambda _: None, **works), refuse)
     rules = SessionRules(lambda _: Identity("ann", "user"), cast(Any, refuse), parse(RULES, "rules"), 10_000)
     node.connection.session = Session(rules, Identity("eve", "admin"))
-    node.connections.limits.allows = lambda *_: True  # type: ignore[method-assign]
-    node.connections.limits.charge = lambda *_: True  # type: ignore[method-assign]
+    node.limits.allows = lambda *_: True  # type: ignore[method-assign]
+    node.limits.charge = lambda *_: True  # type: ignore[method-assign]
     return node
 
 
@@ -142,11 +142,11 @@ async def test_topics_of_void_subscription_tokens_are_taken_in_turns(how: str) -
     grants = {f"theirs:{at}": void if at % 2 else good for at in range(4 * SLICE_ITEMS)}
     session._grants = dict(grants)
     for topic in grants:
-        node.connections._hub.join(cast(Any, node.connection), f"topic:{topic}")
+        node.hub.join(cast(Any, node.connection), f"topic:{topic}")
     if how == "expired":
-        node.connections.check_timeouts(asyncio.get_running_loop().time())
+        node.enforcer.check_timeouts(asyncio.get_running_loop().time())
     else:
-        node.connections.enforce_revocations(lambda token_id, _user, _issued: token_id == "void")
+        node.enforcer.enforce_revocations(lambda token_id, _user, _issued: token_id == "void")
     left = []
     for _ in range(4):
         left.append(node.connection.audiences.topics)
@@ -180,8 +180,8 @@ async def test_a_new_identity_loses_very_many_topics_in_turns_before_it_is_ackno
     node = house_of_an_administrator()
     await all_answers(node, 1)
     for at in range(MANY):
-        node.connections._hub.join(cast(Any, node.connection), f"topic:theirs:{at}")
-    node.connections._hub.join(cast(Any, node.connection), "topic:ours")
+        node.hub.join(cast(Any, node.connection), f"topic:theirs:{at}")
+    node.hub.join(cast(Any, node.connection), "topic:ours")
     node.say(type="AUTH", authToken="x")
     node.say(type="ping", timestamp=1)
     assert node.connection.audiences.topics == MANY + 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gateway.connections.manager import WARNING_SECONDS
+from gateway.connections.enforcer import WARNING_SECONDS
 from gateway.core.identity import Identity
 from tests.unit.one_client_node import OneClientNode, broken, refuse
 from tests.unit.virtual_time import in_virtual_time
@@ -21,7 +21,7 @@ async def test_it_is_told_thirty_seconds_before_once_and_closed_after_the_leeway
         """What it is sent when its token is looked at then."""
         before = len(node.wire.written)
         node.now_ms = int(seconds * 1000)
-        node.connections.check_timeouts(client.last_received)
+        node.enforcer.check_timeouts(client.last_received)
         return node.wire.written[before:]
 
     assert WARNING_SECONDS == 30

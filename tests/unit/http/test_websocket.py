@@ -27,7 +27,8 @@ class FakeNode:
     def __init__(self) -> None:
         self.settings = SimpleNamespace(hosts=("live.example",), trusted_proxies=(PROXY[0],), node="n1", origins=())
         self.metrics = Metrics()
-        self.drain_manager = self.admission = self.authenticator = self
+        self.drain = self.rebalance = self.admission = self.authenticator = self
+        self.rejects_handshakes = False
         self.verifier = SimpleNamespace(verify=self._verify)
         self.verify_operator = object()
         self.draining = False

@@ -12,7 +12,7 @@ from gateway.broker.keys import Keys
 from gateway.core.control_messages import ClientSelector, DisconnectClients, UnsubscribeClients
 from gateway.core.revocations import Revocation, Revocations
 from gateway.metrics import Metrics
-from gateway.node.control_channel import ControlChannel
+from gateway.node.control_channel import ControlChannel, ControlPublisher
 
 GONE = Revocation("user", "ann", 10.0, 5.0)
 
@@ -32,14 +32,20 @@ class Node:
             is_revoked=book.is_revoked,
             effect_of=lambda _revocations: book.is_revoked,
         )
+        lifecycle = SimpleNamespace(
+            shut_down=lambda: self.sent.append("leave"), spawn=lambda work, name: self.sent.append((name, work))
+        )
+        self.control_publisher = ControlPublisher(cast(Any, self), self.keys)
         self.control_channel = ControlChannel(
-            "n1.a", redis=cast(Any, self), keys=self.keys,
-            connections=cast(Any, SimpleNamespace(execute=self.sent.append, enforce_revocations=self._enforce)),
-            recovery=cast(Any, SimpleNamespace(forget_messages=self.sent.append)),
-            authenticator=cast(Any, SimpleNamespace(revocation_store=revoked)),
-            drain_manager=cast(Any, SimpleNamespace(rebalance=lambda *words: words)), metrics=self.metrics,
-            shut_down=lambda: self.sent.append("leave"), spawn=lambda work, name: self.sent.append((name, work)),
-        )  # fmt: skip
+            "n1.a",
+            cast(Any, SimpleNamespace(execute=self.sent.append)),
+            cast(Any, SimpleNamespace(enforce_revocations=self._enforce)),
+            cast(Any, SimpleNamespace(forget_messages=self.sent.append)),
+            cast(Any, SimpleNamespace(revocation_store=revoked)),
+            cast(Any, SimpleNamespace(run=lambda *words: words)),
+            cast(Any, lifecycle),
+            self.metrics,
+        )
 
     async def _check(self) -> bool:
         return self.missed
@@ -76,7 +82,7 @@ class Node:
 )
 async def test_an_order_is_carried_out_by_whom_it_is_about(op: str, about: dict[str, Any], sent: list[Any]) -> None:
     node = Node()
-    await node.control_channel.broadcast(op, **about)
+    await node.control_publisher.broadcast(op, **about)
     assert node.sent == sent
     assert (node.received("control"), node.received("malformed")) == (1, 0)
 
@@ -91,7 +97,7 @@ def test_what_is_no_order_is_counted_and_dropped(payload: bytes) -> None:
 async def test_what_is_revoked_is_enforced_once_it_is_news() -> None:
     node = Node()
     for _ in range(2):
-        await node.control_channel.broadcast("revoke", revocations=[GONE.as_dict()])
+        await node.control_publisher.broadcast("revoke", revocations=[GONE.as_dict()])
     assert node.sent == [True]
     await node.control_channel.check_revocations()
     assert node.sent == [True]

@@ -10,21 +10,11 @@ import pytest
 
 from gateway.core.hub import Audiences, Hub
 from gateway.metrics import Metrics
-from gateway.node.drain_manager import Phase
-from gateway.node.status import NodeStatus
+from gateway.node import gauges
+from gateway.node.drain import Phase
+from gateway.node.readiness import Readiness
+from gateway.node.status import NodeFacts, NodeStatus
 from gateway.protocols.native.protocol import NATIVE
-from gateway.settings import Settings
-
-
-class Clients:
-    """Two of them."""
-
-    limits = SimpleNamespace(buffered_bytes=lambda: 7)
-    received_bytes = 11
-    deflater = SimpleNamespace(in_bytes=13, out_bytes=5)
-
-    def __len__(self) -> int:
-        return 2
 
 
 class Member:
@@ -54,20 +44,26 @@ class Node:
     def __init__(self) -> None:
         self.now_ms = 1000
         self.metrics = Metrics()
-        self.pubsub, self.authenticator, self.heartbeat = (
+        self.pubsub, self.authenticator, self.lease = (
             SimpleNamespace(reason=None, unready_reason=None, impaired=None, partial=None) for _ in range(3)
         )
-        self.drain_manager = SimpleNamespace(draining=False, phase=Phase.SERVING)
-        self.status = NodeStatus(
-            Settings(node="n1", advertise="10.0.0.1:9000"), "n1.a", connections=cast(Any, Clients()),
-            hub=CountingHub(), pubsub=cast(Any, self.pubsub), authenticator=cast(Any, self.authenticator),
-            heartbeat=cast(Any, self.heartbeat), drain_manager=cast(Any, self.drain_manager), metrics=self.metrics,
-            now_ms=lambda: self.now_ms,
+        self.own_channels = SimpleNamespace(confirmed=True)
+        self.drain_state = SimpleNamespace(draining=False, phase=Phase.SERVING)
+        hub, clients, drain = CountingHub(), cast(Any, range(2)), cast(Any, self.drain_state)
+        self.readiness = Readiness(
+            cast(Any, self.authenticator), cast(Any, self.pubsub), cast(Any, self.own_channels), cast(Any, self.lease),
+            drain,
         )  # fmt: skip
-        self.status.is_subscribed = True
+        self.status = NodeStatus(
+            NodeFacts("n1.a", "n1", "10.0.0.1:9000", "digest"), self.readiness, drain,
+            cast(Any, SimpleNamespace(moving=False)), clients, hub, lambda: self.now_ms,
+        )  # fmt: skip
+        commands = SimpleNamespace(limits=SimpleNamespace(buffered_bytes=lambda: 7), received_bytes=11)
+        connections = SimpleNamespace(deflater=SimpleNamespace(in_bytes=13, out_bytes=5))
+        gauges.register(self.metrics, self.readiness, clients, hub, cast(Any, commands), cast(Any, connections))
 
     def drain(self) -> None:
-        self.drain_manager.draining, self.drain_manager.phase = True, Phase.UNREADY
+        self.drain_state.draining, self.drain_state.phase = True, Phase.UNREADY
 
 
 def tell(part: str, reason: str) -> Callable[[Node], None]:
@@ -79,13 +75,15 @@ def test_a_node_that_is_well_says_so_to_everybody() -> None:
     node = Node()
     node.status.services = "active"
     node.now_ms += 2500
-    assert node.status.unready_reasons() == []
+    assert node.readiness.unready_reasons() == []
     assert node.status.node_row() == {
         "name": "n1", "address": "10.0.0.1:9000", "path": "/ws", "version": node.status.node_row()["version"],
         "started": "1970-01-01T00:00:01.000Z", "clients": 2, "topics": 1, "ready": 1, "draining": 0, "moving": 0,
+        "rules": "digest",
     }  # fmt: skip
     report = node.status.report()
     assert (report["id"], report["ready"], report["reasons"], report["subscriptions"]) == ("n1.a", True, [], 1)
+    assert "rules" not in report
     status = node.status.status()
     assert (status["status"], status["uptimeSeconds"], status["services"]) == ("ok", 2, "active")
 
@@ -96,14 +94,14 @@ def test_a_node_that_is_well_says_so_to_everybody() -> None:
         (Node.drain, "draining"),
         (tell("authenticator", "no keys"), "no keys"),
         (tell("pubsub", "away"), "bus: away"),
-        (lambda node: setattr(node.status, "is_subscribed", False), "bus: channels not yet confirmed"),
-        (tell("heartbeat", "lease not renewed"), "lease not renewed"),
+        (lambda node: setattr(node.own_channels, "confirmed", False), "bus: channels not yet confirmed"),
+        (tell("lease", "lease not renewed"), "lease not renewed"),
     ],
 )
 def test_what_is_not_well_is_named_and_nobody_is_told_otherwise(unwell: Callable[[Node], None], reason: str) -> None:
     node = Node()
     unwell(node)
-    assert node.status.unready_reasons() == [reason]
+    assert node.readiness.unready_reasons() == [reason]
     assert (node.status.report()["ready"], node.status.report()["reasons"]) == (False, [reason])
     assert node.status.status()["status"] == "degraded"
     # Who reads the row reads it under the lease, so the lease is no reason there.
@@ -113,10 +111,10 @@ def test_what_is_not_well_is_named_and_nobody_is_told_otherwise(unwell: Callable
 def test_all_reasons_are_told_but_a_bus_that_is_away_hears_no_channel_either() -> None:
     node = Node()
     node.drain()
-    for part in ("authenticator", "pubsub", "heartbeat"):
+    for part in ("authenticator", "pubsub", "lease"):
         tell(part, f"{part} fails")(node)
-    node.status.is_subscribed = False
-    assert node.status.unready_reasons() == ["draining", "authenticator fails", "bus: pubsub fails", "heartbeat fails"]
+    node.own_channels.confirmed = False
+    assert node.readiness.unready_reasons() == ["draining", "authenticator fails", "bus: pubsub fails", "lease fails"]
 
 
 def test_topics_are_counted_and_never_listed_whoever_asks() -> None:
@@ -133,15 +131,15 @@ def test_prometheus_reads_it_at_each_scrape() -> None:
 
 def test_what_redis_can_do_for_no_node_makes_none_unready_and_is_told() -> None:
     node = Node()
-    assert node.status.impairments() == []
-    node.heartbeat.impaired = "OOM: Redis refuses writes"
-    assert node.status.unready_reasons() == [] and node.status.impairments() == ["OOM: Redis refuses writes"]
+    assert node.readiness.impairments() == []
+    node.lease.impaired = "OOM: Redis refuses writes"
+    assert node.readiness.unready_reasons() == [] and node.readiness.impairments() == ["OOM: Redis refuses writes"]
     assert node.metrics.totals()[0]["gateway_redis_impaired"] == 1
 
 
 def test_a_lease_on_the_part_that_is_away_is_no_reason() -> None:
     node = Node()
-    node.heartbeat.reason, node.pubsub.partial = "lease not renewed", "10.0.0.1:7001 is away"
-    assert node.status.unready_reasons() == [] and node.status.impairments() == ["10.0.0.1:7001 is away"]
+    node.lease.reason, node.pubsub.partial = "lease not renewed", "10.0.0.1:7001 is away"
+    assert node.readiness.unready_reasons() == [] and node.readiness.impairments() == ["10.0.0.1:7001 is away"]
     node.pubsub.partial = None
-    assert node.status.unready_reasons() == ["lease not renewed"]
+    assert node.readiness.unready_reasons() == ["lease not renewed"]

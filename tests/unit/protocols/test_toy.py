@@ -56,8 +56,8 @@ async def node() -> OneClientNode:
 
 
 def deliver(node: OneClientNode, topic: str, data: object) -> None:
-    node.connections._hub.deliver(hub.topic_audience(topic), Delivered(message.pack(topic, data, {}, 0)))
-    node.connections._hub.flush()
+    node.hub.deliver(hub.topic_audience(topic), Delivered(message.pack(topic, data, {}, 0)))
+    node.hub.flush()
 
 
 async def test_each_client_is_answered_in_its_own_protocol(node: OneClientNode) -> None:

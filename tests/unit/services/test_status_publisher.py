@@ -89,7 +89,7 @@ async def test_a_new_leader_tells_all_at_once(tick: Any, states: FakeStates) -> 
     ]  # fmt: skip
     assert sent["service"]["changed"] == ["feed", "mail"]
     assert sent["circuit-breaker"] == {"breakers": [], "changed": []}
-    assert tick.announcer.counts == {("feed", "active"): 1, ("mail", "error"): 1}
+    assert tick.announcer.instance_counts() == {("feed", "active"): 1, ("mail", "error"): 1}
 
 
 async def test_nothing_new_is_not_told_and_a_change_is_named(tick: Any, states: FakeStates) -> None:
@@ -121,7 +121,7 @@ async def test_who_leads_no_more_counts_no_more(tick: Any, states: FakeStates, r
     states.rows = {"feed": {"a": record("active")}}
     await tick()
     await tick.announcer.stop(cast(Run, run))
-    assert tick.announcer.counts == {}
+    assert tick.announcer.instance_counts() == {}
 
 
 @pytest.mark.parametrize(

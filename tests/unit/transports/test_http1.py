@@ -301,7 +301,7 @@ async def test_a_message_that_does_not_end_closes_its_socket(begin: bytes, drops
     for drop in drops:
         await later(1)
         client.data_received(drop)
-        node.connections.check_timeouts(client.last_received)
+        node.enforcer.check_timeouts(client.last_received)
         if client.stage is not ConnectionStage.OPEN:
             break
     assert client.stage is ConnectionStage.CLOSING
@@ -338,19 +338,19 @@ async def test_who_waits_for_us_is_not_silent() -> None:
     loop = asyncio.get_running_loop()
     connection, patience = node.connection, 35.5  # ping_seconds and pong_seconds, and a little
 
-    node.connections.check_timeouts(loop.time() + patience)  # silent: it is pinged
+    node.enforcer.check_timeouts(loop.time() + patience)  # silent: it is pinged
     assert connection.pinged
     connection.hold("publish")
     node.say(type="ping")  # waits for it, and nothing more is read
     assert not node.wire.reading
     await later(patience)
     connection.pinged = True
-    node.connections.check_timeouts(loop.time())
+    node.enforcer.check_timeouts(loop.time())
     assert connection.stage.name == "OPEN", "closed for not having said what was not read"
     connection.release("publish")
-    node.connections.check_timeouts(loop.time())
+    node.enforcer.check_timeouts(loop.time())
     assert connection.stage.name == "OPEN", "its pong is still on its way through the loop"
     connection.pinged = True
     await later(patience)
-    node.connections.check_timeouts(loop.time())
+    node.enforcer.check_timeouts(loop.time())
     assert connection.stage.name == "CLOSING"
