@@ -18,7 +18,7 @@ from bench.load import HERE, build
 from gateway.broker.envelope import Envelope
 from gateway.broker.keys import Keys
 from gateway.core import hub, message
-from tests.cluster import API_KEY, NAMESPACE
+from tests.kit.node import API_KEY, NAMESPACE
 
 CACHE: Final = HERE / ".cache"
 TEXT_BYTES: Final = 200  # of a message as the client receives it

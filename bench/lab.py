@@ -18,9 +18,12 @@ from bench.figures import Round, percentile
 from bench.load import Load, build
 from bench.machine import LOAD_CORE, SERVER_CORE, family, memory_kb, on, pin
 from stack.need import tool
-from tests.cluster import Balancer, Cluster, Node, Redis
-from tests.deadlines import until
-from tests.processes import Process, clean_environment, free_port
+from tests.kit.cluster import Cluster
+from tests.kit.load_balancer import LoadBalancer
+from tests.kit.node import Node
+from tests.kit.process import Process, clean_environment, free_port
+from tests.kit.redis import Redis
+from tests.kit.waiting import until
 
 START_SECONDS: Final = 20.0
 # The topic rules of our node, by the letter before a topic's number.
@@ -137,7 +140,7 @@ class Lab:
         with on(LOAD_CORE, SERVER_CORE):
             if nodes is not None:
                 # The project's own HAProxy configuration, with limits for a single source raised.
-                balancer = self._stack.enter_context(Balancer(nodes, self.folder, **UNLIMITED))
+                balancer = self._stack.enter_context(LoadBalancer(nodes, self.folder, **UNLIMITED))
                 return Server(contender, ports, pids, balancer.port, family(balancer.process.pid))
             front = free_port()
             config = self.folder / "haproxy.cfg"

@@ -26,8 +26,8 @@ from bench.contenders import (
 from bench.figures import Round
 from bench.lab import Lab, Server, delivery
 from bench.machine import LOAD_CORE, SERVER_CORE, cpu_seconds, memory_kb
-from tests.cluster import API_KEY
-from tests.deadlines import until
+from tests.kit.node import API_KEY
+from tests.kit.waiting import until
 
 BEATS_SECONDS: Final = 6.0  # covers several heartbeats, also with QUICK=1
 BATCH: Final = 100  # messages in a request

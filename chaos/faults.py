@@ -11,7 +11,7 @@ from typing import Final
 
 from chaos.plan import Plan
 from chaos.stack import BALANCERS, HARD_STOP_SECONDS, SERVICES, Stack
-from tests.redis_cluster import slots_around
+from tests.kit.redis_cluster import slots_around
 
 Outage = tuple[float, float]  # loop times: a master was killed, another had taken over
 Act = Callable[[Stack, Plan, random.Random], Awaitable[list[Outage] | None]]

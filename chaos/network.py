@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from tests.cluster import Closing, Host, program
+from tests.kit.process import Closing, Host, program
 
 PREFIX: Final = "gwchaos"
 NETWORK: Final = "10.91"  # /16; it exists only in these namespaces

@@ -16,7 +16,7 @@ from typing import Self
 import httpx
 
 from chaos.plan import Plan, keeps
-from tests.cluster import API_KEY
+from tests.kit.node import API_KEY
 
 TRY_SECONDS = 3.0  # longer than a node's deadline for Redis
 RETRY_SECONDS = (0.05, 0.3)

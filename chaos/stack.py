@@ -11,10 +11,13 @@ from typing import Final
 
 from chaos.network import Network
 from chaos.plan import Plan
-from tests.cluster import Balancer, Cluster, Node, Redis
-from tests.deadlines import until
-from tests.redis_cluster import RedisCluster
-from tests.sentinel import Sentinels
+from tests.kit.cluster import Cluster
+from tests.kit.load_balancer import LoadBalancer
+from tests.kit.node import Node
+from tests.kit.redis import Redis
+from tests.kit.redis_cluster import RedisCluster
+from tests.kit.sentinel import Sentinels
+from tests.kit.waiting import until
 
 # Topics with "h" have history, and one of them a snapshot; topics with "p" have neither.
 RULES = """
@@ -45,7 +48,7 @@ class Stack:
 
     store: Redis | Sentinels | RedisCluster
     nodes: Cluster
-    balancers: Sequence[Balancer]
+    balancers: Sequence[LoadBalancer]
     cables: Network | None = None
     crowd: str = "127.0"  # first two numbers of the clients' addresses
 
@@ -136,7 +139,7 @@ def _here(plan: Plan, folder: Path) -> Iterator[Stack]:
         store = _store(plan, folder)
         stack.enter_context(store)
         nodes = stack.enter_context(Cluster(plan.nodes, folder, store, **_settings(plan, folder)))
-        balancer = stack.enter_context(Balancer(nodes.nodes, folder, **LIMITS))
+        balancer = stack.enter_context(LoadBalancer(nodes.nodes, folder, **LIMITS))
         yield Stack(store, nodes, [balancer])
 
 
@@ -161,7 +164,7 @@ def _hosts(plan: Plan, folder: Path) -> Iterator[Stack]:
         balancers = []
         for name in BALANCERS:
             (folder / name).mkdir()
-            balancer = Balancer(nodes.nodes, folder / name, network.host(name), LB_NAME=name, **peers, **LIMITS)
+            balancer = LoadBalancer(nodes.nodes, folder / name, network.host(name), LB_NAME=name, **peers, **LIMITS)
             balancers.append(stack.enter_context(balancer))
         yield Stack(store, nodes, balancers, network, crowd)
 

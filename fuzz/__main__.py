@@ -19,7 +19,8 @@ from pathlib import Path
 
 from fuzz import simulation
 from fuzz.run import NAMES, Failed, Plan, run
-from tests.cluster import Cluster, Redis
+from tests.kit.cluster import Cluster
+from tests.kit.redis import Redis
 
 
 def main() -> int:

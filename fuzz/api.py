@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from fuzz.live import Found
-from tests.cluster import API_KEY, Node
+from tests.kit.node import API_KEY, Node
 
 # These would stop the tested node or disconnect its clients.
 SPARED: Final = "/drain|/rebalance"

@@ -8,10 +8,10 @@ from random import Random
 from typing import Final
 
 from fuzz.pure import dumps, message, mutate, value
-from tests.client import Client
-from tests.cluster import Node, token
-from tests.deadlines import eventually
-from tests.raw import RawSocket, frame
+from tests.kit.client import Client
+from tests.kit.node import Node, token
+from tests.kit.raw import RawSocket, frame
+from tests.kit.waiting import eventually
 
 ANSWER_SECONDS: Final = 20.0
 GROWTH_BYTES: Final = 48 << 20  # permitted growth after the first rounds: pools, caches

@@ -17,9 +17,9 @@ from redis.exceptions import ResponseError
 from fuzz.live import ANSWER_SECONDS, Found, Watch
 from fuzz.pure import dumps, value
 from gateway.broker.keys import Keys
-from tests.client import Client
-from tests.cluster import API_KEY, NAMESPACE
-from tests.deadlines import eventually
+from tests.kit.client import Client
+from tests.kit.node import API_KEY, NAMESPACE
+from tests.kit.waiting import eventually
 
 KEYS: Final = Keys(NAMESPACE)
 TOPICS: Final = ("contest-1", "contest-chat-1", "market-data")  # history; history and presence; last value

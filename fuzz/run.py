@@ -12,8 +12,8 @@ from typing import Final
 
 from fuzz import api, live, pure
 from fuzz.rows import rows
-from tests.client import Client
-from tests.cluster import Node
+from tests.kit.client import Client
+from tests.kit.node import Node
 
 LIVE: Final = {**live.TARGETS, "rows": rows}
 NAMES: Final = (*pure.TARGETS, *LIVE, "api")

@@ -1,12 +1,11 @@
 """State of the nodes, read from HAProxy's statistics."""
 
-import csv
-import io
 import urllib.request
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
 
+from gateway.core.haproxy_slots import statistics_rows
 from stack.place import Place
 from stack.waiting import until
 
@@ -28,7 +27,7 @@ def servers(place: Place) -> list[Server]:
         return []
     return [
         Server(row["svname"], row["addr"], row["status"])
-        for row in csv.DictReader(io.StringIO(text.removeprefix("# ")))
+        for row in statistics_rows(text)
         if row["pxname"] == "gw"
         and row["svname"] != "BACKEND"
         and not row["status"].startswith("MAINT")  # empty slots of Docker's DNS

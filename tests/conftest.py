@@ -18,9 +18,12 @@ import hypothesis
 import pytest
 
 from gateway import logging
-from tests.client import Api, Client, Front
-from tests.cluster import Balancer, Cluster, Node, Redis
-from tests.processes import Process
+from tests.kit.client import Api, Client, Front
+from tests.kit.cluster import Cluster
+from tests.kit.load_balancer import LoadBalancer
+from tests.kit.node import Node
+from tests.kit.process import Process
+from tests.kit.redis import Redis
 
 Connect = Callable[..., Awaitable[Client]]
 
@@ -80,12 +83,12 @@ def cluster(folder: Path, redis: Redis) -> Iterator[Callable[..., Cluster]]:
 
 
 @pytest.fixture
-def haproxy(folder: Path) -> Iterator[Callable[..., Balancer]]:
+def haproxy(folder: Path) -> Iterator[Callable[..., LoadBalancer]]:
     """`haproxy(nodes, RL_CUR=1000)`: the repository's HAProxy before `nodes`, which it has found up."""
     with ExitStack() as stack:
 
-        def start(nodes: Sequence[Node], **env: object) -> Balancer:
-            return stack.enter_context(Balancer(nodes, folder, **env))
+        def start(nodes: Sequence[Node], **env: object) -> LoadBalancer:
+            return stack.enter_context(LoadBalancer(nodes, folder, **env))
 
         yield start
 
@@ -108,9 +111,9 @@ def plain(shared: Cluster) -> Iterator[Cluster]:
 
 
 @pytest.fixture(scope="session")
-def front(shared: Cluster) -> Iterator[Balancer]:
+def front(shared: Cluster) -> Iterator[LoadBalancer]:
     """HAProxy before `plain`."""
-    with _folder() as path, Balancer(shared.nodes, Path(path)) as balancer:
+    with _folder() as path, LoadBalancer(shared.nodes, Path(path)) as balancer:
         yield balancer
 
 

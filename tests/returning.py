@@ -9,7 +9,7 @@ from typing import Any
 
 from websockets.exceptions import InvalidHandshake
 
-from tests.client import Client, Front, Message, new_source
+from tests.kit.client import Client, Front, Message, new_source
 
 
 @dataclass

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import csv
 import ipaddress
 import os
 import signal
@@ -16,7 +15,15 @@ import click
 
 from gateway.cli.command import CommandFailure, CommandMisuse
 from gateway.cli.tables import print_text
-from gateway.core.haproxy_slots import UNUSED_ADDRESS, AssignSlot, HaproxyServer, ListedNode, SlotChange, slot_changes
+from gateway.core.haproxy_slots import (
+    UNUSED_ADDRESS,
+    AssignSlot,
+    HaproxyServer,
+    ListedNode,
+    SlotChange,
+    slot_changes,
+    statistics_rows,
+)
 from gateway.settings import Settings, SettingsError
 
 if TYPE_CHECKING:
@@ -44,7 +51,7 @@ class RuntimeSocket:
             SyncError: HAProxy does not answer, or has no such backend.
         """
         text = await self._ask(f"show stat {self._backend} 4 -1")
-        rows = list(csv.DictReader(text.removeprefix("# ").splitlines()))
+        rows = statistics_rows(text)
         if not rows or "svname" not in rows[0]:
             raise SyncError(f"HAProxy has no servers in a backend {self._backend}: {text.strip()[:200]}")
         return [HaproxyServer(row["svname"], row["addr"], row["status"], float(row["lastchg"] or 0)) for row in rows]

@@ -8,6 +8,7 @@ put into maintenance stays in maintenance.
 
 from __future__ import annotations
 
+import csv
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -33,6 +34,11 @@ class HaproxyServer:
     address: str
     status: str  # UP, "UP 1/2", DOWN, MAINT …
     idle_seconds: float  # since the last status change
+
+
+def statistics_rows(text: str) -> list[dict[str, str]]:
+    """The rows of HAProxy's statistics in CSV (`show stat`, `/stats;csv`), by column name."""
+    return list(csv.DictReader(text.removeprefix("# ").splitlines()))
 
 
 @dataclass(frozen=True, slots=True)

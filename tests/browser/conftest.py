@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
 from playwright.async_api import Browser, Page, async_playwright
+
+from tests.kit.process import program
 
 CHROMIUM_ARGUMENTS = [
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run",
@@ -23,10 +24,8 @@ Photograph = Callable[[Page, str], Awaitable[None]]
 @pytest.fixture
 async def browser() -> AsyncIterator[Browser]:
     """Debian's Chromium."""
-    program = shutil.which("chromium")
-    assert program, "chromium is not installed, and the tests need it"
     async with async_playwright() as playwright:
-        chromium = await playwright.chromium.launch(executable_path=program, args=CHROMIUM_ARGUMENTS)
+        chromium = await playwright.chromium.launch(executable_path=program("chromium"), args=CHROMIUM_ARGUMENTS)
         yield chromium
         await chromium.close()
 

@@ -7,9 +7,11 @@ from collections.abc import Callable
 from playwright.async_api import Browser
 
 from tests.browser.visitor import Visitor
-from tests.client import Api
-from tests.cluster import Balancer, Cluster, Node
-from tests.deadlines import eventually
+from tests.kit.client import Api
+from tests.kit.cluster import Cluster
+from tests.kit.load_balancer import LoadBalancer
+from tests.kit.node import Node
+from tests.kit.waiting import eventually
 
 PAGE = """<!doctype html>
 <title>Prices</title>
@@ -27,7 +29,7 @@ PAGE = """<!doctype html>
 
 
 async def test_chromium_reads_what_is_compressed_for_all(
-    cluster: Callable[..., Cluster], haproxy: Callable[..., Balancer], browser: Browser, api: Callable[[Node], Api]
+    cluster: Callable[..., Cluster], haproxy: Callable[..., LoadBalancer], browser: Browser, api: Callable[[Node], Api]
 ) -> None:
     (node,) = cluster(1, compression=1)
     page = (await Visitor.open(browser, haproxy([node]), "/mine", html=PAGE)).page

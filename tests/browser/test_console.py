@@ -15,10 +15,13 @@ from playwright.async_api import Browser, Locator, ViewportSize, expect
 from gateway.auth import api_keys
 from tests.browser.conftest import Photograph
 from tests.browser.visitor import MS, Visitor
-from tests.client import Api, Front, new_source
-from tests.cluster import API_KEY, Balancer, Cluster, Redis, token
 from tests.conftest import Connect
-from tests.deadlines import eventually
+from tests.kit.client import Api, Front, new_source
+from tests.kit.cluster import Cluster
+from tests.kit.load_balancer import LoadBalancer
+from tests.kit.node import API_KEY, token
+from tests.kit.redis import Redis
+from tests.kit.waiting import eventually
 
 WIDE: ViewportSize = {"width": 1600, "height": 1000}
 Open = Callable[..., Awaitable["Operator"]]
@@ -102,7 +105,7 @@ async def console(browser: Browser) -> AsyncIterator[Open]:
     opened: list[Operator] = []
 
     async def open_console(
-        front: Balancer, path: str = "/console", viewport: ViewportSize = WIDE, dark: bool = False
+        front: LoadBalancer, path: str = "/console", viewport: ViewportSize = WIDE, dark: bool = False
     ) -> Operator:
         context = await browser.new_context(viewport=viewport, color_scheme="dark" if dark else "light")
         operator = Operator(await context.new_page())
@@ -121,7 +124,7 @@ async def console(browser: Browser) -> AsyncIterator[Open]:
 
 
 async def test_without_a_credential_it_shows_what_is_public_and_can_change_nothing(
-    plain: Cluster, front: Balancer, console: Open, connect: Connect, api: Callable[[Front], Api]
+    plain: Cluster, front: LoadBalancer, console: Open, connect: Connect, api: Callable[[Front], Api]
 ) -> None:
     operator = await console(front)
     await operator.reads("You see public data and cannot change anything.")
@@ -146,7 +149,7 @@ async def test_without_a_credential_it_shows_what_is_public_and_can_change_nothi
 
 
 async def test_a_wrong_key_is_refused_in_words_and_a_good_one_is_kept_for_the_tab_alone(
-    plain: Cluster, front: Balancer, console: Open
+    plain: Cluster, front: LoadBalancer, console: Open
 ) -> None:
     operator = await console(front)
     await operator.try_to_sign_in("wrong")
@@ -174,7 +177,7 @@ async def test_a_wrong_key_is_refused_in_words_and_a_good_one_is_kept_for_the_ta
 
 
 async def test_a_key_that_is_no_longer_taken_signs_out_and_says_so(
-    plain: Cluster, front: Balancer, console: Open
+    plain: Cluster, front: LoadBalancer, console: Open
 ) -> None:
     operator = await console(front)
     await operator.page.evaluate("() => sessionStorage.setItem('gateway-console-credential', 'of yesterday')")
@@ -188,7 +191,7 @@ async def test_a_key_that_is_no_longer_taken_signs_out_and_says_so(
 
 
 async def test_an_admins_token_hears_all_and_acts(
-    plain: Cluster, front: Balancer, console: Open, api: Callable[[Front], Api]
+    plain: Cluster, front: LoadBalancer, console: Open, api: Callable[[Front], Api]
 ) -> None:
     operator = await console(front)
     await operator.sign_in(token("root", "admin"))
@@ -201,7 +204,7 @@ async def test_an_admins_token_hears_all_and_acts(
     await expect(operator.messages().first).to_have_text('{"from":"root"}', timeout=MS)
 
 
-async def test_the_token_of_a_user_is_refused_in_words(plain: Cluster, front: Balancer, console: Open) -> None:
+async def test_the_token_of_a_user_is_refused_in_words(plain: Cluster, front: LoadBalancer, console: Open) -> None:
     operator = await console(front)
     await operator.try_to_sign_in(token("ann"))
     await operator.reads("The token is valid, but not an administrator's")
@@ -212,7 +215,7 @@ async def test_the_token_of_a_user_is_refused_in_words(plain: Cluster, front: Ba
 
 
 async def test_what_a_key_is_not_good_for_is_switched_off_and_said(
-    cluster: Callable[..., Cluster], haproxy: Callable[..., Balancer], console: Open, connect: Connect, folder: Path
+    cluster: Callable[..., Cluster], haproxy: Callable[..., LoadBalancer], console: Open, connect: Connect, folder: Path
 ) -> None:
     scopes = {"eye": ["read"], "desk": ["read", "publish:contest*", "admin"]}
     made = {name: api_keys.new(name, of) for name, of in scopes.items()}
@@ -263,7 +266,7 @@ async def test_what_a_key_is_not_good_for_is_switched_off_and_said(
 
 
 async def test_the_overview_shows_every_node_live_with_charts_and_the_load_balancers_view(
-    plain: Cluster, front: Balancer, console: Open, connect: Connect, api: Callable[[Front], Api]
+    plain: Cluster, front: LoadBalancer, console: Open, connect: Connect, api: Callable[[Front], Api]
 ) -> None:
     hearers = [await connect(front, source=new_source()) for _ in range(6)]
     for hearer in hearers:
@@ -296,7 +299,7 @@ async def test_the_overview_shows_every_node_live_with_charts_and_the_load_balan
     await expect(operator.page.locator("#rate figcaption small")).to_have_text("now")
 
 
-async def test_what_the_nodes_told_before_is_there_at_once(plain: Cluster, front: Balancer, console: Open) -> None:
+async def test_what_the_nodes_told_before_is_there_at_once(plain: Cluster, front: LoadBalancer, console: Open) -> None:
     operator = await console(front)
     await operator.sign_in()
     # More points than could have come since: a node tells every 5 s.
@@ -306,7 +309,7 @@ async def test_what_the_nodes_told_before_is_there_at_once(plain: Cluster, front
     assert drawn.count("L") >= 1
 
 
-async def test_rebalance_asks_first_and_says_what_moves(plain: Cluster, front: Balancer, console: Open) -> None:
+async def test_rebalance_asks_first_and_says_what_moves(plain: Cluster, front: LoadBalancer, console: Open) -> None:
     operator = await console(front)
     await operator.sign_in()
     await operator.press("Rebalance…")
@@ -320,7 +323,7 @@ async def test_rebalance_asks_first_and_says_what_moves(plain: Cluster, front: B
 
 
 async def test_a_node_is_drained_and_seen_to_go_and_a_dead_one_is_seen_to_be_silent(
-    cluster: Callable[..., Cluster], haproxy: Callable[..., Balancer], console: Open, connect: Connect
+    cluster: Callable[..., Cluster], haproxy: Callable[..., LoadBalancer], console: Open, connect: Connect
 ) -> None:
     nodes = cluster(3, drain_seconds=6)
     front = haproxy(nodes.nodes)
@@ -348,7 +351,7 @@ async def test_a_node_is_drained_and_seen_to_go_and_a_dead_one_is_seen_to_be_sil
 
 
 async def test_a_cluster_that_is_down_is_said_to_be_and_the_page_comes_back_with_it(
-    redis: Redis, cluster: Callable[..., Cluster], haproxy: Callable[..., Balancer], console: Open
+    redis: Redis, cluster: Callable[..., Cluster], haproxy: Callable[..., LoadBalancer], console: Open
 ) -> None:
     nodes = cluster(1)
     front = haproxy(nodes.nodes)
@@ -378,7 +381,7 @@ async def test_a_cluster_that_is_down_is_said_to_be_and_the_page_comes_back_with
 
 
 async def test_a_topic_shows_who_hears_it_what_was_said_and_what_is(
-    plain: Cluster, front: Balancer, console: Open, connect: Connect, api: Callable[[Front], Api]
+    plain: Cluster, front: LoadBalancer, console: Open, connect: Connect, api: Callable[[Front], Api]
 ) -> None:
     back_end = api(front)
     ann = await connect(plain[0], user="ann")
@@ -412,7 +415,7 @@ async def count(api: Api, topic: str, subscribers: int) -> bool:
 
 
 async def test_with_a_key_a_topic_for_administrators_is_heard_live(
-    plain: Cluster, front: Balancer, console: Open, api: Callable[[Front], Api]
+    plain: Cluster, front: LoadBalancer, console: Open, api: Callable[[Front], Api]
 ) -> None:
     operator = await console(front)
     await operator.sign_in()
@@ -423,7 +426,7 @@ async def test_with_a_key_a_topic_for_administrators_is_heard_live(
 
 
 async def test_publishing_to_all_and_to_one_user(
-    plain: Cluster, front: Balancer, console: Open, connect: Connect
+    plain: Cluster, front: LoadBalancer, console: Open, connect: Connect
 ) -> None:
     ann, bob = await connect(plain[0], user="ann"), await connect(plain[1], user="bob")
     await ann.subscribe("contest-said")
@@ -452,7 +455,7 @@ async def test_publishing_to_all_and_to_one_user(
 
 
 async def test_clients_are_found_by_user_address_topic_node_and_id(
-    plain: Cluster, front: Balancer, console: Open, connect: Connect, api: Callable[[Front], Api]
+    plain: Cluster, front: LoadBalancer, console: Open, connect: Connect, api: Callable[[Front], Api]
 ) -> None:
     source = new_source()
     ann = await connect(plain[0], user="ann-found", source=source)
@@ -486,7 +489,7 @@ async def listed(api: Api, **parameters: str) -> bool:
 
 
 async def test_a_client_loses_a_topic_and_is_disconnected_alone_and_with_all_of_its_user(
-    plain: Cluster, front: Balancer, console: Open, connect: Connect, api: Callable[[Front], Api]
+    plain: Cluster, front: LoadBalancer, console: Open, connect: Connect, api: Callable[[Front], Api]
 ) -> None:
     one, two, three = [await connect(node, user="ann-sent-away") for node in plain]
     await one.subscribe("kept", "taken")
@@ -522,7 +525,7 @@ async def test_a_client_loses_a_topic_and_is_disconnected_alone_and_with_all_of_
 
 
 async def test_services_stand_in_a_graph_with_their_instances_and_change_by_themselves(
-    plain: Cluster, front: Balancer, console: Open, api: Callable[[Front], Api]
+    plain: Cluster, front: LoadBalancer, console: Open, api: Callable[[Front], Api]
 ) -> None:
     back_end = api(front)
 
@@ -576,7 +579,7 @@ async def test_services_stand_in_a_graph_with_their_instances_and_change_by_them
 
 
 async def test_the_cache_shows_what_it_does_and_an_entry_is_looked_up_and_deleted(
-    plain: Cluster, front: Balancer, console: Open, api: Callable[[Front], Api]
+    plain: Cluster, front: LoadBalancer, console: Open, api: Callable[[Front], Api]
 ) -> None:
     back_end = api(front)
     for key in ("shown:1", "shown:2", "shown:3"):
@@ -610,7 +613,7 @@ async def test_the_cache_shows_what_it_does_and_an_entry_is_looked_up_and_delete
 # ---- for every eye and hand
 
 
-async def test_all_of_it_can_be_reached_by_keyboard_alone(plain: Cluster, front: Balancer, console: Open) -> None:
+async def test_all_of_it_can_be_reached_by_keyboard_alone(plain: Cluster, front: LoadBalancer, console: Open) -> None:
     operator = await console(front)
     page, press = operator.page, operator.page.keyboard.press
     await press("Tab")
@@ -658,7 +661,7 @@ async def test_all_of_it_can_be_reached_by_keyboard_alone(plain: Cluster, front:
 
 @pytest.mark.parametrize("width", [320, 400, 768, 1600])
 async def test_it_fits_a_window_of_any_width(
-    plain: Cluster, front: Balancer, console: Open, connect: Connect, api: Callable[[Front], Api], width: int
+    plain: Cluster, front: LoadBalancer, console: Open, connect: Connect, api: Callable[[Front], Api], width: int
 ) -> None:
     long = "wide:" + "x" * 190
     client = await connect(plain[0], user="y" * 120)
@@ -679,7 +682,7 @@ async def test_it_fits_a_window_of_any_width(
     assert await operator.width() == width
 
 
-async def test_it_is_dark_where_the_system_is(plain: Cluster, front: Balancer, console: Open) -> None:
+async def test_it_is_dark_where_the_system_is(plain: Cluster, front: LoadBalancer, console: Open) -> None:
     brightness = (
         "() => getComputedStyle(document.documentElement).backgroundColor.match(/\\d+/g).slice(0, 3).map(Number)"
     )
@@ -689,7 +692,7 @@ async def test_it_is_dark_where_the_system_is(plain: Cluster, front: Balancer, c
 
 
 async def test_no_other_page_can_frame_it_and_it_loads_nothing_from_elsewhere(
-    plain: Cluster, front: Balancer, console: Open
+    plain: Cluster, front: LoadBalancer, console: Open
 ) -> None:
     operator = await console(front)
     loaded: list[str] = []
@@ -710,7 +713,7 @@ async def test_no_other_page_can_frame_it_and_it_loads_nothing_from_elsewhere(
     "dark", [pytest.param(False, marks=pytest.mark.picture, id="light"), pytest.param(True, id="dark")]
 )
 async def test_pictures_of_it_are_taken(
-    plain: Cluster, front: Balancer, console: Open, connect: Connect, api: Callable[[Front], Api],
+    plain: Cluster, front: LoadBalancer, console: Open, connect: Connect, api: Callable[[Front], Api],
     photograph: Photograph, dark: bool,
 ) -> None:  # fmt: skip
     for at in range(12):

@@ -12,9 +12,8 @@ import pytest
 from playwright.async_api import Browser, expect
 
 from gateway.dev import DevCluster
-from tests.cluster import ROOT
-from tests.deadlines import until
-from tests.processes import Process, clean_environment, free_port
+from tests.kit.process import ROOT, Process, clean_environment, free_port
+from tests.kit.waiting import until
 
 EXAMPLES = ROOT / "examples"
 Run = Callable[..., str]

@@ -23,10 +23,11 @@ from tests.browser.test_gateway_js import (
     subscribed,
 )
 from tests.browser.visitor import Visitor
-from tests.client import Api
-from tests.cluster import Balancer, Closing, Redis, program
-from tests.deadlines import eventually, until
-from tests.processes import Process, clean_environment, free_port
+from tests.kit.client import Api
+from tests.kit.load_balancer import LoadBalancer
+from tests.kit.process import Closing, Process, clean_environment, free_port, program
+from tests.kit.redis import Redis
+from tests.kit.waiting import eventually, until
 
 __all__ = ["redis", "rules"]  # fixtures
 
@@ -53,7 +54,7 @@ HELD_EVENTS = "http-request tarpit if { path /sse }\n  timeout tarpit 1h"
 class Proxy(Closing):
     """A proxy on the way to `front`, which refuses some of what goes through it."""
 
-    def __init__(self, front: Balancer, folder: Path, *refusals: str) -> None:
+    def __init__(self, front: LoadBalancer, folder: Path, *refusals: str) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._there = front.url.removeprefix("http://")
@@ -86,7 +87,7 @@ def proxy(folder: Path) -> Iterator[Callable[..., Proxy]]:
     """`proxy(front, NO_UPGRADE)`: one of these on the way."""
     started: list[Proxy] = []
 
-    def start(front: Balancer, *refusals: str) -> Proxy:
+    def start(front: LoadBalancer, *refusals: str) -> Proxy:
         started.append(Proxy(front, folder, *refusals))
         return started[-1]
 

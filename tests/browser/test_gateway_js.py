@@ -13,12 +13,15 @@ import pytest
 from playwright.async_api import Browser, Page
 
 from tests.browser.visitor import Visitor
-from tests.client import Api
-from tests.cluster import Balancer, Cluster, Node, Redis, token
-from tests.deadlines import eventually, until
+from tests.kit.client import Api
+from tests.kit.cluster import Cluster
+from tests.kit.load_balancer import LoadBalancer
+from tests.kit.node import Node, token
+from tests.kit.redis import Redis
+from tests.kit.waiting import eventually, until
 
 Start = Callable[..., Cluster]
-Balancers = Callable[..., Balancer]
+Balancers = Callable[..., LoadBalancer]
 
 LONG = 60.0  # s, for what takes several reconnects on a busy machine
 
@@ -161,13 +164,13 @@ async def is_on(page: Page, node: Node) -> None:
     await eventually(lambda: page.evaluate("name => gateway.node === name", node.name), LONG, f"it is on {node.name}")
 
 
-def is_back(node: Node, front: Balancer) -> None:
+def is_back(node: Node, front: LoadBalancer) -> None:
     """Wait until `node` is ready, and HAProxy knows."""
     until(node.ready, 60, f"{node.name} is ready")
     until(lambda: front.up(node), 30, f"HAProxy has found {node.name} up")
 
 
-async def restart_all(nodes: Cluster, front: Balancer) -> None:
+async def restart_all(nodes: Cluster, front: LoadBalancer) -> None:
     """A rolling restart: each node leaves when the one before is back."""
     for node in nodes:
         await asyncio.to_thread(node.restart)
@@ -322,7 +325,7 @@ async def test_fifty_tabs_lose_nothing_to_a_killed_node(
     assert len(set(moved)) == len(moved) >= 10
 
 
-async def test_the_classic_script_is_the_same_client(plain: Cluster, front: Balancer, browser: Browser) -> None:
+async def test_the_classic_script_is_the_same_client(plain: Cluster, front: LoadBalancer, browser: Browser) -> None:
     html = """<!doctype html><title>Classic</title><script src="/gateway.classic.js"></script>
     <script>window.ready = (window.client = new gateway.Gateway("/ws")).connect();</script>"""
     visitor = await Visitor.open(browser, front, "/mine", html=html)
@@ -331,7 +334,7 @@ async def test_the_classic_script_is_the_same_client(plain: Cluster, front: Bala
     assert visitor.faults == []
 
 
-async def test_a_page_of_another_host_may_load_the_module(plain: Cluster, front: Balancer, browser: Browser) -> None:
+async def test_a_page_of_another_host_loads_the_module(plain: Cluster, front: LoadBalancer, browser: Browser) -> None:
     context = await browser.new_context()
     page = await context.new_page()
     await page.route(

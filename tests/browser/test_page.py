@@ -13,15 +13,18 @@ from playwright.async_api import Browser, Locator, expect
 
 from tests.browser.conftest import Photograph
 from tests.browser.visitor import MS, Visitor
-from tests.client import Api, Front
-from tests.cluster import API_KEY, ROOT, Balancer, Cluster, Redis, token
-from tests.deadlines import eventually
-from tests.processes import clean_environment
+from tests.kit.client import Api, Front
+from tests.kit.cluster import Cluster
+from tests.kit.load_balancer import LoadBalancer
+from tests.kit.node import API_KEY, token
+from tests.kit.process import ROOT, clean_environment
+from tests.kit.redis import Redis
+from tests.kit.waiting import eventually
 
 TOPIC = "contest-chat-demo"
 
 Start = Callable[..., Cluster]
-Balancers = Callable[..., Balancer]
+Balancers = Callable[..., LoadBalancer]
 ApiOf = Callable[[Front], Api]
 
 
@@ -64,7 +67,7 @@ class Pane:
         await self.region.get_by_role("button", name=button, exact=True).click()
 
 
-async def come(browser: Browser, front: Balancer, path: str = "/", **context: Any) -> tuple[Visitor, Pane, Pane]:
+async def come(browser: Browser, front: LoadBalancer, path: str = "/", **context: Any) -> tuple[Visitor, Pane, Pane]:
     """A visitor whose two clients are connected."""
     visitor = await Visitor.open(browser, front, path, **context)
     a, b = Pane(visitor, "A"), Pane(visitor, "B")
@@ -86,7 +89,7 @@ async def join(visitor: Visitor, topic: str) -> None:
     await visitor.page.get_by_role("button", name="Join", exact=True).click()
 
 
-async def publish_by_command_line(front: Balancer, topic: str, data: str) -> None:
+async def publish_by_command_line(front: LoadBalancer, topic: str, data: str) -> None:
     """``gateway publish``, as a person would type it."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "gateway", "publish", topic, data, "--url", front.api_url,
@@ -140,7 +143,7 @@ async def test_two_clients_of_one_page_talk_across_two_nodes(
 
 
 async def test_a_cut_connection_comes_back_to_its_node_by_the_cookie(
-    plain: Cluster, front: Balancer, browser: Browser
+    plain: Cluster, front: LoadBalancer, browser: Browser
 ) -> None:
     visitor, a, _ = await come(browser, front)
     cookies = [cookie for cookie in await visitor.context.cookies() if cookie.get("name") == "GW"]
@@ -158,7 +161,7 @@ async def test_a_cut_connection_comes_back_to_its_node_by_the_cookie(
     assert visitor.faults == []
 
 
-async def test_what_the_command_line_publishes_is_heard_once(plain: Cluster, front: Balancer, browser: Browser) -> None:
+async def test_a_page_receives_a_publish_of_the_cli_once(plain: Cluster, front: LoadBalancer, browser: Browser) -> None:
     visitor, a, b = await come(browser, front, "/#contest")
     await publish_by_command_line(front, "contest", '{"leader": "alice"}')
     for pane in (a, b):
@@ -167,7 +170,7 @@ async def test_what_the_command_line_publishes_is_heard_once(plain: Cluster, fro
 
 
 async def test_who_may_not_publish_is_told_to_log_in_and_then_may(
-    plain: Cluster, front: Balancer, browser: Browser
+    plain: Cluster, front: LoadBalancer, browser: Browser
 ) -> None:
     visitor, a, b = await come(browser, front, "/#contest-chat-closed")
     await a.says("too early")
@@ -189,7 +192,7 @@ async def test_who_may_not_publish_is_told_to_log_in_and_then_may(
 
 
 async def test_a_refused_topic_is_told_and_another_can_be_joined(
-    plain: Cluster, front: Balancer, browser: Browser
+    plain: Cluster, front: LoadBalancer, browser: Browser
 ) -> None:
     visitor, a, b = await come(browser, front, "/#portfolio")
     for pane in (a, b):
@@ -207,7 +210,7 @@ async def test_a_refused_topic_is_told_and_another_can_be_joined(
 
 
 async def test_who_is_sent_away_by_the_operator_stays_away_until_a_person_connects_again(
-    plain: Cluster, front: Balancer, browser: Browser, api: ApiOf
+    plain: Cluster, front: LoadBalancer, browser: Browser, api: ApiOf
 ) -> None:
     visitor, a, b = await come(browser, front)
     client_id = await a.region.locator("[data-is=client]").inner_text()
@@ -279,7 +282,7 @@ async def test_where_there_is_one_node_both_clients_are_on_it(
 @pytest.mark.parametrize("width", [320, 400, 1600])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 async def test_the_page_fits_a_window_of_any_width(
-    plain: Cluster, front: Balancer, browser: Browser, api: ApiOf, width: int, scheme: str
+    plain: Cluster, front: LoadBalancer, browser: Browser, api: ApiOf, width: int, scheme: str
 ) -> None:
     long = "ticker:price:" + "x" * 180
     visitor, a, _ = await come(
@@ -296,7 +299,7 @@ async def hearers(api: Api, topic: str) -> bool:
     return bool((await api.get(f"/api/topics/{topic}"))["subscribers"] == 2)
 
 
-async def test_everything_can_be_reached_by_keyboard(plain: Cluster, front: Balancer, browser: Browser) -> None:
+async def test_everything_can_be_reached_by_keyboard(plain: Cluster, front: LoadBalancer, browser: Browser) -> None:
     visitor, _, _ = await come(browser, front)
     wanted = await visitor.page.locator("a, button:visible, input:visible, summary, pre, .feed").count()
     reached = set()
@@ -312,7 +315,7 @@ async def test_everything_can_be_reached_by_keyboard(plain: Cluster, front: Bala
 @pytest.mark.parametrize(
     "path", ["/gateway.js", "/gateway.classic.js", "/gateway.d.ts", "/static/protocol.md", "/static/clients.md"]
 )
-def test_what_the_page_links_to_is_there(plain: Cluster, front: Balancer, path: str) -> None:
+def test_what_the_page_links_to_is_there(plain: Cluster, front: LoadBalancer, path: str) -> None:
     answer = httpx.get(front.url + path, trust_env=False)
     assert answer.status_code == 200
     assert answer.headers["content-type"].split(";")[0] in ("text/javascript", "text/plain", "text/markdown")

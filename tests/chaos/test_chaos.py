@@ -9,8 +9,7 @@ from asyncio.subprocess import PIPE, STDOUT, Process
 import pytest
 
 from chaos.network import NAMESPACES, PREFIX, Network, NetworkError
-from tests.cluster import ROOT
-from tests.processes import clean_environment
+from tests.kit.process import ROOT, clean_environment
 
 SECONDS = 150.0  # it takes about 40 on an idle machine
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from chaos.network import NAMESPACES, Network, NetworkError
-from tests.deadlines import until
-from tests.processes import Process
+from tests.kit.process import Process
+from tests.kit.waiting import until
 
 PORT = 7000
 OURS = "/proc/thread-self/ns/net"  # the network that we are in

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from gateway.dev import DevCluster
-from tests.cluster import ROOT
 from tests.contrib.running import running
+from tests.kit.process import ROOT
 
 Kept = Callable[[str], list[Any]]
 PAGE = (ROOT / "docs" / "frameworks.md").read_text()

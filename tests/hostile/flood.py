@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable
 from typing import Final
 
-from tests.raw import frame, text
+from tests.kit.raw import frame, text
 
 SECONDS: Final = 5.0  # one of them stays at most so long
 PARALLEL: Final = 100

@@ -9,10 +9,12 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from tests.client import Client, Front
-from tests.cluster import Balancer, Cluster, Redis
 from tests.conftest import Connect
-from tests.deadlines import eventually
+from tests.kit.client import Client, Front
+from tests.kit.cluster import Cluster
+from tests.kit.load_balancer import LoadBalancer
+from tests.kit.redis import Redis
+from tests.kit.waiting import eventually
 
 TOPICS = 5000  # that one client may have
 REQUESTS = 900  # of the thousand messages that it may send at once
@@ -49,14 +51,14 @@ def made_up(keys: set[str]) -> list[str]:
 
 
 @pytest.fixture
-def one(cluster: Callable[..., Cluster], haproxy: Callable[..., Balancer]) -> tuple[Cluster, Balancer]:
+def one(cluster: Callable[..., Cluster], haproxy: Callable[..., LoadBalancer]) -> tuple[Cluster, LoadBalancer]:
     """A node with default limits behind HAProxy, so that all clients meet on it."""
     nodes = cluster(1)
     return nodes, haproxy(nodes)
 
 
 async def test_requests_for_the_status_cost_the_same_with_many_topics(
-    one: tuple[Cluster, Balancer], connect: Connect
+    one: tuple[Cluster, LoadBalancer], connect: Connect
 ) -> None:
     nodes, front = one
     crowd = [await connect(front) for _ in range(4)]
@@ -72,7 +74,7 @@ async def test_requests_for_the_status_cost_the_same_with_many_topics(
 
 
 async def test_topics_that_a_reader_makes_up_leave_no_key(
-    one: tuple[Cluster, Balancer], connect: Connect, redis: Redis
+    one: tuple[Cluster, LoadBalancer], connect: Connect, redis: Redis
 ) -> None:
     nodes, front = one
     before = set(redis.cli("KEYS", "*"))
@@ -93,7 +95,7 @@ async def test_topics_that_a_reader_makes_up_leave_no_key(
 
 
 async def test_names_that_are_no_topics_are_refused_quickly_and_without_a_traceback(
-    one: tuple[Cluster, Balancer], connect: Connect
+    one: tuple[Cluster, LoadBalancer], connect: Connect
 ) -> None:
     nodes, front = one
     names = ["contests:\n", "multi:" + ":" * 190 + "\n", "a b", "\x00", "x" * 201, "contests:../internal/keys"]

@@ -13,12 +13,14 @@ import orjson
 import pytest
 from websockets.exceptions import InvalidStatus
 
-from tests.cluster import API_KEY, Balancer, Cluster, Node
 from tests.conftest import Connect
-from tests.deadlines import eventually
-from tests.raw import exchange
+from tests.kit.cluster import Cluster
+from tests.kit.load_balancer import LoadBalancer
+from tests.kit.node import API_KEY, Node
+from tests.kit.raw import exchange
+from tests.kit.waiting import eventually
 
-Balancers = Callable[..., Balancer]
+Balancers = Callable[..., LoadBalancer]
 
 STRICT = {"x-content-type-options": "nosniff", "referrer-policy": "no-referrer"}
 
@@ -31,7 +33,7 @@ async def head(port: int, request: bytes) -> tuple[int, bytes]:
 
 
 @pytest.mark.parametrize("target", ["/", "/metrics", "/api/nodes", "/static/page.js", "/nothing"])
-async def test_a_name_that_a_stranger_points_here_is_not_served(front: Balancer, plain: Cluster, target: str) -> None:
+async def test_a_host_that_is_not_ours_is_not_served(front: LoadBalancer, plain: Cluster, target: str) -> None:
     """DNS rebinding: the page and the socket would be of one origin, but the host is not ours."""
     request = f"GET {target} HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n".encode()
     status, body = await head(plain[0].port, request)
@@ -41,7 +43,7 @@ async def test_a_name_that_a_stranger_points_here_is_not_served(front: Balancer,
 
 
 @pytest.mark.parametrize("path", ["/ws", "/api/v69/ws"])
-async def test_nor_is_its_socket(front: Balancer, plain: Cluster, connect: Connect, path: str) -> None:
+async def test_nor_is_its_socket(front: LoadBalancer, plain: Cluster, connect: Connect, path: str) -> None:
     for door in (plain[0], front):
         request = (
             f"GET {path} HTTP/1.1\r\nHost: evil.example\r\nOrigin: http://evil.example\r\nUpgrade: websocket\r\n"
@@ -71,7 +73,7 @@ async def test_a_request_has_one_host(plain: Cluster, hosts: str) -> None:
     ],
 )  # fmt: skip
 async def test_a_page_from_elsewhere_opens_no_socket(
-    front: Balancer, plain: Cluster, connect: Connect, origin: str
+    front: LoadBalancer, plain: Cluster, connect: Connect, origin: str
 ) -> None:
     """Cross-site WebSocket hijacking: the browser would send the user's cookies."""
     for door in (plain[0], front):
@@ -81,7 +83,7 @@ async def test_a_page_from_elsewhere_opens_no_socket(
         assert orjson.loads(refusal.value.response.body or b"")["error"]["code"] in (403, "forbidden")
 
 
-async def test_of_two_origins_both_must_be_ours(front: Balancer, plain: Cluster) -> None:
+async def test_of_two_origins_both_must_be_ours(front: LoadBalancer, plain: Cluster) -> None:
     for door in (plain[0], front):
         host = door.url.removeprefix("http://")
         for origins in ([door.url, "https://evil.example"], ["https://evil.example", door.url]):
@@ -93,7 +95,7 @@ async def test_of_two_origins_both_must_be_ours(front: Balancer, plain: Cluster)
             assert (await head(door.port, request.encode()))[0] in (400, 403)
 
 
-async def test_every_answer_says_what_a_browser_may_do_with_it(front: Balancer, plain: Cluster) -> None:
+async def test_every_answer_says_what_a_browser_may_do_with_it(front: LoadBalancer, plain: Cluster) -> None:
     async with httpx.AsyncClient(trust_env=False) as client:
         for path in ("/", "/static/page.js", "/static/nothing", "/nothing", "/api/nodes", "/api/openapi.json",
                      "/metrics", "/healthz", "/readyz"):  # fmt: skip
@@ -124,7 +126,7 @@ async def test_every_answer_says_what_a_browser_may_do_with_it(front: Balancer, 
     ids=str,
 )  # fmt: skip
 async def test_what_the_balancer_refuses_is_refused_in_json(
-    front: Balancer, plain: Cluster, path: str, method: str, headers: dict[str, str], status: int
+    front: LoadBalancer, plain: Cluster, path: str, method: str, headers: dict[str, str], status: int
 ) -> None:
     lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
     request = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\n{lines}Connection: close\r\n\r\n"
@@ -138,7 +140,7 @@ async def test_what_the_balancer_refuses_is_refused_in_json(
     ("lines", "status"), [("Transfer-Encoding: chunked", 411), ("Content-Length: 9999999", 413)], ids=str
 )
 async def test_bodies_at_the_internal_door_have_a_length_and_a_limit(
-    front: Balancer, plain: Cluster, lines: str, status: int
+    front: LoadBalancer, plain: Cluster, lines: str, status: int
 ) -> None:
     request = (
         f"POST /api/publish HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {API_KEY}\r\n{lines}\r\n"
@@ -177,18 +179,18 @@ async def test_apps_connect_once_they_are_listed(
                 await connect(door, origin=origin)
 
 
-async def opened_by(door: Node | Balancer, origin: str) -> httpx.Response:
+async def opened_by(door: Node | LoadBalancer, origin: str) -> httpx.Response:
     """The answer to a page of that origin that opens a stream."""
     async with httpx.AsyncClient(trust_env=False) as client:
         return await client.post(f"{door.url}/poll", headers={"Origin": origin})
 
 
-def with_scheme(door: Node | Balancer, scheme: str) -> str:
+def with_scheme(door: Node | LoadBalancer, scheme: str) -> str:
     """The door's own origin, but for the scheme."""
     return f"{scheme}://{door.url.removeprefix('http://')}"
 
 
-async def test_the_scheme_counts_for_our_own_host_too(front: Balancer, plain: Cluster, connect: Connect) -> None:
+async def test_the_scheme_counts_for_our_own_host_too(front: LoadBalancer, plain: Cluster, connect: Connect) -> None:
     for door in (plain[0], front):
         await connect(door, origin=with_scheme(door, "http"))
         for scheme in ("https", "ws", "capacitor"):
@@ -201,7 +203,7 @@ async def test_the_scheme_counts_for_our_own_host_too(front: Balancer, plain: Cl
 
 
 async def test_behind_a_trusted_proxy_that_ends_tls_the_page_is_an_https_one(
-    plain: Cluster, front: Balancer, haproxy: Balancers, connect: Connect
+    plain: Cluster, front: LoadBalancer, haproxy: Balancers, connect: Connect
 ) -> None:
     said = {"X-Forwarded-Proto": "https", "X-Forwarded-For": "198.51.100.7"}
     trusting = haproxy(plain.nodes, LB_TRUSTED="127.0.0.1")
@@ -231,7 +233,7 @@ ASKS = (
     ],
 )  # fmt: skip
 async def test_a_list_of_subprotocols_may_be_empty(
-    front: Balancer, plain: Cluster, lines: str, status: int, chosen: bytes | None
+    front: LoadBalancer, plain: Cluster, lines: str, status: int, chosen: bytes | None
 ) -> None:
     for door in (plain[0], front):
         reader, writer = await asyncio.open_connection("127.0.0.1", door.port)
@@ -245,7 +247,7 @@ async def test_a_list_of_subprotocols_may_be_empty(
 
 
 @pytest.mark.parametrize("path", ["/ws", "/api/v69/ws", "/api/ws"])
-async def test_a_plain_get_of_a_socket_is_told_to_upgrade(front: Balancer, plain: Cluster, path: str) -> None:
+async def test_a_plain_get_of_a_socket_is_told_to_upgrade(front: LoadBalancer, plain: Cluster, path: str) -> None:
     async with httpx.AsyncClient(trust_env=False) as client:
         for url in (plain[0].url, front.admin if path == "/api/ws" else front.url):
             answer = await client.get(url + path)
@@ -255,7 +257,7 @@ async def test_a_plain_get_of_a_socket_is_told_to_upgrade(front: Balancer, plain
 
 @pytest.mark.parametrize("name", ["a/history", "a/presence", "a/history/history", "/history", "a//b", "a/b"])
 async def test_an_encoded_slash_belongs_to_the_topics_name(
-    front: Balancer, plain: Cluster, connect: Connect, name: str
+    front: LoadBalancer, plain: Cluster, connect: Connect, name: str
 ) -> None:
     await (await connect(plain[0])).subscribe(name)
     headers = {"Authorization": f"Bearer {API_KEY}"}
@@ -282,7 +284,7 @@ async def test_an_encoded_slash_belongs_to_the_topics_name(
 
 @pytest.mark.parametrize("size", [3 << 20, 5 << 20, 20 << 20])
 async def test_a_publish_that_is_too_large_is_told_so_however_it_is_sent(
-    front: Balancer, plain: Cluster, folder: Path, size: int
+    front: LoadBalancer, plain: Cluster, folder: Path, size: int
 ) -> None:
     body = b'{"topic": "t", "data": "' + b"x" * size + b'"}'
     (folder / "body").write_bytes(body)
@@ -318,7 +320,7 @@ async def curl(*words: str) -> str:
     return out.decode()
 
 
-async def test_an_encoded_body_is_told_to_be_sent_as_it_is(front: Balancer, plain: Cluster) -> None:
+async def test_an_encoded_body_is_told_to_be_sent_as_it_is(front: LoadBalancer, plain: Cluster) -> None:
     body = gzip.compress(b'{"topic": "t", "data": 1}')
     headers = {"Authorization": f"Bearer {API_KEY}", "Content-Encoding": "gzip"}
     async with httpx.AsyncClient(trust_env=False, headers=headers) as client:
@@ -333,7 +335,7 @@ async def test_an_encoded_body_is_told_to_be_sent_as_it_is(front: Balancer, plai
 
 
 @pytest.mark.parametrize("path", ["/sse?topic=t", "/", "/static/page.js", "/healthz", "/nothing", "/ws", "/readyz"])
-async def test_an_answer_to_http_1_0_is_not_in_chunks(front: Balancer, plain: Cluster, path: str) -> None:
+async def test_an_answer_to_http_1_0_is_not_in_chunks(front: LoadBalancer, plain: Cluster, path: str) -> None:
     for door in (plain[0], front):
         reader, writer = await asyncio.open_connection("127.0.0.1", door.port)
         writer.write(f"GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n".encode())
@@ -358,14 +360,14 @@ async def test_an_answer_to_http_1_0_is_not_in_chunks(front: Balancer, plain: Cl
         "/static/console;x/main.js", "/static/console\\main.js", "/console/main.js",
     ],
 )  # fmt: skip
-async def test_the_console_is_not_on_the_public_port(front: Balancer, plain: Cluster, path: str) -> None:
+async def test_the_console_is_not_on_the_public_port(front: LoadBalancer, plain: Cluster, path: str) -> None:
     request = f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode()
     status, body = await head(front.port, request)
     assert status in (400, 404)
     assert b"import" not in body
 
 
-async def test_all_that_the_pages_load_is_on_their_port(front: Balancer, plain: Cluster) -> None:
+async def test_all_that_the_pages_load_is_on_their_port(front: LoadBalancer, plain: Cluster) -> None:
     async with httpx.AsyncClient(trust_env=False) as client:
         for url, page in ((front.url, "/"), (front.admin, "/console")):
             text = (await client.get(url + page)).text

@@ -12,10 +12,11 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from tests.client import Api, Client, Front
-from tests.cluster import ROOT, Cluster
 from tests.conftest import Connect
-from tests.deadlines import eventually
+from tests.kit.client import Api, Client, Front
+from tests.kit.cluster import Cluster
+from tests.kit.process import ROOT
+from tests.kit.waiting import eventually
 
 # HOSTILE=20000 for what the documentation quotes; a slice of it in every run of the tests.
 HOSTILE = int(os.environ.get("HOSTILE", "2000"))

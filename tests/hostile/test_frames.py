@@ -10,11 +10,12 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 
-from tests.client import Client, new_source
-from tests.cluster import Balancer, Cluster
 from tests.conftest import Connect
-from tests.deadlines import eventually
-from tests.raw import frame
+from tests.kit.client import Client, new_source
+from tests.kit.cluster import Cluster
+from tests.kit.load_balancer import LoadBalancer
+from tests.kit.raw import frame
+from tests.kit.waiting import eventually
 
 ATTACKERS = 4
 BYTES_A_SECOND = 2_500_000  # of each
@@ -77,7 +78,7 @@ def have_closed(nodes: Cluster, number: int) -> bool:
 
 
 async def test_a_flood_of_small_frames_through_haproxy_neither_stops_a_node_nor_delays_others(
-    cluster: Callable[..., Cluster], haproxy: Callable[..., Balancer], connect: Connect
+    cluster: Callable[..., Cluster], haproxy: Callable[..., LoadBalancer], connect: Connect
 ) -> None:
     nodes = cluster(2)
     front = haproxy(nodes)

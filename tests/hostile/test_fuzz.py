@@ -10,7 +10,8 @@ import pytest
 
 from fuzz import pure
 from fuzz.run import NAMES, Failed, Plan, run
-from tests.cluster import Cluster, Node
+from tests.kit.cluster import Cluster
+from tests.kit.node import Node
 
 FROM_CLIENTS = tuple(name for name in NAMES if name != "api")
 

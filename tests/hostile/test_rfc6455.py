@@ -8,9 +8,10 @@ from collections.abc import Callable
 import orjson
 import pytest
 
-from tests.cluster import Cluster, Node
 from tests.hostile.rfc6455 import MIB, SECTIONS, Case, close
-from tests.raw import RawSocket
+from tests.kit.cluster import Cluster
+from tests.kit.node import Node
+from tests.kit.raw import RawSocket
 
 CASES = {"1": 16, "2": 11, "3": 7, "4": 10, "5": 20, "6": 145, "7": 37, "9": 54, "10": 1, "12": 90, "13": 126}
 

@@ -13,10 +13,13 @@ import websockets
 from websockets.asyncio.client import connect as open_socket
 
 from gateway.settings import Settings, SettingsError
-from tests.client import Client
-from tests.cluster import API_KEY, JWT_SECRET, Balancer, Cluster, Redis, token
-from tests.deadlines import eventually
-from tests.raw import RawSocket, frame
+from tests.kit.client import Client
+from tests.kit.cluster import Cluster
+from tests.kit.load_balancer import LoadBalancer
+from tests.kit.node import API_KEY, JWT_SECRET, token
+from tests.kit.raw import RawSocket, frame
+from tests.kit.redis import Redis
+from tests.kit.waiting import eventually
 
 PASSWORD = "redis-password-4711"
 OLD_SECRET = "an older secret, which is good as well, 4711"
@@ -38,7 +41,7 @@ async def knock(url: str) -> None:
 
 
 async def test_no_secret_is_ever_logged(
-    redis: Redis, cluster: Callable[..., Cluster], haproxy: Callable[..., Balancer], folder: Path
+    redis: Redis, cluster: Callable[..., Cluster], haproxy: Callable[..., LoadBalancer], folder: Path
 ) -> None:
     redis.cli("CONFIG", "SET", "requirepass", PASSWORD)
     nodes = cluster(

@@ -7,9 +7,11 @@ import time
 
 import pytest
 
-from tests.client import new_source
-from tests.cluster import API_KEY, Balancer, Cluster
-from tests.raw import exchange
+from tests.kit.client import new_source
+from tests.kit.cluster import Cluster
+from tests.kit.load_balancer import LoadBalancer
+from tests.kit.node import API_KEY
+from tests.kit.raw import exchange
 
 # What only the nodes' API and metrics, or the balancer's statistics, would say.
 INTERNAL = (
@@ -47,7 +49,7 @@ def discloses(answer: bytes) -> list[bytes]:
         "/ws\t/../metrics", "/../metrics", "/..;/metrics", "/static/page.js/../../../metrics",
     ],
 )  # fmt: skip
-async def test_no_path_leads_behind_the_public_port(front: Balancer, plain: Cluster, path: str) -> None:
+async def test_no_path_leads_behind_the_public_port(front: LoadBalancer, plain: Cluster, path: str) -> None:
     for method in ("GET", "POST"):
         answer = await exchange(
             front.port,
@@ -101,7 +103,7 @@ FRAMING = [
     FRAMING,
     ids=ascii,
 )
-async def test_no_request_hides_in_another(front: Balancer, plain: Cluster, lines: str, hidden: bytes) -> None:
+async def test_no_request_hides_in_another(front: LoadBalancer, plain: Cluster, lines: str, hidden: bytes) -> None:
     for method, path in (("GET", "/"), ("POST", "/"), ("GET", "/ws")):
         for body in (hidden, b"0\r\n\r\n" + hidden, CHUNK):
             head = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\n" + lines.format(size=len(body)) + "\r\n\r\n"
@@ -109,7 +111,7 @@ async def test_no_request_hides_in_another(front: Balancer, plain: Cluster, line
             assert not discloses(answer), answer
 
 
-async def test_http_0_9_and_1_0_are_no_way_around(front: Balancer, plain: Cluster) -> None:
+async def test_http_0_9_and_1_0_are_no_way_around(front: LoadBalancer, plain: Cluster) -> None:
     for request in (b"GET /metrics\r\n\r\n", b"GET /metrics HTTP/1.0\r\n\r\n", b"GET /metrics HTTP/1.1\r\n\r\n",
                     b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"CONNECT 127.0.0.1:9000 HTTP/1.1\r\nHost: a\r\n\r\n",
                     b"TRACE / HTTP/1.1\r\nHost: localhost\r\nMax-Forwards: 0\r\n\r\n"):  # fmt: skip
@@ -117,7 +119,7 @@ async def test_http_0_9_and_1_0_are_no_way_around(front: Balancer, plain: Cluste
         assert not discloses(answer), answer
 
 
-async def test_many_headers_and_large_cookies_are_refused_and_cost_nothing(front: Balancer, plain: Cluster) -> None:
+async def test_many_headers_and_large_cookies_are_refused_and_cost_nothing(front: LoadBalancer, plain: Cluster) -> None:
     before = plain[0].memory_bytes()
     floods = [
         "Cookie: " + "a=b; " * 20_000 + "\r\n",
@@ -153,7 +155,7 @@ async def test_a_handshake_with_many_cookies_is_decided_at_once(plain: Cluster, 
     writer.transport.abort()
 
 
-async def test_a_handshake_that_comes_drop_by_drop_is_ended(front: Balancer, plain: Cluster) -> None:
+async def test_a_handshake_that_comes_drop_by_drop_is_ended(front: LoadBalancer, plain: Cluster) -> None:
     """Slowloris; HAProxy gives a request 5 s. A node's own deadline is in tests/unit/transports/test_http1.py."""
     source = new_source()
     peers = [await asyncio.open_connection("127.0.0.1", front.port, local_addr=(source, 0)) for _ in range(50)]

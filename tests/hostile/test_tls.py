@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import shutil
 import ssl
 import subprocess
 import warnings
@@ -26,9 +25,12 @@ from websockets.asyncio.client import connect as open_socket
 from websockets.typing import Origin
 
 from tests.browser.conftest import CHROMIUM_ARGUMENTS
-from tests.client import SECONDS
-from tests.cluster import Balancer, Cluster, token
-from tests.raw import text
+from tests.kit.client import SECONDS
+from tests.kit.cluster import Cluster
+from tests.kit.load_balancer import LoadBalancer
+from tests.kit.node import token
+from tests.kit.process import program
+from tests.kit.raw import text
 
 UNTRUSTING = ssl.create_default_context()
 UNTRUSTING.check_hostname = False
@@ -49,12 +51,12 @@ def certificate(folder: Path) -> Path:
 
 
 @pytest.fixture
-def secure(plain: Cluster, haproxy: Callable[..., Balancer], certificate: Path) -> Balancer:
+def secure(plain: Cluster, haproxy: Callable[..., LoadBalancer], certificate: Path) -> LoadBalancer:
     """HAProxy with TLS before `plain`."""
     return haproxy(plain.nodes, LB_CERT=certificate)
 
 
-async def test_a_socket_over_tls(secure: Balancer) -> None:
+async def test_a_socket_over_tls(secure: LoadBalancer) -> None:
     async with open_socket(
         secure.ws, ssl=UNTRUSTING, compression=None, proxy=None, origin=Origin(secure.url)
     ) as socket:
@@ -68,14 +70,14 @@ async def test_a_socket_over_tls(secure: Balancer) -> None:
 
 
 @pytest.mark.parametrize("path", ["/", "/healthz", "/nothing", "/ws", "/static/page.css"])
-async def test_every_answer_binds_the_browser_to_tls(secure: Balancer, path: str) -> None:
+async def test_every_answer_binds_the_browser_to_tls(secure: LoadBalancer, path: str) -> None:
     async with httpx.AsyncClient(verify=UNTRUSTING, trust_env=False) as client:
         answer = await client.get(secure.url + path)
     assert answer.headers["strict-transport-security"] == "max-age=31536000"
     assert "server" not in answer.headers
 
 
-async def test_old_tls_is_not_spoken(secure: Balancer) -> None:
+async def test_old_tls_is_not_spoken(secure: LoadBalancer) -> None:
     old = ssl.create_default_context()
     old.check_hostname, old.verify_mode = False, ssl.CERT_NONE
     old.set_ciphers("ALL:@SECLEVEL=0")
@@ -86,7 +88,7 @@ async def test_old_tls_is_not_spoken(secure: Balancer) -> None:
         await asyncio.open_connection("127.0.0.1", secure.port, ssl=old)
 
 
-async def test_plain_http_is_not_spoken_there(secure: Balancer) -> None:
+async def test_plain_http_is_not_spoken_there(secure: LoadBalancer) -> None:
     with pytest.raises((websockets.InvalidHandshake, websockets.InvalidMessage, OSError)):
         await open_socket(secure.ws.replace("wss:", "ws:"), proxy=None, open_timeout=SECONDS)
 
@@ -165,7 +167,7 @@ def _text(value: bytes | str) -> str:
 
 
 @pytest.fixture
-async def http2(secure: Balancer) -> AsyncIterator[Http2]:
+async def http2(secure: LoadBalancer) -> AsyncIterator[Http2]:
     """A connection to `secure` that agreed on HTTP/2."""
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
@@ -178,7 +180,7 @@ async def http2(secure: Balancer) -> AsyncIterator[Http2]:
         await writer.wait_closed()
 
 
-def upgrade(secure: Balancer, path: str = "/ws", **more: str) -> list[tuple[str, str]]:
+def upgrade(secure: LoadBalancer, path: str = "/ws", **more: str) -> list[tuple[str, str]]:
     """What opens a WebSocket on a stream (RFC 8441, 5)."""
     return [
         (":method", "CONNECT"), (":protocol", "websocket"), (":scheme", "https"), (":path", path),
@@ -186,7 +188,7 @@ def upgrade(secure: Balancer, path: str = "/ws", **more: str) -> list[tuple[str,
     ]  # fmt: skip
 
 
-async def test_two_sockets_and_a_page_share_one_http2_connection(secure: Balancer, http2: Http2) -> None:
+async def test_two_sockets_and_a_page_share_one_http2_connection(secure: LoadBalancer, http2: Http2) -> None:
     await http2.until(lambda: http2.state.remote_settings.get(h2.settings.SettingCodes.ENABLE_CONNECT_PROTOCOL))
     page = await http2.request(
         (":method", "GET"), (":scheme", "https"), (":path", "/"), (":authority", urlsplit(secure.url).netloc)
@@ -215,7 +217,7 @@ async def test_two_sockets_and_a_page_share_one_http2_connection(secure: Balance
     ids=str,
 )
 async def test_http2_is_no_way_around(
-    secure: Balancer, http2: Http2, path: str, more: dict[str, str], status: str
+    secure: LoadBalancer, http2: Http2, path: str, more: dict[str, str], status: str
 ) -> None:
     await http2.until(lambda: http2.state.remote_settings.get(h2.settings.SettingCodes.ENABLE_CONNECT_PROTOCOL))
     number = await http2.request(*upgrade(secure, path, **more), open_end=True)
@@ -233,7 +235,7 @@ async def test_http2_is_no_way_around(
     ids=ascii,
 )
 async def test_nothing_is_smuggled_from_http2_into_http1(
-    plain: Cluster, secure: Balancer, http2: Http2, path: str, name: str, value: str
+    plain: Cluster, secure: LoadBalancer, http2: Http2, path: str, name: str, value: str
 ) -> None:
     http2.state.config.validate_outbound_headers = False
     http2.state.config.normalize_outbound_headers = False
@@ -246,11 +248,9 @@ async def test_nothing_is_smuggled_from_http2_into_http1(
     assert http2.headers.get(number, {}).get(":status", "400") in ("400", "404", "413")
 
 
-async def test_a_browser_over_tls(secure: Balancer) -> None:
+async def test_a_browser_over_tls(secure: LoadBalancer) -> None:
     async with async_playwright() as playwright:
-        program = shutil.which("chromium")
-        assert program, "chromium is not installed, and the tests need it"
-        browser = await playwright.chromium.launch(executable_path=program, args=CHROMIUM_ARGUMENTS)
+        browser = await playwright.chromium.launch(executable_path=program("chromium"), args=CHROMIUM_ARGUMENTS)
         try:
             context = await browser.new_context(ignore_https_errors=True)
             page = await context.new_page()

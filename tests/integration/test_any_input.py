@@ -11,9 +11,10 @@ import orjson
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.client import Client
-from tests.cluster import Cluster, Node, token
-from tests.raw import RawSocket, frame
+from tests.kit.client import Client
+from tests.kit.cluster import Cluster
+from tests.kit.node import Node, token
+from tests.kit.raw import RawSocket, frame
 
 ANSWER_TYPES = {"SYSTEM", "ACKNOWLEDGMENT", "DATA", "RESPONSE", "ERROR", "pong"}
 

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from tests.client import Api, Client, Front
-from tests.cluster import API_KEY, Cluster
 from tests.conftest import Connect
-from tests.deadlines import eventually
+from tests.kit.client import Api, Client, Front
+from tests.kit.cluster import Cluster
+from tests.kit.node import API_KEY
+from tests.kit.waiting import eventually
 
 ApiOf = Callable[[Front], Api]
 

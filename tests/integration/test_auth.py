@@ -19,11 +19,13 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from gateway import tokens
 from gateway.auth import api_keys
-from tests.client import Api, Client, Front
-from tests.cluster import API_KEY, JWT_SECRET, ROOT, Cluster, Node, Redis, token
 from tests.conftest import Connect
-from tests.deadlines import eventually, until
-from tests.processes import Process, clean_environment, free_port
+from tests.kit.client import Api, Client, Front
+from tests.kit.cluster import Cluster
+from tests.kit.node import API_KEY, JWT_SECRET, Node, token
+from tests.kit.process import ROOT, Process, clean_environment, free_port
+from tests.kit.redis import Redis
+from tests.kit.waiting import eventually, until
 
 Start = Callable[..., Cluster]
 Of = Callable[[Front], Api]

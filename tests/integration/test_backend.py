@@ -14,8 +14,8 @@ import pytest
 from gateway.backend import Backend, BackendError, BackendResponse, BackendUnreachable
 from gateway.core import json_text
 from gateway.metrics import Metrics
-from tests.deadlines import eventually
-from tests.web_server import Asked, BreakOff, Says, WebServer
+from tests.kit.waiting import eventually
+from tests.kit.web_server import Asked, BreakOff, Says, WebServer
 
 SECRET = "a secret that only the tests and their back end know"
 NOW = 1_795_502_108

@@ -9,14 +9,17 @@ from pathlib import Path
 import pytest
 from websockets.exceptions import WebSocketException
 
-from tests.client import new_source
-from tests.cluster import Balancer, Cluster, Host, Node, Redis
 from tests.conftest import Connect
-from tests.deadlines import eventually, until
-from tests.nameserver import NameServer
-from tests.processes import free_port
+from tests.kit.client import new_source
+from tests.kit.cluster import Cluster
+from tests.kit.load_balancer import LoadBalancer
+from tests.kit.nameserver import NameServer
+from tests.kit.node import Node
+from tests.kit.process import Host, free_port
+from tests.kit.redis import Redis
+from tests.kit.waiting import eventually, until
 
-Pair = tuple[Balancer, Balancer]
+Pair = tuple[LoadBalancer, LoadBalancer]
 
 
 @pytest.fixture
@@ -31,9 +34,9 @@ def pair(nodes: Cluster, folder: Path) -> Iterator[Pair]:
     peers = {"LB1": f"127.0.0.1:{free_port()}", "LB2": f"127.0.0.1:{free_port()}"}
     with ExitStack() as stack:
 
-        def start(name: str, order: int) -> Balancer:
+        def start(name: str, order: int) -> LoadBalancer:
             (folder / name).mkdir()
-            return stack.enter_context(Balancer(nodes[::order], folder / name, LB_NAME=name, **peers))
+            return stack.enter_context(LoadBalancer(nodes[::order], folder / name, LB_NAME=name, **peers))
 
         yield start("lb1", 1), start("lb2", -1)
 
@@ -114,7 +117,7 @@ async def test_nodes_are_found_by_a_name_as_they_come_and_go(folder: Path, redis
         nodes = [stack.enter_context(Node(f"n{at}", folder, redis, Host(f"127.0.2.{at}"), port)) for at in range(1, 4)]
         names = stack.enter_context(NameServer(["127.0.2.1", "127.0.2.2"]))
         sent = {"GW_DNS": "gateway.example", "GW_PORT": port, "GW_MAX": 4, "LB_NS": names.address}
-        balancer = stack.enter_context(Balancer([], folder, **sent))
+        balancer = stack.enter_context(LoadBalancer([], folder, **sent))
         until(lambda: balancer.up(nodes[0]) and balancer.up(nodes[1]), 20)
         jar: dict[str, str] = {}
         first = await connect(balancer, cookies=jar, source=new_source())

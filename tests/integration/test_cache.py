@@ -17,9 +17,9 @@ import pytest
 from gateway.broker.client import Unavailable
 from gateway.cache.cache import MISS, Cache, ValueTooLarge, WithTtl, connect
 from gateway.cache.store import MAX_VALUE_BYTES
-from tests.cluster import Redis
-from tests.deadlines import eventually, until
-from tests.processes import Process, clean_environment
+from tests.kit.process import Process, clean_environment
+from tests.kit.redis import Redis
+from tests.kit.waiting import eventually, until
 
 ROW = "gw:cache:{%s}"
 

@@ -8,9 +8,11 @@ import pytest
 
 from gateway.cache.cache import connect
 from gateway.cache.store import MAX_VALUE_BYTES
-from tests.client import Api, Front
-from tests.cluster import Balancer, Cluster, Redis
 from tests.contract import Contract
+from tests.kit.client import Api, Front
+from tests.kit.cluster import Cluster
+from tests.kit.load_balancer import LoadBalancer
+from tests.kit.redis import Redis
 
 Of = Callable[[Front], Api]
 
@@ -106,7 +108,7 @@ async def test_what_it_does_is_counted(cluster: Callable[..., Cluster], api: Of)
     assert count("near_bytes") >= text
 
 
-async def test_nodes_and_other_programs_share_it(plain: Cluster, front: Balancer, api: Of) -> None:
+async def test_nodes_and_other_programs_share_it(plain: Cluster, front: LoadBalancer, api: Of) -> None:
     async with connect(plain.redis.url) as cache:
         await cache.set("shared", [1], strict=True)
         assert (await api(front).http.get("/api/cache/shared")).json()["value"] == [1]

@@ -11,12 +11,14 @@ from typing import Any
 import orjson
 import pytest
 
-from tests.client import Api, Client, Front, Message
-from tests.cluster import BackEnd, Cluster, Redis
 from tests.conftest import Connect
-from tests.deadlines import eventually
-from tests.raw import RawSocket, text
-from tests.web_server import Asked, BreakOff, Says, WebServer
+from tests.kit.backend import BackEnd
+from tests.kit.client import Api, Client, Front, Message
+from tests.kit.cluster import Cluster
+from tests.kit.raw import RawSocket, text
+from tests.kit.redis import Redis
+from tests.kit.waiting import eventually
+from tests.kit.web_server import Asked, BreakOff, Says, WebServer
 
 RULES = """
 [[topic]]

@@ -12,11 +12,14 @@ import orjson
 import pytest
 
 from gateway import __version__
-from tests.client import Front
-from tests.cluster import API_KEY, JWT_SECRET, Balancer, Cluster, Redis
 from tests.conftest import Connect
-from tests.deadlines import eventually
-from tests.processes import clean_environment, free_port
+from tests.kit.client import Front
+from tests.kit.cluster import Cluster
+from tests.kit.load_balancer import LoadBalancer
+from tests.kit.node import API_KEY, JWT_SECRET
+from tests.kit.process import clean_environment, free_port
+from tests.kit.redis import Redis
+from tests.kit.waiting import eventually
 
 SECONDS = 60.0  # the longest a command may take
 
@@ -81,7 +84,7 @@ async def until_it_shows(wanted: Callable[[Any], bool], ask: Callable[[], Awaita
 
 
 async def test_what_is_published_is_heard_through_the_balancer(
-    plain: Cluster, front: Balancer, connect: Connect
+    plain: Cluster, front: LoadBalancer, connect: Connect
 ) -> None:
     clients = [await connect(node) for node in plain]
     await asyncio.gather(*(client.subscribe("told") for client in clients))
@@ -101,7 +104,7 @@ async def test_what_is_published_is_heard_through_the_balancer(
         assert client.data("told") == [{"n": 1}, ["ß"], "plain", "all but one"]
 
 
-async def test_a_message_larger_than_the_balancer_lets_through_is_one_sentence(front: Balancer) -> None:
+async def test_a_message_larger_than_the_balancer_lets_through_is_one_sentence(front: LoadBalancer) -> None:
     done = await gateway(front, "publish", "told", "--text", "-", stdin=b"x" * (3 << 20))
     assert "larger than the limit" in done.complaint()
     done = await gateway(front, "publish", "told", "--text", "-", stdin=b"x" * ((1 << 20) + 1))
@@ -191,7 +194,7 @@ async def test_a_token_is_taken_by_a_node_and_explained(plain: Cluster, connect:
 # ---- is everything well?
 
 
-async def test_all_is_well_by_the_balancer_and_by_a_node(plain: Cluster, front: Balancer, redis: Redis) -> None:
+async def test_all_is_well_by_the_balancer_and_by_a_node(plain: Cluster, front: LoadBalancer, redis: Redis) -> None:
     for where in (front, plain[0]):
         document = (await gateway(where, "check", "--json", GATEWAY_REDIS_URL=redis.url)).document()
         assert document["ok"] is True
@@ -230,7 +233,7 @@ async def test_what_is_wrong_is_named(cluster: Callable[..., Cluster], redis: Re
 
 
 async def test_a_balancer_without_nodes_is_told_from_a_cluster(
-    cluster: Callable[..., Cluster], haproxy: Callable[..., Balancer], redis: Redis
+    cluster: Callable[..., Cluster], haproxy: Callable[..., LoadBalancer], redis: Redis
 ) -> None:
     nodes = cluster(1)
     balancer = haproxy(nodes.nodes)

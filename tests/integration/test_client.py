@@ -28,9 +28,11 @@ from gateway.client import (
     TooSlow,
 )
 from gateway.protocols.native.codes import ErrorCode
-from tests.client import Api, Front
-from tests.cluster import Cluster, Redis, token
-from tests.deadlines import eventually
+from tests.kit.client import Api, Front
+from tests.kit.cluster import Cluster
+from tests.kit.node import token
+from tests.kit.redis import Redis
+from tests.kit.waiting import eventually
 
 Start = Callable[..., Cluster]
 Of = Callable[..., Api]

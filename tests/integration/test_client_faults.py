@@ -14,8 +14,8 @@ from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
 from gateway.client import Closed, Gateway, NoAnswer, State, Timing, TooLarge
-from tests.deadlines import eventually
-from tests.processes import free_port
+from tests.kit.process import free_port
+from tests.kit.waiting import eventually
 
 Frame = dict[str, Any]
 

@@ -15,10 +15,13 @@ import pytest
 import redis.asyncio as redis_py
 
 from gateway import __version__
-from tests.client import Api, Client, Front, new_source
-from tests.cluster import NAMESPACE, Balancer, Cluster, Redis
 from tests.conftest import Connect
-from tests.deadlines import eventually
+from tests.kit.client import Api, Client, Front, new_source
+from tests.kit.cluster import Cluster
+from tests.kit.load_balancer import LoadBalancer
+from tests.kit.node import NAMESPACE
+from tests.kit.redis import Redis
+from tests.kit.waiting import eventually
 
 ApiOf = Callable[[Front], Api]
 
@@ -43,7 +46,7 @@ def hearers(clients: list[Client], topic: str, data: Any) -> list[Client]:
 
 
 async def test_two_browsers_land_on_two_nodes_and_hear_one_publish_once(
-    plain: Cluster, haproxy: Callable[..., Balancer], connect: Connect, api: ApiOf
+    plain: Cluster, haproxy: Callable[..., LoadBalancer], connect: Connect, api: ApiOf
 ) -> None:
     balancer = haproxy(plain.nodes)
     clients = [await connect(balancer, cookies={}, source=new_source()) for _ in range(2)]
@@ -55,7 +58,7 @@ async def test_two_browsers_land_on_two_nodes_and_hear_one_publish_once(
 
 
 async def test_sixty_clients_from_sixty_sources_are_spread_evenly(
-    plain: Cluster, haproxy: Callable[..., Balancer], connect: Connect, api: ApiOf
+    plain: Cluster, haproxy: Callable[..., LoadBalancer], connect: Connect, api: ApiOf
 ) -> None:
     balancer = haproxy(plain.nodes)
     await eventually(lambda: no_clients(api(plain[0])))

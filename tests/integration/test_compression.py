@@ -8,11 +8,13 @@ from collections.abc import Callable
 import orjson
 import pytest
 
-from tests.client import Api, Client
-from tests.cluster import Balancer, Cluster, Node
 from tests.conftest import Connect
 from tests.hostile.rfc6455 import DEFLATE, deflated
-from tests.raw import RawSocket, frame
+from tests.kit.client import Api, Client
+from tests.kit.cluster import Cluster
+from tests.kit.load_balancer import LoadBalancer
+from tests.kit.node import Node
+from tests.kit.raw import RawSocket, frame
 
 PRICES = [{"symbol": f"TOKEN{at}", "price": at * 1.07, "change24h": at / 7} for at in range(40)]
 HELLO = b'{"type":"ping","timestamp":1}'
@@ -31,7 +33,7 @@ def offered(client: Client) -> str | None:
 
 
 async def test_who_offers_it_and_who_does_not_hear_the_same(
-    node: Node, haproxy: Callable[..., Balancer], connect: Connect, api: Callable[[Node], Api]
+    node: Node, haproxy: Callable[..., LoadBalancer], connect: Connect, api: Callable[[Node], Api]
 ) -> None:
     front = haproxy([node])
     clients = [await connect(front, compression="deflate") for _ in range(5)] + [await connect(front)]

@@ -11,11 +11,13 @@ import pytest
 
 from gateway.http.api.resource import MAX_LIMIT
 from gateway.http.api.router import document
-from tests.client import Api, Front
-from tests.cluster import API_KEY, Cluster, Redis
 from tests.conftest import Connect
 from tests.contract import Contract
-from tests.deadlines import eventually
+from tests.kit.client import Api, Front
+from tests.kit.cluster import Cluster
+from tests.kit.node import API_KEY
+from tests.kit.redis import Redis
+from tests.kit.waiting import eventually
 
 CONTRACT = Contract()
 ODD_USER = "a/b c:d?e#f%g/clients"

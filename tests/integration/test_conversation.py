@@ -18,8 +18,9 @@ import httpx
 import websockets
 
 from gateway import __version__
-from tests.cluster import API_KEY, Cluster, Node, token
-from tests.web_server import Asked, Says, WebServer
+from tests.kit.cluster import Cluster
+from tests.kit.node import API_KEY, Node, token
+from tests.kit.web_server import Asked, Says, WebServer
 
 FILE: Final = Path(__file__).parents[1] / "conversation.txt"
 SECRET: Final = "a secret that only this test and its back end know"

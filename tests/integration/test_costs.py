@@ -20,11 +20,12 @@ import pytest
 from gateway.http.api import router
 from gateway.protocols.native import decoder
 from tests import costs
-from tests.cluster import API_KEY, Node, Redis, token
 from tests.costs import Cost
-from tests.deadlines import eventually
-from tests.raw import RawSocket, frame, text
-from tests.web_server import Asked, Says, WebServer
+from tests.kit.node import API_KEY, Node, token
+from tests.kit.raw import RawSocket, frame, text
+from tests.kit.redis import Redis
+from tests.kit.waiting import eventually
+from tests.kit.web_server import Asked, Says, WebServer
 
 RULES = """
 [[topic]]

@@ -17,8 +17,8 @@ import pytest
 
 from gateway.client import Gateway, Message
 from gateway.dev import DevCluster, DevError
-from tests.deadlines import until
-from tests.processes import Process, clean_environment, free_port
+from tests.kit.process import Process, clean_environment, free_port
+from tests.kit.waiting import until
 
 
 @contextmanager

@@ -15,16 +15,19 @@ import httpx
 import pytest
 from websockets.exceptions import InvalidHandshake, InvalidStatus
 
-from tests.client import Api, Client, Front, new_source
-from tests.cluster import API_KEY, NAMESPACE, Balancer, Cluster, Node, Redis
 from tests.conftest import Connect
-from tests.deadlines import eventually
-from tests.processes import clean_environment
+from tests.kit.client import Api, Client, Front, new_source
+from tests.kit.cluster import Cluster
+from tests.kit.load_balancer import LoadBalancer
+from tests.kit.node import API_KEY, NAMESPACE, Node
+from tests.kit.process import clean_environment
+from tests.kit.redis import Redis
+from tests.kit.waiting import eventually
 from tests.returning import Returning
 
 Start = Callable[..., Cluster]
 Of = Callable[[Front], Api]
-Balance = Callable[..., Balancer]
+Balance = Callable[..., LoadBalancer]
 
 
 async def exit_code(node: Node) -> int:

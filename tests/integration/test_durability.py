@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 import redis as redis_py
 
-from tests.client import Api, Front
-from tests.cluster import NAMESPACE, Cluster, Redis
 from tests.conftest import Connect
-from tests.deadlines import eventually
+from tests.kit.client import Api, Front
+from tests.kit.cluster import Cluster
+from tests.kit.node import NAMESPACE
+from tests.kit.redis import Redis
+from tests.kit.waiting import eventually
 
 Start = Callable[..., Cluster]
 Of = Callable[[Front], Api]

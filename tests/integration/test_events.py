@@ -13,10 +13,12 @@ import httpx
 import orjson
 import pytest
 
-from tests.client import Api, Client, Front, new_source
-from tests.cluster import Balancer, Cluster, token
 from tests.conftest import Connect
-from tests.deadlines import eventually
+from tests.kit.client import Api, Client, Front, new_source
+from tests.kit.cluster import Cluster
+from tests.kit.load_balancer import LoadBalancer
+from tests.kit.node import token
+from tests.kit.waiting import eventually
 
 Start = Callable[..., Cluster]
 ApiOf = Callable[[Front], Api]
@@ -265,7 +267,7 @@ async def two_hear(back_end: Api) -> bool:
 
 @WAYS
 async def test_through_the_load_balancer_it_stays_on_its_node(
-    plain: Cluster, haproxy: Callable[..., Balancer], connect: Connect, over: str
+    plain: Cluster, haproxy: Callable[..., LoadBalancer], connect: Connect, over: str
 ) -> None:
     balancer = haproxy(plain.nodes)
     cookies: dict[str, str] = {}
@@ -283,7 +285,7 @@ async def test_through_the_load_balancer_it_stays_on_its_node(
 
 
 async def test_whose_tab_is_shut_behind_the_load_balancer_is_gone_long_before_a_ping_would_tell(
-    cluster: Start, haproxy: Callable[..., Balancer], connect: Connect, api: ApiOf, rules: Path
+    cluster: Start, haproxy: Callable[..., LoadBalancer], connect: Connect, api: ApiOf, rules: Path
 ) -> None:
     # HAProxy watches a client only while it has something to write: what is tested is that it soon has.
     [node] = nodes = cluster(1, topics=rules, ping_seconds=3600, presence_grace_seconds=0.1)
@@ -297,7 +299,7 @@ async def test_whose_tab_is_shut_behind_the_load_balancer_is_gone_long_before_a_
 
 
 async def test_the_load_balancer_lets_bodies_through_to_these_alone(
-    front: Balancer,
+    front: LoadBalancer,
 ) -> None:
     async with httpx.AsyncClient(base_url=front.url, trust_env=False) as http:
         assert (await http.post("/sse", content="x")).status_code == 405

@@ -13,8 +13,8 @@ from redis.exceptions import ResponseError
 
 from gateway.broker.errors import REDIS_ERRORS
 from gateway.broker.exchange import Exchange
-from tests.cluster import Redis
-from tests.deadlines import eventually
+from tests.kit.redis import Redis
+from tests.kit.waiting import eventually
 
 
 @pytest.fixture

@@ -14,11 +14,12 @@ from pathlib import Path
 import orjson
 import pytest
 
-from tests.cluster import API_KEY, Node, Redis, token
 from tests.conftest import Connect
-from tests.deadlines import eventually, until
 from tests.hostile.test_smuggling import CHUNK, FRAMING
-from tests.raw import exchange
+from tests.kit.node import API_KEY, Node, token
+from tests.kit.raw import exchange
+from tests.kit.redis import Redis
+from tests.kit.waiting import eventually, until
 
 KEYS = """
 [[key]]

@@ -12,11 +12,14 @@ from typing import Any
 import httpx
 
 from gateway.cluster.registry import FLUSH_SECONDS
-from tests.client import Api, Client, Front, new_source
-from tests.cluster import NAMESPACE, Balancer, Cluster, Node, Redis, token
 from tests.conftest import Connect
-from tests.deadlines import eventually, until
-from tests.raw import RawSocket
+from tests.kit.client import Api, Client, Front, new_source
+from tests.kit.cluster import Cluster
+from tests.kit.load_balancer import LoadBalancer
+from tests.kit.node import NAMESPACE, Node, token
+from tests.kit.raw import RawSocket
+from tests.kit.redis import Redis
+from tests.kit.waiting import eventually, until
 
 ApiOf = Callable[[Front], Api]
 Clusters = Callable[..., Cluster]
@@ -64,7 +67,7 @@ def reaps(nodes: Sequence[Node]) -> int:
 
 
 async def test_a_killed_node_is_forgotten_and_its_clients_find_another_at_once(
-    cluster: Clusters, haproxy: Callable[..., Balancer], connect: Connect, api: ApiOf, redis: Redis
+    cluster: Clusters, haproxy: Callable[..., LoadBalancer], connect: Connect, api: ApiOf, redis: Redis
 ) -> None:
     nodes = cluster(3)
     balancer = haproxy(nodes.nodes)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from gateway.core.topic_rules import STATS
-from tests.client import Api, Front
-from tests.cluster import Cluster
 from tests.conftest import Connect
-from tests.deadlines import eventually
+from tests.kit.client import Api, Front
+from tests.kit.cluster import Cluster
+from tests.kit.waiting import eventually
 
 
 async def test_an_administrator_hears_every_nodes_figures_and_nobody_else_does(

@@ -10,13 +10,15 @@ from collections.abc import Callable
 import pytest
 from websockets.exceptions import InvalidStatus
 
-from tests.client import Api, Client, Front, new_source
-from tests.cluster import API_KEY, Balancer, Cluster, Node
 from tests.conftest import Connect
-from tests.deadlines import eventually
+from tests.kit.client import Api, Client, Front, new_source
+from tests.kit.cluster import Cluster
+from tests.kit.load_balancer import LoadBalancer
+from tests.kit.node import API_KEY, Node
+from tests.kit.waiting import eventually
 
 ApiOf = Callable[[Front], Api]
-Balancers = Callable[..., Balancer]
+Balancers = Callable[..., LoadBalancer]
 
 
 def ask(url: str, path: str, method: str = "GET", headers: dict[str, str] | None = None) -> http.client.HTTPResponse:
@@ -34,7 +36,7 @@ def ask(url: str, path: str, method: str = "GET", headers: dict[str, str] | None
 # ---- stickiness
 
 
-async def test_the_same_cookie_always_reaches_the_same_node(front: Balancer, plain: Cluster, connect: Connect) -> None:
+async def test_the_same_cookie_reaches_the_same_node(front: LoadBalancer, plain: Cluster, connect: Connect) -> None:
     for _ in range(3):
         jar: dict[str, str] = {}
         first = await connect(front, cookies=jar, source=new_source())
@@ -44,7 +46,7 @@ async def test_the_same_cookie_always_reaches_the_same_node(front: Balancer, pla
 
 
 async def test_a_source_without_cookies_always_reaches_the_same_node(
-    front: Balancer, plain: Cluster, connect: Connect
+    front: LoadBalancer, plain: Cluster, connect: Connect
 ) -> None:
     nodes = set()
     for _ in range(6):
@@ -56,7 +58,7 @@ async def test_a_source_without_cookies_always_reaches_the_same_node(
 
 
 async def test_a_second_browser_behind_one_address_gets_a_cookie_too(
-    front: Balancer, plain: Cluster, connect: Connect
+    front: LoadBalancer, plain: Cluster, connect: Connect
 ) -> None:
     source = new_source()
     for _ in range(3):
@@ -66,7 +68,7 @@ async def test_a_second_browser_behind_one_address_gets_a_cookie_too(
         assert (await connect(front, cookies=jar, source=new_source())).node == first.node
 
 
-async def test_a_cookie_moves_no_neighbour(front: Balancer, plain: Cluster, connect: Connect) -> None:
+async def test_a_cookie_moves_no_neighbour(front: LoadBalancer, plain: Cluster, connect: Connect) -> None:
     """A client with a cookie for another node leaves the entry of the address it shares alone."""
     source, jar = new_source(), dict[str, str]()
     neighbour = await connect(front, source=source)
@@ -77,7 +79,7 @@ async def test_a_cookie_moves_no_neighbour(front: Balancer, plain: Cluster, conn
 
 
 async def test_a_second_socket_of_a_browser_may_avoid_the_node_of_the_first(
-    front: Balancer, plain: Cluster, connect: Connect
+    front: LoadBalancer, plain: Cluster, connect: Connect
 ) -> None:
     jar: dict[str, str] = {}
     first = await connect(front, cookies=jar, source=new_source())
@@ -99,7 +101,7 @@ async def test_who_avoids_the_only_node_is_let_in(
 
 
 async def test_the_page_gives_the_cookie_that_the_socket_uses(
-    front: Balancer, plain: Cluster, connect: Connect
+    front: LoadBalancer, plain: Cluster, connect: Connect
 ) -> None:
     answer = ask(front.url, "/")
     assert answer.status == 200
@@ -124,19 +126,19 @@ async def test_the_page_gives_the_cookie_that_the_socket_uses(
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
-def test_what_is_not_listed_is_not_there(front: Balancer, plain: Cluster, path: str, method: str) -> None:
+def test_what_is_not_listed_is_not_there(front: LoadBalancer, plain: Cluster, path: str, method: str) -> None:
     key = {"Authorization": f"Bearer {API_KEY}"}
     assert ask(front.url, path, method, key).status == 404
 
 
-def test_what_is_public_is_there(front: Balancer, plain: Cluster) -> None:
+def test_what_is_public_is_there(front: LoadBalancer, plain: Cluster) -> None:
     assert ask(front.url, "/").status == 200
     assert ask(front.url, "/healthz").status == 200
     assert ask(front.url, "/ws").status == 426
     assert ask(front.url, "/", "POST").status == 405
 
 
-def test_the_internal_side_has_the_api_and_the_balancers_own_figures(front: Balancer, plain: Cluster) -> None:
+def test_the_internal_side_has_the_api_and_the_balancers_own_figures(front: LoadBalancer, plain: Cluster) -> None:
     assert ask(front.admin, "/api/nodes", headers={"Authorization": f"Bearer {API_KEY}"}).status == 200
     assert ask(front.admin, "/api/nodes").status == 401
     assert ask(front.admin, "/metrics").status == 200
@@ -147,7 +149,7 @@ def test_the_internal_side_has_the_api_and_the_balancers_own_figures(front: Bala
 
 
 async def test_the_console_is_on_the_internal_side_alone_and_so_is_its_socket(
-    front: Balancer, plain: Cluster, connect: Connect
+    front: LoadBalancer, plain: Cluster, connect: Connect
 ) -> None:
     assert ask(front.url, "/console").status == 404
     assert ask(front.admin, "/static/icon.svg").status == 200
@@ -160,13 +162,13 @@ async def test_the_console_is_on_the_internal_side_alone_and_so_is_its_socket(
     assert refusal.value.response.status_code == 403
 
 
-async def test_the_internal_side_sets_no_cookie_and_spreads(front: Balancer, plain: Cluster, api: ApiOf) -> None:
+async def test_the_internal_side_sets_no_cookie_and_spreads(front: LoadBalancer, plain: Cluster, api: ApiOf) -> None:
     answer = await api(front).http.get("/api/nodes")
     assert "set-cookie" not in answer.headers
     assert {node["name"] for node in answer.json()["nodes"]} == {"n1", "n2", "n3"}
 
 
-async def test_a_foreign_origin_is_refused(front: Balancer, plain: Cluster, connect: Connect) -> None:
+async def test_a_foreign_origin_is_refused(front: LoadBalancer, plain: Cluster, connect: Connect) -> None:
     with pytest.raises(InvalidStatus) as refusal:
         await connect(front, origin="https://elsewhere.example")
     assert refusal.value.response.status_code == 403
@@ -192,7 +194,7 @@ async def test_a_listed_origin_is_let_in(cluster: Callable[..., Cluster], haprox
     ids=str,
 )
 async def test_an_address_that_the_client_claims_is_not_believed(
-    front: Balancer, plain: Cluster, connect: Connect, api: ApiOf, smuggled: dict[str, str]
+    front: LoadBalancer, plain: Cluster, connect: Connect, api: ApiOf, smuggled: dict[str, str]
 ) -> None:
     source = new_source()
     through = await connect(front, source=source, headers=smuggled)
@@ -264,7 +266,7 @@ async def test_with_no_node_ready_the_balancer_says_so(
     assert refusal.value.response.status_code == 503
 
 
-async def jar_for(node: Node, balancer: Balancer, connect: Connect) -> dict[str, str]:
+async def jar_for(node: Node, balancer: LoadBalancer, connect: Connect) -> dict[str, str]:
     """The cookies of a browser that HAProxy has put on `node`."""
     while True:
         jar: dict[str, str] = {}

@@ -11,25 +11,28 @@ from pathlib import Path
 import pytest
 
 from gateway.core.haproxy_slots import UNUSED_ADDRESS
-from tests.client import new_source
-from tests.cluster import NAMESPACE, ROOT, Balancer, Cluster, Redis
 from tests.conftest import Connect
-from tests.deadlines import eventually, until
-from tests.processes import Process, clean_environment
+from tests.kit.client import new_source
+from tests.kit.cluster import Cluster
+from tests.kit.load_balancer import LoadBalancer
+from tests.kit.node import NAMESPACE
+from tests.kit.process import ROOT, Process, clean_environment
+from tests.kit.redis import Redis
+from tests.kit.waiting import eventually, until
 
 SLOTS = 4
 Start = Callable[..., Process]
 
 
 @pytest.fixture
-def balancer(folder: Path) -> Iterator[Balancer]:
+def balancer(folder: Path) -> Iterator[LoadBalancer]:
     """HAProxy with slots, all of them free."""
     (folder / "lb").mkdir()
-    with Balancer([], folder / "lb", GW_SLOTS=SLOTS) as balancer:
+    with LoadBalancer([], folder / "lb", GW_SLOTS=SLOTS) as balancer:
         yield balancer
 
 
-def command(balancer: Balancer, *options: str) -> list[str]:
+def command(balancer: LoadBalancer, *options: str) -> list[str]:
     """The command line."""
     return [sys.executable, "-m", "gateway", "haproxy-sync", "--socket", str(balancer.socket), *options]
 
@@ -40,7 +43,7 @@ def environment(redis: Redis) -> dict[str, str]:
 
 
 @pytest.fixture
-def sync(balancer: Balancer, redis: Redis, folder: Path) -> Iterator[Start]:
+def sync(balancer: LoadBalancer, redis: Redis, folder: Path) -> Iterator[Start]:
     """`sync(patience=2)`: runs beside `balancer`."""
     with ExitStack() as stack:
 
@@ -54,7 +57,7 @@ def sync(balancer: Balancer, redis: Redis, folder: Path) -> Iterator[Start]:
         yield start
 
 
-def once(balancer: Balancer, redis: Redis) -> subprocess.CompletedProcess[str]:
+def once(balancer: LoadBalancer, redis: Redis) -> subprocess.CompletedProcess[str]:
     """One pass."""
     return subprocess.run(
         command(balancer, "--once"), env=environment(redis), cwd=ROOT, capture_output=True, text=True, timeout=30,
@@ -62,20 +65,20 @@ def once(balancer: Balancer, redis: Redis) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
-def led(balancer: Balancer) -> dict[str, str]:
+def led(balancer: LoadBalancer) -> dict[str, str]:
     """Where each slot leads that is not free."""
     rows = {name: row["addr"] for name, row in balancer.servers().items() if name != "BACKEND"}
     return {name: address for name, address in rows.items() if address != UNUSED_ADDRESS}
 
 
-def up(balancer: Balancer) -> set[str]:
+def up(balancer: LoadBalancer) -> set[str]:
     """Addresses of the servers that HAProxy has checked and found up."""
     rows = [row for name, row in balancer.servers().items() if name != "BACKEND"]
     return {row["addr"] for row in rows if row["status"] == "UP" and row["check_status"] == "L7OK"}
 
 
 async def test_nodes_get_clients_as_they_come(
-    cluster: Callable[..., Cluster], balancer: Balancer, sync: Start, connect: Connect
+    cluster: Callable[..., Cluster], balancer: LoadBalancer, sync: Start, connect: Connect
 ) -> None:
     nodes = cluster(2)
     running = sync()
@@ -90,12 +93,12 @@ async def test_nodes_get_clients_as_they_come(
 
 
 async def test_a_cookie_is_the_same_whatever_the_slots_are(
-    cluster: Callable[..., Cluster], balancer: Balancer, redis: Redis, folder: Path, connect: Connect
+    cluster: Callable[..., Cluster], balancer: LoadBalancer, redis: Redis, folder: Path, connect: Connect
 ) -> None:
     nodes = cluster(3)
     assert once(balancer, redis).returncode == 0
     (folder / "other").mkdir()
-    with Balancer(nodes[::-1], folder / "other") as other:
+    with LoadBalancer(nodes[::-1], folder / "other") as other:
         for _ in range(4):
             jar: dict[str, str] = {}
             node = (await connect(balancer, source=new_source(), cookies=jar)).node
@@ -106,7 +109,7 @@ async def test_a_cookie_is_the_same_whatever_the_slots_are(
 
 
 def test_one_pass_does_all_there_is_to_do_and_the_next_nothing(
-    cluster: Callable[..., Cluster], balancer: Balancer, redis: Redis
+    cluster: Callable[..., Cluster], balancer: LoadBalancer, redis: Redis
 ) -> None:
     nodes = cluster(2)
     first, second = once(balancer, redis), once(balancer, redis)
@@ -117,7 +120,7 @@ def test_one_pass_does_all_there_is_to_do_and_the_next_nothing(
 
 
 def test_what_cannot_be_done_is_said_and_fails(
-    cluster: Callable[..., Cluster], balancer: Balancer, redis: Redis
+    cluster: Callable[..., Cluster], balancer: LoadBalancer, redis: Redis
 ) -> None:
     cluster(SLOTS + 1)
     made = once(balancer, redis)
@@ -133,7 +136,7 @@ def test_what_cannot_be_done_is_said_and_fails(
 
 
 async def test_a_dead_nodes_slot_is_free_after_a_while_and_its_address_is_taken_up_again(
-    cluster: Callable[..., Cluster], balancer: Balancer, sync: Start, connect: Connect
+    cluster: Callable[..., Cluster], balancer: LoadBalancer, sync: Start, connect: Connect
 ) -> None:
     nodes = cluster(2, lease_seconds=1)
     sync(patience=3)
@@ -149,7 +152,7 @@ async def test_a_dead_nodes_slot_is_free_after_a_while_and_its_address_is_taken_
 
 
 async def test_a_node_that_restarts_keeps_its_slot(
-    cluster: Callable[..., Cluster], balancer: Balancer, sync: Start
+    cluster: Callable[..., Cluster], balancer: LoadBalancer, sync: Start
 ) -> None:
     nodes = cluster(2, lease_seconds=1)
     running = sync()
@@ -161,7 +164,7 @@ async def test_a_node_that_restarts_keeps_its_slot(
 
 
 async def test_redis_away_changes_nothing(
-    cluster: Callable[..., Cluster], redis: Redis, balancer: Balancer, sync: Start, connect: Connect
+    cluster: Callable[..., Cluster], redis: Redis, balancer: LoadBalancer, sync: Start, connect: Connect
 ) -> None:
     nodes = cluster(2, lease_seconds=1)
     running = sync(patience=0)
@@ -179,7 +182,7 @@ async def test_redis_away_changes_nothing(
 
 
 async def test_what_is_in_maintenance_by_hand_stays_so(
-    cluster: Callable[..., Cluster], balancer: Balancer, sync: Start
+    cluster: Callable[..., Cluster], balancer: LoadBalancer, sync: Start
 ) -> None:
     nodes = cluster(2)
     running = sync(patience=0)
@@ -194,7 +197,7 @@ async def test_what_is_in_maintenance_by_hand_stays_so(
 
 
 async def test_a_frozen_node_that_lost_its_slot_keeps_its_sockets(
-    cluster: Callable[..., Cluster], balancer: Balancer, sync: Start, connect: Connect
+    cluster: Callable[..., Cluster], balancer: LoadBalancer, sync: Start, connect: Connect
 ) -> None:
     nodes = cluster(2, lease_seconds=1)
     sync(patience=1)
@@ -212,7 +215,7 @@ async def test_a_frozen_node_that_lost_its_slot_keeps_its_sockets(
 
 
 async def test_after_a_reload_the_slots_lead_where_they_led(
-    cluster: Callable[..., Cluster], balancer: Balancer, sync: Start, connect: Connect
+    cluster: Callable[..., Cluster], balancer: LoadBalancer, sync: Start, connect: Connect
 ) -> None:
     nodes = cluster(2)
     running = sync()

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from gateway.core import message
-from tests.client import Api, Client
-from tests.cluster import Cluster, Redis
 from tests.conftest import Connect
-from tests.deadlines import eventually
+from tests.kit.client import Api, Client
+from tests.kit.cluster import Cluster
+from tests.kit.redis import Redis
+from tests.kit.waiting import eventually
 
 Start = Callable[..., Cluster]
 Of = Callable[..., Api]

@@ -20,10 +20,13 @@ from gateway.broker.keys import Keys
 from gateway.broker.slot_map import ONLY_SERVER
 from gateway.broker.topology import MOVED_LOOKUPS
 from gateway.metrics import Metrics
-from tests.client import Api, Front
-from tests.cluster import NAMESPACE, Closing, Cluster, Node, Redis
 from tests.conftest import Connect
-from tests.deadlines import eventually, until
+from tests.kit.client import Api, Front
+from tests.kit.cluster import Cluster
+from tests.kit.node import NAMESPACE, Node
+from tests.kit.process import Closing
+from tests.kit.redis import Redis
+from tests.kit.waiting import eventually, until
 
 KEYS = Keys(NAMESPACE)
 IMPAIRED = "Redis impaired, node stays ready"

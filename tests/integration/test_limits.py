@@ -10,11 +10,12 @@ from collections.abc import AsyncIterator, Callable
 import httpx
 from websockets.exceptions import InvalidStatus
 
-from tests.client import Api, Client, Front
-from tests.cluster import Cluster, Node
 from tests.conftest import Connect
-from tests.deadlines import eventually
-from tests.raw import RawSocket, frame, text
+from tests.kit.client import Api, Client, Front
+from tests.kit.cluster import Cluster
+from tests.kit.node import Node
+from tests.kit.raw import RawSocket, frame, text
+from tests.kit.waiting import eventually
 
 Clusters = Callable[..., Cluster]
 BURST = 10  # seconds' worth that may come at once

@@ -12,7 +12,7 @@ from gateway.broker.client import RedisClient
 from gateway.broker.errors import REDIS_ERRORS, cancellable
 from gateway.broker.slot_map import ONLY_SERVER
 from gateway.metrics import Metrics
-from tests.cluster import Redis
+from tests.kit.redis import Redis
 
 
 async def test_a_publisher_that_is_ended_amid_a_write_ends(redis: Redis) -> None:

@@ -16,7 +16,7 @@ from gateway.broker.keys import Keys
 from gateway.cluster import listings
 from gateway.cluster.listings import READ_ROWS, TURN_NAMES, Listings
 from gateway.metrics import Metrics
-from tests.cluster import Redis
+from tests.kit.redis import Redis
 
 NODES = ["n1.a", "n2.b"]
 

@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.client import Api, Front
-from tests.cluster import Cluster, Node, Redis
 from tests.conftest import Connect
-from tests.deadlines import eventually
+from tests.kit.client import Api, Front
+from tests.kit.cluster import Cluster
+from tests.kit.node import Node
+from tests.kit.redis import Redis
+from tests.kit.waiting import eventually
 
 ApiOf = Callable[[Front], Api]
 

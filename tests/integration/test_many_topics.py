@@ -7,9 +7,10 @@ import contextlib
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
-from tests.client import Client
-from tests.cluster import Cluster, Redis
 from tests.conftest import Connect
+from tests.kit.client import Client
+from tests.kit.cluster import Cluster
+from tests.kit.redis import Redis
 
 RULES = """
 [[topic]]

@@ -10,10 +10,10 @@ import pytest
 
 from gateway.core.errors import ProtocolError
 from gateway.publisher import Publisher
-from tests.client import Api, Front
-from tests.cluster import Cluster
 from tests.conftest import Connect
-from tests.deadlines import eventually
+from tests.kit.client import Api, Front
+from tests.kit.cluster import Cluster
+from tests.kit.waiting import eventually
 
 LARGE = "100000000000000000001"
 

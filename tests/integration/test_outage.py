@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster import Cluster, Redis, token
 from tests.conftest import Connect
+from tests.kit.cluster import Cluster
+from tests.kit.node import token
+from tests.kit.redis import Redis
 
 Clusters = Callable[..., Cluster]
 

@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
-from tests.client import Api, Client
-from tests.cluster import Cluster, Node, Redis
 from tests.conftest import Connect
-from tests.deadlines import eventually, until
+from tests.kit.client import Api, Client
+from tests.kit.cluster import Cluster
+from tests.kit.node import Node
+from tests.kit.redis import Redis
+from tests.kit.waiting import eventually, until
 
 Start = Callable[..., Cluster]
 Of = Callable[..., Api]

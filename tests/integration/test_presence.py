@@ -13,10 +13,12 @@ from gateway.broker.keys import Keys
 from gateway.cluster.presence_store import MEMBERS_MS, PresenceStore
 from gateway.core.presence_set import Member
 from gateway.metrics import Metrics
-from tests.client import Api, Client
-from tests.cluster import Cluster, Node, Redis, token
 from tests.conftest import Connect
-from tests.deadlines import eventually
+from tests.kit.client import Api, Client
+from tests.kit.cluster import Cluster
+from tests.kit.node import Node, token
+from tests.kit.redis import Redis
+from tests.kit.waiting import eventually
 
 Start = Callable[..., Cluster]
 Of = Callable[..., Api]

@@ -16,7 +16,7 @@ from gateway.cluster.presence_store import parse_presence
 from gateway.cluster.registry import LocalState, Registry
 from gateway.metrics import Metrics
 from gateway.node.reaper import BATCH_MEMBERS, BATCH_TOPICS, Reaper
-from tests.cluster import Redis
+from tests.kit.redis import Redis
 
 KEYS = Keys("gw:")
 DEAD = "n9.00000000"

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from tests.client import Api, Client, Front
-from tests.cluster import Balancer, Cluster
-from tests.deadlines import eventually
+from tests.kit.client import Api, Client, Front
+from tests.kit.cluster import Cluster
+from tests.kit.load_balancer import LoadBalancer
+from tests.kit.waiting import eventually
 from tests.returning import Returning
 
 Start = Callable[..., Cluster]
@@ -33,7 +34,7 @@ async def counted(api: Api, browsers: list[Returning]) -> bool:
 
 
 async def test_the_surplus_moves_to_a_new_node_and_stays_there(
-    cluster: Start, haproxy: Callable[..., Balancer], api: Of
+    cluster: Start, haproxy: Callable[..., LoadBalancer], api: Of
 ) -> None:
     nodes = cluster(3)
     balancer = await asyncio.to_thread(haproxy, nodes.nodes)
@@ -99,7 +100,7 @@ async def test_the_surplus_moves_to_a_new_node_and_stays_there(
 
 
 async def test_who_finds_no_other_node_is_let_in_again(
-    cluster: Start, haproxy: Callable[..., Balancer], api: Of
+    cluster: Start, haproxy: Callable[..., LoadBalancer], api: Of
 ) -> None:
     nodes = cluster(2)
     balancer = await asyncio.to_thread(haproxy, nodes.nodes)
@@ -126,7 +127,7 @@ async def test_a_bad_request_is_refused(plain: Cluster, api: Of, body: Any) -> N
     assert answer.status_code == 400
 
 
-async def test_one_rebalance_at_a_time(cluster: Start, haproxy: Callable[..., Balancer], api: Of) -> None:
+async def test_one_rebalance_at_a_time(cluster: Start, haproxy: Callable[..., LoadBalancer], api: Of) -> None:
     nodes = cluster(1, lease_seconds=1)
     client = await Client.connect(nodes[0])
     node_id = client.id.rpartition(".")[0]

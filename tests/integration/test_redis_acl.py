@@ -11,11 +11,13 @@ import pytest
 
 from gateway.dev import redis_program
 from gateway.publisher import Publisher, Unavailable
-from tests.client import Api, Client, Front
-from tests.cluster import ROOT, Cluster, Redis
 from tests.conftest import Connect
-from tests.deadlines import eventually
-from tests.redis_cluster import RedisCluster
+from tests.kit.client import Api, Client, Front
+from tests.kit.cluster import Cluster
+from tests.kit.process import ROOT
+from tests.kit.redis import Redis
+from tests.kit.redis_cluster import RedisCluster
+from tests.kit.waiting import eventually
 
 FILE = ROOT / "deploy" / "redis" / "users.acl"
 SINCE_7_2 = {"+client|setinfo", "+waitaof"}  # docs/operations.md: leave them out for an older Redis

@@ -16,11 +16,14 @@ from gateway.broker.slot_map import slot_of
 from gateway.cache import cache as caches
 from gateway.metrics import Metrics
 from gateway.services.manager import Run, ServiceManager
-from tests.client import Api, Client, Front
-from tests.cluster import NAMESPACE, ROOT, Cluster, Redis
 from tests.conftest import Connect
-from tests.deadlines import eventually, until
-from tests.redis_cluster import RedisCluster
+from tests.kit.client import Api, Client, Front
+from tests.kit.cluster import Cluster
+from tests.kit.node import NAMESPACE
+from tests.kit.process import ROOT
+from tests.kit.redis import Redis
+from tests.kit.redis_cluster import RedisCluster
+from tests.kit.waiting import eventually, until
 
 LEASE_SECONDS = 2.0
 SPREAD = 0.2

@@ -15,7 +15,7 @@ from gateway.broker.keys import Keys
 from gateway.core import control_messages
 from gateway.core.control_messages import RevokeTokens
 from gateway.metrics import Metrics
-from tests.cluster import Redis
+from tests.kit.redis import Redis
 
 KEYS = Keys("gw:")
 LEEWAY = 5.0

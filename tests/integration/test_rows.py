@@ -13,10 +13,12 @@ import pytest
 from redis.asyncio import Redis as Raw
 
 from gateway.broker.keys import Keys
-from tests.client import Api, Client, Front
-from tests.cluster import API_KEY, NAMESPACE, Cluster, Redis
 from tests.conftest import Connect
-from tests.deadlines import eventually
+from tests.kit.client import Api, Client, Front
+from tests.kit.cluster import Cluster
+from tests.kit.node import API_KEY, NAMESPACE
+from tests.kit.redis import Redis
+from tests.kit.waiting import eventually
 
 Clusters = Callable[..., Cluster]
 ApiOf = Callable[[Front], Api]

@@ -13,11 +13,11 @@ import pytest
 from gateway.broker.client import RedisClient, Unavailable
 from gateway.broker.slot_map import ONLY_SERVER
 from gateway.metrics import Metrics
-from tests.client import Api
-from tests.cluster import Cluster
 from tests.conftest import Connect
-from tests.deadlines import eventually, until
-from tests.sentinel import Sentinels
+from tests.kit.client import Api
+from tests.kit.cluster import Cluster
+from tests.kit.sentinel import Sentinels
+from tests.kit.waiting import eventually, until
 
 RESUME_SECONDS = 2.0  # beyond what the Sentinels take themselves
 

@@ -18,12 +18,14 @@ from gateway.core import message, service_records
 from gateway.core.service_records import ServiceStatus
 from gateway.services.manager import Run, Service, ServiceError, ServiceManager
 from gateway.services.states import STEP_SERVICES, OutdatedReport, ServiceReport, TooManyServices
-from tests.client import Api
-from tests.cluster import NAMESPACE, Cluster, Node, Redis
 from tests.conftest import Connect
-from tests.deadlines import eventually
 from tests.integration.test_cli import gateway
-from tests.processes import Process, clean_environment
+from tests.kit.client import Api
+from tests.kit.cluster import Cluster
+from tests.kit.node import NAMESPACE, Node
+from tests.kit.process import Process, clean_environment
+from tests.kit.redis import Redis
+from tests.kit.waiting import eventually
 
 LEASE_SECONDS = 2.0
 RULES = '[[topic]]\npattern = "counter"\nhistory = 100000\n'

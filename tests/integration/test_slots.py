@@ -16,10 +16,12 @@ from gateway.broker.client import RedisClient
 from gateway.broker.keys import Keys
 from gateway.cluster.connection_limits import ConnectionLimits
 from gateway.metrics import Metrics
-from tests.client import Client
-from tests.cluster import Cluster, Node, Redis, token
 from tests.conftest import Connect
-from tests.deadlines import eventually
+from tests.kit.client import Client
+from tests.kit.cluster import Cluster
+from tests.kit.node import Node, token
+from tests.kit.redis import Redis
+from tests.kit.waiting import eventually
 
 Clusters = Callable[..., Cluster]
 ALLOWED = 3

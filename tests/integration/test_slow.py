@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.client import Api, Client, Front
-from tests.cluster import Cluster
 from tests.conftest import Connect
-from tests.deadlines import eventually
-from tests.raw import RawSocket, text
+from tests.kit.client import Api, Client, Front
+from tests.kit.cluster import Cluster
+from tests.kit.raw import RawSocket, text
+from tests.kit.waiting import eventually
 
 SLOW = 6
 MESSAGE = "x" * (60 << 10)  # bytes

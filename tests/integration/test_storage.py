@@ -12,10 +12,11 @@ import redis as redis_py
 
 from gateway.broker.keys import node_of
 from gateway.publisher import Publisher
-from tests.client import Api, Client, Front
-from tests.cluster import Cluster, Redis
 from tests.conftest import Connect
-from tests.deadlines import eventually
+from tests.kit.client import Api, Client, Front
+from tests.kit.cluster import Cluster
+from tests.kit.redis import Redis
+from tests.kit.waiting import eventually
 
 MIB = 1 << 20
 

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.processes import clean_environment
+from tests.kit.process import clean_environment
 
 CONFTEST = """
 import pytest

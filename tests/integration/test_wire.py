@@ -14,11 +14,12 @@ import websockets
 from websockets.exceptions import InvalidStatus
 
 from gateway import __version__, tokens
-from tests.client import Client, Message
-from tests.cluster import JWT_SECRET, Cluster, Node, token
 from tests.conftest import Connect
-from tests.deadlines import eventually
-from tests.raw import RawSocket, frame, text
+from tests.kit.client import Client, Message
+from tests.kit.cluster import Cluster
+from tests.kit.node import JWT_SECRET, Node, token
+from tests.kit.raw import RawSocket, frame, text
+from tests.kit.waiting import eventually
 
 ISO = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 OpenRaw = Callable[..., Awaitable[RawSocket]]

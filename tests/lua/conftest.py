@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from gateway.broker.keys import Keys
-from tests.cluster import Redis
+from tests.kit.redis import Redis
 from tests.lua.steps import Steps
 
 

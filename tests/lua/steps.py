@@ -13,7 +13,7 @@ from gateway.broker.client import RedisClient
 from gateway.broker.errors import RedisCommand
 from gateway.broker.keys import Keys
 from gateway.metrics import Metrics
-from tests.deadlines import until
+from tests.kit.waiting import until
 
 CLOCK_MS: Final = 2  # Redis rounds the time of a script and of an expiry down, each by itself
 _MARKER: Final = b"the end of what was published"

@@ -8,7 +8,7 @@ import pytest
 from redis.exceptions import OutOfMemoryError
 
 from gateway.broker.keys import Keys
-from tests.deadlines import until
+from tests.kit.waiting import until
 from tests.lua.steps import Steps
 
 LOCK_MS = 3001

@@ -13,7 +13,7 @@ from typing import Any
 import hiredis
 import pytest
 
-from tests.cluster import Redis
+from tests.kit.redis import Redis
 from tests.simulation.network import Network, SimulatedLoop
 from tests.simulation.redis_server import RedisServer, encode
 

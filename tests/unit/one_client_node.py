@@ -32,7 +32,7 @@ from gateway.settings import Settings
 from gateway.transports.compression import inflate
 from gateway.transports.http_stream import HttpStreams
 from gateway.transports.websocket import WebSocket
-from tests.raw import frame
+from tests.kit.raw import frame
 
 RULES = """
 [[topic]]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.cluster import ROOT, program
+from tests.kit.process import ROOT, program
 
 RULES = ROOT / "deploy" / "monitoring" / "alerts.yml"
 GROUPS: list[dict[str, Any]] = yaml.safe_load(RULES.read_text())["groups"]

@@ -13,7 +13,7 @@ import yaml
 
 from stack.compose import CLUSTER
 from stack.place import Place, StackError
-from tests.cluster import ROOT
+from tests.kit.process import ROOT
 
 FILE: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text())
 SERVICES: dict[str, dict[str, Any]] = FILE["services"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests import costs
-from tests.cluster import ROOT
+from tests.kit.process import ROOT
 
 
 def test_the_page_shows_the_bounds_that_are_tested() -> None:

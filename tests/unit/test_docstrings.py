@@ -7,7 +7,7 @@ import builtins
 import re
 from collections.abc import Iterator
 
-from tests.cluster import ROOT
+from tests.kit.process import ROOT
 
 ELSEWHERE = {"CommandError", "NegotiationError"}  # of Django and websockets
 

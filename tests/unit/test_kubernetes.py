@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from gateway.settings import Settings
-from tests.cluster import ROOT
+from tests.kit.process import ROOT
 
 VERSION = "1.31"
 FOLDER = ROOT / "deploy" / "kubernetes"

@@ -17,7 +17,7 @@ from structlog.testing import capture_logs
 from gateway import logging
 from gateway.line_writer import LineWriter
 from gateway.logging import CHANGE_SECONDS, REPEAT_SECONDS, RateLimitedLog, StateLog
-from tests.deadlines import until
+from tests.kit.waiting import until
 
 
 class Clock:

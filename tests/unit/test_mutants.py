@@ -15,7 +15,7 @@ from mutants.__main__ import sample
 from mutants.operators import mutants, number
 from mutants.places import Place
 from mutants.trial import Map, related, try_mutant
-from tests.cluster import ROOT
+from tests.kit.process import ROOT
 
 
 def texts(code: str, path: str = "a.py") -> list[str]:

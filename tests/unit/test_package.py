@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from tests.cluster import ROOT
+from tests.kit.process import ROOT
 
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 IMPORT_MS = 80

@@ -10,7 +10,7 @@ import yaml
 from gateway.dev import DevCluster
 from stack import configuration
 from stack.place import Place
-from tests.cluster import ROOT
+from tests.kit.process import ROOT
 
 CONF = (ROOT / "stack" / "redis.conf").read_text().splitlines()
 

@@ -13,7 +13,7 @@ from gateway.backend import BackendResponse, BackendUnreachable
 from gateway.core.identity import ANONYMOUS, Identity
 from gateway.core.permissions import Verdict
 from gateway.metrics import Metrics
-from tests.deadlines import eventually
+from tests.kit.waiting import eventually
 
 ANN = Identity("ann", "user")
 BOB = Identity("bob", "user")

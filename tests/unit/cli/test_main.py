@@ -22,7 +22,7 @@ from gateway.auth.key_set import KeySet
 from gateway.cli.api_client import DEFAULT_URL, PAGE_CLIENTS
 from gateway.cli.main import cli
 from gateway.cli.tables import age
-from tests.processes import free_port
+from tests.kit.process import free_port
 
 SECRET = "a secret that only the tests know, and long enough"
 RING = KeySet([key_set.from_secret(SECRET, "")])

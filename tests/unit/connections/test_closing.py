@@ -14,7 +14,7 @@ from gateway.protocols.native.protocol import NATIVE
 from gateway.transports.connection import Connection, ConnectionStage
 from gateway.transports.http_stream import HttpStream
 from gateway.transports.websocket import WebSocket
-from tests.raw import frame
+from tests.kit.raw import frame
 from tests.unit.one_client_node import MemoryTransport, OneClientNode, broken
 
 SAID: list[dict[str, Any]] = [

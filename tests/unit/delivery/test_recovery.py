@@ -13,7 +13,7 @@ from gateway.core.stream_position import StreamEntry, StreamPage
 from gateway.core.topic_rules import Rule, TopicRules
 from gateway.delivery.recovery import MAX_READING, Recovery
 from gateway.metrics import Metrics
-from tests.deadlines import eventually
+from tests.kit.waiting import eventually
 
 RULES = TopicRules([Rule(pattern="*", history=100)])
 

@@ -11,7 +11,7 @@ from gateway.core.rate_limits import PARTS_PER_MESSAGE
 from gateway.transports import connection, http1_output
 from gateway.transports.connection import ConnectionStage
 from gateway.transports.websocket import CLOSING_BYTES, CLOSING_FRAME_BYTES
-from tests.raw import frame, text
+from tests.kit.raw import frame, text
 from tests.unit.one_client_node import OneClientNode, broken, refuse
 from tests.unit.virtual_time import in_virtual_time, quiet
 

@@ -13,7 +13,7 @@ from gateway.transports import http1
 from gateway.transports.connection import ConnectionStage
 from gateway.transports.http1 import DRAIN_BYTES, REQUEST_SECONDS, SLICE_BYTES, Http1Protocol
 from gateway.transports.websocket import MESSAGE_SECONDS
-from tests.raw import frame, text
+from tests.kit.raw import frame, text
 from tests.unit.one_client_node import MemoryTransport, OneClientNode, broken, refuse
 from tests.unit.virtual_time import in_virtual_time, later, quiet
 

@@ -11,9 +11,9 @@ from typing import Any
 import redis as redis_py
 
 from gateway.broker.slot_map import SLOTS, slot_of
-from tests.cluster import Closing, Redis, program
-from tests.deadlines import until
-from tests.processes import free_cluster_port
+from tests.kit.process import Closing, free_cluster_port, program
+from tests.kit.redis import Redis
+from tests.kit.waiting import until
 
 MASTERS = 3
 NODE_TIMEOUT_MS = 1500  # without an answer for so long, a server is down in the others' eyes

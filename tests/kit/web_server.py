@@ -10,7 +10,7 @@ from typing import Self
 
 import orjson
 
-from tests.processes import free_port
+from tests.kit.process import free_port
 
 
 @dataclass

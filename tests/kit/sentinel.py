@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 import redis as redis_py
 
-from tests.cluster import HERE, Closing, Host, Redis, program
-from tests.deadlines import until
-from tests.processes import Process, clean_environment, free_port
+from tests.kit.process import HERE, Closing, Host, Process, clean_environment, free_port, program
+from tests.kit.redis import Redis
+from tests.kit.waiting import until
 
 SERVICE = "gateway"
 SENTINELS = 3

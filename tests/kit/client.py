@@ -15,8 +15,8 @@ from websockets.asyncio.client import connect as open_socket
 from websockets.exceptions import ConnectionClosed
 from websockets.typing import Origin, Subprotocol
 
-from tests.cluster import API_KEY, token
 from tests.events import EventSocket
+from tests.kit.node import API_KEY, token
 
 Message = dict[str, Any]
 

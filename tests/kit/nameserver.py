@@ -8,7 +8,7 @@ import struct
 import threading
 from collections.abc import Sequence
 
-from tests.cluster import Closing
+from tests.kit.process import Closing
 
 HEAD = struct.Struct("!6H")  # RFC 1035, 4.1.1: id, flags, and how many of each kind of record follow
 ANSWER = struct.Struct("!HHHIH4s")  # 4.1.3: name, type, class, TTL, length, address

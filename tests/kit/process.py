@@ -1,4 +1,4 @@
-"""A process of ours: started with its output in a file, frozen, thawed, ended by its pid and by nothing else."""
+"""A process that a test starts: its output goes to a file; it is frozen, thawed and ended by its pid."""
 
 from __future__ import annotations
 
@@ -9,9 +9,16 @@ import socket
 import subprocess
 from collections import deque
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from types import TracebackType
+from typing import ClassVar, Self
 
+from stack.need import tool
+from tests.kit.waiting import until
+
+ROOT = Path(__file__).parent.parent.parent
+START_SECONDS = 30.0
 SHOWN_LINES = 60
 
 
@@ -86,6 +93,16 @@ class Process:
         if self._process is not None:
             self.kill()
         self.running.remove(self)
+
+    def until_listens(self, port: int, address: str = "127.0.0.1") -> None:
+        """Wait until the process accepts connections on a port."""
+
+        def listens() -> bool:
+            assert self.alive, f"{self.name} exited:\n{self.last_words()}"
+            with socket.socket() as probe:
+                return probe.connect_ex((address, port)) == 0
+
+        until(listens, START_SECONDS, f"{self.name} accepts connections")
 
     def log(self) -> list[str]:
         """The whole lines it has printed since the last `turn_page`."""
@@ -168,3 +185,38 @@ def clean_environment() -> dict[str, str]:
     """
     ours = ("GATEWAY_", "LB", "RL_", "GW", "PYTHONDONTWRITEBYTECODE")
     return {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+
+
+def program(name: str) -> str:
+    """The path of an installed program.
+
+    Raises:
+        AssertionError: It is not installed.
+    """
+    found = tool(name)
+    assert found, f"{name} is not installed, and the tests need it"
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """Where a process runs: this machine, or a part of it with a network of its own."""
+
+    address: str = "127.0.0.1"
+    enter: tuple[str, ...] = ()  # what stands before a command that is to run there
+
+
+HERE = Host()
+
+
+class Closing:
+    """Ended at the end of a `with`."""
+
+    def close(self) -> None:
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import orjson
 from websockets.speedups import apply_mask
 
-from tests.client import SECONDS, Front
+from tests.kit.client import SECONDS, Front
 
 MASK = b"\x11\x22\x33\x44"
 
