@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import socket
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -17,15 +16,12 @@ from bench.contenders import CACHE, GATEWAY, Contender
 from bench.figures import Round, percentile
 from bench.load import Load, build
 from bench.machine import LOAD_CORE, SERVER_CORE, family, memory_kb, on, pin
-from stack.need import tool
 from tests.kit.cluster import Cluster
 from tests.kit.load_balancer import LoadBalancer
 from tests.kit.node import Node
-from tests.kit.process import Process, clean_environment, free_port
+from tests.kit.process import Process, clean_environment, free_port, program
 from tests.kit.redis import Redis
-from tests.kit.waiting import until
 
-START_SECONDS: Final = 20.0
 # The topic rules of our node, by the letter before a topic's number.
 RULES: Final = """
 [[topic]]
@@ -125,13 +121,7 @@ class Lab:
         process = Process(name, words, self.folder / f"{name}.log", clean_environment())
         self._stack.callback(process.close)
         process.spawn()
-
-        def listens() -> bool:
-            assert process.alive, f"{name} exited:\n{process.last_words()}"
-            with socket.socket() as probe:
-                return probe.connect_ex(("127.0.0.1", port)) == 0
-
-        until(listens, START_SECONDS, f"{command[-1]} accepts connections")
+        process.until_listens(port)
         return port, process
 
     def _balanced(
@@ -149,18 +139,10 @@ class Lab:
                 "defaults\n  mode http\n  timeout connect 5s\n  timeout client 60s\n  timeout server 60s\n"
                 f"  timeout tunnel 60s\nlisten all\n  bind 127.0.0.1:{front}\n  balance leastconn\n{servers}\n"
             )
-            process = Process(
-                "haproxy", [tool("haproxy") or "haproxy", "-db", "-f", str(config)], self.folder / "haproxy.log"
-            )
+            process = Process("haproxy", [program("haproxy"), "-db", "-f", str(config)], self.folder / "haproxy.log")
             self._stack.callback(process.close)
             process.spawn()
-
-            def listens() -> bool:
-                assert process.alive, f"haproxy exited:\n{process.last_words()}"
-                with socket.socket() as probe:
-                    return probe.connect_ex(("127.0.0.1", front)) == 0
-
-            until(listens, START_SECONDS, "haproxy accepts connections")
+            process.until_listens(front)
         return Server(contender, ports, pids, front, (process.pid,))
 
     # ---- load
