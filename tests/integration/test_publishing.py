@@ -16,14 +16,13 @@ import pytest
 from gateway.broker.keys import IDEMPOTENCY_MS, Keys
 from gateway.publisher import ProtocolError, Publisher
 from gateway.sync_publisher import SyncPublisher
+from tests.conftest import Connect
 from tests.kit.client import Api, Client
 from tests.kit.cluster import Cluster
 from tests.kit.node import API_KEY, NAMESPACE
-from tests.kit.process import ROOT
+from tests.kit.process import ROOT, clean_environment
 from tests.kit.redis import Redis
-from tests.conftest import Connect
 from tests.kit.waiting import eventually
-from tests.kit.process import clean_environment
 
 DOCUMENT = ROOT / "docs" / "publishing.md"
 

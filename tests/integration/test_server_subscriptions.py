@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.client import Api, Client, Front
-from tests.cluster import Cluster
 from tests.conftest import Connect
-from tests.deadlines import eventually
+from tests.kit.client import Api, Client, Front
+from tests.kit.cluster import Cluster
+from tests.kit.waiting import eventually
 
 Start = Callable[..., Cluster]
 Of = Callable[[Front], Api]

@@ -8,9 +8,9 @@ from urllib.parse import quote, urlencode
 
 import orjson
 
-from tests.client import Api, Front
-from tests.cluster import Cluster
 from tests.conftest import Connect
+from tests.kit.client import Api, Front
+from tests.kit.cluster import Cluster
 
 Start = Callable[..., Cluster]
 

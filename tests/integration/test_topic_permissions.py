@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.client import Api, Front
-from tests.cluster import Cluster
 from tests.conftest import Connect
+from tests.kit.client import Api, Front
+from tests.kit.cluster import Cluster
 
 Start = Callable[..., Cluster]
 
