@@ -14,6 +14,7 @@ from gateway.core import topic_rules
 from gateway.core.topic_rules import Need, Rule, RulesError, TopicRules
 from gateway.http import fast_publish, health, pages, streams, websocket
 from gateway.http.api import resource, router
+from gateway.http.centrifugo_api import router as centrifugo_router
 from gateway.http.middleware import SecurityMiddleware
 from gateway.logging import logger
 from gateway.node.node import Node
@@ -42,6 +43,7 @@ def create_app(settings: Settings) -> Starlette:
 
     # They are compared in this order: the path of POST /api/publish, which is asked most, is the first.
     routes = [
+        *(centrifugo_router.ROUTES if settings.centrifugo else ()),
         *router.ROUTES[:1],
         *streams.ROUTES,
         *health.ROUTES,

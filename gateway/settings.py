@@ -304,6 +304,9 @@ class Settings:
         1.0, "deadline of these confirmations; then the publish is answered with 503, 5030", _seconds(0.01, 60)
     )
     drain_seconds: float = _setting(5.0, "window over which a leaving node closes its clients", _seconds(0, 3600))
+    centrifugo: bool = _setting(
+        False, "1: serve Centrifugo's server API at /api for requests with an X-API-Key header", _flag
+    )
     fast_paths: bool = _setting(
         True, "0: POST /api/publish takes the way of all other requests; the answers are the same", _flag
     )

@@ -112,6 +112,21 @@ KEY: Final = (
     Cost("DELETE /api/cache/{key}", node_ms=6),
     Cost("DELETE /api/cache", node_ms=20, redis_ms=5, times=10),
     Cost("GET /api/key", node_ms=6),
+    Cost("Centrifugo's publish", node_ms=6),
+    Cost(
+        "Centrifugo's broadcast, 1,000 channels with history",
+        node_ms=180,
+        redis_ms=150,
+        sent=120_000,
+        kept=2_000_000,
+        times=4,
+    ),
+    Cost("Centrifugo's subscribe", node_ms=8),
+    Cost("Centrifugo's presence", node_ms=6),
+    Cost("Centrifugo's history, 100 messages", node_ms=8, redis_ms=3, sent=40_000),
+    Cost("Centrifugo's info", node_ms=8, redis_ms=2),
+    Cost("Centrifugo's channels", node_ms=400, redis_ms=400, times=5),
+    Cost("Centrifugo's batch, 100 publishes", node_ms=60, redis_ms=10, sent=4000, times=10),
 )
 # POST /api/nodes/{node}/drain ends the node: its work is bounded by its clients, and paced over GATEWAY_DRAIN_SECONDS.
 GROUPS: Final = (("a client", CLIENT), ("anyone, by HTTP", ANYONE), ("an API key", KEY))

@@ -16,6 +16,7 @@ from typing import Final
 
 IDEMPOTENCY_MS: Final = 300_000  # how long the same idempotency key means the same message
 
+_CLIENT_ID: Final = re.compile(r"[A-Za-z0-9_.\-]{1,200}")
 _GLOB: Final = re.compile(r"([*?\[\]\\])")
 _ESCAPED: Final = r"\\\1"
 
@@ -202,3 +203,8 @@ class Keys:
 def node_of(client_id: str) -> str:
     """The node that assigned a client id: ``name.boot.counter`` -> ``name.boot``; "" if it is not a client id."""
     return client_id.rpartition(".")[0]
+
+
+def is_client_id(text: str) -> bool:
+    """Whether `text` may be a client id, so that it can be a part of a Redis key."""
+    return _CLIENT_ID.fullmatch(text) is not None

@@ -10,14 +10,20 @@ from typing import TypeAlias
 from gateway.connections.enforcer import Enforcer
 from gateway.connections.open_connections import OpenConnections
 from gateway.core import effects
-from gateway.core.control_messages import ClientSelector, DisconnectClients, SubscribeClients, UnsubscribeClients
+from gateway.core.control_messages import (
+    ClientSelector,
+    DisconnectClients,
+    ExpireClients,
+    SubscribeClients,
+    UnsubscribeClients,
+)
 from gateway.core.errors import CloseReason
 from gateway.delivery.slices import SLICE_ITEMS, each_in_slices
 from gateway.delivery.subscriptions import Subscriptions
 from gateway.logging import logger
 from gateway.transports.connection import Connection, ConnectionStage
 
-ClientOrder: TypeAlias = DisconnectClients | UnsubscribeClients | SubscribeClients
+ClientOrder: TypeAlias = DisconnectClients | UnsubscribeClients | SubscribeClients | ExpireClients
 
 
 class ClientOrders:
@@ -44,12 +50,15 @@ class ClientOrders:
         connection, topics = about
         if connection.stage is not ConnectionStage.OPEN:
             return 0
-        reason = None if isinstance(order, SubscribeClients) else order.reason
+        reason = order.reason if isinstance(order, DisconnectClients | UnsubscribeClients) else None
         op = type(order).__name__.lower()
         self._log.info("control message executed", op=op, client=connection.client_id, reason=reason)
         match order:
             case DisconnectClients():
                 connection.disconnect(CloseReason.DISCONNECTED, order.reason)
+                return 0
+            case ExpireClients(_, expires):
+                connection.session.expire_at(expires)
                 return 0
             case UnsubscribeClients():
                 self._enforcer.unsubscribe(connection, topics, order.reason)

@@ -11,6 +11,7 @@ from gateway.core.revocations import Revocation
 from gateway.core.topic_rules import is_reserved, is_topic
 
 MAX_BYTES: Final = 64 << 10
+MAX_EXPIRES: Final = 1e12  # seconds since 1970
 MAX_SUBSCRIBED: Final = 100  # topics of one order to subscribe
 
 
@@ -52,6 +53,14 @@ class SubscribeClients:
 
 
 @dataclass(frozen=True, slots=True)
+class ExpireClients:
+    """Set when the logins of the selected clients expire, in seconds since 1970; None: never."""
+
+    clients: ClientSelector
+    expires: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class ForgetHistory:
     """Forget the cached history of these topics, because it was deleted from Redis."""
 
@@ -83,7 +92,14 @@ class RevokeTokens:
 
 
 ControlMessage = (
-    DisconnectClients | UnsubscribeClients | SubscribeClients | ForgetHistory | DrainNode | MoveClients | RevokeTokens
+    DisconnectClients
+    | UnsubscribeClients
+    | SubscribeClients
+    | ExpireClients
+    | ForgetHistory
+    | DrainNode
+    | MoveClients
+    | RevokeTokens
 )
 
 
@@ -105,6 +121,11 @@ def parse(payload: bytes) -> ControlMessage:
                 if not 0 < len(topics) <= MAX_SUBSCRIBED or any(map(is_reserved, topics)):
                     raise ValueError(f"subscribe needs 1 to {MAX_SUBSCRIBED} topics that are not the gateway's own")
                 return SubscribeClients(_clients(message), topics)
+            case "expire":
+                expires = message["expires"]
+                if expires is not None and not 0 <= float(expires) <= MAX_EXPIRES:
+                    raise ValueError("expires is out of range")
+                return ExpireClients(_clients(message), None if expires is None else float(expires))
             case "forget":
                 return ForgetHistory(_topics(message))
             case "drain":

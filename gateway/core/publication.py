@@ -60,7 +60,7 @@ class Publication:
         if except_client is not None and (to is not None or not _is_client_id(except_client)):
             raise ProtocolError(ErrorReason.DATA_REFUSED, "except must be a client id, and stands without to")
         key = item.get("idempotencyKey")
-        if key is not None and not (is_name(key) and _IDEMPOTENCY_KEY.fullmatch(key)):
+        if key is not None and not is_idempotency_key(key):
             raise ProtocolError(ErrorReason.DATA_REFUSED, "idempotencyKey must be 1 to 200 of A-Z a-z 0-9 _ . : -")
         if key is not None and to is not None:
             raise ProtocolError(ErrorReason.DATA_REFUSED, "idempotencyKey has no effect with to: leave one of them out")
@@ -186,6 +186,11 @@ def _to(item: Mapping[str, Json]) -> tuple[str, str] | None:
         if kind in ("user", "role", "client") and (_is_client_id(name) if kind == "client" else is_name(name)):
             return kind, name
     raise ProtocolError(ErrorReason.DATA_REFUSED, 'to must be one of {"user":…}, {"role":…}, {"client":…}')
+
+
+def is_idempotency_key(value: Json) -> bool:
+    """Whether `value` can be an idempotency key. It becomes a part of a Redis key."""
+    return is_name(value) and _IDEMPOTENCY_KEY.fullmatch(value) is not None
 
 
 def _is_client_id(value: Json) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Final, TypeAlias
 
@@ -95,6 +95,11 @@ class Session:
         """Allow the client to subscribe to `topics` until it is another user, or is unsubscribed."""
         grant = Grant(tuple(topics), self.identity.user, math.inf)
         self._grants = {**(self._grants or {}), **dict.fromkeys(topics, grant)}
+
+    def expire_at(self, expires: float | None) -> None:
+        """Set when the login expires, in seconds since 1970; None: never."""
+        self.identity = replace(self.identity, expires=expires)
+        self.warned = False
 
     def forget_grants(self, names: Iterable[str]) -> None:
         """Drop what allows the client to subscribe to the topics `names` beyond the topic rules."""

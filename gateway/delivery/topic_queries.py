@@ -48,3 +48,12 @@ class TopicQueries:
         if is_listed(members):
             about["clients" if clients else "members"] = [member_json(member) for member in members]
         return about
+
+    async def count_presence(self, topic: str) -> tuple[int, int]:
+        """The numbers of clients and of people on a topic with presence.
+
+        Raises:
+            Unavailable: Redis did not answer in time.
+        """
+        presence_set = await self._presence.members(topic)
+        return len(presence_set.clients), len(presence_set)

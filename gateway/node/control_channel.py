@@ -16,6 +16,7 @@ from gateway.core.control_messages import (
     ControlError,
     DisconnectClients,
     DrainNode,
+    ExpireClients,
     ForgetHistory,
     MoveClients,
     RevokeTokens,
@@ -76,7 +77,7 @@ class ControlChannel:
             return
         self._metrics.relayed.labels("control").inc()
         match order:
-            case DisconnectClients() | UnsubscribeClients() | SubscribeClients():
+            case DisconnectClients() | UnsubscribeClients() | SubscribeClients() | ExpireClients():
                 self._client_orders.execute(order)
             case ForgetHistory(topics):
                 for topic in topics:

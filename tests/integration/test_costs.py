@@ -117,7 +117,7 @@ class Caller:
 
     async def http(self, method: str, path: str, status: int = 200, *, key: bool = False, **more: Any) -> int:
         """The size of an answer, which must be this one."""
-        headers = {"Authorization": f"Bearer {API_KEY}"} if key else {}
+        headers = {"Authorization": f"Bearer {API_KEY}"} if key else more.pop("headers", {})
         answer = await self._http.request(method, path, headers=headers, **more)
         assert answer.status_code == status, answer.text
         return len(answer.content)
@@ -155,6 +155,9 @@ class Caller:
 
         def by_key(method: str, path: Callable[[], str], status: int = 200, **more: Any) -> Act:
             return lambda: http(method, path(), status, key=True, **more)
+
+        def command(method: str, **params: Any) -> Act:
+            return lambda: http("POST", f"/api/{method}", headers={"X-API-Key": API_KEY}, json=params)
 
         def plain(method: str, path: str, status: int = 200, **more: Any) -> Act:
             return lambda: http(method, path, status, **more)
@@ -233,6 +236,16 @@ class Caller:
             "PUT /api/cache/{key}": by_key("PUT", lambda: f"/api/cache/{name()}", json={"value": "x" * 100}),
             "DELETE /api/cache/{key}": by_key("DELETE", lambda: f"/api/cache/{name()}"),
             "DELETE /api/cache": by_key("DELETE", lambda: "/api/cache?prefix=c1"),
+            "Centrifugo's publish": command("publish", channel="plain", data="x" * 100),
+            "Centrifugo's broadcast, 1,000 channels with history": command("broadcast", channels=rooms, data="x" * 100),
+            "Centrifugo's subscribe": command("subscribe", user="nobody", channel="a"),
+            "Centrifugo's presence": command("presence", channel="kept:past"),
+            "Centrifugo's history, 100 messages": command("history", channel="kept:past", limit=100),
+            "Centrifugo's info": command("info"),
+            "Centrifugo's channels": command("channels"),
+            "Centrifugo's batch, 100 publishes": command(
+                "batch", commands=[{"publish": {"channel": "plain", "data": "x" * 100}}] * 100
+            ),
             "GET /api/key": by_key("GET", lambda: "/api/key"),
         }
 
@@ -333,7 +346,14 @@ async def caller(folder: Path, redis: Redis) -> AsyncIterator[tuple[Caller, Mete
     rules.write_text(RULES)
     async with WebServer(saying) as server:
         unlimited = dict.fromkeys(("client_messages_per_second", "client_subscriptions_per_second"), 1_000_000)
-        reported = {"topics": rules, "open": 1, "ping_seconds": 3600, "backend_url": server.url, "lease_seconds": 30}
+        reported = {
+            "topics": rules,
+            "open": 1,
+            "ping_seconds": 3600,
+            "backend_url": server.url,
+            "lease_seconds": 30,
+            "centrifugo": 1,
+        }
         more = {
             "user_publishes_per_second": 0,
             "user_stored_bytes": 0,

@@ -97,7 +97,7 @@ def resource(path: str, *query: str, **methods: tuple[Scope, Handler]) -> Route:
             status = response.status_code
         finally:
             if scope == "admin":
-                _audit(request, handler.__name__, status)
+                write_audit(request, handler.__name__, status)
         return response
 
     return _ApiRoute(path, answer, methods=list(methods))
@@ -252,7 +252,7 @@ def audit(request: Request, **about: Any) -> None:
     request.state.about = about
 
 
-def _audit(request: Request, act: str, status: int) -> None:
+def write_audit(request: Request, act: str, status: int) -> None:
     """Write the audit log entry of an administrative request, whether it succeeded or was refused."""
     key: ApiKey | None = getattr(request.state, "key", None)
     about = {**request.path_params, **getattr(request.state, "about", {})}
