@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from gateway import tokens
 from gateway.broker.client import RedisClient
 from gateway.broker.keys import Keys
 from gateway.cluster.presence_store import MEMBERS_MS, PresenceStore
@@ -16,7 +17,7 @@ from gateway.metrics import Metrics
 from tests.conftest import Connect
 from tests.kit.client import Api, Client
 from tests.kit.cluster import Cluster
-from tests.kit.node import Node, token
+from tests.kit.node import JWT_SECRET, Node, token
 from tests.kit.redis import Redis
 from tests.kit.waiting import eventually
 
@@ -206,3 +207,39 @@ async def test_a_row_that_went_missing_is_written_again(
     for node in nodes:
         await eventually(partial(_here_is, api(node), {"ann", "bob"}))
     assert not [m for client in clients for m in client.received(type="PRESENCE") if m["left"]]
+
+
+async def test_presence_shows_the_info_of_tokens_and_each_client(
+    cluster: Start, connect: Connect, folder: Path, api: Of
+) -> None:
+    nodes = cluster(2, topics=rules(folder))
+    ann, again, bob = await connect(nodes[0]), await connect(nodes[1]), await connect(nodes[1], user="bob")
+    for client, name in ((ann, "Ann"), (again, "Anna")):
+        jwt = tokens.issue(JWT_SECRET, "ann", info={"name": name})
+        assert (await client.ask(type="AUTH", authToken=jwt))["status"] == "success"
+    await bob.subscribe("room")
+    await ann.subscribe("room")
+    joined = (await presence_of(bob, "joined", "ann"))["joined"]
+    assert joined == [{"clientId": ann.id, "user": "ann", "info": {"name": "Ann"}}]
+    await again.subscribe("room")
+
+    async def all_listed() -> bool:
+        found = await api(nodes[0]).get("/api/topics/room/presence", clients=1)
+        return {one["clientId"]: one.get("info") for one in found["clients"]} == {
+            ann.id: {"name": "Ann"}, again.id: {"name": "Anna"}, bob.id: None
+        }  # fmt: skip
+
+    await eventually(all_listed)
+    answer = await bob.call(type="REQUEST", topic="room", action="presence", clients=True)
+    assert answer["data"]["count"] == 2 and len(answer["data"]["clients"]) == 3
+    jwt = tokens.issue(JWT_SECRET, "ann", info={"name": "Queen Ann"})  # the same user with another info
+    await ann.ask(type="AUTH", authToken=jwt)
+
+    async def renamed() -> bool:
+        found = await api(nodes[1]).get("/api/topics/room/presence", clients=1)
+        return {"name": "Queen Ann"} in [one.get("info") for one in found["clients"]]
+
+    await eventually(renamed)
+    long = tokens.issue(JWT_SECRET, "ann", info="x" * 2047)
+    refused = await again.ask(type="AUTH", authToken=long)
+    assert refused["code"] == 4401 and "2049 bytes" in refused["message"]

@@ -98,3 +98,27 @@ def test_a_row_that_is_none_is_skipped_and_the_others_are_read(client_id: str, r
 def test_values_that_are_no_client_are_refused(client_id: object, user: object) -> None:
     with pytest.raises(ValueError, match="text"):
         decode_member(client_id, user)
+
+
+INFO = ANN._replace(info=b'{"name":"Ann"}')
+
+
+def test_info_goes_with_a_client_to_the_row_and_to_the_other_nodes() -> None:
+    at = At()
+    assert at.write(at.one, [INFO, CID])
+    assert at.read() == {INFO, CID}
+    assert at.sent() == [("ws:topic:t", ([INFO, CID], [], False))]
+
+
+def test_a_client_without_info_is_written_as_before_so_that_older_nodes_read_it() -> None:
+    at = At()
+    at.write(at.one, [ANN])
+    [(_, payload)] = at.redis.published
+    assert Envelope.unpack(payload).body == b'{"joined":[["n1.a.1","ann"]],"left":[],"dead":false}'
+    assert at.redis.run("HGET", KEYS.presence("n1.a", "t"), ANN.client_id) == b'{"user":"ann"}'
+
+
+def test_info_of_another_node_is_bounded() -> None:
+    assert decode_member("n1.a.1", "ann", {"a": 1}) == Member("n1.a.1", "ann", b'{"a":1}')
+    with pytest.raises(ValueError, match="info of 2049 bytes"):
+        decode_member("n1.a.1", "ann", "x" * 2047)
