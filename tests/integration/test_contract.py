@@ -296,6 +296,10 @@ def body(path: str) -> bytes:
         return b'{"jti":"t"}'
     if path.startswith("/api/services/"):
         return b'{"status":"active","leaseSeconds":1}'
+    if path == "/api/broadcast":
+        return b'{"topics":["t"],"data":1}'
+    if path.endswith("/topics"):
+        return b'{"topics":["t"]}'
     return b'{"seconds":1}' if path == "/api/rebalance" else b'{"topic":"t","data":1}'
 
 
