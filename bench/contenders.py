@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Final, TypeAlias
 
@@ -249,6 +251,13 @@ def _run(*command: str | Path) -> None:
         raise InstallError(f"{command[0]} failed: {(done.stderr or done.stdout)[-500:]}")
 
 
+@cache
+def _go_version(program: Path) -> str:
+    """The version of the program's main module, which Go stores in it; the program of `go install` knows no other."""
+    stored = re.search(rb"\nmod\t\S+\tv(\S+)", program.read_bytes())
+    return stored[1].decode() if stored else "unknown"
+
+
 def versions() -> dict[str, str]:
     """Versions of the installed peers."""
     found = {}
@@ -256,6 +265,8 @@ def versions() -> dict[str, str]:
         file = CACHE / "node" / "node_modules" / package / "package.json"
         if file.exists():
             found[f"npm {package}"] = json.loads(file.read_text())["version"]
+    if program := shutil.which("centrifugo"):
+        found["Centrifugo"] = _go_version(Path(program))
     for file in (CACHE / "python").glob("lib/*/site-packages/python_socketio-*.dist-info"):
         found["python-socketio"] = file.name.removesuffix(".dist-info").rpartition("-")[2]
     return found

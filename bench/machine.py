@@ -62,7 +62,6 @@ def describe() -> dict[str, str]:
         **{name: version(name) for name in ("starlette", "uvicorn", "uvloop", "redis")},
         "Redis": _version("redis-server", "--version", pattern=r"v=(\S+)"),
         "HAProxy": _version("haproxy", "-v", pattern=r"version (\S+)"),
-        "Centrifugo": _version("centrifugo", "version", pattern=r"v(\d\S+)"),
         "Node.js": _version("node", "--version", pattern=r"v(\S+)"),
     }
 

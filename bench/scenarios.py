@@ -175,9 +175,8 @@ def publishing(lab: Lab, contender: Contender, share: float) -> Round:  # noqa: 
     figures: dict[str, float] = {}
     for topic, kept in (("t00000", ""), ("h00000", ", history")):
         figures |= _published(lab, server, f"HTTP publish{kept}", "http", contender.request(topic))
-        figures |= _published(
-            lab, server, f"batched message{kept}", "http", contender.request(topic, BATCH), 8, messages=BATCH
-        )
+        batch = contender.request(topic, BATCH)
+        figures |= _published(lab, server, f"batched message{kept}", "http", batch, messages=BATCH)
         script = contender.script_of("t00001")
         figures |= _published(lab, server, f"socket publish{kept}", "ws", contender.publish_text(topic), 64, script)
     lab.connect(server, 1, topic="t00000")
@@ -190,7 +189,8 @@ def _published(
 ) -> dict[str, float]:  # fmt: skip
     answer = lab.publish_through(server, via, template, publishers, script)
     assert not answer["refused"], f"{answer['refused']} requests were rejected"
-    published = max(1, answer["answered"] * messages)
+    assert answer["answered"], f"no request was answered in {answer['seconds']:.1f} s: {what}"
+    published = answer["answered"] * messages
     return {
         f"{what}, per second": answer["answered"] * messages / answer["seconds"],
         f"CPU us per {what}": 1e6 * answer["server_cpu"] / published,
