@@ -1,0 +1,32 @@
+"""Tags of a message: a small map of strings by which subscribers filter.  (pure)"""
+
+from __future__ import annotations
+
+from typing import Final, TypeAlias
+
+from gateway.core.json_text import Json
+from gateway.core.names import MAX_NAME_LENGTH, is_name, quoted
+
+MAX_TAGS: Final = 16
+
+Tags: TypeAlias = dict[str, str]
+
+
+def check(value: Json) -> Tags:
+    """Validate the tags of a message and return them.
+
+    Raises:
+        ValueError: `value` is not a map of at most `MAX_TAGS` names to strings, or a string is too long.
+    """
+    if not isinstance(value, dict):
+        raise ValueError(f"tags must be an object of strings, not {quoted(value)}")  # noqa: TRY004  the type of input
+    if len(value) > MAX_TAGS:
+        raise ValueError(f"{len(value)} tags exceed the limit of {MAX_TAGS}: put the rest into the data")
+    for name, tag in value.items():
+        if not is_name(name):
+            raise ValueError(f"the name of a tag must be 1 to {MAX_NAME_LENGTH} characters, not {quoted(name)}")
+        if not (isinstance(tag, str) and len(tag) <= MAX_NAME_LENGTH):
+            raise ValueError(
+                f"the tag {quoted(name)} must be a string of at most {MAX_NAME_LENGTH} characters, not {quoted(tag)}"
+            )
+    return value
