@@ -112,7 +112,10 @@ async def test_no_value_leads_the_gateway_elsewhere_in_the_back_end(behind: Star
     async with WebServer(echo) as server:
         (node,) = behind(server)
         ann = await connect(node, user="ann")
-        for topic in ("contest:../internal/keys", "contest:a/b", "contest:", "contest:.."):
+        for topic in (
+            "contest:../internal/keys", "contest:a/b", "contest:", "contest:..", "contest:a%2Fb", "contest:%2e%2e",
+            "contest:..;x", "contest:a\\b",
+        ):  # fmt: skip
             refused = await request(ann, topic)
             assert (refused["type"], refused["code"]) == ("ERROR", 4007)
             assert "cannot be empty, . or .." in refused["message"]
@@ -125,7 +128,7 @@ async def test_what_is_no_topic_is_asked_nowhere(behind: Start, connect: Connect
     async with WebServer(echo) as server:
         (node,) = behind(server)
         client = await connect(node, user="ann")
-        for topic in ("contest:\n", "multi:" + ":" * 190 + "\n", "a b", "contest:a%2Fb", "x" * 201):
+        for topic in ("contest:\n", "multi:" + ":" * 190 + "\n", "a b", "contest:{a}", "x" * 201):
             assert (await request(client, topic))["code"] == 4007
             assert (await client.call(type="COMMAND", topic=topic, action="a"))["code"] == 4014
         assert not server.asked
