@@ -12,7 +12,7 @@ from starlette.applications import Starlette
 
 from gateway.core import topic_rules
 from gateway.core.topic_rules import Need, Rule, RulesError, TopicRules
-from gateway.http import fast_publish, health, pages, streams, websocket
+from gateway.http import centrifugo_streams, fast_publish, health, pages, streams, websocket
 from gateway.http.api import resource, router
 from gateway.http.centrifugo_api import router as centrifugo_router
 from gateway.http.middleware import SecurityMiddleware
@@ -46,6 +46,7 @@ def create_app(settings: Settings) -> Starlette:
         *(centrifugo_router.ROUTES if settings.centrifugo else ()),
         *router.ROUTES[:1],
         *streams.ROUTES,
+        *(centrifugo_streams.ROUTES if settings.centrifugo else ()),
         *health.ROUTES,
         *websocket.ROUTES,
         *router.ROUTES[1:],

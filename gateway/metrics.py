@@ -39,7 +39,7 @@ class Metrics:
         )
         self.loop_lag = instruments.histogram("gateway_loop_lag_seconds", "how late the event loop wakes a timer")
         self.slow_consumers = instruments.counter("gateway_slow_consumers", "clients closed because they did not read")
-        self.opens = instruments.counter("gateway_opens", "sockets accepted")
+        self.opens = instruments.counters("gateway_opens", "sockets accepted, by protocol", "protocol")
         self.refusals = instruments.counters("gateway_refusals", "handshakes refused", "status")
         self.closes = instruments.counters("gateway_closes", "sockets closed, by code", "code")
         self.errors = instruments.counters("gateway_errors", "ERROR messages sent, by code", "code")

@@ -305,7 +305,16 @@ class Settings:
     )
     drain_seconds: float = _setting(5.0, "window over which a leaving node closes its clients", _seconds(0, 3600))
     centrifugo: bool = _setting(
-        False, "1: serve Centrifugo's server API at /api for requests with an X-API-Key header", _flag
+        False,
+        "1: serve Centrifugo's clients at /connection, and its server API at /api with an X-API-Key header",
+        _flag,
+    )
+    centrifugo_exp: str = _setting(
+        "required", "optional: a subscription token with the claim `channel` needs no `exp`, as with Centrifugo",
+        _matching("required|optional", "required or optional"),
+    )  # fmt: skip
+    centrifugo_personal: bool = _setting(
+        False, "1: a client of Centrifugo's protocol is subscribed to the topic #USER when it connects", _flag
     )
     fast_paths: bool = _setting(
         True, "0: POST /api/publish takes the way of all other requests; the answers are the same", _flag

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from gateway.auth import key_set
+from gateway.auth.centrifugo_claims import CentrifugoClaims
 from gateway.auth.jwks_client import JwksClient
 from gateway.auth.revocations import RevocationStore
 from gateway.auth.token_verifier import TokenVerifier
@@ -31,6 +32,8 @@ class Authenticator:
         self.verifier = TokenVerifier(
             token_keys, audience=settings.jwt_audience, issuer=settings.jwt_issuer,
             leeway_seconds=settings.jwt_leeway_seconds, revoked=self.revocation_store.is_revoked, now=now,
+            centrifugo=CentrifugoClaims(settings.centrifugo_exp == "required", settings.centrifugo_personal)
+            if settings.centrifugo else None,
         )  # fmt: skip
 
     @property

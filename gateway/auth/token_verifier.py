@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from typing import Any, Final
 
 import jwt
 
+from gateway.auth.centrifugo_claims import CentrifugoClaims
 from gateway.auth.key_set import KeySet
 from gateway.core import json_text
 from gateway.core.identity import (
@@ -46,12 +48,14 @@ class TokenVerifier:
         leeway_seconds: How long a token is accepted after its expiry, and before its ``nbf``.
         revoked: Whether a token is revoked.
         now: Returns seconds since 1970.
+        centrifugo: How to read the claims of Centrifugo's tokens; None: they have no meaning.
     """
 
     def __init__(
         self, token_keys: KeySet, *, audience: str = "", issuer: str = "", leeway_seconds: float = 0,
         revoked: IsRevoked = nothing_revoked,
         now: Callable[[], float] = time.time,
+        centrifugo: CentrifugoClaims | None = None,
     ) -> None:  # fmt: skip
         self._token_keys = token_keys
         self._audience = audience
@@ -59,6 +63,7 @@ class TokenVerifier:
         self._leeway = leeway_seconds
         self._revoked = revoked
         self._now = now
+        self._centrifugo = centrifugo
 
     def verify(self, token: str | None) -> Identity:
         """Verify a login token and return its identity.
@@ -68,19 +73,24 @@ class TokenVerifier:
             AuthError: The token is missing, not signed for this gateway, expired, revoked, or has no user.
         """
         claims = self._claims(token)
-        if "topics" in claims:
+        if "topics" in claims or (self._centrifugo is not None and "channel" in claims):
             raise AuthError("token_invalid", "A subscription token cannot log in: send it in tokens of SUBSCRIBE")
         user = _user(claims)
-        if user is None:
+        if user is None and self._centrifugo is None:
             raise AuthError("token_invalid", "The token has no user: it needs wallet_address or sub")
-        role, ends = claims.get("role"), _number(claims, "exp")
+        role, ends = claims.get("role"), self._expiry(claims)
+        if user is None:
+            role = None
+        elif not isinstance(role, str) or role not in ROLES:
+            role = "user"
         return Identity(
             user,
-            role if isinstance(role, str) and role in ROLES else "user",
+            role,
             None if ends is None else ends + self._leeway,
             _token_id(claims),
             _number(claims, "iat"),
             info=_info(claims),
+            topics=self._centrifugo.topics(claims, user) if self._centrifugo is not None else (),
         )
 
     def verify_grant(self, token: str) -> Grant:
@@ -92,6 +102,8 @@ class TokenVerifier:
         """
         claims = self._claims(token)
         named = claims.get("topics")
+        if named is None and self._centrifugo is not None:
+            named = claims.get("channel")
         patterns = [named] if isinstance(named, str) else named
         if (
             not isinstance(patterns, list)
@@ -102,10 +114,16 @@ class TokenVerifier:
                 "token_invalid",
                 f"A subscription token has topics: 1 to {MAX_TOKEN_TOPICS} names or patterns of {PATTERN_FORM}",
             )
-        ends = _number(claims, "exp")
+        ends = self._expiry(claims)
+        if ends is None and self._centrifugo is not None and not self._centrifugo.needs_expiry:
+            ends = math.inf
         if ends is None:
             raise AuthError("token_invalid", "A subscription token needs an expiry (exp)")
         return Grant(tuple(patterns), _user(claims), ends + self._leeway, _token_id(claims), _number(claims, "iat"))
+
+    def _expiry(self, claims: dict[str, Any]) -> float | None:
+        expire_at = _number(claims, "expire_at") if self._centrifugo is not None else None
+        return _number(claims, "exp") if expire_at is None else expire_at or None  # 0: never
 
     def _claims(self, token: str | None) -> dict[str, Any]:
         if not token:

@@ -10,7 +10,7 @@ import orjson
 
 from gateway.core import json_text
 from gateway.core.buffer_limit import BufferLimit
-from gateway.core.commands import Command, Request, Subscribe, read_cost
+from gateway.core.commands import Command, Connect, Request, Subscribe, read_cost
 from gateway.core.errors import CloseReason, ErrorReason, ProtocolError
 from gateway.core.json_text import RequestId
 from gateway.core.rate_limits import UNUSED, ClientRates, RateLimit, RateOutcome
@@ -70,7 +70,7 @@ class ClientLimits:
         if isinstance(message, Request) and (more := read_cost(message)):
             # The request is answered in any case. Its cost beyond its size counts against the next messages.
             connection.usage.count_extra(self._rates, more, connection.last_received)
-        if not isinstance(message, Subscribe):
+        if not isinstance(message, Subscribe | Connect):
             return True
         price = sum(self._rules.of(topic).price for topic in message.topics)
         return self.charge(connection, price, message.request_id)

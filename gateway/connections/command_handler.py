@@ -14,7 +14,7 @@ from gateway.connections.backend_calls import BackendCalls
 from gateway.connections.client_limits import ClientLimits
 from gateway.core import commands, effects, events, frames
 from gateway.core.effects import Findings
-from gateway.core.errors import CloseReason, ProtocolError
+from gateway.core.errors import CloseReason, ProtocolError, ProtocolViolation
 from gateway.core.permissions import ContinueChecks
 from gateway.core.rate_limits import RateOutcome
 from gateway.delivery.sender import Sender
@@ -50,21 +50,29 @@ class CommandHandler:
         self._status = status
 
     def message_received(self, connection: Connection, opcode: int, payload: bytes) -> None:
-        """Decode, check and handle one message."""
-        self.received_bytes += len(payload)
+        """Decode, check and handle one message. If it is several, the others follow as `frames.PART`."""
         kind = "invalid"
         try:
-            verdict = self.limits.count(connection, len(payload))
+            size = 0 if opcode == frames.PART else len(payload)  # the bytes of a part are counted already
+            self.received_bytes += size
+            verdict = self.limits.count(connection, size)
             if verdict is RateOutcome.DISCONNECT:
                 return
-            if opcode == frames.TEXT and not payload.isascii():
-                payload.decode()
-            command = connection.protocol.decode(opcode, payload)
-            kind = command.kind
-            if self.limits.allows(connection, command, verdict):
+            if opcode != frames.PART:
+                if opcode == frames.TEXT and not payload.isascii():
+                    payload.decode()
+                messages = connection.conversation.split(opcode, payload)
+                if len(messages) > 1:
+                    connection.insert(messages[1:])
+                payload = messages[0]
+            command = connection.conversation.decode(payload)
+            kind = "pong" if command is None else command.kind
+            if command is not None and self.limits.allows(connection, command, verdict):
                 self._handle(connection, command, effects.NO_FINDINGS)
         except ProtocolError as error:
             self._sender.send_error(connection, error)
+        except ProtocolViolation as violation:
+            connection.disconnect(violation.reason, violation.message)
         except UnicodeDecodeError:
             connection.disconnect(CloseReason.NOT_UTF8, "text is not UTF-8")
         except Exception:

@@ -9,7 +9,7 @@ from typing import Final
 
 from gateway.connections.open_connections import OpenConnections
 from gateway.core import events
-from gateway.core.errors import CloseReason
+from gateway.core.errors import CloseReason, UnsubscribeReason
 from gateway.core.identity import IsRevoked
 from gateway.delivery.sender import Sender
 from gateway.delivery.slices import SLICE_ITEMS, each_in_slices
@@ -83,7 +83,7 @@ class Enforcer:
                 client.warned = True
                 self._sender.send(connection, events.TokenExpiring(int(ends * 1000)))
         ended, topics = client.expire_grants(now, SLICE_ITEMS)
-        self.unsubscribe(connection, topics, "subscription token expired")
+        self.unsubscribe(connection, topics, "subscription token expired", UnsubscribeReason.TOKEN_EXPIRED)
         return ended
 
     def enforce_revocations(self, revoked: IsRevoked) -> None:
@@ -100,7 +100,10 @@ class Enforcer:
         self.unsubscribe(connection, topics, "subscription token revoked")
         return ended
 
-    def unsubscribe(self, connection: Connection, topics: Collection[str], reason: str) -> None:
+    def unsubscribe(
+        self, connection: Connection, topics: Collection[str], reason: str,
+        why: UnsubscribeReason = UnsubscribeReason.SERVER,
+    ) -> None:  # fmt: skip
         """Unsubscribe a client from topics, and notify it of those that it was subscribed to."""
         if not topics:
             return
@@ -108,4 +111,4 @@ class Enforcer:
         if subscribed:
             connection.session.forget_grants(subscribed)
             self._subscriptions.unsubscribe(connection, subscribed)
-            self._sender.send(connection, events.SubscriptionsEnded(subscribed, reason))
+            self._sender.send(connection, events.SubscriptionsEnded(subscribed, reason, why))

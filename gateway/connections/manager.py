@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import cache
 from typing import Final
 
 from gateway import __version__
@@ -56,6 +57,7 @@ class ConnectionManager:
         self._subscriptions = subscriptions
         self._admission = admission
         self._metrics = metrics
+        self._opened = cache(metrics.opens.labels)  # by protocol
         self._now_ms = now_ms
         self._limits_about: Mapping[str, json_text.Json] = {
             "messageBytes": settings.max_message_bytes, "topics": settings.max_client_topics,
@@ -78,7 +80,7 @@ class ConnectionManager:
         rules = self._rules if verify is None else replace(self._rules, verify=verify)
         connection.open(self, client_id, Session(rules, identity), info, protocol)
         self._open_connections.add(connection)
-        self._metrics.opens.inc()
+        self._opened(protocol.name).inc()
         self._log.debug("client opened", client=client_id, ip=ip, user=identity.user)
         ping_ms = int(self._settings.ping_seconds * 1000)
         welcome = events.Welcome(client_id, self._settings.node, __version__, ping_ms, self._limits_about)

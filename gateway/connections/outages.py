@@ -10,7 +10,8 @@ from collections.abc import Iterable, Iterator
 
 from gateway.broker.keys import Keys
 from gateway.core import hub
-from gateway.core.events import Degraded, Event, Gap, Restored
+from gateway.core.errors import UnsubscribeReason
+from gateway.core.events import Degraded, Event, Gap, Restored, SubscriptionsEnded
 from gateway.core.hub import Hub
 from gateway.delivery.sender import Sender
 from gateway.delivery.slices import SLICE_ITEMS, SlicedQueue, each_in_slices
@@ -109,11 +110,15 @@ class OutageNotifier:
             self._log.warning("gaps reported", clients=len(missed))
 
     def topic_gap(self, topic: str) -> None:
-        """Send a gap to all local subscribers of the topic."""
-        event = Gap([topic])
+        """Tell all local subscribers that messages of the topic, which has history, are lost."""
+        event, ended = Gap([topic]), SubscriptionsEnded([topic], "messages are lost", UnsubscribeReason.GAP)
         for member in self._hub.members(hub.topic_audience(topic)):
             assert isinstance(member, Connection)
-            self._sender.send(member, event)
+            if member.conversation.knows_gaps:
+                self._sender.send(member, event)
+            else:
+                self._subscriptions.unsubscribe(member, [topic])
+                self._sender.send(member, ended)
 
     def pubsub_restored(self) -> None:
         """Notify the clients that Redis is back."""

@@ -21,6 +21,22 @@ class Auth:
 
     kind: ClassVar = "auth"
     token: str | None
+    request_id: RequestId = None
+    same_user: bool = False  # only a token of the client's user renews its session
+
+
+@dataclass(frozen=True, slots=True)
+class Connect:
+    """Begin: log in with `token`, or go on as the handshake has found, and subscribe.
+
+    The topics are those that the token names, and `topics`.
+    """
+
+    kind: ClassVar = "connect"
+    token: str | None
+    request_id: RequestId
+    recover: Mapping[str, Position] = field(default_factory=dict)
+    topics: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +49,18 @@ class Subscribe:
     token: str | None = None
     recover: Mapping[str, Position] = field(default_factory=dict)  # the client's position, by topic
     tokens: tuple[str, ...] = ()  # subscription tokens
+    once: bool = False  # a topic that the client has already, or one too many, is refused
+    whole: bool = False  # refused if the client cannot recover all messages
+
+
+@dataclass(frozen=True, slots=True)
+class RenewGrant:
+    """Replace the subscription token of a topic by a newer one."""
+
+    kind: ClassVar = "renew"
+    topic: str
+    token: str
+    request_id: RequestId
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +122,9 @@ class Ping:
     timestamp: Json
 
 
-Command: TypeAlias = Auth | Subscribe | Unsubscribe | Publish | Request | BackendCommand | Logs | Ping
+Command: TypeAlias = (
+    Auth | Connect | RenewGrant | Subscribe | Unsubscribe | Publish | Request | BackendCommand | Logs | Ping
+)
 
 
 def read_cost(request: Request) -> int:
@@ -106,12 +136,13 @@ def read_cost(request: Request) -> int:
 
 
 def history_range(request: Request) -> dict[str, Any]:
-    """The part of a topic's history that a REQUEST asks for: `limit`, `since` and `reverse` of
+    """The part of a topic's history that a REQUEST asks for: `limit`, `since`, `before` and `reverse` of
     `TopicQueries.read_history`.
 
     Raises:
         ProtocolError: A parameter is invalid.
     """
+    before = request.parameters.get("before")
     limit, since = request.parameters.get("limit", DEFAULT_HISTORY_LIMIT), request.parameters.get("since")
     reverse = request.parameters.get("reverse", False)
     good = isinstance(limit, int) and not isinstance(limit, bool) and 1 <= limit <= MAX_HISTORY_LIMIT
@@ -121,6 +152,7 @@ def history_range(request: Request) -> dict[str, Any]:
             f"limit must be a whole number from 1 to {MAX_HISTORY_LIMIT}, reverse true or false",
             request.request_id,
         )
-    if since is not None and (not isinstance(since, int) or isinstance(since, bool) or since < 0):
-        raise ProtocolError(ErrorReason.DATA_REFUSED, "since must be an offset", request.request_id)
-    return {"limit": limit, "since": since, "reverse": reverse}
+    for name, offset in (("since", since), ("before", before)):
+        if offset is not None and (not isinstance(offset, int) or isinstance(offset, bool) or offset < 0):
+            raise ProtocolError(ErrorReason.DATA_REFUSED, f"{name} must be an offset", request.request_id)
+    return {"limit": limit, "since": since, "before": before, "reverse": reverse}

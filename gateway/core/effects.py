@@ -41,6 +41,7 @@ class SubscribeTopics:
     recover: Mapping[str, Position] = field(default_factory=dict)
     removed: tuple[str, ...] = ()  # as in `LoggedIn`
     by_server: bool = False  # the back end subscribes the client, which has not asked
+    whole: bool = False  # if a topic cannot be recovered, the client is not subscribed, and gets an error
 
 
 @dataclass(frozen=True, slots=True)

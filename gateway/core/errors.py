@@ -32,6 +32,9 @@ class ErrorReason(enum.Enum):
     INTERNAL = enum.auto()
     NOT_IMPLEMENTED = enum.auto()
     UNAVAILABLE = enum.auto()
+    ALREADY_SUBSCRIBED = enum.auto()
+    TOO_MANY_TOPICS = enum.auto()
+    UNRECOVERABLE = enum.auto()
 
 
 class CloseReason(enum.Enum):
@@ -53,6 +56,14 @@ class CloseReason(enum.Enum):
     TOO_MANY_TOPICS = enum.auto()
 
 
+class UnsubscribeReason(enum.Enum):
+    """Why the node unsubscribes a client."""
+
+    SERVER = enum.auto()  # by an order, or because it is not allowed any more
+    TOKEN_EXPIRED = enum.auto()
+    GAP = enum.auto()  # messages are lost, and the client's protocol has no other way to say so
+
+
 class ProtocolError(Exception):
     """The node refuses a command.
 
@@ -71,3 +82,17 @@ class ProtocolError(Exception):
         self.message = message
         self.request_id = request_id
         self.detail = detail
+
+
+class ProtocolViolation(Exception):
+    """The client breaks the rules of its protocol, or is not welcome, and the node closes the connection.
+
+    Args:
+        reason: Why.
+        message: The reason as text, for people.
+    """
+
+    def __init__(self, reason: CloseReason, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message

@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Any, Final, NamedTuple, Protocol, TypeAlias
 
 from gateway.core.commands import BackendCommand, Request
-from gateway.core.errors import CloseReason, ProtocolError
+from gateway.core.errors import CloseReason, ProtocolError, UnsubscribeReason
 from gateway.core.json_text import Json, RequestId
 from gateway.core.position import Position
 from gateway.core.presence_set import ClientChanges
@@ -125,6 +125,14 @@ class Authenticated:
 
 
 @dataclass(frozen=True, slots=True)
+class GrantRenewed:
+    """The client's newer subscription token was accepted."""
+
+    topic: str
+    request_id: RequestId
+
+
+@dataclass(frozen=True, slots=True)
 class TokenExpiring:
     """The client's token expires at `ends_ms` (since 1970). The client keeps its topics if it sends a new token."""
 
@@ -145,6 +153,7 @@ class SubscriptionsEnded:
 
     topics: Sequence[str]
     reason: str
+    why: UnsubscribeReason = UnsubscribeReason.SERVER
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,6 +248,7 @@ Event: TypeAlias = (
     | Answer
     | Welcome
     | Authenticated
+    | GrantRenewed
     | CommandDone
     | LogsAccepted
     | RequestPong

@@ -24,6 +24,7 @@ PONG: Final = 0xA
 RSV1: Final = 0x40  # on a message's first frame: it is compressed (RFC 7692, 6)
 # The parser adds this to the opcode of a compressed message. RFC 6455 does not assign the resulting 5 and 6.
 DEFLATED: Final = 0x4
+PART: Final = 0x3  # never on the wire: one of several messages in the payload of a frame
 
 _FIN: Final = 0x80
 _RSV: Final = 0x70

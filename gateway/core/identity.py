@@ -51,6 +51,8 @@ class Identity:
     )
     info: bytes | None = None  # its claim info, as JSON text: what presence shows of the client
 
+    topics: tuple[str, ...] = ()  # that the node subscribes the client to when it connects
+
     @property
     def is_admin(self) -> bool:
         """Whether the role is an administrator's."""

@@ -57,6 +57,21 @@ def check_rule(need: Need, rule: Rule, topic: str, identity: Identity) -> Verdic
     return Verdict.ALLOWED if fits else otherwise
 
 
+def check_name(topic: str, identity: Identity) -> Verdict | None:
+    """Refuse by the name of a topic, as Centrifugo does: `$name` needs a token, `name#17,42` has these users only.
+
+    None: the topic's rule decides.
+    """
+    if topic.startswith("$"):
+        return Verdict.NO_TOKEN
+    _, limited, users = topic.partition("#")
+    if not limited:
+        return None
+    if identity.user is None:
+        return Verdict.NO_USER
+    return None if identity.user in users.split(",") else Verdict.NOT_OWNER
+
+
 # The reason and message for each refusal. `refusal` inserts {topic}.
 REFUSALS: Final[dict[Verdict, tuple[ErrorReason, str]]] = {
     Verdict.NO_USER: (ErrorReason.AUTHENTICATION_NEEDED, "Authentication required for topic {topic}"),

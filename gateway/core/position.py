@@ -15,6 +15,8 @@ from typing import Final, NamedTuple
 # (history.META_MS), so within it a topic cannot get messages, expire, and get messages again.
 UNBORN_HOURS: Final = 23
 
+ANY_EPOCH: Final = "*"  # of a client that knows only an offset
+
 _UNBORN: Final = re.compile(r"u([0-9a-f]{12})t(\d{1,7})")
 
 

@@ -33,11 +33,11 @@ from gateway.core.effects import (
     WriteLogs,
 )
 from gateway.core.errors import CloseReason, ErrorReason, ProtocolError
-from gateway.core.events import Pong, RequestPong
+from gateway.core.events import GrantRenewed, Pong, RequestPong
 from gateway.core.hub import Audiences, topics_of
 from gateway.core.identity import ANONYMOUS, AuthError, Grant, Identity, IsRevoked, UnknownKey
 from gateway.core.json_text import RequestId
-from gateway.core.permissions import ContinueChecks, Verdict, check_rule, check_topics, refusal
+from gateway.core.permissions import ContinueChecks, Verdict, check_name, check_rule, check_topics, refusal
 from gateway.core.topic_rules import TOKEN_ACTS, Act
 
 # Comparisons of topics with token patterns in one SUBSCRIBE. They take about 5 ms.
@@ -57,6 +57,8 @@ class SessionRules:
     max_client_topics: int
     open: bool = False  # every client may do everything that the rules allow to some client
     backend: bool = False  # a back end is configured
+    leeway_seconds: float = 0.0  # for which the node still accepts an expired token
+    centrifugo: bool = False  # names of topics restrict their subscribers, as Centrifugo's channels do
 
 
 class Session:
@@ -141,8 +143,12 @@ class Session:
             case commands.Publish(publication, request_id):
                 self._require("publish", publication.topic, request_id, audiences, findings)
                 return PublishMessage(publication, request_id)
-            case commands.Auth(token):
-                return self._authenticate(token, audiences, findings)
+            case commands.Auth():
+                return self._authenticate(message, audiences, findings)
+            case commands.Connect():
+                return self._connect(message, audiences, findings)
+            case commands.RenewGrant():
+                return self._renew_grant(message, findings)
             case commands.Request():
                 return self._request(message, audiences, findings)
             case commands.Logs(entries):
@@ -152,14 +158,47 @@ class Session:
 
     # ---- authentication
 
-    def _authenticate(self, token: str | None, audiences: Audiences, findings: Findings) -> Effect:
-        try:
-            identity = self._rules.verify(token)
-        except AuthError as error:
-            raise self._token_error(error, ErrorReason.TOKEN, None, findings) from None
+    def _authenticate(self, message: commands.Auth, audiences: Audiences, findings: Findings) -> Effect:
+        identity = self._verified(message.token, message.request_id, findings)
+        if message.same_user and identity.user != self.identity.user:
+            return CloseConnection(CloseReason.BAD_TOKEN, "the token is another user's")
         removed = self._forbidden_topics(identity, audiences, (), None, findings)
         self._set_identity(identity, removed)
         return LoggedIn(removed)
+
+    def _connect(self, message: commands.Connect, audiences: Audiences, findings: Findings) -> Effect:
+        identity = self.identity
+        if message.token is not None:
+            identity = self._verified(message.token, message.request_id, findings)
+        self._require_all(message.topics, message.request_id, identity, (), findings)
+        removed = self._forbidden_topics(identity, audiences, (), message.request_id, findings)
+        self._set_identity(identity, removed)
+        topics = tuple(dict.fromkeys((*identity.topics, *message.topics)))
+        if not topics:
+            return LoggedIn(removed)
+        if len(topics) > self._rules.max_client_topics:
+            return CloseConnection(CloseReason.TOO_MANY_TOPICS, f"more than {self._rules.max_client_topics} topics")
+        return SubscribeTopics(topics, message.request_id, True, message.recover, removed)
+
+    def _verified(self, token: str | None, request_id: RequestId, findings: Findings) -> Identity:
+        try:
+            return self._rules.verify(token)
+        except AuthError as error:
+            raise self._token_error(error, ErrorReason.TOKEN, request_id, findings) from None
+
+    def seconds_left(self, now: float) -> int | None:
+        """For how many seconds the client's token is valid at `now` (since 1970), at least 1; None: it has no end."""
+        return self._seconds_left(self.identity.expires, now)
+
+    def grant_seconds_left(self, topic: str, now: float) -> int | None:
+        """The same for the subscription token by which the client is subscribed to `topic`."""
+        grant = (self._grants or {}).get(topic)
+        return None if grant is None else self._seconds_left(grant.expires, now)
+
+    def _seconds_left(self, expires: float | None, now: float) -> int | None:
+        if expires is None or expires == math.inf:
+            return None
+        return max(1, int(expires - self._rules.leeway_seconds - now))
 
     def _set_identity(self, identity: Identity, removed: Collection[str]) -> None:
         self.info_changed |= identity.info != self.identity.info
@@ -224,15 +263,32 @@ class Session:
             )
         used = self._require_all(message.topics, request_id, identity, grants, findings)  # all or nothing
         removed = self._forbidden_topics(identity, audiences, message.topics, request_id, findings)
+        if message.once and any(map(audiences.has_topic, message.topics)):
+            name = next(filter(audiences.has_topic, message.topics))
+            raise ProtocolError(ErrorReason.ALREADY_SUBSCRIBED, f"Already subscribed to {name}", request_id)
         limit = self._rules.max_client_topics
         most = audiences.topics + len(message.topics)  # if the client is not subscribed to any of them yet
         if most > limit and most - sum(map(audiences.has_topic, message.topics)) > limit:
+            if message.once:
+                raise ProtocolError(ErrorReason.TOO_MANY_TOPICS, f"More than {limit} topics", request_id)
             return CloseConnection(CloseReason.TOO_MANY_TOPICS, f"more than {limit} topics")
         if message.token is not None:
             self._set_identity(identity, removed)
         if used:
             self._grants = {**(self._grants or {}), **used}
-        return SubscribeTopics(message.topics, request_id, message.token is not None, message.recover, removed)
+        return SubscribeTopics(
+            message.topics, request_id, message.token is not None, message.recover, removed, whole=message.whole
+        )
+
+    def _renew_grant(self, message: commands.RenewGrant, findings: Findings) -> Effect:
+        try:
+            grant = self._rules.verify_grant(message.token)
+        except AuthError as error:
+            raise self._token_error(error, ErrorReason.BAD_TOKEN_IN_SUBSCRIBE, message.request_id, findings) from None
+        if not self._held(message.topic) or not grant.covers(message.topic, self.identity):
+            raise refusal(Verdict.NO_TOKEN, message.topic, message.request_id)
+        self._grants = {**(self._grants or {}), message.topic: grant}
+        return SendReply(GrantRenewed(message.topic, message.request_id))
 
     def _require_all(
         self, names: Collection[str], request_id: RequestId, identity: Identity, grants: Sequence[Grant],
@@ -326,6 +382,8 @@ class Session:
         """Decide whether `identity` may `act` on `topic`. `grants`: the client's grants for this topic."""
         rule = self._rules.topics.of(topic)
         verdict = check_rule(rule.need(act), rule, topic, identity)
+        if self._rules.centrifugo and act in TOKEN_ACTS and verdict is not Verdict.NO_CLIENT:
+            verdict = check_name(topic, identity) or verdict
         if verdict in (Verdict.ALLOWED, Verdict.NO_CLIENT):
             return verdict
         if self._rules.open:

@@ -24,7 +24,7 @@ from collections.abc import Sequence as Listing
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-from gateway.core.position import Position, is_unborn, same_unborn, unborn_at
+from gateway.core.position import ANY_EPOCH, Position, is_unborn, same_unborn, unborn_at
 from gateway.core.recent_messages import HISTORY_BYTES, RecentMessages
 
 # Live messages held during a read of the stream. Further messages are dropped, and the node reads the stream again.
@@ -230,7 +230,9 @@ class StreamPosition:
 
     def since(self, position: Position) -> list[StreamEntry] | None:
         """The messages after `position`, from memory; None if memory may not have all of them."""
-        if position.epoch != self.epoch and not (self._beginning and same_unborn(position.epoch, self._beginning)):
+        if position.epoch not in (self.epoch, ANY_EPOCH) and not (
+            self._beginning and same_unborn(position.epoch, self._beginning)
+        ):
             return None
         missed = self.offset - position.offset
         if not 0 <= missed <= len(self._recent) or position.offset <= self._unsure:

@@ -13,8 +13,8 @@ from typing import Any, Final, Protocol
 
 from gateway.broker.client import Unavailable
 from gateway.broker.history import MAX_READ, NO_TOP, History, HistoryTop
-from gateway.core.events import Delivered, Encoder
-from gateway.core.position import Position, is_unborn
+from gateway.core.events import Broadcast, Delivered
+from gateway.core.position import ANY_EPOCH, Position, is_unborn
 from gateway.core.stream_position import StreamEntry, StreamPosition
 from gateway.core.topic_rules import Rule, TopicRules
 from gateway.logging import logger
@@ -22,7 +22,7 @@ from gateway.metrics import Metrics
 
 RETRY_SECONDS: Final = 0.5
 MAX_READING: Final = 200  # topics that are read at the same time
-RECOVERED_BYTES: Final = 16 << 20  # of the frames that are kept for other clients that recover
+RECOVERED_BYTES: Final = 16 << 20  # of the messages whose frames are kept for other clients that recover
 MAX_CHECKED: Final = 1000  # topics compared with Redis in one check
 
 
@@ -61,7 +61,7 @@ class Recovery:
         self._metrics = metrics
         self._spawn = spawn
         self._streams: dict[str, _TopicStream] = {}
-        self._recovered: dict[tuple[Encoder, str, str, int], bytes] = {}  # frames by protocol, topic, epoch and offset
+        self._recovered: dict[tuple[str, str, int], Delivered] = {}  # by topic, epoch and offset
         self._recovered_bytes = 0
         self._reading = asyncio.Semaphore(MAX_READING)
         self._log = logger()
@@ -110,20 +110,20 @@ class Recovery:
         """The messages after `position`; None if the node cannot determine them or no longer keeps them."""
         return self._streams[topic].stream_position.since(position)
 
-    def frames(self, topic: str, entries: Iterable[StreamEntry], protocol: Encoder) -> list[bytes]:
-        """Encode recovered messages. The node keeps the frames until the next check, for other clients that recover."""
+    def messages(self, topic: str, entries: Iterable[StreamEntry]) -> list[Broadcast]:
+        """Recovered messages. The node keeps them and their frames until the next check, for other clients."""
         epoch = self._streams[topic].stream_position.position.epoch
         if self._recovered_bytes > RECOVERED_BYTES:
             self._forget_recovered()
-        frames = []
+        messages: list[Broadcast] = []
         for entry in entries:
-            key = protocol, topic, epoch, entry.offset
-            frame = self._recovered.get(key)
-            if frame is None:
-                frame = self._recovered[key] = protocol.encode_broadcast(Delivered(entry.body, entry.position(epoch)))
-                self._recovered_bytes += len(frame)
-            frames.append(frame)
-        return frames
+            key = topic, epoch, entry.offset
+            message = self._recovered.get(key)
+            if message is None:
+                message = self._recovered[key] = Delivered(entry.body, entry.position(epoch))
+                self._recovered_bytes += len(entry.body)
+            messages.append(message)
+        return messages
 
     def _forget_recovered(self) -> None:
         self._recovered.clear()
@@ -154,7 +154,9 @@ class Recovery:
         if stream is not None and not stream.stream_position.wanted:
             stream_position = stream.stream_position
             ahead = position.epoch == stream_position.epoch and position.offset > stream_position.offset
-            if ahead or (stream_position.is_unborn and position.epoch != "" and not is_unborn(position.epoch)):
+            if ahead or (
+                stream_position.is_unborn and position.epoch not in ("", ANY_EPOCH) and not is_unborn(position.epoch)
+            ):
                 self.mark_missed([topic])
 
     def forget_messages(self, topic: str) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from gateway.core import hub
 from gateway.core.errors import CloseReason, ErrorReason, ProtocolError
-from gateway.core.events import Event, Failed
+from gateway.core.events import Broadcast, Event, Failed
 from gateway.core.hub import Hub
 from gateway.core.json_text import RequestId
 from gateway.logging import logger
@@ -26,15 +26,20 @@ class Sender:
     def send(self, connection: Connection, event: Event) -> None:
         """Send an event after all messages delivered before."""
         self._hub.flush()
-        if not connection.send(connection.protocol.encode(event, self._now_ms())):
+        data = connection.conversation.encode(event, self._now_ms())
+        if data and not connection.send(data):
             self.evict(connection)
 
-    def send_all(self, connection: Connection, messages: Sequence[bytes]) -> None:
-        """Send several encoded messages in one write."""
-        if not messages:
-            return
+    def send_missed(self, connection: Connection, messages: Sequence[Broadcast]) -> None:
+        """Send messages that precede the `Subscribed` of their topic, in one write."""
+        data = connection.conversation.encode_missed(messages)
+        if data:
+            self.send_frames(connection, data)
+
+    def send_frames(self, connection: Connection, data: bytes) -> None:
+        """Send encoded frames after all messages delivered before."""
         self._hub.flush()
-        if not connection.send(b"".join(messages)):
+        if not connection.send(data):
             self.evict(connection)
 
     def evict(self, recipient: hub.Recipient) -> None:
@@ -50,9 +55,13 @@ class Sender:
             self.send(connection, event)
 
     def send_error(self, connection: Connection, error: ProtocolError) -> None:
-        """Refuse a command with `error`."""
+        """Refuse a command with `error`, or close the connection if the client's protocol demands it."""
         self._metrics.errors.labels(str(int(connection.protocol.error_codes[error.reason]))).inc()
-        self.reply(connection, Failed(error))
+        reason = connection.conversation.close_reason(error)
+        if reason is None:
+            self.reply(connection, Failed(error))
+        else:
+            connection.disconnect(reason, error.message)
 
     def send_internal_error(self, connection: Connection, request_id: RequestId = None) -> None:
         """Log the exception that is being handled, and send the client ERROR 5000.

@@ -22,7 +22,7 @@ from gateway.cluster.registry import Registry
 from gateway.core import hub, stream_position
 from gateway.core.effects import SubscribeTopics
 from gateway.core.errors import ErrorReason, ProtocolError
-from gateway.core.events import Authenticated, Degraded, Event, Subscribed
+from gateway.core.events import Authenticated, Broadcast, Degraded, Event, Subscribed
 from gateway.core.hub import Hub
 from gateway.core.position import Position
 from gateway.core.stream_position import StreamEntry
@@ -167,7 +167,7 @@ class Subscriptions:
             self._membership.add(connection, audiences)
             self._sender.reply(connection, Subscribed(topics, effect.request_id, by_server=effect.by_server))
             return
-        asked = WaitingSubscribe(topics, audiences, effect.request_id, positions, effect.by_server)
+        asked = WaitingSubscribe(topics, audiences, effect.request_id, positions, effect.by_server, effect.whole)
         confirmed = len(topics) <= SLICE_ITEMS and self._join_channels(asked, asked.audiences)
         for topic in topics:
             self._hub.join(connection, hub.joining_topic(topic))
@@ -294,14 +294,14 @@ class Subscriptions:
         caller then waits until the client has read its messages and that topic is ready; new messages wait in the
         topic's stream meanwhile.
         """
-        frames: list[bytes] = []
+        messages: list[Broadcast] = []
         room, entered = RECOVERY_BYTES, 0
         for at, topic in enumerate(asked.topics):
             while self._is_wanted(connection, topic):
                 if room > 0 and entered < SLICE_ITEMS and self._topic_copies.is_ready(topic):
-                    more, is_last = self._next_messages(connection, topic, asked, room)
-                    frames += more
-                    room -= sum(map(len, more))
+                    more, size, is_last = self._next_messages(connection, topic, asked, room)
+                    messages += more
+                    room -= size
                     if is_last:
                         self._membership.add(connection, [hub.topic_audience(topic)])
                         self._hub.leave(connection, hub.joining_topic(topic))
@@ -309,16 +309,16 @@ class Subscriptions:
                         if topic in asked.recoveries:
                             self._recoveries.setdefault(connection, {})[topic] = asked.recoveries[topic]
                         break
-                self._sender.send_all(connection, frames)
-                frames, room, entered = [], RECOVERY_BYTES, 0
+                self._sender.send_missed(connection, messages)
+                messages, room, entered = [], RECOVERY_BYTES, 0
                 yield at
-        self._sender.send_all(connection, frames)
+        self._sender.send_missed(connection, messages)
         self._acknowledge(connection, asked)
 
     def _next_messages(
         self, connection: Connection, topic: str, asked: WaitingSubscribe, room: int
-    ) -> tuple[list[bytes], bool]:
-        """Frames of the next messages for a new subscriber, about `room` bytes, and whether these are all."""
+    ) -> tuple[list[Broadcast], int, bool]:
+        """The next messages for a new subscriber, about `room` bytes; their size; and whether these are all."""
         position = asked.positions.get(topic) if self._topic_copies.has_history(topic) else None
         if position is not None:
             missed = self._missed(connection, topic, position, asked)
@@ -330,9 +330,10 @@ class Subscriptions:
                 if part:
                     asked.positions[topic] = Position(position.epoch, part[-1].offset, part[-1].mark)
                 meant = [entry for entry in part if entry.exclude != connection.client_id]
-                return self._recovery.frames(topic, meant, connection.protocol), len(part) == len(missed)
+                size = sum(len(entry.body) for entry in meant)
+                return self._recovery.messages(topic, meant), size, len(part) == len(missed)
         snapshot = self._topic_copies.snapshot(topic)
-        return [snapshot.frame(connection.protocol)] if snapshot is not None else [], True
+        return ([], 0, True) if snapshot is None else ([snapshot], len(snapshot.body), True)
 
     def _missed(
         self, connection: Connection, topic: str, position: Position, asked: WaitingSubscribe
@@ -357,6 +358,11 @@ class Subscriptions:
         if not subscribed:
             message = "All topics of this SUBSCRIBE were unsubscribed before it was acknowledged"
             self._sender.send_error(connection, ProtocolError(ErrorReason.NO_VALID_TOPIC, message, asked.request_id))
+            return
+        if asked.whole and not all(asked.recovered.values()):
+            self.unsubscribe(connection, subscribed)
+            message = "The messages since this position cannot be recovered"
+            self._sender.send_error(connection, ProtocolError(ErrorReason.UNRECOVERABLE, message, asked.request_id))
             return
         positions = {t: self._recovery.position(t) for t in subscribed if self._topic_copies.has_history(t)}
         self._sender.reply(

@@ -17,8 +17,12 @@ class TopicQueries:
         self._history = history
         self._presence = presence
 
-    async def read_history(self, topic: str, *, limit: int, since: int | None, reverse: bool) -> HistoryPage:
+    async def read_history(
+        self, topic: str, *, limit: int, since: int | None, reverse: bool, before: int | None = None
+    ) -> HistoryPage:
         """Messages of a topic with history: the newest `limit`, or the first `limit` after the offset `since`.
+
+        With `before`, the `limit` messages that precede this offset.
 
         They are in order, or newest first with `reverse`.
 
@@ -26,8 +30,14 @@ class TopicQueries:
             Unavailable: Redis did not answer in time.
         """
         first = None if since is None or reverse else since + 1
+        if before is not None:
+            first = max(1, before - limit)
         page = await self._history.read(topic, first, limit, compare=False)
-        entries = [entry for entry in page.entries if since is None or entry.offset > since]
+        entries = [
+            entry
+            for entry in page.entries
+            if (since is None or entry.offset > since) and (before is None or entry.offset < before)
+        ]
         ordered = reversed(entries) if reverse else entries
         messages = [Delivered(entry.body, entry.position(page.epoch)) for entry in ordered]
         return HistoryPage(page.epoch, page.top, page.mark, messages)

@@ -29,6 +29,7 @@ from gateway.http.handshake import HandshakeRefused
 from gateway.node.node import Node
 from gateway.protocols.native.event_ids import NATIVE_EVENTS, EventIds
 from gateway.protocols.native.protocol import NATIVE
+from gateway.protocols.protocol import ClientProtocol
 from gateway.transports.http1 import EXTENSION, Http1Protocol
 from gateway.transports.http_stream import GATHER_SECONDS, HttpStream, StreamInUse
 
@@ -37,17 +38,17 @@ MAX_NAME_BYTES: Final = 512
 # Behind a proxy the node notices a disconnected client only by writing: the first write causes a reset, the second
 # one fails. So a disconnected client is removed after at most twice this time.
 POLL_SECONDS: Final = 5.0
-_NAME: Final = re.compile(rb"[A-Za-z0-9_.\-]{3,400}\.[0-9a-f]{32}")
+STREAM_NAME: Final = re.compile(rb"[A-Za-z0-9_.\-]{3,400}\.[0-9a-f]{32}")
 
 # The second header disables the response buffering of nginx.
-_HEADERS: Final = {"cache-control": "no-store, no-transform", "x-accel-buffering": "no"}
+HEADERS: Final = {"cache-control": "no-store, no-transform", "x-accel-buffering": "no"}
 
 
 async def sse(request: Request) -> Response:
     """Open a stream, and send its messages as events until it ends."""
     node = node_of(request)
     if request.method == "HEAD":
-        return Response(media_type="text/event-stream", headers=_HEADERS)
+        return Response(media_type="text/event-stream", headers=HEADERS)
     try:
         asked = _topics_of(request)
         stream = await _open(request, node, "sse")
@@ -56,8 +57,8 @@ async def sse(request: Request) -> Response:
     event_ids = EventIds(asked, request.headers.get("last-event-id", ""))
     if asked:
         stream.receive_command(Subscribe(tuple(asked), None, recover=event_ids.recover))
-    answer = StreamingResponse(_events(stream, event_ids), media_type="text/event-stream", headers=_HEADERS)
-    return _shared(request, answer)
+    answer = StreamingResponse(_events(stream, event_ids), media_type="text/event-stream", headers=HEADERS)
+    return with_cors(request, answer)
 
 
 async def poll(request: Request) -> Response:
@@ -65,18 +66,18 @@ async def poll(request: Request) -> Response:
     node = node_of(request)
     try:
         handshake.check_origin(request, node)
-        name = await _body(request, MAX_NAME_BYTES)
+        name = await read_body(request, MAX_NAME_BYTES)
         stream = node.event_streams.find(name) if name else await _open(request, node, "poll")
         taken = await stream.take_frames(GATHER_SECONDS) if stream is not None else None
         if taken is None:
             raise HandshakeRefused(410, "this node has no such stream, or it has ended; open another")
     except StreamInUse:
-        return _shared(request, HandshakeRefused(409, "another request waits for this stream already").response(node))
+        return with_cors(request, HandshakeRefused(409, "another request waits for this stream already").response(node))
     except HandshakeRefused as refusal:
-        return _shared(request, refusal.response(node))
+        return with_cors(request, refusal.response(node))
     # One message per line: orjson never writes a line break inside a message.
     texts = b"\n".join(text for data in taken for text in frames.payloads(data))
-    return _shared(request, Response(texts, headers=_HEADERS, media_type="application/x-ndjson"))
+    return with_cors(request, Response(texts, headers=HEADERS, media_type="application/x-ndjson"))
 
 
 async def send_messages(request: Request) -> Response:
@@ -84,9 +85,9 @@ async def send_messages(request: Request) -> Response:
     node = node_of(request)
     try:
         handshake.check_origin(request, node)
-        body = await _body(request, node.settings.max_message_bytes + MAX_NAME_BYTES)
+        body = await read_body(request, node.settings.max_message_bytes + MAX_NAME_BYTES)
         name = body.partition(b"\n")[0]
-        if not _NAME.fullmatch(name):
+        if not STREAM_NAME.fullmatch(name):
             raise HandshakeRefused(400, "the first line must be the stream's name, which its OPEN message gives")
         at = node_id_of(name.decode().rpartition(".")[0])
         received = (
@@ -95,23 +96,33 @@ async def send_messages(request: Request) -> Response:
         if not received:
             raise HandshakeRefused(410, "there is no such stream, or it has ended; open another")
     except Unavailable as error:
-        return _shared(request, HandshakeRefused(503, f"Redis is not available: {error}").response(node))
+        return with_cors(request, HandshakeRefused(503, f"Redis is not available: {error}").response(node))
     except HandshakeRefused as refusal:
-        return _shared(request, refusal.response(node))
-    return _shared(request, Response(status_code=204))
+        return with_cors(request, refusal.response(node))
+    return with_cors(request, Response(status_code=204))
 
 
 async def _open(request: Request, node: Node, kind: str) -> HttpStream:
+    return await open_stream(request, node, kind, NATIVE_EVENTS if kind == "sse" else NATIVE, lasts=kind == "sse")
+
+
+async def open_stream(
+    request: Request, node: Node, kind: str, protocol: ClientProtocol, *, lasts: bool, binary: bool = False
+) -> HttpStream:
+    """Open a stream for a request, after the checks of a handshake. `lasts`: one endless response takes its frames.
+
+    Raises:
+        HandshakeRefused: The client is refused.
+    """
     line: Http1Protocol = request.scope["extensions"][EXTENSION]
     full = line.refusal()
     if full is not None:
         raise HandshakeRefused(503, full)
     client = await handshake.accept_handshake(request, node)
-    lasts = kind == "sse"
     if lasts:
         line.set_user_timeout(node.settings.ping_seconds + node.settings.pong_seconds)
-    stream = HttpStream(kind, node.event_streams, line.abort if lasts else lambda: None)
-    handshake.open_connection(client, stream, NATIVE_EVENTS if lasts else NATIVE, node)
+    stream = HttpStream(kind, node.event_streams, line.abort if lasts else lambda: None, binary=binary)
+    handshake.open_connection(client, stream, protocol, node)
     return stream
 
 
@@ -124,7 +135,12 @@ async def _events(stream: HttpStream, event_ids: EventIds) -> AsyncIterator[byte
         stream.finish()
 
 
-async def _body(request: Request, limit: int) -> bytes:
+async def read_body(request: Request, limit: int) -> bytes:
+    """The body of a request, of at most `limit` bytes.
+
+    Raises:
+        HandshakeRefused: It is larger, encoded, or cut off.
+    """
     encoding = content_encoding(request)
     if encoding is not None:
         raise HandshakeRefused(415, NOT_DECODED.format(encoding))
@@ -154,7 +170,7 @@ def _topics_of(request: Request) -> list[str]:
     return asked
 
 
-def _shared(request: Request, response: Response) -> Response:
+def with_cors(request: Request, response: Response) -> Response:
     """Add the CORS headers that let a page read the response (Fetch, 3.2). `check_origin` has allowed its origin."""
     origin = request.headers.get("origin")
     if origin is not None and response.status_code != 403:

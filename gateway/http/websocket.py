@@ -7,6 +7,7 @@ which Redis counts, or if its token names a key that the key server must be aske
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import suppress
 from http import HTTPStatus
 from typing import Any, Final
@@ -18,6 +19,7 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from gateway.cluster.connection_limits import Answer
 from gateway.connections.admission import REASONS
+from gateway.core import frames
 from gateway.core.identity import Identity
 from gateway.http import handshake
 from gateway.http.api import resource
@@ -25,10 +27,12 @@ from gateway.http.handshake import AcceptedClient, HandshakeRefused
 from gateway.http.middleware import RAW_HEADERS, HostCheck
 from gateway.node.node import Node
 from gateway.protocols import registry
+from gateway.protocols.centrifugo.conversation import CentrifugoConversation
 from gateway.transports.handshake import Handshake
 
 OPERATOR_PATH: Final = "/api/ws"  # only on the load balancer's internal port; AUTH also accepts API keys here
 PATHS: Final = frozenset({"/ws", "/api/v69/ws", OPERATOR_PATH})
+CENTRIFUGO_PATHS: Final = frozenset({"/connection/websocket", registry.UNIDIRECTIONAL_PATH})
 
 
 class WebSocketPolicy:
@@ -66,7 +70,7 @@ class WebSocketPolicy:
         if refusal is not None:
             raise HandshakeRefused(refusal.status, refusal.message, refusal.code)
         path = request.scope["path"]
-        if path not in PATHS:
+        if path not in PATHS and not (path in CENTRIFUGO_PATHS and self._node.settings.centrifugo):
             raise HandshakeRefused(404, f"there is no WebSocket at {path[:200]}; it is at /ws")
         handshake.check_request(request, self._node)
         return handshake.identify_now(request, self._node)
@@ -113,10 +117,27 @@ class NewClient:
             self._accept(client)
 
     def _accept(self, client: AcceptedClient) -> None:
-        protocol, subprotocol = registry.choose(self.request.scope["subprotocols"])
+        path, offered = self.request.scope["path"], self.request.scope["subprotocols"]
+        if path in CENTRIFUGO_PATHS:
+            self._accept_centrifugo(client, path, offered)
+            return
+        protocol, subprotocol = registry.choose(offered)
         self._handshake.accept(subprotocol)
-        verify = self._node.verify_operator if self.request.scope["path"] == OPERATOR_PATH else None
+        verify = self._node.verify_operator if path == OPERATOR_PATH else None
         handshake.open_connection(client, self._handshake.connection, protocol, self._node, verify)
+
+    def _accept_centrifugo(self, client: AcceptedClient, path: str, offered: Sequence[str]) -> None:
+        """Accept a client of Centrifugo's protocol, whose query may have options and its first message."""
+        query, connection = self.request.query_params, self._handshake.connection
+        protocol, subprotocol = registry.choose_centrifugo(path, offered, query)
+        self._handshake.accept(subprotocol)
+        handshake.open_connection(client, connection, protocol, self._node)
+        if isinstance(connection.conversation, CentrifugoConversation):
+            wanted = query.get("cf_ws_frame_ping_pong") == "true"
+            connection.conversation.frame_pings = wanted or path == registry.UNIDIRECTIONAL_PATH
+        first = query.get("cf_connect")
+        if first:
+            self._node.connections.message_received(connection, frames.TEXT, first.encode())
 
     def refuse(self, refusal: HandshakeRefused) -> None:
         """Answer with the refusal instead of 101."""

@@ -197,6 +197,7 @@ class Node:
         session_rules = SessionRules(
             self.authenticator.verifier.verify, self.authenticator.verifier.verify_grant, rules,
             settings.max_client_topics, settings.open, backend=self.backend is not None,
+            leeway_seconds=settings.jwt_leeway_seconds, centrifugo=settings.centrifugo,
         )  # fmt: skip
         self.event_streams = HttpStreams()
         self.connections = ConnectionManager(

@@ -14,16 +14,18 @@ import asyncio
 import enum
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from time import perf_counter
 from typing import Final, NamedTuple, Protocol
 
+from gateway.core import frames
 from gateway.core.commands import Command
 from gateway.core.errors import CloseReason
 from gateway.core.hub import Audiences
 from gateway.core.rate_limits import ClientUsage
 from gateway.core.session import Session
-from gateway.protocols.protocol import ClientProtocol
+from gateway.protocols.protocol import ClientProtocol, Conversation
 from gateway.transports.http1_output import TURN_SECONDS
 
 # The unsent bytes of one client above which senders that can wait should wait (`drained`).
@@ -41,7 +43,7 @@ class ConnectionOwner(Protocol):
         """Compress encoded frames, once for all clients that use compression."""
 
     def message_received(self, connection: Connection, opcode: int, payload: bytes) -> None:
-        """Handle a complete text or binary message. `connection` is not held."""
+        """Handle a complete text or binary message, or a part of one (`insert`). `connection` is not held."""
 
     def command_received(self, connection: Connection, command: Command) -> None:
         """Handle a command that is part of the request which opened the connection."""
@@ -97,6 +99,7 @@ class Connection(ABC):
         "_work",
         "audiences",
         "client_id",
+        "conversation",
         "counted_user",
         "info",
         "last_received",
@@ -117,6 +120,7 @@ class Connection(ABC):
     usage: ClientUsage
     counted_user: str | None  # the user whose connection limit counts this connection
     protocol: ClientProtocol
+    conversation: Conversation
 
     def __init__(self) -> None:
         self.stage = ConnectionStage.HANDSHAKE
@@ -143,6 +147,7 @@ class Connection(ABC):
         self.usage = ClientUsage()
         self.counted_user = session.identity.user
         self.protocol = protocol
+        self.conversation = protocol.conversation(client_id, session)
         self.last_received = asyncio.get_running_loop().time()
 
     # ---- implemented by each transport
@@ -212,6 +217,11 @@ class Connection(ABC):
         self._held = ""
         if self._source is not None and self._work is _InputState.IDLE:
             self._proceed()
+
+    def insert(self, messages: Iterable[bytes]) -> None:
+        """Process `messages`, the rest of the message that is being handled, before all other input."""
+        if self._source is not None:
+            self._source = chain(((frames.PART, message) for message in messages), self._source)
 
     def _receive(self, data: bytes) -> None:
         """Process received `data` after all earlier data."""

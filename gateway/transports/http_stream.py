@@ -73,20 +73,24 @@ class HttpStream(Connection):
         kind: ``sse`` or ``poll``.
         streams: Where the stream registers itself.
         cut: Aborts the HTTP connection of an endless response.
+        binary: The client sends binary messages, each in a request of its own, instead of lines.
     """
 
     __slots__ = (
-        "_close_timer", "_command", "_cut", "_input_bytes", "_size", "_streams", "_taken", "_waiter", "_waiting", "key",
-        "kind",
+        "_binary", "_close_timer", "_command", "_cut", "_input_bytes", "_size", "_streams", "_taken", "_waiter",
+        "_waiting", "key", "kind",
     )  # fmt: skip
 
-    def __init__(self, kind: str, streams: HttpStreams, cut: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, kind: str, streams: HttpStreams, cut: Callable[[], None] = lambda: None, *, binary: bool = False
+    ) -> None:  # fmt: skip
         super().__init__()
         self.stage = ConnectionStage.OPEN
         self.kind = kind
         self.key = secrets.token_hex(KEY_BYTES)
         self._streams = streams
         self._cut = cut
+        self._binary = binary
         self._waiting: list[bytes] = []  # frames that are not taken yet
         self._size = 0  # their bytes
         self._input_bytes = 0  # received and not processed yet
@@ -108,7 +112,7 @@ class HttpStream(Connection):
         """Deliver messages to `owner` from now on, and register the stream by its name."""
         super().open(owner, client_id, session, info, protocol)
         self._streams.add(self)
-        self._put(protocol.encode(StreamOpened(self.name), info.connected_ms))
+        self._put(self.conversation.encode(StreamOpened(self.name), info.connected_ms))
 
     def send(self, data: bytes) -> bool:
         """Queue encoded frames until they are taken. False if the unsent bytes exceed the client's budget."""
@@ -145,7 +149,7 @@ class HttpStream(Connection):
             return
         self.stage = ConnectionStage.CLOSING
         self._drop_input()
-        self._put(self.protocol.encode(StreamClosed(int(code), reason), 0))
+        self._put(self.conversation.encode(StreamClosed(int(code), reason), 0))
         self._close_timer = asyncio.get_running_loop().call_later(CLOSE_SECONDS, self.abort, code)
         self._report_closed(code)
 
@@ -207,7 +211,7 @@ class HttpStream(Connection):
         return taken
 
     def post_received(self, texts: bytes) -> None:
-        """Process messages of the client, one per line. Closes the stream if too many unprocessed bytes wait."""
+        """Process messages of the client. Closes the stream if too many unprocessed bytes wait."""
         if self.stage is not ConnectionStage.OPEN:
             return
         assert self._owner is not None
@@ -228,6 +232,9 @@ class HttpStream(Connection):
     # ---- internals
 
     def _read(self, data: bytes) -> Iterator[tuple[int, bytes]]:
+        if self._binary:
+            yield frames.BINARY, data
+            return
         at = 0
         while at < len(data):
             end = data.find(b"\n", at)
@@ -240,7 +247,7 @@ class HttpStream(Connection):
 
     def _handle(self, opcode: int, payload: bytes) -> None:
         assert self._owner is not None
-        if opcode == frames.TEXT:
+        if frames.TEXT <= opcode <= frames.PART:
             self._owner.message_received(self, opcode, payload)
         elif opcode == _COMMAND[0]:
             command, self._command = self._command, None
@@ -254,6 +261,8 @@ class HttpStream(Connection):
             self._input_bytes = 0
 
     def _put(self, data: bytes) -> None:
+        if not data:
+            return
         self._waiting.append(data)
         self._size += len(data)
         self._wake()

@@ -162,9 +162,9 @@ class WebSocket(Upgraded, asyncio.Protocol):
         return self._source is None and 0 < self._begun < now - MESSAGE_SECONDS
 
     def ping(self) -> None:
-        """Send a WebSocket ping, which the client's protocol layer answers."""
+        """Send a ping in the form of the client's protocol."""
         self.pinged = True
-        self.send(frames.build(frames.PING, b""))
+        self.send(self.conversation.ping())
 
     def close(self, code: int, reason: str) -> None:
         """Begin the closing handshake. After `CLOSE_SECONDS` the transport is aborted."""
@@ -222,7 +222,7 @@ class WebSocket(Upgraded, asyncio.Protocol):
         self.pinged = False
         if opcode == frames.CONTINUATION:
             self._owner.fragment_received(self)
-        elif opcode <= frames.BINARY:
+        elif opcode <= frames.PART:
             self._owner.message_received(self, opcode, payload)
         elif opcode < frames.CLOSE:  # inflated only now, so that a waiting message stays small
             message = inflate(payload, self._owner.max_message_bytes)

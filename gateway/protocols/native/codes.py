@@ -55,7 +55,10 @@ class CloseCode(enum.IntEnum):
     TOO_MANY_TOPICS = 3505
 
 
-ERROR_CODES: Final[Mapping[ErrorReason, ErrorCode]] = {reason: ErrorCode[reason.name] for reason in ErrorReason}
+# A native client causes none of the reasons without a code of their own.
+ERROR_CODES: Final[Mapping[ErrorReason, ErrorCode]] = {
+    reason: ErrorCode.__members__.get(reason.name, ErrorCode.DATA_REFUSED) for reason in ErrorReason
+}
 CLOSE_CODES: Final[Mapping[CloseReason, CloseCode]] = {reason: CloseCode[reason.name] for reason in CloseReason}
 
 # Only these codes may carry `requestId`. For any other code with one, the front end resends a failed SUBSCRIBE at once

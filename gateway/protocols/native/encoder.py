@@ -96,6 +96,8 @@ def text(event: Event, now_ms: int) -> bytes:
             )  # fmt: skip
         case events.Failed(error):
             return _error(error, time)
+        case events.GrantRenewed():
+            raise TypeError("the native protocol has no form for GrantRenewed, since it has no such command")
         case events.StreamOpened(name):
             return orjson.dumps({"type": "OPEN", "stream": name})
         case events.StreamClosed(code, reason):

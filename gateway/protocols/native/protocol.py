@@ -9,20 +9,25 @@ from gateway.core.commands import Command
 from gateway.core.errors import ErrorReason, ProtocolError
 from gateway.core.events import Broadcast, ClientsChanged, Delivered, Event
 from gateway.protocols.native import codes, decoder, encoder
+from gateway.protocols.stateless import Stateless
 
 
-class Native:
+class Native(Stateless):
     """The native protocol."""
 
     name: Final = "native"
     error_codes: Final = codes.ERROR_CODES
     close_codes: Final = codes.CLOSE_CODES
 
-    def decode(self, opcode: int, payload: bytes) -> Command:
-        """The command in one text frame."""
+    def split(self, opcode: int, payload: bytes) -> tuple[bytes]:
+        """The text of one frame, which holds one command."""
         if opcode != frames.TEXT:
             raise ProtocolError(ErrorReason.NOT_JSON, "Messages are text frames, not binary ones")
-        return decoder.decode(payload)
+        return (payload,)
+
+    def decode(self, message: bytes) -> Command:
+        """The command in the text of one frame."""
+        return decoder.decode(message)
 
     def encode(self, event: Event, now_ms: int) -> bytes:
         """One text frame with an event for one client."""

@@ -30,7 +30,7 @@ class Client(Simple):
     def __init__(self, at: int) -> None:
         super().__init__()
         self.client_id = f"n.b.{at}"
-        self.protocol = NATIVE
+        self.protocol = self.conversation = NATIVE
         self.audiences = Audiences()
         self.told: list[tuple[str, list[str]]] = []
 

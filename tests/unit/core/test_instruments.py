@@ -31,15 +31,15 @@ def test_a_histogram_counts_values_up_to_each_bound(observed: list[float]) -> No
 
 def test_the_page_shows_each_instrument_in_prometheus_format() -> None:
     metrics = Metrics()
-    metrics.opens.inc()
+    metrics.opens.labels("native").inc()
     metrics.closes.labels("1000").inc(2)
     metrics.fanout.observe(0.0002)
     metrics.fanout.observe(7)
     lines = metrics.exposition().decode().splitlines()
     for line in (
-        "# HELP gateway_opens_total sockets accepted",
+        "# HELP gateway_opens_total sockets accepted, by protocol",
         "# TYPE gateway_opens_total counter",
-        "gateway_opens_total 1.0",
+        'gateway_opens_total{protocol="native"} 1.0',
         "gateway_slow_consumers_total 0.0",
         'gateway_closes_total{code="1000"} 2.0',
         "# TYPE gateway_fanout_seconds histogram",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gateway.core.identity import ANONYMOUS, Identity
-from gateway.core.permissions import REFUSALS, Verdict, check_rule
+from gateway.core.permissions import REFUSALS, Verdict, check_name, check_rule
 from gateway.core.topic_rules import Need, Rule
 
 ANN = Identity("ann", "user")
@@ -49,3 +49,21 @@ def test_a_user_whose_name_has_colons_owns_its_topic_and_nobody_the_end_of_it() 
 def test_every_refusal_has_a_code_and_a_sentence() -> None:
     assert REFUSALS.keys() == set(Verdict) - {V.ALLOWED, V.ASK}
     assert all("a:b" in message.format(topic="a:b") for _, message in REFUSALS.values())
+
+
+@pytest.mark.parametrize(
+    ("topic", "anonymous", "ann"),
+    [
+        ("chat", None, None),
+        ("$chat", V.NO_TOKEN, V.NO_TOKEN),
+        ("chat#ann", V.NO_USER, None),
+        ("chat#eve,ann", V.NO_USER, None),
+        ("#ann", V.NO_USER, None),
+        ("chat#anna", V.NO_USER, V.NOT_OWNER),
+        ("chat#", V.NO_USER, V.NOT_OWNER),
+    ],
+)
+def test_names_of_topics_may_restrict_their_subscribers(
+    topic: str, anonymous: Verdict | None, ann: Verdict | None
+) -> None:
+    assert (check_name(topic, ANONYMOUS), check_name(topic, ANN)) == (anonymous, ann)

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from gateway.core import frames, hub
 from gateway.core import message as messages
 from gateway.core.effects import SubscribeTopics
-from gateway.core.events import Delivered, Encoder, Unsubscribed, Welcome
+from gateway.core.events import Delivered, Unsubscribed, Welcome
 from gateway.core.hub import Hub
 from gateway.core.identity import ANONYMOUS, Identity
 from gateway.core.position import Position
@@ -47,8 +47,8 @@ class Streams:
     def losses(self, _topic: str) -> int:
         return 0
 
-    def frames(self, _topic: str, entries: Iterable[StreamEntry], protocol: Encoder) -> list[bytes]:
-        return [protocol.encode_broadcast(Delivered(entry.body)) for entry in entries]
+    def messages(self, _topic: str, entries: Iterable[StreamEntry]) -> list[Delivered]:
+        return [Delivered(entry.body) for entry in entries]
 
     def missed_since(self, topic: str, position: Position) -> list[StreamEntry] | None:
         kept = self.entries.get(topic, [])

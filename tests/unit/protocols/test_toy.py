@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from uvicorn import Config
 from uvicorn.server import ServerState
 
 from gateway.core import frames, hub, message
-from gateway.core.errors import CloseReason, ErrorReason
+from gateway.core.errors import CloseReason, ErrorReason, ProtocolError
 from gateway.core.events import Broadcast, Delivered
 from gateway.core.identity import ANONYMOUS
 from gateway.protocols import registry
@@ -18,6 +19,7 @@ from gateway.protocols.native.protocol import NATIVE, Native
 from gateway.protocols.protocol import ClientProtocol
 from gateway.transports.connection import ConnectionStage
 from gateway.transports.websocket import WebSocket
+from tests.kit.raw import frame
 from tests.unit.one_client_node import MemoryTransport, OneClientNode, broken, refuse
 from tests.unit.protocols import toy
 from tests.unit.protocols.toy import Toy
@@ -98,6 +100,44 @@ async def test_each_protocol_encodes_a_message_once_and_only_for_clients_of_its_
     assert all(len(client.received()) == 1 for client in clients)
     deliver(node, "other", 2)
     assert encoded == {"toy": 2, "native": 1}
+
+
+async def test_a_frame_may_hold_several_messages(node: OneClientNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Toy, "split", lambda _self, _opcode, payload: payload.splitlines())
+    client = Client(node, TOY)
+    client.received()
+    client.socket.data_received(frame(frames.TEXT, b"subscribe a\nsubscribe b\ndance\nping"))
+    assert [text.split(" ")[0] for text in client.received()] == ["subscribed", "subscribed", "error", "pong"]
+
+
+async def test_messages_of_a_frame_wait_for_those_before_them(
+    node: OneClientNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Toy, "split", lambda _self, _opcode, payload: payload.splitlines())
+    client = Client(node, TOY)
+    client.received()
+    client.socket.hold("test")
+    client.socket.data_received(frame(frames.TEXT, b"ping\nping") + frame(frames.TEXT, b"subscribe a"))
+    assert client.received() == []
+    client.socket.release("test")
+    assert client.received() == ["pong", "pong", "subscribed a"]
+
+
+async def test_each_message_of_a_frame_counts(node: OneClientNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Toy, "split", lambda _self, _opcode, payload: payload.splitlines())
+    client = Client(node, TOY)
+    client.socket.data_received(frame(frames.TEXT, b"\n".join([b"ping"] * 3000)))
+    while client.socket._source is not None:  # noqa: ASYNC110  its turn of the loop ends many times
+        await asyncio.sleep(0)
+    assert any(text.startswith(f"error {Toy.error_codes[ErrorReason.TOO_MANY_REQUESTS]}") for text in client.received())
+
+
+async def test_a_protocol_may_close_instead_of_an_error(node: OneClientNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = Client(node, TOY)
+    monkeypatch.setattr(Toy, "close_reason", lambda _self, _error: CloseReason.BAD_TOKEN)
+    error = ProtocolError(ErrorReason.TOKEN, "no token", None, "token_required")
+    node.outage_notifier._sender.send_error(client.socket, error)
+    assert client.socket.stage is ConnectionStage.CLOSING
 
 
 async def test_a_close_has_the_code_of_the_clients_protocol(node: OneClientNode) -> None:

@@ -9,18 +9,19 @@ from gateway.core.commands import Auth, Command, Ping, Publish, Subscribe, Unsub
 from gateway.core.errors import CloseReason, ErrorReason, ProtocolError
 from gateway.core.events import Broadcast, Delivered, Event
 from gateway.core.publication import Publication
+from gateway.protocols.stateless import Stateless
 
 
-class Toy:
+class Toy(Stateless):
     """The protocol. Its codes are the names of the reasons, numbered."""
 
     name: Final = "toy"
     error_codes: Final = {reason: number for number, reason in enumerate(ErrorReason)}
     close_codes: Final = {reason: 4100 + number for number, reason in enumerate(CloseReason)}
 
-    def decode(self, _opcode: int, payload: bytes) -> Command:
+    def decode(self, message: bytes) -> Command:
         """The command in one line."""
-        match payload.decode().split(" ", 2):
+        match message.decode().split(" ", 2):
             case ["ping"]:
                 return Ping(None)
             case ["token", token]:

@@ -1,0 +1,1 @@
+"""Centrifugo's client protocol, in JSON and in Protobuf, for its client libraries."""

@@ -1,0 +1,295 @@
+"""One client that speaks Centrifugo's protocol: what it has asked, and the replies.  (pure)"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple
+
+import orjson
+
+from gateway import __version__
+from gateway.core import events, frames, message
+from gateway.core.commands import Command, Connect, Request, Subscribe
+from gateway.core.errors import CloseReason, ErrorReason, ProtocolError, ProtocolViolation
+from gateway.core.events import Broadcast, Delivered, Event
+from gateway.core.position import Position
+from gateway.core.session import Session
+from gateway.protocols.centrifugo import codes, decoder
+from gateway.protocols.centrifugo.codec import Codec, Fields
+from gateway.protocols.centrifugo.publications import Publications, publication
+from gateway.protocols.stateless import PING
+
+MAX_COMMANDS: Final = 1000  # in one frame
+MAX_ASKED: Final = 1000  # commands without a reply yet; the node refuses far fewer
+MAX_REPLY_BYTES: Final = 4 << 20  # of recovered publications in one reply; with more, the client has to reload
+
+
+class _Asked(NamedTuple):
+    """A command without a reply yet."""
+
+    kind: str
+    topics: Collection[str] = ()  # of a subscription
+    recover: Mapping[str, Position] = MappingProxyType({})
+
+
+_NOTHING: Final = _Asked("")
+
+
+class CentrifugoConversation:
+    """The conversation with one client. `publications` encodes what a reply about a subscription contains."""
+
+    __slots__ = (
+        "_asked", "_awaits_pong", "_client_id", "_codec", "_connected", "_last_id", "_missed", "_missed_bytes",
+        "_ping_seconds", "_publications", "_refused", "_session", "_stream", "_too_long", "frame_pings",
+    )  # fmt: skip
+
+    knows_gaps: Final = False
+
+    def __init__(self, codec: Codec, publications: Publications, client_id: str, session: Session) -> None:
+        self.frame_pings = False  # the client is pinged by WebSocket pings
+        self._codec = codec
+        self._publications = publications
+        self._client_id = client_id
+        self._session = session
+        self._connected = False  # it has sent `connect`
+        self._refused = False  # its `connect` was answered with an error
+        self._awaits_pong = False
+        self._ping_seconds = 0
+        self._stream = ""  # the name of its stream over HTTP, which its requests repeat
+        self._last_id = 0
+        self._asked: dict[int, _Asked] = {}  # by id
+        self._missed: dict[str, list[bytes]] = {}  # publications for the reply about a topic
+        self._missed_bytes = 0
+        self._too_long: set[str] = set()  # topics whose publications exceed a reply
+
+    # ---- from the client
+
+    def split(self, opcode: int, payload: bytes) -> Sequence[bytes]:
+        """The commands in one frame."""
+        try:
+            if opcode != self._codec.opcode:
+                raise ValueError
+            commands = self._codec.split(payload, MAX_COMMANDS)
+        except ValueError:
+            raise ProtocolViolation(CloseReason.BAD_USE, "bad request: malformed frame") from None
+        if len(commands) > MAX_COMMANDS:
+            raise ProtocolViolation(CloseReason.BAD_USE, f"more than {MAX_COMMANDS} commands in one frame")
+        return commands
+
+    def decode(self, message: bytes) -> Command | None:
+        """One command; None: a pong."""
+        try:
+            fields = self._codec.read(message)
+        except ValueError:
+            raise ProtocolViolation(CloseReason.BAD_USE, "bad request: malformed command") from None
+        if not fields:
+            self._take_pong()
+            return None
+        if ("connect" in fields) is self._connected or self._refused:
+            raise ProtocolViolation(CloseReason.BAD_USE, "bad request: connect comes first, and once")
+        self._connected = True
+        kind, number = decoder.head(fields)
+        if len(self._asked) >= MAX_ASKED or number in self._asked:
+            raise ProtocolViolation(
+                CloseReason.BAD_USE, "bad request: too many commands without a reply, or one id twice"
+            )
+        self._last_id = number
+        if number:
+            self._asked[number] = _Asked(kind)
+        command = decoder.body(self._codec, fields)
+        if isinstance(command, Connect):
+            self._asked[number] = _Asked(kind, (), command.recover)
+        elif isinstance(command, Subscribe):
+            self._asked[number] = _Asked(kind, command.topics, command.recover)
+        return command
+
+    def _take_pong(self) -> None:
+        if not self._awaits_pong:
+            raise ProtocolViolation(CloseReason.BAD_USE, "bad request: a pong that nobody awaits")
+        self._awaits_pong = False
+
+    def ping(self) -> bytes:
+        """An empty reply, which the client answers with an empty command."""
+        if self.frame_pings:
+            return PING
+        self._awaits_pong = True
+        return self._frame({})
+
+    def close_reason(self, error: ProtocolError) -> CloseReason | None:
+        """A client whose token is not valid is disconnected, and does not come back."""
+        kind = self._asked.get(self._id_of(error), _NOTHING).kind
+        if self._codec.unidirectional:  # it would not understand an error
+            return CloseReason.BAD_TOKEN if error.reason is ErrorReason.TOKEN else CloseReason.BAD_USE
+        invalid = error.reason is ErrorReason.TOKEN and error.detail != "token_expired"
+        return CloseReason.BAD_TOKEN if invalid and kind in ("connect", "refresh") else None
+
+    # ---- to the client
+
+    def encode_missed(self, messages: Sequence[Broadcast]) -> bytes:
+        """Nothing: the reply to the subscription contains the messages."""
+        for event in messages:
+            assert isinstance(event, Delivered)
+            topic = message.unpack(event.body)[1].decode()
+            data = event.frame(self._publications)
+            if topic in self._too_long or self._missed_bytes + len(data) > MAX_REPLY_BYTES:
+                self._take_missed(topic)
+                self._too_long.add(topic)
+            else:
+                self._missed.setdefault(topic, []).append(data)
+                self._missed_bytes += len(data)
+        return b""
+
+    def _take_missed(self, topic: str) -> list[bytes]:
+        """The publications for the reply about a topic, which are then forgotten."""
+        self._too_long.discard(topic)
+        missed = self._missed.pop(topic, [])
+        self._missed_bytes -= sum(map(len, missed))
+        return missed
+
+    def encode(self, event: Event, now_ms: int) -> bytes:
+        """Frames with an event; none for events that the protocol does not have."""
+        match event:
+            case events.Welcome():
+                self._ping_seconds = max(1, event.ping_ms // 1000)
+            case events.StreamOpened(name):
+                self._stream = name
+            case events.StreamClosed(code, reason):
+                return self._frame({"push": {"disconnect": {"code": code, "reason": reason or "closed"}}})
+            case events.Subscribed():
+                return self._subscribed(event, now_ms / 1000)
+            case events.Authenticated():
+                return self._logged_in({}, now_ms / 1000)
+            case events.Unsubscribed(topics, request_id):
+                for topic in topics:
+                    self._take_missed(topic)
+                return self._reply(request_id, {})
+            case events.Published(_, _, request_id):
+                return self._reply(request_id, {})
+            case events.GrantRenewed(topic, request_id):
+                return self._reply(request_id, self._grant_time(topic, now_ms / 1000))
+            case events.CommandDone(command, content):
+                return self._reply(command.request_id, {"data": orjson.dumps(content)})
+            case events.Answer():
+                return self._answer(event)
+            case events.Failed(error):
+                return self._failed(error)
+            case events.SubscriptionsEnded(topics, reason, why):
+                gone = {"code": codes.UNSUBSCRIBE_CODES[why], "reason": reason}
+                return b"".join([self._frame({"push": {"channel": topic, "unsubscribe": gone}}) for topic in topics])
+        return b""
+
+    def _frame(self, reply: Fields) -> bytes:
+        return frames.build(self._codec.opcode, self._codec.join([self._codec.write("Reply", reply)]))
+
+    def _reply(self, request_id: Any, result: Fields) -> bytes:
+        kind = self._asked.pop(request_id, _NOTHING).kind
+        return self._frame({"id": request_id, kind: result}) if kind else b""
+
+    def _failed(self, error: ProtocolError) -> bytes:
+        number = self._id_of(error)
+        kind, topics, _ = self._asked.pop(number, _NOTHING)
+        if not kind:
+            return b""
+        for topic in topics:
+            self._take_missed(topic)
+        self._refused = self._refused or kind == "connect"
+        code = codes.error_code(error)
+        about: dict[str, Any] = {"code": int(code), "message": error.message}
+        if code in codes.TEMPORARY:
+            about["temporary"] = True
+        return self._frame({"id": number, "error": about})
+
+    def _id_of(self, error: ProtocolError) -> int:
+        """The command that an error is about: without an id, the last one, since the others wait for it."""
+        return error.request_id if isinstance(error.request_id, int) else self._last_id
+
+    def _logged_in(self, subscriptions: Fields, now: float) -> bytes:
+        """The reply to connect or refresh. Only one of them waits at a time."""
+        number = next((n for n, asked in self._asked.items() if asked.kind in ("connect", "refresh")), 0)
+        result: dict[str, Any] = {"client": self._client_id, "version": __version__}
+        left = self._session.seconds_left(now)
+        if left is not None:
+            result |= {"expires": True, "ttl": left}
+        if number and self._asked[number].kind == "connect":
+            if subscriptions:
+                result["subs"] = subscriptions
+            if self._stream and not self._codec.unidirectional:
+                result |= {"session": self._stream, "node": self._client_id.rpartition(".")[0]}
+            if not self.frame_pings:
+                result |= {"ping": self._ping_seconds, **_nonzero(pong=not self._codec.unidirectional)}
+        return self._reply(number, result)
+
+    def _subscribed(self, event: events.Subscribed, now: float) -> bytes:
+        if event.by_server:
+            return b"".join([self._entered(topic, event.positions.get(topic)) for topic in event.topics])
+        kind, _, recover = self._asked.get(event.request_id, _NOTHING)  # type: ignore[arg-type]
+        results = {topic: self._subscription(topic, event, recover.get(topic), now) for topic in event.topics}
+        if kind == "connect":
+            return self._logged_in(results, now)
+        return b"".join([self._reply(event.request_id, result) for result in results.values()])
+
+    def _entered(self, topic: str, position: Position | None) -> bytes:
+        """The push that the back end has subscribed the client, and the last value of the topic, if it has one."""
+        about: dict[str, Any] = {}
+        if position is not None:
+            about = {"recoverable": True, "positioned": True, **_nonzero(epoch=position.epoch, offset=position.offset)}
+        pushes = [{"subscribe": about}, *({"pub": publication} for publication in self._take_missed(topic))]
+        return b"".join([self._frame({"push": {"channel": topic, **push}}) for push in pushes])
+
+    def _subscription(self, topic: str, event: events.Subscribed, asked: Position | None, now: float) -> Fields:
+        result = self._grant_time(topic, now)
+        position, complete = event.positions.get(topic), topic not in self._too_long
+        publications = self._take_missed(topic)
+        recovered = complete and (bool(publications) if position is None else event.recovered.get(topic, False))
+        if position is not None:
+            offset = asked.offset if asked is not None and recovered else position.offset
+            result |= {"recoverable": True, "positioned": True, **_nonzero(epoch=position.epoch, offset=offset)}
+        if asked is not None:
+            result |= {"was_recovering": True, **_nonzero(recovered=recovered)}
+        if publications and complete:
+            result["publications"] = publications
+        return result
+
+    def _grant_time(self, topic: str, now: float) -> dict[str, Any]:
+        left = self._session.grant_seconds_left(topic, now)
+        return {} if left is None else {"expires": True, "ttl": left}
+
+    # ---- answers about topics
+
+    def _answer(self, event: events.Answer) -> bytes:
+        request, content = event.request, event.content
+        if isinstance(content, events.History):
+            return self._history(request, content)
+        clients = content.get("clients", []) if isinstance(content, dict) else []
+        if self._asked.get(request.request_id, _NOTHING).kind == "presence_stats":  # type: ignore[arg-type]
+            users = {each["user"] for each in clients}
+            return self._reply(request.request_id, _nonzero(num_clients=len(clients), num_users=len(users)))
+        listed = {each["clientId"]: _client_info(each) for each in clients}
+        return self._reply(request.request_id, {"presence": listed})
+
+    def _history(self, request: Request, page: events.History) -> bytes:
+        epoch = request.parameters.get("epoch")
+        if epoch and epoch != page.epoch:
+            message_text = "The epoch of this position is over"
+            return self._failed(ProtocolError(ErrorReason.UNRECOVERABLE, message_text, request.request_id))
+        result: dict[str, Any] = _nonzero(epoch=page.epoch, offset=page.offset)
+        if not request.parameters.get("position_only"):
+            result["publications"] = [_publication(each) for each in page.messages]
+        return self._reply(request.request_id, result)
+
+
+def _publication(event: Delivered) -> Fields:
+    _, _, extras, data = message.unpack(event.body)
+    return publication(event, extras, data)
+
+
+def _client_info(client: Mapping[str, Any]) -> Fields:
+    """A client as an answer about presence lists it."""
+    info = orjson.dumps(client["info"]) if "info" in client else b""
+    return _nonzero(user=client["user"], client=client["clientId"], conn_info=info)
+
+
+def _nonzero(**fields: Any) -> dict[str, Any]:
+    """The fields that are not zero or empty: zero values are left out."""
+    return {name: value for name, value in fields.items() if value}
