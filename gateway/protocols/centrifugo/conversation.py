@@ -234,7 +234,10 @@ class CentrifugoConversation:
         about: dict[str, Any] = {}
         if position is not None:
             about = {"recoverable": True, "positioned": True, **_nonzero(epoch=position.epoch, offset=position.offset)}
-        pushes = [{"subscribe": about}, *({"pub": publication} for publication in self._take_missed(topic))]
+        pushes: list[Fields] = [
+            {"subscribe": about},
+            *({"pub": publication} for publication in self._take_missed(topic)),
+        ]
         return b"".join([self._frame({"push": {"channel": topic, **push}}) for push in pushes])
 
     def _subscription(self, topic: str, event: events.Subscribed, asked: Position | None, now: float) -> Fields:
