@@ -60,6 +60,12 @@ class SessionRules:
     leeway_seconds: float = 0.0  # for which the node still accepts an expired token
     centrifugo: bool = False  # names of topics restrict their subscribers, as Centrifugo's channels do
 
+    def seconds_left(self, expires: float | None, now: float) -> int | None:
+        """For how many seconds a token that `expires` is valid; both since 1970."""
+        if expires is None or expires == math.inf:
+            return None
+        return max(1, int(expires - self.leeway_seconds - now))
+
 
 class Session:
     """One client's identity and subscription tokens, and the decisions that follow from them."""
@@ -188,17 +194,11 @@ class Session:
 
     def seconds_left(self, now: float) -> int | None:
         """For how many seconds the client's token is valid at `now` (since 1970), at least 1; None: it has no end."""
-        return self._seconds_left(self.identity.expires, now)
+        return self._rules.seconds_left(self.identity.expires, now)
 
     def grant_seconds_left(self, topic: str, now: float) -> int | None:
         """The same for the subscription token by which the client is subscribed to `topic`."""
-        grant = (self._grants or {}).get(topic)
-        return None if grant is None else self._seconds_left(grant.expires, now)
-
-    def _seconds_left(self, expires: float | None, now: float) -> int | None:
-        if expires is None or expires == math.inf:
-            return None
-        return max(1, int(expires - self._rules.leeway_seconds - now))
+        return next((self._rules.seconds_left(grant.expires, now) for grant in self._held(topic)), None)
 
     def _set_identity(self, identity: Identity, removed: Collection[str]) -> None:
         self.info_changed |= identity.info != self.identity.info
@@ -264,8 +264,7 @@ class Session:
         used = self._require_all(message.topics, request_id, identity, grants, findings)  # all or nothing
         removed = self._forbidden_topics(identity, audiences, message.topics, request_id, findings)
         if message.once and any(map(audiences.has_topic, message.topics)):
-            name = next(filter(audiences.has_topic, message.topics))
-            raise ProtocolError(ErrorReason.ALREADY_SUBSCRIBED, f"Already subscribed to {name}", request_id)
+            raise ProtocolError(ErrorReason.ALREADY_SUBSCRIBED, "Already subscribed", request_id)
         limit = self._rules.max_client_topics
         most = audiences.topics + len(message.topics)  # if the client is not subscribed to any of them yet
         if most > limit and most - sum(map(audiences.has_topic, message.topics)) > limit:
