@@ -1,7 +1,8 @@
-"""Times as text.  (pure)"""
+"""Times in milliseconds and as text.  (pure)"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Final
@@ -18,3 +19,14 @@ def iso_time(milliseconds: int) -> str:
 @lru_cache(maxsize=16)  # thousands of messages are sent in the same second
 def _iso_second(seconds: int) -> str:
     return (_EPOCH + timedelta(seconds=seconds)).isoformat().removesuffix("+00:00")
+
+
+class Clock:
+    """Milliseconds of the clock `now`, which gives seconds since 1970."""
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self._now = now
+
+    def ms(self) -> int:
+        """The time in ms since 1970."""
+        return int(self._now() * 1000)

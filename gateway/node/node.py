@@ -44,6 +44,7 @@ from gateway.core.capacity import Capacity
 from gateway.core.hub import Hub
 from gateway.core.identity import Identity
 from gateway.core.session import SessionRules
+from gateway.core.timestamps import Clock
 from gateway.core.topic_rules import TopicRules
 from gateway.delivery.dispatcher import Dispatcher
 from gateway.delivery.ingest import Ingest
@@ -91,6 +92,7 @@ class Node:
         self.metrics = metrics = Metrics()
         self._announced = False
         self._now = now
+        self._now_ms = now_ms = Clock(now).ms
         self._log = logger()
         spawn = self.lifecycle.spawn
 
@@ -113,8 +115,8 @@ class Node:
 
         # ---- delivery
         self._hub = Hub()
-        sender = Sender(self._hub, metrics, self._ms)
-        self.open_connections = OpenConnections(self.id, self._hub, self._ms)
+        sender = Sender(self._hub, metrics, now_ms)
+        self.open_connections = OpenConnections(self.id, self._hub, now_ms)
         self.rules = rules
         self.publisher = MessagePublisher(
             self._redis, keys, rules, metrics, max_message_bytes=settings.max_message_bytes, now=now
@@ -122,7 +124,7 @@ class Node:
         self.history = History(self._redis, keys, now)
         self._snapshots = Snapshots(self._redis, keys)
         self.presence = PresenceTracker(
-            PresenceStore(self._redis, keys, self.id), grace_seconds=settings.presence_grace_seconds, now_ms=self._ms
+            PresenceStore(self._redis, keys, self.id), grace_seconds=settings.presence_grace_seconds, now_ms=now_ms
         )
         self._recovery = Recovery(self.history, rules, metrics, spawn)
         self._topic_copies = TopicCopies(self._hub, rules, self._recovery, self._snapshots, self.presence, metrics)
@@ -145,7 +147,7 @@ class Node:
         self.readiness = Readiness(self.authenticator, self._pubsub.health, self._own_channels, self._lease, self.drain)
         facts = NodeFacts(self.id, settings.node, settings.advertise, rules.digest)
         self.status = NodeStatus(
-            facts, self.readiness, self.drain, self.rebalance, self.open_connections, self._hub, self._ms
+            facts, self.readiness, self.drain, self.rebalance, self.open_connections, self._hub, now_ms
         )
         self.registry = Registry(
             self._redis, keys, self.id, lease_seconds=settings.lease_seconds,
@@ -201,9 +203,9 @@ class Node:
         )  # fmt: skip
         self.event_streams = HttpStreams()
         self.connections = ConnectionManager(
-            settings, session_rules, self.open_connections, subscriptions, self.admission, commands, metrics, self._ms
+            settings, session_rules, self.open_connections, subscriptions, self.admission, commands, metrics, now_ms
         )
-        self._enforcer = Enforcer(settings, self.open_connections, sender, subscriptions, metrics, self._ms)
+        self._enforcer = Enforcer(settings, self.open_connections, sender, subscriptions, metrics, now_ms)
         client_orders = ClientOrders(
             self.open_connections, subscriptions, self._enforcer, max_client_topics=settings.max_client_topics
         )
@@ -307,7 +309,7 @@ class Node:
         interval = self.settings.lease_seconds / BEATS_PER_LEASE
         tasks = PeriodicTasks(self.metrics)
         reaper = Reaper(
-            self._redis, self._keys, self.registry, found=partial(tasks.wake, "reap"), now_ms=self._ms
+            self._redis, self._keys, self.registry, found=partial(tasks.wake, "reap"), now_ms=self._now_ms
         )  # fmt: skip
         tasks.add("enroll", reaper.enroll, seconds=self.settings.lease_seconds)  # and after each heartbeat
         tasks.add("reap", reaper.reap, seconds=None)
@@ -347,7 +349,12 @@ class Node:
     async def _announce(self) -> None:
         """Publish once that the node has joined."""
         if not self._announced:
-            about = {"timestamp": self._ms(), "serverId": self.id, "name": self.settings.node, "version": __version__}
+            about = {
+                "timestamp": self._now_ms(),
+                "serverId": self.id,
+                "name": self.settings.node,
+                "version": __version__,
+            }
             await self._redis.publish(self._keys.node_ready, orjson.dumps(about))
             self._announced = True
 
@@ -371,6 +378,3 @@ class Node:
     def seconds_since(self, timestamp: str) -> float:
         """Seconds since `timestamp`, in the format of the registry's rows."""
         return self._now() - datetime.fromisoformat(timestamp).timestamp()
-
-    def _ms(self) -> int:
-        return int(self._now() * 1000)

@@ -25,3 +25,7 @@ def test_iso_looks_so() -> None:
     assert timestamps.iso_time(0) == "1970-01-01T00:00:00.000Z"
     assert timestamps.iso_time(1795502108477) == "2026-11-24T06:35:08.477Z"
     assert timestamps.iso_time(1795502108000) == "2026-11-24T06:35:08.000Z"
+
+
+def test_a_clock_gives_whole_milliseconds() -> None:
+    assert timestamps.Clock(lambda: 1.2345).ms() == 1234
