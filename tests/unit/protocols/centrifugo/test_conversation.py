@@ -9,13 +9,12 @@ import orjson
 import pytest
 
 from gateway.core import events, frames, message
-from gateway.core.commands import Auth, BackendCommand, Connect, Publish, RenewGrant, Request, Subscribe, Unsubscribe
+from gateway.core.commands import Auth, BackendCommand, Connect, RenewGrant, Request, Subscribe, Unsubscribe
 from gateway.core.errors import CloseReason, ErrorReason, ProtocolError, ProtocolViolation, UnsubscribeReason
 from gateway.core.events import Delivered
 from gateway.core.identity import Grant, Identity
 from gateway.core.position import ANY_EPOCH, Position
 from gateway.core.presence_set import ClientChanges, Member
-from gateway.core.publication import Publication
 from gateway.core.session import Session, SessionRules
 from gateway.core.topic_rules import TopicRules
 from gateway.protocols.centrifugo import conversation, protobuf
@@ -126,12 +125,12 @@ def test_commands(client: Client, command: dict[str, Any], expected: object) -> 
 
 def test_commands_with_data(client: Client) -> None:
     value = {"text": "é", "n": [1, None]}
-    assert client.say(id=2, publish={"channel": "a", "data": data(client, value)}) == Publish(
-        Publication("a", value), 2
-    )
-    rpc = {"method": "sum", "data": data(client, [1, 2])}
-    assert client.say(id=3, rpc=rpc) == BackendCommand("rpc", "sum", [1, 2], 3)
-    assert client.say(send={"data": data(client, 1)}) == BackendCommand("rpc", "send", 1, 0)
+    publish = client.say(id=2, publish={"channel": "a", "data": data(client, value)})
+    assert publish.publication.topic == "a" and orjson.dumps(publish.publication.data) == orjson.dumps(value)
+    rpc = client.say(id=3, rpc={"method": "sum", "data": data(client, [1, 2])})
+    assert isinstance(rpc, BackendCommand) and (rpc.topic, rpc.action, rpc.request_id) == ("rpc", "sum", 3)
+    assert orjson.dumps(rpc.data) == b"[1,2]"
+    assert client.say(send={"data": data(client, 1)}).request_id == 0
 
 
 @pytest.mark.parametrize(
