@@ -31,7 +31,7 @@ class Message:
     offset: int | None = None
     epoch: str | None = None
     initial: bool = False  # the snapshot that the server sends after a SUBSCRIBE, not a new message
-    extras: Mapping[str, Json] = field(default_factory=dict)  # action, subtype, priority
+    extras: Mapping[str, Json] = field(default_factory=dict)  # action, subtype, priority, tags
     mark: int | None = None
 
 

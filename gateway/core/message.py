@@ -28,7 +28,7 @@ def pack(topic: str, data: Json, extras: Mapping[Any, Json], time_ms: int) -> by
 
 
 def unpack(body: bytes) -> tuple[bytes, bytes, bytes, bytes]:
-    """Time, topic, extras (action, subtype and priority) and data of `body`.
+    """Time, topic, extras (action, subtype, priority and tags) and data of `body`.
 
     Raises:
         ValueError: `body` is not a message's.

@@ -13,12 +13,12 @@ from typing import Any, Final
 
 import orjson
 
-from gateway.core import topic_rules
+from gateway.core import tags, topic_rules
 from gateway.core.errors import ErrorReason, ProtocolError
 from gateway.core.json_text import Json, RequestId, dumps, loads
 from gateway.core.names import MAX_NAME_LENGTH, is_name, quoted
 
-_FIELDS: Final = frozenset({"topic", "data", "action", "subtype", "priority", "to", "except", "idempotencyKey"})
+_FIELDS: Final = frozenset({"topic", "data", "action", "subtype", "priority", "tags", "to", "except", "idempotencyKey"})
 
 MAX_BROADCAST_TOPICS: Final = 1000
 MAX_BROADCAST_BYTES: Final = 16 << 20  # of the data on all topics of one broadcast together
@@ -37,7 +37,7 @@ class Publication:
 
     topic: str
     data: Json
-    extras: Mapping[str, Json] = field(default_factory=dict)  # action, subtype, priority
+    extras: Mapping[str, Json] = field(default_factory=dict)  # action, subtype, priority, tags
     to: tuple[str, str] | None = None  # ("user" | "role" | "client", its name or id)
     except_client: str | None = None
     key: str | None = None  # idempotency key: within five minutes, the same key means the same message
@@ -174,6 +174,13 @@ def common_fields(message: Mapping[str, Json], request_id: RequestId) -> tuple[s
                 request_id,
             )
         extras[name] = value
+    if message.get("tags") is not None:
+        try:
+            checked = tags.check(message["tags"])
+        except ValueError as error:
+            raise ProtocolError(ErrorReason.DATA_REFUSED, str(error), request_id) from None
+        if checked:
+            extras["tags"] = checked
     return topic, message["data"], extras
 
 

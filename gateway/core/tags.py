@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Final, TypeAlias
 
+import orjson
+
 from gateway.core.json_text import Json
 from gateway.core.names import MAX_NAME_LENGTH, is_name, quoted
 
@@ -13,7 +15,7 @@ Tags: TypeAlias = dict[str, str]
 
 
 def check(value: Json) -> Tags:
-    """Validate the tags of a message and return them.
+    """Validate the tags of a message and return a copy.
 
     Raises:
         ValueError: `value` is not a map of at most `MAX_TAGS` names to strings, or a string is too long.
@@ -29,4 +31,13 @@ def check(value: Json) -> Tags:
             raise ValueError(
                 f"the tag {quoted(name)} must be a string of at most {MAX_NAME_LENGTH} characters, not {quoted(tag)}"
             )
-    return value
+    return dict(value)
+
+
+def of_extras(extras: bytes) -> Tags:
+    """The tags of a message for a protocol that has no other extras: action, subtype and priority are tags too."""
+    found = orjson.loads(extras)
+    own = found.pop("tags", None)
+    if isinstance(own, dict):
+        found = {**own, **found}
+    return {name: str(value) for name, value in found.items()}

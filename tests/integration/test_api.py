@@ -228,11 +228,15 @@ async def test_a_publish_may_say_more_than_data(plain: Cluster, back_end: Api, c
     client = await connect(plain[2])
     await client.subscribe("rich")
     answer = await back_end.http.post(
-        "/api/publish", json={"topic": "rich", "data": None, "action": "a", "subtype": "ß", "priority": "high"}
+        "/api/publish",
+        json={"topic": "rich", "data": None, "action": "a", "subtype": "ß", "priority": "high", "tags": {"é": "b"}},
     )
     assert answer.json() == {"results": [{"topic": "rich"}]}
     received = await client.hear(type="DATA")
-    assert received.items() >= {"data": None, "action": "a", "subtype": "ß", "priority": "high"}.items()
+    assert (
+        received.items()
+        >= {"data": None, "action": "a", "subtype": "ß", "priority": "high", "tags": {"é": "b"}}.items()
+    )
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from gateway.auth.api_keys import ApiKey
 from gateway.core.errors import ProtocolError
 from gateway.core.identity import ROLES
 from gateway.core.json_text import Json
+from gateway.core.names import MAX_NAME_LENGTH
 from gateway.core.position import Position
 from gateway.core.publication import (
     MAX_BROADCAST_BYTES,
@@ -20,6 +21,7 @@ from gateway.core.publication import (
     of_broadcast,
     refuse_reserved,
 )
+from gateway.core.tags import MAX_TAGS
 from gateway.core.topic_rules import MAX_TOPIC_LENGTH
 from gateway.http.api.openapi import (
     CLIENT_ID,
@@ -172,6 +174,13 @@ _MESSAGE = record(
     action={**NAME, "type": ["string", "null"], "description": "Delivered beside `data`, like the next two"},
     subtype={**NAME, "type": ["string", "null"]},
     priority={**NAME, "type": ["string", "number", "null"]},
+    tags={
+        "type": ["object", "null"],
+        "description": "Delivered beside `data`",
+        "propertyNames": NAME,
+        "additionalProperties": {"type": "string", "maxLength": MAX_NAME_LENGTH},
+        "maxProperties": MAX_TAGS,
+    },
     to={
         "type": ["object", "null"],
         "description": "Deliver only to these clients, on any node, even if they are not subscribed to the topic",

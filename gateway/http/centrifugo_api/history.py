@@ -6,7 +6,7 @@ import orjson
 
 from gateway.auth.api_keys import ApiKey
 from gateway.broker.history import MAX_OFFSET
-from gateway.core import message
+from gateway.core import message, tags
 from gateway.core.commands import MAX_HISTORY_LIMIT
 from gateway.core.stream_position import StreamEntry
 from gateway.http.centrifugo_api.wire import (
@@ -55,8 +55,8 @@ async def history_remove(node: Node, _key: ApiKey, params: Params) -> Result:
 def _publication(entry: StreamEntry) -> Result:
     _, _, extras, data = message.unpack(entry.body)
     about: Result = {"data": orjson.Fragment(data), "offset": entry.offset}
-    tags = {name: value for name, value in orjson.loads(extras).items() if isinstance(value, str)}
-    return {**about, "tags": tags} if tags else about
+    found = tags.of_extras(extras)
+    return {**about, "tags": found} if found else about
 
 
 def _ruled(node: Node, params: Params) -> str:

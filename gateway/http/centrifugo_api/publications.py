@@ -29,7 +29,7 @@ from gateway.http.centrifugo_api.wire import (
 )
 from gateway.node.node import Node
 
-TAGS = ("action", "subtype")  # the tags that our messages have; others are not delivered
+TAGS = ("action", "subtype")  # the tags that are fields of our messages
 
 
 async def publish(node: Node, key: ApiKey, params: Params) -> Result:
@@ -92,6 +92,7 @@ def _fields(node: Node, topics: list[str], params: Params) -> Result:
     if not isinstance(tags, dict) or not all(isinstance(value, str) for value in tags.values()):
         raise bad_request("tags must be an object of texts")
     fields: Result = {"data": _data(params), **{name: tags[name] for name in TAGS if tags.get(name)}}
+    fields["tags"] = {name: value for name, value in tags.items() if name not in TAGS}
     key = text(params, "idempotency_key")
     if key:
         fields["idempotencyKey"] = (

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import orjson
-
-from gateway.core import message
+from gateway.core import message, tags
 from gateway.core.events import Broadcast, Delivered
 from gateway.core.presence_set import Member
 from gateway.protocols.centrifugo.codec import Codec, Fields
@@ -18,7 +16,7 @@ def publication(event: Delivered, extras: bytes, data: bytes) -> Fields:
     if event.position is not None:
         found["offset"] = event.position.offset
     if extras != message.NO_EXTRAS:
-        found["tags"] = {name: str(value) for name, value in orjson.loads(extras).items()}
+        found["tags"] = tags.of_extras(extras)
     return found
 
 

@@ -36,7 +36,15 @@ from tests.unit.protocols.native.test_decoder import names, to_text, values
             {"topic": "chat", "data": 1, "action": "a", "subtype": "s", "priority": 1.5},
             Publication("chat", 1, {"action": "a", "subtype": "s", "priority": 1.5}),
         ),
-        ({"topic": "chat", "data": 1, "action": None, "to": None, "except": None}, Publication("chat", 1)),
+        (
+            {"topic": "chat", "data": 1, "tags": {"room": "a b\n", "é": ""}},
+            Publication("chat", 1, {"tags": {"room": "a b\n", "é": ""}}),
+        ),
+        ({"topic": "chat", "data": 1, "tags": {}}, Publication("chat", 1)),
+        (
+            {"topic": "chat", "data": 1, "tags": None, "action": None, "to": None, "except": None},
+            Publication("chat", 1),
+        ),
         ({"topic": "chat", "data": 1, "to": {"user": "ann\n é"}}, Publication("chat", 1, to=("user", "ann\n é"))),
         ({"topic": "chat", "data": 1, "to": {"role": "admin"}}, Publication("chat", 1, to=("role", "admin"))),
         ({"topic": "chat", "data": 1, "to": {"client": "w-1.b.1"}}, Publication("chat", 1, to=("client", "w-1.b.1"))),
@@ -63,6 +71,9 @@ def test_a_publication_is_read(item: dict[str, Any], publication: Publication) -
         ({"topic": "chat", "data": 1, "action": ""}, "action must be"),
         ({"topic": "chat", "data": 1, "subtype": 5}, "subtype must be"),
         ({"topic": "chat", "data": 1, "priority": {}}, "priority must be"),
+        ({"topic": "chat", "data": 1, "tags": []}, "tags must be"),
+        ({"topic": "chat", "data": 1, "tags": ["a"]}, "tags must be"),
+        ({"topic": "chat", "data": 1, "tags": {"price": 5}}, "the tag 'price' must be a string"),
         ({"topic": "chat", "data": 1, "to": "ann"}, "to must be"),
         ({"topic": "chat", "data": 1, "to": {}}, "to must be"),
         ({"topic": "chat", "data": 1, "to": {"user": "ann", "role": "admin"}}, "to must be"),
@@ -92,6 +103,7 @@ publish_items = st.fixed_dictionaries(
         "action": names,
         "subtype": names,
         "priority": names,
+        "tags": st.one_of(values, st.dictionaries(st.text(max_size=3), names, max_size=3)),
         "to": st.one_of(values, st.dictionaries(st.sampled_from(["user", "role", "client", "x"]), names, max_size=2)),
         "except": names,
         "more": values,
@@ -111,7 +123,7 @@ def test_any_item_is_a_publication_that_can_be_sent_or_a_protocol_error(item: An
         body = message.pack(publication.topic, publication.data, publication.extras, 0)
         sent = orjson.loads(encoder.data(Delivered(body)))
         assert (sent["topic"], sent["data"]) == (item["topic"], item["data"])
-        assert sent.keys() <= {"type", "topic", "data", "timestamp", "action", "subtype", "priority"}
+        assert sent.keys() <= {"type", "topic", "data", "timestamp", "action", "subtype", "priority", "tags"}
         assert sent.keys().isdisjoint({"to", "except"})
 
 

@@ -13,6 +13,12 @@ def test_strings_are_tags() -> None:
     assert tags.check({}) == {}
 
 
+def test_other_extras_are_tags_of_protocols_without_them() -> None:
+    extras = b'{"action":"a","priority":1.5,"tags":{"action":"b","symbol":"BTC"}}'
+    assert tags.of_extras(extras) == {"action": "a", "priority": "1.5", "symbol": "BTC"}
+    assert tags.of_extras(b'{"tags":7}') == {}
+
+
 @pytest.mark.parametrize(
     ("value", "reason"),
     [

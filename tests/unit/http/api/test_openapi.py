@@ -94,12 +94,15 @@ GOOD = with_topic_and_data(
     {}, {"data": None}, {"topic": "a:b/c.d-e_f", "data": [1, {"x": []}]}, {"topic": "a" * 200},
     {"action": "x", "subtype": "y", "priority": "high"}, {"action": "é" * 200}, {"priority": 1.5}, {"priority": 0},
     {"action": None, "subtype": None, "priority": None, "to": None, "except": None},
+    {"tags": {"symbol": "BTC", "é": ""}}, {"tags": {}}, {"tags": None}, {"tags": dict.fromkeys("0123456789abcdef", "")},
     {"to": {"user": "ann/b c"}}, {"to": {"role": "admin"}, "except": None}, {"to": {"client": "n1.0.1"}},
     {"to": None, "except": "n1.0.1"},
 )  # fmt: skip
 BAD = [None, 1, "a", [], {}, {"topic": "a"}, {"data": 1}, *with_topic_and_data(
     {"topic": None}, {"topic": ""}, {"topic": "a b"}, {"topic": "a" * 201}, {"topic": "é"}, {"topic": 1},
     {"unknown": 1}, {"action": 1}, {"action": ""}, {"subtype": "x" * 201}, {"priority": []}, {"priority": ""},
+    {"tags": ["a"]}, {"tags": {"a": 1}}, {"tags": {"": "a"}}, {"tags": {"a": "x" * 201}}, {"tags": {"x" * 201: "a"}},
+    {"tags": dict.fromkeys(map(str, range(17)), "x")},
     {"to": {}}, {"to": "ann"}, {"to": {"user": ""}}, {"to": {"user": 1}}, {"to": {"user": "a", "role": "b"}},
     {"to": {"node": "n1"}}, {"to": {"client": "a b"}}, {"to": {"user": "a"}, "except": "n1.0.1"},
     {"except": 1}, {"except": "a b"}, {"except": ""},

@@ -220,11 +220,11 @@ async def test_presence_lists_clients_and_counts_people() -> None:
 async def test_history_has_pages_in_both_directions(params: dict[str, Any], data: list[int]) -> None:
     at = At()
     for number in range(1, 6):
-        position = await at.call("publish", channel="kept", data=number, tags={"action": "A"})
+        position = await at.call("publish", channel="kept", data=number, tags={"action": "A", "x": "y"})
     found = await at.call("history", "reads", channel="kept", **params)
     assert (found["offset"], found["epoch"]) == (5, position["epoch"])
     assert [message["data"] for message in found["publications"]] == data
-    assert all(message["tags"] == {"action": "A"} for message in found["publications"])
+    assert all(message["tags"] == {"action": "A", "x": "y"} for message in found["publications"])
     since = {"offset": 1, "epoch": "another"}
     assert await at.refused("history", channel="kept", since=since) == 112
     await at.call("history_remove", channel="kept")

@@ -57,6 +57,7 @@ commands = st.fixed_dictionaries(
         "action": names,
         "subtype": names,
         "priority": names,
+        "tags": st.one_of(st.dictionaries(st.text(max_size=3), names, max_size=3), values),
         "data": values,
         "requestId": st.one_of(request_ids, values),
         "authToken": names,
