@@ -75,6 +75,17 @@ class PresenceSet:
         """All clients on the topic."""
         return [member for clients in self._people.values() for member in clients.values()]
 
+    def including(self, members: Iterable[Member]) -> PresenceSet:
+        """This set if it has all of these clients, else a copy that has them too."""
+        missing = [member for member in members if member.client_id not in self._owners]
+        if not missing:
+            return self
+        copy = PresenceSet(self._grace)
+        copy._people = {person: dict(clients) for person, clients in self._people.items()}
+        copy._owners, copy._held = dict(self._owners), dict(self._held)
+        copy.prime(missing)
+        return copy
+
     @property
     def held(self) -> bool:
         """Whether a person is in its grace period."""

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from gateway.broker.history import History
 from gateway.core.events import Delivered
 from gateway.core.events import History as HistoryPage
+from gateway.core.presence_set import Member, PresenceSet
 from gateway.delivery.presence import MAX_LISTED, PresenceTracker, is_listed, member_json
 
 
 class TopicQueries:
-    """Answers queries about topics."""
+    """Answers queries about topics. `own_members` gives this node's clients on a topic."""
 
-    def __init__(self, history: History, presence: PresenceTracker) -> None:
+    def __init__(self, history: History, presence: PresenceTracker, own_members: Callable[[str], list[Member]]) -> None:
         self._history = history
         self._presence = presence
+        self._own_members = own_members
 
     async def read_history(
         self, topic: str, *, limit: int, since: int | None, reverse: bool, before: int | None = None
@@ -50,7 +53,7 @@ class TopicQueries:
         Raises:
             Unavailable: Redis did not answer in time.
         """
-        presence_set = await self._presence.members(topic)
+        presence_set = await self._presence_set(topic)
         about: dict[str, Any] = {"count": len(presence_set)}
         if (len(presence_set.clients) if clients else len(presence_set)) > MAX_LISTED:
             return about
@@ -65,5 +68,15 @@ class TopicQueries:
         Raises:
             Unavailable: Redis did not answer in time.
         """
-        presence_set = await self._presence.members(topic)
+        presence_set = await self._presence_set(topic)
         return len(presence_set.clients), len(presence_set)
+
+    async def _presence_set(self, topic: str) -> PresenceSet:
+        """The presence set of the topic, with this node's clients that are not written to Redis yet.
+
+        So a client that asks right after its subscription finds itself. A set too long to list has a count only.
+        """
+        presence_set = await self._presence.members(topic)
+        if len(presence_set.clients) > MAX_LISTED:
+            return presence_set
+        return presence_set.including(self._own_members(topic))

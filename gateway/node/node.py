@@ -135,7 +135,7 @@ class Node:
         self._ingest = Ingest(
             self._hub, dispatcher.conflation, self.publisher, self._redis, keys, rules, metrics, spawn
         )
-        self.topic_queries = TopicQueries(self.history, self.presence)
+        self.topic_queries = TopicQueries(self.history, self.presence, self.open_connections.topic_members)
         self.post_forwarder = PostForwarder(self._redis, keys)
 
         # ---- status and rows of this node

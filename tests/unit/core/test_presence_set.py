@@ -185,3 +185,13 @@ def test_a_new_info_replaces_the_old_one_silently() -> None:
     presence_set.join(ANN_INFO)
     assert not presence_set.changes(0) and not presence_set.client_changes()
     assert presence_set.members() == presence_set.client_members() == [ANN_INFO]
+
+
+def test_a_copy_with_more_clients_leaves_the_set_as_it_is() -> None:
+    presence_set = PresenceSet(5)
+    ann, again, bob = Member("1", "ann"), Member("2", "ann"), Member("3", "bob")
+    presence_set.join(ann)
+    assert presence_set.including([ann]) is presence_set
+    copy = presence_set.including([ann, again, bob])
+    assert copy.client_members() == [ann, again, bob] and copy.members() == [ann, bob]
+    assert presence_set.client_members() == presence_set.members() == [ann]

@@ -53,7 +53,7 @@ async def test_presence_is_listed_by_person_or_by_client() -> None:
     at = At()
     await at.open("t")
     at.hear("t", [ANN, AGAIN])
-    queries = TopicQueries(cast(History, None), at.presence)
+    queries = TopicQueries(cast(History, None), at.presence, at.clients.topic_members)
     people, clients = await queries.read_presence("t"), await queries.read_presence("t", clients=True)
     assert people["count"] == clients["count"] == 1
     assert orjson.loads(orjson.dumps(people["members"])) == [SHOWN]
@@ -63,3 +63,21 @@ async def test_presence_is_listed_by_person_or_by_client() -> None:
     at.hear("t", [Member(f"n.c.{number}", "ann") for number in range(MAX_LISTED)])
     assert await queries.read_presence("t", clients=True) == {"count": 1}
     assert "members" in await queries.read_presence("t")
+
+
+@in_virtual_time
+async def test_a_client_that_is_not_written_yet_is_listed_once() -> None:
+    at = At()
+    await at.open("t")
+    at.clients.here["t"] = [ANN]
+    queries = TopicQueries(cast(History, None), at.presence, at.clients.topic_members)
+    assert await queries.count_presence("t") == (1, 1)
+    for _ in ("before it is written", "after it"):
+        people, clients = await queries.read_presence("t"), await queries.read_presence("t", clients=True)
+        assert people["count"] == clients["count"] == 1
+        assert (
+            orjson.loads(orjson.dumps(people["members"])) == orjson.loads(orjson.dumps(clients["clients"])) == [SHOWN]
+        )
+        at.hear("t", [ANN])
+    await at.presence.flush(at.clients)
+    assert [about["count"] for _, about in at.clients.shown] == [1]  # the join is still news

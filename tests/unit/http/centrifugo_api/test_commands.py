@@ -78,7 +78,7 @@ class At:
                 now=lambda: 1_700_000_000.0,
             ),
             settings=Settings(), rules=rules, history=history,
-            topic_queries=TopicQueries(history, cast(PresenceTracker, Presence())),
+            topic_queries=TopicQueries(history, cast(PresenceTracker, Presence()), lambda _topic: []),
             registry=SimpleNamespace(client=client, nodes=nodes, listings=SimpleNamespace(topics=topics)),
             control_publisher=SimpleNamespace(broadcast=order), seconds_since=lambda _: 7.5,
         )  # fmt: skip
