@@ -2,36 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from importlib import resources
-from pathlib import Path
 from typing import Any
 
 from starlette.applications import Starlette
 
 from gateway.core import topic_rules
-from gateway.core.topic_rules import Need, Rule, RulesError, TopicRules
 from gateway.http import centrifugo_streams, fast_publish, health, pages, streams, websocket
 from gateway.http.api import resource, router
 from gateway.http.centrifugo_api import router as centrifugo_router
 from gateway.http.middleware import SecurityMiddleware
 from gateway.logging import logger
+from gateway.node import configuration
 from gateway.node.node import Node
 from gateway.settings import Settings
 
 
-def create_app(settings: Settings) -> Starlette:
-    """The application of one node, which is `app.state.node` and runs during the lifespan."""
-    default = Rule(pattern="*", subscribe=Need(settings.default_subscribe), publish=Need(settings.default_publish))
-    rules = load_rules(settings.topics, default)
-    node = Node(settings, rules)
+def create_app(settings: Settings, read_settings: Callable[[], Settings] | None = None) -> Starlette:
+    """The application of one node, which is `app.state.node` and runs during the lifespan.
+
+    `read_settings` reads the settings again for a reload; None: a reload reads only the files that `settings` names.
+    """
+    read = read_settings or (lambda: settings)
+    node = Node(settings, configuration.read(settings), lambda: configuration.read(read()))
 
     @asynccontextmanager
     async def lifespan(
         _app: Starlette,
     ) -> AsyncIterator[dict[str, Any]]:
-        for warning in topic_rules.left_open(rules, load_rules("")):
+        for warning in topic_rules.left_open(node.rules, configuration.load_rules("")):
             logger().warning(warning)
         async with node.lifespan():
             yield {
@@ -57,17 +57,3 @@ def create_app(settings: Settings) -> Starlette:
     # Outermost, so that also what Starlette's own error handling answers passes it.
     app.middleware_stack = SecurityMiddleware(app.build_middleware_stack(), settings.hosts)
     return app
-
-
-def load_rules(file: str, default: Rule = topic_rules.ANY_OTHER) -> TopicRules:
-    """Read the topic rules in `file`, or the default file of the package if it is empty; `default` applies elsewhere.
-
-    Raises:
-        RulesError: The file cannot be read or is invalid.
-    """
-    if not file:
-        return topic_rules.parse(resources.files("gateway").joinpath("topics.toml").read_text(), "topics.toml", default)
-    try:
-        return topic_rules.parse(Path(file).read_text(), file, default)
-    except (OSError, UnicodeDecodeError) as error:
-        raise RulesError(f"GATEWAY_TOPICS: {file} cannot be read: {error}") from None

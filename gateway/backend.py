@@ -85,7 +85,7 @@ class Backend:
         metrics: Metrics, now: Callable[[], float] = time.time,
     ) -> None:  # fmt: skip
         self._url = url.rstrip("/")
-        self._secret = secret.encode()
+        self.replace_secret(secret)
         self.timeout_seconds = timeout_seconds
         self._max_answer_bytes = max_answer_bytes
         self._metrics = metrics
@@ -106,6 +106,10 @@ class Backend:
         metrics.read(
             {"gateway_backend_waiting": lambda: self.waiting_calls, "gateway_backend_open": lambda: self.is_open}, {}
         )
+
+    def replace_secret(self, secret: str) -> None:
+        """Sign the next calls with `secret`; "": do not sign them."""
+        self._secret = secret.encode()
 
     @property
     def waiting_calls(self) -> int:

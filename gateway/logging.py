@@ -16,6 +16,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
@@ -202,6 +203,20 @@ def configure(level: str, **bound: Any) -> Logger:
     root.setLevel(max(number, logging.WARNING))  # libraries log only problems
     sys.stderr = _StderrWriter(err)
     return logger()
+
+
+def bind_request(request_id: str) -> None:
+    """Add the load balancer's id of a request, `request_id`, to the lines that the current task logs."""
+    import structlog
+
+    structlog.contextvars.bind_contextvars(request=request_id)
+
+
+def request_bound(request_id: str) -> AbstractContextManager[None]:
+    """As `bind_request`, for the lines that are logged within a ``with``."""
+    import structlog
+
+    return structlog.contextvars.bound_contextvars(request=request_id)
 
 
 def close() -> None:

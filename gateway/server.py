@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import signal
 import socket
 from contextlib import suppress
@@ -22,6 +23,8 @@ from gateway.transports.websocket import WebSocket
 GC_THRESHOLDS = (10_000, 20, 20)
 DATE_SECONDS: Final = 1.0  # resolution of the Date header
 SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)  # each makes the node drain and end
+RELOAD_SIGNAL: Final = signal.SIGUSR1  # and SIGHUP, if the node has no controlling terminal
+TERMINAL: Final = "/dev/tty"  # the controlling terminal of the process that opens it
 
 
 class Server(uvicorn.Server):
@@ -61,6 +64,14 @@ class Server(uvicorn.Server):
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._leave if self._signals == 1 else self._node.drain.finish_now)
 
+    def handle_reload(self) -> None:
+        """Reload the node's configuration. Without effect before it serves, because it has just read its files."""
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._reload)
+
+    def _reload(self) -> None:
+        self._node.lifecycle.spawn(self._node.reloader.reload_node(), "reload")
+
     def _leave(self) -> None:
         if self._leaving is None:
             self._leaving = asyncio.get_running_loop().create_task(self._drain(), name="drain")
@@ -71,6 +82,15 @@ class Server(uvicorn.Server):
         finally:
             self.should_exit = True
             self._drained.set()
+
+
+def has_terminal() -> bool:
+    """Whether this process has a controlling terminal. Then SIGHUP means that the terminal goes away."""
+    try:
+        os.close(os.open(TERMINAL, os.O_RDONLY | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
 
 
 def serve(settings: Settings) -> int:
@@ -85,13 +105,19 @@ def serve(settings: Settings) -> int:
         else:
             server.handle_exit(number, frame)
 
+    def on_reload(_number: int, _frame: FrameType | None) -> None:
+        if server is not None:
+            server.handle_reload()
+
     for number in SIGNALS:
         if (
             signal.getsignal(number) is not signal.SIG_IGN or number != signal.SIGHUP
         ):  # nohup sets SIGHUP to ignored on purpose
-            signal.signal(number, on_signal)
+            reloads = number == signal.SIGHUP and not has_terminal()
+            signal.signal(number, on_reload if reloads else on_signal)
+    signal.signal(RELOAD_SIGNAL, on_reload)
     logging.configure(settings.log_level, node=settings.node)
-    app = create_app(settings)
+    app = create_app(settings, lambda: Settings.from_env(os.environ))
     node: Node = app.state.node
     config = uvicorn.Config(
         app, host=settings.host, port=settings.port, loop="uvloop", http=Http1Protocol, ws=WebSocket,

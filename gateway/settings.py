@@ -1,4 +1,4 @@
-"""The settings of a node, read once from environment variables and immutable.  (pure)
+"""The settings of a node, read from environment variables, and secrets also from files; immutable.
 
 A variable is ``GATEWAY_`` and the field's name in capitals; names contain the unit. An unknown ``GATEWAY_`` variable or
 an invalid value raises `SettingsError` with one sentence that names it, so that a typo stops the start instead of
@@ -13,6 +13,7 @@ import re
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any
 
 from gateway.core.urls import check_http, parse_redis
@@ -30,6 +31,9 @@ STRONG_SECRET_BYTES = 32
 
 # Settings whose values are never shown.
 SECRETS = frozenset({"jwt_secret", "jwt_secret_previous", "api_key", "redis_url", "backend_url", "backend_secret"})
+FILE_SUFFIX = (
+    "_FILE"  # GATEWAY_JWT_SECRET_FILE names a file that holds GATEWAY_JWT_SECRET; each secret has this variant
+)
 
 
 class SettingsError(ValueError):
@@ -142,6 +146,30 @@ def _networks(text: str) -> tuple[str, ...]:
         except ValueError:
             raise ValueError(f"addresses or networks separated by commas; {network!r} is not one") from None
     return networks
+
+
+def read_secret_files(environ: Mapping[str, str]) -> dict[str, str]:
+    """`environ`, where the content of the file that ``GATEWAY_X_FILE`` names stands for the secret ``GATEWAY_X``.
+
+    Line breaks at the end of a file do not count.
+
+    Raises:
+        SettingsError: A file cannot be read or is empty, or both variables are set.
+    """
+    values = dict(environ)
+    for variable in (PREFIX + name.upper() for name in sorted(SECRETS)):
+        file = values.pop(variable + FILE_SUFFIX, "")
+        if not file:
+            continue
+        if values.get(variable):
+            raise SettingsError(f"{variable} and {variable}{FILE_SUFFIX} are both set; unset one of them")
+        try:
+            values[variable] = Path(file).read_text().rstrip("\r\n")
+        except (OSError, UnicodeDecodeError) as error:
+            raise SettingsError(f"{variable}{FILE_SUFFIX}: {file} cannot be read: {error}") from None
+        if not values[variable]:
+            raise SettingsError(f"{variable}{FILE_SUFFIX}: {file} is empty; write the secret into it")
+    return values
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -327,6 +355,7 @@ class Settings:
         Raises:
             SettingsError: An unknown ``GATEWAY_`` variable or a value out of its range.
         """
+        environ = read_secret_files(environ)
         known = {PREFIX + f.name.upper(): f for f in fields(cls)}
         values: dict[str, Any] = {}
         for variable, text in environ.items():

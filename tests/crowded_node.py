@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -77,9 +77,9 @@ async def crowd(node: Node, clients: int, topics: int) -> None:
             await asyncio.sleep(0.001)
 
 
-def crowded(settings: Settings) -> Starlette:
+def crowded(settings: Settings, read_settings: Callable[[], Settings] | None = None) -> Starlette:
     """A node's application, into which the crowd comes when it starts."""
-    app = create_app(settings)
+    app = create_app(settings, read_settings)
     node: Node = app.state.node
     life = node.lifespan
 

@@ -76,6 +76,21 @@ class ApiKeys:
         """Whether the node has any API key."""
         return bool(self._keys)
 
+    def replace(self, other: ApiKeys) -> tuple[list[str], list[str]]:
+        """Become equal to `other`. Returns the names of the keys that are new, and of those that are no longer valid.
+
+        A key whose scopes have changed is in both.
+        """
+        before, now = set(self._keys), set(other._keys)
+        self._keys = other._keys
+        return sorted(key.name for key in now - before), sorted(key.name for key in before - now)
+
+    @property
+    def digest(self) -> str:
+        """Identifies the keys of the file, which nodes compare. Without GATEWAY_API_KEY, which may be easy to guess."""
+        values = sorted((key.name, key.digest.hex(), key.scopes) for key in self._keys if key.name != SINGLE_KEY_NAME)
+        return hashlib.sha256(repr(values).encode()).hexdigest()[:16]
+
     def find(self, given: bytes) -> ApiKey | None:
         """Find the key `given`; None if it is unknown. The time does not depend on the result."""
         digest = hashlib.sha256(given).digest()

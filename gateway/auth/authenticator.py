@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from gateway.auth import key_set
 from gateway.auth.centrifugo_claims import CentrifugoClaims
 from gateway.auth.jwks_client import JwksClient
+from gateway.auth.key_set import KeySet
 from gateway.auth.revocations import RevocationStore
 from gateway.auth.token_verifier import TokenVerifier
 from gateway.broker.client import RedisClient
@@ -20,10 +20,10 @@ class Authenticator:
     """The authenticator with its keys and revocations. `now` returns seconds since 1970."""
 
     def __init__(
-        self, settings: Settings, redis: RedisClient, keys: Keys, metrics: Metrics, now: Callable[[], float]
-    ) -> None:
+        self, settings: Settings, token_keys: KeySet, redis: RedisClient, keys: Keys, metrics: Metrics,
+        now: Callable[[], float],
+    ) -> None:  # fmt: skip
         self.revocation_store = RevocationStore(redis, keys, now, settings.jwt_leeway_seconds)
-        token_keys = key_set.load(settings)
         self._jwks_client: JwksClient | None = None
         if settings.jwks_url:
             self._jwks_client = JwksClient(

@@ -62,6 +62,10 @@ class KeySet:
         """Whether the node can verify any token."""
         return bool(self._given) or self._has_server
 
+    def replace_given(self, other: KeySet) -> None:
+        """Replace the configured keys by those of `other`."""
+        self._given = other._given
+
     def replace_served(self, keys: Iterable[Key]) -> None:
         """Replace the key server's keys by `keys`."""
         self._served = tuple(keys)

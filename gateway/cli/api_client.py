@@ -128,6 +128,10 @@ class ApiClient:
         """Have the nodes above the mean move surplus clients to the others, over `seconds` seconds."""
         return self._ask("POST", "rebalance", expect="moves", body=orjson.dumps({"seconds": seconds}))
 
+    def reload(self) -> dict[str, Any]:
+        """Have every node read its topic rules and keys again."""
+        return self._ask("POST", "reload", expect="reloaded")
+
     def services(self) -> dict[str, Any]:
         """All services."""
         return self._ask("GET", "services", expect="services")

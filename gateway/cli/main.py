@@ -336,6 +336,19 @@ def rebalance(api_client: ApiClient, seconds: float) -> Steps:
 
 @cli.command()
 @api_command
+def reload(api_client: ApiClient) -> Steps:
+    """Have every node read its topic rules and keys again.
+
+    Each node checks its files first: GATEWAY_TOPICS, GATEWAY_API_KEYS, GATEWAY_JWT_PEM and the files of the secrets.
+    If one is invalid, or differs between the nodes, no node changes.
+    """
+    done = api_client.reload()
+    yield done
+    print_text("\n".join(f"{node_id} has reloaded." for node_id in done["reloaded"]))
+
+
+@cli.command()
+@api_command
 def check(api_client: ApiClient) -> Steps:
     """Check the settings, the API, Redis and every node.
 

@@ -17,11 +17,14 @@ from gateway.core.address_groups import AddressGroups
 from gateway.core.capacity import Capacity
 from gateway.core.errors import CloseReason
 from gateway.delivery.sender import Sender
+from gateway.logging import logger
 from gateway.metrics import Metrics
 from gateway.transports import http1
 from gateway.transports.connection import Connection, ConnectionStage
 
 MAX_UNLIMITED: Final = 1_000_000  # limit of connections if file descriptors are unlimited
+
+FEW_FILES: Final = 10_000  # below this limit of file descriptors a node warns at its start
 
 REASONS: Final[dict[capacity.CapacityLimit | connection_limits.ConnectionLimit, str]] = {
     "connections": "this node is full; connect again",
@@ -37,6 +40,16 @@ def connection_limit(configured: int) -> int:
         return configured
     files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     return MAX_UNLIMITED if files == resource.RLIM_INFINITY else files * 9 // 10
+
+
+def warn_of_few_files() -> None:
+    """Log a warning if this process may open few file descriptors, since each client takes one."""
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if files != resource.RLIM_INFINITY and files < FEW_FILES:
+        logger().warning(
+            "few file descriptors", limit=files, clients=connection_limit(0),
+            remedy="raise the limit: ulimit -n, LimitNOFILE of a service, ulimits of a container",
+        )  # fmt: skip
 
 
 class Admission:

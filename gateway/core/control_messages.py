@@ -91,6 +91,31 @@ class RevokeTokens:
     revocations: list[Revocation]
 
 
+@dataclass(frozen=True, slots=True)
+class CheckReload:
+    """Check the files that a reload would read, and report. `request` identifies the reload."""
+
+    request: str
+
+
+@dataclass(frozen=True, slots=True)
+class ApplyReload:
+    """Use what the check of `request` has read, and report."""
+
+    request: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReloadReport:
+    """What a node reports of one step of a reload."""
+
+    request: str
+    step: str  # check or apply
+    node: str
+    digest: str  # identifies what the node has read
+    error: str  # why its files are invalid; "": they are valid
+
+
 ControlMessage = (
     DisconnectClients
     | UnsubscribeClients
@@ -100,6 +125,9 @@ ControlMessage = (
     | DrainNode
     | MoveClients
     | RevokeTokens
+    | CheckReload
+    | ApplyReload
+    | ReloadReport
 )
 
 
@@ -137,6 +165,13 @@ def parse(payload: bytes) -> ControlMessage:
                 return MoveClients(_name(message, "node"), keep, seconds, after)
             case "revoke":
                 return RevokeTokens([revocations.parse(one) for one in message["revocations"]])
+            case "check_reload":
+                return CheckReload(_name(message, "request"))
+            case "apply_reload":
+                return ApplyReload(_name(message, "request"))
+            case "reload_report":
+                request, step, node = (_name(message, key) for key in ("request", "step", "node"))
+                return ReloadReport(request, step, node, str(message["digest"]), str(message["error"]))
             case op:
                 raise ValueError(f"unknown op {op!r}")
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:

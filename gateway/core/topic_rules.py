@@ -96,6 +96,13 @@ class Rule:
         """The price of a subscription for the rate limit: 1, and 1 more for each kind of data read from Redis."""
         return 1 + bool(self.history or self.snapshot) + self.presence
 
+    @property
+    def subscription_terms(self) -> tuple[object, ...]:
+        """What a subscription depends on: who may have it, and what nodes keep for it."""
+        owned = self.pattern if self.subscribe is Need.OWNER else ""
+        kept = (self.history, self.history_seconds, self.history_bytes, self.snapshot, self.presence)
+        return self.subscribe, owned, *kept
+
     def need(self, act: Act) -> Need:
         """What a client needs for `act` on such a topic."""
         match act:
@@ -144,6 +151,10 @@ class TopicRules:
         names = [{rule.pattern, *rule.aliases} for rule in rules if rule.aliases]
         self._names = {name: tuple(sorted(group)) for group in names for name in group}
         self.of = lru_cache(maxsize=65_536)(self._of)
+
+    def replace(self, other: TopicRules) -> None:
+        """Become equal to `other`. The parts of a node share one object, so all of them have the new rules at once."""
+        vars(self).update(vars(other))
 
     @property
     def digest(self) -> str:

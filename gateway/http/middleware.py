@@ -1,4 +1,4 @@
-"""ASGI middleware for all HTTP requests: it checks the Host header, and adds security headers to every response.
+"""ASGI middleware for all HTTP requests: it checks the Host header, adds security headers to every response, logs ids.
 
 The Host check prevents DNS rebinding. If an attacker's DNS name resolves to this node, the attacker's page is
 same-origin for the browser and for the Origin check. But the Host header still carries the attacker's name.
@@ -14,6 +14,8 @@ from typing import Final, NamedTuple
 import orjson
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from gateway import logging
+
 # For responses that are not pages: no scripts, no frames, no content sniffing. Pages set their own headers.
 HEADERS: Final = {
     "content-security-policy": "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -22,6 +24,7 @@ HEADERS: Final = {
     "cross-origin-opener-policy": "same-origin",
     "cache-control": "no-store",
 }
+MAX_REQUEST_ID: Final = 100  # characters of the request id that the log shows; HAProxy has 36
 RAW_HEADERS: Final = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
 
 
@@ -77,6 +80,9 @@ class SecurityMiddleware:
                 ]
             await send(message)
 
+        for name, value in scope["headers"]:
+            if name == b"x-request-id":
+                logging.bind_request(value.decode("latin-1")[:MAX_REQUEST_ID])
         refusal = self._host_check.refusal(scope["headers"])
         if refusal is None:
             await self._app(scope, receive, send_with_headers)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -17,17 +17,20 @@ from starlette.responses import Response
 from starlette.routing import Route
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
+from gateway import logging
 from gateway.cluster.connection_limits import Answer
 from gateway.connections.admission import REASONS
 from gateway.core import frames
 from gateway.core.identity import Identity
+from gateway.core.session import Verify
 from gateway.http import handshake
 from gateway.http.api import resource
 from gateway.http.handshake import AcceptedClient, HandshakeRefused
-from gateway.http.middleware import RAW_HEADERS, HostCheck
+from gateway.http.middleware import MAX_REQUEST_ID, RAW_HEADERS, HostCheck
 from gateway.node.node import Node
 from gateway.protocols import registry
 from gateway.protocols.centrifugo.conversation import CentrifugoConversation
+from gateway.protocols.protocol import ClientProtocol
 from gateway.transports.handshake import Handshake
 
 OPERATOR_PATH: Final = "/api/ws"  # only on the load balancer's internal port; AUTH also accepts API keys here
@@ -123,15 +126,19 @@ class NewClient:
             return
         protocol, subprotocol = registry.choose(offered)
         self._handshake.accept(subprotocol)
-        verify = self._node.verify_operator if path == OPERATOR_PATH else None
-        handshake.open_connection(client, self._handshake.connection, protocol, self._node, verify)
+        self._open(client, protocol, self._node.verify_operator if path == OPERATOR_PATH else None)
+
+    def _open(self, client: AcceptedClient, protocol: ClientProtocol, verify: Verify | None = None) -> None:
+        request_id = self.request.headers.get("x-request-id", "")[:MAX_REQUEST_ID]
+        with logging.request_bound(request_id) if request_id else nullcontext():
+            handshake.open_connection(client, self._handshake.connection, protocol, self._node, verify)
 
     def _accept_centrifugo(self, client: AcceptedClient, path: str, offered: Sequence[str]) -> None:
         """Accept a client of Centrifugo's protocol, whose query may have options and its first message."""
         query, connection = self.request.query_params, self._handshake.connection
         protocol, subprotocol = registry.choose_centrifugo(path, offered, query)
         self._handshake.accept(subprotocol)
-        handshake.open_connection(client, connection, protocol, self._node)
+        self._open(client, protocol)
         if isinstance(connection.conversation, CentrifugoConversation):
             wanted = query.get("cf_ws_frame_ping_pong") == "true"
             connection.conversation.frame_pings = wanted or path == registry.UNIDIRECTIONAL_PATH

@@ -13,12 +13,15 @@ from gateway.connections.client_orders import ClientOrders
 from gateway.connections.enforcer import Enforcer
 from gateway.core import control_messages
 from gateway.core.control_messages import (
+    ApplyReload,
+    CheckReload,
     ControlError,
     DisconnectClients,
     DrainNode,
     ExpireClients,
     ForgetHistory,
     MoveClients,
+    ReloadReport,
     RevokeTokens,
     SubscribeClients,
     UnsubscribeClients,
@@ -27,6 +30,7 @@ from gateway.delivery.recovery import Recovery
 from gateway.metrics import Metrics
 from gateway.node.lifecycle import Lifecycle
 from gateway.node.rebalance import Rebalance
+from gateway.node.reload import Reloader
 
 
 class ControlPublisher:
@@ -47,6 +51,8 @@ class ControlPublisher:
 
 class ControlChannel:
     """Executes the control messages that the node `node_id` receives."""
+
+    reloader: Reloader  # set by the node: an eighth part that acts on these messages
 
     def __init__(
         self,
@@ -89,6 +95,12 @@ class ControlChannel:
                 self._lifecycle.shut_down()
             case MoveClients(self._node_id, keep, seconds, after):
                 self._lifecycle.spawn(self._rebalance.run(keep, seconds, after), "move")
+            case CheckReload(request):
+                self._lifecycle.spawn(self.reloader.check(request), "reload")
+            case ApplyReload(request):
+                self._lifecycle.spawn(self.reloader.apply(request), "reload")
+            case ReloadReport() as report:
+                self._lifecycle.spawn(self.reloader.report_received(report), "reload")
             case DrainNode() | MoveClients():
                 pass  # for another node
 

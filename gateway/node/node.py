@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable
@@ -12,7 +13,6 @@ from functools import partial
 import orjson
 
 from gateway import __version__
-from gateway.auth import api_keys
 from gateway.auth.authenticator import Authenticator
 from gateway.auth.permission_checker import PermissionChecker
 from gateway.backend import Backend
@@ -28,7 +28,7 @@ from gateway.cluster.connection_limits import ConnectionLimits
 from gateway.cluster.presence_store import PresenceStore
 from gateway.cluster.quotas import PublishQuota, StorageQuota
 from gateway.cluster.registry import LocalState, Registry
-from gateway.connections.admission import Admission, connection_limit
+from gateway.connections.admission import Admission, connection_limit, warn_of_few_files
 from gateway.connections.async_commands import AsyncCommands, PublishLimits
 from gateway.connections.backend_calls import BackendCalls
 from gateway.connections.client_limits import ClientLimits
@@ -45,7 +45,6 @@ from gateway.core.hub import Hub
 from gateway.core.identity import Identity
 from gateway.core.session import SessionRules
 from gateway.core.timestamps import Clock
-from gateway.core.topic_rules import TopicRules
 from gateway.delivery.dispatcher import Dispatcher
 from gateway.delivery.ingest import Ingest
 from gateway.delivery.post_forwarder import PostForwarder
@@ -59,6 +58,7 @@ from gateway.delivery.topic_queries import TopicQueries
 from gateway.logging import logger
 from gateway.metrics import Metrics
 from gateway.node import gauges
+from gateway.node.configuration import Configuration, LiveConfiguration
 from gateway.node.control_channel import ControlChannel, ControlPublisher
 from gateway.node.drain import Drain
 from gateway.node.heartbeat import BEATS_PER_LEASE, Heartbeat, LeaseState
@@ -68,6 +68,7 @@ from gateway.node.periodic_tasks import PeriodicTasks
 from gateway.node.readiness import Readiness
 from gateway.node.reaper import Reaper
 from gateway.node.rebalance import Rebalance
+from gateway.node.reload import Reloader
 from gateway.node.rules_comparison import COMPARE_SECONDS, RulesComparison
 from gateway.node.stats_publisher import StatsPublisher
 from gateway.node.status import NodeFacts, NodeStatus
@@ -81,10 +82,13 @@ from gateway.transports.http_stream import HttpStreams
 class Node:
     """Composes hub, pub/sub, registry and clients, and keeps them running.
 
-    `now` gives seconds since 1970.
+    `current` is its configuration; `read` reads it again for a reload. `now` gives seconds since 1970.
     """
 
-    def __init__(self, settings: Settings, rules: TopicRules, now: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, settings: Settings, current: Configuration, read: Callable[[], Configuration],
+        now: Callable[[], float] = time.time,
+    ) -> None:  # fmt: skip
         self.settings = settings
         # The second part is new at each start: a pid is unique neither across hosts nor across restarts.
         self.id = f"{settings.node}.{secrets.token_hex(4)}"
@@ -117,7 +121,7 @@ class Node:
         self._hub = Hub()
         sender = Sender(self._hub, metrics, now_ms)
         self.open_connections = OpenConnections(self.id, self._hub, now_ms)
-        self.rules = rules
+        self.rules = rules = current.rules
         self.publisher = MessagePublisher(
             self._redis, keys, rules, metrics, max_message_bytes=settings.max_message_bytes, now=now
         )
@@ -139,13 +143,13 @@ class Node:
         self.post_forwarder = PostForwarder(self._redis, keys)
 
         # ---- status and rows of this node
-        self.api_keys = api_keys.load(settings)
-        self.authenticator = Authenticator(settings, self._redis, keys, metrics, now)
+        self.api_keys = current.api_keys
+        self.authenticator = Authenticator(settings, current.token_keys, self._redis, keys, metrics, now)
         self._lease = LeaseState()
         self.drain = Drain(self.open_connections, sender, drain_seconds=settings.drain_seconds)
         self.rebalance = Rebalance(self.open_connections, sender, self.drain)
         self.readiness = Readiness(self.authenticator, self._pubsub.health, self._own_channels, self._lease, self.drain)
-        facts = NodeFacts(self.id, settings.node, settings.advertise, rules.digest)
+        facts = NodeFacts(self.id, settings.node, settings.advertise, rules)
         self.status = NodeStatus(
             facts, self.readiness, self.drain, self.rebalance, self.open_connections, self._hub, now_ms
         )
@@ -164,7 +168,7 @@ class Node:
         self._heartbeat = Heartbeat(
             self.registry, self._lease, lease_seconds=settings.lease_seconds, renewed=self._lease_renewed
         )
-        self._rules_comparison = RulesComparison(self.registry, rules.digest)
+        self._rules_comparison = RulesComparison(self.registry, rules)
         self._connection_limits = ConnectionLimits(
             self._redis, keys, self.id, lease_seconds=settings.lease_seconds,
             user_limit=settings.max_user_connections, address_limit=settings.max_address_connections,
@@ -225,6 +229,15 @@ class Node:
             metrics,
         )
 
+        live = LiveConfiguration(
+            current, hub=self._hub, topic_copies=self._topic_copies, connections=self.open_connections, sender=sender,
+            backend=self.backend, rules_changed=self._rules_changed,
+        )  # fmt: skip
+        self.reloader = self.control_channel.reloader = Reloader(
+            self.id, live, read=partial(asyncio.to_thread, read), broadcast=self.control_publisher.broadcast,
+            node_ids=self.registry.live_nodes,
+        )  # fmt: skip
+
         # ---- services and figures
         self.services = ServiceManager(
             self._redis, keys, self._pubsub, self.publisher.publish_one, self.id, lease_seconds=settings.lease_seconds
@@ -253,6 +266,7 @@ class Node:
         self._own_channels.join(callbacks, then=self._heartbeat.wake)
         self.lifecycle.start()
         await self.services.start()
+        warn_of_few_files()
         for warning in self.settings.warnings():
             self._log.warning(warning)
         self._log.info(
@@ -323,6 +337,11 @@ class Node:
         tasks.add("compare rules", self._compare_rules, seconds=COMPARE_SECONDS)
         tasks.add("announce", self._announce, seconds=None)
         return tasks
+
+    def _rules_changed(self) -> None:
+        self._topic_copies.rules_differ = True  # until the next comparison: other nodes may still have the former rules
+        self._periodic_tasks.wake("rules")
+        self._heartbeat.wake()  # write the new digest into the node's row
 
     async def _compare_rules(self) -> None:
         self._topic_copies.rules_differ = await self._rules_comparison.compare()

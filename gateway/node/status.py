@@ -9,6 +9,7 @@ from gateway import __version__
 from gateway.connections.open_connections import OpenConnections
 from gateway.core import timestamps
 from gateway.core.hub import Hub
+from gateway.core.topic_rules import TopicRules
 from gateway.node.drain import Drain
 from gateway.node.readiness import Readiness
 from gateway.node.rebalance import Rebalance
@@ -20,7 +21,7 @@ class NodeFacts(NamedTuple):
     id: str
     name: str
     address: str  # as other nodes and HAProxy reach it
-    rules: str  # digest of its topic rules
+    rules: TopicRules  # a reload changes what they contain
 
 
 class NodeStatus:
@@ -48,7 +49,7 @@ class NodeStatus:
 
     def node_row(self) -> dict[str, str | int]:
         """The node's own row in the registry."""
-        return {**self._row(), "rules": self._facts.rules}
+        return {**self._row(), "rules": self._facts.rules.digest}
 
     def _row(self) -> dict[str, str | int]:
         facts = self._facts

@@ -9,12 +9,14 @@ import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.conftest import Connect
 from tests.kit.client import Api, Front
 from tests.kit.cluster import Cluster
 from tests.kit.node import Node
+from tests.kit.process import Host
 from tests.kit.redis import Redis
 from tests.kit.waiting import eventually
 
@@ -117,7 +119,7 @@ async def test_each_change_of_readiness_is_logged_once_with_its_reason(
     assert len(node.process.log()) < 60
 
 
-@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGQUIT, signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGQUIT, signal.SIGINT, signal.SIGTERM])
 async def test_each_signal_drains(
     number: signal.Signals, cluster: Callable[..., Cluster], redis: Redis, connect: Connect
 ) -> None:
@@ -130,7 +132,7 @@ async def test_each_signal_drains(
     assert redis.cli("KEYS", "*ws:node*") == []
 
 
-@pytest.mark.parametrize("numbers", [[signal.SIGHUP], [signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM, signal.SIGTERM]])
+@pytest.mark.parametrize("numbers", [[signal.SIGQUIT], [signal.SIGQUIT, signal.SIGINT, signal.SIGTERM, signal.SIGTERM]])
 @pytest.mark.parametrize("event", ["node started", "draining"])
 async def test_signals_at_the_start_and_in_a_drain_end_it_in_order(
     numbers: list[signal.Signals], event: str, folder: Path, redis: Redis
@@ -146,3 +148,21 @@ async def test_signals_at_the_start_and_in_a_drain_end_it_in_order(
         assert node.complaints() == []
         assert node.events("node left")
     assert redis.cli("KEYS", "*ws:node*") == []
+
+
+async def test_lines_have_the_load_balancers_request_id(cluster: Callable[..., Cluster], connect: Connect) -> None:
+    [node] = cluster(1, log_level="debug")
+    async with httpx.AsyncClient(trust_env=False) as http:
+        await http.delete(f"{node.url}/api/clients/none", headers={"X-Request-ID": "4f1c-api"})
+        await http.delete(f"{node.url}/api/clients/none")
+    await connect(node, headers={"X-Request-ID": "4f1c-socket"})
+    first, second = await node.logged("audit", 2)
+    assert first["request"] == "4f1c-api" and "request" not in second
+    assert [line["request"] for line in await node.logged("client opened")] == ["4f1c-socket"]
+
+
+async def test_a_low_limit_of_file_descriptors_is_logged_at_the_start(folder: Path, redis: Redis) -> None:
+    limited = Host("127.0.0.1", ("prlimit", "--nofile=512"))
+    with Node("n1", folder, redis, limited) as node:
+        [line] = await node.logged("few file descriptors")
+        assert (line["limit"], line["clients"]) == (512, 460)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Final
 
 from gateway.core import topic_rules
 from gateway.core.topic_rules import TopicRules
+from gateway.node import configuration
 from gateway.node.node import Node
 from gateway.settings import Settings
 from tests.simulation.network import Address
@@ -87,7 +89,8 @@ class Member:
             node=f"n{self._index}", redis_url=f"redis://{host}:{port}/0", lease_seconds=LEASE_SECONDS, open=True,
             advertise=f"n{self._index}:8000", presence_grace_seconds=0.5, redis_timeout_seconds=1.0, jwt_secret=SECRET,
         )  # fmt: skip
-        self.node = Node(settings, _parsed(self._rules), self._world.now)
+        current = replace(configuration.read(settings), rules=_parsed(self._rules))
+        self.node = Node(settings, current, lambda: current, self._world.now)
         self.node.lifecycle.shut_down = lambda: self._world.fail(self.node)
         self._stack = AsyncExitStack()
         await self._stack.enter_async_context(self.node.lifespan())

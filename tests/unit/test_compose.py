@@ -5,12 +5,18 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from gateway.connections.admission import FEW_FILES
+from gateway.core import topic_rules
+from gateway.core.topic_rules import Need
+from gateway.node.configuration import load_rules
+from gateway.settings import SECRETS, Settings
 from stack.compose import CLUSTER
 from stack.place import Place, StackError
 from tests.kit.process import ROOT
@@ -73,3 +79,31 @@ def test_compose_without_an_engine_is_one_sentence(
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == f"STACK=compose needs Docker with Compose, and {says}: start it, or use STACK=local.\n"
+
+
+# The image sets HOST; each container has its own name and address; Docker chooses HAProxy's address.
+OF_THE_CONTAINER = {"HOST", "PORT", "ADVERTISE", "NODE", "TRUSTED_PROXIES"}
+
+
+def test_compose_passes_every_setting_and_the_file_of_every_secret() -> None:
+    settings = {field.name.upper() for field in fields(Settings)}
+    files = {f"{name.upper()}_FILE" for name in SECRETS - {"redis_url"}}  # Compose always gives the URL itself
+    passed = SERVICES["gateway"]["environment"]
+    expected = {f"GATEWAY_{name}" for name in (settings | files) - OF_THE_CONTAINER}
+    assert passed.keys() - {"GATEWAY_TRUSTED_PROXIES"} == expected
+    assert all(value.startswith(f"${{{name}") for name, value in passed.items() if name in expected)
+
+
+def test_each_service_has_a_memory_limit_and_those_with_clients_many_descriptors() -> None:
+    assert [name for name, service in SERVICES.items() if "mem_limit" not in service] == []
+    assert SERVICES["gateway"]["ulimits"]["nofile"] >= FEW_FILES
+    assert SERVICES["haproxy"]["ulimits"]["nofile"] >= 2 * FEW_FILES
+
+
+def test_the_starter_rules_deny_what_they_do_not_name() -> None:
+    folder = re.search(r"NODE_FILES:-([^}]+)", SERVICES["gateway"]["volumes"][0])
+    assert folder
+    rules = load_rules(str(ROOT / folder[1] / "topics.toml"))
+    assert not topic_rules.left_open(rules, load_rules(""))
+    unnamed = rules.of("a-topic-that-no-rule-names")
+    assert {unnamed.need(act) for act in topic_rules.ACTS} == {Need.NOBODY}

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gateway import settings as settings_module
 from gateway.settings import PREFIX, Settings, SettingsError
 
 README = Path(__file__).parents[2] / "README.md"
@@ -334,6 +335,30 @@ def test_replicas_must_answer_before_redis_would_count_as_lost() -> None:
     assert read(WAIT_SECONDS="5").wait_seconds == 5.0  # without replicas it means nothing
     says = complaint(WAIT_REPLICAS="1", WAIT_SECONDS="2")
     assert says.startswith("GATEWAY_WAIT_SECONDS (2) must be below GATEWAY_REDIS_TIMEOUT_SECONDS (2)")
+
+
+# ---- secrets in files
+
+
+@pytest.mark.parametrize("name", sorted(settings_module.SECRETS))
+def test_each_secret_can_be_in_a_file_whose_last_line_break_does_not_count(tmp_path: Path, name: str) -> None:
+    file = tmp_path / "secret"
+    value = {"redis_url": "redis://r:1/2", "backend_url": "http://b"}.get(name, "a secret\nof two lines")
+    file.write_text(f"{value}\n")
+    assert getattr(read(**{f"{name.upper()}_FILE": str(file)}), name) == value
+    assert read(**{f"{name.upper()}_FILE": ""}) == read()
+
+
+def test_a_file_of_a_secret_that_cannot_be_used_is_named_and_its_content_is_not(tmp_path: Path) -> None:
+    file = tmp_path / "secret"
+    assert complaint(API_KEY_FILE=str(file)).startswith(f"GATEWAY_API_KEY_FILE: {file} cannot be read: ")
+    file.write_text("\n")
+    assert complaint(API_KEY_FILE=str(file)) == f"GATEWAY_API_KEY_FILE: {file} is empty; write the secret into it"
+    file.write_text("hunter two")
+    both = complaint(API_KEY_FILE=str(file), API_KEY="hunter two")
+    assert both == "GATEWAY_API_KEY and GATEWAY_API_KEY_FILE are both set; unset one of them"
+    assert complaint(NODE_FILE=str(file)).startswith("GATEWAY_NODE_FILE is not a setting")
+    assert "hunter" not in complaint(REDIS_URL_FILE=str(file))
 
 
 # ---- what the README says

@@ -1,4 +1,4 @@
-"""The nodes over HTTP: list, drain, rebalance."""
+"""The nodes over HTTP: list, drain, rebalance, reload."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from starlette.requests import Request
 from gateway.core import rebalancing
 from gateway.http.api.openapi import COUNT, NODE_ID, TIME, Schema, answer, array, in_path, operation, record, ref
 from gateway.http.api.resource import SMALL_BYTES, ApiError, node_of, read_body, resource
+from gateway.node.reload import ReloadRefused
 
 
 async def list_nodes(request: Request) -> Any:
@@ -57,6 +58,15 @@ async def rebalance(request: Request) -> Any:
     }
 
 
+async def reload(request: Request) -> Any:
+    """Have every node read its topic rules, API keys and JWT keys again."""
+    node = node_of(request)
+    try:
+        return {"reloaded": await node.reloader.reload_all(), "rules": node.rules.digest}
+    except ReloadRefused as error:
+        raise ApiError(409, "not_reloaded", str(error)) from None
+
+
 def _body() -> Schema:
     seconds = {
         "type": "number", "minimum": 0, "maximum": rebalancing.MAX_SECONDS, "default": rebalancing.SECONDS,
@@ -91,6 +101,22 @@ PATHS: Final[Schema] = {
             "when they reconnect.",
         )
     },
+    "/api/reload": {
+        "post": operation(
+            "reload", "Have every node read its topic rules, API keys, JWT keys and secret files again",
+            answer(
+                record(
+                    reloaded=array(NODE_ID),
+                    rules={"type": "string", "description": "Digest of the topic rules that all nodes have now"},
+                ),
+                "Every node uses its files as they are now",
+            ),
+            "Conflict",
+            description="Each node checks its files first. If a node's files are invalid, or differ from those of the "
+            "other nodes, the answer is 409 and no node changes. Clients on topics whose permission, history, snapshot "
+            "or presence changes reconnect, with close code 3011.",
+        )
+    },
 }  # fmt: skip
 
 SCHEMAS: Final[Schema] = {
@@ -120,4 +146,5 @@ ROUTES: Final = [
     resource("/api/nodes", GET=("read", list_nodes)),
     resource("/api/nodes/{node}/drain", POST=("admin", drain_node)),
     resource("/api/rebalance", POST=("admin", rebalance)),
+    resource("/api/reload", POST=("admin", reload)),
 ]

@@ -123,3 +123,20 @@ def test_a_pattern_of_a_new_key_stays_one_string_of_its_table(pattern: str) -> N
     _, table = api_keys.new("k", [f"publish:{pattern}"])
     [key] = api_keys.parse(table, "keys.toml")
     assert key.scopes == (f"publish:{pattern}",)
+
+
+def test_replaced_keys_are_named_and_the_digest_leaves_out_the_key_of_the_setting(tmp_path: Path) -> None:
+    tables = {name: api_keys.new(name, ["read"])[1] for name in ("a", "b")}
+    file = tmp_path / "keys.toml"
+
+    def load(*names: str, api_key: str = "s3cret") -> api_keys.ApiKeys:
+        file.write_text("".join(tables[name] for name in names))
+        return api_keys.load(Settings(api_key=api_key, api_keys=str(file)))
+
+    keys = load("a")
+    assert keys.digest == load("a", api_key="other").digest != load("a", "b").digest
+    assert keys.replace(load("b")) == (["b"], ["a"])
+    assert keys.digest == load("b").digest
+    changed = tables["b"].replace('"read"', '"admin"')
+    tables["b"] = changed
+    assert keys.replace(load("b")) == (["b"], ["b"])  # its scopes have changed

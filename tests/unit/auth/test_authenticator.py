@@ -6,6 +6,7 @@ from typing import Any, cast
 
 import pytest
 
+from gateway.auth import key_set
 from gateway.auth.authenticator import Authenticator
 from gateway.broker.client import Unavailable
 from gateway.broker.keys import Keys
@@ -34,7 +35,10 @@ class FakeRedis:
 
 async def test_tokens_are_not_judged_before_it_was_read_what_is_revoked() -> None:
     redis = FakeRedis()
-    authenticator = Authenticator(Settings(jwt_secret="s" * 32), cast(Any, redis), Keys("gw:"), Metrics(), lambda: 0.0)
+    settings = Settings(jwt_secret="s" * 32)
+    authenticator = Authenticator(
+        settings, key_set.load(settings), cast(Any, redis), Keys("gw:"), Metrics(), lambda: 0.0
+    )
     assert authenticator.unready_reason == "revocations: not yet read from Redis"
     with pytest.raises(Unavailable):
         await authenticator.revocation_store.refresh()

@@ -229,3 +229,11 @@ def test_what_cannot_sign_is_refused(text: str) -> None:
 
 def test_no_key_shows_its_secret() -> None:
     assert SECRET not in repr(key_set.from_secret(SECRET, ""))
+
+
+def test_replaced_keys_leave_those_of_the_key_server() -> None:
+    token_keys = key_set.load(Settings(jwt_secret=SECRET, jwks_url="https://keys.example/jwks"))
+    served = key_set.Key("served", key_set.HMAC_ALGORITHMS, "k")
+    token_keys.replace_served([served])
+    token_keys.replace_given(key_set.load(Settings(jwt_secret=SECRET[::-1])))
+    assert [key.material for key in token_keys.candidates("HS256", None)] == [SECRET[::-1], "served"]

@@ -723,6 +723,11 @@ def test_which_node_drains_is_said(shell: Shell) -> None:
     assert shell.run("drain", "n1").stdout == "n1.9f2c31ab is draining.\n"
 
 
+def test_reload_lists_the_nodes_or_says_why_none_has_changed(shell: Shell) -> None:
+    shell.answers({"reloaded": ["n1.a", "n2.b"], "rules": "0"})
+    assert shell.run("reload").stdout == "n1.a has reloaded.\nn2.b has reloaded.\n"
+
+
 def test_rebalance_says_who_gives_away_how_many_and_when(shell: Shell) -> None:
     shell.answers(
         {"moves": [{"node": "n1.a", "clients": 10}, {"node": "n2.b", "clients": 7}], "seconds": 5, "after": 0}

@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 from gateway.core import control_messages
 from gateway.core.control_messages import (
+    ApplyReload,
+    CheckReload,
     ClientSelector,
     ControlError,
     ControlMessage,
@@ -17,6 +19,7 @@ from gateway.core.control_messages import (
     ExpireClients,
     ForgetHistory,
     MoveClients,
+    ReloadReport,
     RevokeTokens,
     SubscribeClients,
     UnsubscribeClients,
@@ -29,8 +32,33 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=5,
 )
-FIELDS = ("client", "user", "topics", "reason", "node", "keep", "seconds", "after", "revocations")
-OPS = ("disconnect", "subscribe", "unsubscribe", "forget", "drain", "move", "revoke")
+FIELDS = (
+    "client",
+    "user",
+    "topics",
+    "reason",
+    "node",
+    "keep",
+    "seconds",
+    "after",
+    "revocations",
+    "request",
+    "step",
+    "digest",
+    "error",
+)
+OPS = (
+    "disconnect",
+    "subscribe",
+    "unsubscribe",
+    "forget",
+    "drain",
+    "move",
+    "revoke",
+    "check_reload",
+    "apply_reload",
+    "reload_report",
+)
 
 
 @pytest.mark.parametrize(
@@ -54,6 +82,12 @@ OPS = ("disconnect", "subscribe", "unsubscribe", "forget", "drain", "move", "rev
         ({"op": "forget", "topics": ["t", "u"]}, ForgetHistory(["t", "u"])),
         ({"op": "drain", "node": "n1.a"}, DrainNode("n1.a")),
         ({"op": "revoke", "revocations": [GONE.as_dict()]}, RevokeTokens([GONE])),
+        ({"op": "check_reload", "request": "r"}, CheckReload("r")),
+        ({"op": "apply_reload", "request": "r"}, ApplyReload("r")),
+        (
+            {"op": "reload_report", "request": "r", "step": "check", "node": "n1.a", "digest": "d", "error": ""},
+            ReloadReport("r", "check", "n1.a", "d", ""),
+        ),
         ({"op": "move", "node": "n1.a", "keep": 3, "seconds": 60, "after": 1.5}, MoveClients("n1.a", 3, 60.0, 1.5)),
     ],
 )

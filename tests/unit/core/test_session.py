@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.app import load_rules
 from gateway.core import commands, hub, topic_rules
 from gateway.core.effects import (
     NO_FINDINGS,
@@ -40,6 +39,7 @@ from gateway.core.permissions import TOPICS_PER_TURN, ContinueChecks, Verdict
 from gateway.core.publication import Publication
 from gateway.core.session import Session, SessionRules
 from gateway.core.topic_rules import Need
+from gateway.node.configuration import load_rules
 from gateway.protocols.native import decoder
 
 DEFAULT = load_rules("")  # the package's own

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.app import load_rules
 from gateway.core import topic_rules
 from gateway.core.topic_rules import ACTS, Need, Rule, TopicRules, captures, matches
+from gateway.node.configuration import load_rules
 
 DEFAULT = load_rules("")  # the package's own
 PLAIN = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) not in "{}*")

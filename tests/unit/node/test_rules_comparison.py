@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any, cast
 
 from structlog.testing import capture_logs
@@ -19,7 +20,7 @@ class Registry:
 
 async def test_nodes_with_other_rules_are_named_once_until_there_are_none() -> None:
     registry = Registry()
-    watch = RulesComparison(cast(Any, registry), "own")
+    watch = RulesComparison(cast(Any, registry), cast(Any, SimpleNamespace(digest="own")))
 
     async def warned() -> list[tuple[str, list[str]]]:
         with capture_logs() as logs:

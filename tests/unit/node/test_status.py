@@ -9,6 +9,7 @@ from typing import Any, cast
 import pytest
 
 from gateway.core.hub import Audiences, Hub
+from gateway.core.topic_rules import TopicRules
 from gateway.metrics import Metrics
 from gateway.node import gauges
 from gateway.node.drain import Phase
@@ -55,7 +56,7 @@ class Node:
             drain,
         )  # fmt: skip
         self.status = NodeStatus(
-            NodeFacts("n1.a", "n1", "10.0.0.1:9000", "digest"), self.readiness, drain,
+            NodeFacts("n1.a", "n1", "10.0.0.1:9000", TopicRules(())), self.readiness, drain,
             cast(Any, SimpleNamespace(moving=False)), clients, hub, lambda: self.now_ms,
         )  # fmt: skip
         commands = SimpleNamespace(limits=SimpleNamespace(buffered_bytes=lambda: 7), received_bytes=11)
