@@ -51,12 +51,13 @@ class RedisMemory:
 
     def _measured(self, info: Any) -> tuple[int, int]:
         """Used bytes and the limit, from a server's INFO; a server that does not report them is never full."""
-        numbers = {name: int(value) for name, value in _fields(info).items() if str(value).isdecimal()}
+        numbers = {name: int(value) for name, value in info_fields(info).items() if str(value).isdecimal()}
         most = numbers.get("maxmemory") or numbers.get("total_system_memory", 0) // 2
         return numbers.get("used_memory", 0), self._limit or int(SHARE * most) or 1 << 62
 
 
-def _fields(info: Any) -> dict[str, Any]:
+def info_fields(info: Any) -> dict[str, Any]:
+    """The fields of an answer to INFO."""
     if isinstance(info, dict):  # redis-py has read it
         return info
     lines = bytes(info).decode(errors="replace").splitlines()

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from gateway.cli import redis_checks
 from gateway.cli.api_client import ApiClient, ApiClientError
 from gateway.settings import Settings, SettingsError
 
@@ -33,7 +34,7 @@ def checks(api_client: ApiClient, environ: Mapping[str, str]) -> list[Check]:
     else:
         here = [Check("settings", True, "the GATEWAY_ variables here are valid")]
         if "GATEWAY_REDIS_URL" in environ:  # the default URL may not be the cluster's
-            here.append(asyncio.run(_redis_from_here(settings)))
+            here += asyncio.run(_redis_from_here(settings))
     return [*here, *_by_the_api(api_client)]
 
 
@@ -80,7 +81,7 @@ def _node(node: Mapping[str, Any]) -> Check:
     return Check(f"node {node['id']}", state == "ready", about, todo)
 
 
-async def _redis_from_here(settings: Settings) -> Check:
+async def _redis_from_here(settings: Settings) -> list[Check]:
     # Imported here, because loading redis takes longer than everything that the other commands need.
     from gateway.broker import topology
     from gateway.broker.client import RedisClient, Unavailable
@@ -90,13 +91,19 @@ async def _redis_from_here(settings: Settings) -> Check:
     redis = RedisClient(
         settings.redis_url, timeout_seconds=settings.redis_timeout_seconds, name="gateway-check", metrics=Metrics()
     )
+    found: list[Check] = []
     try:
         await redis.execute("PING")
+        await redis.refresh_topology()
+        for server in redis.slot_map.servers:
+            label = f" {server}" if redis.sharded else ""
+            made = await redis_checks.check_server(redis, server, settings)
+            found += [Check(f"Redis{label} {one.about}", not one.todo, one.found, one.todo) for one in made]
     except Unavailable as error:
-        return Check("Redis from here", False, f"{url}: {error}", "start it, or correct GATEWAY_REDIS_URL")
+        return [Check("Redis from here", False, f"{url}: {error}", "start it, or correct GATEWAY_REDIS_URL"), *found]
     finally:
         await redis.close()
-    return Check("Redis from here", True, f"{url} answers")
+    return [Check("Redis from here", True, f"{url} answers"), *found]
 
 
 def state_of(node: Mapping[str, Any]) -> str:

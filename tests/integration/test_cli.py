@@ -13,6 +13,7 @@ import pytest
 
 from gateway import __version__
 from tests.conftest import Connect
+from tests.integration.test_redis_acl import restricted
 from tests.kit.client import Front
 from tests.kit.cluster import Cluster
 from tests.kit.load_balancer import LoadBalancer
@@ -195,15 +196,31 @@ async def test_a_token_is_taken_by_a_node_and_explained(plain: Cluster, connect:
 
 
 async def test_all_is_well_by_the_balancer_and_by_a_node(plain: Cluster, front: LoadBalancer, redis: Redis) -> None:
+    for name, value in (("maxmemory", "100mb"), ("appendonly", "yes")):
+        redis.cli("CONFIG", "SET", name, value)
     for where in (front, plain[0]):
         document = (await gateway(where, "check", "--json", GATEWAY_REDIS_URL=redis.url)).document()
         assert document["ok"] is True
         assert all(one["ok"] for one in document["checks"])
         assert [one["check"].split(".")[0] for one in document["checks"]] == [
-            "settings", "Redis from here", "API", "key", "Redis", "node n1", "node n2", "node n3",
+            "settings", "Redis from here", "Redis version", "Redis role", "Redis memory", "Redis persistence",
+            "Redis replicas", "Redis rights", "API", "key", "Redis", "node n1", "node n2", "node n3",
             "topic rules",
         ]  # fmt: skip
     assert f"version {__version__}" in (await gateway(front, "check")).out
+
+
+async def test_each_weakness_of_redis_is_one_sentence_with_its_remedy(front: LoadBalancer, redis: Redis) -> None:
+    url = restricted([redis], redis.url).url  # the user of deploy/redis/users.acl
+    redis.cli("ACL", "SETUSER", "gateway", "-xadd", "-evalsha")
+    document = orjson.loads((await gateway(front, "check", "--json", GATEWAY_REDIS_URL=url)).out)
+    weak = {one["check"]: (one["found"], one["todo"]) for one in document["checks"] if one["ok"] is False}
+    assert weak.pop("Redis memory")[1] == "set maxmemory to at most half of the machine's memory"
+    assert weak == {
+        "Redis persistence": ("appendonly is no: a restart of Redis loses messages", "set appendonly yes"),
+        "Redis rights": ("the user of the URL lacks +evalsha +xadd", "add them with ACL SETUSER"),
+    }
+    assert redis.cli("DBSIZE") == 0  # the commands were queued and not executed
 
 
 async def failed(front: Front | str, **env: str) -> list[str]:

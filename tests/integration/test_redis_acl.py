@@ -17,6 +17,7 @@ from tests.kit.cluster import Cluster
 from tests.kit.process import ROOT
 from tests.kit.redis import Redis
 from tests.kit.redis_cluster import RedisCluster
+from tests.kit.sentinel import Sentinels
 from tests.kit.waiting import eventually
 
 FILE = ROOT / "deploy" / "redis" / "users.acl"
@@ -63,9 +64,13 @@ def restricted(servers: Sequence[Redis], address: str) -> Store:
     return Store(servers, address)
 
 
-@pytest.fixture(params=["redis", "valkey", "cluster"])
+@pytest.fixture(params=["redis", "valkey", "sentinel", "cluster"])
 def store(request: pytest.FixtureRequest, folder: Path) -> Iterator[Store]:
-    """Redis, Valkey, or a Redis Cluster."""
+    """Redis, Valkey, a master that Sentinels watch, or a Redis Cluster."""
+    if request.param == "sentinel":
+        with Sentinels(folder) as sentinels:
+            yield restricted(sentinels.servers, sentinels.url)
+        return
     if request.param == "cluster":
         with RedisCluster(folder) as cluster:
             yield restricted(cluster.servers, cluster.url)
