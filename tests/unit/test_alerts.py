@@ -28,6 +28,11 @@ CAUSES: dict[str, dict[str, str]] = {
     "GatewayNodeDown": {f"up{NODE}": "1x10 0x110"},
     "GatewayNodeUnready": {f"gateway_ready{NODE}": "0x120"},
     "GatewayServerDown": {'haproxy_server_status{proxy="gw", server="gw1", state="DOWN"}': "1x120"},
+    "GatewayServersMissing": {
+        f"gateway_ready{NODE}": "1x120",
+        'gateway_ready{job="gateway", instance="n2"}': "1x120",
+        'haproxy_server_status{proxy="gw", server="gw1", state="UP", instance="lb1"}': "1x120",
+    },
     "GatewayLoopLag": {
         'gateway_loop_lag_seconds_bucket{instance="n1", le="0.25"}': "0+1x120",
         'gateway_loop_lag_seconds_bucket{instance="n1", le="1.0"}': "0+20x120",
@@ -66,6 +71,7 @@ WELL = {
     f"process_max_fds{NODE}": "1000x120",
     'gateway_limited_total{instance="n1", limit="messages"}': "5x120",
     'haproxy_server_status{proxy="gw", server="gw1", state="DOWN"}': "0x120",
+    'haproxy_server_status{proxy="gw", server="gw1", state="UP"}': "1x120",
     'gateway_relay_delay_seconds_bucket{instance="n1", le="0.25"}': "0+20x120",
     'gateway_relay_delay_seconds_bucket{instance="n1", le="+Inf"}': "0+20x120",
     'gateway_relay_delay_seconds_count{instance="n1"}': "0+20x120",
@@ -109,3 +115,10 @@ def test_the_runbook_says_what_each_alert_means_and_how_to_confirm_it(alert: str
     found = re.search(rf"^### {alert}\n(.*?)(?=^##|\Z)", RUNBOOK, re.MULTILINE | re.DOTALL)
     assert found, f"docs/runbook.md has no section {alert}"
     assert "```" in found[1], "the section names no command"
+
+
+def test_kubernetes_has_the_same_rules() -> None:
+    folder = ROOT / "deploy" / "kubernetes" / "monitoring"
+    [rule] = yaml.safe_load_all((folder / "rules.yaml").read_text())
+    assert (rule["kind"], rule["spec"]["groups"]) == ("PrometheusRule", GROUPS)
+    assert "rules.yaml" in yaml.safe_load((folder / "kustomization.yaml").read_text())["resources"]
