@@ -65,6 +65,7 @@ ANYONE: Final = (
     Cost("GET /readyz", node_ms=6),
     Cost("GET /metrics", node_ms=20, sent=80_000, times=20),
     Cost("GET /api/openapi.json", node_ms=20, sent=80_000, times=20),
+    Cost("GET /api/asyncapi.json", node_ms=20, sent=80_000, times=20),
     Cost("GET what is not there", node_ms=6),
     Cost("POST /api/publish without a key", node_ms=6),
 )

@@ -202,6 +202,7 @@ class Caller:
             "GET /readyz": plain("GET", "/readyz"),
             "GET /metrics": plain("GET", "/metrics"),
             "GET /api/openapi.json": plain("GET", "/api/openapi.json"),
+            "GET /api/asyncapi.json": plain("GET", "/api/asyncapi.json"),
             "GET what is not there": plain("GET", "/nothing", 404),
             "POST /api/publish without a key": plain("POST", "/api/publish", 401, json={"topic": "t", "data": 1}),
             "POST /api/publish": by_key("POST", lambda: "/api/publish", json={"topic": "plain", "data": "x" * 100}),

@@ -49,5 +49,5 @@ def test_it_is_a_package_of_the_gateways_own_version() -> None:
     [package] = json.loads(run("npm", "pack", "--dry-run", "--json", "--ignore-scripts", "--offline"))
     assert package["version"] == gateway.__version__
     assert {file["path"] for file in package["files"]} == {
-        "README.md", "package.json", "gateway.js", "gateway.http.js", "gateway.d.ts",
+        "README.md", "package.json", "gateway.js", "gateway.http.js", "gateway.d.ts", "messages.d.ts",
     }  # fmt: skip

@@ -125,6 +125,6 @@ def test_npm_packs_the_browser_client(tmp_path: Path) -> None:
     )
     [package] = json.loads(packed.stdout[packed.stdout.index("[") :])
     assert {file["path"] for file in package["files"]} == {
-        "README.md", "package.json", "gateway.js", "gateway.http.js", "gateway.d.ts",
+        "README.md", "package.json", "gateway.js", "gateway.http.js", "gateway.d.ts", "messages.d.ts",
     }  # fmt: skip
     assert json.loads((client / "package.json").read_text())["license"] == PROJECT["license"]

@@ -17,6 +17,7 @@ from gateway import __version__
 from gateway.http.api import cache, clients, key, nodes, publish, revocations, services, topics
 from gateway.http.api.openapi import ERROR, RESPONSES, Schema, answer, operation
 from gateway.http.api.resource import json
+from gateway.protocols.native import asyncapi
 
 _ABOUT: Final = """\
 For back ends that publish, and for the operators of the cluster. Every node answers for the whole cluster. \
@@ -31,7 +32,12 @@ _RESOURCES: Final = (publish, topics, clients, revocations, nodes, services, cac
 def document() -> Schema:
     """A new copy of the OpenAPI document, which the caller may change."""
     description = answer({"type": "object"}, "An OpenAPI 3.1 document")
-    paths = {"/api/openapi.json": {"get": operation("openapi", "This description", description, security=[])}}
+    sockets = answer({"type": "object"}, "An AsyncAPI 3 document")
+    about = "The messages on a socket"
+    paths = {
+        "/api/openapi.json": {"get": operation("openapi", "This description", description, security=[])},
+        "/api/asyncapi.json": {"get": operation("asyncapi", about, sockets, security=[])},
+    }
     schemas = {"Error": ERROR}
     for part in _RESOURCES:
         paths |= part.PATHS
@@ -62,4 +68,13 @@ async def openapi(_request: Request) -> Response:
     return json(document())
 
 
-ROUTES: Final = [*(route for part in _RESOURCES for route in part.ROUTES), Route("/api/openapi.json", openapi)]
+async def messages(_request: Request) -> Response:
+    """The AsyncAPI document of the messages on a socket. It needs no key either."""
+    return json(asyncapi.document(__version__))
+
+
+ROUTES: Final = [
+    *(route for part in _RESOURCES for route in part.ROUTES),
+    Route("/api/openapi.json", openapi),
+    Route("/api/asyncapi.json", messages),
+]
