@@ -68,7 +68,7 @@ def test_haproxy_understands_its_variables() -> None:
         assert name == "NAMESPACE" or f"${{{name}" in cfg or f"defined({name})" in cfg, name
     (volume,) = (one for one in pod(named("Deployment", "haproxy"))["volumes"] if "configMap" in one)
     generated = yaml.safe_load((ROOT / "haproxy" / "kustomization.yaml").read_text())["configMapGenerator"]
-    assert generated == [{"name": volume["configMap"]["name"], "files": ["haproxy.cfg"]}]
+    assert generated == [{"name": volume["configMap"]["name"], "files": ["haproxy.cfg", "drain.pl"]}]
 
 
 @pytest.mark.parametrize("workload", WORKLOADS, ids=lambda one: one["metadata"]["name"])
