@@ -126,17 +126,21 @@ def _block(parts: list[str], scope: _Scope, ends: tuple[str, ...] = ()) -> tuple
             return text, [action, *rest]
         match word:
             case "if":
-                holds = bool(scope.value(expression))
-                chosen, rest = _block(rest, scope, ("else", "end"))
-                other = ""
-                if rest[0] == "else":
-                    other, rest = _block(rest[1:], scope, ("end",))
-                text += chosen if holds else other
+                chosen = ""
+                if scope.value(expression):
+                    chosen, rest = _block(rest, scope, ("else", "end"))
+                    if rest[0] == "else":
+                        rest = _skipped(rest[1:], ("end",))
+                else:  # the branch is not evaluated: `required` would refuse there
+                    rest = _skipped(rest, ("else", "end"))
+                    if rest[0] == "else":
+                        chosen, rest = _block(rest[1:], scope, ("end",))
+                text += chosen
             case "range":
                 names, _, source = expression.partition(" := ")
                 key, item = names.split(", ")
                 body = rest
-                rendered, rest = "", _skipped(body)
+                rendered, rest = "", _skipped(body, ("end",))
                 for name, value in sorted(scope.value(source).items()):
                     inner = _Scope(scope.top, {**scope.variables, key: name, item: value})
                     rendered += _block(body, inner, ("end",))[0]
@@ -151,12 +155,12 @@ def _block(parts: list[str], scope: _Scope, ends: tuple[str, ...] = ()) -> tuple
     return text, []
 
 
-def _skipped(parts: list[str]) -> list[str]:
-    """`parts` from the `end` of this block on."""
+def _skipped(parts: list[str], ends: tuple[str, ...]) -> list[str]:
+    """`parts` from the one of `ends` on that belongs to this block."""
     depth = 0
     for at in range(1, len(parts), 2):
         word = parts[at].partition(" ")[0]
-        if word == "end" and not depth:
+        if word in ends and not depth:
             return parts[at:]
         depth += (word in ("if", "range")) - (word == "end")
     raise RenderError("a block has no end")

@@ -7,7 +7,7 @@ from typing import Any, get_args
 
 import orjson
 import pytest
-from jsonschema import Draft202012Validator
+from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
 
 from gateway import __version__
 from gateway.core import commands, events
