@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ def on_page_read_source(page: Any, **_: Any) -> str | None:
 
 def on_page_markdown(markdown: str, page: Any, config: Any, **_: Any) -> str:
     """Point each link to a file outside docs/ at the repository."""
-    folder = ROOT if page.file.src_uri == "index.md" else ROOT / "docs"
+    place = (ROOT / "docs" / page.file.src_uri).parent
+    folder = ROOT if page.file.src_uri == "index.md" else place
 
     def target(link: re.Match[str]) -> str:
         path, separator, anchor = link[2].partition("#")
@@ -25,7 +27,7 @@ def on_page_markdown(markdown: str, page: Any, config: Any, **_: Any) -> str:
         if not file.is_relative_to(ROOT) or not file.exists():
             return link[0]  # MkDocs reports it
         if file.is_relative_to(ROOT / "docs"):
-            return f"{link[1]}{file.relative_to(ROOT / 'docs')}{separator}{anchor}"
+            return f"{link[1]}{os.path.relpath(file, place)}{separator}{anchor}"
         kind = "tree" if file.is_dir() else "blob"
         return f"{link[1]}{config.repo_url.rstrip('/')}/{kind}/main/{file.relative_to(ROOT)}{separator}{anchor}"
 

@@ -138,6 +138,7 @@ def _fits(route: str, path: str) -> bool:
 
 CHECKS: dict[str, Callable[[str], object]] = {
     "python": python, "toml": toml, "js": javascript, "html": html, "sh": shell,
+    "nginx": str.strip,  # not checked: the tests need no nginx
     "yaml": lambda text: list(yaml.safe_load_all(text)),
 }  # fmt: skip
 
