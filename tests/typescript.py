@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from gateway.protocols.native import asyncapi
-from tests.cluster import ROOT
+from tests.kit.process import ROOT
 
 FILE = ROOT / "gateway" / "static" / "client" / "messages.d.ts"
 HEAD = """\

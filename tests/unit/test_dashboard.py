@@ -12,7 +12,7 @@ import yaml
 
 from gateway.app import create_app
 from gateway.settings import Settings
-from tests.cluster import ROOT, program
+from tests.kit.process import ROOT, program
 
 DASHBOARD = ROOT / "deploy" / "monitoring" / "grafana" / "dashboards" / "gateway.json"
 PANELS: list[dict[str, Any]] = json.loads(DASHBOARD.read_text())["panels"]

@@ -13,8 +13,8 @@ import yaml
 from jsonschema import Draft7Validator  # type: ignore[import-untyped]
 
 from gateway.settings import Settings
-from tests.cluster import ROOT
 from tests.helm import RenderError, render
+from tests.kit.process import ROOT
 from tests.unit.test_alerts import GROUPS
 from tests.unit.test_kubernetes import OBJECTS as KUSTOMIZED
 from tests.unit.test_kubernetes import VERSION

@@ -6,7 +6,7 @@ import json
 import subprocess
 from pathlib import Path
 
-from tests.cluster import ROOT, program
+from tests.kit.process import ROOT, program
 
 HOOK = ROOT / "examples" / "react" / "useTopic.js"
 MOST_LINES = 60

@@ -23,7 +23,7 @@ from gateway.auth import api_keys
 from gateway.cli.main import cli
 from gateway.core import topic_rules
 from gateway.http.api import router
-from tests.cluster import ROOT, program
+from tests.kit.process import ROOT, program
 
 FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 

@@ -22,7 +22,8 @@ NAME: Final[Schema] = {"type": "string", "minLength": 1, "maxLength": MAX_NAME_L
 COUNT: Final[Schema] = {"type": "integer", "minimum": 0}
 TIME: Final[Schema] = {"type": "string", "format": "date-time"}
 TOPIC: Final[Schema] = {
-    "type": "string", "pattern": r"^[A-Za-z0-9_:.\-/]+$", "minLength": 1, "maxLength": topic_rules.MAX_TOPIC_LENGTH,
+    "type": "string", "pattern": f"^{topic_rules.NAME_CHARACTERS}+$", "minLength": 1,
+    "maxLength": topic_rules.MAX_TOPIC_LENGTH,
 }  # fmt: skip
 TOPICS: Final[Schema] = {"type": "array", "items": TOPIC}
 REQUEST_ID: Final[Schema] = {
@@ -55,7 +56,10 @@ def _ref(name: str) -> Schema:
 
 SCHEMAS: Final[dict[str, Schema]] = {
     "Position": _object({"epoch": TEXT, "offset": COUNT}, {"mark": {"type": ["integer", "null"], "minimum": 0}}),
-    "Member": _object({}, {"clientId": TEXT, "user": TEXT}),
+    "Member": _object(
+        {"clientId": TEXT, "user": {"type": ["string", "null"]}},
+        {"info": {"description": "The claim `info` of its token: any JSON value"}},
+    ),
     "Limits": _object(
         {"messageBytes": COUNT, "topics": COUNT, "messagesPerSecond": COUNT, "subscriptionsPerSecond": COUNT}
     ),
@@ -173,6 +177,13 @@ EVENTS: Final[dict[str, tuple[str, Schema]]] = {
         _notice(
             "welcome",
             _object({"clientId": TEXT, "node": TEXT, "version": TEXT, "pingMs": COUNT, "limits": _ref("Limits")}),
+        ),
+    ),
+    "SubscribedByServer": (
+        "The back end has subscribed the client",
+        _notice(
+            "subscribed",
+            _object({"topics": TOPICS}, {"positions": {"type": "object", "additionalProperties": _ref("Position")}}),
         ),
     ),
     "SubscriptionsEnded": (

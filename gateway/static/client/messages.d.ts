@@ -6,7 +6,7 @@
 export type Json = null | boolean | number | string | Json[] | { [name: string]: Json };
 
 export type Position = { epoch: string; offset: number; mark?: number | null };
-export type Member = { clientId?: string; user?: string };
+export type Member = { clientId: string; user: string | null; info?: Json };
 export type Limits = { messageBytes: number; topics: number; messagesPerSecond: number; subscriptionsPerSecond: number };
 
 /** Log in */
@@ -82,6 +82,9 @@ export type Error = { type: "ERROR"; code: 4000 | 4001 | 4002 | 4003 | 4004 | 40
 /** The first message on a socket */
 export type Welcome = { type: "SYSTEM"; topic: "system"; action: "welcome"; data: { clientId: string; node: string; version: string; pingMs: number; limits: Limits }; timestamp: string };
 
+/** The back end has subscribed the client */
+export type SubscribedByServer = { type: "SYSTEM"; topic: "system"; action: "subscribed"; data: { topics: Array<string>; positions?: { [name: string]: Position } }; timestamp: string };
+
 /** The gateway has unsubscribed the client */
 export type SubscriptionsEnded = { type: "SYSTEM"; topic: "system"; action: "unsubscribed"; data: { topics: Array<string>; reason: string }; timestamp: string };
 
@@ -123,6 +126,7 @@ export type ServerMessage =
   | Pong
   | Error
   | Welcome
+  | SubscribedByServer
   | SubscriptionsEnded
   | TokenExpiring
   | Gap

@@ -8,7 +8,7 @@ import pytest
 from redis.exceptions import NoPermissionError, ResponseError
 
 from gateway.cli.redis_checks import CLUSTER_PROBES, PROBES, WAIT_PROBES, denied, findings, rights
-from tests.cluster import ROOT
+from tests.kit.process import ROOT
 
 GOOD: dict[str, Any] = {
     "redis_version": "7.4.1", "role": "master", "used_memory": "1048576", "maxmemory": "104857600",

@@ -37,6 +37,10 @@ WRITTEN: dict[str, list[events.Event]] = {
     "CommandDone": [events.CommandDone(COMMAND, None), events.CommandDone(COMMAND, [1])],
     "LogsAccepted": [events.LogsAccepted(2)],
     "SystemPong": [events.RequestPong(REQUEST)],
+    "SubscribedByServer": [
+        events.Subscribed(["topic"], None, by_server=True),
+        events.Subscribed(["topic"], None, {"topic": AT}, by_server=True),
+    ],
     "SubscriptionsEnded": [events.SubscriptionsEnded(["topic"], "why")],
     "TokenExpiring": [events.TokenExpiring(1)],
     "Gap": [events.Gap(["topic"]), events.Gap([])],
@@ -52,7 +56,8 @@ WRITTEN: dict[str, list[events.Event]] = {
     "StreamOpened": [events.StreamOpened("s")],
     "StreamClosed": [events.StreamClosed(3001, "shutdown")],
 }
-PRESENCE = events.PresenceChanged("topic", {"count": 1, "joined": [{"user": "ann"}], "left": []}, 0)
+JOINED = [{"clientId": "n1.a.1", "user": "ann", "info": [1]}, {"clientId": "n1.a.2", "user": None}]
+PRESENCE = events.PresenceChanged("topic", {"count": 1, "joined": JOINED, "left": []}, 0)
 TEXTS = {name: [encoder.text(event, 0) for event in some] for name, some in WRITTEN.items()} | {
     "Data": [
         encoder.data(events.Delivered(BODY)), encoder.data(events.Delivered(BODY, AT)),
