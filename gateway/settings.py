@@ -8,7 +8,6 @@ running with a default.
 from __future__ import annotations
 
 import difflib
-import ipaddress
 import re
 import socket
 from collections.abc import Callable, Mapping
@@ -16,7 +15,8 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from gateway.core.urls import check_http, parse_redis
+from gateway import setting_readers as read
+from gateway.core.urls import check_http
 
 PREFIX = "GATEWAY_"
 
@@ -31,121 +31,16 @@ STRONG_SECRET_BYTES = 32
 
 # Settings whose values are never shown.
 SECRETS = frozenset({"jwt_secret", "jwt_secret_previous", "api_key", "redis_url", "backend_url", "backend_secret"})
-FILE_SUFFIX = (
-    "_FILE"  # GATEWAY_JWT_SECRET_FILE names a file that holds GATEWAY_JWT_SECRET; each secret has this variant
-)
+# GATEWAY_JWT_SECRET_FILE names a file that holds GATEWAY_JWT_SECRET; each secret has this variant.
+FILE_SUFFIX = "_FILE"
 
 
 class SettingsError(ValueError):
     """An invalid variable; the message is one sentence for the person who set it."""
 
 
-def _setting(default: Any, about: str, read: Callable[[str], Any]) -> Any:
-    return field(default=default, metadata={"about": about, "read": read})
-
-
-def _integer(low: int, high: int) -> Callable[[str], int]:
-    def read(text: str) -> int:
-        if not re.fullmatch(r"-?\d{1,18}", text) or not low <= int(text) <= high:
-            raise ValueError(f"a whole number from {low} to {high}")
-        return int(text)
-
-    return read
-
-
-def _seconds(low: float, high: float) -> Callable[[str], float]:
-    def read(text: str) -> float:
-        if not re.fullmatch(r"\d{1,9}(\.\d{1,6})?", text) or not low <= float(text) <= high:
-            raise ValueError(f"seconds from {low:g} to {high:g}")
-        return float(text)
-
-    return read
-
-
-def _flag(text: str) -> bool:
-    if text not in ("0", "1"):
-        raise ValueError("0 or 1")
-    return text == "1"
-
-
-def _matching(pattern: str, what: str) -> Callable[[str], str]:
-    def read(text: str) -> str:
-        if not re.fullmatch(pattern, text):
-            raise ValueError(what)
-        return text
-
-    return read
-
-
-def _secret(text: str) -> str:
-    if text.encode(errors="ignore").decode() != text:  # bytes in the environment that are not UTF-8
-        raise ValueError("text in UTF-8")
-    return text
-
-
-def _redis_url(text: str) -> str:
-    parse_redis(text)
-    return text
-
-
-_HOST = r"[a-z0-9_](?:[a-z0-9_.\-]*[a-z0-9_])?\.?|\[[0-9a-f:.]{2,45}\]"
-_ORIGIN = re.compile(rf"(?P<scheme>[a-z][a-z0-9+.\-]*)://(?P<host>{_HOST})?(?::(?P<port>\d{{1,5}}))?")
-
-
-def _origin(text: str) -> str | None:
-    """`text` in lower case, as in the Origin header of a browser (RFC 6454, 6.2); None: not an origin."""
-    if text == "null":
-        return text
-    parts = _ORIGIN.fullmatch(text.lower())
-    if parts is None:
-        return None
-    scheme, host, port = parts["scheme"], parts["host"], parts["port"]
-    # Some schemes of applications have origins without a host: file://
-    if host is None and (scheme in ("http", "https") or port is not None):
-        return None
-    if port is not None and not 0 < int(port) < 65536:
-        return None
-    return text.lower()
-
-
-def _origins(text: str) -> tuple[str, ...]:
-    origins = []
-    for part in filter(None, map(str.strip, text.split(","))):
-        origin = _origin(part)
-        if origin is None:
-            raise ValueError(
-                "origins such as https://app.example, capacitor://localhost, file:// or null, separated by commas and "
-                f"without a path; {part!r} is not one"
-            )
-        origins.append(origin)
-    return tuple(origins)
-
-
-def _hosts(text: str) -> tuple[str, ...]:
-    hosts = tuple(part.strip().lower() for part in text.split(",") if part.strip())
-    for host in hosts:
-        if not re.fullmatch(r"(\*\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*", host):
-            raise ValueError(
-                f"names such as live.example or *.example, without port, separated by commas; {host!r} is not one"
-            )
-    return hosts
-
-
-def _address(text: str) -> str:
-    match = re.fullmatch(r"([A-Za-z0-9.\-]{1,255}|\[[0-9A-Fa-f:.]{2,45}\]):(\d{1,5})", text)
-    if match is None or not 0 < int(match[2]) < 65536:
-        raise ValueError("host:port, with IPv6 in brackets: 10.0.0.7:9000, [fd00::7]:9000")
-    return text
-
-
-def _networks(text: str) -> tuple[str, ...]:
-    networks = tuple(part.strip() for part in text.split(",") if part.strip())
-    for network in networks:
-        try:
-            ipaddress.ip_network(network, strict=False)
-        except ValueError:
-            raise ValueError(f"addresses or networks separated by commas; {network!r} is not one") from None
-    return networks
+def _setting(default: Any, about: str, reader: Callable[[str], Any]) -> Any:
+    return field(default=default, metadata={"about": about, "read": reader})
 
 
 def read_secret_files(environ: Mapping[str, str]) -> dict[str, str]:
@@ -177,175 +72,193 @@ class Settings:
     """The settings of a node. `from_env` reads them; every field has a safe default."""
 
     host: str = _setting(
-        "127.0.0.1", "address to listen on", _matching(r"[A-Za-z0-9.:\-]{1,255}", "a host name or address")
+        "127.0.0.1", "address to listen on", read.matching(r"[A-Za-z0-9.:\-]{1,255}", "a host name or address")
     )
-    port: int = _setting(9000, "port to listen on", _integer(0, 65535))
+    port: int = _setting(9000, "port to listen on", read.integer(0, 65535))
     advertise: str = _setting(
         "",
         "host:port at which others reach the node; default: HOST:PORT, where HOST is every address the host name",
-        _address,
+        read.address,
     )
     node: str = _setting(
         "",
         "this node's name; default: the host name",
-        _matching(r"[A-Za-z0-9_.\-]{0,64}", "at most 64 of A-Z a-z 0-9 _ . -"),
+        read.matching(r"[A-Za-z0-9_.\-]{0,64}", "at most 64 of A-Z a-z 0-9 _ . -"),
     )
     redis_url: str = _setting(
         "redis://127.0.0.1:6379/0",
         "where Redis is: redis://, rediss:// (TLS) or unix://; behind Sentinels redis+sentinel://host,host/service; "
         "a Redis Cluster redis+cluster://host,host",
-        _redis_url,
+        read.redis_url,
     )
     namespace: str = _setting(
         "gw:",
         "prefix of every key and channel; environments that share a Redis need different ones",
-        _matching(r"[A-Za-z0-9_.:\-]{0,64}", "at most 64 of A-Z a-z 0-9 _ . : -"),
+        read.matching(r"[A-Za-z0-9_.:\-]{0,64}", "at most 64 of A-Z a-z 0-9 _ . : -"),
     )
-    jwt_secret: str = _setting("", "secret that signs the users' tokens (HS256, HS384, HS512)", _secret)
-    jwt_secret_previous: str = _setting("", "a second secret that is also accepted while secrets are changed", _secret)
+    jwt_secret: str = _setting("", "secret that signs the users' tokens (HS256, HS384, HS512)", read.secret)
+    jwt_secret_previous: str = _setting(
+        "", "a second secret that is also accepted while secrets are changed", read.secret
+    )
     jwt_pem: str = _setting("", "PEM file of public keys for tokens signed with RS, PS, ES or EdDSA", str)
     jwks_url: str = _setting(
         "", "URL of a JWKS document with such keys, instead of the file or in addition to it",
         lambda text: check_http(text, what="https://id.example/jwks.json", query=True),
     )  # fmt: skip
-    jwks_seconds: float = _setting(300.0, "age after which the JWKS document is fetched again", _seconds(10, 86_400))
+    jwks_seconds: float = _setting(
+        300.0, "age after which the JWKS document is fetched again", read.seconds(10, 86_400)
+    )
     jwt_audience: str = _setting("", "required `aud` of tokens; if unset, tokens with an `aud` are rejected", str)
     jwt_issuer: str = _setting("", "required `iss` of tokens; if unset, any value is accepted", str)
     jwt_leeway_seconds: float = _setting(
         5.0, "time for which an expired token is still accepted: for clocks that differ, and to renew it",
-        _seconds(0, 600),
+        read.seconds(0, 600),
     )  # fmt: skip
     revocation_seconds: int = _setting(
         30 * 86_400, "how long a revocation without an end is kept; no token may live longer",
-        _integer(60, 10 * 365 * 86_400),
+        read.integer(60, 10 * 365 * 86_400),
     )  # fmt: skip
-    api_key: str = _setting("", "bearer key of the HTTP API with all scopes", _secret)
+    api_key: str = _setting("", "bearer key of the HTTP API with all scopes", read.secret)
     api_keys: str = _setting(
         "", "TOML file of further keys, each with a name and scopes; without any key the API is off", str
     )
     origins: tuple[str, ...] = _setting(
         (), "origins of pages and apps that may connect, beside the node's own: https://app.example, "
-        "capacitor://localhost, file://, null", _origins,
+        "capacitor://localhost, file://, null", read.origins,
     )  # fmt: skip
     hosts: tuple[str, ...] = _setting(
         (),
         "accepted Host names, `*.name` for all subdomains; addresses and names without a dot are always accepted",
-        _hosts,
+        read.hosts,
     )
-    open: bool = _setting(False, "1: every client may subscribe and publish to all topics; for a demo", _flag)
+    open: bool = _setting(False, "1: every client may subscribe and publish to all topics; for a demo", read.flag)
     backend_url: str = _setting(
         "",
         "HTTP back end that answers COMMAND, and REQUEST on topics with a `source`; if unset, they get error 5001",
         lambda text: check_http(text, what="http://api:3000", query=False),
     )
     backend_secret: str = _setting(
-        "", "secret that signs calls to the back end; if unset, the back end cannot verify who calls", _secret
+        "", "secret that signs calls to the back end; if unset, the back end cannot verify who calls", read.secret
     )
     backend_timeout_seconds: float = _setting(
-        5.0, "deadline of a call to the back end, including a retry", _seconds(0.1, 60)
+        5.0, "deadline of a call to the back end, including a retry", read.seconds(0.1, 60)
     )
-    backend_connections: int = _setting(32, "concurrent calls to the back end; further calls wait", _integer(1, 1000))
+    backend_connections: int = _setting(
+        32, "concurrent calls to the back end; further calls wait", read.integer(1, 1000)
+    )
     topics: str = _setting("", "TOML file of topic rules; default: the file of the package", str)
     default_subscribe: str = _setting(
         "anyone", "what a client needs to subscribe to a topic that no rule matches",
-        _matching("anyone|user|role:admin|role:superadmin|ask|token|nobody",
+        read.matching("anyone|user|role:admin|role:superadmin|ask|token|nobody",
                   "anyone, user, role:admin, role:superadmin, ask, token or nobody"),
     )  # fmt: skip
     default_publish: str = _setting(
         "user", "what a client needs to publish on such a topic",
-        _matching("anyone|user|role:admin|role:superadmin|subscriber|ask|nobody",
+        read.matching("anyone|user|role:admin|role:superadmin|subscriber|ask|nobody",
                   "anyone, user, role:admin, role:superadmin, subscriber, ask or nobody"),
     )  # fmt: skip
     trusted_proxies: tuple[str, ...] = _setting(
-        ("127.0.0.1",), "peers whose X-Forwarded-For names the client, and X-Forwarded-Proto its scheme", _networks
+        ("127.0.0.1",),
+        "peers whose X-Forwarded-For names the client, and X-Forwarded-Proto its scheme",
+        read.networks,
     )
     log_level: str = _setting(
         "info",
         "debug, info, warning or error; debug has a line for each connect and close",
-        _matching(r"debug|info|warning|error", "debug, info, warning or error"),
+        read.matching(r"debug|info|warning|error", "debug, info, warning or error"),
     )
     max_message_bytes: int = _setting(
-        1 << 20, "largest message a client or publisher may send", _integer(1024, 16 << 20)
+        1 << 20, "largest message a client or publisher may send", read.integer(1024, 16 << 20)
     )
-    max_client_topics: int = _setting(5000, "topics one client may subscribe to", _integer(1, 1_000_000))
+    max_client_topics: int = _setting(5000, "topics one client may subscribe to", read.integer(1, 1_000_000))
     client_buffer_bytes: int = _setting(
-        4 << 20, "unsent bytes after which a slow client is closed (3008)", _integer(64 << 10, 1 << 30)
+        4 << 20, "unsent bytes after which a slow client is closed (3008)", read.integer(64 << 10, 1 << 30)
     )
     buffer_bytes: int = _setting(
         256 << 20, "unsent bytes of all clients of the node; beyond it those with the most are closed (3008)",
-        _integer(64 << 10, 1 << 40),
+        read.integer(64 << 10, 1 << 40),
     )  # fmt: skip
     compression: bool = _setting(
-        False, "1: messages are compressed for clients that offer permessage-deflate, once for all of them", _flag
+        False,
+        "1: messages are compressed for clients that offer permessage-deflate, once for all of them",
+        read.flag,
     )
     max_connections: int = _setting(
         0, "connections of the node, then 503; 0: nine tenths of its limit of file descriptors",
-        _integer(0, 1_000_000),
+        read.integer(0, 1_000_000),
     )  # fmt: skip
     connects_per_second: int = _setting(
-        2000, "sockets opened on the node, over ten seconds; then 503", _integer(1, 1_000_000)
+        2000, "sockets opened on the node, over ten seconds; then 503", read.integer(1, 1_000_000)
     )
     max_user_connections: int = _setting(
-        100, "connections of one user, on all nodes together; 0: any number", _integer(0, 1_000_000)
+        100, "connections of one user, on all nodes together; 0: any number", read.integer(0, 1_000_000)
     )
     max_address_connections: int = _setting(
-        1000, "connections of one address (IPv6: /64), on all nodes together; 0: any number", _integer(0, 1_000_000)
+        1000,
+        "connections of one address (IPv6: /64), on all nodes together; 0: any number",
+        read.integer(0, 1_000_000),
     )
     user_publishes_per_second: int = _setting(
-        100, "publishes of one user, over ten seconds, on all nodes together; 0: any number", _integer(0, 1_000_000)
+        100,
+        "publishes of one user, over ten seconds, on all nodes together; 0: any number",
+        read.integer(0, 1_000_000),
     )
     user_stored_bytes: int = _setting(
         32 << 20, "bytes that Redis may store for one user's messages, as a burst and again each day; 0: any number",
-        _integer(0, 1 << 40),
+        read.integer(0, 1 << 40),
     )  # fmt: skip
     redis_memory_bytes: int = _setting(
         0, "memory of Redis above which it stores no client messages (5030); 0: 80 % of maxmemory, or 40 % of RAM",
-        _integer(0, 1 << 50),
+        read.integer(0, 1 << 50),
     )  # fmt: skip
     client_messages_per_second: int = _setting(
-        100, "messages of one client, over ten seconds; then 4029, and 3013 if it goes on", _integer(1, 1_000_000)
+        100,
+        "messages of one client, over ten seconds; then 4029, and 3013 if it goes on",
+        read.integer(1, 1_000_000),
     )
     client_subscriptions_per_second: int = _setting(
-        1500, "topics one client may subscribe to, over ten seconds; then 4029, 3013", _integer(1, 1_000_000)
+        1500, "topics one client may subscribe to, over ten seconds; then 4029, 3013", read.integer(1, 1_000_000)
     )
     client_log_lines_per_second: int = _setting(
-        5, "log lines of one browser, over ten seconds; then 4029", _integer(1, 10_000)
+        5, "log lines of one browser, over ten seconds; then 4029", read.integer(1, 10_000)
     )
-    ping_seconds: float = _setting(25.0, "silence after which a client is pinged", _seconds(1, 3600))
-    pong_seconds: float = _setting(10.0, "further silence after which it is closed (3012)", _seconds(0.5, 3600))
+    ping_seconds: float = _setting(25.0, "silence after which a client is pinged", read.seconds(1, 3600))
+    pong_seconds: float = _setting(10.0, "further silence after which it is closed (3012)", read.seconds(0.5, 3600))
     presence_grace_seconds: float = _setting(
-        5.0, "time in which a user may reconnect to a topic without a leave", _seconds(0, 3600)
+        5.0, "time in which a user may reconnect to a topic without a leave", read.seconds(0, 3600)
     )
     lease_seconds: float = _setting(
-        10.0, "duration of a node's lease in Redis, which is renewed five times in that time", _seconds(1, 600)
+        10.0, "duration of a node's lease in Redis, which is renewed five times in that time", read.seconds(1, 600)
     )
-    redis_timeout_seconds: float = _setting(2.0, "deadline of each Redis round trip", _seconds(0.1, 60))
+    redis_timeout_seconds: float = _setting(2.0, "deadline of each Redis round trip", read.seconds(0.1, 60))
     wait_replicas: int = _setting(
-        0, "replicas that must confirm a publish on a topic with history before it is acknowledged", _integer(0, 16)
+        0,
+        "replicas that must confirm a publish on a topic with history before it is acknowledged",
+        read.integer(0, 16),
     )
     wait_fsync: bool = _setting(
         False,
         "1: acknowledge it only when Redis and these replicas have it on disk; Redis 7.2, appendonly yes",
-        _flag,
+        read.flag,
     )
     wait_seconds: float = _setting(
-        1.0, "deadline of these confirmations; then the publish is answered with 503, 5030", _seconds(0.01, 60)
+        1.0, "deadline of these confirmations; then the publish is answered with 503, 5030", read.seconds(0.01, 60)
     )
-    drain_seconds: float = _setting(5.0, "window over which a leaving node closes its clients", _seconds(0, 3600))
+    drain_seconds: float = _setting(5.0, "window over which a leaving node closes its clients", read.seconds(0, 3600))
     centrifugo: bool = _setting(
         False,
         "1: serve Centrifugo's clients at /connection, and its server API at /api with an X-API-Key header",
-        _flag,
+        read.flag,
     )
     centrifugo_exp: str = _setting(
         "required", "optional: a subscription token with the claim `channel` needs no `exp`, as with Centrifugo",
-        _matching("required|optional", "required or optional"),
+        read.matching("required|optional", "required or optional"),
     )  # fmt: skip
     centrifugo_personal: bool = _setting(
-        False, "1: a client of Centrifugo's protocol is subscribed to the topic #USER when it connects", _flag
+        False, "1: a client of Centrifugo's protocol is subscribed to the topic #USER when it connects", read.flag
     )
     fast_paths: bool = _setting(
-        True, "0: POST /api/publish takes the way of all other requests; the answers are the same", _flag
+        True, "0: POST /api/publish takes the way of all other requests; the answers are the same", read.flag
     )
 
     @classmethod

@@ -30,7 +30,7 @@ def constructors(file: Path) -> dict[str, int]:
 
 def test_no_constructor_has_more_than_eight_parameters() -> None:
     found = {name: count for file in FILES for name, count in constructors(file).items()}
-    assert found["node/node.py Node"] == 3
+    assert found["node/node.py Node"] == 4
     assert {name for name, count in found.items() if count > MAX_PARAMETERS} <= PUBLIC
 
 
