@@ -16,13 +16,13 @@ from tests.kit.waiting import eventually
 PAGE = """<!doctype html>
 <title>Prices</title>
 <script>
-  window.heard = [];
+  window.received = [];
   window.socket = new WebSocket(`ws://${location.host}/ws`);
   socket.onopen = () => socket.send(JSON.stringify({ type: "SUBSCRIBE", topics: ["prices"], requestId: "1" }));
   socket.onmessage = ({ data }) => {
     const message = JSON.parse(data);
     if (message.type === "ACKNOWLEDGMENT") window.ready = true;
-    if (message.type === "DATA") heard.push(message.data);
+    if (message.type === "DATA") received.push(message.data);
   };
 </script>
 """
@@ -38,7 +38,7 @@ async def test_chromium_reads_what_is_compressed_for_all(
     prices = [{"symbol": f"TOKEN{at}", "price": at * 1.07, "note": "höher ↑"} for at in range(200)]
     wanted = [prices, "small", *range(20), prices[::-1], {"last": True}]
     await api(node).publish_all([{"topic": "prices", "data": data} for data in wanted])
-    await eventually(lambda: page.evaluate("heard.at(-1)?.last"), what="the page has heard the last")
-    assert await page.evaluate("heard") == wanted
+    await eventually(lambda: page.evaluate("received.at(-1)?.last"), what="the page has received the last")
+    assert await page.evaluate("received") == wanted
     sent = node.metric("gateway_deflate_out_bytes_total")
     assert 0 < 3 * sent < node.metric("gateway_deflate_in_bytes_total")

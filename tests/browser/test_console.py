@@ -268,9 +268,9 @@ async def test_what_a_key_is_not_good_for_is_switched_off_and_said(
 async def test_the_overview_shows_every_node_live_with_charts_and_the_load_balancers_view(
     plain: Cluster, front: LoadBalancer, console: Open, connect: Connect, api: Callable[[Front], Api]
 ) -> None:
-    hearers = [await connect(front, source=new_source()) for _ in range(6)]
-    for hearer in hearers:
-        await hearer.subscribe("ticks")
+    subscribers = [await connect(front, source=new_source()) for _ in range(6)]
+    for subscriber in subscribers:
+        await subscriber.subscribe("ticks")
     operator = await console(front)
     await operator.sign_in()
     await expect(operator.page.locator("#verdict")).to_have_text("All 3 nodes are ready", timeout=MS)

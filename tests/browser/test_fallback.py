@@ -156,7 +156,7 @@ async def test_a_page_asks_and_says_by_http_what_it_would_by_a_socket(
     await subscribed(page)
     assert (await page.evaluate("gateway.request('system', 'getStatus')"))["status"] == "ok"
     assert (await page.evaluate("gateway.publish('kept', 'mine')"))["offset"] == 1
-    await eventually(lambda: page.evaluate("heard.includes('mine')"))
+    await eventually(lambda: page.evaluate("received.includes('mine')"))
     assert (await page.evaluate("gateway.history('kept')"))["offset"] == 1
     refused = "gateway.command('kept', 'none').catch(error => error.code)"
     assert await page.evaluate(refused) == 5001

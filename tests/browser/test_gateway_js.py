@@ -41,7 +41,7 @@ PAGE = """<!doctype html>
   import { Gateway } from "/gateway.js";
   const gateway = new Gateway("/ws", window.token && { getToken: () => window.token() });
   window.gateway = gateway;
-  window.heard = [];
+  window.received = [];
   window.gaps = [];
   window.states = [];
   window.said = [];
@@ -49,7 +49,7 @@ PAGE = """<!doctype html>
   gateway.addEventListener("state", ({ detail }) => states.push({ ...detail, ...seen() }));
   gateway.addEventListener("system", ({ detail }) => said.push(detail));
   gateway.subscribe("kept", {
-    onData: ({ data }) => heard.push(data),
+    onData: ({ data }) => received.push(data),
     onGap: ({ reason }) => gaps.push(reason),
     onState: (state, error) => { window.subscription = state; window.error = error?.message; },
   });
@@ -61,7 +61,7 @@ PAGE = """<!doctype html>
 PLAIN = """<!doctype html>
 <title>Fifteen lines</title>
 <script>
-  const [heard, topic] = [[], "kept"];
+  const [received, topic] = [[], "kept"];
   let last = null;
   function connect() {
     const socket = new WebSocket(`ws://${location.host}/ws`);
@@ -72,7 +72,7 @@ PLAIN = """<!doctype html>
       if (type === "ACKNOWLEDGMENT") last ??= positions[topic];
       if (type !== "DATA" || (epoch === last?.epoch && offset <= last.offset)) return;
       last = { epoch, offset };
-      heard.push(value);
+      received.push(value);
     };
     socket.onclose = ({ code }) => code >= 3500 && code < 4000 || setTimeout(connect, 1000 + 2000 * Math.random());
   }
@@ -135,16 +135,16 @@ class Publisher:
 
 
 async def subscribed(page: Page) -> None:
-    """Wait until its topic is heard."""
+    """Wait until its topic is received."""
     await eventually(lambda: page.evaluate("window.subscription === 'subscribed'"), LONG, "the page hears its topic")
 
 
 async def has_all(page: Page, count: int) -> None:
-    """Wait until it has heard the last of `count` numbers; then it has heard each once and in order."""
+    """Wait until it has received the last of `count` numbers; then it has received each once and in order."""
     await eventually(
-        lambda: page.evaluate("n => heard.includes(n)", count - 1), LONG, f"the page has heard {count - 1}"
+        lambda: page.evaluate("n => received.includes(n)", count - 1), LONG, f"the page has received {count - 1}"
     )
-    assert await page.evaluate("heard") == list(range(count))
+    assert await page.evaluate("received") == list(range(count))
 
 
 async def state(page: Page) -> str:

@@ -288,14 +288,14 @@ async def test_the_page_fits_a_window_of_any_width(
     visitor, a, _ = await come(
         browser, front, f"/#{long}", viewport={"width": width, "height": 800}, color_scheme=scheme
     )
-    await eventually(lambda: hearers(api(front), long))
+    await eventually(lambda: subscribers(api(front), long))
     await api(front).publish(long, {"unbroken": "y" * 500})
     await a.hears('{"unbroken":"' + "y" * 500 + '"}')
     assert await visitor.page.evaluate("() => document.documentElement.scrollWidth") == width
     assert visitor.faults == []
 
 
-async def hearers(api: Api, topic: str) -> bool:
+async def subscribers(api: Api, topic: str) -> bool:
     return bool((await api.get(f"/api/topics/{topic}"))["subscribers"] == 2)
 
 

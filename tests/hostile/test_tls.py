@@ -201,9 +201,9 @@ async def test_two_sockets_and_a_page_share_one_http2_connection(secure: LoadBal
         assert (await http2.messages(number, 1))[0]["action"] == "welcome"
     http2.send(second, text({"type": "SUBSCRIBE", "topics": ["over-http2"]}))
     assert (await http2.messages(second, 1))[0]["operation"] == "subscribe"
-    http2.send(first, text({"type": "PUBLISH", "topic": "over-http2", "data": "heard"}))
+    http2.send(first, text({"type": "PUBLISH", "topic": "over-http2", "data": "received"}))
     assert (await http2.messages(first, 1))[0]["operation"] == "publish"
-    assert (await http2.messages(second, 1))[0]["data"] == "heard"
+    assert (await http2.messages(second, 1))[0]["data"] == "received"
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ pattern = "asked:*"
 subscribe = "ask"
 publish = "ask"
 [[topic]]
-pattern = "told:*"
+pattern = "ticket:*"
 subscribe = "token"
 [[topic]]
 pattern = "wallet-balance:*"
@@ -118,14 +118,14 @@ async def test_a_wallet_is_heard_by_its_owner_alone(cluster: Start, connect: Con
 async def test_subscription_tokens_open_topics_until_they_end(cluster: Start, connect: Connect, rules: Path) -> None:
     [node] = cluster(1, topics=rules, jwt_leeway_seconds=0)
     client = await connect(node)
-    assert (await client.subscribe("told:1"))["code"] == 4403
-    assert (await client.subscribe("told:1", tokens=["rubbish"]))["code"] == 4011
-    assert (await client.subscribe("told:1", tokens=[topic_token("told:1", user="ann")]))["code"] == 4403
-    assert (await client.subscribe("told:1", tokens=[token("ann")]))["code"] == 4011
-    tokens = [topic_token("told:1", seconds=2), topic_token("told:2*")]
-    assert (await client.subscribe("told:1", "told:22", tokens=tokens))["topics"] == ["told:1", "told:22"]
+    assert (await client.subscribe("ticket:1"))["code"] == 4403
+    assert (await client.subscribe("ticket:1", tokens=["rubbish"]))["code"] == 4011
+    assert (await client.subscribe("ticket:1", tokens=[topic_token("ticket:1", user="ann")]))["code"] == 4403
+    assert (await client.subscribe("ticket:1", tokens=[token("ann")]))["code"] == 4011
+    tokens = [topic_token("ticket:1", seconds=2), topic_token("ticket:2*")]
+    assert (await client.subscribe("ticket:1", "ticket:22", tokens=tokens))["topics"] == ["ticket:1", "ticket:22"]
     taken = await client.hear(type="SYSTEM", action="unsubscribed")
-    assert (taken["data"]["topics"], taken["data"]["reason"]) == (["told:1"], "subscription token expired")
+    assert (taken["data"]["topics"], taken["data"]["reason"]) == (["ticket:1"], "subscription token expired")
     assert (await client.ask(type="AUTH", authToken=tokens[1]))["reason"] == "token_invalid"
 
 
@@ -340,10 +340,10 @@ async def test_a_revoked_subscription_token_takes_its_topics(
 ) -> None:
     [node] = cluster(1, topics=rules)
     client = await connect(node)
-    assert (await client.subscribe("told:1", tokens=[topic_token("told:1", jti="t9")]))["status"] == "success"
+    assert (await client.subscribe("ticket:1", tokens=[topic_token("ticket:1", jti="t9")]))["status"] == "success"
     await api(node).post("/api/revocations", {"jti": "t9"})
     taken = await client.hear(type="SYSTEM", action="unsubscribed")
-    assert taken["data"] == {"topics": ["told:1"], "reason": "subscription token revoked"}
+    assert taken["data"] == {"topics": ["ticket:1"], "reason": "subscription token revoked"}
 
 
 @pytest.mark.parametrize(

@@ -251,7 +251,7 @@ async def test_an_answer_is_kept_for_each_user_where_the_rule_names_the_user(beh
         assert len(server.asked) == 2
 
 
-async def test_what_a_topics_hearers_need_its_requesters_need(behind: Start, connect: Connect) -> None:
+async def test_a_request_needs_the_permission_to_subscribe(behind: Start, connect: Connect) -> None:
     async with WebServer(echo) as server:
         node = behind(server)[0]
         anybody, ann = await connect(node), await connect(node, user="ann")

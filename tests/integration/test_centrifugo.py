@@ -52,7 +52,7 @@ publish = "anyone"
 SECONDS: Final = 20.0  # for each step
 
 
-class Heard(centrifuge.SubscriptionEventHandler, centrifuge.ClientEventHandler):  # type: ignore[misc]
+class Events(centrifuge.SubscriptionEventHandler, centrifuge.ClientEventHandler):  # type: ignore[misc]
     """What a client and its subscription were told."""
 
     def __init__(self) -> None:
@@ -83,9 +83,9 @@ class Client:
     def __init__(self, front: Node | LoadBalancer, protobuf: bool, **options: Any) -> None:
         url = front.ws.removesuffix("/ws") + "/connection/websocket" + ("?format=protobuf" if protobuf else "")
         self.protobuf = protobuf
-        self.heard = Heard()
+        self.events = Events()
         self.client = centrifuge.Client(
-            url, events=self.heard, use_protobuf=protobuf, min_reconnect_delay=0.05, max_reconnect_delay=0.5, **options
+            url, events=self.events, use_protobuf=protobuf, min_reconnect_delay=0.05, max_reconnect_delay=0.5, **options
         )
 
     def data(self, value: Any) -> Any:
@@ -103,7 +103,7 @@ class Client:
         if self.client.state is not centrifuge.ClientState.CONNECTED:
             await self.client.connect()
             await self.client.ready(SECONDS)
-        subscription = self.client.new_subscription(topic, events=self.heard, **options)
+        subscription = self.client.new_subscription(topic, events=self.events, **options)
         await subscription.subscribe()
         await subscription.ready(SECONDS)
         return subscription
@@ -152,8 +152,8 @@ async def test_publish_receive_and_ask(nodes: Callable[..., Cluster], client: Ca
     values = [{"text": "é\n"}, [1, None], "s"]
     for value in values:
         await topic.publish(one.data(value))
-    await eventually(lambda: one.heard.data == other.heard.data == values, SECONDS)
-    assert one.heard.offsets == other.heard.offsets == [1, 2, 3]
+    await eventually(lambda: one.events.data == other.events.data == values, SECONDS)
+    assert one.events.offsets == other.events.offsets == [1, 2, 3]
     page = await topic.history(limit=2)
     assert [pub.offset for pub in page.publications] == [1, 2] and page.offset == 3
     page = await topic.history(limit=2, since=centrifuge.StreamPosition(3, page.epoch), reverse=True)
@@ -165,8 +165,8 @@ async def test_publish_receive_and_ask(nodes: Callable[..., Cluster], client: Ca
     await topic.unsubscribe()
     await other.client.publish("chat", other.data("missed"))
     await topic.subscribe()
-    await eventually(lambda: one.heard.data[-1] == "missed", SECONDS)
-    assert one.heard.subscribed[-1].recovered and one.heard.offsets == [1, 2, 3, 4]
+    await eventually(lambda: one.events.data[-1] == "missed", SECONDS)
+    assert one.events.subscribed[-1].recovered and one.events.offsets == [1, 2, 3, 4]
 
 
 async def test_native_and_centrifugo_clients_share_a_topic(
@@ -179,7 +179,7 @@ async def test_native_and_centrifugo_clients_share_a_topic(
     await topic.publish(one.data({"from": "centrifugo"}))
     await native.publish("chat", {"from": "native"})
     both = [{"from": "centrifugo"}, {"from": "native"}]
-    await eventually(lambda: one.heard.data == both, SECONDS)
+    await eventually(lambda: one.events.data == both, SECONDS)
     await eventually(lambda: native.data("chat") == both, SECONDS)
 
 
@@ -187,14 +187,14 @@ async def test_tokens(nodes: Callable[..., Cluster], client: Callable[..., Clien
     (node,) = nodes(1)
     wrong = client(node, token="wrong")
     await wrong.client.connect()
-    await eventually(lambda: wrong.heard.ended == [3500], SECONDS)
+    await eventually(lambda: wrong.events.ended == [3500], SECONDS)
     expired = client(node, token=signed(-60, sub="42"), get_token=given(signed(sub="42")))
     await expired.client.connect()
     await expired.client.ready(SECONDS)
     one = client(node, token=signed(sub="42"))
     with pytest.raises(centrifuge.SubscriptionUnsubscribedError):
         await one.subscribe("closed:1")
-    assert one.heard.ended == [103]
+    assert one.events.ended == [103]
     right, other_topic = signed(sub="42", channel="closed:2"), signed(sub="42", channel="closed:3")
     await one.subscribe("closed:2", token=right)
     with pytest.raises(centrifuge.SubscriptionUnsubscribedError):
@@ -217,8 +217,8 @@ async def test_a_client_renews_its_tokens(nodes: Callable[..., Cluster], client:
     await one.subscribe("closed:1", get_token=topic_token)
     await eventually(lambda: asked.count("connection") > 1 and asked.count("subscription") > 1, SECONDS)
     await one.client.publish("closed:1", one.data(1))
-    await eventually(lambda: one.heard.data == [1], SECONDS)
-    assert len(one.heard.subscribed) == 1 and not one.heard.ended
+    await eventually(lambda: one.events.data == [1], SECONDS)
+    assert len(one.events.subscribed) == 1 and not one.events.ended
 
 
 async def test_a_snapshot_comes_with_the_subscription(
@@ -228,10 +228,10 @@ async def test_a_snapshot_comes_with_the_subscription(
     one = client(node)
     topic = await one.subscribe("value:1")
     await topic.publish(one.data({"n": 1}))
-    await eventually(lambda: one.heard.data == [{"n": 1}], SECONDS)
+    await eventually(lambda: one.events.data == [{"n": 1}], SECONDS)
     later = client(node)
     await later.subscribe("value:1")
-    await eventually(lambda: later.heard.data == [{"n": 1}], SECONDS)
+    await eventually(lambda: later.events.data == [{"n": 1}], SECONDS)
 
 
 async def test_what_is_trimmed_is_not_recovered(nodes: Callable[..., Cluster], client: Callable[..., Client]) -> None:
@@ -244,9 +244,9 @@ async def test_what_is_trimmed_is_not_recovered(nodes: Callable[..., Cluster], c
     for value in range(5):
         await other.client.publish("short:1", other.data(value))
     await topic.subscribe()
-    await eventually(lambda: len(one.heard.subscribed) == 2, SECONDS)
-    assert one.heard.subscribed[1].was_recovering and not one.heard.subscribed[1].recovered
-    assert one.heard.subscribed[1].stream_position.offset == 6
+    await eventually(lambda: len(one.events.subscribed) == 2, SECONDS)
+    assert one.events.subscribed[1].was_recovering and not one.events.subscribed[1].recovered
+    assert one.events.subscribed[1].stream_position.offset == 6
 
 
 async def test_lost_messages_end_the_subscription_and_it_comes_back(
@@ -256,13 +256,13 @@ async def test_lost_messages_end_the_subscription_and_it_comes_back(
     one = client(cluster[0])
     topic = await one.subscribe("chat")
     await topic.publish(one.data(1))
-    await eventually(lambda: one.heard.data == [1], SECONDS)
+    await eventually(lambda: one.events.data == [1], SECONDS)
     cluster.redis.flush()
     await topic.publish(one.data(2))
-    await eventually(lambda: len(one.heard.subscribed) > 1, SECONDS)  # after an unsubscribe of the node, code 2500
-    assert one.heard.subscribed[-1].was_recovering and not one.heard.subscribed[-1].recovered
+    await eventually(lambda: len(one.events.subscribed) > 1, SECONDS)  # after an unsubscribe of the node, code 2500
+    assert one.events.subscribed[-1].was_recovering and not one.events.subscribed[-1].recovered
     await topic.publish(one.data(3))
-    await eventually(lambda: one.heard.data[-1] == 3, SECONDS)
+    await eventually(lambda: one.events.data[-1] == 3, SECONDS)
 
 
 async def test_nothing_is_lost_when_a_node_is_killed(
@@ -278,9 +278,9 @@ async def test_nothing_is_lost_when_a_node_is_killed(
         if value == 20:
             victim.kill()
         await publisher.client.publish("chat", publisher.data(value))
-    await eventually(lambda: len(one.heard.data) == 50, 60)
-    assert one.heard.data == list(range(50))
-    assert one.heard.subscribed[-1].recovered
+    await eventually(lambda: len(one.events.data) == 50, 60)
+    assert one.events.data == list(range(50))
+    assert one.events.subscribed[-1].recovered
 
 
 async def test_many_commands_in_one_frame(nodes: Callable[..., Cluster]) -> None:

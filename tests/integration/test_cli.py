@@ -88,27 +88,25 @@ async def test_what_is_published_is_heard_through_the_balancer(
     plain: Cluster, front: LoadBalancer, connect: Connect
 ) -> None:
     clients = [await connect(node) for node in plain]
-    await asyncio.gather(*(client.subscribe("told") for client in clients))
-    assert (await gateway(front, "publish", "told", '{"n": 1}', "--json")).document() == {
-        "results": [{"topic": "told"}]
-    }
-    assert (await gateway(front, "publish", "told", "-", stdin='["ß"]\n'.encode())).out == "Published on told.\n"
-    assert (await gateway(front, "publish", "told", "--text", "plain", "--action", "a", "--priority", "5")).code == 0
-    assert (await gateway(front, "publish", "told", "all but one", "--text", "--except", clients[1].id)).code == 0
-    assert (await gateway(front, "publish", "told", "one", "--text", "--client", clients[1].id)).code == 0
+    await asyncio.gather(*(client.subscribe("cli") for client in clients))
+    assert (await gateway(front, "publish", "cli", '{"n": 1}', "--json")).document() == {"results": [{"topic": "cli"}]}
+    assert (await gateway(front, "publish", "cli", "-", stdin='["ß"]\n'.encode())).out == "Published on cli.\n"
+    assert (await gateway(front, "publish", "cli", "--text", "plain", "--action", "a", "--priority", "5")).code == 0
+    assert (await gateway(front, "publish", "cli", "all but one", "--text", "--except", clients[1].id)).code == 0
+    assert (await gateway(front, "publish", "cli", "one", "--text", "--client", clients[1].id)).code == 0
     last = await clients[1].hear(type="DATA", data="one")
-    assert last["topic"] == "told"
-    assert clients[1].data("told") == [{"n": 1}, ["ß"], "plain", "one"]
+    assert last["topic"] == "cli"
+    assert clients[1].data("cli") == [{"n": 1}, ["ß"], "plain", "one"]
     for client in (clients[0], clients[2]):
         assert (await client.hear(type="DATA", action="a"))["priority"] == 5
         await client.hear(type="DATA", data="all but one")
-        assert client.data("told") == [{"n": 1}, ["ß"], "plain", "all but one"]
+        assert client.data("cli") == [{"n": 1}, ["ß"], "plain", "all but one"]
 
 
 async def test_a_message_larger_than_the_balancer_lets_through_is_one_sentence(front: LoadBalancer) -> None:
-    done = await gateway(front, "publish", "told", "--text", "-", stdin=b"x" * (3 << 20))
+    done = await gateway(front, "publish", "cli", "--text", "-", stdin=b"x" * (3 << 20))
     assert "larger than the limit" in done.complaint()
-    done = await gateway(front, "publish", "told", "--text", "-", stdin=b"x" * ((1 << 20) + 1))
+    done = await gateway(front, "publish", "cli", "--text", "-", stdin=b"x" * ((1 << 20) + 1))
     assert "bytes; the limit is 1048576" in done.complaint()
 
 

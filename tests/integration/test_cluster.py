@@ -40,7 +40,7 @@ async def fence(api: Api, clients: list[Client]) -> None:
     await asyncio.gather(*(client.hear(type="DATA", topic="fence", data=mark) for client in clients))
 
 
-def hearers(clients: list[Client], topic: str, data: Any) -> list[Client]:
+def subscribers(clients: list[Client], topic: str, data: Any) -> list[Client]:
     """Who heard this on `topic`, each as often as it did."""
     return [client for client in clients for received in client.data(topic) if received == data]
 
@@ -54,7 +54,7 @@ async def test_two_browsers_land_on_two_nodes_and_hear_one_publish_once(
     await asyncio.gather(*(client.subscribe("main", "fence") for client in clients))
     await api(balancer).publish("main", {"once": True})
     await fence(api(balancer), clients)
-    assert hearers(clients, "main", {"once": True}) == clients
+    assert subscribers(clients, "main", {"once": True}) == clients
 
 
 async def test_sixty_clients_from_sixty_sources_are_spread_evenly(
@@ -87,7 +87,7 @@ async def test_a_message_to_a_user_reaches_all_its_clients_and_nobody_else(
     clients = await everywhere(plain, connect, {"user": "ann"}, {"user": "bob"}, {})
     await api(plain[at]).publish("wallet", "for ann", to={"user": "ann"})
     await fence(api(plain[at]), clients)
-    assert hearers(clients, "wallet", "for ann") == clients[:3]
+    assert subscribers(clients, "wallet", "for ann") == clients[:3]
 
 
 @pytest.mark.parametrize("at", range(3))
@@ -97,7 +97,7 @@ async def test_a_message_to_a_role_reaches_all_who_have_it_and_nobody_else(
     clients = await everywhere(plain, connect, {"user": "ann", "role": "admin"}, {"user": "ann"}, {})
     await api(plain[at]).publish("audit", "for admins", to={"role": "admin"})
     await fence(api(plain[at]), clients)
-    assert hearers(clients, "audit", "for admins") == clients[:3]
+    assert subscribers(clients, "audit", "for admins") == clients[:3]
 
 
 @pytest.mark.parametrize("at", range(3))
@@ -117,7 +117,7 @@ async def test_a_message_except_one_client_reaches_all_others(
     await asyncio.gather(*(client.subscribe("room") for client in clients))
     await api(plain[at]).publish("room", "not for the first", **{"except": clients[0].id})
     await fence(api(plain[at]), clients)
-    assert hearers(clients, "room", "not for the first") == clients[1:]
+    assert subscribers(clients, "room", "not for the first") == clients[1:]
 
 
 async def test_who_changes_its_user_hears_only_the_new_ones_messages(
@@ -168,7 +168,7 @@ async def test_a_topic_is_taken_from_a_client_and_it_is_told(plain: Cluster, con
     assert sent["data"] == {"topics": ["gossip"], "reason": "by the operator"}
     await api(plain[0]).publish("gossip", "news")
     await fence(api(plain[0]), clients)
-    assert hearers(clients, "gossip", "news") == clients[:2]
+    assert subscribers(clients, "gossip", "news") == clients[:2]
 
 
 async def known(api: Api, client: Client, topic: str | None = None) -> bool:

@@ -189,9 +189,9 @@ async def test_the_node_says_what_was_recorded(cluster: Callable[..., Cluster], 
                 continue
             await stage.do(name, sign, text)
             while record:
-                heard = [(one, await peer.next(QUIET_SECONDS)) for one, peer in stage.peers.items()]
-                said += [f"{one}< {got}" for one, got in heard if got is not None]
-                if not any(got for _, got in heard):
+                received = [(one, await peer.next(QUIET_SECONDS)) for one, peer in stage.peers.items()]
+                said += [f"{one}< {got}" for one, got in received if got is not None]
+                if not any(got for _, got in received):
                     break
         assert all(peer.received.empty() for peer in stage.peers.values())
     if record:

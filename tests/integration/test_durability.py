@@ -68,8 +68,8 @@ async def test_what_no_replica_confirms_is_said_to_be_so_and_can_be_asked_again(
 ) -> None:
     await in_step(redis)
     nodes = cluster(1, wait_replicas=1, wait_seconds=1)
-    hearer, speaker = await connect(nodes[0]), await connect(nodes[0], user="ann")
-    await hearer.subscribe(KEPT)
+    subscriber, speaker = await connect(nodes[0]), await connect(nodes[0], user="ann")
+    await subscriber.subscribe(KEPT)
     replica.freeze()
     message = {"topic": KEPT, "data": "once", "idempotencyKey": "k1"}
     answer = await api(nodes[0]).http.post("/api/publish", json=message)
@@ -78,7 +78,7 @@ async def test_what_no_replica_confirms_is_said_to_be_so_and_can_be_asked_again(
     refused = await speaker.publish(KEPT, "by a client")
     assert (refused["type"], refused["code"], refused["temporary"]) == ("ERROR", 5030, True)
     # It is published, as the answer says.
-    assert (await hearer.hear(type="DATA", data="once"))["offset"] == 1
+    assert (await subscriber.hear(type="DATA", data="once"))["offset"] == 1
     # Asked again, it is neither confirmed meanwhile nor published twice; and it is, once the replica is back.
     assert (await api(nodes[0]).http.post("/api/publish", json=message)).status_code == 503
     replica.thaw()
@@ -87,8 +87,8 @@ async def test_what_no_replica_confirms_is_said_to_be_so_and_can_be_asked_again(
     assert result["offset"] == 1
     assert replica.cli("XLEN", STREAM) == 2
     await api(nodes[0]).publish(KEPT, "the end")
-    await hearer.hear(type="DATA", data="the end")
-    assert hearer.data(KEPT) == ["once", "by a client", "the end"]
+    await subscriber.hear(type="DATA", data="the end")
+    assert subscriber.data(KEPT) == ["once", "by a client", "the end"]
 
 
 async def test_a_missing_replica_holds_up_nothing_that_needs_none(

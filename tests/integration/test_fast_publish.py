@@ -176,8 +176,8 @@ async def test_every_case_has_the_same_response(
     pair: Callable[..., Pair], settings: dict[str, object], connect: Connect
 ) -> None:
     both = pair(**settings)
-    hearer = await connect(both.nodes[0])
-    await hearer.subscribe("plain")
+    subscriber = await connect(both.nodes[0])
+    await subscriber.subscribe("plain")
     statuses, delivered = set(), 0
     for name, sent in CASES.items():
         try:
@@ -190,9 +190,9 @@ async def test_every_case_has_the_same_response(
             # Each node publishes the message once, but both together if it has an idempotency key.
             delivered += answer.count(b'"topic":"plain"') * (1 if b'"idempotencyKey"' in sent else 2)
     assert statuses == {100, 200, 400, 401, 403, 404, 405, 413, 415, 421}
-    await eventually(lambda: len(hearer.data("plain")) >= delivered)
-    await hearer.ask(type="REQUEST", topic="system", action="getStatus", requestId="after")
-    assert len(hearer.data("plain")) == delivered
+    await eventually(lambda: len(subscriber.data("plain")) >= delivered)
+    await subscriber.ask(type="REQUEST", topic="system", action="getStatus", requestId="after")
+    assert len(subscriber.data("plain")) == delivered
 
 
 async def test_a_publish_that_is_not_confirmed_has_the_same_response(

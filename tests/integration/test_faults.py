@@ -265,13 +265,13 @@ def alive(node: Node) -> bool:
 
 async def test_redis_stopped_and_started_again(cluster: Clusters, connect: Connect, api: ApiOf, redis: Redis) -> None:
     nodes = cluster(2)
-    hearers = [await connect(node) for node in nodes for _ in range(3)]
-    await asyncio.gather(*(client.subscribe("prices", "news") for client in hearers))
+    subscribers = [await connect(node) for node in nodes for _ in range(3)]
+    await asyncio.gather(*(client.subscribe("prices", "news") for client in subscribers))
     quiet = [await connect(node) for node in nodes]
     speaker = await connect(nodes[1], user="ann")
-    clients = [*hearers, *quiet, speaker]
+    clients = [*subscribers, *quiet, speaker]
     await api(nodes[0]).publish("prices", "before")
-    await asyncio.gather(*(client.hear(type="DATA", data="before") for client in hearers))
+    await asyncio.gather(*(client.hear(type="DATA", data="before") for client in subscribers))
 
     redis.stop()
     stopped_at = time.monotonic()
@@ -285,7 +285,7 @@ async def test_redis_stopped_and_started_again(cluster: Clusters, connect: Conne
         assert (await api(node).http.get("/api/clients")).status_code == 503
     refusal = await speaker.publish("prices", "lost")
     assert (refusal["code"], refusal["temporary"]) == (5030, True)
-    late = hearers[0]
+    late = subscribers[0]
     await late.send(type="SUBSCRIBE", topics=["late"], requestId="late")
     assert (await late.ask(type="ping", timestamp="not held up"))["timestamp"] == "not held up"
     for node in nodes:
@@ -302,11 +302,11 @@ async def test_redis_stopped_and_started_again(cluster: Clusters, connect: Conne
     for node in nodes:
         await eventually(node.ready, 5)
     await api(nodes[1]).publish_all([{"topic": topic, "data": "after"} for topic in ("prices", "late")])
-    await asyncio.gather(*(client.hear(type="DATA", topic="prices", data="after") for client in hearers))
+    await asyncio.gather(*(client.hear(type="DATA", topic="prices", data="after") for client in subscribers))
     await late.hear(type="DATA", topic="late", data="after")
     await eventually(lambda: listed(api(nodes[0]), [*clients, newcomer]))
     await checked(nodes, 3)
-    for client in hearers:
+    for client in subscribers:
         assert client.data("prices") == ["before", "after"]
         (gap,) = client.received(action="gap")
         assert gap["data"] == {"topics": ["news", "prices"]}

@@ -36,9 +36,9 @@ async def test_an_administrator_hears_every_nodes_figures_and_nobody_else_does(
 
 
 async def test_figures_count_what_is_delivered(plain: Cluster, connect: Connect, api: Callable[[Front], Api]) -> None:
-    admin, hearer = await connect(plain[0], user="root", role="admin"), await connect(plain[1])
+    admin, subscriber = await connect(plain[0], user="root", role="admin"), await connect(plain[1])
     await admin.subscribe(STATS)
-    await hearer.subscribe("counted")
+    await subscriber.subscribe("counted")
     await api(plain[2]).publish_all([{"topic": "counted", "data": at} for at in range(500)])
 
     def delivered() -> float:

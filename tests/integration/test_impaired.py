@@ -73,8 +73,8 @@ async def test_a_redis_that_refuses_writes_makes_no_node_unready_and_plain_topic
     impair: Callable[[Redis, Path], Callable[[], None]], code: str,
 ) -> None:  # fmt: skip
     nodes = cluster(2, lease_seconds=LEASE_SECONDS, open=1)
-    hearer, speaker = await connect(nodes[1]), await connect(nodes[0], user="ann")
-    await hearer.subscribe("plain")
+    subscriber, speaker = await connect(nodes[1]), await connect(nodes[0], user="ann")
+    await subscriber.subscribe("plain")
     unready: list[list[str]] = []
     ids = await _ids(api(nodes[0]))
     assert all(redis.cli("EXISTS", KEYS.node(node)) for node in ids)
@@ -90,8 +90,8 @@ async def test_a_redis_that_refuses_writes_makes_no_node_unready_and_plain_topic
     http = api(nodes[0]).http
     assert (await http.post("/api/publish", json={"topic": "plain", "data": "http"})).status_code == 200
     assert (await speaker.publish("plain", "socket"))["type"] == "ACKNOWLEDGMENT"
-    await hearer.hear(type="DATA", topic="plain", data="http")
-    await hearer.hear(type="DATA", topic="plain", data="socket")
+    await subscriber.hear(type="DATA", topic="plain", data="http")
+    await subscriber.hear(type="DATA", topic="plain", data="socket")
     newcomer = await connect(nodes[0])
     assert (await newcomer.subscribe("plain"))["status"] == "success"
     # What takes a write is refused, with the reason, and for now.
@@ -208,8 +208,8 @@ async def test_nodes_leave_a_master_that_became_a_replica_and_lose_no_acknowledg
         await asyncio.to_thread(pair.fail_over)
         late = stack.enter_context(Node("n3", folder, redis, lease_seconds=LEASE_SECONDS, open=1))
         await asyncio.to_thread(until, late.ready, 60, "the new node is ready")
-        hearer = await connect(late)  # it has never seen the old server
-        await hearer.subscribe("plain")
+        subscriber = await connect(late)  # it has never seen the old server
+        await subscriber.subscribe("plain")
         taken = []
         for number in range(1, 41):
             with suppress(httpx.HTTPStatusError, AssertionError):
@@ -218,8 +218,8 @@ async def test_nodes_leave_a_master_that_became_a_replica_and_lose_no_acknowledg
                     taken.append(number)
             await asyncio.sleep(0.05)
         assert taken and taken[-1] == 40
-        await hearer.hear(type="DATA", topic="plain", data=40)
-        assert hearer.data("plain") == taken, "what was acknowledged was heard by all"
+        await subscriber.hear(type="DATA", topic="plain", data=40)
+        assert subscriber.data("plain") == taken, "what was acknowledged was heard by all"
         await asyncio.to_thread(until, lambda: all(node.ready() for node in nodes), 20, "all are ready")
 
         def left() -> bool:

@@ -150,8 +150,8 @@ async def test_a_users_publishes_are_counted_over_all_nodes(
 ) -> None:
     nodes = cluster(3, user_publishes_per_second=10, open=1)
     allowed = 10 * BURST
-    hearer: Client = await connect(nodes[0])
-    await hearer.subscribe("t")
+    subscriber: Client = await connect(nodes[0])
+    await subscriber.subscribe("t")
     clients = [await connect(node, user="ann") for node in nodes]
     started = time.monotonic()
     for client in clients:  # one after the other: what the first has used up the others do not have
@@ -164,7 +164,7 @@ async def test_a_users_publishes_are_counted_over_all_nodes(
     refused = [answer for client in clients for answer in client.received(code=4029)]
     assert all(answer["temporary"] and "inReplyTo" in answer and "requestId" not in answer for answer in refused)
     assert sum(node.metric("gateway_limited_total", limit="publishes") for node in nodes) == len(refused)
-    await eventually(lambda: len(hearer.data("t")) == taken)
+    await eventually(lambda: len(subscriber.data("t")) == taken)
     # Others, nobody in particular, and back ends have nothing to do with it.
     for client in (await connect(nodes[1], user="bob"), await connect(nodes[1])):
         assert (await client.publish("t", "other"))["type"] == "ACKNOWLEDGMENT"

@@ -58,8 +58,8 @@ async def serves(node: Node, connect: Connect, api: ApiOf) -> None:
     """It connects, publishes and delivers."""
     client = await connect(node)
     await client.subscribe("prices")
-    await api(node).publish("prices", "heard")
-    await client.hear(type="DATA", data="heard")
+    await api(node).publish("prices", "received")
+    await client.hear(type="DATA", data="received")
     await client.close()
 
 

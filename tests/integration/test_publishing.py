@@ -51,63 +51,63 @@ async def run(*command: str, folder: Path, **env: str) -> str:
     return out.decode()
 
 
-async def two_hearers(nodes: Cluster, connect: Connect, *topics: str) -> list[Client]:
+async def two_subscribers(nodes: Cluster, connect: Connect, *topics: str) -> list[Client]:
     """A subscriber on each of two nodes."""
-    hearers = [await connect(nodes[0]), await connect(nodes[1])]
-    for hearer in hearers:
-        await hearer.subscribe(*topics)
-    return hearers
+    subscribers = [await connect(nodes[0]), await connect(nodes[1])]
+    for subscriber in subscribers:
+        await subscriber.subscribe(*topics)
+    return subscribers
 
 
-async def heard_once(hearers: list[Client], topic: str, expected: list[Any]) -> None:
+async def received_once(subscribers: list[Client], topic: str, expected: list[Any]) -> None:
     """Each hears just this, on `topic`."""
-    await eventually(lambda: all(len(hearer.data(topic)) >= len(expected) for hearer in hearers))
+    await eventually(lambda: all(len(subscriber.data(topic)) >= len(expected) for subscriber in subscribers))
     # Whatever came double would have come before the answer to this.
-    for hearer in hearers:
-        await hearer.ask(type="REQUEST", topic="system", action="getStatus", requestId="after")
-        assert hearer.data(topic) == expected
+    for subscriber in subscribers:
+        await subscriber.ask(type="REQUEST", topic="system", action="getStatus", requestId="after")
+        assert subscriber.data(topic) == expected
 
 
 async def test_curl(cluster: Callable[..., Cluster], connect: Connect, folder: Path) -> None:
     nodes = cluster(2)
-    hearers = await two_hearers(nodes, connect, "contest")
+    subscribers = await two_subscribers(nodes, connect, "contest")
     for _ in range(2):  # the idempotency key makes it one
         printed = await run("sh", "-c", example("sh"), folder=folder, GATEWAY_URL=nodes[0].url, GATEWAY_API_KEY=API_KEY)
         assert re.fullmatch(r'\{"results":\[\{"topic":"contest","epoch":"\w+","offset":1,"mark":\d+\}\]\}', printed)
-    await heard_once(hearers, "contest", [{"leader": "ann"}])
+    await received_once(subscribers, "contest", [{"leader": "ann"}])
 
 
 async def test_python(cluster: Callable[..., Cluster], connect: Connect, redis: Redis, folder: Path) -> None:
     nodes = cluster(2)
-    hearers = await two_hearers(nodes, connect, "contest", "token:price:ABC")
+    subscribers = await two_subscribers(nodes, connect, "contest", "token:price:ABC")
     (folder / "publish.py").write_text(example("python"))
     printed = await run(sys.executable, "publish.py", folder=folder, REDIS_URL=redis.url)
     assert re.fullmatch(r"Position\(epoch='\w+', offset=1, mark=\d+\)\n", printed)
-    await heard_once(hearers, "contest", [{"leader": "bob"}])
-    assert hearers[0].received(topic="contest")[-1]["action"] == "LEADER"
-    await heard_once(hearers, "token:price:ABC", [41, 42])
+    await received_once(subscribers, "contest", [{"leader": "bob"}])
+    assert subscribers[0].received(topic="contest")[-1]["action"] == "LEADER"
+    await received_once(subscribers, "token:price:ABC", [41, 42])
 
 
 async def test_python_without_an_event_loop(
     cluster: Callable[..., Cluster], connect: Connect, redis: Redis, folder: Path
 ) -> None:
     nodes = cluster(2)
-    hearers = await two_hearers(nodes, connect, "contest")
+    subscribers = await two_subscribers(nodes, connect, "contest")
     (folder / "publish.py").write_text(example("python", 1))
     printed = await run(sys.executable, "publish.py", folder=folder, REDIS_URL=redis.url)
     assert re.fullmatch(r"(\[Position\(epoch='\w+', offset=[234], mark=\d+\)\]\n){3}", printed)
-    await heard_once(hearers, "contest", [{"leader": "dan"}, *({"round": number} for number in range(3))])
+    await received_once(subscribers, "contest", [{"leader": "dan"}, *({"round": number} for number in range(3))])
 
 
 async def test_node_js(cluster: Callable[..., Cluster], connect: Connect, redis: Redis, folder: Path) -> None:
     nodes = cluster(2, namespace="")
-    hearers = await two_hearers(nodes, connect, "contest")
+    subscribers = await two_subscribers(nodes, connect, "contest")
     npm = shutil.which("npm")
     assert npm, "npm is not installed, and the test needs it"
     await run(npm, "install", "--no-audit", "--no-fund", "--prefer-offline", "redis@6", folder=folder)
     (folder / "publish.mjs").write_text(example("js"))
     assert await run("node", "publish.mjs", folder=folder, REDIS_URL=redis.url) == "2 nodes received it\n"
-    await heard_once(hearers, "contest", [{"leader": "cid"}])
+    await received_once(subscribers, "contest", [{"leader": "cid"}])
 
 
 def test_the_original_plans_publish_is_unchanged() -> None:
@@ -128,9 +128,9 @@ async def test_no_way_in_publishes_on_the_gateways_own_topics(
     rules = folder / "open.toml"
     rules.write_text('[[topic]]\npattern = "*"\npublish = "anyone"\nsubscribe = "anyone"\n')
     (node,) = cluster(1, topics=rules)
-    hearer, admin = await connect(node), await connect(node, user="root", role="admin")
-    await hearer.subscribe("system", "chat")
-    assert (await hearer.call(type="SUBSCRIBE", topics=["gateway:figures"]))["code"] == 4010
+    subscriber, admin = await connect(node), await connect(node, user="root", role="admin")
+    await subscriber.subscribe("system", "chat")
+    assert (await subscriber.call(type="SUBSCRIBE", topics=["gateway:figures"]))["code"] == 4010
     await admin.subscribe("service", "circuit-breaker", "gateway:x")
     forged = {"data": {"forged": True}, "action": "shutdown"}
     own = ["system", "service", "circuit-breaker", "gateway:figures", "gateway:x"]
@@ -143,9 +143,9 @@ async def test_no_way_in_publishes_on_the_gateways_own_topics(
                 with pytest.raises(ProtocolError, match="is reserved"):
                     await publisher.publish(topic, **forged, **more)
         await publisher.publish("chat", "last")
-    await hearer.hear(type="DATA", topic="chat")
-    await hearer.ask(type="REQUEST", topic="system", action="getStatus", requestId="after")
-    for client in (hearer, admin):
+    await subscriber.hear(type="DATA", topic="chat")
+    await subscriber.ask(type="REQUEST", topic="system", action="getStatus", requestId="after")
+    for client in (subscriber, admin):
         assert not [said for said in client.messages if said.get("data") == {"forged": True}]
     assert node.metric("gateway_messages_relayed_total", kind="refused") == len(own)
 
@@ -154,8 +154,8 @@ async def test_an_idempotency_key_is_refused_where_it_would_have_no_effect(
     plain: Cluster, connect: Connect, api: Callable[..., Api]
 ) -> None:
     http = api(plain[0]).http
-    hearer = await connect(plain[1], user="ann")
-    await hearer.subscribe("plain", "contest-keys")
+    subscriber = await connect(plain[1], user="ann")
+    await subscriber.subscribe("plain", "contest-keys")
     kept = {"topic": "contest-keys", "data": "kept", "idempotencyKey": "k"}
     addressed = {**kept, "to": {"user": "ann"}}
     for body in (addressed, {"messages": [kept, addressed]}):
@@ -165,19 +165,19 @@ async def test_an_idempotency_key_is_refused_where_it_would_have_no_effect(
     async with Publisher(plain.redis.url, namespace=NAMESPACE) as publisher:
         with pytest.raises(ProtocolError, match="no effect with to"):
             await publisher.publish_all([kept, addressed])
-    refusal = await hearer.call(type="PUBLISH", **kept)
+    refusal = await subscriber.call(type="PUBLISH", **kept)
     assert (refusal["type"], refusal["code"]) == ("ERROR", 4016)
     assert (await http.post("/api/publish", json={"topic": "plain", "data": "last"})).is_success
-    await hearer.hear(type="DATA", topic="plain")
-    assert hearer.data() == ["last"]  # nothing of what was refused, in a batch neither
+    await subscriber.hear(type="DATA", topic="plain")
+    assert subscriber.data() == ["last"]  # nothing of what was refused, in a batch neither
 
 
 @pytest.mark.parametrize("topic", ["plain", "market-data"])
 async def test_a_key_makes_two_publishes_one_on_a_topic_without_history(
     plain: Cluster, connect: Connect, api: Callable[..., Api], topic: str
 ) -> None:
-    hearer = await connect(plain[1], user="ann")
-    await hearer.subscribe(topic)
+    subscriber = await connect(plain[1], user="ann")
+    await subscriber.subscribe(topic)
     once = {"topic": topic, "data": "once", "idempotencyKey": "k"}
     for node in plain[:2]:
         for body in (once, {"messages": [once, {"topic": topic, "data": "by all"}]}):
@@ -189,8 +189,8 @@ async def test_a_key_makes_two_publishes_one_on_a_topic_without_history(
     with SyncPublisher(plain.redis.url, namespace=NAMESPACE) as synchronous:
         synchronous.publish(topic, "other", idempotencyKey="l")
     await api(plain[0]).publish(topic, "last")
-    await hearer.hear(type="DATA", topic=topic, data="last")
-    assert hearer.data(topic) == ["once", "by all", "by all", "other", "last"]
+    await subscriber.hear(type="DATA", topic=topic, data="last")
+    assert subscriber.data(topic) == ["once", "by all", "by all", "other", "last"]
     left = plain.redis.cli("PTTL", Keys(NAMESPACE).publish_answer(topic, "k"))
     assert 0 < left <= IDEMPOTENCY_MS
 
@@ -198,8 +198,8 @@ async def test_a_key_makes_two_publishes_one_on_a_topic_without_history(
 async def test_a_broadcast_is_one_message_on_each_topic(
     plain: Cluster, connect: Connect, api: Callable[..., Api]
 ) -> None:
-    hearer = await connect(plain[1])
-    await hearer.subscribe("room:1", "room:2", "contest-chat")
+    subscriber = await connect(plain[1])
+    await subscriber.subscribe("room:1", "room:2", "contest-chat")
     said = {"topics": ["room:1", "room:2", "contest-chat"], "data": {"text": "hi"}, "action": "A"}
     results = (await api(plain[0]).post("/api/broadcast", said))["results"]
     assert [result["topic"] for result in results] == said["topics"]
@@ -209,10 +209,10 @@ async def test_a_broadcast_is_one_message_on_each_topic(
     with SyncPublisher(plain.redis.url, namespace=NAMESPACE) as synchronous:
         assert synchronous.broadcast(["room:1", "contest-chat"], 2, idempotencyKey="b") == positions
     await api(plain[0]).publish("room:1", "last")
-    await hearer.hear(type="DATA", data="last")
-    assert hearer.data("room:1") == [{"text": "hi"}, 2, "last"]
-    assert hearer.data("room:2") == [{"text": "hi"}]
-    assert {m["action"] for m in hearer.received(type="DATA", data={"text": "hi"})} == {"A"}
+    await subscriber.hear(type="DATA", data="last")
+    assert subscriber.data("room:1") == [{"text": "hi"}, 2, "last"]
+    assert subscriber.data("room:2") == [{"text": "hi"}]
+    assert {m["action"] for m in subscriber.received(type="DATA", data={"text": "hi"})} == {"A"}
     http = api(plain[0]).http
     for body, status in (
         ({"topics": ["a", "system"], "data": 1}, 403), ({"topics": ["a", "a"], "data": 1}, 400),
@@ -224,8 +224,8 @@ async def test_a_broadcast_is_one_message_on_each_topic(
 async def test_a_publisher_deletes_the_history_of_a_topic(
     plain: Cluster, connect: Connect, api: Callable[..., Api]
 ) -> None:
-    hearer = await connect(plain[1])
-    await hearer.subscribe("contest-gone")
+    subscriber = await connect(plain[1])
+    await subscriber.subscribe("contest-gone")
     url = "/api/topics/contest-gone/history"
     with SyncPublisher(plain.redis.url, namespace=NAMESPACE) as synchronous:
         first = synchronous.publish("contest-gone", 1)
@@ -245,4 +245,4 @@ async def test_a_publisher_deletes_the_history_of_a_topic(
 
     await eventually(forgotten)
     await api(plain[0]).publish("contest-gone", 3)
-    assert (await hearer.hear(type="DATA", data=3))["offset"] == 3
+    assert (await subscriber.hear(type="DATA", data=3))["offset"] == 3

@@ -109,9 +109,9 @@ async def test_topics_are_heard_and_said_at_the_master_of_their_slot_alone_and_s
     servers: RedisCluster, nodes: Cluster, connect: Connect, api: Callable[[Front], Api]
 ) -> None:
     names = [f"topic-{at}" for at in range(60)]
-    hearer = await connect(nodes[0])
+    subscriber = await connect(nodes[0])
     for at in range(0, len(names), 20):
-        await hearer.subscribe(*names[at : at + 20])
+        await subscriber.subscribe(*names[at : at + 20])
     for name in names[:6]:
         owner = servers.owner(slot_of(name)).port
         assert heard_at(servers, name) == {server.port: (server.port == owner, False) for server in servers.masters()}
@@ -124,7 +124,7 @@ async def test_topics_are_heard_and_said_at_the_master_of_their_slot_alone_and_s
     mean = sum(counts) / len(counts)
     assert max(abs(count - mean) for count in counts) < SPREAD * mean, counts
     for name in names:
-        await hearer.hear(type="DATA", topic=name, data=int(name.removeprefix("topic-")))
+        await subscriber.hear(type="DATA", topic=name, data=int(name.removeprefix("topic-")))
 
 
 async def test_every_lua_step_takes_one_slot(
@@ -219,19 +219,19 @@ async def test_a_slot_that_moves_takes_its_topics_along(
     servers: RedisCluster, nodes: Cluster, connect: Connect
 ) -> None:
     topic, plain = "kept1", "plain"
-    hearer, api = await connect(nodes[0]), Api(nodes[1])
-    await hearer.subscribe(topic, plain)
+    subscriber, api = await connect(nodes[0]), Api(nodes[1])
+    await subscriber.subscribe(topic, plain)
     await say(api, topic, 1, 20)
     before = servers.owner(slot_of(topic))
     numbers = asyncio.create_task(say(api, topic, 21, 200))
     await asyncio.to_thread(servers.move, [slot_of(topic), slot_of(plain)])
     assert servers.owner(slot_of(topic)) is not before
     await numbers
-    await had_all(hearer, topic, 200)
+    await had_all(subscriber, topic, 200)
     # On the one without history it is said that something may be missing, and what comes next is heard where it is now.
-    await hearer.hear(type="SYSTEM", action="gap", data={"topics": [plain]})
+    await subscriber.hear(type="SYSTEM", action="gap", data={"topics": [plain]})
     await api.publish(plain, "after")
-    await hearer.hear(type="DATA", topic=plain, data="after")
+    await subscriber.hear(type="DATA", topic=plain, data="after")
     owner = servers.owner(slot_of(topic)).port
     assert heard_at(servers, topic) == {server.port: (server.port == owner, False) for server in servers.masters()}
     await api.close()
@@ -265,11 +265,11 @@ async def test_while_a_master_is_dead_the_others_topics_go_on_and_its_own_come_b
 ) -> None:
     dying, living, *_ = servers.masters()
     lost, kept = topic_of(servers, dying), topic_of(servers, living)
-    hearer, api = await connect(nodes[0]), Api(nodes[1])
-    await hearer.subscribe(lost, kept)
+    subscriber, api = await connect(nodes[0]), Api(nodes[1])
+    await subscriber.subscribe(lost, kept)
     await say(api, lost, 1, 10)
     await say(api, kept, 1, 10)
-    await eventually(lambda: hearer.data(lost) == hearer.data(kept) == list(range(1, 11)))
+    await eventually(lambda: subscriber.data(lost) == subscriber.data(kept) == list(range(1, 11)))
     await asyncio.to_thread(lambda: until(lambda: dying.cli("WAIT", 1, 100) == 1))  # nothing is lost with it
     dying.kill()
     taking_over = asyncio.create_task(asyncio.to_thread(servers.fail_over, dying))
@@ -281,8 +281,8 @@ async def test_while_a_master_is_dead_the_others_topics_go_on_and_its_own_come_b
     await taking_over
     assert number > 12, "it took a while"
     await say(api, lost, 11, 20)
-    await had_all(hearer, lost, 20)
-    await had_all(hearer, kept, number)
+    await had_all(subscriber, lost, 20)
+    await had_all(subscriber, kept, number)
     await asyncio.to_thread(until, lambda: all(node.ready() for node in nodes), 20, "the nodes are ready")
     await asyncio.to_thread(dying.start)
     await asyncio.to_thread(servers.until_whole)
@@ -297,8 +297,8 @@ async def test_nodes_stay_ready_while_a_part_of_the_slots_has_no_server(
         server for server in servers.servers if (role := server.cli("ROLE"))[0] == "slave" and role[2] == dying.port
     )
     lost, kept = topic_of(servers, dying), topic_of(servers, living)
-    hearer, api = await connect(nodes[0]), Api(nodes[1])
-    await hearer.subscribe(lost, kept)
+    subscriber, api = await connect(nodes[0]), Api(nodes[1])
+    await subscriber.subscribe(lost, kept)
     await say(api, lost, 1, 5)
     await say(api, kept, 1, 5)
     await asyncio.to_thread(lambda: until(lambda: dying.cli("WAIT", 1, 100) == 1))
@@ -324,15 +324,15 @@ async def test_nodes_stay_ready_while_a_part_of_the_slots_has_no_server(
         assert (await api.http.post("/api/publish", json=message)).status_code == 200
         unready.extend(reasons for node in nodes if (reasons := node.reasons()))
         await asyncio.sleep(0.4)
-    await had_all(hearer, kept, 20)
+    await had_all(subscriber, kept, 20)
     assert unready == [], "no node would do better"
-    assert hearer.received(type="SYSTEM", action="degraded")
+    assert subscriber.received(type="SYSTEM", action="degraded")
     newcomer = await connect(nodes[1])
     assert (await newcomer.subscribe(kept))["status"] == "success"
     await asyncio.to_thread(dying.start)
     await asyncio.to_thread(replica.start)
     await asyncio.to_thread(servers.until_whole)
-    await hearer.hear(type="SYSTEM", action="restored")
+    await subscriber.hear(type="SYSTEM", action="restored")
 
     async def whole() -> bool:
         return "impaired" not in (await api.http.get("/readyz")).json()

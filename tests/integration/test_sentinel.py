@@ -33,15 +33,15 @@ async def test_delivery_goes_on_when_the_sentinels_have_agreed_upon_a_new_master
     sentinels: Sentinels, folder: Path, connect: Connect
 ) -> None:
     with Cluster(2, folder, sentinels) as nodes:
-        hearer, api = await connect(nodes[0]), Api(nodes[1])
-        await hearer.subscribe("contest")
+        subscriber, api = await connect(nodes[0]), Api(nodes[1])
+        await subscriber.subscribe("contest")
         await api.publish("contest", 0)
-        await hearer.hear(type="DATA", data=0)
+        await subscriber.hear(type="DATA", data=0)
 
         killed = await asyncio.to_thread(sentinels.fail_over)
         switched = time.monotonic()
         number = 0
-        while not any(data > 0 for data in hearer.data("contest")):
+        while not any(data > 0 for data in subscriber.data("contest")):
             assert time.monotonic() - switched < 10 * RESUME_SECONDS, "delivery did not resume"
             number += 1
             await api.http.post(
@@ -54,7 +54,7 @@ async def test_delivery_goes_on_when_the_sentinels_have_agreed_upon_a_new_master
         await asyncio.to_thread(sentinels.until_whole)
         await asyncio.to_thread(until, lambda: all(node.ready() for node in nodes), 10, "the nodes are ready")
         await api.publish("contest", "after")
-        await hearer.hear(type="DATA", data="after")
+        await subscriber.hear(type="DATA", data="after")
         await api.close()
 
 

@@ -249,16 +249,16 @@ async def test_subscribe_is_all_or_nothing(node: Node, connect: Connect) -> None
     assert (await client.subscribe("open-one", "portfolio"))["code"] == 4010
     await speaker.publish("open-one", "unheard")
     await client.subscribe("open-one")
-    await speaker.publish("open-one", "heard")
+    await speaker.publish("open-one", "received")
     await client.hear(type="DATA")
-    assert client.data() == ["heard"]
+    assert client.data() == ["received"]
 
 
 async def test_after_unsubscribe_nothing_arrives(node: Node, connect: Connect) -> None:
     client = await connect(node, user="ann")
     await client.subscribe("stays", "goes")
-    assert without_time(await client.unsubscribe("goes", "never-heard")) == {
-        "type": "ACKNOWLEDGMENT", "operation": "unsubscribe", "topics": ["goes", "never-heard"], "requestId": "r2",
+    assert without_time(await client.unsubscribe("goes", "never-joined")) == {
+        "type": "ACKNOWLEDGMENT", "operation": "unsubscribe", "topics": ["goes", "never-joined"], "requestId": "r2",
     }  # fmt: skip
     await client.publish("goes", 1)
     await client.publish("stays", 2)
@@ -536,10 +536,10 @@ async def test_a_silent_client_is_pinged_and_then_closed(
 
 
 async def test_what_is_said_before_a_farewell_is_still_carried_out(node: Node, connect: Connect) -> None:
-    hearer, leaver = await connect(node), await connect(node, user="ann")
-    await hearer.subscribe("farewell")
+    subscriber, leaver = await connect(node), await connect(node, user="ann")
+    await subscriber.subscribe("farewell")
     for number in range(5):
         await leaver.send(type="PUBLISH", topic="farewell", data=number)
     await leaver.close()
-    await hearer.hear(type="DATA", data=4)
-    assert hearer.data("farewell") == [0, 1, 2, 3, 4]
+    await subscriber.hear(type="DATA", data=4)
+    assert subscriber.data("farewell") == [0, 1, 2, 3, 4]

@@ -105,14 +105,14 @@ export async function connected(options, welcome) {
 
 /** Notes all that a subscription tells. */
 export function notebook() {
-  const heard = [];
+  const received = [];
   return {
-    heard,
+    received,
     handlers: {
-      onData: ({ data }) => heard.push(data),
-      onPresence: ({ count }) => heard.push(`presence ${count}`),
-      onGap: ({ reason }) => heard.push(`gap: ${reason}`),
-      onState: (state, error) => heard.push(error ? `${state}: ${error.message}` : state),
+      onData: ({ data }) => received.push(data),
+      onPresence: ({ count }) => received.push(`presence ${count}`),
+      onGap: ({ reason }) => received.push(`gap: ${reason}`),
+      onState: (state, error) => received.push(error ? `${state}: ${error.message}` : state),
     },
   };
 }

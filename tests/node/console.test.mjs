@@ -10,7 +10,7 @@ import { parse, servers } from "../../gateway/static/console/haproxy.js";
 const NOW = Date.parse("2026-01-31T12:00:00Z");
 
 /** What node `name` told `agoMs` before NOW. */
-function told(name, agoMs, { boot = "b", delivered = 10, p99 = 4, ...more } = {}) {
+function report(name, agoMs, { boot = "b", delivered = 10, p99 = 4, ...more } = {}) {
   const data = {
     id: `${name}.${boot}`, name, started: `2026-01-31T11:0${boot.length}:00.000Z`, clients: 5, topics: 2, ready: true, draining: false,
     moving: false, reasons: [], seconds: 5, rates: { delivered, received: 1 }, delays: { relay: p99 === null ? null : { p50: 1, p99 }, loop: null, redis: null },
@@ -28,28 +28,28 @@ function figures(...messages) {
 const states = (made, now = NOW) => made.nodes(now).map(({ name, state }) => `${name} ${state}`);
 
 test("a node is what it told last, and silent once two tellings fail to come", () => {
-  const made = figures(told("n2", 6_000), told("n1", 6_000, { ready: false, reasons: ["bus: x"] }), told("n1", 1_000), told("n10", 2_000));
+  const made = figures(report("n2", 6_000), report("n1", 6_000, { ready: false, reasons: ["bus: x"] }), report("n1", 1_000), report("n10", 2_000));
   assert.deepEqual(states(made), ["n1 ready", "n2 ready", "n10 ready"]);
   assert.deepEqual(states(made, NOW + 11_500), ["n1 ready", "n2 silent", "n10 silent"]);
 });
 
 test("a node that said it would go is not missed, and forgotten two minutes later", () => {
-  const made = figures(told("n1", 1_000, { draining: true, ready: false }));
+  const made = figures(report("n1", 1_000, { draining: true, ready: false }));
   assert.deepEqual(states(made), ["n1 draining"]);
   assert.deepEqual(states(made, NOW + 30_000), ["n1 left"]);
   assert.deepEqual(states(made, NOW + 130_000), []);
 });
 
 test("one that came back under its name takes the place of the one that was", () => {
-  const made = figures(told("n1", 60_000), told("n1", 1_000, { boot: "bb" }));
+  const made = figures(report("n1", 60_000), report("n1", 1_000, { boot: "bb" }));
   assert.deepEqual(states(made), ["n1 ready"]);
   assert.equal(made.nodes(NOW)[0].id, "n1.bb");
 });
 
 test("history and live overlap, and what is older than ten minutes goes", () => {
   const made = figures();
-  assert.equal(made.add(told("n1", 0)), true);
-  assert.equal(made.add(told("n1", 0)), false);
+  assert.equal(made.add(report("n1", 0)), true);
+  assert.equal(made.add(report("n1", 0)), false);
   assert.equal(made.add({ data: { other: 1 }, timestamp: "now" }), false);
   made.forget(NOW + 500_000);
   assert.equal(made.nodes(NOW).length, 1);
@@ -60,8 +60,8 @@ test("history and live overlap, and what is older than ten minutes goes", () => 
 test("deliveries of all nodes are added up, whenever in the five seconds each tells", () => {
   const made = new Figures();
   for (let ago = 0; ago < 60_000; ago += 5_000) {
-    made.add(told("n1", ago + 100, { delivered: 10 }));
-    made.add(told("n2", ago + 3_700, { delivered: 32, p99: 9 }));
+    made.add(report("n1", ago + 100, { delivered: 10 }));
+    made.add(report("n2", ago + 3_700, { delivered: 32, p99: 9 }));
   }
   const last = made.delivered(NOW).slice(-11);
   assert.deepEqual([...new Set(last.map(({ value }) => value))], [42]);
@@ -70,8 +70,8 @@ test("deliveries of all nodes are added up, whenever in the five seconds each te
   assert.equal(made.delivered(NOW).at(-1).at, NOW);
 });
 
-test("a time in which nothing was heard has no delay, and one in which nobody spoke has no value", () => {
-  const made = figures(told("n1", 300_000), told("n1", 0, { p99: null }));
+test("a time in which nothing was received has no delay, and one in which nobody spoke has no value", () => {
+  const made = figures(report("n1", 300_000), report("n1", 0, { p99: null }));
   assert.equal(made.delay(NOW).at(-1).value, null);
   assert.equal(made.delivered(NOW).at(-1).value, 10);
   assert.equal(made.delivered(NOW).find(({ at }) => at === NOW - 100_000).value, null);
@@ -79,13 +79,13 @@ test("a time in which nothing was heard has no delay, and one in which nobody sp
 
 test("the nodes' clocks count, not the page's", () => {
   const made = figures();
-  made.add(told("n1", 0), NOW + 90_000);
-  made.add(told("n2", 0), NOW + 91_000);
+  made.add(report("n1", 0), NOW + 90_000);
+  made.add(report("n2", 0), NOW + 91_000);
   assert.equal(made.time(NOW + 95_000), NOW + 5_000);
 });
 
 test("all together is the sum, and the slowest", () => {
-  const all = together(figures(told("n1", 0), told("n2", 0, { p99: 7 }), told("n3", 60_000)).nodes(NOW));
+  const all = together(figures(report("n1", 0), report("n2", 0, { p99: 7 }), report("n3", 60_000)).nodes(NOW));
   assert.deepEqual([all.nodes, all.clients, all.delivered, all.relay.p99, all.loop], [2, 10, 20, 7, null]);
   assert.equal(together([]).relay.p99, null);
 });
@@ -96,15 +96,15 @@ test("the verdict names the worst first", () => {
     return `${level}: ${text}`;
   };
   assert.equal(says(), "none: Waiting for the first figures…");
-  assert.equal(says(told("n1", 0)), "good: The only node is ready");
-  assert.equal(says(told("n1", 0), told("n2", 0)), "good: All 2 nodes are ready");
-  assert.equal(says(told("n1", 0), told("n2", 0, { moving: true })), "good: n2 is moving clients");
-  assert.equal(says(told("n1", 0), told("n2", 0, { draining: true })), "warn: n2 is draining");
-  assert.equal(says(told("n1", 0), told("n2", 0, { ready: false, reasons: ["bus"] })), "warn: n2 is not ready");
-  assert.equal(says(told("n1", 0, { ready: false, reasons: ["bus"] })), "bad: n1 is not ready");
-  assert.equal(says(told("n1", 60_000), told("n2", 20_000), told("n3", 0, { draining: true })), "bad: n1 and n2 are silent");
-  assert.equal(says(told("n1", 20_000, { draining: true })), "bad: No node is running");
-  assert.match(verdict(figures(told("n1", 60_000), told("n2", 0)).nodes(NOW)).about, /^No figures for 1 min; 1 of 2 nodes ready\.$/);
+  assert.equal(says(report("n1", 0)), "good: The only node is ready");
+  assert.equal(says(report("n1", 0), report("n2", 0)), "good: All 2 nodes are ready");
+  assert.equal(says(report("n1", 0), report("n2", 0, { moving: true })), "good: n2 is moving clients");
+  assert.equal(says(report("n1", 0), report("n2", 0, { draining: true })), "warn: n2 is draining");
+  assert.equal(says(report("n1", 0), report("n2", 0, { ready: false, reasons: ["bus"] })), "warn: n2 is not ready");
+  assert.equal(says(report("n1", 0, { ready: false, reasons: ["bus"] })), "bad: n1 is not ready");
+  assert.equal(says(report("n1", 60_000), report("n2", 20_000), report("n3", 0, { draining: true })), "bad: n1 and n2 are silent");
+  assert.equal(says(report("n1", 20_000, { draining: true })), "bad: No node is running");
+  assert.match(verdict(figures(report("n1", 60_000), report("n2", 0)).nodes(NOW)).about, /^No figures for 1 min; 1 of 2 nodes ready\.$/);
 });
 
 test("figures are written with their units and a steady width", () => {
@@ -135,7 +135,7 @@ test("HAProxy's servers are read from its statistics", () => {
 
 test("the cache's figures are the sum over the nodes that speak", () => {
   const cache = { near: 6, redis: 2, stale: 0, miss: 2, unavailable: 0, loads: 1, waits: 0, readBytes: 100, writtenBytes: 50 };
-  const all = cached(figures(told("n1", 0, { cache }), told("n2", 0, { cache }), told("n3", 60_000, { cache })).nodes(NOW));
+  const all = cached(figures(report("n1", 0, { cache }), report("n2", 0, { cache }), report("n3", 60_000, { cache })).nodes(NOW));
   assert.deepEqual([all.asked, all.near, all.loads], [20, 12, 2]);
   assert.equal(cached([]), null);
 });

@@ -62,8 +62,8 @@ test("all topics are asked for in one frame, and again with their places after a
   socket().data("kept", "a", at(11)); // had before
   socket().data("kept", "c", at(12));
   socket().subscribed({ kept: at(12, { recovered: true }) });
-  assert.deepEqual(kept.heard, ["subscribed", "a", "pending", "c", "recovered"]);
-  assert.deepEqual(plain.heard, ["subscribed", "b", "pending", "gap: reconnected: a topic without history", "subscribed"]);
+  assert.deepEqual(kept.received, ["subscribed", "a", "pending", "c", "recovered"]);
+  assert.deepEqual(plain.received, ["subscribed", "b", "pending", "gap: reconnected: a topic without history", "subscribed"]);
 });
 
 test("a subscription is one on the wire, until the last of its hearers has left", async () => {
@@ -85,8 +85,8 @@ test("a subscription is one on the wire, until the last of its hearers has left"
   await turns();
   assert.deepEqual(socket().frames("UNSUBSCRIBE").map(({ topics }) => topics), [["t"]]);
   socket().data("t", 3);
-  assert.deepEqual(first.heard, ["subscribed", 1, "ended"]);
-  assert.deepEqual(second.heard, ["last value", "subscribed", 1, 2, "ended"]);
+  assert.deepEqual(first.received, ["subscribed", 1, "ended"]);
+  assert.deepEqual(second.received, ["last value", "subscribed", 1, 2, "ended"]);
   await assert.rejects(gateway.subscribe("t").close() ?? Promise.reject(new Error("closed")), /closed/);
 });
 
@@ -102,7 +102,7 @@ test("a last value that comes back with the connection is for everybody", async 
   await turns();
   socket().data("t", "now", { initialData: true });
   socket().subscribed();
-  assert.deepEqual(note.heard, ["subscribed", "pending", "now", "gap: reconnected: a topic without history", "subscribed"]);
+  assert.deepEqual(note.received, ["subscribed", "pending", "now", "gap: reconnected: a topic without history", "subscribed"]);
 });
 
 test("a hearer added while offline gets the last value though the others recovered", async () => {
@@ -117,7 +117,7 @@ test("a hearer added while offline gets the last value though the others recover
   socket().welcome();
   await turns();
   socket().subscribed({ t: at(1, { recovered: true }) });
-  assert.deepEqual(second.heard, [], "it has no last value yet, and missed nothing");
+  assert.deepEqual(second.received, [], "it has no last value yet, and missed nothing");
   await turns();
   assert.equal(socket().frames("SUBSCRIBE").length, 2);
   assert.equal(socket().last("SUBSCRIBE").recover, undefined);
@@ -125,8 +125,8 @@ test("a hearer added while offline gets the last value though the others recover
   socket().subscribed({ t: at(1) });
   await turns();
   assert.equal(socket().frames("SUBSCRIBE").length, 2);
-  assert.deepEqual(first.heard, ["subscribed", "pending", "recovered"]);
-  assert.deepEqual(second.heard, ["last value", "subscribed"]);
+  assert.deepEqual(first.received, ["subscribed", "pending", "recovered"]);
+  assert.deepEqual(second.received, ["last value", "subscribed"]);
 });
 
 test("gaps and presence come where they belong", async () => {
@@ -138,7 +138,7 @@ test("gaps and presence come where they belong", async () => {
   socket().say({ type: "PRESENCE", topic: "t", count: 2, joined: [{ user: "ann" }], left: [] });
   socket().say({ type: "SYSTEM", action: "gap", data: { topics: ["t", "unknown"] } });
   socket().data("t", "anything is news", at(2));
-  assert.deepEqual(note.heard, ["subscribed", "presence 2", "gap: the server was not subscribed to the topic", "anything is news"]);
+  assert.deepEqual(note.received, ["subscribed", "presence 2", "gap: the server was not subscribed to the topic", "anything is news"]);
 });
 
 test("a SUBSCRIBE without an answer is sent three times, and then the connection is given up", async () => {
@@ -222,8 +222,8 @@ test("a name that the acknowledgement leaves out is no topic; one taken away end
   await turns();
   socket().subscribed();
   socket().say({ type: "SYSTEM", action: "unsubscribed", data: { topics: ["taken"], reason: "by the operator" } });
-  assert.deepEqual(bad.heard, ["ended: 4004 no such topic: no topic"]);
-  assert.deepEqual(taken.heard, ["subscribed", "ended: 4403 by the operator"]);
+  assert.deepEqual(bad.received, ["ended: 4004 no such topic: no topic"]);
+  assert.deepEqual(taken.received, ["subscribed", "ended: 4403 by the operator"]);
 });
 
 test("what is asked is answered, refused, too late or lost, each for itself", async () => {
@@ -298,7 +298,7 @@ test("it waits with full jitter, as the server says, or not at all", async () =>
   assert.equal(waits().at(-1), 3_000);
 });
 
-test("3500 to 3999 end it and all it heard; other codes do not", async () => {
+test("3500 to 3999 end it and all it received; other codes do not", async () => {
   for (const code of [1000, 3000, 3499, 4000]) {
     const { gateway } = await connected();
     socket().cut(code);
@@ -311,7 +311,7 @@ test("3500 to 3999 end it and all it heard; other codes do not", async () => {
   const asked = gateway.request("system", "ping");
   socket().cut(3503, "disconnected by the operator");
   assert.deepEqual(states.at(-1), { state: "closed", code: 3503, reason: "disconnected by the operator" });
-  assert.deepEqual(note.heard, ["ended: closed with 3503: disconnected by the operator"]);
+  assert.deepEqual(note.received, ["ended: closed with 3503: disconnected by the operator"]);
   await assert.rejects(asked, Disconnected);
   await assert.rejects(gateway.connect(), Closed);
   assert.throws(() => gateway.subscribe("t"), Closed);
@@ -456,17 +456,17 @@ test("a connection that was given up is not listened to", async () => {
   old.data("t", "late");
   old.cut(3503);
   assert.equal(gateway.state, "waiting");
-  assert.deepEqual(note.heard, ["subscribed", "pending"]);
+  assert.deepEqual(note.received, ["subscribed", "pending"]);
 });
 
 test("messages of no subscription, and what the server says of itself, are events", async () => {
   const { gateway } = await connected();
-  const heard = [];
-  gateway.addEventListener("other", ({ detail }) => heard.push(detail.data));
-  gateway.addEventListener("system", ({ detail }) => heard.push(detail.action));
+  const received = [];
+  gateway.addEventListener("other", ({ detail }) => received.push(detail.data));
+  gateway.addEventListener("system", ({ detail }) => received.push(detail.action));
   socket().data("wallet", 7);
   socket().say({ type: "SYSTEM", action: "degraded", data: { message: "…" } });
-  assert.deepEqual(heard, [7, "degraded"]);
+  assert.deepEqual(received, [7, "degraded"]);
 });
 
 test("a caller's fault is reported and stops nothing", async () => {
@@ -477,16 +477,16 @@ test("a caller's fault is reported and stops nothing", async () => {
   await turns();
   socket().subscribed();
   socket().data("t", 1);
-  assert.deepEqual(note.heard.at(-1), 1);
+  assert.deepEqual(note.received.at(-1), 1);
   assert.throws(() => mock.timers.tick(0), /the caller's/);
 });
 
 test("a topic can be looped over, and leaving the loop leaves the topic", async () => {
   const { gateway } = await connected();
-  const heard = [];
+  const received = [];
   const reading = (async () => {
     for await (const { data } of gateway.topic("t")) {
-      heard.push(data);
+      received.push(data);
       if (data === 3) break;
     }
   })();
@@ -494,7 +494,7 @@ test("a topic can be looped over, and leaving the loop leaves the topic", async 
   socket().subscribed({ t: at(0) });
   [1, 2, 3].forEach((n) => socket().data("t", n, at(n)));
   await reading;
-  assert.deepEqual(heard, [1, 2, 3]);
+  assert.deepEqual(received, [1, 2, 3]);
   assert.equal(socket().frames("UNSUBSCRIBE").length, 1);
 });
 
@@ -533,7 +533,7 @@ test("who does not read in time is ended alone, after what waited", async () => 
   assert.equal((await first).value.data, 0);
   assert.deepEqual([(await loop.next()).value.data, (await loop.next()).value.data], [1, 2]);
   await assert.rejects(loop.next(), TooSlow);
-  assert.equal(note.heard.at(-1), 5);
+  assert.equal(note.received.at(-1), 5);
 });
 
 test("a loop over a refused topic throws the refusal", async () => {
@@ -614,8 +614,8 @@ test("subscribe, close and subscribe in one turn is one SUBSCRIBE", async () => 
   assert.deepEqual(sentFor("SUBSCRIBE", "UNSUBSCRIBE"), ["SUBSCRIBE t"]);
   socket().subscribed({ t: at(1) });
   socket().data("t", "a", at(2));
-  assert.deepEqual(first.heard, ["ended"]);
-  assert.deepEqual(second.heard, ["subscribed", "a"]);
+  assert.deepEqual(first.received, ["ended"]);
+  assert.deepEqual(second.received, ["subscribed", "a"]);
 });
 
 test("a topic that is subscribed to and left in one turn is not asked for", async () => {
@@ -652,12 +652,12 @@ test("a hearer that comes while another's SUBSCRIBE is on the way is told only u
   assert.deepEqual(sentFor("SUBSCRIBE", "UNSUBSCRIBE"), ["SUBSCRIBE t"]);
   socket().subscribed({ t: at(1) });
   await turns();
-  assert.deepEqual(second.heard, []);
+  assert.deepEqual(second.received, []);
   socket().data("t", "last value", { initialData: true });
   socket().subscribed({ t: at(1) });
   socket().data("t", "a", at(2));
   assert.deepEqual(sentFor("SUBSCRIBE", "UNSUBSCRIBE"), ["SUBSCRIBE t", "SUBSCRIBE t"]);
-  assert.deepEqual(second.heard, ["last value", "subscribed", "a"]);
+  assert.deepEqual(second.received, ["last value", "subscribed", "a"]);
 });
 
 test("close and subscribe in one turn leaves the topic subscribed: nothing is lost between", async () => {
@@ -673,7 +673,7 @@ test("close and subscribe in one turn leaves the topic subscribed: nothing is lo
   socket().data("t", "a", at(2));
   socket().subscribed({ t: at(2) });
   socket().data("t", "b", at(3));
-  assert.deepEqual(second.heard, ["a", "subscribed", "b"]);
+  assert.deepEqual(second.received, ["a", "subscribed", "b"]);
 });
 
 test("what is closed while offline is forgotten, its place too", async () => {
@@ -690,7 +690,7 @@ test("what is closed while offline is forgotten, its place too", async () => {
   await turns();
   assert.equal(socket().last("SUBSCRIBE").recover, undefined);
   socket().subscribed({ t: at(9) });
-  assert.deepEqual(note.heard, ["subscribed"]);
+  assert.deepEqual(note.received, ["subscribed"]);
 });
 
 test("another history in a second acknowledgement is a gap before its first message", async () => {
@@ -703,7 +703,7 @@ test("another history in a second acknowledgement is a gap before its first mess
   await turns();
   socket().subscribed({ t: { epoch: "f", offset: 1 } });
   socket().data("t", "a", { epoch: "f", offset: 2 });
-  assert.deepEqual(note.heard, ["subscribed", "gap: the history has a new epoch", "a"]);
+  assert.deepEqual(note.received, ["subscribed", "gap: the history has a new epoch", "a"]);
 });
 
 test("a topic that its second hearer may not hear any more ends for all, and is left", async () => {
@@ -715,7 +715,7 @@ test("a topic that its second hearer may not hear any more ends for all, and is 
   gateway.subscribe("t");
   await turns();
   socket().refuse(4012, { requestId: socket().last("SUBSCRIBE").requestId });
-  assert.deepEqual(note.heard.at(-1), "ended: 4012 refused with 4012");
+  assert.deepEqual(note.received.at(-1), "ended: 4012 refused with 4012");
   assert.deepEqual(sentFor("UNSUBSCRIBE"), ["UNSUBSCRIBE t"]);
 });
 
@@ -735,7 +735,7 @@ test("a topic may have the name of what every object has", async () => {
   assert.deepEqual(socket().last("SUBSCRIBE").topics.length, 4);
   assert.deepEqual(JSON.stringify(socket().last("SUBSCRIBE").recover), '{"toString":{"epoch":"e","offset":3}}');
   socket().subscribed({ __proto__: null, toString: at(3, { recovered: true }) });
-  assert.deepEqual(notes.map(({ heard }) => heard.at(-1)), ["subscribed", "recovered", "subscribed", "subscribed"]);
+  assert.deepEqual(notes.map(({ received }) => received.at(-1)), ["subscribed", "recovered", "subscribed", "subscribed"]);
 });
 
 test("what a callback does in the midst of an answer is respected", async () => {
@@ -745,7 +745,7 @@ test("what a callback does in the midst of an answer is respected", async () => 
   gateway.subscribe("b", note.handlers);
   await turns();
   socket().subscribed({ b: at(1) });
-  assert.deepEqual(note.heard, [], "its connection was given up before it was told");
+  assert.deepEqual(note.received, [], "its connection was given up before it was told");
   await pass(10);
   const before = Socket.all.length;
   gateway.addEventListener("state", ({ detail }) => detail.state === "connected" && gateway.close());

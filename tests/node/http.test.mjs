@@ -37,14 +37,14 @@ let made = 0;
 /** A module of its own for each test: it remembers what comes through. */
 async function open(url = "wss://gateway/ws?avoid=n1") {
   const { HttpSocket } = await import(`../../gateway/static/client/gateway.http.js?${made++}`);
-  const heard = [];
+  const received = [];
   const make = () => {
     const socket = new HttpSocket(url);
-    socket.onmessage = ({ data }) => heard.push(JSON.parse(data));
-    socket.onclose = (about) => heard.push(about);
+    socket.onmessage = ({ data }) => received.push(JSON.parse(data));
+    socket.onclose = (about) => received.push(about);
     return socket;
   };
-  return { socket: make(), heard, make };
+  return { socket: make(), received, make };
 }
 
 const source = () => Source.all.at(-1);
@@ -60,14 +60,14 @@ beforeEach(() => {
 afterEach(() => mock.reset() || mock.timers.reset());
 
 test("it hears an event stream, and leaves out what a socket has no need of", async () => {
-  const { socket, heard } = await open();
+  const { socket, received } = await open();
   assert.equal(source().url, "https://gateway/sse?avoid=n1");
   assert.deepEqual(source().options, { withCredentials: true });
   assert.equal(socket.readyState, 0);
   source().say(OPEN);
   source().say({ type: "SYSTEM", action: "welcome" });
   assert.equal(socket.readyState, 1);
-  assert.deepEqual(heard, [{ type: "SYSTEM", action: "welcome" }]);
+  assert.deepEqual(received, [{ type: "SYSTEM", action: "welcome" }]);
 });
 
 test("it speaks in order, one request at a time, with all that waits", async () => {
@@ -101,7 +101,7 @@ test("what waits goes in as many requests as the server's limit needs", async ()
 });
 
 test("what was too much at once is said in smaller requests, and what is too large alone ends it with 1009", async () => {
-  const { socket, heard } = await open();
+  const { socket, received } = await open();
   source().say(OPEN);
   ["0", "a", "b", "c", "d", "x".repeat(10)].forEach((text) => socket.send(text));
   const taken = [];
@@ -113,7 +113,7 @@ test("what was too much at once is said in smaller requests, and what is too lar
     await turns();
   }
   assert.deepEqual(taken, ["0", "a", "b", "c", "d"]);
-  assert.deepEqual(heard, [{ code: 1009, reason: "a message is larger than the server accepts" }]);
+  assert.deepEqual(received, [{ code: 1009, reason: "a message is larger than the server accepts" }]);
 });
 
 for (const [address, sse] of [
@@ -133,35 +133,35 @@ for (const [address, sse] of [
 }
 
 for (const [how, end] of [["refused", (sent) => sent.answer(410)], ["lost", (sent) => sent.fail()]]) {
-  test(`a message that is ${how} is the end: nobody knows what was heard`, async () => {
-    const { socket, heard } = await open();
+  test(`a message that is ${how} is the end: nobody knows what was received`, async () => {
+    const { socket, received } = await open();
     source().say(OPEN);
     socket.send("a");
     end(posts[0]);
     await turns();
-    assert.equal(heard.at(-1).code, 1006);
+    assert.equal(received.at(-1).code, 1006);
     assert.ok(source().closed);
     assert.equal(socket.readyState, 3);
   });
 }
 
 test("it ends with the server's code, or when the stream breaks off, and does not come back by itself", async () => {
-  const { heard } = await open();
+  const { received } = await open();
   source().say(OPEN);
   source().say({ type: "CLOSE", code: 3001, reason: "shutdown" });
   source().onerror();
-  assert.deepEqual(heard, [{ code: 3001, reason: "shutdown" }]);
+  assert.deepEqual(received, [{ code: 3001, reason: "shutdown" }]);
   assert.ok(source().closed);
 
   const other = await open();
   source().say(OPEN);
   source().onerror();
-  assert.equal(other.heard[0].code, 1006);
+  assert.equal(other.received[0].code, 1006);
   assert.ok(source().closed);
 });
 
 test("where event streams are refused it polls", async () => {
-  const { socket, heard } = await open();
+  const { socket, received } = await open();
   source().onerror();
   assert.deepEqual([posts[0].url, posts[0].body], ["https://gateway/poll?avoid=n1", ""]);
   posts[0].answer(200, `${JSON.stringify(OPEN)}\n{"type":"SYSTEM"}`);
@@ -171,7 +171,7 @@ test("where event streams are refused it polls", async () => {
   await turns();
   posts[2].answer(200, '{"type":"DATA"}\n{"type":"CLOSE","code":3503,"reason":"by the operator"}');
   await turns();
-  assert.deepEqual(heard, [{ type: "SYSTEM" }, { type: "DATA" }, { code: 3503, reason: "by the operator" }]);
+  assert.deepEqual(received, [{ type: "SYSTEM" }, { type: "DATA" }, { code: 3503, reason: "by the operator" }]);
   assert.equal(posts.length, 3);
   assert.equal(socket.readyState, 3);
 });
@@ -189,22 +189,22 @@ test("where event streams are held back it polls, from then on at once", async (
 });
 
 test("a poll that fails is the end", async () => {
-  const { heard } = await open();
+  const { received } = await open();
   source().onerror();
   posts[0].answer(200, JSON.stringify(OPEN));
   await turns();
   posts[1].answer(410);
   await turns();
-  assert.equal(heard.at(-1).code, 1006);
+  assert.equal(received.at(-1).code, 1006);
 });
 
 test("whoever closes it hears no more, and what is under way is given up", async () => {
-  const { socket, heard } = await open();
+  const { socket, received } = await open();
   source().onerror();
   posts[0].answer(200, JSON.stringify(OPEN));
   await turns();
   socket.close();
   await turns();
   assert.ok(posts[1].signal.aborted);
-  assert.deepEqual(heard, []);
+  assert.deepEqual(received, []);
 });

@@ -7,7 +7,7 @@ import { Backoff, batches, Heartbeat, Pace, Place, refreshMs } from "../../gatew
 
 const logic = JSON.parse(readFileSync(new URL("../client_logic.json", import.meta.url), "utf8"));
 
-function told(event) {
+function described(event) {
   return event.type === "gap" ? `gap: ${event.reason}` : event.type;
 }
 
@@ -19,7 +19,7 @@ for (const { name, steps } of logic.place) {
       else if (step === "recover") assert.deepEqual(place.recover(), expected);
       else {
         const value = step === "take" ? { type: "message", initial: false, epoch: given[0], offset: given[1] } : given;
-        assert.deepEqual(place[step](value).map(told), expected);
+        assert.deepEqual(place[step](value).map(described), expected);
       }
     }
   });

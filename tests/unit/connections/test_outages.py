@@ -32,7 +32,7 @@ class Client(Simple):
         self.client_id = f"n.b.{at}"
         self.protocol = self.conversation = NATIVE
         self.audiences = Audiences()
-        self.told: list[tuple[str, list[str]]] = []
+        self.notices: list[tuple[str, list[str]]] = []
 
 
 class World:
@@ -78,7 +78,7 @@ class World:
         self.turns[-1] += 1
         message = orjson.loads(encoder.text(event, 0))
         if connection.stage is ConnectionStage.OPEN:
-            connection.told.append((message["action"], message["data"].get("topics", [])))
+            connection.notices.append((message["action"], message["data"].get("topics", [])))
 
     # ---- as the memberships
 
@@ -110,7 +110,7 @@ async def test_an_outage_is_told_in_order_a_few_at_a_time_and_nobody_is_forgotte
     await world.rest()
     for at, client in enumerate(world.clients):
         gap = sorted([topics[at % len(topics)], "all"])
-        assert [(action, sorted(named)) for action, named in client.told] == [
+        assert [(action, sorted(named)) for action, named in client.notices] == [
             ("degraded", []), ("gap", gap), ("restored", []),
         ]  # fmt: skip
     assert max(world.turns) <= 2 * SLICE_ITEMS
@@ -126,13 +126,13 @@ async def test_a_channel_of_very_many_clients_takes_many_turns() -> None:
         world.subscribe(client, ["all"])
     world.outage_notifier.pubsub_missed([hub.topic_audience("all")])
     turns = 0
-    while not any(client.told for client in world.clients):
+    while not any(client.notices for client in world.clients):
         await asyncio.sleep(0)
         turns += 1
     assert turns >= 15
     await world.rest()
     assert max(world.turns) <= SLICE_ITEMS + 1
-    assert all(client.told == [("gap", ["all"])] for client in world.clients)
+    assert all(client.notices == [("gap", ["all"])] for client in world.clients)
 
 
 @in_virtual_time
@@ -141,7 +141,7 @@ async def test_a_small_loss_is_told_at_once() -> None:
     world.subscribe(world.clients[0], ["a", "b"])
     world.hub.join(world.clients[1], hub.user_audience("ann"))
     world.outage_notifier.pubsub_missed([hub.topic_audience("a"), hub.topic_audience("b"), hub.user_audience("ann")])
-    assert [client.told for client in world.clients] == [[("gap", ["a", "b"])], [("gap", [])], []]
+    assert [client.notices for client in world.clients] == [[("gap", ["a", "b"])], [("gap", [])], []]
     assert world.metrics.gaps.labels("outage").value == 2
 
 
@@ -154,7 +154,7 @@ async def test_clients_that_come_leave_or_unsubscribe_meanwhile_are_told_what_is
     channels = [hub.topic_audience("first"), *(hub.topic_audience(f"empty{at}") for at in range(2 * SLICE_ITEMS))]
     world.outage_notifier.pubsub_missed([*channels, hub.topic_audience("last")])
     world.outage_notifier.pubsub_restored()  # nobody was told that Redis is away
-    assert not any(client.told for client in world.clients)
+    assert not any(client.notices for client in world.clients)
     gone.stage = ConnectionStage.CLOSED
     world.hub.remove(gone)
     world.hub.leave(left, hub.topic_audience("first"))
@@ -164,7 +164,7 @@ async def test_clients_that_come_leave_or_unsubscribe_meanwhile_are_told_what_is
     world.clients.append(come)
     world.subscribe(come, ["fine"])
     await world.rest()
-    assert [client.told for client in (gone, left, moved, there, come)] == [
+    assert [client.notices for client in (gone, left, moved, there, come)] == [
         [], [("gap", ["last"])], [], [("gap", ["first", "last"])], [],
     ]  # fmt: skip
 

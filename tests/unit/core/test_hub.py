@@ -147,14 +147,14 @@ class HubAgainstAModel(RuleBasedStateMachine):
             self.frames += 1
             frame = b"<%010d" % self.frames + b"." * (size - 12) + b">"
             self.node.hub.deliver(audience, Raw(frame), exclude)
-            hearers = self.model_members(audience)
-            if exclude is None and hearers and not self.anything_waits:
+            members = self.model_members(audience)
+            if exclude is None and members and not self.anything_waits:
                 self.wakes += 1
                 self.anything_waits = True
-            for client in hearers:
+            for client in members:
                 if client.client_id != exclude:
                     self.waiting[client].append(frame)
-            if exclude is not None and hearers:  # it goes out at once, behind what waited
+            if exclude is not None and members:  # it goes out at once, behind what waited
                 self.model_flush()
 
     @rule()
@@ -353,9 +353,9 @@ def test_who_refused_once_is_handed_nothing_more_even_if_it_would_take_it() -> N
     node.hub.deliver("topic:a", Raw(b"lost "))
     members(node, "topic:a", ann)
     slow.blocked = False
-    node.hub.deliver("topic:a", Raw(b"heard"))
+    node.hub.deliver("topic:a", Raw(b"received"))
     node.hub.flush()
-    assert (slow.received, ann.received) == (b"", b"heard")
+    assert (slow.received, ann.received) == (b"", b"received")
     assert node.evicted == [slow]
 
 
@@ -384,7 +384,7 @@ def test_who_refuses_and_is_removed_by_others_is_not_evicted_again() -> None:
     assert (node.evicted, list(node.hub), node.hub.memberships) == ([], [], 0)
 
 
-def test_deliveries_and_bytes_are_counted_for_each_hearer() -> None:
+def test_deliveries_and_bytes_are_counted_for_each_subscriber() -> None:
     node = Node()
     members(node, "topic:a", *(Client(str(number)) for number in range(3)))
     for frame in (b"12345", b"678"):

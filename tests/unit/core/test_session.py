@@ -162,8 +162,8 @@ def test_subscribe_is_all_or_nothing() -> None:
 
 
 def test_anybody_may_stop_to_hear_anything() -> None:
-    assert handle(session_of(), commands.Unsubscribe(("admin", "never heard"), "r")) == UnsubscribeTopics(
-        ("admin", "never heard"), "r"
+    assert handle(session_of(), commands.Unsubscribe(("admin", "never joined"), "r")) == UnsubscribeTopics(
+        ("admin", "never joined"), "r"
     )
 
 
@@ -363,14 +363,14 @@ def test_only_a_good_token_changes_who_a_client_is_and_a_refusal_changes_nothing
     client = session_of(limit=limit, everything=everything)
     audiences = Audiences()
     for text in sequence:
-        before, heard_before = client.identity, set(audiences)
+        before, audiences_before = client.identity, set(audiences)
         token = text.get("authToken")
         effect: Effect | None
         try:
             effect = client.handle(decoder.decode(json.dumps(text).encode()), audiences)
         except ProtocolError:
             effect = None
-        assert audiences == heard_before  # the hub's, and nobody else writes it
+        assert audiences == audiences_before  # the hub's, and nobody else writes it
         match effect:
             case LoggedIn():
                 assert client.identity is TOKENS[str(token)]
@@ -402,7 +402,7 @@ SECRET_TOPICS = topic_rules.parse(
     publish = "ask"
     command = "ask"
     [[topic]]
-    pattern = "told:*"
+    pattern = "ticket:*"
     subscribe = "token"
     [[topic]]
     pattern = "wallet:*"
@@ -462,7 +462,7 @@ def test_a_refusal_needs_no_question() -> None:
 
 
 def test_on_an_open_gateway_nobody_is_asked() -> None:
-    everything = subscribe("asked", "told:1", "wallet:x", "admin")
+    everything = subscribe("asked", "ticket:1", "wallet:x", "admin")
     assert isinstance(handle(strict(everything=True), everything), SubscribeTopics)
     assert error_of(strict(everything=True), subscribe("dead")).reason is ErrorReason.NOT_ALLOWED
 
@@ -536,7 +536,7 @@ def with_tokens(name: str, *tokens: str, token: str | None = None) -> commands.S
     return commands.Subscribe((name,), "r", token, {}, tokens)
 
 
-@pytest.mark.parametrize("name", ["told:1", "wallet:bob", "admin", "asked"])
+@pytest.mark.parametrize("name", ["ticket:1", "wallet:bob", "admin", "asked"])
 def test_a_subscription_token_lets_hear_what_the_rule_would_not(name: str) -> None:
     client = strict(ANN)
     assert isinstance(handle(client, with_tokens(name, "other", f"{name[:3]}*")), SubscribeTopics)
@@ -560,36 +560,36 @@ def test_no_token_opens_what_is_nobodys() -> None:
 
 def test_a_key_for_reading_hears_all_but_nobodys_and_says_nothing() -> None:
     client = strict(Identity(reads_all=True))
-    assert isinstance(handle(client, subscribe("told:1", "wallet:ann", "admin", "asked")), SubscribeTopics)
+    assert isinstance(handle(client, subscribe("ticket:1", "wallet:ann", "admin", "asked")), SubscribeTopics)
     assert error_of(client, subscribe("dead")).reason is ErrorReason.NOT_ALLOWED
     for name in ("open", "wallet:ann", "admin"):
         assert not isinstance(_try(client, publish(name)), PublishMessage)
 
 
 def test_a_bad_subscription_token_refuses_the_whole() -> None:
-    error = error_of(strict(), with_tokens("open", "open", "told:1!"))
+    error = error_of(strict(), with_tokens("open", "open", "ticket:1!"))
     assert (error.reason, error.detail) == (ErrorReason.BAD_TOKEN_IN_SUBSCRIBE, "token_expired")
 
 
 def test_a_users_token_needs_that_user_which_the_frame_may_prove() -> None:
-    assert error_of(strict(), with_tokens("told:1", "told:*@ann")).reason is ErrorReason.NOT_ALLOWED
-    assert error_of(strict(BOB), with_tokens("told:1", "told:*@ann")).reason is ErrorReason.NOT_ALLOWED
-    assert isinstance(handle(strict(), with_tokens("told:1", "told:*@ann", token="ann")), SubscribeTopics)
+    assert error_of(strict(), with_tokens("ticket:1", "ticket:*@ann")).reason is ErrorReason.NOT_ALLOWED
+    assert error_of(strict(BOB), with_tokens("ticket:1", "ticket:*@ann")).reason is ErrorReason.NOT_ALLOWED
+    assert isinstance(handle(strict(), with_tokens("ticket:1", "ticket:*@ann", token="ann")), SubscribeTopics)
 
 
 def test_what_was_heard_by_a_token_ends_with_it() -> None:
     client = strict(ANN)
-    handle(client, with_tokens("told:1", "told:*"))
+    handle(client, with_tokens("ticket:1", "ticket:*"))
     assert client.expire_grants(2e9 - 1, 10) == (0, [])
-    assert client.expire_grants(2e9, 10) == (1, ["told:1"])
+    assert client.expire_grants(2e9, 10) == (1, ["ticket:1"])
     assert client.expire_grants(3e9, 10) == (0, [])
-    handle(client, with_tokens("told:1", "told:*"))
-    assert client.revoke_grants(lambda token_id, _user, _issued: token_id == "told:*", 10) == (1, ["told:1"])
+    handle(client, with_tokens("ticket:1", "ticket:*"))
+    assert client.revoke_grants(lambda token_id, _user, _issued: token_id == "ticket:*", 10) == (1, ["ticket:1"])
 
 
 def test_tokens_of_many_topics_end_some_at_a_time() -> None:
-    client, names = strict(ANN), [f"told:{at}" for at in range(5)]
-    handle(client, commands.Subscribe(tuple(names), "r", None, {}, ("told:*",)))
+    client, names = strict(ANN), [f"ticket:{at}" for at in range(5)]
+    handle(client, commands.Subscribe(tuple(names), "r", None, {}, ("ticket:*",)))
     parts = [client.expire_grants(2e9, 2) for _ in range(4)]
     assert parts == [(2, names[:2]), (2, names[2:4]), (1, names[4:]), (0, [])]
 
@@ -613,7 +613,7 @@ def test_what_is_waited_for_counts_as_heard() -> None:
 def test_a_renewed_token_costs_nothing_and_asks_nobody() -> None:
     client = strict(ANN)
     client.warned = True
-    assert handle(client, commands.Auth("ann"), *received("asked", "told:1")) == LoggedIn()
+    assert handle(client, commands.Auth("ann"), *received("asked", "ticket:1")) == LoggedIn()
     assert not client.warned
 
 
@@ -629,9 +629,9 @@ def test_of_another_user_the_back_end_is_asked_again_and_silence_is_a_no() -> No
 
 def test_a_token_for_anybody_survives_another_user_and_one_for_a_user_does_not() -> None:
     client = strict(ANN)
-    handle(client, commands.Subscribe(("told:1", "told:2"), "r", None, {}, ("told:1", "told:2@ann")))
-    effect = handle(client, commands.Auth("bob"), *received("told:1", "told:2"))
-    assert effect == LoggedIn(("told:2",))
+    handle(client, commands.Subscribe(("ticket:1", "ticket:2"), "r", None, {}, ("ticket:1", "ticket:2@ann")))
+    effect = handle(client, commands.Auth("bob"), *received("ticket:1", "ticket:2"))
+    assert effect == LoggedIn(("ticket:2",))
 
 
 def test_a_subscribe_with_anothers_token_takes_what_that_one_may_not_hear() -> None:
@@ -799,19 +799,19 @@ def test_of_topics_judged_before_the_back_end_answers_count() -> None:
 
 def test_what_the_back_end_grants_may_be_subscribed_to_and_read_until_it_is_taken_away() -> None:
     client = strict(ANN)
-    assert error_of(client, subscribe("told:1")).reason is ErrorReason.NOT_ALLOWED
-    client.grant(["told:1", "admin"])
-    for topic in ("told:1", "admin"):
+    assert error_of(client, subscribe("ticket:1")).reason is ErrorReason.NOT_ALLOWED
+    client.grant(["ticket:1", "admin"])
+    for topic in ("ticket:1", "admin"):
         assert isinstance(handle(client, subscribe(topic)), SubscribeTopics)
     assert client.expire_grants(1e12, 100) == (0, [])
-    client.forget_grants(["told:1"])
-    assert error_of(client, subscribe("told:1")).reason is ErrorReason.NOT_ALLOWED
+    client.forget_grants(["ticket:1"])
+    assert error_of(client, subscribe("ticket:1")).reason is ErrorReason.NOT_ALLOWED
     assert isinstance(handle(client, subscribe("admin")), SubscribeTopics)
 
 
 def test_what_the_back_end_grants_to_a_user_is_not_another_users() -> None:
     client = strict(ANN)
-    client.grant(["told:1"])
-    effect = client.handle(commands.Auth("bob"), Audiences(received("told:1")), Findings(topics_charged=True))
-    assert effect == LoggedIn(("told:1",))
-    assert error_of(client, subscribe("told:1")).reason is ErrorReason.NOT_ALLOWED
+    client.grant(["ticket:1"])
+    effect = client.handle(commands.Auth("bob"), Audiences(received("ticket:1")), Findings(topics_charged=True))
+    assert effect == LoggedIn(("ticket:1",))
+    assert error_of(client, subscribe("ticket:1")).reason is ErrorReason.NOT_ALLOWED
