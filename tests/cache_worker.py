@@ -17,7 +17,7 @@ from gateway.cache import cache
 
 async def main(url: str, key: str, callers: int, load_ms: int, load_seconds: float) -> None:
     """Ask, as the file says."""
-    redis = Redis.from_url(url, socket_timeout=None)  # the word comes when the last of the workers has started
+    redis = Redis.from_url(url, socket_timeout=None)  # the start message comes after the last worker has started
 
     async def load() -> dict[str, int]:
         number = await redis.incr("loads")

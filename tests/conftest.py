@@ -1,4 +1,4 @@
-"""Fixtures for all tests that need real processes. Whatever a test does, nothing it started outlives it.
+"""Fixtures for all tests that need real processes. No process outlives the test that started it.
 
 `redis`, `cluster` and `haproxy` are a test's own, to be broken at will; `plain` is one cluster of three nodes, with
 `front` before it, for all tests that leave it as it was.

@@ -1,4 +1,4 @@
-"""A browser that comes back: it keeps its cookies and its place on a topic, and connects again when it is sent away."""
+"""A browser that comes back: it keeps its cookies and its position on a topic, and reconnects after a close."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Stay:
 
     node: str
     code: int | None = None  # why it ended
-    farewell: Message | None = None  # what it was told before
+    farewell: Message | None = None  # the node's last message before the close
     ended: float = 0.0  # monotonic
 
 
@@ -56,11 +56,11 @@ class Returning:
             self._collect(self.client)
 
     def received(self) -> list[int]:
-        """The offsets heard so far, in the order heard."""
+        """The offsets received so far, in order."""
         return self.offsets + ([m["offset"] for m in self.client.received(type="DATA")] if self.client else [])
 
     def has_heard(self, offset: int) -> bool:
-        """Whether it has heard the topic up to there."""
+        """Whether it has received the topic's messages up to this offset."""
         return self.received()[-1:] == [offset]
 
     @property

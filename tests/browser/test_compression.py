@@ -1,4 +1,4 @@
-"""Shared compression and Chromium, which offers it always and compresses all that it says."""
+"""Shared compression with Chromium, which always offers it and compresses every message it sends."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ async def test_chromium_reads_what_is_compressed_for_all(
     prices = [{"symbol": f"TOKEN{at}", "price": at * 1.07, "note": "höher ↑"} for at in range(200)]
     wanted = [prices, "small", *range(20), prices[::-1], {"last": True}]
     await api(node).publish_all([{"topic": "prices", "data": data} for data in wanted])
-    await eventually(lambda: page.evaluate("received.at(-1)?.last"), what="the page has received the last")
+    await eventually(lambda: page.evaluate("received.at(-1)?.last"), what="the page has received the last message")
     assert await page.evaluate("received") == wanted
     sent = node.metric("gateway_deflate_out_bytes_total")
     assert 0 < 3 * sent < node.metric("gateway_deflate_in_bytes_total")

@@ -59,7 +59,7 @@ class Operator(Visitor):
         await dialog.get_by_role("button", name=yes, exact=True).click()
 
     async def open_topic(self, topic: str) -> None:
-        """Open a topic by name, and wait until it is heard."""
+        """Open a topic by name, and wait until the console is subscribed to it."""
         await self.page.get_by_label("Filter, or open any topic").fill(topic)
         await self.press("Open")
         await expect(self.page.locator("#topic-state")).to_have_text("Live.", timeout=MS)
@@ -176,7 +176,7 @@ async def test_a_wrong_key_is_refused_in_words_and_a_good_one_is_kept_for_the_ta
     assert await operator.page.evaluate("() => sessionStorage.length") == 0
 
 
-async def test_a_key_that_is_no_longer_taken_signs_out_and_says_so(
+async def test_a_rejected_key_signs_the_operator_out_with_a_notice(
     plain: Cluster, front: LoadBalancer, console: Open
 ) -> None:
     operator = await console(front)
@@ -185,12 +185,12 @@ async def test_a_key_that_is_no_longer_taken_signs_out_and_says_so(
     await operator.page.reload()
     await operator.is_told("You are signed out: the gateway no longer accepts your token or key.")
     await expect(operator.page.locator("#public")).to_be_visible()
-    operator.failed_loads(401)  # none, if the socket was told first
+    operator.failed_loads(401)  # none, if the node closed the socket first
     await operator.press("Dismiss")
     await expect(operator.page.locator("#notice")).to_be_hidden()
 
 
-async def test_an_admins_token_hears_all_and_acts(
+async def test_an_admins_token_may_read_all_topics_and_act(
     plain: Cluster, front: LoadBalancer, console: Open, api: Callable[[Front], Api]
 ) -> None:
     operator = await console(front)
@@ -214,7 +214,7 @@ async def test_the_token_of_a_user_is_refused_in_words(plain: Cluster, front: Lo
     assert (operator.failed_loads(403), operator.failed_loads(401)) == (1, 1)
 
 
-async def test_what_a_key_is_not_good_for_is_switched_off_and_said(
+async def test_actions_outside_a_keys_scopes_are_disabled_with_the_reason(
     cluster: Callable[..., Cluster], haproxy: Callable[..., LoadBalancer], console: Open, connect: Connect, folder: Path
 ) -> None:
     scopes = {"eye": ["read"], "desk": ["read", "publish:contest*", "admin"]}
@@ -299,17 +299,19 @@ async def test_the_overview_shows_every_node_live_with_charts_and_the_load_balan
     await expect(operator.page.locator("#rate figcaption small")).to_have_text("now")
 
 
-async def test_what_the_nodes_told_before_is_there_at_once(plain: Cluster, front: LoadBalancer, console: Open) -> None:
+async def test_earlier_figures_are_shown_at_once(plain: Cluster, front: LoadBalancer, console: Open) -> None:
     operator = await console(front)
     await operator.sign_in()
-    # More points than could have come since: a node tells every 5 s.
+    # More points than a node can have published since: it publishes one every 5 s.
     await expect(operator.node("n1")).to_have_count(1, timeout=MS)
     drawn = await operator.page.locator("#rate path.line").get_attribute("d")
     assert drawn is not None
     assert drawn.count("L") >= 1
 
 
-async def test_rebalance_asks_first_and_says_what_moves(plain: Cluster, front: LoadBalancer, console: Open) -> None:
+async def test_rebalance_asks_for_confirmation_and_shows_the_plan(
+    plain: Cluster, front: LoadBalancer, console: Open
+) -> None:
     operator = await console(front)
     await operator.sign_in()
     await operator.press("Rebalance…")
@@ -350,7 +352,7 @@ async def test_a_node_is_drained_and_seen_to_go_and_a_dead_one_is_seen_to_be_sil
     await expect(operator.page.get_by_role("button", name=f"Drain {victim.name}")).to_be_hidden()
 
 
-async def test_a_cluster_that_is_down_is_said_to_be_and_the_page_comes_back_with_it(
+async def test_the_page_reports_a_cluster_that_is_down_and_recovers_with_it(
     redis: Redis, cluster: Callable[..., Cluster], haproxy: Callable[..., LoadBalancer], console: Open
 ) -> None:
     nodes = cluster(1)
@@ -374,13 +376,13 @@ async def test_a_cluster_that_is_down_is_said_to_be_and_the_page_comes_back_with
     await expect(operator.page.locator("#trouble")).to_be_hidden(timeout=MS)
     await operator.go("Overview")
     await expect(operator.page.locator("#verdict")).to_have_text("The only node is ready", timeout=40_000)
-    operator.faults.clear()  # the browser's lines on sockets and requests that found nobody
+    operator.faults.clear()  # the browser logs sockets and requests that reached no server
 
 
 # ---- topics
 
 
-async def test_a_topic_shows_who_hears_it_what_was_said_and_what_is(
+async def test_a_topic_shows_its_subscribers_its_history_and_new_messages(
     plain: Cluster, front: LoadBalancer, console: Open, connect: Connect, api: Callable[[Front], Api]
 ) -> None:
     back_end = api(front)
@@ -414,7 +416,7 @@ async def count(api: Api, topic: str, subscribers: int) -> bool:
     return bool((await api.get(f"/api/topics/{topic}"))["subscribers"] == subscribers)
 
 
-async def test_with_a_key_a_topic_for_administrators_is_heard_live(
+async def test_a_key_shows_a_topic_for_administrators_live(
     plain: Cluster, front: LoadBalancer, console: Open, api: Callable[[Front], Api]
 ) -> None:
     operator = await console(front)
@@ -475,7 +477,7 @@ async def test_clients_are_found_by_user_address_topic_node_and_id(
         await expect(clients).to_have_text([found.id], timeout=MS)
     await operator.find("node", "n2")
     await expect(clients.get_by_text(bob.id, exact=True)).to_be_visible(timeout=MS)
-    await operator.find("user", "nobody-at-all")
+    await operator.find("user", "unknown-user")
     await operator.reads("No connected client matches.")
     await operator.find("id", "n1.00000000.9")
     await operator.reads("No client 'n1.00000000.9' is connected")
@@ -560,7 +562,7 @@ async def test_services_stand_in_a_graph_with_their_instances_and_change_by_them
     await expect(operator.page.locator("#instances tbody tr")).to_contain_text("worker-1")
     await expect(operator.page.locator("#instances tbody tr")).to_contain_text("41")
     await report("prices", "error", "feed", lastError="no answer from the exchange")
-    await expect(node("prices: error")).to_be_visible(timeout=MS)  # told by the cluster
+    await expect(node("prices: error")).to_be_visible(timeout=MS)  # the cluster publishes the change
     await node("prices: error").click()
     await expect(operator.facts("Required by")).to_have_text("alerts", timeout=MS)
     await expect(operator.facts("Last error")).to_have_text("no answer from the exchange")
@@ -632,8 +634,8 @@ async def test_all_of_it_can_be_reached_by_keyboard_alone(plain: Cluster, front:
     names = []
     for _ in range(30):
         await press("Tab")
-        told = "it => it === document.body ? '' : it.getAttribute('aria-label') ?? it.textContent.trim()"
-        names.append(str(await page.evaluate(f"() => ({told})(document.activeElement)")))
+        label = "it => it === document.body ? '' : it.getAttribute('aria-label') ?? it.textContent.trim()"
+        names.append(str(await page.evaluate(f"() => ({label})(document.activeElement)")))
         outlined = "() => getComputedStyle(document.activeElement).outlineStyle"
         assert names[-1] == "" or await page.evaluate(outlined) != "none", f"no one sees that {names[-1]} has the focus"
     wanted = [

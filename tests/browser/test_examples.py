@@ -51,7 +51,7 @@ def _answers(url: str) -> bool:
         return False
 
 
-async def test_a_django_chat_shows_what_was_said_in_another_window(run: Run, browser: Browser) -> None:
+async def test_a_django_chat_shows_messages_from_another_window(run: Run, browser: Browser) -> None:
     url = run([str(EXAMPLES / "django_chat.py"), "runserver", "--noreload", "PORT"])
     ann, bob = await browser.new_page(), await browser.new_page()
     for page in (ann, bob):

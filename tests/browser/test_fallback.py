@@ -1,4 +1,4 @@
-"""gateway.js behind proxies that break WebSockets: all comes through by Server-Sent Events, or by long polling."""
+"""gateway.js behind proxies that break WebSockets: it uses Server-Sent Events or long polling instead."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ async def test_by_events_a_page_loses_nothing_to_a_redis_restart_and_a_rolling_r
     assert await page.evaluate("gaps") == []
 
 
-async def test_a_page_asks_and_says_by_http_what_it_would_by_a_socket(
+async def test_a_page_sends_requests_and_publishes_over_http(
     cluster: Start, haproxy: Balancers, browser: Browser, rules: Path, proxy: Callable[..., Proxy]
 ) -> None:
     front = haproxy(cluster(1, topics=rules, open=1).nodes)

@@ -1,4 +1,4 @@
-"""gateway.js in a real browser, through the real load balancer: pages that survive what happens to the cluster."""
+"""gateway.js in a real browser, through the real load balancer: pages survive faults of the cluster."""
 
 from __future__ import annotations
 
@@ -135,12 +135,12 @@ class Publisher:
 
 
 async def subscribed(page: Page) -> None:
-    """Wait until its topic is received."""
+    """Wait until its topic is subscribed."""
     await eventually(lambda: page.evaluate("window.subscription === 'subscribed'"), LONG, "the page hears its topic")
 
 
 async def has_all(page: Page, count: int) -> None:
-    """Wait until it has received the last of `count` numbers; then it has received each once and in order."""
+    """Wait for the last of `count` numbers, then check that the page received each once and in order."""
     await eventually(
         lambda: page.evaluate("n => received.includes(n)", count - 1), LONG, f"the page has received {count - 1}"
     )
@@ -206,7 +206,7 @@ async def test_a_small_page_loses_nothing_to_a_killed_node_a_redis_restart_and_a
     assert visitor.faults == []
 
 
-async def test_a_drain_moves_a_page_when_the_node_says(
+async def test_a_drain_moves_a_page_after_the_nodes_delay(
     cluster: Start, haproxy: Balancers, browser: Browser, rules: Path
 ) -> None:
     nodes = cluster(2, topics=rules, drain_seconds=1)
@@ -271,7 +271,7 @@ async def test_a_page_that_goes_offline_comes_back_with_the_network(
         await page.evaluate("gateway.reconnect()")  # Chromium's emulation leaves open sockets alone
         await eventually(lambda: page.evaluate("states.filter(({ state }) => state === 'waiting').length >= 3"), LONG)
         assert await page.evaluate("subscription") == "pending"
-        await visitor.context.set_offline(False)  # and tells the page, which tries at once
+        await visitor.context.set_offline(False)  # the browser notifies the page, which reconnects at once
         await eventually(lambda: page.evaluate("subscription === 'recovered'"), LONG)
     await has_all(page, publisher.count)
     assert await page.evaluate("gaps") == []

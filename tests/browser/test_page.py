@@ -169,7 +169,7 @@ async def test_a_page_receives_a_publish_of_the_cli_once(plain: Cluster, front: 
     assert visitor.faults == []
 
 
-async def test_who_may_not_publish_is_told_to_log_in_and_then_may(
+async def test_an_anonymous_visitor_is_asked_to_log_in_before_publishing(
     plain: Cluster, front: LoadBalancer, browser: Browser
 ) -> None:
     visitor, a, b = await come(browser, front, "/#contest-chat-closed")
@@ -191,7 +191,7 @@ async def test_who_may_not_publish_is_told_to_log_in_and_then_may(
     assert visitor.faults == []
 
 
-async def test_a_refused_topic_is_told_and_another_can_be_joined(
+async def test_a_rejected_topic_is_reported_and_another_can_be_joined(
     plain: Cluster, front: LoadBalancer, browser: Browser
 ) -> None:
     visitor, a, b = await come(browser, front, "/#portfolio")
@@ -245,7 +245,7 @@ async def test_when_its_node_is_killed_it_moves_to_another_and_has_missed_nothin
     assert visitor.faults == []
 
 
-async def test_when_the_cluster_is_down_the_page_says_so_and_comes_back_with_it(
+async def test_the_page_reports_a_cluster_that_is_down_and_recovers_with_it(
     cluster: Start, haproxy: Balancers, browser: Browser, redis: Redis
 ) -> None:
     [node] = cluster(1, open=1)
@@ -265,7 +265,7 @@ async def test_when_the_cluster_is_down_the_page_says_so_and_comes_back_with_it(
     await a.reads("The node has lost Redis")
     redis.start()
     await a.reads("Redis is back")
-    visitor.failed_loads(503)  # where no socket opens, the client asks for events: they found nobody either
+    visitor.failed_loads(503)  # without a socket the client requests events, which also reach no node
     assert visitor.faults == []
 
 
@@ -308,7 +308,7 @@ async def test_everything_can_be_reached_by_keyboard(plain: Cluster, front: Load
         reached.add(
             await visitor.page.evaluate("() => [...document.querySelectorAll('*')].indexOf(document.activeElement)")
         )
-    assert len(reached) >= wanted - 2  # what is in the closed <details> counts as visible to nobody
+    assert len(reached) >= wanted - 2  # Playwright counts content of a closed <details> as invisible
     assert visitor.faults == []
 
 

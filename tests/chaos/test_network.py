@@ -1,4 +1,4 @@
-"""Hosts on one machine: they reach each other, until they are told not to."""
+"""Simulated hosts on one machine: they reach each other until the test partitions them."""
 
 from __future__ import annotations
 

@@ -99,7 +99,7 @@ def test_the_command_publishes(topic: str, kept: Kept) -> None:
 @pytest.mark.parametrize(
     ("topic", "text", "message"), [("a", "{", "DATA is not JSON"), ("not a topic", "1", "topic must be")]
 )
-def test_the_command_says_what_is_wrong(topic: str, text: str, message: str) -> None:
+def test_the_command_reports_errors(topic: str, text: str, message: str) -> None:
     with pytest.raises(CommandError, match=message):
         call_command("gateway_publish", topic, text)
 
@@ -139,7 +139,7 @@ def test_group_send_works_in_a_view_without_an_event_loop(topic: str, kept: Kept
     assert data(kept(topic)) == [{"number": number} for number in range(3)]
 
 
-async def test_the_layer_says_what_it_does_not_support() -> None:
+async def test_the_layer_names_what_it_does_not_support() -> None:
     layer = get_channel_layer()
     with pytest.raises(NotImplementedError, match="has no group_add: clients subscribe themselves"):
         await layer.group_add("a", "b")

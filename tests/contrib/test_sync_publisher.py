@@ -102,7 +102,7 @@ def test_a_publish_whose_answer_came_too_late_is_published_once(
     assert [message["data"] for message in kept(topic)] == ["first", "late"]
 
 
-def test_without_a_redis_the_error_says_so_and_a_plain_topic_is_not_retried(tmp_path: Any) -> None:
+def test_the_error_names_a_missing_redis_and_a_plain_topic_is_not_retried(tmp_path: Any) -> None:
     with (
         SyncPublisher(f"unix://{tmp_path}/none", retry_seconds=0.2) as publisher,
         pytest.raises(Unavailable, match="none"),

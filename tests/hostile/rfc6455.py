@@ -20,7 +20,7 @@ AROUND: Final = b'{"type":"ping","timestamp":"%s"}'
 
 
 class Case(NamedTuple):
-    """`sent` in this way, `heard` comes back, then a close frame with one of `closed`; 1000: after our own close."""
+    """The node answers `sent` with `heard` and a close frame with a code of `closed` (1000: after our own close)."""
 
     number: str
     sent: Sequence[bytes]  # frames
@@ -43,7 +43,7 @@ def sized(size: int) -> bytes:
 
 
 def pong(payload: bytes) -> bytes:
-    """What is heard when a pong comes."""
+    """The frames received when a pong comes."""
     return b"." + payload
 
 
@@ -105,7 +105,7 @@ def reserved() -> Iterator[Case]:
 
 
 def opcodes() -> Iterator[Case]:
-    """4: opcodes that are nobody's."""
+    """4: reserved opcodes."""
     good, ping = frame(TEXT, echo(b"Hello")), frame(PING, b"")
     for section, first in ((1, 3), (2, 11)):
         yield Case(f"4.{section}.1", [frame(first, b"")], closed=(1002,))

@@ -1,4 +1,4 @@
-"""What an anonymous client may ask for through HAProxy, with default limits: others hardly notice, nothing stays."""
+"""Requests of an anonymous client through HAProxy, with default limits: other clients hardly notice."""
 
 from __future__ import annotations
 

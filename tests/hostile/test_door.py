@@ -1,4 +1,4 @@
-"""Who comes in by which name: hosts, origins, and what every answer says, at a node and through HAProxy."""
+"""Hosts, origins and the headers of every response, at a node and through HAProxy."""
 
 from __future__ import annotations
 
@@ -43,7 +43,9 @@ async def test_a_host_that_is_not_ours_is_not_served(front: LoadBalancer, plain:
 
 
 @pytest.mark.parametrize("path", ["/ws", "/api/v69/ws"])
-async def test_nor_is_its_socket(front: LoadBalancer, plain: Cluster, connect: Connect, path: str) -> None:
+async def test_a_socket_with_a_foreign_host_is_rejected(
+    front: LoadBalancer, plain: Cluster, connect: Connect, path: str
+) -> None:
     for door in (plain[0], front):
         request = (
             f"GET {path} HTTP/1.1\r\nHost: evil.example\r\nOrigin: http://evil.example\r\nUpgrade: websocket\r\n"
@@ -72,7 +74,7 @@ async def test_a_request_has_one_host(plain: Cluster, hosts: str) -> None:
         "http://127.0.0.1", "http://[", "chrome-extension://abc",
     ],
 )  # fmt: skip
-async def test_a_page_from_elsewhere_opens_no_socket(
+async def test_a_page_of_another_site_opens_no_socket(
     front: LoadBalancer, plain: Cluster, connect: Connect, origin: str
 ) -> None:
     """Cross-site WebSocket hijacking: the browser would send the user's cookies."""
@@ -83,7 +85,7 @@ async def test_a_page_from_elsewhere_opens_no_socket(
         assert orjson.loads(refusal.value.response.body or b"")["error"]["code"] in (403, "forbidden")
 
 
-async def test_of_two_origins_both_must_be_ours(front: LoadBalancer, plain: Cluster) -> None:
+async def test_every_origin_header_must_be_permitted(front: LoadBalancer, plain: Cluster) -> None:
     for door in (plain[0], front):
         host = door.url.removeprefix("http://")
         for origins in ([door.url, "https://evil.example"], ["https://evil.example", door.url]):
@@ -95,7 +97,7 @@ async def test_of_two_origins_both_must_be_ours(front: LoadBalancer, plain: Clus
             assert (await head(door.port, request.encode()))[0] in (400, 403)
 
 
-async def test_every_answer_says_what_a_browser_may_do_with_it(front: LoadBalancer, plain: Cluster) -> None:
+async def test_every_response_has_the_security_headers(front: LoadBalancer, plain: Cluster) -> None:
     async with httpx.AsyncClient(trust_env=False) as client:
         for path in ("/", "/static/page.js", "/static/nothing", "/nothing", "/api/nodes", "/api/openapi.json",
                      "/metrics", "/healthz", "/readyz"):  # fmt: skip
@@ -247,7 +249,9 @@ async def test_a_list_of_subprotocols_may_be_empty(
 
 
 @pytest.mark.parametrize("path", ["/ws", "/api/v69/ws", "/api/ws"])
-async def test_a_plain_get_of_a_socket_is_told_to_upgrade(front: LoadBalancer, plain: Cluster, path: str) -> None:
+async def test_a_plain_get_of_a_socket_is_answered_with_upgrade_required(
+    front: LoadBalancer, plain: Cluster, path: str
+) -> None:
     async with httpx.AsyncClient(trust_env=False) as client:
         for url in (plain[0].url, front.admin if path == "/api/ws" else front.url):
             answer = await client.get(url + path)
@@ -283,7 +287,7 @@ async def test_an_encoded_slash_belongs_to_the_topics_name(
 
 
 @pytest.mark.parametrize("size", [3 << 20, 5 << 20, 20 << 20])
-async def test_a_publish_that_is_too_large_is_told_so_however_it_is_sent(
+async def test_a_large_publish_gets_413_or_401_for_every_framing(
     front: LoadBalancer, plain: Cluster, folder: Path, size: int
 ) -> None:
     body = b'{"topic": "t", "data": "' + b"x" * size + b'"}'
@@ -301,7 +305,7 @@ async def test_a_publish_that_is_too_large_is_told_so_however_it_is_sent(
                     f"{url}/api/publish", "--data-binary", f"@{folder / 'body'}", *more,
                     "--header", f"Authorization: Bearer {key}",
                 )  # fmt: skip
-                # HAProxy itself denies a body that waits for "100 Continue", whoever sends it.
+                # HAProxy itself denies every body that waits for "100 Continue".
                 assert code == str(status) or (code == "413" and "100" in more[-1] and url == front.admin)
     async with httpx.AsyncClient(trust_env=False) as client:
         for url in (plain[0].url, front.url):
@@ -320,7 +324,7 @@ async def curl(*words: str) -> str:
     return out.decode()
 
 
-async def test_an_encoded_body_is_told_to_be_sent_as_it_is(front: LoadBalancer, plain: Cluster) -> None:
+async def test_a_body_with_a_content_encoding_is_rejected(front: LoadBalancer, plain: Cluster) -> None:
     body = gzip.compress(b'{"topic": "t", "data": 1}')
     headers = {"Authorization": f"Bearer {API_KEY}", "Content-Encoding": "gzip"}
     async with httpx.AsyncClient(trust_env=False, headers=headers) as client:
@@ -388,7 +392,7 @@ async def test_all_that_the_pages_load_is_on_their_port(front: LoadBalancer, pla
         (b"{", 400, "The body is not JSON"),
     ],
 )
-async def test_a_body_that_is_no_json_is_told_why(plain: Cluster, body: bytes, status: int, says: str) -> None:
+async def test_a_body_that_is_no_json_gets_the_reason(plain: Cluster, body: bytes, status: int, says: str) -> None:
     async with httpx.AsyncClient(trust_env=False, headers={"Authorization": f"Bearer {API_KEY}"}) as client:
         answer = await client.post(f"{plain[0].url}/api/publish", content=body)
     assert answer.status_code == status

@@ -1,4 +1,4 @@
-"""Frames that carry nothing, sent as fast as the line takes them: the nodes stay ready, and others hardly notice."""
+"""Empty frames, sent as fast as the connection takes them: the nodes stay ready, and other clients hardly notice."""
 
 from __future__ import annotations
 

@@ -33,12 +33,14 @@ async def test_nothing_is_found_in_any_input(node: Node, folder: Path) -> None:
     assert report.octets["frames"] > 1_000_000
 
 
-async def test_the_api_does_what_its_description_says(node: Node, folder: Path) -> None:
+async def test_the_api_conforms_to_its_description(node: Node, folder: Path) -> None:
     report = await run(Plan(seed=1, seconds=0, targets=("api",), api_examples=10), node, folder, nowhere)
     assert report.rounds == {"api": 1}
 
 
-async def test_a_finding_says_how_to_play_it_again(node: Node, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_finding_names_the_command_that_repeats_it(
+    node: Node, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def find(random: Random) -> int:
         if random.random() < 0.1:
             raise ValueError("found")

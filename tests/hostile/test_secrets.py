@@ -1,4 +1,4 @@
-"""What is secret stands in no log, however much goes wrong: nodes' at debug level, HAProxy's, Redis'."""
+"""No log contains a secret, even after many errors: the nodes' at debug level, HAProxy's and Redis'."""
 
 from __future__ import annotations
 
@@ -85,8 +85,8 @@ async def test_no_secret_is_ever_logged(
                 for path in ("/api/nodes", f"/api/nodes?key={WRONG_KEY}", "/api/nothing"):
                     await http.get(url + path, headers={"Authorization": key, "Cookie": f"session={COOKIE}"})
                 await http.post(f"{url}/api/publish", headers={"Authorization": key}, content=b'{"topic":')
-                await http.request("DELETE", f"{url}/api/users/nobody/clients", headers={"Authorization": key})
-                await http.post(f"{url}/api/revocations", headers={"Authorization": key}, json={"user": "nobody"})
+                await http.request("DELETE", f"{url}/api/users/unknown/clients", headers={"Authorization": key})
+                await http.post(f"{url}/api/revocations", headers={"Authorization": key}, json={"user": "unknown"})
     redis.cli_as(PASSWORD, "CONFIG", "SET", "requirepass", "changed")  # the nodes' password is refused from now on
     redis.cli_as("changed", "CLIENT", "KILL", "TYPE", "normal")
     redis.cli_as("changed", "CLIENT", "KILL", "TYPE", "pubsub")
@@ -95,7 +95,7 @@ async def test_no_secret_is_ever_logged(
     await eventually(lambda: not any(node.reasons() for node in nodes), 30)
 
     secrets = [JWT_SECRET, OLD_SECRET, API_KEY, PASSWORD, BACKEND_SECRET, WRONG_KEY, COOKIE, *said.values()]
-    # A signature is what makes a token one; and a part is as good as the whole to whoever looks for it.
+    # Search for the signatures, without which a token is useless, and for parts of them.
     secrets += [name.rpartition(".")[2] for name in streams]
     secrets += [one.rpartition(".")[2][:20] for one in said.values()]
     for node in nodes:

@@ -1,4 +1,4 @@
-"""Requests made to be read in two ways: the public port leads to nothing that is not public, whatever is asked how."""
+"""Ambiguous requests: none of them reaches a path behind the public port that is not public."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ async def test_a_handshake_with_many_cookies_is_decided_at_once(plain: Cluster, 
     writer.transport.abort()
 
 
-async def test_a_handshake_that_comes_drop_by_drop_is_ended(front: LoadBalancer, plain: Cluster) -> None:
+async def test_a_slow_handshake_is_ended(front: LoadBalancer, plain: Cluster) -> None:
     """Slowloris; HAProxy gives a request 5 s. A node's own deadline is in tests/unit/transports/test_http1.py."""
     source = new_source()
     peers = [await asyncio.open_connection("127.0.0.1", front.port, local_addr=(source, 0)) for _ in range(50)]

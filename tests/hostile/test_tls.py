@@ -34,7 +34,7 @@ from tests.kit.raw import text
 
 UNTRUSTING = ssl.create_default_context()
 UNTRUSTING.check_hostname = False
-UNTRUSTING.verify_mode = ssl.CERT_NONE  # nobody vouches for a certificate made here
+UNTRUSTING.verify_mode = ssl.CERT_NONE  # the tests' certificate has no trusted issuer
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ async def test_every_answer_binds_the_browser_to_tls(secure: LoadBalancer, path:
     assert "server" not in answer.headers
 
 
-async def test_old_tls_is_not_spoken(secure: LoadBalancer) -> None:
+async def test_old_tls_versions_are_rejected(secure: LoadBalancer) -> None:
     old = ssl.create_default_context()
     old.check_hostname, old.verify_mode = False, ssl.CERT_NONE
     old.set_ciphers("ALL:@SECLEVEL=0")

@@ -44,7 +44,7 @@ async def listed(api: Api, clients: list[Client], **by: str) -> None:
         ("DELETE", "/api/clients/n1.1.1/topics/x"), ("GET", "/api/nodes"),
     ],
 )  # fmt: skip
-async def test_without_the_key_nothing_is_told(
+async def test_the_api_answers_nothing_without_the_key(
     plain: Cluster, back_end: Api, method: str, path: str, header: str | None
 ) -> None:
     back_end.http.headers.pop("Authorization")
@@ -56,7 +56,7 @@ async def test_without_the_key_nothing_is_told(
 
 
 @pytest.mark.parametrize("topic", ["system", "service", "circuit-breaker", "gateway:figures", "gateway:x"])
-async def test_what_the_cluster_says_of_itself_nobody_else_can_say(back_end: Api, topic: str) -> None:
+async def test_only_the_gateway_publishes_on_its_own_topics(back_end: Api, topic: str) -> None:
     answer = await back_end.http.post(
         "/api/publish", json={"messages": [{"topic": "t", "data": 1}, {"topic": topic, "data": 1}]}
     )
@@ -99,7 +99,7 @@ async def test_clients_are_found_by_user_topic_and_node(plain: Cluster, back_end
     await listed(back_end, clients[3:6], node=clients[3].id.rpartition(".")[0])
     await listed(back_end, [clients[0], clients[6]], user="ann", topic="even")
     await listed(back_end, [clients[4]], user="bob", topic="even", node="n2")
-    await listed(back_end, [], user="nobody")
+    await listed(back_end, [], user="unknown")
     await listed(back_end, [], ip="203.0.113.7")
     away = await connect(plain[2], source="127.0.9.10")
     await listed(back_end, [away], ip="127.0.9.10")
@@ -250,13 +250,13 @@ async def test_a_question_that_makes_no_sense_is_refused(plain: Cluster, back_en
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [
-        ("GET", "/api/clients/n1.nobody.1", 404), ("DELETE", "/api/clients/n1.nobody.1", 404),
-        ("GET", "/api/clients/rubbish", 404), ("DELETE", "/api/clients/n1.nobody.1/topics/x", 404),
+        ("GET", "/api/clients/n1.unknown.1", 404), ("DELETE", "/api/clients/n1.unknown.1", 404),
+        ("GET", "/api/clients/rubbish", 404), ("DELETE", "/api/clients/n1.unknown.1/topics/x", 404),
         ("GET", "/api/topics/no%20good", 404), ("GET", "/api/nothing", 404), ("GET", "/api/publish", 405),
         ("PUT", "/api/nodes", 405),
     ],
 )  # fmt: skip
-async def test_what_is_not_there_is_said_in_our_form(
+async def test_errors_for_missing_resources_have_the_api_form(
     plain: Cluster, back_end: Api, method: str, path: str, status: int
 ) -> None:
     answer = await back_end.http.request(method, path)

@@ -67,7 +67,7 @@ def topic_token(*topics: str, user: str | None = None, seconds: float = 3600, **
 # ---- the end of a token
 
 
-async def test_a_token_that_ends_is_told_of_and_auth_renews_it_without_losing_anything(
+async def test_a_client_is_warned_before_its_token_expires_and_auth_renews_it_without_loss(
     cluster: Start, connect: Connect, api: Of
 ) -> None:
     [node] = cluster(1, jwt_leeway_seconds=1)
@@ -108,7 +108,7 @@ async def test_another_user_loses_what_only_the_first_may_hear(
 # ---- topics
 
 
-async def test_a_wallet_is_heard_by_its_owner_alone(cluster: Start, connect: Connect, rules: Path) -> None:
+async def test_only_its_owner_may_subscribe_to_a_wallet(cluster: Start, connect: Connect, rules: Path) -> None:
     [node] = cluster(1, topics=rules)
     ann, bob = await connect(node, user="ann"), await connect(node, user="bob")
     assert (await ann.subscribe("wallet-balance:ann"))["status"] == "success"
@@ -181,7 +181,7 @@ async def test_the_back_end_is_asked_once_and_its_word_holds(
     assert (await clients[0].publish("asked:no", 1))["code"] == 4403
 
 
-async def test_without_the_back_end_nobody_is_let_in_and_told_to_try_again(
+async def test_without_the_back_end_permission_checks_fail_with_a_temporary_error(
     cluster: Start, connect: Connect, rules: Path
 ) -> None:
     [node] = cluster(1, topics=rules, backend_url=f"http://127.0.0.1:{free_port()}")
@@ -398,7 +398,7 @@ async def test_each_key_is_good_for_its_scopes_and_every_administrative_act_is_l
     assert API_KEY not in log
 
 
-async def test_states_of_services_take_a_scope_of_their_own_and_those_of_nodes_are_nobodys(
+async def test_service_states_need_their_own_scope_and_node_states_cannot_be_written(
     cluster: Start, folder: Path
 ) -> None:
     scopes = {"feed": ["publish", "publish:*"], "part": ["services:price-*"], "whole": ["services"]}
@@ -429,7 +429,7 @@ async def test_states_of_services_take_a_scope_of_their_own_and_those_of_nodes_a
         await eventually(healthy, 20)
 
 
-async def test_a_key_for_reading_hears_all_at_the_operators_socket_and_says_nothing(
+async def test_a_read_key_may_subscribe_to_all_topics_at_the_operators_socket_and_may_not_publish(
     cluster: Start, connect: Connect, api: Of, folder: Path
 ) -> None:
     made = {name: api_keys.new(name, [scope]) for name, scope in (("eye", "read"), ("feed", "publish"))}
@@ -473,7 +473,7 @@ async def test_an_administrators_token_is_good_for_the_api_and_named_in_the_log(
         root = token("steward", "superadmin")
         assert await ask("GET", "/api/nodes", root) == (200, "")
         assert await ask("POST", "/api/publish", root, json={"topic": "news", "data": 1}) == (200, "")
-        assert await ask("DELETE", "/api/users/nobody-there/clients", root) == (200, "")
+        assert await ask("DELETE", "/api/users/unknown/clients", root) == (200, "")
         assert [line["key"] for line in await node.logged("audit")] == ["admin:steward"]
 
         assert await ask("GET", "/api/nodes", token("ann")) == (403, "The token is valid, but not an administrator's")
@@ -494,6 +494,6 @@ async def _found(ask: Any, client_id: str) -> bool:
     return bool(await ask("eye", "GET", f"/api/clients/{client_id}") == 200)
 
 
-async def test_an_open_node_says_so(cluster: Start) -> None:
+async def test_an_open_node_logs_a_warning(cluster: Start) -> None:
     [node] = cluster(1, open=1)
     await eventually(lambda: any("GATEWAY_OPEN=1" in line for line in node.process.log()))

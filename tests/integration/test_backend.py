@@ -1,4 +1,4 @@
-"""The back end as it is called: over real connections, to a server that does what the test says."""
+"""Calls to the back end over real connections, to a server that the test controls."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ async def test_it_is_asked_and_answers(server: WebServer, caller: Caller) -> Non
     assert caller.count("answered") == 2
 
 
-async def test_every_call_is_signed_as_the_contract_says(server: WebServer, caller: Caller) -> None:
+async def test_every_call_is_signed_by_the_contract(server: WebServer, caller: Caller) -> None:
     await caller.backend.post("/commands", {"a": 1})
     await caller.backend.get("/contests/%C3%A9?x=%2F")
     for asked in server.asked:
@@ -101,7 +101,7 @@ async def test_without_a_secret_nothing_is_signed(server: WebServer) -> None:
         ("max-age=60, private", 0), ("no-cache", 0), ("max-age=x", None), ("max-age=-1", None), ("", None),
     ],
 )  # fmt: skip
-async def test_it_says_how_long_an_answer_holds(
+async def test_an_answer_has_the_lifetime_that_the_back_end_states(
     server: WebServer, caller: Caller, control: str | None, seconds: float | None
 ) -> None:
     async def held(_asked: Asked) -> Says:
@@ -112,7 +112,7 @@ async def test_it_says_how_long_an_answer_holds(
 
 
 @pytest.mark.parametrize("status", [200, 201, 301, 400, 401, 403, 404, 409, 429, 501])
-async def test_what_it_says_of_the_question_is_an_answer(server: WebServer, caller: Caller, status: int) -> None:
+async def test_an_error_about_the_request_is_an_answer(server: WebServer, caller: Caller, status: int) -> None:
     async def refusing(_asked: Asked) -> Says:
         return Says(status, {"error": {"code": "x", "message": "not so"}})
 
@@ -167,7 +167,7 @@ async def test_a_get_is_asked_again_after_it_broke_off(server: WebServer, caller
 
 
 @pytest.mark.parametrize("status", [502, 503, 504])
-async def test_a_get_is_asked_again_after_a_proxy_found_nobody(server: WebServer, caller: Caller, status: int) -> None:
+async def test_a_get_is_retried_after_a_proxy_found_no_server(server: WebServer, caller: Caller, status: int) -> None:
     async def once(_asked: Asked) -> Says:
         server.behave = well
         return Says(status)
@@ -252,7 +252,7 @@ async def test_a_full_queue_refuses_at_once(server: WebServer, caller: Caller, m
     await asyncio.gather(*calls, return_exceptions=True)
     assert caller.backend.waiting_calls == 0
     server.behave = well
-    assert (await caller.backend.get("/")).is_success, "whoever gives up gives its connection back"
+    assert (await caller.backend.get("/")).is_success, "a cancelled call returns its connection"
 
 
 async def test_it_is_left_alone_while_it_is_ill_and_tried_again(server: WebServer) -> None:

@@ -1,4 +1,4 @@
-"""The shared cache on a real Redis: what it keeps, loads once, and never gives when it is old."""
+"""The shared cache on a real Redis: it stores values, loads each once, and returns no stale value."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ async def cache(join: Join) -> Cache:
 
 @pytest.fixture
 def worker(redis: Redis, folder: Path) -> Iterator[Callable[..., Process]]:
-    """`worker(key, callers=1, load_ms=0, load_seconds=10)`: a process that asks when it is told to."""
+    """`worker(key, callers=1, load_ms=0, load_seconds=10)`: a process that reads the cache when the test signals it."""
     with ExitStack() as stack:
         started: list[Process] = []
 
@@ -85,7 +85,7 @@ def waits(cache: Cache, key: str) -> bool:
 
 
 class Slow:
-    """A load that gives 1 when it is let go, and counts."""
+    """A load that returns 1 once the test releases it, and counts its calls."""
 
     def __init__(self) -> None:
         self.runs = 0
@@ -231,7 +231,9 @@ async def test_what_is_known_near_by_is_not_asked_of_redis(cache: Cache, redis: 
     await eventually(remembered)
 
 
-async def test_a_cut_bus_makes_nobody_read_the_past(join: Join, redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_no_read_is_stale_after_a_cut_of_pubsub(
+    join: Join, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What is published while the bus is cut is lost; the near caches must not outlive it."""
     monkeypatch.setattr("gateway.cache.near_cache.MAX_SECONDS", 3600)
     one, other = await join(), await join()
@@ -251,7 +253,7 @@ async def test_a_cut_bus_makes_nobody_read_the_past(join: Join, redis: Redis, mo
         await eventually(sees)
 
 
-async def test_a_restarted_redis_makes_nobody_read_the_past(
+async def test_no_read_is_stale_after_a_restart_of_redis(
     join: Join, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("gateway.cache.near_cache.MAX_SECONDS", 3600)
@@ -296,7 +298,7 @@ async def test_a_loader_that_is_killed_is_replaced_within_its_time(
     assert await cache.get("cold") == "mine"
 
 
-async def test_whoever_waits_gets_the_value_when_it_is_there(join: Join) -> None:
+async def test_waiting_callers_get_the_value_once_it_is_loaded(join: Join) -> None:
     one, other = await join(), await join()
     slow = Slow()
     loading = asyncio.create_task(one.get_or_set("k", slow))
@@ -321,7 +323,7 @@ async def test_who_waits_is_answered_though_the_notice_is_lost(join: Join, redis
         assert await loading == await waiting == 1
 
 
-async def test_an_error_is_told_to_who_asked_here_and_another_process_tries(join: Join) -> None:
+async def test_a_load_error_reaches_the_callers_of_this_process_and_another_process_retries(join: Join) -> None:
     one, other = await join(), await join()
     go = asyncio.Event()
     runs = 0
@@ -391,7 +393,7 @@ async def test_who_asks_after_a_delete_is_not_given_what_was_loaded_before(cache
     assert await cache.get("k") == "new"
 
 
-async def test_a_load_says_itself_how_long_its_value_holds(cache: Cache) -> None:
+async def test_a_load_sets_the_lifetime_of_its_value(cache: Cache) -> None:
     assert await cache.get_or_set("k", giving(WithTtl([1], 20)), 300) == [1]
     seconds = await cache.ttl("k")
     assert seconds is not None and 17 < seconds <= 20
@@ -411,7 +413,7 @@ async def test_everybody_gets_what_json_made_of_it(cache: Cache) -> None:
     assert await cache.get_or_set("k", giving((1, 2))) == [1, 2]
     one = await cache.get_or_set("k", giving(0))
     one.append(3)
-    assert await cache.get_or_set("k", giving(0)) == [1, 2], "nobody changes another's value"
+    assert await cache.get_or_set("k", giving(0)) == [1, 2], "a caller cannot change another caller's value"
 
 
 async def test_a_stale_value_is_given_while_it_is_loaded_anew_once(join: Join) -> None:
@@ -420,7 +422,7 @@ async def test_a_stale_value_is_given_while_it_is_loaded_anew_once(join: Join) -
     slow = Slow()
 
     async def refreshing() -> bool:
-        async with asyncio.timeout(1):  # nobody waits
+        async with asyncio.timeout(1):  # no caller waits
             assert await one.get_or_set("k", slow, 60, stale_seconds=60) == "old"
             assert await other.get_or_set("k", slow, 60, stale_seconds=60) == "old"
         return slow.runs > 0
@@ -475,7 +477,7 @@ async def test_redis_away_is_a_miss_and_an_error_only_if_asked_for(cache: Cache,
     await eventually(again)
 
 
-async def test_a_frozen_redis_makes_nobody_wait_for_long(cache: Cache, redis: Redis) -> None:
+async def test_a_frozen_redis_delays_callers_only_briefly(cache: Cache, redis: Redis) -> None:
     redis.freeze()
     try:
         began = time.monotonic()

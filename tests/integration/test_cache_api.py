@@ -72,7 +72,7 @@ async def test_what_cannot_be_is_refused(
     Contract().check(answer)
 
 
-async def test_without_redis_it_says_so(cluster: Callable[..., Cluster], redis: Redis, api: Of) -> None:
+async def test_the_api_answers_503_without_redis(cluster: Callable[..., Cluster], redis: Redis, api: Of) -> None:
     node = cluster(1)[0]
     http = api(node).http
     await http.put("/api/cache/a", json={"value": 1})

@@ -180,7 +180,7 @@ async def test_five_hundred_clients_of_three_nodes_cost_the_back_end_one_request
     assert sum(node.metric("gateway_cache_loads_total") for node in nodes) == 1
 
 
-async def test_a_back_end_that_is_away_is_said_to_be_and_comes_back(
+async def test_clients_get_an_error_while_the_back_end_is_down_and_answers_after_it(
     served: Start, backend: BackEnd, connect: Connect
 ) -> None:
     nodes = served(1, backend_timeout_seconds=1)
@@ -221,7 +221,9 @@ async def test_a_frozen_back_end_has_a_deadline_and_holds_up_nothing_else(
 # ---- with a server that does what the test says
 
 
-async def test_the_back_end_is_told_who_it_is_and_the_client_cannot_say_it(behind: Start, connect: Connect) -> None:
+async def test_the_back_end_gets_the_verified_identity_and_not_the_clients_claim(
+    behind: Start, connect: Connect
+) -> None:
     async with WebServer(echo) as server:
         node = behind(server)[0]
         ann = await connect(node, user="ann", role="admin")
@@ -296,7 +298,7 @@ async def test_how_long_an_answer_serves(behind: Start, connect: Connect) -> Non
         assert answers == [3, 2, 1, 1], "the back end says it, or else the rule"
 
 
-async def test_a_refusal_is_asked_again_unless_it_is_said_to_hold(behind: Start, connect: Connect) -> None:
+async def test_a_refusal_is_asked_again_unless_the_back_end_lets_it_be_cached(behind: Start, connect: Connect) -> None:
     headers: tuple[str, ...] = ()
 
     async def refusing(_asked: Asked) -> Says:
@@ -356,7 +358,7 @@ async def test_requests_of_one_client_are_under_way_together_up_to_a_limit(behin
         await client.send(type="ping", timestamp=1)
         await eventually(lambda: server.at_once == 8)
         other = await connect(node)
-        assert (await other.ask(type="ping", timestamp=2))["type"] == "pong", "nobody else waits"
+        assert (await other.ask(type="ping", timestamp=2))["type"] == "pong", "other clients do not wait"
         assert not client.received(type="pong"), "its own next frames do"
         go.set()
         await client.hear(type="pong")
@@ -406,7 +408,7 @@ async def test_a_broken_off_command_may_have_been_done_and_a_request_is_asked_ag
         assert len(server.asked) == 3
 
 
-async def test_without_a_back_end_it_says_so(cluster: Start, rules: Path, connect: Connect) -> None:
+async def test_a_request_without_a_back_end_gets_an_error(cluster: Start, rules: Path, connect: Connect) -> None:
     ann = await connect(cluster(1, topics=rules)[0], user="ann")
     assert (await request(ann, "contest:1"))["code"] == 5001
     assert (await command(ann, "t", "A", 1))["code"] == 5001

@@ -53,7 +53,7 @@ SECONDS: Final = 20.0  # for each step
 
 
 class Events(centrifuge.SubscriptionEventHandler, centrifuge.ClientEventHandler):  # type: ignore[misc]
-    """What a client and its subscription were told."""
+    """The events of a client and its subscription."""
 
     def __init__(self) -> None:
         self.data: list[Any] = []

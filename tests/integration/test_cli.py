@@ -84,7 +84,7 @@ async def until_it_shows(wanted: Callable[[Any], bool], ask: Callable[[], Awaita
 # ---- publish
 
 
-async def test_what_is_published_is_heard_through_the_balancer(
+async def test_published_messages_arrive_through_the_balancer(
     plain: Cluster, front: LoadBalancer, connect: Connect
 ) -> None:
     clients = [await connect(node) for node in plain]
@@ -164,7 +164,7 @@ async def test_clients_are_directed_wherever_they_are(plain: Cluster, connect: C
     assert "No client" in (await gateway(plain[2], "disconnect", "--client", "n1.0.1")).complaint()
 
 
-async def test_a_reader_that_leaves_early_hears_no_complaint(plain: Cluster) -> None:
+async def test_a_pipe_that_closes_early_causes_no_error_output(plain: Cluster) -> None:
     reading, writing = os.pipe()
     os.close(reading)
     env = clean_environment() | {"GATEWAY_URL": plain[0].api_url, "GATEWAY_API_KEY": API_KEY}
@@ -247,7 +247,7 @@ async def test_what_is_wrong_is_named(cluster: Callable[..., Cluster], redis: Re
         redis.thaw()
 
 
-async def test_a_balancer_without_nodes_is_told_from_a_cluster(
+async def test_a_balancer_without_nodes_is_distinguished_from_a_cluster(
     cluster: Callable[..., Cluster], haproxy: Callable[..., LoadBalancer], redis: Redis
 ) -> None:
     nodes = cluster(1)
@@ -280,7 +280,7 @@ async def test_what_fails_is_one_sentence(cluster: Callable[..., Cluster], redis
         assert "Redis is not available" in done.complaint()
 
 
-async def test_a_node_without_a_key_is_told_to_be_given_one(cluster: Callable[..., Cluster]) -> None:
+async def test_the_error_for_a_node_without_a_key_names_the_setting(cluster: Callable[..., Cluster]) -> None:
     (node,) = cluster(1, api_key="")
     assert "is off" in (await gateway(node, "nodes")).complaint()
     assert await failed(node) == ["key"]

@@ -1,4 +1,4 @@
-"""The Python client against real nodes: what it says, what it hears, and how it comes back."""
+"""The Python client against real nodes: sending, receiving and reconnecting."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ async def gateway(front: Front, **how: Any) -> AsyncIterator[Gateway]:
         yield client
 
 
-async def test_it_hears_what_is_published_with_its_place(cluster: Start, rules: Path, api: Of) -> None:
+async def test_the_client_receives_messages_with_their_positions(cluster: Start, rules: Path, api: Of) -> None:
     [node] = cluster(1, topics=rules)
     async with gateway(node, token=token("ann")) as client:
         kept = await client.subscribe("kept")
@@ -147,7 +147,7 @@ async def test_a_killed_node_costs_it_nothing(
         await eventually(lambda: kept.notices == [Recovered])  # behind what was missed: that was all
 
 
-async def test_a_flushed_redis_is_told_as_a_gap(cluster: Start, rules: Path, redis: Redis, api: Of) -> None:
+async def test_a_flushed_redis_is_reported_as_a_gap(cluster: Start, rules: Path, redis: Redis, api: Of) -> None:
     [node] = cluster(1, topics=rules)
     async with gateway(node) as client:
         kept = Reader(await client.subscribe("kept"))
@@ -159,7 +159,7 @@ async def test_a_flushed_redis_is_told_as_a_gap(cluster: Start, rules: Path, red
         assert Gap in kept.notices
 
 
-async def test_a_snapshot_comes_to_each_who_subscribes_and_to_nobody_else(cluster: Start, rules: Path, api: Of) -> None:
+async def test_each_new_subscription_alone_gets_the_snapshot(cluster: Start, rules: Path, api: Of) -> None:
     [node] = cluster(1, topics=rules)
     await api(node).publish("last", "value")
     async with gateway(node) as client:
@@ -200,10 +200,10 @@ async def test_two_subscriptions_share_one_on_the_wire_until_both_have_ended(
         assert (await anext(aiter(second))).data == 1
         await client.unsubscribe("plain")
 
-        async def nobody() -> bool:
+        async def no_subscriber() -> bool:
             return bool((await api(node).get("/api/topics/plain"))["subscribers"] == 0)
 
-        await eventually(nobody)
+        await eventually(no_subscriber)
         assert second.ended
 
 
@@ -228,7 +228,7 @@ async def test_requests_are_answered_or_refused_each_for_itself(cluster: Start, 
             await client.subscribe("no such topic")
 
 
-async def test_who_is_here_is_told_with_the_messages(cluster: Start, rules: Path) -> None:
+async def test_presence_changes_arrive_among_the_messages(cluster: Start, rules: Path) -> None:
     [node] = cluster(1, topics=rules)
     async with gateway(node) as first, gateway(node, token=token("ann")) as second:
         received = Reader(await first.subscribe("kept"))
@@ -274,7 +274,7 @@ async def test_each_connection_asks_for_a_token_until_it_has_one(cluster: Start,
         nonlocal asked
         asked += 1
         if asked == 2:
-            raise OSError("nobody gives one")
+            raise OSError("no address")
         return token("ann")
 
     async with gateway(node, get_token=fresh) as client:
@@ -331,7 +331,7 @@ async def test_thousands_of_topics_come_back_in_messages_that_the_node_takes(
         await eventually(lambda: last.data == ["here"])
 
 
-async def test_it_stays_away_as_long_as_it_is_told(cluster: Start, rules: Path) -> None:
+async def test_the_client_reconnects_after_the_delay_of_the_server(cluster: Start, rules: Path) -> None:
     [node] = cluster(1, topics=rules)
     said: list[str] = []
     async with gateway(node, on_system=lambda action, _: said.append(action)) as client:
@@ -343,7 +343,7 @@ async def test_it_stays_away_as_long_as_it_is_told(cluster: Start, rules: Path) 
         assert loop.time() - started > 1.0
 
 
-async def test_a_code_that_says_do_not_come_back_ends_it_and_all_it_heard(cluster: Start, rules: Path, api: Of) -> None:
+async def test_a_final_close_code_ends_the_client_and_its_subscriptions(cluster: Start, rules: Path, api: Of) -> None:
     [node] = cluster(1, topics=rules)
     async with gateway(node) as client:
         plain = Reader(await client.subscribe("plain"))

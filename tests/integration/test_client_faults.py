@@ -1,4 +1,4 @@
-"""The Python client against a server that does what it should not: silence, refusals, odd words, no address."""
+"""The Python client against a faulty server: silence, rejections, malformed messages, no address."""
 
 from __future__ import annotations
 

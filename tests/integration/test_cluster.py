@@ -1,4 +1,4 @@
-"""Several nodes are one gateway: what is said on one is heard on all, by those it is meant for, once and in order."""
+"""Several nodes are one gateway: its receivers get each message once and in order, on every node."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ async def fence(api: Api, clients: list[Client]) -> None:
 
 
 def subscribers(clients: list[Client], topic: str, data: Any) -> list[Client]:
-    """Who heard this on `topic`, each as often as it did."""
+    """The clients that received `data` on `topic`, each once for every copy."""
     return [client for client in clients for received in client.data(topic) if received == data]
 
 
@@ -81,7 +81,7 @@ async def no_clients(api: Api) -> bool:
 
 
 @pytest.mark.parametrize("at", range(3))
-async def test_a_message_to_a_user_reaches_all_its_clients_and_nobody_else(
+async def test_a_message_to_a_user_reaches_all_clients_of_that_user_only(
     plain: Cluster, connect: Connect, api: ApiOf, at: int
 ) -> None:
     clients = await everywhere(plain, connect, {"user": "ann"}, {"user": "bob"}, {})
@@ -91,7 +91,7 @@ async def test_a_message_to_a_user_reaches_all_its_clients_and_nobody_else(
 
 
 @pytest.mark.parametrize("at", range(3))
-async def test_a_message_to_a_role_reaches_all_who_have_it_and_nobody_else(
+async def test_a_message_to_a_role_reaches_all_clients_with_that_role_only(
     plain: Cluster, connect: Connect, api: ApiOf, at: int
 ) -> None:
     clients = await everywhere(plain, connect, {"user": "ann", "role": "admin"}, {"user": "ann"}, {})
@@ -120,7 +120,7 @@ async def test_a_message_except_one_client_reaches_all_others(
     assert subscribers(clients, "room", "not for the first") == clients[1:]
 
 
-async def test_who_changes_its_user_hears_only_the_new_ones_messages(
+async def test_a_client_that_changes_its_user_receives_only_the_new_users_messages(
     plain: Cluster, connect: Connect, api: ApiOf
 ) -> None:
     (client,) = clients = [await connect(plain[1], user="before", role="admin")]
@@ -158,7 +158,7 @@ async def test_a_users_clients_are_disconnected_and_no_others(plain: Cluster, co
     assert all(client.open for client in clients[3:])
 
 
-async def test_a_topic_is_taken_from_a_client_and_it_is_told(plain: Cluster, connect: Connect, api: ApiOf) -> None:
+async def test_a_client_is_notified_when_a_topic_is_taken_from_it(plain: Cluster, connect: Connect, api: ApiOf) -> None:
     clients = await everywhere(plain, connect, {})
     taken = clients[2]
     await asyncio.gather(*(client.subscribe("gossip") for client in clients))
@@ -185,7 +185,7 @@ async def nobody_is(api: Api, user: str) -> bool:
 # ---- the original plan's channels
 
 
-async def test_an_original_envelope_is_heard_once_by_each(plain: Cluster, connect: Connect, api: ApiOf) -> None:
+async def test_each_client_receives_an_original_envelope_once(plain: Cluster, connect: Connect, api: ApiOf) -> None:
     clients = await everywhere(plain, connect, {}, {})
     await asyncio.gather(*(client.subscribe("weather") for client in clients))
     envelope = {"topic": "weather", "data": {"p": 1.5}, "timestamp": 1795502108477, "sourceId": "another-program"}
@@ -235,7 +235,7 @@ CLIENTS, MESSAGES, TOPICS, TOPICS_A_CLIENT = 200, 2000, 10, 3
 
 
 @pytest.mark.parametrize("n", [2, 4, 8])
-async def test_every_client_hears_every_message_of_its_topics_exactly_once_and_in_order(
+async def test_every_client_receives_every_message_of_its_topics_once_and_in_order(
     cluster: Callable[..., Cluster], connect: Connect, api: ApiOf, n: int
 ) -> None:
     nodes = cluster(n)

@@ -1,4 +1,4 @@
-"""Shared compression, at a real node: who offers it gets it, and nobody else notices."""
+"""Shared compression at a real node: clients that offer it get it, and other clients do not notice."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ async def test_what_a_client_compresses_is_handled_as_if_it_had_not(node: Node, 
     ],
     ids=["control", "continuation", "two bits", "plain", "cut short", "not UTF-8", "too large", "a bomb"],
 )
-async def test_what_breaks_the_rules_closes_its_own_socket(
+async def test_a_protocol_violation_closes_only_its_own_socket(
     node: Node, connect: Connect, sent: list[bytes], code: int
 ) -> None:
     other = await connect(node, compression="deflate")

@@ -104,7 +104,7 @@ async def test_every_operation_does_as_described(plain: Cluster, ask: Ask, conne
 
 
 @pytest.mark.parametrize(("method", "path"), requests())
-async def test_nobody_is_told_anything_without_the_key(plain: Cluster, ask: Ask, method: str, path: str) -> None:
+async def test_no_operation_answers_without_the_key(plain: Cluster, ask: Ask, method: str, path: str) -> None:
     http = ask(plain[0])
     http.headers["Authorization"] = "Bearer wrong"
     assert code(await http.request(method, path)) == (401, "unauthorized")
@@ -322,7 +322,7 @@ async def test_without_redis_nothing_is_pretended(
     assert client.open, "who was to be disconnected still is there, as the answer said"
 
 
-async def test_a_frozen_redis_is_waited_for_no_longer_than_told(
+async def test_a_request_waits_for_a_frozen_redis_only_until_its_deadline(
     cluster: Callable[..., Cluster], redis: Redis, ask: Ask
 ) -> None:
     (node,) = cluster(1, redis_timeout_seconds=0.5)

@@ -168,7 +168,7 @@ class Stage:
         self._stack.push_async_callback(peer.close)
 
 
-async def test_the_node_says_what_was_recorded(cluster: Callable[..., Cluster], folder: Path) -> None:
+async def test_the_node_repeats_the_recorded_conversation(cluster: Callable[..., Cluster], folder: Path) -> None:
     rules = folder / "topics.toml"
     rules.write_text(RULES)
     record = bool(os.environ.get("RECORD"))

@@ -53,7 +53,7 @@ class CrowdedNode(Node):
 
 
 class Caller:
-    """A client that hears many topics, a user's key, and somebody without one; their operations by name."""
+    """A client with many topics, a user's key and an anonymous client; their operations by name."""
 
     def __init__(self, node: Node, socket: RawSocket, http: httpx.AsyncClient) -> None:
         self._node = node
@@ -101,7 +101,7 @@ class Caller:
         return max(0, await self.until(text({"type": "ping", "timestamp": 1}), "pong") - pong)
 
     async def subscribe(self, prefix: str, number: int = 1) -> int:
-        """SUBSCRIBE so many topics that nobody has had."""
+        """SUBSCRIBE so many new topics."""
         return await self.said(type="SUBSCRIBE", topics=[f"{prefix}{next(self._numbers)}" for _ in range(number)])
 
     async def recover(self) -> int:
@@ -222,11 +222,13 @@ class Caller:
             "DELETE /api/clients/{id}": self.disconnect,
             "DELETE /api/clients/{id}/topics/{topic}": self.take,
             "POST /api/clients/{id}/topics, 100 of them": self.give,
-            "POST /api/users/{user}/topics": by_key("POST", lambda: "/api/users/nobody/topics", json={"topics": ["a"]}),
-            "DELETE /api/users/{user}/topics/{topic}": by_key("DELETE", lambda: "/api/users/nobody/topics/a"),
-            "DELETE /api/users/{user}/clients": by_key("DELETE", lambda: "/api/users/nobody/clients"),
+            "POST /api/users/{user}/topics": by_key(
+                "POST", lambda: "/api/users/unknown/topics", json={"topics": ["a"]}
+            ),
+            "DELETE /api/users/{user}/topics/{topic}": by_key("DELETE", lambda: "/api/users/unknown/topics/a"),
+            "DELETE /api/users/{user}/clients": by_key("DELETE", lambda: "/api/users/unknown/clients"),
             "GET /api/revocations": by_key("GET", lambda: "/api/revocations"),
-            "POST /api/revocations": by_key("POST", lambda: "/api/revocations", json={"user": "nobody"}),
+            "POST /api/revocations": by_key("POST", lambda: "/api/revocations", json={"user": "unknown"}),
             "GET /api/nodes": by_key("GET", lambda: "/api/nodes"),
             "POST /api/rebalance": by_key("POST", lambda: "/api/rebalance", json={"seconds": 1}),
             "GET /api/services": by_key("GET", lambda: "/api/services"),
@@ -239,7 +241,7 @@ class Caller:
             "DELETE /api/cache": by_key("DELETE", lambda: "/api/cache?prefix=c1"),
             "Centrifugo's publish": command("publish", channel="plain", data="x" * 100),
             "Centrifugo's broadcast, 1,000 channels with history": command("broadcast", channels=rooms, data="x" * 100),
-            "Centrifugo's subscribe": command("subscribe", user="nobody", channel="a"),
+            "Centrifugo's subscribe": command("subscribe", user="unknown", channel="a"),
             "Centrifugo's presence": command("presence", channel="kept:past"),
             "Centrifugo's history, 100 messages": command("history", channel="kept:past", limit=100),
             "Centrifugo's info": command("info"),

@@ -1,4 +1,4 @@
-"""A node leaves: nobody new comes, all are told, closed at a pace, and back on another node; nothing stays of it."""
+"""A node drains: it accepts no client, notifies and closes its clients at a pace, and leaves no state in Redis."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def has_said(node: Node, event: str) -> bool:
 
 
 def reconnect_ms(client: Client) -> int:
-    """What it was told when it was sent away."""
+    """The message that the client got before its node closed it."""
     (farewell,) = client.received(type="SYSTEM", action="shutdown")
     assert farewell["data"]["code"] == 1001
     delays: int = farewell["data"]["reconnectMs"]
@@ -199,8 +199,8 @@ async def test_a_node_can_order_its_own_drain_though_redis_is_away(
     assert await exit_code(node) == 0
 
 
-async def test_nobody_can_order_a_node_that_is_not_there(plain: Cluster, api: Of) -> None:
-    answer = await api(plain[0]).http.post("/api/nodes/nobody/drain")
+async def test_a_drain_of_an_unknown_node_is_rejected(plain: Cluster, api: Of) -> None:
+    answer = await api(plain[0]).http.post("/api/nodes/unknown/drain")
     assert answer.status_code == 404
     assert answer.json()["error"]["code"] == "not_found"
 
@@ -217,7 +217,9 @@ async def test_of_two_nodes_of_one_name_the_id_decides(cluster: Start, redis: Re
 # ---- all nodes, one after the other
 
 
-async def test_a_rolling_restart_refuses_nobody_and_loses_nothing(cluster: Start, haproxy: Balance, api: Of) -> None:
+async def test_a_rolling_restart_rejects_no_client_and_loses_no_message(
+    cluster: Start, haproxy: Balance, api: Of
+) -> None:
     nodes = cluster(3, drain_seconds=1.5)
     balancer = await asyncio.to_thread(lambda: haproxy(nodes.nodes, RL_CUR=5000, RL_CONN=20000, RL_REQ=20000))
     topic = "contest-chat"

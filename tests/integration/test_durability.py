@@ -1,4 +1,4 @@
-"""GATEWAY_WAIT_REPLICAS: an acknowledged publish on a topic with history is on so many replicas."""
+"""GATEWAY_WAIT_REPLICAS: an acknowledged publish on a topic with history has reached that many replicas."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ async def test_what_is_acknowledged_is_on_the_replica(
     assert replica.cli("XLEN", STREAM) == 30
 
 
-async def test_what_no_replica_confirms_is_said_to_be_so_and_can_be_asked_again(
+async def test_an_unconfirmed_publish_gets_an_error_and_can_be_retried(
     cluster: Start, redis: Redis, replica: Redis, connect: Connect, api: Of
 ) -> None:
     await in_step(redis)
@@ -105,7 +105,7 @@ async def test_a_missing_replica_holds_up_nothing_that_needs_none(
     assert nodes[0].ready()
 
 
-async def test_a_redis_that_cannot_confirm_its_disk_publishes_and_says_what_it_lacks(
+async def test_a_publish_without_a_confirmed_fsync_reports_what_is_missing(
     cluster: Start, redis: Redis, connect: Connect, api: Of
 ) -> None:
     """WAITAOF came with Redis 7.2, and needs appendonly: the tests' Redis has neither, or only the first."""

@@ -1,4 +1,4 @@
-"""Clients without a WebSocket: by Server-Sent Events and by long polling they are clients like all others."""
+"""Clients that use Server-Sent Events or long polling have the same rights and rules as WebSocket clients."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ async def events(http: httpx.AsyncClient, count: int, /, last_id: str = "", **qu
 
 
 @WAYS
-async def test_it_hears_and_says_what_a_socket_does_in_the_same_order(
+async def test_a_stream_sends_and_receives_the_same_messages_in_the_same_order_as_a_socket(
     plain: Cluster, connect: Connect, api: ApiOf, over: str
 ) -> None:
     socket, stream = await connect(plain[0]), await connect(plain[1], over=over, user="ann")
@@ -90,7 +90,9 @@ async def test_it_hears_and_says_what_a_socket_does_in_the_same_order(
 
 
 @WAYS
-async def test_what_it_says_at_another_node_is_passed_on_in_order(plain: Cluster, connect: Connect, over: str) -> None:
+async def test_messages_sent_to_another_node_are_forwarded_in_order(
+    plain: Cluster, connect: Connect, over: str
+) -> None:
     stream = await connect(plain[0], over=over, says_to=plain[1].url)
     assert (await stream.subscribe(f"{over}:moved"))["topics"] == [f"{over}:moved"]
     for at in range(50):
@@ -164,7 +166,9 @@ async def hears(back_end: Api, topic: str) -> bool:
     return bool(await back_end.clients(topic=topic))
 
 
-async def test_a_node_that_leaves_says_so_and_when_to_come_back(cluster: Start, connect: Connect, rules: Path) -> None:
+async def test_a_draining_node_sends_a_farewell_with_the_reconnect_delay(
+    cluster: Start, connect: Connect, rules: Path
+) -> None:
     (node,) = cluster(1, topics=rules, drain_seconds=0.5)
     polled = await connect(node, over="poll")
     async with no_balancer(node.url) as http:
@@ -178,7 +182,7 @@ async def test_a_node_that_leaves_says_so_and_when_to_come_back(cluster: Start, 
         assert node.process.exit_code() == 0
 
 
-async def test_a_stream_is_its_owners_alone(plain: Cluster, connect: Connect) -> None:
+async def test_only_its_owner_may_use_a_stream(plain: Cluster, connect: Connect) -> None:
     stream = await connect(plain[0], over="sse")
     name = stream.socket.name  # type: ignore[attr-defined]  # an EventSocket's
     wrong = f"{stream.id}.{'0' * 32}"
@@ -207,7 +211,7 @@ async def test_what_is_no_message_is_answered_as_on_a_socket(plain: Cluster, con
     assert await stream.closed() == 1007
 
 
-async def test_another_sites_page_may_not_open_one_and_a_listed_ones_may_read_it(cluster: Start) -> None:
+async def test_only_pages_of_listed_origins_may_open_and_read_a_stream(cluster: Start) -> None:
     (node,) = cluster(1, origins="https://app.example")
     async with no_balancer(node.url) as http:
         for method, path in (("GET", "/sse"), ("POST", "/poll"), ("POST", "/say")):
@@ -236,7 +240,9 @@ async def test_its_cookie_proves_who_it_is_and_its_slots_are_counted(cluster: St
     assert nodes[1].metric("gateway_opens_total") == 1
 
 
-async def test_who_does_not_read_is_cut_off_and_nobody_else_waits(cluster: Start, connect: Connect, api: ApiOf) -> None:
+async def test_a_client_that_does_not_read_is_closed_and_others_do_not_wait(
+    cluster: Start, connect: Connect, api: ApiOf
+) -> None:
     (node,) = cluster(1, client_buffer_bytes=1 << 20, max_message_bytes=1 << 20)
     reader = await connect(node, over="sse")
     await reader.subscribe("flood")

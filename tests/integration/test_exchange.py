@@ -35,7 +35,7 @@ async def test_answers_come_in_order_and_errors_stand_among_them(client: Client)
     assert await exchange.send(client, [("ECHO", "x" * 1_000_000)]) == [b"x" * 1_000_000]
 
 
-async def test_the_answer_that_a_cancelled_caller_left_is_nobody_elses(client: Client) -> None:
+async def test_the_answer_for_a_cancelled_caller_reaches_no_other_caller(client: Client) -> None:
     exchange = Exchange()
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.1):

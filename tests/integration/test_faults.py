@@ -1,4 +1,4 @@
-"""When things break: what is lost is repaired or said aloud, and everything heals by itself."""
+"""Faults: the cluster recovers by itself, and repairs or reports each loss."""
 
 from __future__ import annotations
 
@@ -393,7 +393,7 @@ async def test_cut_publishers_fail_no_publish(cluster: Clusters, connect: Connec
     assert not client.received(action="gap")
 
 
-async def test_an_acknowledged_subscription_hears_everything_or_is_told_while_the_bus_is_cut_again_and_again(
+async def test_an_acknowledged_subscription_misses_no_message_without_a_gap_during_repeated_cuts(
     cluster: Clusters, connect: Connect, api: ApiOf, redis: Redis
 ) -> None:
     nodes = cluster(2)
@@ -425,7 +425,7 @@ async def test_an_acknowledged_subscription_hears_everything_or_is_told_while_th
 
 
 def heard_or_told(client: Client, since: int, topic: str, data: str) -> bool:
-    """Whether it heard `data`, or was told of a gap in `topic`, after its message number `since`."""
+    """Whether the client received `data`, or a gap for `topic`, after its message number `since`."""
     return any(
         message.get("data") == data or (message.get("action") == "gap" and topic in message["data"]["topics"])
         for message in client.messages[since:]

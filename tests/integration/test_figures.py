@@ -1,4 +1,4 @@
-"""What the nodes tell of themselves, on a topic for administrators."""
+"""The figures that nodes publish on a topic for administrators."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.kit.cluster import Cluster
 from tests.kit.waiting import eventually
 
 
-async def test_an_administrator_hears_every_nodes_figures_and_nobody_else_does(
+async def test_only_administrators_receive_the_figures_of_every_node(
     plain: Cluster, connect: Connect, api: Callable[[Front], Api]
 ) -> None:
     stranger, ann = await connect(plain[0]), await connect(plain[0], user="ann")
@@ -30,7 +30,7 @@ async def test_an_administrator_hears_every_nodes_figures_and_nobody_else_does(
     mine = next(f for f in reversed(admin.data(STATS)) if f["name"] == "n1")
     assert mine["clients"] >= 3
 
-    # What was told before is there for whoever opens the console now, and for a key without a token.
+    # Earlier figures are in the history, for a console that opens now and for a key without a token.
     history = await api(plain[1]).get(f"/api/topics/{STATS}/history", limit=1000)
     assert {m["data"]["name"] for m in history["messages"]} == {"n1", "n2", "n3"}
 
@@ -50,7 +50,7 @@ async def test_figures_count_what_is_delivered(plain: Cluster, connect: Connect,
     assert 0 < seen["delays"]["relay"]["p50"] <= seen["delays"]["relay"]["p99"] < 20_000
 
 
-async def test_a_node_that_drains_says_so(cluster: Callable[..., Cluster], connect: Connect) -> None:
+async def test_the_figures_show_that_a_node_drains(cluster: Callable[..., Cluster], connect: Connect) -> None:
     nodes = cluster(2, drain_seconds=8)
     admin = await connect(nodes[0], user="root", role="admin")
     await admin.subscribe(STATS)

@@ -1,4 +1,4 @@
-"""The load balancer with the repository's configuration, before real nodes."""
+"""The load balancer with the repository's configuration, in front of real nodes."""
 
 from __future__ import annotations
 
@@ -91,13 +91,13 @@ async def test_a_second_socket_of_a_browser_may_avoid_the_node_of_the_first(
     assert (await connect(front, cookies=jar, source=new_source())).node == first.node
 
 
-async def test_who_avoids_the_only_node_is_let_in(
+async def test_a_client_that_avoids_the_only_node_is_accepted(
     cluster: Callable[..., Cluster], haproxy: Balancers, connect: Connect
 ) -> None:
     [node] = cluster(1)
     front = haproxy([node])
     assert (await connect(f"{front.ws}?avoid={node.name}")).node == node.name
-    assert (await connect(f"{node.ws}?avoid={node.name}")).node == node.name  # nobody would try elsewhere for it
+    assert (await connect(f"{node.ws}?avoid={node.name}")).node == node.name  # no other node accepts it
 
 
 async def test_the_page_gives_the_cookie_that_the_socket_uses(
@@ -175,7 +175,9 @@ async def test_a_foreign_origin_is_refused(front: LoadBalancer, plain: Cluster, 
     await connect(front, origin=front.url)
 
 
-async def test_a_listed_origin_is_let_in(cluster: Callable[..., Cluster], haproxy: Balancers, connect: Connect) -> None:
+async def test_a_listed_origin_is_accepted(
+    cluster: Callable[..., Cluster], haproxy: Balancers, connect: Connect
+) -> None:
     ours = "https://app.example"
     nodes = cluster(1, origins=ours)
     balancer = haproxy(nodes.nodes, LB_ORIGINS=f"https://other.example {ours}")
@@ -254,7 +256,7 @@ async def test_a_dead_nodes_clients_go_elsewhere_at_once(
     assert max(delays) < 1, "a client waited until HAProxy had noticed"
 
 
-async def test_with_no_node_ready_the_balancer_says_so(
+async def test_the_balancer_answers_503_if_no_node_is_ready(
     cluster: Callable[..., Cluster], haproxy: Balancers, connect: Connect
 ) -> None:
     nodes = cluster(1)

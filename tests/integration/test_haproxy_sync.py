@@ -92,7 +92,7 @@ async def test_nodes_get_clients_as_they_come(
     assert running.exit_code() == 0
 
 
-async def test_a_cookie_is_the_same_whatever_the_slots_are(
+async def test_a_cookie_does_not_depend_on_the_server_slots(
     cluster: Callable[..., Cluster], balancer: LoadBalancer, redis: Redis, folder: Path, connect: Connect
 ) -> None:
     nodes = cluster(3)
@@ -119,7 +119,7 @@ def test_one_pass_does_all_there_is_to_do_and_the_next_nothing(
     assert set(led(balancer).values()) == {node.address for node in nodes}
 
 
-def test_what_cannot_be_done_is_said_and_fails(
+def test_impossible_options_fail_with_a_message(
     cluster: Callable[..., Cluster], balancer: LoadBalancer, redis: Redis
 ) -> None:
     cluster(SLOTS + 1)
@@ -176,7 +176,7 @@ async def test_redis_away_changes_nothing(
     until(lambda: all(balancer.down(node) for node in nodes))
     assert led(balancer) == slots
     redis.start()
-    # Back without rows: until the nodes have taken their leases anew they are in no registry, and down.
+    # Redis is back but empty: the nodes are unregistered, and down, until they renew their leases.
     until(lambda: up(balancer) == {node.address for node in nodes}, 30)
     assert client.open
 
@@ -225,7 +225,7 @@ async def test_after_a_reload_the_slots_lead_where_they_led(
     until(lambda: all(f" {node.port} " in state.read_text() for node in nodes))
     jar: dict[str, str] = {}
     first = await connect(balancer, cookies=jar)
-    running.freeze()  # whatever is right after the reload is no doing of its
+    running.freeze()  # the sync process cannot act after the reload
     [worker] = balancer.process.children()
     balancer.reload()
     await eventually(lambda: set(balancer.process.children()) - {worker})

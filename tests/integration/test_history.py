@@ -1,4 +1,4 @@
-"""Topics with history: numbered, kept, recovered and repaired; on real Redis and real nodes."""
+"""Topics with history on a real Redis and real nodes: offsets, limits, recovery and repair."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ async def test_a_message_that_only_the_stream_has_is_found_by_itself(
     assert client.received(action="gap") == []
 
 
-async def test_who_has_heard_more_than_its_new_node_is_not_told_of_a_loss(
+async def test_a_client_ahead_of_its_new_node_gets_no_gap(
     cluster: Start, folder: Path, redis: Redis, connect: Connect, api: Of
 ) -> None:
     """Its old node was quicker, or the new one was deaf: the stream has what the new one lacks."""
@@ -180,7 +180,7 @@ async def test_who_has_heard_more_than_its_new_node_is_not_told_of_a_loss(
     assert back.data("kept") == [3]
 
 
-async def test_flushed_history_is_told_to_who_listens_and_to_who_comes_back(
+async def test_connected_and_returning_clients_get_a_gap_after_a_flush_of_the_history(
     cluster: Start, folder: Path, redis: Redis, connect: Connect, api: Of
 ) -> None:
     nodes = cluster(1, topics=rules(folder))
@@ -257,7 +257,7 @@ async def test_history_is_asked_for_by_who_may_hear_it(cluster: Start, folder: P
     assert (await admin.ask(**request, limit=0))["code"] == 4016
 
 
-async def test_an_alias_hears_what_is_said_to_the_topic_under_its_own_name(
+async def test_a_subscriber_of_an_alias_receives_messages_under_the_alias(
     cluster: Start, folder: Path, connect: Connect, api: Of
 ) -> None:
     nodes = cluster(2, topics=rules(folder))

@@ -1,4 +1,4 @@
-"""Redis that refuses writes, and Redis that is another server by now."""
+"""A Redis that rejects writes, and an address that leads to another Redis server."""
 
 from __future__ import annotations
 
@@ -219,7 +219,7 @@ async def test_nodes_leave_a_master_that_became_a_replica_and_lose_no_acknowledg
             await asyncio.sleep(0.05)
         assert taken and taken[-1] == 40
         await subscriber.hear(type="DATA", topic="plain", data=40)
-        assert subscriber.data("plain") == taken, "what was acknowledged was heard by all"
+        assert subscriber.data("plain") == taken, "all subscribers received the acknowledged messages"
         await asyncio.to_thread(until, lambda: all(node.ready() for node in nodes), 20, "all are ready")
 
         def left() -> bool:
@@ -282,7 +282,7 @@ async def test_a_role_that_may_not_be_asked_is_no_reason_to_stay_away(redis: Red
         await redis_client.close()
 
 
-async def test_refused_writes_are_told_from_other_errors(redis: Redis) -> None:
+async def test_rejected_writes_are_distinguished_from_other_errors(redis: Redis) -> None:
     redis_client = RedisClient(redis.url, timeout_seconds=5, name="test", metrics=Metrics())
     running = asyncio.create_task(redis_client.run())
     try:

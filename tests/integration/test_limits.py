@@ -1,4 +1,4 @@
-"""Every limit, at a real node: what is within it is done, what is beyond it is answered, and nobody else notices."""
+"""Every limit, at a real node: a request over it gets an error, and other clients do not notice."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ BURST = 10  # seconds' worth that may come at once
 # ---- at the door
 
 
-async def test_a_full_node_refuses_sockets_and_still_says_how_it_is(cluster: Clusters) -> None:
+async def test_a_full_node_rejects_sockets_and_still_answers_health_checks(cluster: Clusters) -> None:
     (node,) = cluster(1, max_connections=30)
     sockets: list[RawSocket] = []
     try:
@@ -46,7 +46,7 @@ async def test_a_full_node_refuses_sockets_and_still_says_how_it_is(cluster: Clu
                 reader, writer = await stack.enter_async_context(wire(node))
                 writer.write(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n")
                 with contextlib.suppress(ConnectionError):
-                    assert await reader.read(1) == b"", "beyond the spare ones nobody is heard"
+                    assert await reader.read(1) == b"", "beyond the spare connections, the node serves none"
             await sockets.pop().close()
 
         async def let_in() -> bool:
@@ -70,7 +70,9 @@ async def wire(node: Node) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.
             await writer.wait_closed()
 
 
-async def test_a_storm_of_connects_is_let_in_and_what_goes_on_is_paced(cluster: Clusters, connect: Connect) -> None:
+async def test_a_burst_of_connects_is_accepted_and_a_sustained_rate_is_limited(
+    cluster: Clusters, connect: Connect
+) -> None:
     (node,) = cluster(1, connects_per_second=10)
     started = time.monotonic()
     sockets = await asyncio.gather(*(RawSocket.open(node) for _ in range(10 * BURST + 60)))
@@ -92,7 +94,7 @@ async def test_a_storm_of_connects_is_let_in_and_what_goes_on_is_paced(cluster: 
 # ---- what one client may say
 
 
-async def test_too_many_messages_are_told_so_and_then_turned_out(cluster: Clusters, connect: Connect) -> None:
+async def test_a_client_over_its_message_rate_gets_4029_and_then_3013(cluster: Clusters, connect: Connect) -> None:
     (node,) = cluster(1, client_messages_per_second=20)
     bystander: Client = await connect(node)
     socket = await RawSocket.open(node)
@@ -126,9 +128,7 @@ async def test_pings_and_pongs_of_the_protocol_layer_count_too(cluster: Clusters
         await socket.close()
 
 
-async def test_too_many_subscriptions_are_told_so_and_a_patient_client_goes_on(
-    cluster: Clusters, connect: Connect
-) -> None:
+async def test_a_client_over_its_topic_rate_gets_4029_and_succeeds_later(cluster: Clusters, connect: Connect) -> None:
     (node,) = cluster(1, client_subscriptions_per_second=100, max_client_topics=2000)
     client: Client = await connect(node)
     assert (await client.subscribe(*(f"a:{at}" for at in range(100 * BURST))))["status"] == "success"
@@ -165,7 +165,7 @@ async def test_a_users_publishes_are_counted_over_all_nodes(
     assert all(answer["temporary"] and "inReplyTo" in answer and "requestId" not in answer for answer in refused)
     assert sum(node.metric("gateway_limited_total", limit="publishes") for node in nodes) == len(refused)
     await eventually(lambda: len(subscriber.data("t")) == taken)
-    # Others, nobody in particular, and back ends have nothing to do with it.
+    # The limit does not affect other users, anonymous clients and back ends.
     for client in (await connect(nodes[1], user="bob"), await connect(nodes[1])):
         assert (await client.publish("t", "other"))["type"] == "ACKNOWLEDGMENT"
     await api(nodes[0]).publish("t", "back end")
@@ -186,7 +186,7 @@ async def test_log_lines_are_written_at_a_bounded_rate_over_all_frames(cluster: 
 # ---- what a node holds for all its clients
 
 
-async def test_of_many_slow_clients_the_largest_go_first(
+async def test_the_slow_clients_with_the_largest_buffers_are_closed_first(
     cluster: Clusters, connect: Connect, api: Callable[[Front], Api]
 ) -> None:
     (node,) = cluster(1, buffer_bytes=12 << 20)  # 4 MiB for each: no client reaches its own limit
@@ -222,7 +222,7 @@ async def test_of_many_slow_clients_the_largest_go_first(
     await eventually(lambda: node.metric("gateway_buffered_bytes") == 0)
 
 
-async def test_what_is_half_sent_counts_as_well(cluster: Clusters, connect: Connect) -> None:
+async def test_incomplete_messages_count_for_the_memory_limit(cluster: Clusters, connect: Connect) -> None:
     (node,) = cluster(1, buffer_bytes=4 << 20)
     half = frame(1, b"[" * (1 << 20))[: 900 << 10]
     sockets = [await RawSocket.open(node) for _ in range(12)]

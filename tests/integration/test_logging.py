@@ -1,4 +1,4 @@
-"""A node whose log nobody reads, or can read, serves as if it were read; it logs why it is not ready, once."""
+"""A node serves although no process reads its log; it logs once why it is not ready."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Piped(Node):
         os.close(writer)
 
     def close_reader(self) -> None:
-        """Whoever read the log is gone."""
+        """The process that read the log has ended."""
         if self.reader >= 0:
             os.close(self.reader)
             self.reader = -1
@@ -63,7 +63,7 @@ async def serves(node: Node, connect: Connect, api: ApiOf) -> None:
     await client.close()
 
 
-async def test_a_reader_of_the_log_that_has_gone_ends_nothing(
+async def test_a_closed_log_pipe_does_not_stop_the_node(
     piped: Piped, redis: Redis, connect: Connect, api: ApiOf
 ) -> None:
     await eventually(piped.ready, 60)
@@ -80,9 +80,7 @@ async def test_a_reader_of_the_log_that_has_gone_ends_nothing(
     assert await asyncio.to_thread(piped.process.exit_code) == 0
 
 
-async def test_a_log_that_nobody_reads_blocks_nothing_though_strangers_fill_it(
-    piped: Piped, connect: Connect, api: ApiOf
-) -> None:
+async def test_a_full_log_without_a_reader_does_not_block_the_node(piped: Piped, connect: Connect, api: ApiOf) -> None:
     await eventually(piped.ready, 60)
     strangers = [await connect(piped) for _ in range(10)]
     logs = [{"level": "error", "message": "x" * 480} for _ in range(20)]

@@ -1,4 +1,4 @@
-"""One client with thousands of topics: what it costs in round trips to Redis."""
+"""One client with thousands of topics: the number of round trips to Redis."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Integers beyond 64 bits reach nobody as other numbers, by whichever way they come in."""
+"""Integers beyond 64 bits are never delivered as other numbers, on any path."""
 
 from __future__ import annotations
 

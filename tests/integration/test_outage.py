@@ -1,4 +1,4 @@
-"""What clients are answered while Redis is away."""
+"""Answers to clients while Redis is unavailable."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ async def test_every_request_is_answered_in_time_while_redis_is_frozen(
 
 
 @pytest.mark.parametrize("over", ["websocket", "sse", "poll"])
-async def test_a_client_that_connects_in_an_outage_is_told_of_it_after_its_welcome(
+async def test_a_client_that_connects_in_an_outage_is_notified_after_its_welcome(
     cluster: Clusters, connect: Connect, redis: Redis, over: str
 ) -> None:
     (node,) = cluster(1)

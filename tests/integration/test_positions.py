@@ -49,7 +49,7 @@ def lose_tail(redis: Redis, topic: str, number: int) -> None:
     redis.cli("XDEL", stream(topic), *(identity for identity, _ in tail))
     last, fields = redis.cli("XREVRANGE", stream(topic), "+", "-", "COUNT", 1)[0]
     redis.cli("HSET", meta(topic), "top", last.partition("-")[0], "mark", fields["k"])
-    # XADD would refuse the offsets that the stream has had.
+    # XADD would reject offsets that the stream already used.
     redis.cli("XSETID", stream(topic), last)
 
 
@@ -118,7 +118,7 @@ async def test_a_lost_tail_is_found_by_its_mark_though_no_node_had_the_topic_ope
     lose_tail(redis, "kept", 2)
     after = await publish(api(nodes[1]), "kept", "new 3", "new 4")
     assert [place["offset"] for place in after] == [3, 4]
-    assert {place["epoch"] for place in after} == {before[0]["epoch"]}, "nothing else tells"
+    assert {place["epoch"] for place in after} == {before[0]["epoch"]}, "only the offsets show the loss"
     client = await connect(nodes[0])
     assert await recovers(client, "kept", before[3]) == (False, [])
     assert await recovers(client, "kept", before[2]) == (False, [])

@@ -1,4 +1,4 @@
-"""Who is on a topic: cluster-wide, without ghosts and without flapping."""
+"""Presence over the cluster: no clients of dead nodes, and no leave and join on a page reload."""
 
 from __future__ import annotations
 
@@ -51,7 +51,9 @@ async def here(api: Api) -> set[str]:
     return people(found, "members")
 
 
-async def test_who_comes_and_goes_is_told_on_all_nodes(cluster: Start, folder: Path, connect: Connect, api: Of) -> None:
+async def test_joins_and_leaves_are_published_on_all_nodes(
+    cluster: Start, folder: Path, connect: Connect, api: Of
+) -> None:
     nodes = cluster(2, topics=rules(folder), presence_grace_seconds=0.5)
     ann = await connect(nodes[0], user="ann")
     await ann.subscribe("room")
@@ -72,7 +74,7 @@ async def _here_is(api: Api, expected: set[str]) -> bool:
     return await here(api) == expected
 
 
-async def test_a_page_loaded_anew_on_another_node_is_nobodys_coming_or_going(
+async def test_a_page_reload_on_another_node_causes_no_join_and_no_leave(
     cluster: Start, folder: Path, connect: Connect, api: Of
 ) -> None:
     nodes = cluster(2, topics=rules(folder), presence_grace_seconds=3)
@@ -135,7 +137,9 @@ async def _in_redis(redis: Redis, nodes: Cluster, expected: int) -> bool:
     return sum(int(redis.cli("HLEN", key)) for key in keys) == expected
 
 
-async def test_a_topic_without_presence_tells_nobody(cluster: Start, folder: Path, connect: Connect, api: Of) -> None:
+async def test_a_topic_without_presence_publishes_no_presence(
+    cluster: Start, folder: Path, connect: Connect, api: Of
+) -> None:
     node: Node = cluster(1, topics=rules(folder))[0]
     client = await connect(node)
     await client.subscribe("plain")
@@ -166,7 +170,7 @@ async def test_a_client_that_logs_in_or_changes_its_user_is_shown_as_that_user_e
     await presence_of(watcher, "left", "bob", within=5)
 
 
-async def test_people_are_written_with_what_the_reaper_finds_them_by_and_nobody_need_hear_of_it(redis: Redis) -> None:
+async def test_presence_rows_are_written_with_the_reapers_index_without_subscribers(redis: Redis) -> None:
     keys, node_id, metrics = Keys("gw:", False), "n1.00000001", Metrics()
     redis_client = RedisClient(redis.url, timeout_seconds=5, name="test", metrics=metrics)
     running = asyncio.create_task(redis_client.run())
@@ -177,7 +181,9 @@ async def test_people_are_written_with_what_the_reaper_finds_them_by_and_nobody_
         assert not await presence_store.write("room", [ann], [], 0, drop_first=False), "there is no lease"
         assert redis.cli("KEYS", "*") == []
         redis.cli("HSET", keys.node(node_id), "name", "n1")
-        assert await presence_store.write("room", [ann], [], 0, drop_first=False), "nobody hears it: no matter"
+        assert await presence_store.write("room", [ann], [], 0, drop_first=False), (
+            "no subscriber receives it, which is no error"
+        )
         assert redis.cli("HGET", keys.topics(node_id), "room") == "1"
         assert 0 < int(redis.cli("PTTL", people)) <= MEMBERS_MS
         redis.cli("PEXPIRE", people, 5000)

@@ -1,4 +1,4 @@
-"""The examples of docs/publishing.md, run as they stand; their messages are heard once by subscribers of two nodes."""
+"""The examples of docs/publishing.md, run unchanged; subscribers on two nodes receive each message once."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ async def two_subscribers(nodes: Cluster, connect: Connect, *topics: str) -> lis
 async def received_once(subscribers: list[Client], topic: str, expected: list[Any]) -> None:
     """Each hears just this, on `topic`."""
     await eventually(lambda: all(len(subscriber.data(topic)) >= len(expected) for subscriber in subscribers))
-    # Whatever came double would have come before the answer to this.
+    # A duplicate would have arrived before the answer to this request.
     for subscriber in subscribers:
         await subscriber.ask(type="REQUEST", topic="system", action="getStatus", requestId="after")
         assert subscriber.data(topic) == expected
@@ -169,7 +169,7 @@ async def test_an_idempotency_key_is_refused_where_it_would_have_no_effect(
     assert (refusal["type"], refusal["code"]) == ("ERROR", 4016)
     assert (await http.post("/api/publish", json={"topic": "plain", "data": "last"})).is_success
     await subscriber.hear(type="DATA", topic="plain")
-    assert subscriber.data() == ["last"]  # nothing of what was refused, in a batch neither
+    assert subscriber.data() == ["last"]  # no rejected message, not even from a batch
 
 
 @pytest.mark.parametrize("topic", ["plain", "market-data"])

@@ -1,4 +1,4 @@
-"""What a dead node left in Redis is removed whole and announced once, whatever it is and however much."""
+"""A surviving node removes all rows of a dead node, and announces each leave once."""
 
 from __future__ import annotations
 

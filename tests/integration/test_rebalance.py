@@ -1,4 +1,4 @@
-"""After scale-out the surplus moves to the empty node, slowly; nobody else is touched, and nothing is lost."""
+"""After scale-out the surplus of clients moves slowly to the empty node; other clients stay, and no message is lost."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ async def test_the_surplus_moves_to_a_new_node_and_stays_there(
     nodes[2].terminate()
     await asyncio.to_thread(nodes[2].process.exit_code)
     await eventually(lambda: not balancer.up(nodes[2]))
-    # Half of them with cookies, as browsers; the others are known by their address. Some wait as the first front end
-    # does, whatever they are told.
+    # Half of them keep cookies, as browsers do; HAProxy knows the others by their address. Some use a fixed delay, as
+    # the first front end does, and ignore the delay that the node asks for.
     browsers = await asyncio.gather(
         *(
             Returning(balancer, TOPIC, keeps_cookies=at % 2 == 0, connect_after=3.0 if at % 3 == 0 else None).start()
@@ -99,7 +99,7 @@ async def test_the_surplus_moves_to_a_new_node_and_stays_there(
     await asyncio.gather(*(browser.stop() for browser in browsers))
 
 
-async def test_who_finds_no_other_node_is_let_in_again(
+async def test_a_moved_client_that_finds_no_other_node_is_accepted_again(
     cluster: Start, haproxy: Callable[..., LoadBalancer], api: Of
 ) -> None:
     nodes = cluster(2)

@@ -1,4 +1,4 @@
-"""On a Redis Cluster: each topic is one server's matter, every step takes one slot, and slots may go elsewhere."""
+"""On a Redis Cluster: one server holds each topic, every script uses one slot, and slots may move."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def nodes(servers: RedisCluster, folder: Path) -> Iterator[Cluster]:
 
 @pytest.fixture
 async def redis_client(servers: RedisCluster) -> AsyncIterator[RedisClient]:
-    """A way to it that is nobody else's; its publishers run."""
+    """A RedisClient of its own, with its background tasks running."""
     made = RedisClient(servers.url, timeout_seconds=5.0, name="test", metrics=Metrics())
     running = asyncio.create_task(made.run())
     yield made
@@ -75,7 +75,7 @@ def channel(topic: str) -> str:
 
 
 def heard_at(servers: RedisCluster, topic: str) -> dict[int, tuple[bool, bool]]:
-    """Of each master, by its port: whether the topic is heard there by its slot, and whether, wrongly, by all."""
+    """For each master's port: whether the topic has a sharded subscription there, and (wrongly) a plain one."""
     name = channel(topic)
     return {
         server.port: (name in server.cli("PUBSUB", "SHARDCHANNELS"), name in server.cli("PUBSUB", "CHANNELS"))
@@ -100,12 +100,12 @@ async def say(api: Api, topic: str, first: int, last: int) -> None:
 
 
 async def had_all(client: Client, topic: str, last: int) -> None:
-    """It has heard each number from 1 to `last` once, in order."""
+    """Wait until the client received each number from 1 to `last` once, in order."""
     await eventually(lambda: last in client.data(topic), 30)
     assert client.data(topic) == list(range(1, last + 1))
 
 
-async def test_topics_are_heard_and_said_at_the_master_of_their_slot_alone_and_spread_over_all(
+async def test_topics_use_the_master_of_their_slot_only_and_spread_over_all_masters(
     servers: RedisCluster, nodes: Cluster, connect: Connect, api: Callable[[Front], Api]
 ) -> None:
     names = [f"topic-{at}" for at in range(60)]
@@ -228,7 +228,7 @@ async def test_a_slot_that_moves_takes_its_topics_along(
     assert servers.owner(slot_of(topic)) is not before
     await numbers
     await had_all(subscriber, topic, 200)
-    # On the one without history it is said that something may be missing, and what comes next is heard where it is now.
+    # The topic without history gets a gap, and its next message is received from the new master.
     await subscriber.hear(type="SYSTEM", action="gap", data={"topics": [plain]})
     await api.publish(plain, "after")
     await subscriber.hear(type="DATA", topic=plain, data="after")
@@ -253,7 +253,7 @@ async def test_amid_a_move_commands_follow_the_keys_and_publishes_wait_for_the_e
     said = asyncio.create_task(redis_client.transact([("HINCRBY", key, "top", 1)]))
     assert await redis_client.execute("HGET", key, "top") == b"7", "the old master says ASK, the new one has it"
     await asyncio.wait([said], timeout=0.3)
-    assert not said.done(), "what would be said there nobody hears yet"
+    assert not said.done(), "the command waits until the new master owns the slot"
     enough.set()
     await moving
     assert await said == [8]

@@ -1,4 +1,4 @@
-"""Revocations by user, compared with Redis' time whatever the nodes' own clocks say."""
+"""Revocations by user use the time of Redis, not the clocks of the nodes."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ async def test_a_token_of_a_clock_that_is_ahead_is_revoked_and_stays_so_on_every
     assert done.before < ahead
 
 
-async def test_a_token_in_use_is_revoked_though_it_says_that_it_is_issued_in_a_moment(node: Make) -> None:
+async def test_a_token_in_use_with_a_future_issue_time_is_revoked(node: Make) -> None:
     one = node(0)
     await one.refresh()
     soon = time.time() + 3  # less than the leeway

@@ -1,4 +1,4 @@
-"""Another program writes what it likes to the nodes' keys: nodes live on, stay ready, and only that row is affected."""
+"""Another program writes invalid values to the nodes' keys: nodes stay ready, and only the invalid row is affected."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def keys_of(node_id: str) -> dict[str, str]:
     }
 
 
-async def test_a_key_of_another_type_affects_that_key_only_and_is_written_anew(
+async def test_a_key_of_another_type_affects_that_key_only_and_is_replaced(
     cluster: Clusters, connect: Connect, api: ApiOf, raw: Raw
 ) -> None:
     nodes = cluster(2, lease_seconds=LEASE_SECONDS)

@@ -1,4 +1,4 @@
-"""Redis behind Sentinels: nodes follow the master, and speak to nothing else."""
+"""Redis behind Sentinels: nodes follow the master and use no other server."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ async def test_delivery_goes_on_when_the_sentinels_have_agreed_upon_a_new_master
         await api.close()
 
 
-async def test_a_server_that_is_a_replica_is_not_spoken_to_whatever_the_sentinels_say(sentinels: Sentinels) -> None:
+async def test_a_replica_is_not_used_even_if_the_sentinels_name_it(sentinels: Sentinels) -> None:
     redis_client = RedisClient(sentinels.url, timeout_seconds=2.0, name="test", metrics=Metrics())
     connection = await redis_client.connect_subscriber(ONLY_SERVER)
     await connection.disconnect()
@@ -85,7 +85,7 @@ async def test_a_subscriber_s_server_is_compared_with_what_the_sentinels_say(sen
         await eventually(lambda: redis_client.is_moved(ONLY_SERVER, connection), 5)
         for watcher in sentinels.watchers:
             watcher.kill()
-        assert not await redis_client.is_moved(ONLY_SERVER, connection), "whom nobody contradicts stays"
+        assert not await redis_client.is_moved(ONLY_SERVER, connection), "a master stays if no Sentinel names another"
     finally:
         await connection.disconnect()
         await redis_client.close()
@@ -119,7 +119,7 @@ async def test_connections_made_side_by_side_forget_no_sentinel(sentinels: Senti
         await redis_client.close()
 
 
-async def test_when_no_sentinel_answers_the_reason_says_so(sentinels: Sentinels) -> None:
+async def test_the_reason_states_that_no_sentinel_answers(sentinels: Sentinels) -> None:
     for watcher in sentinels.watchers:
         watcher.kill()
     redis_client = RedisClient(sentinels.url, timeout_seconds=2.0, name="test", metrics=Metrics())

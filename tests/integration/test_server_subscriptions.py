@@ -25,7 +25,7 @@ presence = true
 
 
 async def until_subscribed(client: Client, topic: str) -> None:
-    """Wait until the client is told that it is subscribed to `topic`."""
+    """Wait for the notice that the client is subscribed to `topic`."""
     await eventually(
         lambda: any(topic in said["data"]["topics"] for said in client.received(type="SYSTEM", action="subscribed")), 20
     )

@@ -1,4 +1,4 @@
-"""Services against a real Redis: started in order, told to all, once in the cluster, through all that breaks."""
+"""Services on a real Redis: start order, published states and singletons, also during faults."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ async def test_a_singleton_counts_on_through_death_sleep_and_a_restarted_redis(
         sleeper.thaw()
         await eventually(lambda: len(stream.read()) > before + 10)
         await eventually(
-            lambda: "service lost its lease" in "\n".join(sleeper.log()), what="the sleeper was told to stop"
+            lambda: "service lost its lease" in "\n".join(sleeper.log()), what="the sleeper logs that its lease is lost"
         )
         check(stream.read(), LEASE_SECONDS + 1)
         earlier = stream.read()
@@ -139,7 +139,7 @@ async def test_a_woken_leader_is_refused_by_redis_itself(
         await old.start()
         await eventually(lambda: "old" in runs)
         assert await runs["old"].publish("counter", "mine") is not None
-        # As if it had slept: its lease passes to another in Redis, and nobody has told it.
+        # As if the process had slept: another one gets its lease in Redis, without a notice.
         redis.cli("DEL", f"{NAMESPACE}service:{{job}}:leader")
         async with ServiceManager.connect(redis.url, name="new", lease_seconds=60) as new:
 
@@ -170,7 +170,7 @@ async def test_states_are_stale_without_redis_and_the_newest_is_written_after(re
         assert own is not None and (own["status"], own["stale"], own["lastError"]) == ("error", True, "down")
         assert seen is not None and (seen["status"], seen["stale"]) == ("active", True)
         assert seen["ageSeconds"] > 0
-        assert await other.get_service_state("nobody's") is None
+        assert await other.get_service_state("unknown") is None
         redis.start()
 
         async def newest() -> bool:
@@ -247,14 +247,14 @@ async def _all_active(states: Callable[[], Any]) -> bool:
 # ---- what the nodes themselves do
 
 
-async def test_administrators_are_told_once_of_every_change_through_the_death_of_the_announcer(
+async def test_administrators_get_every_change_once_although_the_publisher_dies(
     cluster: Callable[..., Cluster], connect: Connect, api: Callable[[Node], Api]
 ) -> None:
     nodes = cluster(3, lease_seconds=LEASE_SECONDS)
     http = api(nodes[0]).http
 
     async def announcing() -> str:
-        """The node that tells; "" if none does."""
+        """The node that publishes the states; "" if there is none."""
         found = (await http.get("/api/services/gateway.announcer")).json()
         return next((str(i["instance"]) for i in found.get("instances", ()) if i["alive"] and i["running"]), "")
 
@@ -326,7 +326,7 @@ async def test_a_service_whose_lease_ends_is_offline_with_its_last_error(
     assert (await http.delete("/api/services/dying")).status_code == 200
 
 
-async def test_straight_on_redis_as_the_page_says(plain: Cluster, api: Callable[[Node], Api]) -> None:
+async def test_the_documented_redis_commands_work(plain: Cluster, api: Callable[[Node], Api]) -> None:
     redis, now = plain.redis, int(plain.redis.cli("TIME")[0]) * 1000
     key = f"{NAMESPACE}service:{{direct}}"
     redis.cli("ZADD", f"{NAMESPACE}services", "GT", now + 30_000, "direct")

@@ -48,13 +48,13 @@ def three(cluster: Clusters) -> Cluster:
     return cluster(3, max_user_connections=ALLOWED, lease_seconds=LEASE_SECONDS)
 
 
-async def test_the_fourth_is_refused_on_whichever_node_and_let_in_when_one_has_gone(
+async def test_the_fourth_connection_is_rejected_on_every_node_until_another_closes(
     three: Cluster, connect: Connect
 ) -> None:
     clients = [await connect(node, user="ann") for node in three]
     assert all([await refused(connect, node, user="ann") for node in three])
     assert not await refused(connect, three[0], user="bob")
-    assert not await refused(connect, three[0])  # nobody in particular
+    assert not await refused(connect, three[0])  # an anonymous client
     assert sum(node.metric("gateway_limited_total", limit="user_connections") for node in three) == 3
     assert sum(node.metric("gateway_refusals_total", status="429") for node in three) == 3
     await clients[0].close()
@@ -66,15 +66,13 @@ async def test_the_fourth_is_refused_on_whichever_node_and_let_in_when_one_has_g
     assert await refused(connect, three[1], user="ann")
 
 
-async def test_of_many_who_come_at_once_on_all_nodes_exactly_so_many_are_let_in(
-    three: Cluster, connect: Connect
-) -> None:
+async def test_of_many_simultaneous_connections_exactly_the_limit_is_accepted(three: Cluster, connect: Connect) -> None:
     for user in ("ann", "bob"):
         found = await asyncio.gather(*(refused(connect, three[at % 3], user=user) for at in range(24)))
         assert Counter(found) == {False: ALLOWED, True: 24 - ALLOWED}
 
 
-async def test_who_says_later_who_it_is_is_closed(three: Cluster, connect: Connect) -> None:
+async def test_a_client_that_exceeds_the_limit_by_a_later_auth_is_closed(three: Cluster, connect: Connect) -> None:
     clients = [await connect(node, user="ann") for node in three]
     late: Client = await connect(three[1])
     with pytest.raises((ConnectionClosed, AssertionError)):
@@ -84,7 +82,7 @@ async def test_who_says_later_who_it_is_is_closed(three: Cluster, connect: Conne
     by_token: Client = await connect(three[1])
     await by_token.send(type="SUBSCRIBE", topics=["t"], authToken=token("ann"))
     await eventually(lambda: by_token.socket.close_code == 3504)
-    # A slot goes with the identity: who becomes somebody else gives it back.
+    # A slot belongs to the identity: a client that changes its user returns the slot.
     assert (await clients[0].authenticate("bob"))["status"] == "success"
     assert (await clients[1].authenticate("ann"))["status"] == "success", "it has its slot already"
     other: Client = await connect(three[2])
@@ -122,7 +120,7 @@ async def test_a_frozen_nodes_slots_are_free_after_its_lease_and_counted_again_w
     three[0].freeze()
     await eventually(lambda: _let_in(connect, three[1], "ann"), LEASE_SECONDS + 5)
     three[0].thaw()
-    await eventually(lambda: held(three.redis, "user:ann") == 4)  # nobody is thrown out
+    await eventually(lambda: held(three.redis, "user:ann") == 4)  # no client is closed
     assert await refused(connect, three[2], user="ann")
 
 
@@ -147,7 +145,7 @@ async def test_without_redis_a_node_counts_its_own_and_lets_the_others_be(three:
     three.redis.stop()
     await eventually(lambda: all(node.metric("gateway_redis_up") == 0 for node in three))
     for _ in range(ALLOWED):
-        assert not await refused(connect, three[1], user="ann")  # four in all: nobody can know
+        assert not await refused(connect, three[1], user="ann")  # four in all: without Redis no node can know
     assert await refused(connect, three[1], user="ann")
     late: Client = await connect(three[2])
     await late.send(type="AUTH", authToken=token("bob"))

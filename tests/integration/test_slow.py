@@ -1,4 +1,4 @@
-"""A client that does not read costs its budget and nobody else anything."""
+"""A client that does not read costs the node its byte budget, and does not affect other clients."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ BUDGET = 4 * MIB  # GATEWAY_CLIENT_BUFFER_BYTES' default
 TOPICS = [f"flood:{at}" for at in range(SLOW)]  # one each: what several clients wait for is held once for all
 
 
-async def test_clients_that_stop_reading_are_closed_and_nobody_else_is_harmed(
+async def test_clients_that_stop_reading_are_closed_without_effect_on_others(
     cluster: Callable[..., Cluster], connect: Connect, api: Callable[[Front], Api], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # malloc keeps what is freed between blocks in use; large ones it now gives back at once, so that the resident set

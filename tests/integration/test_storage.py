@@ -1,4 +1,4 @@
-"""What is kept in Redis: its bounds in bytes, and that every key ends."""
+"""Stored data in Redis: its bounds in bytes, and an expiry of every key."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ async def test_a_topic_keeps_so_many_bytes_and_no_message_more(
     assert answer.status_code == 413 and "history_bytes" in answer.json()["error"]["message"]
 
 
-async def test_who_missed_what_did_not_fit_is_told_that_it_is_lost(
+async def test_a_client_that_missed_trimmed_messages_gets_a_gap(
     cluster: Start, connect: Connect, api: Callable[[Front], Api], folder: Path
 ) -> None:
     (folder / "topics.toml").write_text(RULES)
@@ -197,7 +197,7 @@ async def test_every_key_ends_or_belongs_to_a_node(
     await api(nodes[0]).publish("plain", 1, to={"user": "ann"})
     assert (await http.put("/api/cache/a", json={"value": 1})).status_code == 200
     assert (await http.put("/api/services/a", json={"status": "active", "leaseSeconds": 5})).status_code == 200
-    assert (await http.post("/api/revocations", json={"user": "nobody"})).status_code == 200
+    assert (await http.post("/api/revocations", json={"user": "unknown"})).status_code == 200
     redis.cli("PUBLISH", "gw:ws:broadcast", '{"topic":"kept","data":1,"timestamp":1,"sourceId":1}')
     redis.cli("PUBLISH", "gw:ws:broadcast", '{"topic":"last","data":1,"sourceId":1}')
     async with Publisher(redis.url) as publisher:

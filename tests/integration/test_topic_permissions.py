@@ -19,7 +19,7 @@ publish = "subscriber"
 """
 
 
-async def test_only_subscribers_publish_where_the_rule_says_subscriber(
+async def test_only_subscribers_publish_under_the_rule_subscriber(
     cluster: Start, connect: Connect, folder: Path, api: Callable[[Front], Api]
 ) -> None:
     rules = folder / "topics.toml"

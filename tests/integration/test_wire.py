@@ -169,7 +169,7 @@ async def test_auth_is_refused_with_its_reason(node: Node, connect: Connect, sen
     assert (await client.subscribe("portfolio"))["code"] == 4010
 
 
-async def test_the_session_cookie_says_who_one_is(node: Node, connect: Connect) -> None:
+async def test_the_session_cookie_identifies_the_client(node: Node, connect: Connect) -> None:
     assert (await (await connect(node, user="ann")).subscribe("portfolio"))["status"] == "success"
     assert (await (await connect(node, user="ann")).subscribe("admin"))["code"] == 4012
     assert (await (await connect(node, user="root", role="admin")).subscribe("admin"))["status"] == "success"
@@ -535,7 +535,7 @@ async def test_a_silent_client_is_pinged_and_then_closed(
     await eventually(lambda: node.metric("gateway_connections") == 1)
 
 
-async def test_what_is_said_before_a_farewell_is_still_carried_out(node: Node, connect: Connect) -> None:
+async def test_messages_sent_before_a_close_are_still_handled(node: Node, connect: Connect) -> None:
     subscriber, leaver = await connect(node), await connect(node, user="ann")
     await subscriber.subscribe("farewell")
     for number in range(5):

@@ -1,4 +1,4 @@
-"""What speaks to a cluster in a test: a browser's socket, and a back end's HTTP."""
+"""Clients of a cluster in a test: a browser's socket, and a back end's HTTP."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ class Front(Protocol):
 
 
 def new_source() -> str:
-    """An address of this machine that no client has had before in this run."""
+    """An address of this machine that no client of this run has used before."""
     high, low = divmod(next(_sources), 250)
     return f"127.1.{high}.{low + 1}"
 
 
 class Client:
-    """One socket, with everything it has heard."""
+    """One socket, and all messages that it received."""
 
     def __init__(self, socket: ClientConnection | EventSocket) -> None:
         self.socket = cast(ClientConnection, socket)  # an EventSocket does as one, as far as all are asked for it
@@ -107,18 +107,18 @@ class Client:
         """Whether its socket is still open."""
         return not self._listener.done()
 
-    # ---- saying
+    # ---- sending
 
     async def send(self, **message: Any) -> None:
         """Send a message."""
         await self.socket.send(orjson.dumps(message).decode())
 
     async def ask(self, **message: Any) -> Message:
-        """Send a message; the next one heard."""
+        """Send a message; return the next one received."""
         return await self.ask_text(orjson.dumps(message).decode())
 
     async def ask_text(self, text: str | bytes) -> Message:
-        """Send a text (or, as bytes, a binary message); the next message heard."""
+        """Send a text (or, as bytes, a binary message); return the next message received."""
         at = len(self.messages)
         await self.socket.send(text)
         return await self.hear(start=at)
@@ -154,20 +154,20 @@ class Client:
             f"answer to {message}",
         )
 
-    # ---- hearing
+    # ---- receiving
 
     async def hear(self, *, start: int = 0, within: float = SECONDS, **fields: Any) -> Message:
-        """The first message with these fields, of those heard already (from number `start` on) or to come."""
+        """Return the first message with these fields, among those received (from number `start` on) or to come."""
         return await self._first(
             lambda received: fields.items() <= received.items(), start, within, f"message with {fields}"
         )
 
     def received(self, **fields: Any) -> list[Message]:
-        """The messages with these fields that were heard so far."""
+        """Return the messages with these fields that were received so far."""
         return [message for message in self.messages if all(message.get(k) == v for k, v in fields.items())]
 
     def data(self, topic: str | None = None) -> list[Any]:
-        """The data of what was published on `topic`, or on any, in the order heard."""
+        """Return the data of messages on `topic`, or on any topic, in the order received."""
         return [m["data"] for m in self.messages if m["type"] == "DATA" and topic in (None, m["topic"])]
 
     async def closed(self, within: float = SECONDS) -> int:
@@ -178,7 +178,7 @@ class Client:
         return self.socket.close_code
 
     async def leave(self) -> None:
-        """Cut the connection, whatever the other side does."""
+        """Abort the connection without waiting for the other side."""
         self.socket.transport.abort()
         await self._listener
         await self.socket.wait_closed()
@@ -200,7 +200,7 @@ class Client:
                     self._news.clear()
                     await self._news.wait()
         except TimeoutError:
-            raise AssertionError(f"no {what} within {within:g} s; last heard: {self.messages[-5:]}") from None
+            raise AssertionError(f"no {what} within {within:g} s; last received: {self.messages[-5:]}") from None
 
     async def _listen(self) -> None:
         try:

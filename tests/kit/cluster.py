@@ -63,7 +63,7 @@ class Cluster(Closing):
         return len(self.nodes)
 
     def complaints(self) -> list[str]:
-        """What any node's log tells of faults in itself."""
+        """Lines in the nodes' logs that report internal errors."""
         return [f"{node.name}: {line}" for node in self.nodes for line in node.complaints()]
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""A name server that gives one name the addresses it is told, as Docker's and a headless Service's do."""
+"""A name server that resolves one name to given addresses, as Docker's and a headless Service's do."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ SHOWN_LINES = 60
 
 
 class Process:
-    """One command; `close` must be called at the end, whatever happened."""
+    """One command; the test must call `close` at the end, also after a failure."""
 
     running: ClassVar[list[Process]] = []  # whose log a failing test shows
 
@@ -130,7 +130,7 @@ _reserved: deque[socket.socket] = deque(maxlen=RESERVED)  # by this process; the
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on, kept for the caller: no other process of the tests is given it.
+    """A port of 127.0.0.1 without a listener, reserved for the caller: no other test process gets it.
 
     Below the range that the kernel gives to outgoing connections: a port from there could be taken by one of our own
     thousands before the server binds it, or while it is stopped; a client that retries could even meet itself.
@@ -180,8 +180,8 @@ def _is_free(port: int) -> bool:
 def clean_environment() -> dict[str, str]:
     """Our environment without what would configure a gateway or its load balancer.
 
-    Python keeps what it compiles, whatever the environment says: the tests start more than a thousand nodes, and to
-    compile the gateway is a third of what a start costs.
+    Python may write bytecode files even if the environment forbids it: the tests start more than a thousand nodes, and
+    compiling the gateway takes a third of the time of a start.
     """
     ours = ("GATEWAY_", "LB", "RL_", "GW", "PYTHONDONTWRITEBYTECODE")
     return {name: value for name, value in os.environ.items() if not name.startswith(ours)}

@@ -1,4 +1,4 @@
-"""A socket without a library between: frames as a test builds them, whole or broken."""
+"""A socket without a library: it sends frames as a test builds them, valid or broken."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ async def exchange(port: int, request: bytes, *, source: str = "127.0.0.1") -> b
 
 
 class RawSocket:
-    """One connection after its upgrade. It answers nothing by itself, and reads only when told to."""
+    """One connection after its upgrade. It answers nothing by itself, and reads only when the test calls for it."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, answer: bytes) -> None:
         self.writer = writer
@@ -117,7 +117,7 @@ class RawSocket:
         return orjson.loads(payload)
 
     async def close_code(self) -> int:
-        """The code of the close frame, after whatever came before it."""
+        """The code of the close frame; frames before it are skipped."""
         while True:
             opcode, payload = await self.frame()
             if opcode == 8:

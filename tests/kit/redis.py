@@ -13,7 +13,7 @@ from tests.kit.waiting import until
 
 
 class Store(Protocol):
-    """Redis, as nodes are told of it."""
+    """The Redis URL in the nodes' settings."""
 
     url: str
 

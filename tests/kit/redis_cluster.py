@@ -63,11 +63,10 @@ class RedisCluster(Closing):
         until(lambda: self._covered_without(killed.port), CHANGE_SECONDS, "a replica has taken over")
 
     def move(self, slots: Iterable[int], by: int = 1, amid: Callable[[int], object] = lambda _slot: None) -> None:
-        """Move each of `slots`, live, from its master to the one that is so many behind it in `masters`.
+        """Move each of `slots`, live, from its master to the one that is `by` places after it in `masters`.
 
-        `amid` is called when a slot's keys are with the new master and the slot itself is not: whoever asks the old
-        one is sent on, for this once (ASK). It is what redis-cli --cluster reshard does; that one cannot be told which
-        slots.
+        `amid` is called when a slot's keys are with the new master and the slot itself is not: the old master
+        answers commands for it with ASK. `redis-cli --cluster reshard` does the same, but cannot move chosen slots.
         """
         masters = self.masters()
         rows = self._rows()

@@ -401,7 +401,7 @@ def test_a_leader_repeats_a_key_and_writes_no_other_key(steps: Steps, topic: Top
 
 
 @pytest.mark.parametrize("most", [1, 2, 10])
-def test_no_more_messages_are_kept_than_the_rule_says(topic: Topic, most: int) -> None:
+def test_the_history_keeps_no_more_messages_than_its_rule_allows(topic: Topic, most: int) -> None:
     rule = Rule(pattern=TOPIC, history=most, history_seconds=60)
     for _ in range(15):
         topic.append(rule=rule)

@@ -67,7 +67,7 @@ def test_attend_renews_the_time_of_people_where_only_one_leaves(steps: Steps, ro
     assert steps.hash(rows[2]) == {"news": "1"}
 
 
-def test_attend_of_nobody_publishes_and_leaves_no_topic(steps: Steps, rows: list[str]) -> None:
+def test_attend_without_members_publishes_and_leaves_no_topic(steps: Steps, rows: list[str]) -> None:
     steps.redis.hset(rows[0], "name", "n1")
     before = steps.state()
     assert attend(steps, rows, {}, [], channel="gw:news") == 1
@@ -84,7 +84,7 @@ def test_attend_that_removes_the_last_one_leaves_no_people(steps: Steps, rows: l
     assert not steps.redis.exists(*rows[1:])
 
 
-def test_attend_drops_all_people_first_only_if_told(steps: Steps, rows: list[str]) -> None:
+def test_attend_drops_all_members_first_only_on_request(steps: Steps, rows: list[str]) -> None:
     for key in rows:
         steps.redis.hset(key, "c1", "ann")
     assert attend(steps, rows, {"c2": "bob"}, [], drop_first=True) == 1

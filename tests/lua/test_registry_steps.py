@@ -135,7 +135,7 @@ def test_write_copes_with_a_number_of_writes_that_is_none(
     assert steps.hash(rows[0]) == {"writes": str(writes)}
 
 
-def test_write_drops_all_rows_first_if_told(steps: Steps, rows: list[str]) -> None:
+def test_write_drops_all_rows_first_on_request(steps: Steps, rows: list[str]) -> None:
     for key in rows:
         steps.redis.hset(key, "old", "1")
     assert write(steps, rows, ["c1", "new"], [], ["t1", 1], [], drop_first=True) == 1

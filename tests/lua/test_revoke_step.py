@@ -46,7 +46,7 @@ def soon(steps: Steps) -> float:
     return steps.now_ms() // 1000 + 3600.25
 
 
-def test_a_token_is_revoked_and_all_nodes_are_told_once(steps: Steps, rows: list[str], soon: float) -> None:
+def test_a_revoked_token_is_published_to_all_nodes_once(steps: Steps, rows: list[str], soon: float) -> None:
     assert revoke(steps, rows, ("token:t1", soon, "0"), head="<", tail=">") == b"0.0"
     assert steps.published() == [("control", b"<0.0>")]
     assert steps.scores(rows[0]) == {"token:t1": soon}

@@ -166,14 +166,14 @@ def test_counts_are_written_and_dropped(steps: Steps, own: str) -> None:
 # ---- newcomers
 
 
-def test_newcomers_are_let_in_and_counted_until_the_user_has_no_room(steps: Steps, own: str) -> None:
+def test_connections_are_accepted_and_counted_up_to_the_users_limit(steps: Steps, own: str) -> None:
     assert step(steps, ("ann", "a1")) == [0, LET_IN]
     assert steps.hash(own) == {"": "0", "ann": "1", "a1": "1"}
     assert step(steps, ("ann", "a2"), ("ann", "a2"), ("bob", "a2")) == [0, LET_IN, USER_FULL, LET_IN]
     assert steps.hash(own) == {"": "0", "ann": "2", "bob": "1", "a1": "1", "a2": "2"}
 
 
-def test_newcomers_are_let_in_until_the_address_has_no_room(steps: Steps, own: str) -> None:
+def test_connections_are_accepted_up_to_the_addresss_limit(steps: Steps, own: str) -> None:
     newcomers = [(user, "a1") for user in ("u1", "u2", "u3", "u4")]
     assert step(steps, *newcomers, ("u4", "a2")) == [0, LET_IN, LET_IN, LET_IN, ADDRESS_FULL, LET_IN]
     assert steps.hash(own) == {"": "0", "u1": "1", "u2": "1", "u3": "1", "u4": "1", "a1": "3", "a2": "1"}
@@ -185,7 +185,7 @@ def test_a_user_is_refused_before_an_address(steps: Steps, own: str) -> None:
     assert steps.hash(own) == {"": "0", "ann": "2", "a1": "3"}
 
 
-def test_who_is_not_to_be_counted_is_let_in(steps: Steps, own: str) -> None:
+def test_uncounted_connections_are_accepted(steps: Steps, own: str) -> None:
     assert step(steps, ("", ""), ("", "a1"), ("ann", "")) == [0, LET_IN, LET_IN, LET_IN]
     assert steps.hash(own) == {"": "0", "a1": "1", "ann": "1"}
 

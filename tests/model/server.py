@@ -243,7 +243,7 @@ class Server:
             self._gap([name])
 
     def forget(self, name: str) -> None:
-        """The topic's history, if any, is lost and begins anew; the server's members have missed nothing."""
+        """The topic loses its history, if any, and starts a new one; the server's members have missed nothing."""
         topic = self.topics[name]
         topic.epoch += 1
         topic.offset = 0

@@ -1,11 +1,11 @@
-// A server of its own for each test: sockets in memory, and time that stands still until it is told to go on.
+// A fake server for each test: sockets in memory, and timers that advance only when the test says so.
 
 import { mock } from "node:test";
 import { Gateway } from "../../gateway/static/client/gateway.js";
 
 export const NOW = "2026-01-31T12:00:00.000Z";
 
-/** A WebSocket that the test is the other end of. */
+/** A WebSocket whose server side is the test. */
 export class Socket {
   static all = [];
   readyState = 0;
@@ -69,15 +69,15 @@ export class Socket {
   }
 }
 
-/** The connection that the client made last. */
+/** The client's newest connection. */
 export const socket = () => Socket.all.at(-1);
 
-/** Let everything happen that waits for nothing but its turn. */
+/** Run all pending microtasks. */
 export async function turns() {
   for (let turn = 0; turn < 30; turn++) await null;
 }
 
-/** Let time pass, in steps: who sees a minute gone at once believes that the machine slept. */
+/** Advance time in steps: a client that sees a whole minute pass at once assumes that the machine slept. */
 export async function pass(ms) {
   await turns();
   for (let left = ms; left > 0; left -= 10_000) {
@@ -86,7 +86,7 @@ export async function pass(ms) {
   }
 }
 
-/** A client, and all that it says of itself. */
+/** A client, and the states that it reports. */
 export function make(options = {}) {
   const gateway = new Gateway("ws://gateway/ws", { WebSocket: Socket, ...options });
   const states = [];
@@ -103,7 +103,7 @@ export async function connected(options, welcome) {
   return made;
 }
 
-/** Notes all that a subscription tells. */
+/** Records all callbacks of a subscription. */
 export function notebook() {
   const received = [];
   return {

@@ -1,4 +1,4 @@
-// The console's pure parts: what it makes of what the nodes tell.
+// The console's pure parts: what it computes from the nodes' figures.
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
@@ -9,7 +9,7 @@ import { parse, servers } from "../../gateway/static/console/haproxy.js";
 
 const NOW = Date.parse("2026-01-31T12:00:00Z");
 
-/** What node `name` told `agoMs` before NOW. */
+/** The figures that node `name` published `agoMs` before NOW. */
 function report(name, agoMs, { boot = "b", delivered = 10, p99 = 4, ...more } = {}) {
   const data = {
     id: `${name}.${boot}`, name, started: `2026-01-31T11:0${boot.length}:00.000Z`, clients: 5, topics: 2, ready: true, draining: false,
@@ -27,26 +27,26 @@ function figures(...messages) {
 
 const states = (made, now = NOW) => made.nodes(now).map(({ name, state }) => `${name} ${state}`);
 
-test("a node is what it told last, and silent once two tellings fail to come", () => {
+test("a node has the state of its last report, and is silent after two missing reports", () => {
   const made = figures(report("n2", 6_000), report("n1", 6_000, { ready: false, reasons: ["bus: x"] }), report("n1", 1_000), report("n10", 2_000));
   assert.deepEqual(states(made), ["n1 ready", "n2 ready", "n10 ready"]);
   assert.deepEqual(states(made, NOW + 11_500), ["n1 ready", "n2 silent", "n10 silent"]);
 });
 
-test("a node that said it would go is not missed, and forgotten two minutes later", () => {
+test("a node that drained is not silent, and disappears two minutes later", () => {
   const made = figures(report("n1", 1_000, { draining: true, ready: false }));
   assert.deepEqual(states(made), ["n1 draining"]);
   assert.deepEqual(states(made, NOW + 30_000), ["n1 left"]);
   assert.deepEqual(states(made, NOW + 130_000), []);
 });
 
-test("one that came back under its name takes the place of the one that was", () => {
+test("a restarted node replaces the old one with its name", () => {
   const made = figures(report("n1", 60_000), report("n1", 1_000, { boot: "bb" }));
   assert.deepEqual(states(made), ["n1 ready"]);
   assert.equal(made.nodes(NOW)[0].id, "n1.bb");
 });
 
-test("history and live overlap, and what is older than ten minutes goes", () => {
+test("reports of history and live data may overlap, and expire after ten minutes", () => {
   const made = figures();
   assert.equal(made.add(report("n1", 0)), true);
   assert.equal(made.add(report("n1", 0)), false);
@@ -57,7 +57,7 @@ test("history and live overlap, and what is older than ten minutes goes", () => 
   assert.equal(made.nodes(NOW).length, 0);
 });
 
-test("deliveries of all nodes are added up, whenever in the five seconds each tells", () => {
+test("deliveries of all nodes are added up, at any moment of the five seconds of each report", () => {
   const made = new Figures();
   for (let ago = 0; ago < 60_000; ago += 5_000) {
     made.add(report("n1", ago + 100, { delivered: 10 }));
@@ -66,11 +66,11 @@ test("deliveries of all nodes are added up, whenever in the five seconds each te
   const last = made.delivered(NOW).slice(-11);
   assert.deepEqual([...new Set(last.map(({ value }) => value))], [42]);
   assert.equal(made.delay(NOW).at(-1).value, 9); // the slowest node's
-  assert.equal(made.delivered(NOW)[0].value, null); // nobody told yet
+  assert.equal(made.delivered(NOW)[0].value, null); // no report yet
   assert.equal(made.delivered(NOW).at(-1).at, NOW);
 });
 
-test("a time in which nothing was received has no delay, and one in which nobody spoke has no value", () => {
+test("a time without deliveries has no delay, and a time without reports has no value", () => {
   const made = figures(report("n1", 300_000), report("n1", 0, { p99: null }));
   assert.equal(made.delay(NOW).at(-1).value, null);
   assert.equal(made.delivered(NOW).at(-1).value, 10);
@@ -84,13 +84,13 @@ test("the nodes' clocks count, not the page's", () => {
   assert.equal(made.time(NOW + 95_000), NOW + 5_000);
 });
 
-test("all together is the sum, and the slowest", () => {
+test("the total has the sum of the counts and the slowest delay", () => {
   const all = together(figures(report("n1", 0), report("n2", 0, { p99: 7 }), report("n3", 60_000)).nodes(NOW));
   assert.deepEqual([all.nodes, all.clients, all.delivered, all.relay.p99, all.loop], [2, 10, 20, 7, null]);
   assert.equal(together([]).relay.p99, null);
 });
 
-test("the verdict names the worst first", () => {
+test("the verdict names the worst state first", () => {
   const says = (...messages) => {
     const { level, says: text } = verdict(figures(...messages).nodes(NOW));
     return `${level}: ${text}`;
@@ -133,7 +133,7 @@ test("HAProxy's servers are read from its statistics", () => {
   assert.deepEqual([second.status, second.level, second.check], ["down 1/2", "bad", "L4CON · 0 ms"]);
 });
 
-test("the cache's figures are the sum over the nodes that speak", () => {
+test("the cache's figures are the sum over the nodes that are not silent", () => {
   const cache = { near: 6, redis: 2, stale: 0, miss: 2, unavailable: 0, loads: 1, waits: 0, readBytes: 100, writtenBytes: 50 };
   const all = cached(figures(report("n1", 0, { cache }), report("n2", 0, { cache }), report("n3", 60_000, { cache })).nodes(NOW));
   assert.deepEqual([all.asked, all.near, all.loads], [20, 12, 2]);
@@ -143,14 +143,14 @@ test("the cache's figures are the sum over the nodes that speak", () => {
 const service = (name, ...dependsOn) => ({ service: name, status: "active", dependsOn });
 const placed = (services) => new Map(layout(services).boxes.map((box) => [box.service, box]));
 
-test("a service stands right of all that it needs", () => {
+test("a service stands to the right of its dependencies", () => {
   const at = placed([service("c", "b", "a"), service("b", "a"), service("a"), service("lone")]);
   assert.ok(at.get("a").x < at.get("b").x && at.get("b").x < at.get("c").x);
   assert.equal(at.get("lone").x, at.get("a").x);
   assert.notEqual(at.get("lone").y, at.get("a").y);
 });
 
-test("what nobody tells of is drawn where it is needed, and a circle does no harm", () => {
+test("an unregistered dependency is drawn beside its dependents, and a cycle is drawn too", () => {
   const found = layout([service("a", "gone"), service("b", "c"), service("c", "b"), service("d", "d")]);
   assert.equal(found.boxes.find(({ service: name }) => name === "gone").status, null);
   assert.equal(found.boxes.length, 5);
@@ -159,7 +159,7 @@ test("what nobody tells of is drawn where it is needed, and a circle does no har
   assert.deepEqual(layout([]), { width: 8, height: 8, boxes: [], edges: [] });
 });
 
-test("no two services stand in one place", () => {
+test("no two services have the same position", () => {
   const many = Array.from({ length: 60 }, (_, at) => service(`s${at}`, ...[at >> 1, at >> 2].filter((need) => need < at).map((need) => `s${need}`)));
   const { boxes } = layout(many);
   assert.equal(new Set(boxes.map(({ x, y }) => `${x} ${y}`)).size, 60);

@@ -18,7 +18,7 @@ function jwt(seconds) {
   return `${part({ alg: "HS256" })}.${part({ wallet_address: "ann", exp: Date.now() / 1000 + seconds })}.x`;
 }
 
-test("it says where it is on its way in", async () => {
+test("it reports each state while it connects", async () => {
   const { gateway, names } = make({ token: "jwt" });
   const ready = gateway.connect();
   assert.equal(socket().url, "ws://gateway/ws");
@@ -31,7 +31,7 @@ test("it says where it is on its way in", async () => {
   assert.deepEqual([gateway.node, gateway.clientId, gateway.state], ["n7", "n7.b.3", "authenticated"]);
 });
 
-test("without a token it is ready when it is welcomed", async () => {
+test("without a token it is ready after the welcome", async () => {
   const { gateway, names } = make();
   const ready = gateway.connect();
   socket().welcome();
@@ -40,7 +40,7 @@ test("without a token it is ready when it is welcomed", async () => {
   assert.deepEqual(socket().sent, []);
 });
 
-test("all topics are asked for in one frame, and again with their places after a cut", async () => {
+test("one frame subscribes to all topics, and again with their positions after a cut", async () => {
   const { gateway } = make();
   const [kept, plain] = [notebook(), notebook()];
   gateway.subscribe("kept", kept.handlers);
@@ -59,14 +59,14 @@ test("all topics are asked for in one frame, and again with their places after a
   socket().welcome();
   await turns();
   assert.deepEqual(socket().last("SUBSCRIBE").recover, { kept: at(11) });
-  socket().data("kept", "a", at(11)); // had before
+  socket().data("kept", "a", at(11)); // a duplicate
   socket().data("kept", "c", at(12));
   socket().subscribed({ kept: at(12, { recovered: true }) });
   assert.deepEqual(kept.received, ["subscribed", "a", "pending", "c", "recovered"]);
   assert.deepEqual(plain.received, ["subscribed", "b", "pending", "gap: reconnected: a topic without history", "subscribed"]);
 });
 
-test("a subscription is one on the wire, until the last of its hearers has left", async () => {
+test("subscriptions of one topic share one SUBSCRIBE, until the last is closed", async () => {
   const { gateway } = await connected();
   const [first, second] = [notebook(), notebook()];
   const one = gateway.subscribe("t", first.handlers);
@@ -90,7 +90,7 @@ test("a subscription is one on the wire, until the last of its hearers has left"
   await assert.rejects(gateway.subscribe("t").close() ?? Promise.reject(new Error("closed")), /closed/);
 });
 
-test("a last value that comes back with the connection is for everybody", async () => {
+test("a last value after a reconnect goes to all subscriptions", async () => {
   const { gateway } = await connected();
   const note = notebook();
   gateway.subscribe("t", note.handlers);
@@ -105,7 +105,7 @@ test("a last value that comes back with the connection is for everybody", async 
   assert.deepEqual(note.received, ["subscribed", "pending", "now", "gap: reconnected: a topic without history", "subscribed"]);
 });
 
-test("a hearer added while offline gets the last value though the others recovered", async () => {
+test("a subscription added while offline gets the last value although the others recovered", async () => {
   const { gateway } = await connected();
   const [first, second] = [notebook(), notebook()];
   gateway.subscribe("t", first.handlers);
@@ -129,7 +129,7 @@ test("a hearer added while offline gets the last value though the others recover
   assert.deepEqual(second.received, ["last value", "subscribed"]);
 });
 
-test("gaps and presence come where they belong", async () => {
+test("gaps and presence reach the subscriptions of their topic", async () => {
   const { gateway } = await connected();
   const note = notebook();
   gateway.subscribe("t", note.handlers);
@@ -141,7 +141,7 @@ test("gaps and presence come where they belong", async () => {
   assert.deepEqual(note.received, ["subscribed", "presence 2", "gap: the server was not subscribed to the topic", "anything is news"]);
 });
 
-test("a SUBSCRIBE without an answer is sent three times, and then the connection is given up", async () => {
+test("a SUBSCRIBE without an answer is sent three times, and then the client reconnects", async () => {
   const { gateway, names } = await connected();
   gateway.subscribe("t");
   await pass(1_000);
@@ -170,7 +170,7 @@ test("a SUBSCRIBE that recovers is sent once, since its copy would recover again
   assert.equal(gateway.state, "waiting");
 });
 
-test("while the server has lost Redis, a SUBSCRIBE waits with it", async () => {
+test("a SUBSCRIBE waits while the server has lost Redis", async () => {
   const { gateway } = await connected();
   socket().say({ type: "SYSTEM", action: "degraded", data: { message: "…" } });
   const subscription = gateway.subscribe("t");
@@ -184,7 +184,7 @@ test("while the server has lost Redis, a SUBSCRIBE waits with it", async () => {
   assert.equal(gateway.degraded, false);
 });
 
-test("of many topics, one that is refused harms no other", async () => {
+test("one rejected topic does not affect the others", async () => {
   const { gateway } = make();
   const subscriptions = ["a", "b", "secret", "c"].map((topic) => gateway.subscribe(topic));
   gateway.connect();
@@ -201,7 +201,7 @@ test("of many topics, one that is refused harms no other", async () => {
   assert.equal(socket().sent.length, 5);
 });
 
-test("a temporary refusal is asked again later", async () => {
+test("a SUBSCRIBE with a temporary error is retried later", async () => {
   const { gateway } = await connected();
   gateway.subscribe("t");
   await turns();
@@ -212,7 +212,7 @@ test("a temporary refusal is asked again later", async () => {
   assert.equal(socket().frames("SUBSCRIBE").length, 2);
 });
 
-test("a name that the acknowledgement leaves out is no topic; one taken away ends", async () => {
+test("a topic that is missing in the acknowledgement, or taken away, ends its subscription", async () => {
   const { gateway } = await connected();
   const [bad, taken] = [notebook(), notebook()];
   gateway.subscribe("no topic", bad.handlers);
@@ -226,7 +226,7 @@ test("a name that the acknowledgement leaves out is no topic; one taken away end
   assert.deepEqual(taken.received, ["subscribed", "ended: 4403 by the operator"]);
 });
 
-test("what is asked is answered, refused, too late or lost, each for itself", async () => {
+test("each request is answered, rejected, timed out or lost on its own", async () => {
   const { gateway } = await connected();
   const answers = [
     gateway.publish("kept", 1, { action: "go" }), gateway.publish("plain", 2), gateway.request("system", "getStatus"),
@@ -250,7 +250,7 @@ test("what is asked is answered, refused, too late or lost, each for itself", as
   await assert.rejects(answers[5], NoAnswer);
 });
 
-test("what is asked before the connection goes out with it, behind its topics", async () => {
+test("a request before the connection is sent after its SUBSCRIBE", async () => {
   const { gateway } = make();
   gateway.subscribe("t");
   const asked = gateway.publish("t", 1);
@@ -265,7 +265,7 @@ test("what is asked before the connection goes out with it, behind its topics", 
   await assert.rejects(tooLong, NoAnswer);
 });
 
-test("what was not sent in time is not sent later", async () => {
+test("a request that timed out is not sent later", async () => {
   const { gateway } = make();
   const asked = gateway.publish("t", 1);
   await pass(10_000);
@@ -276,7 +276,7 @@ test("what was not sent in time is not sent later", async () => {
   assert.deepEqual(socket().sent, []);
 });
 
-test("it waits with full jitter, as the server says, or not at all", async () => {
+test("it waits with full jitter, or for the server's delay, or not at all", async () => {
   const { gateway, states } = await connected();
   const waits = () => states.filter(({ state }) => state === "waiting").map(({ waitMs }) => waitMs);
   socket().cut();
@@ -298,7 +298,7 @@ test("it waits with full jitter, as the server says, or not at all", async () =>
   assert.equal(waits().at(-1), 3_000);
 });
 
-test("3500 to 3999 end it and all it received; other codes do not", async () => {
+test("codes 3500 to 3999 end the client and its subscriptions; other codes do not", async () => {
   for (const code of [1000, 3000, 3499, 4000]) {
     const { gateway } = await connected();
     socket().cut(code);
@@ -320,7 +320,7 @@ test("3500 to 3999 end it and all it received; other codes do not", async () => 
   assert.equal(Socket.all.length, before);
 });
 
-test("a refused token ends it, with the reason", async () => {
+test("a rejected token ends the client with the reason", async () => {
   const { gateway, states } = make({ token: "old" });
   const ready = gateway.connect();
   socket().welcome();
@@ -330,7 +330,7 @@ test("a refused token ends it, with the reason", async () => {
   assert.deepEqual(states.at(-1), { state: "closed", code: 4401, reason: "token_expired" });
 });
 
-test("a token that cannot be had is asked for again with the next try", async () => {
+test("an unavailable token is requested again at the next attempt", async () => {
   let asked = 0;
   const { gateway, states } = make({ getToken: async () => (asked++ ? "jwt" : Promise.reject(new Error("HTTP 503"))) });
   gateway.connect();
@@ -345,7 +345,7 @@ test("a token that cannot be had is asked for again with the next try", async ()
   assert.equal(gateway.state, "authenticated");
 });
 
-test("a token is replaced a minute before its end, or when the server says so", async () => {
+test("a token is replaced a minute before its expiry, or on the server's request", async () => {
   const tokens = [];
   const getToken = () => tokens.push(jwt(3600)) && tokens.at(-1);
   const { gateway, names } = make({ getToken });
@@ -366,7 +366,7 @@ test("a token is replaced a minute before its end, or when the server says so", 
   assert.deepEqual(names(), ["connecting", "connected", "authenticated"]);
 });
 
-test("a token that never changes is said once a connection", async () => {
+test("a token that never changes is sent once for each connection", async () => {
   const { gateway } = make({ token: jwt(100) });
   gateway.connect();
   socket().welcome();
@@ -383,7 +383,7 @@ test("a token that never changes is said once a connection", async () => {
   assert.equal(socket().frames("AUTH").length, 1);
 });
 
-test("a token that could not be replaced is tried again, and the connection stays", async () => {
+test("a failed token refresh is retried, and the connection stays open", async () => {
   let refused = false;
   const { gateway } = make({ getToken: () => (refused ? Promise.reject(new Error("offline")) : jwt(100)) });
   gateway.connect();
@@ -399,7 +399,7 @@ test("a token that could not be replaced is tried again, and the connection stay
   assert.equal(gateway.state, "authenticated");
 });
 
-test("a machine that slept asks at once whether the server is still there", async () => {
+test("after the machine slept, the client pings the server at once", async () => {
   const { gateway } = await connected();
   socket().silent = true;
   mock.timers.tick(3_600_000);
@@ -408,7 +408,7 @@ test("a machine that slept asks at once whether the server is still there", asyn
   assert.equal(gateway.state, "waiting");
 });
 
-test("a server that answers no ping is left, and one that says anything is not", async () => {
+test("the client leaves a server that answers no ping, and stays if any message arrives", async () => {
   const { gateway } = await connected();
   socket().silent = true;
   for (let beat = 0; beat < 6; beat++) {
@@ -422,7 +422,7 @@ test("a server that answers no ping is left, and one that says anything is not",
   assert.equal(gateway.state, "waiting");
 });
 
-test("when the network changes, silence is believed", async (t) => {
+test("after a network change, the client pings and reconnects if no answer comes", async (t) => {
   const window = new EventTarget();
   for (const name of ["addEventListener", "removeEventListener"]) globalThis[name] = window[name].bind(window);
   t.after(() => ["addEventListener", "removeEventListener"].forEach((name) => delete globalThis[name]));
@@ -445,7 +445,7 @@ test("when the network changes, silence is believed", async (t) => {
   assert.equal(Socket.all.length, before + 1);
 });
 
-test("a connection that was given up is not listened to", async () => {
+test("messages of an abandoned connection are ignored", async () => {
   const { gateway } = await connected();
   const note = notebook();
   gateway.subscribe("t", note.handlers);
@@ -459,7 +459,7 @@ test("a connection that was given up is not listened to", async () => {
   assert.deepEqual(note.received, ["subscribed", "pending"]);
 });
 
-test("messages of no subscription, and what the server says of itself, are events", async () => {
+test("messages without a subscription, and system messages, are events", async () => {
   const { gateway } = await connected();
   const received = [];
   gateway.addEventListener("other", ({ detail }) => received.push(detail.data));
@@ -469,7 +469,7 @@ test("messages of no subscription, and what the server says of itself, are event
   assert.deepEqual(received, [7, "degraded"]);
 });
 
-test("a caller's fault is reported and stops nothing", async () => {
+test("an exception in a callback is reported and stops nothing", async () => {
   const { gateway } = await connected();
   const note = notebook();
   gateway.subscribe("t", { onData: () => { throw new Error("the caller's"); } });
@@ -498,7 +498,7 @@ test("a topic can be looped over, and leaving the loop leaves the topic", async 
   assert.equal(socket().frames("UNSUBSCRIBE").length, 1);
 });
 
-test("a loop over events is told of everything in its place", async () => {
+test("a loop over events gets messages, gaps and states in order", async () => {
   const { gateway } = await connected();
   const types = [];
   const reading = (async () => {
@@ -521,7 +521,7 @@ test("a loop over events is told of everything in its place", async () => {
   assert.deepEqual(types, ["message", "message", "recovered", "presence", "gap"]);
 });
 
-test("who does not read in time is ended alone, after what waited", async () => {
+test("a slow loop ends alone, after its waiting messages", async () => {
   const { gateway } = await connected();
   const note = notebook();
   const loop = gateway.topic("t", { limit: 3 })[Symbol.asyncIterator]();
@@ -536,7 +536,7 @@ test("who does not read in time is ended alone, after what waited", async () => 
   assert.equal(note.received.at(-1), 5);
 });
 
-test("a loop over a refused topic throws the refusal", async () => {
+test("a loop over a rejected topic throws the error", async () => {
   const { gateway } = await connected();
   const first = gateway.topic("secret")[Symbol.asyncIterator]().next();
   await turns();
@@ -544,7 +544,7 @@ test("a loop over a refused topic throws the refusal", async () => {
   await assert.rejects(first, Refused);
 });
 
-/** The other kind of socket, as gateway.http.js gives it. */
+/** The HTTP socket, with the interface of gateway.http.js. */
 function withFallback(options) {
   class Other extends Socket {
     other = true;
@@ -560,7 +560,7 @@ async function cutAndBack() {
   while (Socket.all.length === count) await pass(100);
 }
 
-test("where no WebSocket comes through the other kind is tried, and then each in turn", async () => {
+test("if no WebSocket opens, the client tries HTTP, and then each in turn", async () => {
   const { gateway, loads } = withFallback();
   gateway.subscribe("t");
   gateway.connect();
@@ -570,17 +570,17 @@ test("where no WebSocket comes through the other kind is tried, and then each in
     await cutAndBack();
   }
   assert.deepEqual(kinds, [false, true, false, true]);
-  await cutAndBack(); // a WebSocket's turn, in vain: now the other is let in
+  await cutAndBack(); // a WebSocket's turn fails: the next attempt uses HTTP
   socket().welcome();
   await turns();
   assert.ok(socket().other);
   assert.deepEqual(socket().last("SUBSCRIBE").topics, ["t"]);
   assert.ok(loads.mock.callCount() > 0);
-  await cutAndBack(); // the network may be a better one by now
+  await cutAndBack(); // the network may have changed
   assert.ok(!socket().other);
 });
 
-test("where a WebSocket has worked it is not given up", async () => {
+test("the client keeps to WebSockets once one has worked", async () => {
   const { gateway, loads } = withFallback();
   gateway.connect();
   socket().welcome();
@@ -592,7 +592,7 @@ test("where a WebSocket has worked it is not given up", async () => {
   assert.equal(loads.mock.callCount(), 0);
 });
 
-test("what cannot be loaded is done without", async () => {
+test("without the HTTP module the client keeps to WebSockets", async () => {
   const { gateway } = withFallback({ fallback: async () => { throw new TypeError("no network"); } });
   gateway.connect();
   await cutAndBack();
@@ -601,11 +601,11 @@ test("what cannot be loaded is done without", async () => {
   assert.equal(gateway.state, "connected");
 });
 
-// ---- what is subscribed to, closed and subscribed to again
+// ---- subscriptions that close and open again
 
 const sentFor = (...types) => socket().sent.filter(({ type }) => types.includes(type)).map(({ type, topics }) => `${type} ${topics}`);
 
-test("subscribe, close and subscribe in one turn is one SUBSCRIBE", async () => {
+test("subscribe, close and subscribe in one turn send one SUBSCRIBE", async () => {
   const { gateway } = await connected();
   const [first, second] = [notebook(), notebook()];
   gateway.subscribe("t", first.handlers).close();
@@ -618,14 +618,14 @@ test("subscribe, close and subscribe in one turn is one SUBSCRIBE", async () => 
   assert.deepEqual(second.received, ["subscribed", "a"]);
 });
 
-test("a topic that is subscribed to and left in one turn is not asked for", async () => {
+test("subscribe and close in one turn send nothing", async () => {
   const { gateway } = await connected();
   gateway.subscribe("t").close();
   await turns();
   assert.deepEqual(socket().sent, []);
 });
 
-test("a topic that is left while its SUBSCRIBE is on the way is left upon the answer", async () => {
+test("a topic closed while its SUBSCRIBE is pending is unsubscribed after the answer", async () => {
   const { gateway } = await connected();
   gateway.subscribe("t");
   const stays = gateway.subscribe("other");
@@ -634,13 +634,13 @@ test("a topic that is left while its SUBSCRIBE is on the way is left upon the an
   await pass(1_000); // no answer yet
   assert.deepEqual(sentFor("SUBSCRIBE", "UNSUBSCRIBE"), ["SUBSCRIBE t,other", "SUBSCRIBE t,other"]);
   socket().subscribed();
-  socket().subscribed(); // the second answer, to what was sent again
+  socket().subscribed(); // the answer to the repeated SUBSCRIBE
   await turns();
   assert.deepEqual(sentFor("UNSUBSCRIBE"), ["UNSUBSCRIBE t"]);
   assert.equal(stays.state, "subscribed");
 });
 
-test("a hearer that comes while another's SUBSCRIBE is on the way is told only upon its own", async () => {
+test("a subscription added while a SUBSCRIBE is pending starts with its own acknowledgement", async () => {
   const { gateway } = await connected();
   const [first, second] = [notebook(), notebook()];
   const one = gateway.subscribe("t", first.handlers);
@@ -660,7 +660,7 @@ test("a hearer that comes while another's SUBSCRIBE is on the way is told only u
   assert.deepEqual(second.received, ["last value", "subscribed", "a"]);
 });
 
-test("close and subscribe in one turn leaves the topic subscribed: nothing is lost between", async () => {
+test("close and subscribe in one turn keep the topic subscribed and lose nothing", async () => {
   const { gateway } = await connected();
   const second = notebook();
   const one = gateway.subscribe("t");
@@ -676,7 +676,7 @@ test("close and subscribe in one turn leaves the topic subscribed: nothing is lo
   assert.deepEqual(second.received, ["a", "subscribed", "b"]);
 });
 
-test("what is closed while offline is forgotten, its place too", async () => {
+test("a subscription closed while offline is forgotten with its position", async () => {
   const { gateway } = await connected();
   const one = gateway.subscribe("t");
   await turns();
@@ -693,7 +693,7 @@ test("what is closed while offline is forgotten, its place too", async () => {
   assert.deepEqual(note.received, ["subscribed"]);
 });
 
-test("another history in a second acknowledgement is a gap before its first message", async () => {
+test("a new epoch in a second acknowledgement is a gap before its first message", async () => {
   const { gateway } = await connected();
   const note = notebook();
   gateway.subscribe("t", note.handlers);
@@ -706,7 +706,7 @@ test("another history in a second acknowledgement is a gap before its first mess
   assert.deepEqual(note.received, ["subscribed", "gap: the history has a new epoch", "a"]);
 });
 
-test("a topic that its second hearer may not hear any more ends for all, and is left", async () => {
+test("a topic rejected for its second subscription ends for all, and is unsubscribed", async () => {
   const { gateway } = await connected();
   const note = notebook();
   gateway.subscribe("t", note.handlers);
@@ -719,7 +719,7 @@ test("a topic that its second hearer may not hear any more ends for all, and is 
   assert.deepEqual(sentFor("UNSUBSCRIBE"), ["UNSUBSCRIBE t"]);
 });
 
-test("a topic may have the name of what every object has", async () => {
+test("a topic may have the name of a property of every object", async () => {
   const { gateway } = await connected();
   const notes = ["constructor", "toString", "__proto__", "valueOf"].map((topic) => {
     const note = notebook();
@@ -738,14 +738,14 @@ test("a topic may have the name of what every object has", async () => {
   assert.deepEqual(notes.map(({ received }) => received.at(-1)), ["subscribed", "recovered", "subscribed", "subscribed"]);
 });
 
-test("what a callback does in the midst of an answer is respected", async () => {
+test("changes made by a callback during an answer take effect", async () => {
   const { gateway } = await connected();
   const note = notebook();
   gateway.subscribe("a", { onState: (state) => state === "subscribed" && gateway.reconnect(0) });
   gateway.subscribe("b", note.handlers);
   await turns();
   socket().subscribed({ b: at(1) });
-  assert.deepEqual(note.received, [], "its connection was given up before it was told");
+  assert.deepEqual(note.received, [], "its connection was closed before its callback");
   await pass(10);
   const before = Socket.all.length;
   gateway.addEventListener("state", ({ detail }) => detail.state === "connected" && gateway.close());
@@ -754,7 +754,7 @@ test("what a callback does in the midst of an answer is respected", async () => 
   assert.deepEqual([gateway.state, socket().sent.length, Socket.all.length], ["closed", 0, before]);
 });
 
-test("what was subscribed to in a turn is asked for before what is said in it", async () => {
+test("SUBSCRIBE is sent before the publishes of the same turn", async () => {
   const { gateway } = await connected();
   gateway.subscribe("t");
   gateway.publish("t", 1).catch(() => {});
@@ -763,7 +763,7 @@ test("what was subscribed to in a turn is asked for before what is said in it", 
 
 // ---- the server's limits
 
-/** Answer every SUBSCRIBE as it comes, until none is left; gives the frames. */
+/** Answer every SUBSCRIBE until none is left; return the frames. */
 async function answerAll() {
   await turns();
   for (let at = 0; at < socket().frames("SUBSCRIBE").length; at++) {
@@ -777,7 +777,7 @@ async function answerAll() {
 const octets = (frame) => Buffer.byteLength(JSON.stringify(frame));
 
 for (const messageBytes of [1_024, 65_536, 1 << 20]) {
-  test(`thousands of topics are asked for in frames that the server takes: ${messageBytes}`, async () => {
+  test(`thousands of topics are sent in frames within the server's limit: ${messageBytes}`, async () => {
     const names = Array.from({ length: 5_000 }, (_, n) => `contest-chat:${n}:${"ü".repeat(80)}`);
     const { gateway } = make();
     const subscriptions = names.map((name) => gateway.subscribe(name));
@@ -800,7 +800,7 @@ for (const messageBytes of [1_024, 65_536, 1 << 20]) {
   });
 }
 
-test("subscriptions keep to the server's rate, and nothing else waits for them", async () => {
+test("subscriptions stay within the server's rate, and other messages do not wait for them", async () => {
   const { gateway } = make();
   for (let n = 0; n < 30; n++) gateway.subscribe(`t${n}`);
   gateway.connect();
@@ -818,7 +818,7 @@ test("subscriptions keep to the server's rate, and nothing else waits for them",
   assert.equal(asked(), 30);
 });
 
-test("a server that counts otherwise is asked again when its rate allows it", async () => {
+test("a SUBSCRIBE over the server's rate is retried when the rate allows it", async () => {
   const { gateway } = await connected({}, { limits: { subscriptionsPerSecond: 10 } });
   for (let n = 0; n < 50; n++) gateway.subscribe(`t${n}`);
   await turns();
@@ -829,7 +829,7 @@ test("a server that counts otherwise is asked again when its rate allows it", as
   assert.equal(socket().frames("SUBSCRIBE").length, 2);
 });
 
-test("what is larger than the server takes is not sent, and said so", async () => {
+test("a message over the server's limit is not sent and gives an error", async () => {
   const { gateway } = await connected({}, { limits: { messageBytes: 1_024 } });
   const large = "ü".repeat(500);
   for (const asked of [gateway.publish("t", large), gateway.request("t", large), gateway.command("t", "a", large)]) {
@@ -841,12 +841,12 @@ test("what is larger than the server takes is not sent, and said so", async () =
   assert.equal(socket().sent.length, 1);
 });
 
-test("a value that is no JSON is refused at once", async () => {
+test("a value that is no JSON is rejected at once", async () => {
   const { gateway } = make();
   await assert.rejects(gateway.publish("t", 1n), TypeError);
 });
 
-test("a server that cuts each connection after its welcome is come back to ever more slowly", async () => {
+test("the client waits ever longer for a server that cuts each connection after its welcome", async () => {
   const { gateway, states } = make();
   gateway.subscribe("t");
   gateway.connect();
@@ -863,12 +863,12 @@ test("a server that cuts each connection after its welcome is come back to ever 
   socket().subscribed();
   await turns();
   socket().cut();
-  assert.equal(states.at(-1).waitMs, 500, "once all was as it should be it begins anew");
+  assert.equal(states.at(-1).waitMs, 500, "the backoff restarts after a stable connection");
 });
 
-// ---- an address that cannot be had
+// ---- unavailable addresses
 
-test("an address that cannot be had is a failed attempt like any other", async () => {
+test("an unavailable address is a failed attempt like any other", async () => {
   class Unwilling extends Socket {
     constructor(url) {
       if (url.includes("unwilling")) throw new SyntaxError("not this one");
@@ -914,7 +914,7 @@ test("an address that comes too late opens no connection", async () => {
   assert.equal(Socket.all.length, 0);
 });
 
-test("where the address failed, or the token, the WebSocket is not to blame", async () => {
+test("a failed address or token does not count as a failed WebSocket", async () => {
   let tries = 0;
   const getToken = () => { if (tries++ < 2) throw new Error("not yet"); return "jwt"; };
   const { gateway, loads } = withFallback({ getToken });
@@ -930,7 +930,7 @@ test("where the address failed, or the token, the WebSocket is not to blame", as
 // ---- tokens
 
 for (const none of [null, undefined, ""]) {
-  test(`who has no token (${JSON.stringify(none)}) goes on without`, async () => {
+  test(`a client without a token (${JSON.stringify(none)}) goes on without`, async () => {
     const { gateway, names } = make({ getToken: async () => none });
     const ready = gateway.connect();
     socket().welcome();
@@ -941,7 +941,7 @@ for (const none of [null, undefined, ""]) {
 }
 
 for (const [what, answer] of [["never comes", () => new Promise(() => {})], ["is no text", () => 7], ["fails oddly", () => Promise.reject()]]) {
-  test(`a token that ${what} is asked for again with the next try`, async () => {
+  test(`a token that ${what} is requested again at the next attempt`, async () => {
     let asked = 0;
     const { gateway } = make({ getToken: () => (asked++ ? "jwt" : answer()) });
     gateway.connect();
@@ -956,7 +956,7 @@ for (const [what, answer] of [["never comes", () => new Promise(() => {})], ["is
   });
 }
 
-test("a refused token is replaced; only one refusal after the other ends the client", async () => {
+test("a rejected token is replaced; a second rejection in a row ends the client", async () => {
   const tokens = ["old", "new", "bad", "bad", "bad"];
   const { gateway, states } = make({ getToken: () => tokens.shift() });
   const ready = gateway.connect();
@@ -981,7 +981,7 @@ test("a refused token is replaced; only one refusal after the other ends the cli
   assert.deepEqual(states.at(-1), { state: "closed", code: 4401, reason: "token_expired" });
 });
 
-test("a server that cannot tell whether a token is good is asked again, as often as it takes", async () => {
+test("the client retries while the server cannot verify its token", async () => {
   const { gateway } = make({ token: "jwt" });
   gateway.connect();
   for (let n = 0; n < 5; n++) {
@@ -997,7 +997,7 @@ test("a server that cannot tell whether a token is good is asked again, as often
   assert.equal(gateway.state, "authenticated");
 });
 
-test("a refresh that never comes does not stop the next one, nor the next connection's", async () => {
+test("a refresh that never ends blocks neither the next one nor the next connection's", async () => {
   const answers = [jwt(100), new Promise(() => {}), jwt(200), new Promise(() => {}), jwt(300), jwt(400)];
   const { gateway } = make({ getToken: () => answers.shift() });
   gateway.connect();
@@ -1022,7 +1022,7 @@ test("a refresh that never comes does not stop the next one, nor the next connec
   assert.equal(socket().frames("AUTH").length, 2);
 });
 
-test("no token, when one is to be replaced, leaves the old one", async () => {
+test("a refresh that gives no token keeps the old one", async () => {
   const answers = [jwt(100), null, jwt(200)];
   const { gateway } = make({ getToken: () => answers.shift() });
   gateway.connect();

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { afterEach, beforeEach, mock, test } from "node:test";
 import { pass, turns } from "./cluster.mjs";
 
-/** An EventSource that the test is the other end of. */
+/** An EventSource whose server side is the test. */
 class Source {
   static all = [];
   closed = false;
@@ -34,7 +34,7 @@ function post(url, { body, signal, ...rest }) {
 
 let made = 0;
 
-/** A module of its own for each test: it remembers what comes through. */
+/** Import the module again for each test: it remembers which transport worked. */
 async function open(url = "wss://gateway/ws?avoid=n1") {
   const { HttpSocket } = await import(`../../gateway/static/client/gateway.http.js?${made++}`);
   const received = [];
@@ -59,7 +59,7 @@ beforeEach(() => {
 
 afterEach(() => mock.reset() || mock.timers.reset());
 
-test("it hears an event stream, and leaves out what a socket has no need of", async () => {
+test("it receives the messages of an event stream without the stream's own events", async () => {
   const { socket, received } = await open();
   assert.equal(source().url, "https://gateway/sse?avoid=n1");
   assert.deepEqual(source().options, { withCredentials: true });
@@ -70,7 +70,7 @@ test("it hears an event stream, and leaves out what a socket has no need of", as
   assert.deepEqual(received, [{ type: "SYSTEM", action: "welcome" }]);
 });
 
-test("it speaks in order, one request at a time, with all that waits", async () => {
+test("it sends in order, one request at a time, each with all waiting messages", async () => {
   const { socket } = await open();
   source().say(OPEN);
   socket.send("a");
@@ -86,7 +86,7 @@ test("it speaks in order, one request at a time, with all that waits", async () 
   assert.equal(posts[2].body, "n1.b.1.key\nd");
 });
 
-test("what waits goes in as many requests as the server's limit needs", async () => {
+test("waiting messages are split into requests within the server's limit", async () => {
   const { socket } = await open();
   source().say(OPEN);
   socket.maxBytes = 20;
@@ -100,7 +100,7 @@ test("what waits goes in as many requests as the server's limit needs", async ()
   assert.deepEqual(bodies, [["first"], ["üüü", "üüü"], ["üüü"], ["x".repeat(50)], ["last"]]);
 });
 
-test("what was too much at once is said in smaller requests, and what is too large alone ends it with 1009", async () => {
+test("after a 413 the messages go in smaller requests, and a single message that is too large closes with 1009", async () => {
   const { socket, received } = await open();
   source().say(OPEN);
   ["0", "a", "b", "c", "d", "x".repeat(10)].forEach((text) => socket.send(text));
@@ -133,7 +133,7 @@ for (const [address, sse] of [
 }
 
 for (const [how, end] of [["refused", (sent) => sent.answer(410)], ["lost", (sent) => sent.fail()]]) {
-  test(`a message that is ${how} is the end: nobody knows what was received`, async () => {
+  test(`a message that is ${how} closes the socket, since the client cannot know what the server received`, async () => {
     const { socket, received } = await open();
     source().say(OPEN);
     socket.send("a");
@@ -145,7 +145,7 @@ for (const [how, end] of [["refused", (sent) => sent.answer(410)], ["lost", (sen
   });
 }
 
-test("it ends with the server's code, or when the stream breaks off, and does not come back by itself", async () => {
+test("it closes with the server's code, or when the stream breaks off, and does not reconnect by itself", async () => {
   const { received } = await open();
   source().say(OPEN);
   source().say({ type: "CLOSE", code: 3001, reason: "shutdown" });
@@ -160,14 +160,14 @@ test("it ends with the server's code, or when the stream breaks off, and does no
   assert.ok(source().closed);
 });
 
-test("where event streams are refused it polls", async () => {
+test("it polls if event streams are rejected", async () => {
   const { socket, received } = await open();
   source().onerror();
   assert.deepEqual([posts[0].url, posts[0].body], ["https://gateway/poll?avoid=n1", ""]);
   posts[0].answer(200, `${JSON.stringify(OPEN)}\n{"type":"SYSTEM"}`);
   await turns();
   assert.equal(posts[1].body, "n1.b.1.key");
-  posts[1].answer(200); // nothing has come: a sign of life was asked for
+  posts[1].answer(200); // no message: the client asks again, as a keepalive
   await turns();
   posts[2].answer(200, '{"type":"DATA"}\n{"type":"CLOSE","code":3503,"reason":"by the operator"}');
   await turns();
@@ -176,7 +176,7 @@ test("where event streams are refused it polls", async () => {
   assert.equal(socket.readyState, 3);
 });
 
-test("where event streams are held back it polls, from then on at once", async () => {
+test("it polls if a proxy delays event streams, and from then on at once", async () => {
   const { make } = await open();
   await pass(2_900);
   assert.equal(posts.length, 0);
@@ -188,7 +188,7 @@ test("where event streams are held back it polls, from then on at once", async (
   assert.equal(posts.length, 2);
 });
 
-test("a poll that fails is the end", async () => {
+test("a failed poll closes the socket", async () => {
   const { received } = await open();
   source().onerror();
   posts[0].answer(200, JSON.stringify(OPEN));
@@ -198,7 +198,7 @@ test("a poll that fails is the end", async () => {
   assert.equal(received.at(-1).code, 1006);
 });
 
-test("whoever closes it hears no more, and what is under way is given up", async () => {
+test("a closed socket receives nothing more, and aborts its request", async () => {
   const { socket, received } = await open();
   source().onerror();
   posts[0].answer(200, JSON.stringify(OPEN));

@@ -1,4 +1,4 @@
-// The pure parts, by the table that the Python client is held to as well: tests/client_logic.json.
+// The pure parts, against the table that the Python client is tested with too: tests/client_logic.json.
 
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
@@ -25,7 +25,7 @@ for (const { name, steps } of logic.place) {
   });
 }
 
-test("each wait is anywhere between nothing and a bound that doubles up to the cap", () => {
+test("each wait is random between zero and a bound that doubles up to the cap", () => {
   const { base_ms, cap_ms, share, waits_ms, told_ms } = logic.backoff;
   const backoff = new Backoff(base_ms, cap_ms, () => share);
   assert.deepEqual(waits_ms.map(() => backoff.ms()), waits_ms);
@@ -42,7 +42,7 @@ for (const { name, topics, recover = {}, most, sizes } of logic.batches) {
   });
 }
 
-test("the server's rate is kept to", () => {
+test("the client stays within the server's rate", () => {
   const pace = new Pace(logic.pace.per_second);
   assert.equal(pace.most, logic.pace.most);
   for (const [step, ...given] of logic.pace.steps) {
@@ -51,7 +51,7 @@ test("the server's rate is kept to", () => {
   }
 });
 
-test("so many pings without a sign of life are enough", () => {
+test("the connection ends after a number of pings without any message", () => {
   const heartbeat = new Heartbeat();
   for (let ping = 0; ping < logic.heartbeat.pings; ping++) assert.ok(heartbeat.ping());
   assert.ok(!heartbeat.ping());
@@ -59,7 +59,7 @@ test("so many pings without a sign of life are enough", () => {
   assert.ok(heartbeat.ping());
 });
 
-test("a token is replaced in time; one that tells no end is not", () => {
+test("a token is replaced before its expiry; a token without an expiry is not", () => {
   const part = (value) => Buffer.from(JSON.stringify(value)).toString("base64url");
   for (const [left, after] of logic.refresh) {
     const token = `${part({ alg: "HS256" })}.${part({ exp: 1_000 + left, name: "ÿ?>" })}.x`;

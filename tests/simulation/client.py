@@ -156,7 +156,7 @@ class SimulatedClient:
         self._connection: MemorySocket | HttpStream | None = None
         self._generation = 0
         self._requests = itertools.count(1)
-        self._said: deque[tuple[int, bytes]] = deque()  # on its way to the node, with the connection it was said on
+        self._said: deque[tuple[int, bytes]] = deque()  # on its way to the node, with the connection that sent it
         self._due = 0.0
         self._reader: asyncio.Task[None] | None = None
 
@@ -336,7 +336,7 @@ class SimulatedClient:
                 for topic in topics:
                     if topic in self.subscriptions:
                         if self._world.lossless:
-                            raise Broken(f"{self.name} on {topic}: told of a gap, but nothing was lost")
+                            raise Broken(f"{self.name} on {topic}: received a gap, but no message was lost")
                         self.subscriptions[topic].watch.gap()
                         self.subscriptions[topic].position = None
             case {"type": "PRESENCE", "topic": topic, "count": count} if topic in self.subscriptions:

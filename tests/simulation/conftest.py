@@ -6,7 +6,7 @@ import pytest
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Add up what the tests of random histories recorded, in whatever process they ran."""
+    """Add up what the tests of random histories recorded in all test processes."""
     played = [
         value
         for report in terminalreporter.stats.get("passed", [])

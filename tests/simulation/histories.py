@@ -16,7 +16,7 @@ NODES: Final = 3
 CLIENTS: Final = 4
 TOPICS: Final = ("history1", "history2", "snapshot1", "room1", "value1", "conflated1", "plain1")
 USERS: Final = ("ann", "bob")
-# What happens without any loss: then no client may be told of one.
+# Steps that lose nothing: after them no client may receive a gap.
 LOSSLESS: Final = frozenset({"publish", "subscribe", "unsubscribe", "cut", "ask", "login", "save", "start"})
 OOM: Final = "OOM command not allowed when used memory > 'maxmemory'."
 

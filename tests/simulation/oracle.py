@@ -106,7 +106,7 @@ class Watch:
         self._next, self._bound = None, None
 
     def gap(self) -> None:
-        """The client is told that it may have missed messages."""
+        """The client receives a gap: it may have missed messages."""
         self._loosen()
 
     def received(self, message: int) -> None:
@@ -132,7 +132,7 @@ class Watch:
             self._fail("is not subscribed, though all is calm")
         missing = self._missing(len(self.feed))
         if missing is not None:
-            self._fail(f"misses message {missing} of {len(self.feed)}, and was told of no gap")
+            self._fail(f"misses message {missing} of {len(self.feed)}, and received no gap")
 
     # ---- within
 
@@ -149,7 +149,7 @@ class Watch:
             self._fail(f"received message {index} after message {self.last}")
         missing = self._missing(index)
         if missing is not None and not self.feed.conflated:
-            self._fail(f"received message {index}, but not message {missing}, and was told of no gap")
+            self._fail(f"received message {index}, but not message {missing}, and received no gap")
         self.last = index
         self._next, self._bound = index + 1, None
 

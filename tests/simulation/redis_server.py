@@ -56,7 +56,7 @@ class RedisServer:
         self.commands = Commands(self.data)
         self.refuse_writes: str | None = None
         self.counts: dict[str, int] = {}
-        self.published: Callable[[bytes, bytes], None] = lambda _channel, _payload: None  # told of each PUBLISH
+        self.published: Callable[[bytes, bytes], None] = lambda _channel, _payload: None  # called for each PUBLISH
         self.run_id = ""
         self.scripts: dict[bytes, bytes] = {}
         self.channels: dict[bytes, set[_Client]] = {}

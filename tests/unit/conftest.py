@@ -9,6 +9,6 @@ from gateway.transports import connection, http1
 
 @pytest.fixture(autouse=True)
 def _one_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One turn of the loop is enough for whatever a test sends, however slow the machine is."""
+    """One turn of the loop is enough for all that a test sends, also on a slow machine."""
     for module in (connection, http1):
         monkeypatch.setattr(module, "TURN_SECONDS", 60.0)

@@ -1,4 +1,4 @@
-"""A Redis for the bus, driven by the test: it confirms when it is told to, and breaks when it is told to."""
+"""A Redis for pub/sub, driven by the test: the test decides when it confirms and when it breaks."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class FakeConnection:
         return asyncio.Protocol()
 
     def set_protocol(self, protocol: asyncio.Protocol) -> None:
-        """Who is told what arrives."""
+        """The callbacks for arriving messages."""
         self._protocol = protocol
 
     def is_closing(self) -> bool:

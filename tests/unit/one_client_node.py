@@ -92,7 +92,7 @@ class Broken:
 
 
 class OneClientNode:
-    """One client of a node that fails at whatever it says."""
+    """One client of a node that fails at every command."""
 
     def __init__(
         self, dispatcher: Broken, verify: Callable[[str | None], Identity], *, deflates: bool = False

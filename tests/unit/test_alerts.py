@@ -111,7 +111,7 @@ def test_each_metric_of_a_rule_exists() -> None:
 
 
 @pytest.mark.parametrize("alert", ALERTS)
-def test_the_runbook_says_what_each_alert_means_and_how_to_confirm_it(alert: str) -> None:
+def test_the_runbook_explains_each_alert_and_its_confirmation(alert: str) -> None:
     found = re.search(rf"^### {alert}\n(.*?)(?=^##|\Z)", RUNBOOK, re.MULTILINE | re.DOTALL)
     assert found, f"docs/runbook.md has no section {alert}"
     assert "```" in found[1], "the section names no command"

@@ -83,7 +83,7 @@ async def test_only_what_does_no_harm_is_sent_twice(answers: Any, get: int, post
     (NOT_THERE, BackendUnreachable, "away"), ((200, b"x" * 101), BackendError, "failed"),
     ((200, b"not json"), BackendError, "failed"),
 ])  # fmt: skip
-async def test_a_failure_says_whether_anything_may_have_happened(answer: Any, error: type, result: str) -> None:
+async def test_a_failure_states_whether_the_call_may_have_had_an_effect(answer: Any, error: type, result: str) -> None:
     server = Server(answer)
     with pytest.raises(BackendError) as raised:
         await server.backend.post("/x", None)
@@ -121,7 +121,7 @@ async def test_each_call_is_signed_over_its_time_method_target_and_body() -> Non
 
 
 @in_virtual_time
-async def test_a_call_ends_at_its_deadline_and_says_that_it_was_at_work() -> None:
+async def test_a_call_ends_at_its_deadline_and_states_that_it_had_started() -> None:
     server = Server(200)
     server.seconds = 60
     with pytest.raises(BackendError) as raised:

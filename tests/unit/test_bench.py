@@ -1,4 +1,4 @@
-"""The bench's arithmetic: medians, percentiles, verdicts, what it is told, what it writes."""
+"""The bench's arithmetic: medians, percentiles, verdicts, options and output."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_bounds_hold_on_both_sides_and_up_to_the_bound() -> None:
 
 def test_figures_are_compared_only_where_they_were_measured() -> None:
     found = results(s={"gateway": [3.0], "peer": [2.0], "zero": [0.0]})
-    ours, peer, zero, none = (of("s", "m", name) for name in ("gateway", "peer", "zero", "nobody"))
+    ours, peer, zero, none = (of("s", "m", name) for name in ("gateway", "peer", "zero", "none"))
     assert ratio(ours, peer)(found) == 1.5
     assert ratio(ours, zero)(found) is None
     assert ratio(ours, none)(found) is None
@@ -89,7 +89,7 @@ def test_an_absolute_target_replaces_one_relative_to_a_contender_that_was_not_me
     assert [one.value(both) for one in targets.held(both)] == [1.5, 1.5]
 
 
-def test_the_report_says_whether_centrifugo_was_measured_and_shows_the_ratio() -> None:
+def test_the_report_states_whether_centrifugo_was_measured_and_the_ratio() -> None:
     def paced(figures: dict[str, float]) -> Results:
         rounds: dict[str, list[Round]] = {name: [{targets.US: value}] for name, value in figures.items()}
         return Results({"processor": "one"}, {"paced": Scenario("2026-01-01", rounds)})
@@ -153,7 +153,7 @@ def test_the_quick_bench_measures_what_the_targets_speak_of_and_no_more() -> Non
     assert bench.plan({}).scenarios is SCENARIOS
 
 
-def test_it_does_what_it_is_told() -> None:
+def test_options_are_parsed() -> None:
     chosen = bench.plan({})
     assert (chosen.scenarios, chosen.rounds, chosen.quick) == (SCENARIOS, 3, False)
     chosen = bench.plan({"SCENARIOS": "storm, paced", "QUICK": "1", "ROUNDS": ""})
@@ -216,7 +216,7 @@ def test_the_clients_of_a_dead_node_share_the_others() -> None:
     assert slow.back_seconds == pytest.approx(10 * calm.back_seconds)
 
 
-def test_nothing_is_reckoned_from_what_was_not_measured_and_it_says_what_that_is() -> None:
+def test_missing_measurements_are_named_and_give_no_figures() -> None:
     with pytest.raises(capacity.Unmeasured, match="make bench SCENARIOS=beside"):
         capacity.rows(results(s={}))
     assert "Not calculated, because a figure is missing" in report.scaling(results(s={}))

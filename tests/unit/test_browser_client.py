@@ -16,7 +16,7 @@ from gateway.http.pages import STATIC
 TESTS = Path(__file__).parent.parent / "node"
 CLIENT = STATIC / "client"
 # Of the classic script, minified, but with the long names of private members; 5.6 KB compressed. New since 10 KB:
-# the server's limits, changes of mind about a topic, tokens that are refused and addresses that cannot be had.
+# the server's limits, changes of mind about a topic, rejected tokens and unavailable addresses.
 MOST_BYTES = 14_500
 
 

@@ -1,4 +1,4 @@
-"""What `make chaos` is told, and what it calls a broken promise."""
+"""The options of `make chaos`, and its rules for a broken promise."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_without_a_word_it_does_every_fault_once_with_a_hundred_clients() -> Non
     assert (chosen.seed, chosen.clients, chosen.minutes, chosen.fsync) == (5, 100, 0, "everysec")
 
 
-def test_it_does_what_it_is_told() -> None:
+def test_options_are_parsed() -> None:
     chosen = plan.from_env(
         {"SEED": "9", "FAULTS": "flush, kill", "QUICK": "1", "MINUTES": "1.5", "FSYNC": "always"}, KNOWN, seed=5
     )
@@ -106,7 +106,7 @@ def test_each_of_these_breaks_a_promise(worse: dict[str, object]) -> None:
     assert sentence.startswith("a fault: ")
 
 
-def test_a_failover_is_told_with_both_its_times_and_publishes_with_their_spread() -> None:
+def test_the_report_has_both_times_of_a_failover_and_the_spread_of_publishes() -> None:
     assert KEPT.notes() == []
     phase = replace(KEPT, failovers=[report.Failover(4.26, 0.94)], publishes=[90, 100, 110])
     assert phase.broken() == []

@@ -1,4 +1,4 @@
-"""compose.yaml, and what `make up` tells it."""
+"""compose.yaml, and the settings that `make up` gives it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_the_cluster_is_made_of_six_servers_each_with_a_volume_of_its_own() -> N
     assert all(SERVICES[name]["command"][2:4] == ["serve", name] for name in SERVERS)
 
 
-def test_nodes_wait_for_the_redis_there_is_and_are_told_of_servers_that_exist() -> None:
+def test_nodes_wait_for_their_redis_and_their_settings_name_existing_servers() -> None:
     gateway = SERVICES["gateway"]
     assert {name: one["required"] for name, one in gateway["depends_on"].items()} == {
         "redis": False, "redis-cluster": False,

@@ -15,7 +15,7 @@ from gateway import dev
 from gateway.cli.main import cli
 
 
-def test_without_any_redis_one_sentence_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_any_redis_the_error_names_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
     monkeypatch.setattr(shutil, "which", lambda _name: None)
     assert dev.redis_program() is None

@@ -1,4 +1,4 @@
-"""The judge of `make chaos` must be right: what is lost, told, doubled, out of order."""
+"""The ledger of `make chaos` finds lost, duplicated and reordered messages, and reported gaps."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_all_in_order_is_nothing_to_tell() -> None:
     assert ledger(1, 2, 3).close(3) == Account(received=3)
 
 
-def test_a_number_passed_over_is_lost_and_untold() -> None:
+def test_a_skipped_number_is_an_unreported_loss() -> None:
     assert ledger(1, 4).close(4) == Account(received=2, lost_untold=2, first_untold=2)
 
 

@@ -99,7 +99,7 @@ def test_lines_are_written_whole_and_in_order(pipe: Pipe) -> None:
     assert pipe.writer.dropped == 0
 
 
-def test_a_full_pipe_blocks_nobody_and_what_does_not_fit_is_dropped_and_counted(pipe: Pipe) -> None:
+def test_a_full_pipe_does_not_block_and_excess_lines_are_dropped_and_counted(pipe: Pipe) -> None:
     line = b"x" * 999 + b"\n"
     started = time.monotonic()
     for _ in range(5000):  # of 1 KB, where the pipe takes 64 KB and the queue 1 MB
@@ -119,7 +119,7 @@ def test_a_pipe_in_non_blocking_mode_loses_nothing_either(pipe: Pipe) -> None:
     assert pipe.writer.dropped == 0
 
 
-def test_lines_that_nobody_can_read_any_more_are_dropped_and_counted(pipe: Pipe) -> None:
+def test_lines_without_a_reader_are_dropped_and_counted(pipe: Pipe) -> None:
     os.close(pipe.reader)
     for number in range(100):
         pipe.writer.write(b"%d\n" % number)

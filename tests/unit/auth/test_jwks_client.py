@@ -79,7 +79,7 @@ async def test_a_new_key_is_waited_for_though_made_up_names_take_every_fetch() -
             assert now() - asked <= FLOOR_SECONDS + 3 * server.seconds
         flooding.cancel()
         gaps = [later - before for before, later in zip(server.fetches, server.fetches[1:], strict=False)]
-        assert min(gaps) >= FLOOR_SECONDS - 0.001, "whatever is asked, the fetches are bounded"
+        assert min(gaps) >= FLOOR_SECONDS - 0.001, "the rate of fetches is bounded"
 
 
 @in_virtual_time
@@ -96,7 +96,7 @@ async def test_a_name_that_the_last_fetch_did_not_bring_is_answered_at_once() ->
 
 
 @in_virtual_time
-async def test_tokens_that_wait_are_bounded_and_further_ones_are_told_to_try_again() -> None:
+async def test_tokens_over_the_waiting_limit_get_a_temporary_error() -> None:
     async with running(Server()) as server:
         asking = [asyncio.get_running_loop().create_task(server.view.refresh(f"k{n}")) for n in range(MAX_WAITERS + 5)]
         answers = await asyncio.gather(*asking)

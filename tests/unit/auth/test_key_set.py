@@ -130,7 +130,7 @@ def test_the_name_of_a_key_binds_too() -> None:
     assert user(token_keys, token(RSA, "RS256")) == "ann"
 
 
-def test_a_key_that_may_be_new_is_told_apart() -> None:
+def test_a_key_that_may_be_new_is_distinguished() -> None:
     token_keys = served(jwk(RSA, kid="k1"))
     verifier = TokenVerifier(token_keys)
     with pytest.raises(UnknownKey):
@@ -139,7 +139,7 @@ def test_a_key_that_may_be_new_is_told_apart() -> None:
         with pytest.raises(AuthError) as refused:
             verifier.verify(text)
         assert not isinstance(refused.value, UnknownKey)
-    with pytest.raises(UnknownKey):  # the server was not heard yet
+    with pytest.raises(UnknownKey):  # the key server has not answered yet
         TokenVerifier(KeySet(has_server=True)).verify(token(RSA, "RS256"))
 
 

@@ -1,4 +1,4 @@
-"""What the back end says somebody may: asked once, kept as long as it says, and never guessed."""
+"""Permissions from the back end: asked once, kept as long as the back end states, and never guessed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BOB = Identity("bob", "user")
 
 
 class BackEnd:
-    """Answers what it is told to, when it is let."""
+    """A back end that gives a set answer once the test releases it."""
 
     def __init__(self, answer: BackendResponse | Exception) -> None:
         self.answer = answer

@@ -152,7 +152,7 @@ async def test_redis_time_that_was_refused_is_asked_for_again() -> None:
     assert revocation_store.known
 
 
-def test_a_user_is_revoked_up_to_redis_time_and_a_token_for_good_and_each_is_told_once() -> None:
+def test_a_user_is_revoked_up_to_redis_time_and_a_token_for_good_each_published_once() -> None:
     redis = MemoryRedis()
     keys = Keys("", False)
     revocation_store = RevocationStore(redis.client, keys, lambda: redis.now_ms / 1000)

@@ -69,7 +69,7 @@ def test_sub_serves_where_there_is_no_wallet_address(wallet: str | None) -> None
 
 
 @pytest.mark.parametrize("claims", [{}, {"id": "7"}, {"wallet_address": 7}, {"wallet_address": ["ann"]}, {"sub": ""}])
-def test_a_token_that_names_nobody_is_invalid(claims: dict[str, Any]) -> None:
+def test_a_token_without_a_user_is_invalid(claims: dict[str, Any]) -> None:
     assert refusal(token_of(claims)) == "token_invalid"
 
 
@@ -97,7 +97,7 @@ def test_any_other_role_counts_as_user(role: Any) -> None:
     assert not identity.is_admin
 
 
-def test_anonymous_is_nobody() -> None:
+def test_an_anonymous_client_has_no_user() -> None:
     assert (ANONYMOUS.user, ANONYMOUS.role, ANONYMOUS.expires, ANONYMOUS.is_admin) == (None, None, None, False)
 
 
@@ -139,7 +139,7 @@ def test_none_is_required() -> None:
     assert refusal("") == "token_required"
 
 
-def test_without_a_secret_nobody_logs_in() -> None:
+def test_without_a_secret_no_token_is_valid() -> None:
     assert refusal(token_of({"sub": "ann"}, ""), secret="") == "token_invalid"
     assert refusal(None, secret="") == "token_required"
 
@@ -155,7 +155,7 @@ def test_an_expired_token_of_another_secret_is_invalid_not_expired() -> None:
 @pytest.mark.parametrize(
     "alg", ["none", "None", "NONE", "", None, "HS384", "HS512", "RS256", "ES256", "EdDSA", "hs256", [], ["HS256"], {}]
 )
-def test_no_other_algorithm_is_believed_whatever_the_signature(alg: Any) -> None:
+def test_other_algorithms_are_rejected_for_every_signature(alg: Any) -> None:
     token = token_of({"sub": "ann"}, SECRET * 2, header={"alg": alg, "typ": "JWT"})
     assert refusal(token, secret=SECRET * 2) == "token_invalid"
 
@@ -372,7 +372,7 @@ def test_any_text_is_an_id_that_can_be_revoked() -> None:
         ({"sub": "x" * 201}, "1 to 200 characters"),
     ],
 )
-def test_a_user_that_is_no_string_is_told_so(claims: dict[str, Any], says: str) -> None:
+def test_a_user_that_is_no_string_is_rejected_with_the_reason(claims: dict[str, Any], says: str) -> None:
     with pytest.raises(AuthError, match=says) as refused:
         authenticator().verify(token_of({"exp": NOW + 9, **claims}))
     assert refused.value.reason == "token_invalid"

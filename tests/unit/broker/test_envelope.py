@@ -35,7 +35,7 @@ kinds = st.one_of(
 
 @settings(deadline=None, max_examples=300)
 @given(moments, st.binary(max_size=100), addressees, kinds)
-def test_whatever_is_packed_is_unpacked(
+def test_unpacking_reverses_packing(
     published_ms: int, text: bytes, addressee: tuple[str | None, str | None], kind: dict[str, object]
 ) -> None:
     only, exclude = addressee
@@ -69,7 +69,7 @@ def test_messages_of_the_version_before_that_need_no_mark_are_read(payload: byte
 
 
 @pytest.mark.parametrize("payload", [b"2 5 - P 0\nx", b"4 5 whatever\nx", b"1 5 - e 2\nx", b"17 1 2 3 4 5 6 7\nx"])
-def test_a_version_that_cannot_be_read_is_told_from_what_is_not_ours(payload: bytes) -> None:
+def test_an_unsupported_version_is_distinguished_from_a_foreign_payload(payload: bytes) -> None:
     with pytest.raises(UnknownEnvelopeVersion, match=r"version \d+: this node reads version 3"):
         Envelope.unpack(payload)
 

@@ -1,4 +1,4 @@
-"""What an error of the way to Redis is told as: a sentence for people, not a class or a number."""
+"""Errors of Redis connections are explained in a sentence, not as a class or a number."""
 
 from __future__ import annotations
 

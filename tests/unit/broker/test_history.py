@@ -69,7 +69,7 @@ def test_messages_are_numbered_linked_and_the_oldest_go() -> None:
     (None, 2, [4, 5], False), (1, 2, [1, 2], True), (4, 2, [4, 5], False), (5, 2, [5], False), (6, 2, [], False),
     (2, 3, [2, 3, 4], True), (1, 5, [1, 2, 3, 4, 5], False),
 ])  # fmt: skip
-def test_a_page_has_so_many_and_says_whether_there_are_more(
+def test_a_page_is_bounded_and_states_whether_more_messages_exist(
     first: int | None, count: int, offsets: list[int], more: bool
 ) -> None:
     at = At()

@@ -1,4 +1,4 @@
-"""gateway.broker.pipeline: what a durable publish waits for, and what is said where Redis cannot confirm it."""
+"""gateway.broker.pipeline: what a durable publish waits for, and its error if Redis cannot confirm it."""
 
 from __future__ import annotations
 
@@ -96,7 +96,9 @@ async def test_a_publish_is_acknowledged_behind_what_it_waits_for(
         ),
     ],
 )  # fmt: skip
-async def test_what_is_not_confirmed_says_what_is_missing(durability: Durability, confirms: Any, says: str) -> None:
+async def test_the_error_of_an_unconfirmed_publish_names_what_is_missing(
+    durability: Durability, confirms: Any, says: str
+) -> None:
     with pytest.raises(Unconfirmed) as raised:
         await publish(Redis(confirms), durability)
     assert str(raised.value) == says

@@ -1074,7 +1074,7 @@ async def test_every_promise_is_kept_over_thousands_of_steps(seed: int) -> None:
 
 @settings(deadline=None, max_examples=300)
 @given(st.lists(st.sampled_from(list(WEIGHTS)), max_size=50), st.data())
-def test_every_promise_is_kept_whatever_happens(acts: list[str], data: st.DataObject) -> None:
+def test_every_promise_holds_in_random_histories(acts: list[str], data: st.DataObject) -> None:
     @in_virtual_time
     async def scenario() -> None:
         await live(acts, lambda sides: data.draw(st.integers(0, sides - 1)))

@@ -69,7 +69,7 @@ async def test_an_error_of_the_owner_or_the_peer_ends_it_and_nothing_more_is_han
     ("error", "reason"),
     [(None, "Connection closed by server."), (ConnectionResetError(104, "reset"), "reset")],
 )
-async def test_a_loss_has_a_reason_and_redis_py_is_told(error: Exception | None, reason: str) -> None:
+async def test_a_lost_connection_has_a_reason_and_redis_py_is_notified(error: Exception | None, reason: str) -> None:
     opened, connection = connect([])
     connection.connection_lost(error)
     lost = connection.lost.exception()

@@ -97,7 +97,7 @@ def test_a_server_that_does_not_tell_its_host_means_where_it_was_asked(host: str
     assert resolve_server("other", 7001, "redis-1:6379") == "other:7001"
 
 
-def test_an_ipv6_address_is_told_from_its_port() -> None:
+def test_an_ipv6_address_is_bracketed_before_its_port() -> None:
     assert (server_name("::1", 5), server_name("h", 5)) == ("[::1]:5", "h:5")
 
 
@@ -111,7 +111,7 @@ nonsense
 """
 
 
-def test_masters_that_have_failed_are_told_from_those_that_are_suspected() -> None:
+def test_failed_masters_are_distinguished_from_suspected_ones() -> None:
     rows = [
         (0, 5460, (b"10.0.0.1", 7001, b"a")),
         (5461, 10922, (b"10.0.0.2", 7002, b"b")),

@@ -91,7 +91,7 @@ def test_a_url_is_shown_without_its_password(url: str, shown: str) -> None:
 
 
 @pytest.mark.parametrize("replica", [False, True])
-async def test_a_server_that_has_just_said_its_role_is_not_asked_again(replica: bool) -> None:
+async def test_a_servers_role_is_not_queried_again_at_once(replica: bool) -> None:
     asked: list[str] = []
 
     class Pipeline:

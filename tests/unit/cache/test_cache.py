@@ -126,7 +126,7 @@ async def test_what_another_program_wrote_is_a_miss_and_is_replaced_by_a_load() 
     (1, 100, (90_000, 100_000)), (WithTtl(1, 50), 100, (45_000, 50_000)), (WithTtl(1, 0), 100, (-2, -2)),
     (WithTtl(1, 10**9), 100, (MAX_TTL_SECONDS * 900, MAX_TTL_SECONDS * 1000)), ("x" * MAX_VALUE_BYTES, 100, (-2, -2)),
 ])  # fmt: skip
-async def test_a_load_is_kept_as_long_as_it_says(value: Any, ttl: float, kept_ms: tuple[float, float]) -> None:
+async def test_a_loaded_value_is_kept_for_its_lifetime(value: Any, ttl: float, kept_ms: tuple[float, float]) -> None:
     at = At()
     at.value = value
     plain = value.value if isinstance(value, WithTtl) else value

@@ -131,7 +131,7 @@ STEPS = st.lists(
 
 @settings(deadline=None, max_examples=500)
 @given(STEPS)
-def test_whatever_happens_it_never_gives_what_was_changed_before_the_last_notice_it_heard(
+def test_no_read_is_older_than_the_last_received_notice(
     steps: list[tuple[str, str, int]],
 ) -> None:
     one, hearing = near(20 * KB), 1

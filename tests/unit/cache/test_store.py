@@ -18,7 +18,7 @@ KEYS = Keys("", False)
 
 
 class At:
-    """Entries on an empty Redis, and a bus that has heard everything."""
+    """A cache store on an empty Redis, and a pub/sub that missed no notice."""
 
     def __init__(self) -> None:
         self.redis = MemoryRedis()

@@ -69,7 +69,7 @@ class Shell:
 
 @pytest.fixture
 def shell(monkeypatch: pytest.MonkeyPatch) -> Shell:
-    """A shell that knows no cluster, whatever the one that started us knows."""
+    """An environment without the settings of a cluster, even if the outer shell has them."""
     for name in list(os.environ):
         if name.startswith("GATEWAY_"):
             monkeypatch.delenv(name)
@@ -437,7 +437,7 @@ def terminal(shell: Shell, width: int) -> None:
     shell.env |= {"FORCE_COLOR": "1", "COLUMNS": str(width), "TERM": "xterm"}
 
 
-def test_a_table_that_nobody_looks_at_is_plain_and_has_a_line_a_row(shell: Shell) -> None:
+def test_a_table_for_a_pipe_is_plain_with_one_line_for_each_row(shell: Shell) -> None:
     rows = [client(at, user="u" * 200, topics=["t"] * at) for at in range(3)]
     shell.answers({"clients": rows, "next": None})
     head, *lines = shell.run("clients").stdout.splitlines()
@@ -525,7 +525,7 @@ def test_topics_are_shown_with_their_counts(shell: Shell) -> None:
     ]  # fmt: skip
 
 
-def test_who_was_disconnected_is_said(shell: Shell) -> None:
+def test_disconnect_prints_the_closed_clients(shell: Shell) -> None:
     shell.answers({"disconnected": ["n1.0.1", "n2.0.7"]})
     assert shell.run("disconnect", "--user", "ann").stdout == "Disconnected n1.0.1.\nDisconnected n2.0.7.\n"
     shell.answers({"disconnected": []})
@@ -558,7 +558,7 @@ def test_a_token_proves_its_user_to_a_node(shell: Shell) -> None:
     assert shell.asked == []
 
 
-def test_a_token_as_json_says_until_when_it_is_valid(shell: Shell) -> None:
+def test_a_token_as_json_has_its_expiry(shell: Shell) -> None:
     shell.env["GATEWAY_JWT_SECRET"] = SECRET
     made = orjson.loads(shell.run("token", "issue", "ann", "--json").stdout)
     assert made.keys() == {"token", "user", "role", "expires"}
@@ -572,7 +572,7 @@ def test_a_token_needs_the_secret(shell: Shell) -> None:
     assert done.stderr == "A token must be signed: set GATEWAY_JWT_SECRET to the secret of the nodes\n"
 
 
-def test_a_weak_secret_is_told_of_in_one_line_beside_the_token(shell: Shell) -> None:
+def test_a_weak_secret_causes_a_warning_of_one_line(shell: Shell) -> None:
     shell.env["GATEWAY_JWT_SECRET"] = "short"
     done = shell.run("token", "issue", "ann")
     assert done.exit_code == 0
@@ -615,7 +615,7 @@ def test_a_token_that_proves_nothing_is_explained_and_fails(
 
 
 @pytest.mark.parametrize("text", ["", "abc", "a.b.c", "é", "..", "a" * 10_000])
-def test_what_is_no_token_is_said_in_one_sentence(shell: Shell, text: str) -> None:
+def test_an_invalid_token_is_reported_in_one_sentence(shell: Shell, text: str) -> None:
     done = shell.run("token", "explain", "-", stdin=text)
     assert (done.exit_code, done.stdout) == (1, "")
     assert re.fullmatch(r"This is not a token: .*\n", done.stderr)
@@ -647,7 +647,7 @@ def checked(shell: Shell) -> dict[str, bool | None]:
     words = {True: "ok", False: "failed", None: "skipped"}
     for one in document["checks"]:
         assert re.search(rf"^{re.escape(one['check'])} +{words[one['ok']]}\b", done.stdout, re.MULTILINE), done.stdout
-        assert one["ok"] is not False or one["found"], "what is wrong is said"
+        assert one["ok"] is not False or one["found"], "each failed check names what is wrong"
     return {one["check"]: one["ok"] for one in document["checks"]}
 
 
@@ -689,7 +689,9 @@ def test_no_nodes_are_not_well(shell: Shell) -> None:
         (500, {"API": False, "key": None, "Redis": None, "nodes": None}),
     ],
 )
-def test_what_cannot_be_asked_is_not_said_to_be_well(shell: Shell, status: int, states: dict[str, bool | None]) -> None:
+def test_a_check_that_cannot_run_is_not_reported_as_passed(
+    shell: Shell, status: int, states: dict[str, bool | None]
+) -> None:
     shell.answer = cluster = Cluster()
     cluster.refuses = status, "because"
     assert checked(shell) == {"settings": True, **states}
@@ -718,7 +720,7 @@ def test_a_redis_that_is_named_here_is_asked_from_here(shell: Shell) -> None:
 # ---- drain, rebalance
 
 
-def test_which_node_drains_is_said(shell: Shell) -> None:
+def test_drain_prints_the_name_of_the_node(shell: Shell) -> None:
     shell.answers({"draining": ["n1.9f2c31ab"]})
     assert shell.run("drain", "n1").stdout == "n1.9f2c31ab is draining.\n"
 
@@ -728,7 +730,7 @@ def test_reload_lists_the_nodes_or_says_why_none_has_changed(shell: Shell) -> No
     assert shell.run("reload").stdout == "n1.a has reloaded.\nn2.b has reloaded.\n"
 
 
-def test_rebalance_says_who_gives_away_how_many_and_when(shell: Shell) -> None:
+def test_rebalance_prints_how_many_clients_each_node_moves_and_when(shell: Shell) -> None:
     shell.answers(
         {"moves": [{"node": "n1.a", "clients": 10}, {"node": "n2.b", "clients": 7}], "seconds": 5, "after": 0}
     )
@@ -748,7 +750,7 @@ def test_rebalance_over_no_time_that_can_be_is_misuse(shell: Shell, seconds: str
     assert (done.exit_code, shell.asked) == (2, [])
 
 
-def test_what_no_replica_confirmed_is_not_said_to_be_undone(shell: Shell) -> None:
+def test_an_unconfirmed_publish_is_not_reported_as_undone(shell: Shell) -> None:
     shell.answers(error("unconfirmed", "published, but confirmed by 0 of 1 replicas; …"), 503)
     done = shell.run("publish", "t", "1")
     assert done.exit_code == 1

@@ -109,7 +109,7 @@ def test_after_a_gap_anything_is_news() -> None:
     assert position.message_received(said(3)) == []
 
 
-def test_who_leaves_upon_a_gap_has_nothing_to_recover_from_and_is_told_again() -> None:
+def test_a_client_that_disconnects_after_a_gap_gets_the_gap_again() -> None:
     position = joined(10)
     position.lost("why")
     position.disconnected()
@@ -133,7 +133,7 @@ def test_a_snapshot_is_handed_on_and_is_no_place() -> None:
     assert position.recover() == at(10)
 
 
-def test_who_was_never_let_in_misses_nothing() -> None:
+def test_a_client_that_never_connected_misses_nothing() -> None:
     position = TopicPosition("t")
     position.disconnected()
     assert position.recover() is None
@@ -142,7 +142,7 @@ def test_who_was_never_let_in_misses_nothing() -> None:
 
 @settings(deadline=None)
 @given(st.lists(st.sampled_from(["publish", "cut", "double"]), max_size=60), st.integers(0, 100))
-def test_whatever_happens_every_message_comes_once_and_in_order(steps: list[str], start: int) -> None:
+def test_every_message_arrives_once_and_in_order_in_random_histories(steps: list[str], start: int) -> None:
     """Against a server that keeps its promises: all that was published while away comes upon `recover`."""
     position, top, had, here = joined(start), start, [], True
 
@@ -197,7 +197,7 @@ def test_each_wait_is_anywhere_between_nothing_and_a_bound_that_doubles_up_to_th
     assert backoff.seconds() == 1
 
 
-def test_a_server_that_says_when_to_come_is_obeyed() -> None:
+def test_the_client_obeys_the_servers_reconnect_delay() -> None:
     backoff = Backoff(1, 20, lambda _low, high: high)
     assert backoff.seconds(reconnect_ms=1234) == pytest.approx(1.234)
 
@@ -355,5 +355,5 @@ def test_a_token_is_replaced_a_minute_before_its_end_or_in_the_last_quarter_of_a
 
 
 @pytest.mark.parametrize("token", LOGIC["no_end"])
-def test_a_token_that_tells_no_end_is_replaced_when_the_server_says_so(token: str) -> None:
+def test_a_token_without_an_expiry_is_replaced_on_the_servers_request(token: str) -> None:
     assert refresh_seconds(token, 0) is None

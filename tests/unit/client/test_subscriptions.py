@@ -104,7 +104,7 @@ async def test_a_topic_that_is_left_while_its_subscribe_is_on_the_way_is_left_up
     first = bench.topics.add("t", 10)
     [frame] = bench.turn()
     bench.topics.remove(first)
-    assert bench.pass_seconds(30) == []  # nobody waits for it, so it is not asked for again
+    assert bench.pass_seconds(30) == []  # no subscription waits for it, so SUBSCRIBE is not sent again
     bench.acknowledge(frame)
     assert [frame["type"] for frame in bench.turn()] == ["UNSUBSCRIBE"]
     assert bench.pass_seconds(30) == []

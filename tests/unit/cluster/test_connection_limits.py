@@ -107,7 +107,7 @@ async def test_a_newcomer_is_counted_by_the_step_that_lets_it_in_and_released_by
 
 
 @in_virtual_time
-async def test_a_newcomer_without_room_is_told_which_limit_and_is_not_counted() -> None:
+async def test_a_rejected_connection_gets_the_name_of_the_limit_and_is_not_counted() -> None:
     redis = Redis()
     redis.answers = [[0, 1], [0, 2], [1], [0]]
     async with running(redis) as connection_limits:
@@ -305,7 +305,7 @@ async def test_a_newcomer_that_goes_in_the_turn_of_its_answer_gives_its_slot_bac
     redis.away = True
     async with running(redis) as connection_limits:
         gone = asyncio.create_task(connection_limits.acquire("ann", None))
-        while not connection_limits._redis_away:  # noqa: ASYNC110  the turn in which it is let in
+        while not connection_limits._redis_away:  # noqa: ASYNC110  the turn in which it is accepted
             await asyncio.sleep(0)
         gone.cancel()
         await asyncio.gather(gone, return_exceptions=True)

@@ -228,7 +228,7 @@ def test_once_all_is_written_redis_holds_what_memory_holds(sequence: list[Any]) 
 
 
 @in_virtual_time
-async def test_a_beat_that_redis_takes_late_and_that_nobody_hears_of_loses_no_rows() -> None:
+async def test_a_late_heartbeat_without_an_answer_loses_no_rows() -> None:
     node = Node()
     node.change(1, 1, there=True)
     await node.beat()

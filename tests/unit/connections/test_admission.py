@@ -158,7 +158,7 @@ async def test_what_fails_behind_the_new_slot_fails_this_connection_only() -> No
 
 
 @in_virtual_time
-async def test_a_full_node_says_so_and_counts_it_once() -> None:
+async def test_a_full_node_rejects_a_connection_and_counts_it_once() -> None:
     at = At()
     assert at.admission.refusal(5) is None
     at.limit = "connects"

@@ -1,5 +1,5 @@
-"""gateway.connections.async_commands: each errand has one answer and one hold, whatever Redis, the back end or a bug
-make of it.
+"""gateway.connections.async_commands: each command has one answer and one hold, also after errors of Redis, of
+the back end, and internal ones.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ class At:
         return {"count": 1}
 
     async def publish(self, client: Client) -> Any:
-        """What the client is told."""
+        """The messages that the client receives."""
         self.async_commands.publish_message(cast(Any, client), Publication("t", 1), "r")
         assert client.holds == ["publish"]
         await asyncio.gather(*self.tasks)

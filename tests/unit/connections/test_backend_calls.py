@@ -1,4 +1,4 @@
-"""gateway.connections.backend_calls: the order of a client's calls, how many are under way, and what it is told of
+"""gateway.connections.backend_calls: the order of a client's calls, the limit of running calls, and the answer for
 each outcome.
 """
 
@@ -41,7 +41,7 @@ class Client:
 
 
 class At:
-    """Calls, a back end and a cache of the test's, and what clients were told."""
+    """BackendCalls with a fake back end and a fake cache; keeps the answers to clients."""
 
     timeout_seconds = 4.0
 
@@ -143,7 +143,7 @@ async def test_the_next_frame_waits_while_eight_calls_are_under_way() -> None:
 
 
 @in_virtual_time
-async def test_a_command_says_who_gave_it_and_is_acknowledged_once() -> None:
+async def test_a_command_names_its_sender_and_is_acknowledged_once() -> None:
     at, client = At(), Client()
     at.command(client, "move")
     await asyncio.gather(*at.tasks)
@@ -211,7 +211,7 @@ async def test_a_bug_fails_this_request_only() -> None:
         (BackendResponse(200, 1, 7.0), True, 0),
     ],
 )
-async def test_an_answer_is_kept_as_the_rule_or_the_back_end_says_and_not_in_a_full_redis(
+async def test_an_answer_is_cached_by_the_rule_or_the_back_end_and_not_in_a_full_redis(
     answer: BackendResponse, full: bool, seconds: float
 ) -> None:
     at, client = At(answer), Client()

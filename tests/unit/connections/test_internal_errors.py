@@ -32,7 +32,7 @@ def log() -> Iterator[list[Any]]:
     ],
     ids=["identity", "subscribe", "preparing", "letting in", "publish", "request", "status"],
 )
-async def test_a_message_that_we_fail_at_is_answered_and_the_next_one_is_handled(
+async def test_a_message_that_causes_an_internal_error_gets_5000_and_the_next_is_handled(
     log: list[Any], message: dict[str, Any], dispatcher: Broken
 ) -> None:
     node = OneClientNode(dispatcher, refuse)

@@ -54,7 +54,7 @@ async def turns_until_all(done: Any, clients: list[WebSocket]) -> list[int]:
 
 
 @pytest.mark.parametrize("how", ["order", "revocation"])
-async def test_the_clients_of_a_user_are_closed_a_few_a_turn_and_nobody_else(how: str) -> None:
+async def test_only_the_clients_of_the_user_are_closed_a_few_in_each_turn(how: str) -> None:
     node = OneClientNode(broken(), refuse)
     clients = crowd(node, "ann")
     other = crowd(node, "bob", 1)[0]
@@ -97,7 +97,7 @@ async def test_clients_that_lose_many_topics_are_fewer_a_turn() -> None:
     assert await turns_until_all(lambda client: not client.audiences.topics, clients) == [2, 4, 6, 8, 10]
 
 
-async def test_a_client_loses_very_many_topics_in_turns_and_is_told_of_each_part() -> None:
+async def test_a_client_loses_many_topics_in_parts_and_is_notified_of_each_part() -> None:
     node = OneClientNode(
         broken(is_plain=lambda _: True, has_history=lambda _: False, has_presence=lambda _: False), refuse
     )

@@ -1,5 +1,5 @@
-"""gateway.connections.outages: what clients are told of an outage of Redis, in which order, and how much of it a turn
-does.
+"""gateway.connections.outages: the notices to clients about an outage of Redis, their order, and the bound of work in
+each turn.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ class World:
 
 
 @in_virtual_time
-async def test_an_outage_is_told_in_order_a_few_at_a_time_and_nobody_is_forgotten() -> None:
+async def test_every_client_is_notified_of_an_outage_in_order_a_few_at_a_time() -> None:
     world = World(3 * SLICE_ITEMS + 7)
     topics = [f"t{at}" for at in range(2 * SLICE_ITEMS + 3)]
     for at, client in enumerate(world.clients):
@@ -136,7 +136,7 @@ async def test_a_channel_of_very_many_clients_takes_many_turns() -> None:
 
 
 @in_virtual_time
-async def test_a_small_loss_is_told_at_once() -> None:
+async def test_a_small_loss_is_reported_at_once() -> None:
     world = World(3)
     world.subscribe(world.clients[0], ["a", "b"])
     world.hub.join(world.clients[1], hub.user_audience("ann"))
@@ -146,14 +146,14 @@ async def test_a_small_loss_is_told_at_once() -> None:
 
 
 @in_virtual_time
-async def test_clients_that_come_leave_or_unsubscribe_meanwhile_are_told_what_is_true_of_them() -> None:
+async def test_clients_that_change_during_an_outage_get_notices_of_their_own_topics() -> None:
     world = World(4)
     gone, left, moved, there = world.clients
     for client in world.clients:
         world.subscribe(client, ["first", "last"])
     channels = [hub.topic_audience("first"), *(hub.topic_audience(f"empty{at}") for at in range(2 * SLICE_ITEMS))]
     world.outage_notifier.pubsub_missed([*channels, hub.topic_audience("last")])
-    world.outage_notifier.pubsub_restored()  # nobody was told that Redis is away
+    world.outage_notifier.pubsub_restored()  # no client was notified of the outage
     assert not any(client.notices for client in world.clients)
     gone.stage = ConnectionStage.CLOSED
     world.hub.remove(gone)

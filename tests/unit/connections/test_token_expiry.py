@@ -1,4 +1,4 @@
-"""The end of a token on an open socket: told half a minute before, and enforced after the leeway."""
+"""A token expires on an open socket: the client is notified 30 s before, and closed after the leeway."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ENDS = 1000
 
 
 @in_virtual_time
-async def test_it_is_told_thirty_seconds_before_once_and_closed_after_the_leeway() -> None:
+async def test_a_client_is_warned_once_thirty_seconds_before_and_closed_after_the_leeway() -> None:
     node = OneClientNode(broken(), refuse)
     client = node.connection
     client.session.identity = Identity("ann", "user", expires=ENDS + LEEWAY_SECONDS)

@@ -27,12 +27,12 @@ def test_an_address_counts_for_itself_and_an_ipv6_address_for_its_network(ip: st
 
 
 @pytest.mark.parametrize("ip", ["127.0.0.1", "10.255.0.1", "::ffff:10.0.0.1", "2001:db8:ffff::5"])
-def test_a_trusted_proxy_counts_for_nobody(ip: str) -> None:
+def test_a_trusted_proxy_counts_for_no_address(ip: str) -> None:
     assert SOURCES.of(ip) is None
 
 
 @given(st.text())
-def test_any_text_counts_for_an_address_or_for_nobody(ip: str) -> None:
+def test_any_text_counts_for_one_address_or_for_none(ip: str) -> None:
     assert SOURCES.of(ip) is None or SOURCES.of(ip) != ""
 
 

@@ -1,4 +1,4 @@
-"""Where the back end answers a REQUEST: where the rule says, whatever the client says."""
+"""The rule, and not the client, decides which URL of the back end gets a REQUEST."""
 
 from __future__ import annotations
 
@@ -61,13 +61,13 @@ def test_the_action_is_the_requests() -> None:
     assert backend_target(Rule(pattern="*", source="/c"), request, None) == "/c?action=show"
 
 
-def test_nobody_known_has_no_place_of_a_user() -> None:
+def test_a_path_with_a_user_rejects_anonymous_clients() -> None:
     assert refusal("/users/{user}", user=None) is ErrorReason.AUTHENTICATION_NEEDED
     assert target("/contests", user=None) == "/contests?action=show"
 
 
 @pytest.mark.parametrize("part", ["", ".", ".."])
-def test_nobody_leads_the_gateway_elsewhere(part: str) -> None:
+def test_an_empty_or_dot_segment_is_rejected(part: str) -> None:
     assert refusal("/contests/{1}", f"contest:{part}") is ErrorReason.UNKNOWN_TOPIC
     assert refusal("/contests/{action}", action=part) is ErrorReason.UNKNOWN_TOPIC
 
@@ -128,7 +128,7 @@ def test_parameters_have_a_length() -> None:
     st.from_regex(r"[!-)+-z|~]{1,50}", fullmatch=True), st.text(min_size=1, max_size=50).filter(str.isprintable),
     st.text(min_size=1, max_size=50), st.dictionaries(st.text(max_size=9), st.text(max_size=9), max_size=4),
 )  # fmt: skip
-def test_what_a_client_says_stays_where_the_rule_puts_it(
+def test_a_clients_value_stays_in_its_part_of_the_url(
     part: str, action: str, user: str, parameters: dict[str, str]
 ) -> None:
     request = Request(f"contest:{part}", action, parameters, "r")

@@ -1,4 +1,4 @@
-"""What is held for all clients together stays within its ceiling, and the largest go first."""
+"""The buffers of all clients together stay below a ceiling; the node closes the largest first."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MOST = 1 << 20
 
 
 class Client:
-    """Holds what it is told to; counts how often it is looked at."""
+    """A client with a set number of waiting bytes; counts how often they are read."""
 
     def __init__(self) -> None:
         self.held = 0
@@ -38,7 +38,7 @@ class Node:
         self.buffer_limit.grow(client, size)
 
 
-def test_nobody_goes_while_all_are_within_the_ceiling() -> None:
+def test_no_client_is_closed_below_the_ceiling() -> None:
     node, clients = Node(), [Client() for _ in range(10)]
     for client in clients:
         node.hold(client, MOST // 10)

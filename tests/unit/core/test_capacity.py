@@ -16,7 +16,7 @@ def test_a_full_node_refuses_and_still_answers_questions() -> None:
     assert capacity.is_overloaded(1051)
 
 
-def test_a_storm_that_it_can_carry_is_let_in_and_what_goes_on_is_paced() -> None:
+def test_a_burst_is_accepted_and_a_sustained_rate_is_limited() -> None:
     capacity = Capacity(10**6, 100)
     burst = int(100 * BURST_SECONDS)
     assert [capacity.exceeded(1, NOW) for _ in range(burst + 2)] == [None] * burst + ["connects"] * 2

@@ -127,7 +127,7 @@ def test_a_recovery_that_lasts_is_one() -> None:
     assert breaker.wait(later) == OPEN_SECONDS
 
 
-def test_a_trial_that_says_nothing_has_failed() -> None:
+def test_a_trial_without_a_result_has_failed() -> None:
     breaker = opened()
     assert breaker.allows(OPEN_SECONDS)
     late = 2 * OPEN_SECONDS
@@ -158,7 +158,7 @@ STEPS = st.lists(
 
 
 @given(STEPS, st.sampled_from([None, 1, RECOVERIES]))
-def test_whatever_happens_it_can_close_again_in_bounded_time(
+def test_the_breaker_can_always_close_again_in_bounded_time(
     steps: list[tuple[float, str]], recoveries: int | None
 ) -> None:
     breaker, now, trial = CircuitBreaker(recoveries), 0.0, False

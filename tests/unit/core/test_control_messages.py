@@ -1,4 +1,4 @@
-"""Orders between nodes: whatever comes on the channel is one of them, or none."""
+"""Control messages between nodes: every payload is a valid message or rejected."""
 
 from __future__ import annotations
 

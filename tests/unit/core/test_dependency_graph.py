@@ -53,7 +53,7 @@ def test_what_stands_in_two_places_is_unfolded_once() -> None:
     assert list(tree_lines(graph, str)) == ["a", "└─ c", "   └─ d", "b", "└─ c …"]
 
 
-def test_one_that_nobody_tells_of_is_shown_where_it_is_needed() -> None:
+def test_an_unregistered_dependency_is_shown_beside_its_dependents() -> None:
     assert list(tree_lines({"feed": ["db"]}, str)) == ["db", "└─ feed"]
 
 

@@ -21,7 +21,7 @@ from gateway.core.frames import BINARY, CLOSE, CONTINUATION, DEFLATED, PING, PON
 
 MANY = 1 << 30
 Message = tuple[int, bytes]
-FRAGMENT: Message = (CONTINUATION, b"")  # what is told of one that does not end its message
+FRAGMENT: Message = (CONTINUATION, b"")  # the header of a frame that does not end its message
 
 
 def from_client(opcode: int, payload: bytes, *, fin: bool = True) -> bytes:
@@ -237,7 +237,7 @@ def test_a_message_may_be_as_large_as_the_limit(size: int) -> None:
     [b"\xe5", b"\xfe\x00\x7e", b"\xff" + (1 << 16).to_bytes(8, "big"), b"\xff" + (1 << 63).to_bytes(8, "big")],
     ids=["101", "126", "65536", "2**63"],
 )
-def test_one_that_is_larger_is_refused_before_any_of_it_arrives(size: bytes) -> None:
+def test_a_larger_frame_is_rejected_before_its_payload_arrives(size: bytes) -> None:
     key = b"\x11\x22\x33\x44"
     assert parse([b"\x81", size, key], 100) == ([], 1009)
 

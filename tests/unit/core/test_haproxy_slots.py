@@ -94,9 +94,7 @@ NODES = st.lists(st.builds(node, st.integers(1, 9), ready=st.booleans()), unique
 
 
 @given(NODES, SERVERS)
-def test_whatever_there_is_only_slots_of_ours_change_and_none_that_serves(
-    nodes: list[ListedNode], servers: list[HaproxyServer]
-) -> None:
+def test_only_our_slots_change_and_never_one_that_serves(nodes: list[ListedNode], servers: list[HaproxyServer]) -> None:
     found, homeless = slot_changes(nodes, servers, own="slot", patience_seconds=PATIENCE)
     by_name = {server.name: server for server in servers}
     assert len({change.server for change in found}) == len(found)

@@ -12,11 +12,11 @@ def asked(pollers: HealthPollers, who: str, *answers: bool, at: float, every: fl
     return at + (len(answers) - 1) * every
 
 
-def test_with_nobody_asking_there_is_nobody_to_wait_for() -> None:
+def test_a_drain_without_pollers_waits_for_none() -> None:
     assert HealthPollers().all_notified(0)
 
 
-def test_a_load_balancer_is_told_by_two_refusals_in_a_row() -> None:
+def test_a_load_balancer_knows_of_the_drain_after_two_refusals_in_a_row() -> None:
     pollers = HealthPollers()
     now = asked(pollers, "lb", False, False, at=0)
     assert not pollers.all_notified(now)

@@ -1,4 +1,4 @@
-"""The fan-out, against a plain model: a set of (client, audience) pairs and what each client is to be handed."""
+"""The hub, against a plain model: a set of (client, audience) pairs and the messages of each client."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Client:
     protocol: Encoder = NATIVE
     audiences: Audiences = field(default_factory=Audiences)
     writes: list[bytes] = field(default_factory=list)
-    blocked: bool = False  # it does not read: whatever is sent is refused
+    blocked: bool = False  # the client does not read: it rejects every send
 
     def send(self, data: bytes) -> bool:
         if not self.blocked:
@@ -264,7 +264,7 @@ def test_frames_of_several_audiences_reach_a_client_in_one_write_too() -> None:
     assert (node.hub.deliveries, node.hub.sent_bytes) == (10, 10)
 
 
-def test_who_hears_the_same_of_several_audiences_shares_what_is_joined() -> None:
+def test_clients_with_the_same_pending_messages_share_one_joined_buffer() -> None:
     node, ann, bob = Node(), Client("ann"), Client("bob")
     members(node, "topic:a", ann, bob)
     members(node, "topic:b", bob, ann)
@@ -294,14 +294,14 @@ def test_what_came_before_a_leave_is_still_its_own() -> None:
     assert ann.received == b"before"
 
 
-def test_an_audience_without_members_wakes_nobody() -> None:
+def test_an_audience_without_members_wakes_no_client() -> None:
     node = Node()
     node.hub.deliver("topic:a", Raw(b"x"))
     node.hub.deliver("topic:a", Raw(b"x"), exclude="ann")
     assert node.wakes == 0
 
 
-def test_the_excluded_hears_nothing_and_the_others_do_behind_what_waited() -> None:
+def test_the_excluded_client_receives_nothing_and_the_others_receive_in_order() -> None:
     node, ann, bob = Node(), Client("ann"), Client("bob")
     members(node, "topic:a", ann, bob)
     node.hub.deliver("topic:a", Raw(b"1"))
@@ -424,7 +424,7 @@ def test_each_protocol_encodes_an_event_once_and_only_for_a_client_of_its_own() 
     assert len(upper.encoded) == 2, "its last client is gone"
 
 
-def test_topics_are_told_while_somebody_hears_them() -> None:
+def test_topics_are_listed_while_they_have_subscribers() -> None:
     node, ann = Node(), Client("ann")
     for audience in AUDIENCES:
         members(node, audience, ann)

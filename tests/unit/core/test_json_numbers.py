@@ -122,7 +122,7 @@ def test_a_number_of_a_mebibyte_takes_no_longer(number: bytes) -> None:
 # ---- what clients and programs send
 
 
-def test_a_client_is_told_which_number_was_refused_and_upon_which_message() -> None:
+def test_the_error_names_the_rejected_number_and_the_message() -> None:
     text = b'{"type":"PUBLISH","topic":"t","data":{"wei":100000000000000000001},"requestId":"r1"}'
     with pytest.raises(ProtocolError) as refused:
         decoder.decode(text)
@@ -142,7 +142,7 @@ def test_a_refused_message_with_a_bad_request_id_is_answered_without_it(request_
     [1 << 64, -(1 << 63) - 1, float("nan"), float("inf"), [{"x": float("-inf")}], (None, float("nan")), "\ud800",
      {1: 2}, object()],
 )  # fmt: skip
-def test_a_program_is_told_what_json_cannot_hold(data: Any) -> None:
+def test_a_value_that_json_cannot_represent_is_rejected(data: Any) -> None:
     with pytest.raises(ProtocolError, match="cannot be written as JSON") as refused:
         Publication.of_python({"topic": "t", "data": data})
     assert refused.value.reason is ErrorReason.DATA_REFUSED

@@ -44,7 +44,7 @@ def test_any_message_is_read_back(data: object, extras: dict[str, str]) -> None:
     ],
 )  # fmt: skip
 def test_bytes_that_are_no_message_are_refused(body: bytes) -> None:
-    with pytest.raises(ValueError):  # noqa: PT011  whatever the reason
+    with pytest.raises(ValueError):  # noqa: PT011  for any reason
         message.check(body)
 
 

@@ -1,4 +1,4 @@
-"""What a rule says somebody may."""
+"""The permissions that a topic rule gives to a client."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_an_owner_owns_its_own_topic_and_none_that_looks_like_it(topic: str) -> 
     assert check_rule(Need.OWNER, RULE, topic, ANN) is V.NOT_OWNER
 
 
-def test_a_user_whose_name_has_colons_owns_its_topic_and_nobody_the_end_of_it() -> None:
+def test_a_user_name_with_colons_owns_its_topic_and_its_last_part_does_not() -> None:
     assert check_rule(Need.OWNER, RULE, "wallet:did:key:ann", Identity("did:key:ann", "user")) is V.ALLOWED
     assert check_rule(Need.OWNER, RULE, "wallet:did:key:ann", ANN) is V.NOT_OWNER
 

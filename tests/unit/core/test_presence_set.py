@@ -11,7 +11,7 @@ GRACE = 5.0
 ANN = Member("a.1.1", "ann")
 ANN_AGAIN = Member("b.1.1", "ann")
 BOB = Member("a.1.2", "bob")
-NOBODY = Member("a.1.3", None)
+ANONYMOUS = Member("a.1.3", None)
 
 
 def joined(*members: Member) -> PresenceSet:
@@ -67,24 +67,24 @@ def test_who_died_with_a_node_is_shown_at_once() -> None:
 
 
 def test_anonymous_clients_are_people_each() -> None:
-    presence_set = joined(NOBODY, Member("a.1.4", None))
+    presence_set = joined(ANONYMOUS, Member("a.1.4", None))
     assert len(presence_set) == 2
 
 
 def test_a_user_named_like_a_client_is_somebody_else() -> None:
-    presence_set = joined(NOBODY, Member("a.1.9", NOBODY.client_id))
+    presence_set = joined(ANONYMOUS, Member("a.1.9", ANONYMOUS.client_id))
     assert len(presence_set) == 2
 
 
 def test_a_client_with_another_user_is_another_person_at_once() -> None:
-    presence_set = joined(NOBODY, BOB)
-    presence_set.join(NOBODY._replace(user="ann"))
-    assert presence_set.changes(10) == PresenceChanges(joined=[NOBODY._replace(user="ann")], left=[NOBODY])
-    presence_set.join(NOBODY._replace(user="bob"))
-    assert presence_set.changes(10) == PresenceChanges(left=[NOBODY._replace(user="ann")])
+    presence_set = joined(ANONYMOUS, BOB)
+    presence_set.join(ANONYMOUS._replace(user="ann"))
+    assert presence_set.changes(10) == PresenceChanges(joined=[ANONYMOUS._replace(user="ann")], left=[ANONYMOUS])
+    presence_set.join(ANONYMOUS._replace(user="bob"))
+    assert presence_set.changes(10) == PresenceChanges(left=[ANONYMOUS._replace(user="ann")])
     assert len(presence_set) == 1
     presence_set.leave(BOB.client_id, 10)
-    assert presence_set.members() == [NOBODY._replace(user="bob")]
+    assert presence_set.members() == [ANONYMOUS._replace(user="bob")]
 
 
 def test_who_came_and_went_within_a_batch_was_never_here() -> None:
@@ -104,8 +104,8 @@ def test_who_was_here_before_us_is_no_news() -> None:
 
 def test_what_was_missed_is_made_good() -> None:
     presence_set = joined(ANN, BOB)
-    presence_set.reconcile([BOB, NOBODY], now=10)
-    assert presence_set.changes(10) == PresenceChanges(joined=[NOBODY])
+    presence_set.reconcile([BOB, ANONYMOUS], now=10)
+    assert presence_set.changes(10) == PresenceChanges(joined=[ANONYMOUS])
     assert presence_set.changes(10 + GRACE) == PresenceChanges(left=[ANN])
 
 
@@ -172,11 +172,11 @@ def test_clients_before_us_and_those_within_a_batch_are_not_reported() -> None:
 
 
 def test_a_client_with_another_user_left_and_joined() -> None:
-    presence_set = joined(NOBODY)
+    presence_set = joined(ANONYMOUS)
     presence_set.client_changes()
-    named = NOBODY._replace(user="ann")
+    named = ANONYMOUS._replace(user="ann")
     presence_set.join(named)
-    assert presence_set.client_changes() == ClientChanges(joined=[named], left=[NOBODY])
+    assert presence_set.client_changes() == ClientChanges(joined=[named], left=[ANONYMOUS])
 
 
 def test_a_new_info_replaces_the_old_one_silently() -> None:

@@ -1,4 +1,4 @@
-"""What is said on a topic: any item at all is a publication that can be sent or a ProtocolError."""
+"""Publications: every item is either a valid publication or a ProtocolError."""
 
 from __future__ import annotations
 

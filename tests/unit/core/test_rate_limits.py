@@ -1,4 +1,4 @@
-"""Token buckets: an average is kept, a burst is allowed, and who goes on is told so and then turned out."""
+"""Token buckets: they limit the average, allow a burst, and first warn and then close a client that continues."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def test_a_burst_is_fine_then_refused_then_enough() -> None:
     assert found == [RateOutcome.ALLOWED] * 100 + [RateOutcome.REFUSED] * 100 + [RateOutcome.DISCONNECT]
 
 
-def test_whoever_keeps_to_the_rate_is_never_refused() -> None:
+def test_a_client_within_the_rate_is_never_rejected() -> None:
     usage = ClientUsage()
     verdicts(100, START, usage)
     for at in range(1, 1000):
         assert usage.count_message(RATES, 1, START + at / 10) is RateOutcome.ALLOWED
 
 
-def test_what_is_refused_counts_and_whoever_stops_is_forgiven() -> None:
+def test_rejected_messages_count_until_the_client_pauses() -> None:
     usage = ClientUsage()
     verdicts(150, START, usage)
     assert usage.count_message(RATES, 1, START + 4) is RateOutcome.REFUSED
@@ -56,7 +56,7 @@ def test_an_idle_client_saves_up_no_more_than_a_burst() -> None:
 
 
 @pytest.mark.parametrize("now", [0.0, 3.0, 1e9])
-def test_a_new_bucket_is_full_whatever_the_clock_says(now: float) -> None:
+def test_a_new_bucket_is_full_at_any_time(now: float) -> None:
     assert RateLimit(3).left(UNUSED, now) == 3 * BURST_SECONDS
 
 

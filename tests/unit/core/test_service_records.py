@@ -1,4 +1,4 @@
-"""What is told of a service, by anybody, and what all its instances amount to."""
+"""Records of services from any program, and the combined status of all instances."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_what_is_wrong_is_named(record: object, wrong: str) -> None:
 
 
 @given(st.binary(max_size=200) | st.text(max_size=50).map(str.encode) | st.from_type(bool).map(orjson.dumps))
-def test_any_text_is_a_record_or_says_that_it_is_none(text: bytes) -> None:
+def test_any_text_is_a_record_or_rejected(text: bytes) -> None:
     record = service_records.parse(text)
     assert record["status"] in SAID
     if "not understood" in record.get("lastError", ""):
@@ -73,7 +73,7 @@ JSON = st.recursive(
 
 
 @given(st.sampled_from(SAID), st.dictionaries(st.sampled_from(sorted(service_records.FIELDS - {"status"})), JSON))
-def test_whatever_other_programs_write_is_shown(status: ServiceStatus, more: dict[str, Any]) -> None:
+def test_records_of_other_programs_are_shown(status: ServiceStatus, more: dict[str, Any]) -> None:
     record = service_records.parse(orjson.dumps({"status": status, **more}))
     shown = service_records.aggregate("s", {"i": record, "j": alive("active")}, NOW)
     assert orjson.dumps(shown)
@@ -126,11 +126,11 @@ def test_the_living_count_and_the_dead_are_shown_with_their_last_error() -> None
     assert "leaseEnds" not in found["instances"][0]
 
 
-def test_one_in_error_makes_it_error_whatever_the_others_say() -> None:
+def test_one_instance_in_error_makes_the_service_error() -> None:
     assert service_records.aggregate("s", {"a": alive("active"), "b": alive("error")}, NOW)["status"] == "error"
 
 
-def test_when_nobody_lives_it_is_offline_unless_all_ended_in_order() -> None:
+def test_a_service_without_live_instances_is_offline_unless_all_ended_in_order() -> None:
     assert service_records.aggregate("s", {"a": ended("active"), "b": ended("stopped")}, NOW)["status"] == "offline"
     assert service_records.aggregate("s", {"a": ended("disabled"), "b": ended("stopped")}, NOW)["status"] == "stopped"
 

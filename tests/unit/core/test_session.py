@@ -1,4 +1,4 @@
-"""One client's rules: what each message may cause, given who sent it."""
+"""The rules of one client: the effects that each command may have, for each identity."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def test_on_an_open_gateway_anybody_may_say_everything(topic: str) -> None:
 
 
 @pytest.mark.parametrize("identity", EVERYBODY, ids=name)
-def test_the_gateways_own_voice_is_nobodys_even_on_an_open_gateway(identity: Identity) -> None:
+def test_no_client_publishes_on_the_gateways_topics_even_on_an_open_gateway(identity: Identity) -> None:
     assert refusal(session_of(identity, everything=True), publish("system")).reason is ErrorReason.NOT_ALLOWED
 
 
@@ -188,7 +188,7 @@ def test_another_good_token_makes_it_another() -> None:
     [(None, "token_required"), ("", "token_required"), ("ann!", "token_expired"), ("nobody", "token_invalid")],
 )
 @pytest.mark.parametrize("identity", [ANONYMOUS, ANN], ids=name)
-def test_a_bad_token_is_answered_with_its_reason_and_logs_nobody_out(
+def test_a_bad_token_gets_its_reason_and_does_not_log_the_client_out(
     identity: Identity, token: str | None, reason: str
 ) -> None:
     error = refusal(session_of(identity), commands.Auth(token))
@@ -208,7 +208,7 @@ def test_a_bad_token_in_subscribe_is_4011_even_if_nothing_needed_it(token: str, 
     assert (error.reason, error.detail) == (ErrorReason.BAD_TOKEN_IN_SUBSCRIBE, reason)
 
 
-def test_a_good_token_of_a_subscribe_that_is_refused_logs_nobody_in() -> None:
+def test_the_token_of_a_rejected_subscribe_does_not_log_the_client_in() -> None:
     assert refusal(session_of(), subscribe("portfolio", "admin", token="ann")).reason is ErrorReason.ROLE_NEEDED
 
 
@@ -231,14 +231,14 @@ def test_a_client_may_hear_as_many_topics_as_the_limit() -> None:
     )
 
 
-def test_one_more_ends_the_connection_and_logs_nobody_in() -> None:
+def test_one_more_closes_the_connection_without_a_login() -> None:
     client = session_of(limit=3)
     effect = handle(client, subscribe("c", "d", token="ann"), *received("a", "b"))
     assert isinstance(effect, CloseConnection) and effect.reason is CloseReason.TOO_MANY_TOPICS
     assert client.identity is ANONYMOUS
 
 
-def test_a_users_and_roles_own_audiences_are_not_topics_it_hears() -> None:
+def test_audiences_of_users_and_roles_are_not_topics() -> None:
     audiences = [hub.user_audience("ann"), hub.role_audience("user"), *received("a", "b")]
     assert handle(session_of(ANN, limit=3), subscribe("c"), *audiences) == SubscribeTopics(("c",), "r", login=False)
     assert isinstance(handle(session_of(ANN, limit=3), subscribe("c", "d"), *audiences), CloseConnection)
@@ -281,7 +281,7 @@ def test_logs_are_reported_and_counted() -> None:
 
 @pytest.mark.parametrize("topic", [None, "chat"])
 @pytest.mark.parametrize("action", [None, "SEND"])
-def test_a_command_from_nobody_is_told_so_first(topic: str | None, action: str | None) -> None:
+def test_a_command_of_an_anonymous_client_first_gets_token_required(topic: str | None, action: str | None) -> None:
     error = refusal(session_of(), commands.BackendCommand(topic, action, None, "r"))
     assert error.reason is ErrorReason.COMMAND_WITHOUT_AUTHENTICATION
 
@@ -295,7 +295,7 @@ def test_a_command_from_nobody_is_told_so_first(topic: str | None, action: str |
         ("chat", "SEND", ErrorReason.NOT_IMPLEMENTED),
     ],
 )
-def test_a_command_from_somebody_is_told_what_it_lacks(
+def test_a_command_without_permission_gets_the_reason(
     client: Session, topic: str | None, action: str | None, code: ErrorReason
 ) -> None:
     assert refusal(client, commands.BackendCommand(topic, action, None, "r")).reason is code
@@ -370,7 +370,7 @@ def test_only_a_good_token_changes_who_a_client_is_and_a_refusal_changes_nothing
             effect = client.handle(decoder.decode(json.dumps(text).encode()), audiences)
         except ProtocolError:
             effect = None
-        assert audiences == audiences_before  # the hub's, and nobody else writes it
+        assert audiences == audiences_before  # only the hub changes it
         match effect:
             case LoggedIn():
                 assert client.identity is TOKENS[str(token)]
@@ -461,7 +461,7 @@ def test_a_refusal_needs_no_question() -> None:
     assert error_of(strict(), subscribe("asked", "admin")).reason is ErrorReason.AUTHENTICATION_NEEDED
 
 
-def test_on_an_open_gateway_nobody_is_asked() -> None:
+def test_an_open_gateway_does_not_ask_the_back_end() -> None:
     everything = subscribe("asked", "ticket:1", "wallet:x", "admin")
     assert isinstance(handle(strict(everything=True), everything), SubscribeTopics)
     assert error_of(strict(everything=True), subscribe("dead")).reason is ErrorReason.NOT_ALLOWED
@@ -480,7 +480,7 @@ def test_a_key_that_may_be_new_is_asked_for_once(message: commands.Command) -> N
 # ---- owners and subscription tokens
 
 
-def test_only_its_owner_hears_and_speaks_on_a_topic() -> None:
+def test_only_its_owner_subscribes_and_publishes_on_a_topic() -> None:
     assert isinstance(handle(strict(ANN), subscribe("wallet:ann")), SubscribeTopics)
     assert isinstance(handle(strict(ANN), publish("wallet:ann")), PublishMessage)
     for who, code in (
@@ -513,7 +513,7 @@ CHAT = topic_rules.parse(
     "message",
     [publish("chat:1"), commands.Request("chat:1", "history", {}, "r"), commands.BackendCommand("chat:1", "a", 1, "r")],
 )
-def test_only_subscribers_may_act_where_the_rule_says_subscriber(identity: Identity, message: commands.Command) -> None:
+def test_only_subscribers_may_act_under_the_rule_subscriber(identity: Identity, message: commands.Command) -> None:
     client = Session(SessionRules(verify, verify_grant, CHAT, 100, backend=True), identity)
     for others in ((), ("chat:2", "chat:", "chat:1:2")):
         error = error_of(client, message, NO_FINDINGS, *others)
@@ -554,11 +554,11 @@ def _try(client: Session, message: commands.Command) -> Effect | None:
         return None
 
 
-def test_no_token_opens_what_is_nobodys() -> None:
+def test_no_token_opens_a_topic_with_the_rule_nobody() -> None:
     assert error_of(strict(), with_tokens("dead", "dead")).reason is ErrorReason.NOT_ALLOWED
 
 
-def test_a_key_for_reading_hears_all_but_nobodys_and_says_nothing() -> None:
+def test_a_read_key_subscribes_to_all_but_nobody_topics_and_may_not_publish() -> None:
     client = strict(Identity(reads_all=True))
     assert isinstance(handle(client, subscribe("ticket:1", "wallet:ann", "admin", "asked")), SubscribeTopics)
     assert error_of(client, subscribe("dead")).reason is ErrorReason.NOT_ALLOWED
@@ -577,7 +577,7 @@ def test_a_users_token_needs_that_user_which_the_frame_may_prove() -> None:
     assert isinstance(handle(strict(), with_tokens("ticket:1", "ticket:*@ann", token="ann")), SubscribeTopics)
 
 
-def test_what_was_heard_by_a_token_ends_with_it() -> None:
+def test_a_subscription_by_a_token_ends_with_the_token() -> None:
     client = strict(ANN)
     handle(client, with_tokens("ticket:1", "ticket:*"))
     assert client.expire_grants(2e9 - 1, 10) == (0, [])
@@ -606,11 +606,11 @@ def test_who_it_is_no_more_loses_what_only_that_one_may() -> None:
     assert effect == LoggedIn(("admin", "wallet:eve"))
 
 
-def test_what_is_waited_for_counts_as_heard() -> None:
+def test_a_pending_subscription_counts_as_a_subscription() -> None:
     assert handle(strict(ADMIN), commands.Auth("ann"), hub.joining_topic("admin")) == LoggedIn(("admin",))
 
 
-def test_a_renewed_token_costs_nothing_and_asks_nobody() -> None:
+def test_a_renewed_token_costs_nothing_and_asks_no_back_end() -> None:
     client = strict(ANN)
     client.warned = True
     assert handle(client, commands.Auth("ann"), *received("asked", "ticket:1")) == LoggedIn()

@@ -1,4 +1,4 @@
-"""What a node tells of itself."""
+"""The figures that a node publishes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_rates_are_what_was_added_by_the_second() -> None:
     assert result["rates"]["received"] == 0
 
 
-def test_the_caches_rates_are_told_by_where_values_were_found() -> None:
+def test_cache_rates_are_split_by_where_values_were_found() -> None:
     before = reading(0, {"gateway_cache_reads_total:near": 10, "gateway_cache_reads_total": 30})
     after = reading(5, {"gateway_cache_reads_total:near": 60, "gateway_cache_reads_total": 85})
     result = stats.stats_between(before, after)["cache"]
@@ -44,7 +44,7 @@ def test_delays_are_of_this_time_alone_and_in_milliseconds() -> None:
     assert result["delays"]["relay"] == {"p50": 0.5, "p99": 0.99}
 
 
-def test_where_nothing_was_measured_no_delay_is_told() -> None:
+def test_without_measurements_there_is_no_delay() -> None:
     same = {0.001: 5.0, INF: 5.0}
     result = stats.stats_between(reading(0, relay=same), reading(5, relay=same))
     assert result["delays"] == {"relay": None, "loop": None, "redis": None}

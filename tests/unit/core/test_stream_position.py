@@ -1,4 +1,4 @@
-"""gateway.core.stream_position: in order, without gaps, without duplicates, whatever pub/sub and Redis lose."""
+"""gateway.core.stream_position: order, gaps and duplicates after any losses of pub/sub and Redis."""
 
 from __future__ import annotations
 
@@ -193,7 +193,7 @@ def test_a_stream_that_lost_its_tail_is_found_out() -> None:
     assert stream_position.offset == 2
 
 
-def test_what_was_said_after_the_tail_was_lost_is_news_though_its_numbers_were_had() -> None:
+def test_messages_after_a_lost_tail_are_new_although_their_offsets_repeat() -> None:
     stream_position = known(9)
     stream_position.mark_missed()
     news = lost(8, after=6)
@@ -267,13 +267,13 @@ def test_a_position_whose_mark_is_another_means_another_message() -> None:
     assert stream_position.since(Position("e", 9, -1)) is None
 
 
-def test_memory_ends_where_it_is_told_to() -> None:
+def test_recent_messages_stop_at_the_given_number() -> None:
     stream_position = known(9, keep=3)
     assert stream_position.since(at(6)) == [entry(7), entry(8), entry(9)]
     assert stream_position.since(at(5)) is None
 
 
-def test_deleted_messages_are_given_to_nobody() -> None:
+def test_deleted_messages_are_never_delivered() -> None:
     stream_position = known(3)
     stream_position.forget_messages()
     assert stream_position.since(at(2)) is None
@@ -336,7 +336,7 @@ def unborn_sequence(epoch: str = UNBORN) -> StreamPosition:
     return stream_position
 
 
-def test_an_epoch_of_a_topic_without_messages_is_told_from_others() -> None:
+def test_the_epoch_of_a_topic_without_messages_is_distinguished() -> None:
     assert is_unborn(UNBORN)
     assert not any(map(is_unborn, ("", "e", "0123abcd", f"{UNBORN}x", "u1t1")))
     assert same_unborn(UNBORN, unborn(LIFE, 500_023))
@@ -361,7 +361,7 @@ def test_the_second_message_does_not() -> None:
     assert repair(stream_position, page(2, beginning=UNBORN)) == FillResult([entry(1), entry(2)])
 
 
-def test_a_topic_born_while_the_node_heard_nothing_is_whole_only_if_redis_lost_nothing() -> None:
+def test_a_topic_created_during_an_outage_is_complete_only_if_redis_lost_nothing() -> None:
     stream_position = unborn_sequence()
     stream_position.mark_missed()
     assert repair(stream_position, page(2, beginning=unborn(LIFE, 500_001))) == FillResult([entry(1), entry(2)])
@@ -418,7 +418,7 @@ def test_a_position_from_before_a_message_without_a_number_cannot_be_recovered_f
     assert nothing_yet.since(Position(UNBORN, 0, 0)) is None
 
 
-# ---- whatever happens
+# ---- random histories
 
 
 class Store:
@@ -557,9 +557,7 @@ STEPS = (
 
 @settings(deadline=None, max_examples=600)
 @given(steps=st.lists(st.sampled_from(STEPS), min_size=20, max_size=80), keep=st.integers(1, 40))
-def test_whatever_is_lost_nothing_is_silent_nothing_is_twice_and_no_recovery_is_false(
-    steps: list[str], keep: int
-) -> None:
+def test_every_loss_is_reported_without_duplicates_or_false_recoveries(steps: list[str], keep: int) -> None:
     store = Store(keep)
     player = Player(store, keep)
     late: list[tuple[str, StreamEntry]] = []  # the channel is in order, so what is late is so for all that follows

@@ -250,7 +250,7 @@ def test_no_alias_leads_to_the_gateways_own_topics(topic: str) -> None:
         topic_rules.parse(f'[[topic]]\npattern = "{topic}"\naliases = ["b"]', "t")
 
 
-def test_topics_without_a_rule_are_as_the_default_says() -> None:
+def test_topics_without_a_rule_follow_the_default() -> None:
     default = topic_rules.Rule(pattern="*", subscribe=Need.USER, publish=Need.NOBODY)
     rules = topic_rules.parse('[[topic]]\npattern = "a"', "t", default)
     assert [(rules.of(topic).subscribe, rules.of(topic).publish) for topic in ("a", "b")] == [
@@ -259,7 +259,7 @@ def test_topics_without_a_rule_are_as_the_default_says() -> None:
     assert rules.of("system").subscribe is Need.ANYONE
 
 
-def test_what_a_file_leaves_open_is_told() -> None:
+def test_open_topics_of_a_rules_file_are_reported() -> None:
     left_open_topics = topic_rules.left_open(parse('[[topic]]\npattern = "chat"'), DEFAULT)
     assert len(left_open_topics) == 2
     assert (
@@ -290,7 +290,7 @@ def test_what_subscribers_may_publish_is_as_open_as_subscribing(subscribe: str, 
     assert ("market-data" in topic_rules.left_open(rules, DEFAULT)[-1]) is is_open
 
 
-def test_a_rule_for_a_topic_of_the_gateways_own_is_told_to_have_no_effect() -> None:
+def test_a_rule_for_the_gateways_own_topic_gets_a_warning() -> None:
     left_open_topics = topic_rules.left_open(
         topic_rules.parse('[[topic]]\npattern = "system"\npublish = "user"', "t"), DEFAULT
     )
@@ -310,7 +310,7 @@ def test_a_hostile_pattern_costs_little() -> None:
     assert time.perf_counter() - started < 0.1
 
 
-def test_a_request_needs_what_hearing_needs_unless_the_rule_says_otherwise() -> None:
+def test_a_request_needs_the_subscribe_permission_unless_a_rule_differs() -> None:
     rules = parse('[[topic]]\npattern = "a"\nsubscribe = "user"\n[[topic]]\npattern = "b"\nrequest = "ask"')
     assert [rules.of("a").need(act) for act in ACTS] == [Need.USER, Need.USER, Need.USER, Need.USER]
     assert [rules.of("b").need(act) for act in ACTS] == [Need.ANYONE, Need.USER, Need.ASK, Need.USER]

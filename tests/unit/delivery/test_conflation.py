@@ -43,7 +43,7 @@ def house(*names: str) -> tuple[Conflation, Hub, dict[str, Client]]:
 
 
 def refuse(_: Recipient) -> None:
-    raise AssertionError("nobody is slow")
+    raise AssertionError("no client is slow")
 
 
 @in_virtual_time
@@ -84,7 +84,7 @@ async def test_a_topic_without_a_window_is_delivered_at_once() -> None:
 
 @settings(deadline=None, max_examples=200)
 @given(st.lists(st.tuples(st.sampled_from([None, "a", "b", "c"]), st.sampled_from([0, 0, 0.03, 0.2])), max_size=30))
-def test_every_client_hears_its_messages_in_order_and_the_last_of_them(steps: list[tuple[str | None, float]]) -> None:
+def test_every_client_receives_its_messages_in_order_and_the_last_one(steps: list[tuple[str | None, float]]) -> None:
     async def run() -> None:
         conflation, node, clients = house("a", "b", "c")
         meant: dict[str, list[bytes]] = {name: [] for name in clients}

@@ -273,7 +273,7 @@ async def test_a_read_that_was_begun_before_word_was_missed_is_done_again() -> N
 
 
 @in_virtual_time
-async def test_the_older_of_two_answers_does_not_undo_what_was_heard_in_between() -> None:
+async def test_an_older_answer_does_not_undo_newer_notices() -> None:
     at = At()
     at.rows.people["t"] = [ANN]
     at.rows.answer = asyncio.get_running_loop().create_future()
@@ -337,7 +337,7 @@ async def test_clients_of_a_node_without_a_lease_are_removed_at_the_second_check
 
 
 @in_virtual_time
-async def test_an_index_that_lacks_this_node_says_nothing_of_the_others() -> None:
+async def test_an_index_without_this_node_does_not_prove_others_absent() -> None:
     at = At()
     at.rows.people["t"] = [ANN]
     await at.open("t")
@@ -404,7 +404,7 @@ async def test_without_a_topic_a_check_asks_redis_nothing() -> None:
 
 @in_virtual_time
 @pytest.mark.parametrize("number", [MAX_LISTED, MAX_LISTED + 1])
-async def test_of_more_than_a_thousand_people_only_the_number_is_told(number: int) -> None:
+async def test_a_topic_with_over_a_thousand_members_publishes_only_the_count(number: int) -> None:
     at = At()
     await at.open("t")
     people = [Member(f"n.b.{one}", f"u{one}") for one in range(number)]
@@ -433,7 +433,7 @@ async def test_all_that_happens_within_a_tenth_of_a_second_is_shown_in_one_messa
     assert (topic, set(joined), left, whole) == ("t", {ANN, BOB}, [], False)
     assert [(topic, about["count"]) for topic, about in at.clients.shown] == [("t", 2)]
     await later(60)
-    assert (len(at.rows.written), len(at.clients.shown)) == (1, 1), "nothing is said twice"
+    assert (len(at.rows.written), len(at.clients.shown)) == (1, 1), "no change is published twice"
     running.cancel()
 
 

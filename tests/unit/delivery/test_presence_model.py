@@ -243,7 +243,7 @@ async def _run(steps: list[tuple[str, int, Any]], chance: random.Random) -> None
                 assert {one.person for one in presence_set.members()} == people
                 assert set(presence_set.clients) == {one.client_id for one in there}
         rows = {one for (node_id, name), found in redis.rows.items() if name == topic for one in found.values()}
-        assert rows == there, "Redis has who is there, and nobody else"
+        assert rows == there, "Redis has exactly the present members"
         assert all(node_of(one.client_id) in redis.living() for one in rows)
     for node in nodes:
         node.kill()

@@ -87,7 +87,7 @@ class Node:
         task.add_done_callback(self._tasks.discard)
 
 
-async def test_a_message_that_was_not_heard_is_delivered_with_the_next() -> None:
+async def test_a_missed_message_is_delivered_with_the_next_one() -> None:
     node = Node(3)
     await node.recovery.prepare("t")
     node.publish(received=False)
@@ -103,7 +103,7 @@ async def test_many_who_ask_at_once_are_served_by_one_read() -> None:
 
 
 async def test_who_is_ahead_of_us_makes_us_catch_up() -> None:
-    """It was on a node that heard sooner: to refuse it would be a loss that never was."""
+    """Its last node received the message earlier: a rejected recovery would report a loss that did not happen."""
     node = Node(3)
     await node.recovery.prepare("t")
     node.publish(received=False)
@@ -124,8 +124,8 @@ async def test_who_is_not_ahead_of_us_costs_no_read() -> None:
     assert node.history.reads == 1
 
 
-async def test_what_a_reader_brings_to_a_topic_closed_meanwhile_reaches_nobody() -> None:
-    """Opened anew, it has hearers who were let in at a later place: for them it would come twice."""
+async def test_messages_read_for_a_topic_closed_meanwhile_are_dropped() -> None:
+    """After the topic is opened again, new subscribers have a later position: they would get the message twice."""
     node = Node(3)
     await node.recovery.prepare("t")
     node.history.go.clear()
@@ -142,7 +142,7 @@ async def test_what_a_reader_brings_to_a_topic_closed_meanwhile_reaches_nobody()
     assert node.had == [5]
 
 
-async def test_nobody_is_let_in_under_the_epoch_of_a_stream_that_went_back() -> None:
+async def test_no_subscriber_joins_under_the_epoch_of_a_stream_that_went_back() -> None:
     node = Node(9)
     await node.recovery.prepare("t")
     node.history.top = 5
@@ -157,7 +157,7 @@ async def test_nobody_is_let_in_under_the_epoch_of_a_stream_that_went_back() -> 
     assert node.had == [6]
 
 
-async def test_after_an_outage_nobody_is_let_in_before_the_stream_was_read_again() -> None:
+async def test_after_an_outage_subscribers_wait_until_the_stream_is_read_again() -> None:
     """Redis may be back without its last moments, and have given their offsets to other messages."""
     node = Node(9)
     await node.recovery.prepare("t")
@@ -180,7 +180,7 @@ async def test_redis_away_is_asked_again_until_it_answers() -> None:
     assert node.recovery.position("t") == place(3)
 
 
-async def test_an_idle_topic_whose_last_message_was_not_heard_is_found_at_the_second_check() -> None:
+async def test_a_missed_last_message_of_an_idle_topic_is_found_at_the_second_check() -> None:
     node = Node(3)
     await node.recovery.prepare("t")
     node.publish(received=False)
@@ -190,7 +190,7 @@ async def test_an_idle_topic_whose_last_message_was_not_heard_is_found_at_the_se
     await eventually(lambda: node.had == [4])
 
 
-async def test_an_idle_topic_whose_redis_was_flushed_is_told_of_it() -> None:
+async def test_an_idle_topic_gets_a_gap_after_a_flush_of_redis() -> None:
     node = Node(3)
     await node.recovery.prepare("t")
     node.history.epoch, node.history.top = "f", 0

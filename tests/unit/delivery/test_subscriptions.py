@@ -414,7 +414,7 @@ async def test_an_outage_answers_the_welcome_before_anything_else() -> None:
 
 
 @in_virtual_time
-async def test_a_new_identity_is_told_on_the_topics_with_presence_and_the_same_one_is_not() -> None:
+async def test_only_a_new_identity_is_published_on_topics_with_presence() -> None:
     node = Node()
     client = node.connect()
     node.subscribe(client, "room", "plain")
@@ -480,7 +480,7 @@ STEPS = st.lists(
 
 @settings(deadline=None, max_examples=150)
 @given(STEPS, st.one_of(st.none(), st.integers(0, 12)), st.booleans())
-def test_every_subscribe_is_answered_once_and_truly_whatever_comes_between(
+def test_every_subscribe_is_answered_once_and_correctly(
     steps: list[tuple[str, Any]], closes: int | None, refuses: bool
 ) -> None:
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
@@ -572,7 +572,7 @@ async def test_a_client_recovers_at_the_rate_at_which_it_reads_and_live_messages
 
 @in_virtual_time
 async def test_a_member_that_recovers_again_gets_no_live_message_between_the_parts() -> None:
-    """It would drop what comes behind a higher offset, and be told that it has all."""
+    """The client would drop messages with a lower offset than the live one, and believe that it has all."""
     node = Node()
     for _ in range(20):
         node.publish("kept:1", 60_000)
@@ -594,7 +594,7 @@ async def test_a_member_that_recovers_again_gets_no_live_message_between_the_par
 
 
 @in_virtual_time
-async def test_a_client_slower_than_the_topic_is_told_of_the_loss_and_is_not_closed() -> None:
+async def test_a_client_slower_than_the_topic_gets_a_gap_and_is_not_closed() -> None:
     node = Node()
     for _ in range(20):
         node.publish("kept:1", 60_000)
@@ -684,7 +684,7 @@ async def test_a_subscribe_of_many_topics_is_done_in_parts_and_acknowledged_as_a
 
 
 @in_virtual_time
-async def test_a_client_is_let_into_no_more_topics_in_a_turn_than_stated() -> None:
+async def test_a_client_joins_at_most_the_stated_number_of_topics_in_a_turn() -> None:
     node = Node()
     client = node.connect()
     node.subscribe(client, *MANY)

@@ -16,7 +16,7 @@ from gateway.transports.connection import ConnectionStage
 
 
 class Client:
-    """A connection: when it was closed, and what it was told."""
+    """A connection: the time of its close, and the messages that it received."""
 
     def __init__(self) -> None:
         self.stage = ConnectionStage.OPEN

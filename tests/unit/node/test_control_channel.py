@@ -1,4 +1,4 @@
-"""Orders on the control channel: each is carried out by whom it is about, and by nobody else."""
+"""Control messages: only the node that an order names carries it out."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ GONE = Revocation("user", "ann", 10.0, 5.0)
 
 
 class Node:
-    """The parts of the node n1.a that can be told something; keeps what they were told."""
+    """The parts of the node n1.a that receive orders; keeps the orders."""
 
     def __init__(self) -> None:
         self.sent: list[Any] = []
@@ -54,7 +54,7 @@ class Node:
         self.sent.append(revoked(None, "ann", 5.0))
 
     async def publish(self, channel: str, payload: bytes) -> None:
-        """What was said is heard by all, and so by this node."""
+        """Publish to all nodes, and so to this one."""
         assert channel == self.keys.control
         self.control_channel.message_received(channel, payload)
 
@@ -80,7 +80,7 @@ class Node:
         ("move", {"node": "n1.b", "keep": 3, "seconds": 60, "after": 1}, []),
     ],
 )
-async def test_an_order_is_carried_out_by_whom_it_is_about(op: str, about: dict[str, Any], sent: list[Any]) -> None:
+async def test_only_the_addressed_node_carries_out_an_order(op: str, about: dict[str, Any], sent: list[Any]) -> None:
     node = Node()
     await node.control_publisher.broadcast(op, **about)
     assert node.sent == sent
@@ -88,7 +88,7 @@ async def test_an_order_is_carried_out_by_whom_it_is_about(op: str, about: dict[
 
 
 @pytest.mark.parametrize("payload", [b"", b"[]", orjson.dumps({"op": "dance"}), b"\xff"])
-def test_what_is_no_order_is_counted_and_dropped(payload: bytes) -> None:
+def test_malformed_orders_are_counted_and_dropped(payload: bytes) -> None:
     node = Node()
     node.control_channel.message_received(node.keys.control, payload)
     assert (node.sent, node.received("control"), node.received("malformed")) == ([], 0, 1)

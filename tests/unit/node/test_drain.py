@@ -14,7 +14,7 @@ from tests.unit.virtual_time import in_virtual_time, later, quiet
 
 
 @in_virtual_time
-async def test_a_drain_closes_each_client_once_over_its_window_and_says_why() -> None:
+async def test_a_drain_closes_each_client_once_within_its_window_with_the_reason() -> None:
     node = Node(50)
     await node.drain.run()
     times = node.times()

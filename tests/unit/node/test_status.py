@@ -1,4 +1,4 @@
-"""How a node is: everybody is told the same, and each what is for them."""
+"""The status of a node: all readers get the same state, each with the details meant for it."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def tell(part: str, reason: str) -> Callable[[Node], None]:
     return lambda node: setattr(getattr(node, part), "unready_reason" if part == "authenticator" else "reason", reason)
 
 
-def test_a_node_that_is_well_says_so_to_everybody() -> None:
+def test_all_readers_see_that_a_node_is_ready() -> None:
     node = Node()
     node.status.services = "active"
     node.now_ms += 2500
@@ -99,7 +99,7 @@ def test_a_node_that_is_well_says_so_to_everybody() -> None:
         (tell("lease", "lease not renewed"), "lease not renewed"),
     ],
 )
-def test_what_is_not_well_is_named_and_nobody_is_told_otherwise(unwell: Callable[[Node], None], reason: str) -> None:
+def test_every_fault_is_named_to_all_readers(unwell: Callable[[Node], None], reason: str) -> None:
     node = Node()
     unwell(node)
     assert node.readiness.unready_reasons() == [reason]
@@ -109,7 +109,7 @@ def test_what_is_not_well_is_named_and_nobody_is_told_otherwise(unwell: Callable
     assert node.status.node_row()["ready"] == int(reason == "lease not renewed")
 
 
-def test_all_reasons_are_told_but_a_bus_that_is_away_hears_no_channel_either() -> None:
+def test_all_reasons_are_listed_and_lost_pubsub_covers_its_channels() -> None:
     node = Node()
     node.drain()
     for part in ("authenticator", "pubsub", "lease"):
@@ -118,7 +118,7 @@ def test_all_reasons_are_told_but_a_bus_that_is_away_hears_no_channel_either() -
     assert node.readiness.unready_reasons() == ["draining", "authenticator fails", "bus: pubsub fails", "lease fails"]
 
 
-def test_topics_are_counted_and_never_listed_whoever_asks() -> None:
+def test_topics_are_counted_and_never_listed_for_any_reader() -> None:
     node = Node()
     assert (node.status.status()["topics"], node.status.node_row()["topics"]) == (1, 1)
     assert node.metrics.totals()[0]["gateway_topics"] == 1
@@ -130,7 +130,7 @@ def test_prometheus_reads_it_at_each_scrape() -> None:
     assert (values["gateway_received_bytes_total"], values["gateway_deflate_out_bytes_total"]) == (11, 5)
 
 
-def test_what_redis_can_do_for_no_node_makes_none_unready_and_is_told() -> None:
+def test_a_fault_of_redis_for_all_nodes_is_reported_and_keeps_them_ready() -> None:
     node = Node()
     assert node.readiness.impairments() == []
     node.lease.impaired = "OOM: Redis refuses writes"

@@ -120,7 +120,7 @@ async def test_after_a_flush_the_old_token_ends_and_a_new_one_begins() -> None:
     lease = await leader.campaign(nothing)
     election.flush()
     await leader.hold(lease)
-    assert election.holder is None, "what it was given anew under the old work it gave back"
+    assert election.holder is None, "it returned the new lease that it got while the old work ran"
     assert (await leader.campaign(nothing)).token > lease.token
 
 
@@ -156,7 +156,7 @@ async def test_a_short_outage_costs_no_lease() -> None:
 @in_virtual_time
 async def test_one_whose_answer_was_lost_need_not_wait_for_its_own_lease() -> None:
     election = FakeElection()
-    await part(election, "a").campaign(nothing)  # it never heard so
+    await part(election, "a").campaign(nothing)  # its answer is lost
     began = asyncio.get_running_loop().time()
     await part(election, "a").campaign(nothing)
     assert asyncio.get_running_loop().time() == began

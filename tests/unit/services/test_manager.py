@@ -123,7 +123,7 @@ def test_a_program_registers_so_many_services() -> None:
 
 
 @in_virtual_time
-async def test_leases_are_renewed_in_silence_and_changes_are_told_once() -> None:
+async def test_renewed_leases_are_not_published_and_changes_are_published_once() -> None:
     at = At()
     at.manager.register_all([at.service("a"), at.service("b")])
     async with at.running():
@@ -176,7 +176,7 @@ async def test_without_redis_the_last_known_state_is_given_with_its_age_and_writ
 
 
 @in_virtual_time
-async def test_a_state_of_a_service_that_is_not_registered_is_told_and_kept_by_its_lease() -> None:
+async def test_the_state_of_an_unregistered_service_is_published_and_kept_by_its_lease() -> None:
     at = At()
     async with at.running():
         assert await at.manager.update_service_state("job", status="active", operation="import", stats={"rows": 7})
@@ -197,7 +197,7 @@ async def test_a_state_of_a_service_that_is_not_registered_is_told_and_kept_by_i
 
 
 @in_virtual_time
-async def test_a_service_over_the_clusters_limit_says_so() -> None:
+async def test_a_service_over_the_clusters_limit_gets_an_error() -> None:
     at = At()
     for number in range(MAX_SERVICES):
         at.redis.run("ZADD", KEYS.services, 2_000_000_000_000 + number, f"s{number}")
@@ -207,7 +207,7 @@ async def test_a_service_over_the_clusters_limit_says_so() -> None:
 
 
 @in_virtual_time
-async def test_watchers_are_told_of_each_change_and_one_that_fails_fails_alone() -> None:
+async def test_watchers_get_each_change_and_one_that_fails_affects_no_other() -> None:
     at = At()
     found: list[Any] = []
 

@@ -57,7 +57,7 @@ def test_twelve_reports_are_written_in_order_in_one_round_trip() -> None:
     assert [service["lastError"] for service in found] == [service["service"][1:] for service in found]
 
 
-def test_a_report_is_told_once_with_its_record_and_a_renewal_is_not() -> None:
+def test_a_report_is_published_once_with_its_record_and_a_renewal_is_not() -> None:
     at = At()
     at.write(report("s", "i"), report("t", "i", tell=False))
     [(channel, payload)] = at.redis.published
@@ -70,7 +70,7 @@ def test_a_report_is_told_once_with_its_record_and_a_renewal_is_not() -> None:
     assert at.redis.published == []
 
 
-def test_an_older_version_changes_nothing_and_says_which_is_there() -> None:
+def test_an_older_version_changes_nothing_and_returns_the_current_one() -> None:
     at = At()
     [version] = at.write(report(version=7))
     assert version == 7
@@ -128,7 +128,7 @@ def test_each_key_ends_after_the_longest_lease_in_it() -> None:
     assert MAX_LEASE_MS + KEEP_MS <= at.redis.ttl_ms(KEYS.services) <= MAX_LEASE_MS + 2 * KEEP_MS
 
 
-def test_a_survey_says_when_the_next_living_lease_ends() -> None:
+def test_a_survey_returns_the_end_of_the_next_lease() -> None:
     at = At()
     at.write(report("a", lease_ms=30_000), report("b", lease_ms=20_000), report("c", lease_ms=5_000))
     assert asyncio.run(at.states.survey())[1] == 5
@@ -137,7 +137,7 @@ def test_a_survey_says_when_the_next_living_lease_ends() -> None:
     assert ([service["status"] for service in found], following) == (["active", "active", "offline"], 14)
 
 
-def test_what_is_forgotten_is_gone_and_told_once() -> None:
+def test_a_forgotten_service_is_removed_and_published_once() -> None:
     at = At()
     at.write(report("s"), report("t"))
     at.redis.published.clear()
@@ -146,7 +146,7 @@ def test_what_is_forgotten_is_gone_and_told_once() -> None:
     assert at.redis.published == [
         (KEYS.service_updates, orjson.dumps({"serviceName": "s", "instance": None, "state": None})),
     ]  # fmt: skip
-    assert not asyncio.run(at.states.forget_service("s")), "nobody listens, and nothing was there"
+    assert not asyncio.run(at.states.forget_service("s")), "no subscriber, and no such service"
 
 
 @pytest.mark.parametrize("name", [b"no name", b"\xff", b"n" * 5000])

@@ -1,4 +1,4 @@
-"""What administrators are told of services: all of it, when something has changed, and only then."""
+"""Service status for administrators: published whole after a change, and only then."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ async def test_a_new_leader_tells_all_at_once(tick: Any, states: FakeStates) -> 
     assert tick.announcer.instance_counts() == {("feed", "active"): 1, ("mail", "error"): 1}
 
 
-async def test_nothing_new_is_not_told_and_a_change_is_named(tick: Any, states: FakeStates) -> None:
+async def test_only_changes_are_published_with_their_names(tick: Any, states: FakeStates) -> None:
     states.rows = {"feed": {"a": record("active", version=1)}, "mail": {"a": record("active")}}
     await tick()
     states.rows["feed"]["a"]["version"] = 2
@@ -104,7 +104,7 @@ async def test_nothing_new_is_not_told_and_a_change_is_named(tick: Any, states: 
     assert "circuit-breaker" not in sent
 
 
-async def test_open_breakers_are_told_and_their_closing(tick: Any, states: FakeStates) -> None:
+async def test_breakers_that_open_and_close_are_published(tick: Any, states: FakeStates) -> None:
     states.rows = {"feed": {"a": record("active"), "b": record("active")}}
     await tick()
     states.rows["feed"]["b"] = record("active", "open", lastError="no answer")
@@ -128,7 +128,7 @@ async def test_who_leads_no_more_counts_no_more(tick: Any, states: FakeStates, r
     ("data", "status"),
     [(b'{"status":"error"}', "error"), (None, None), (b'{"status":"nice"}', None), (b"[]", None), (b"{", None)],
 )  # fmt: skip
-async def test_the_status_that_was_told_last(data: bytes | None, status: str | None) -> None:
+async def test_the_last_published_status(data: bytes | None, status: str | None) -> None:
     class Kept:
         async def read(self, topic: str) -> bytes | None:
             assert topic == "service"
@@ -152,7 +152,7 @@ async def test_redis_is_read_again_only_after_a_notice_or_the_end_of_a_lease(tic
     states.rows = {"feed": {"a": record("active")}}
     assert (await tick())["service"]["status"] == "active"
     states.rows = {"feed": {"a": record("error")}}
-    assert (await tick(), states.reads) == ({}, 1), "nothing was heard"
+    assert (await tick(), states.reads) == ({}, 1), "no notice arrived"
     states.received = (1, 1)
     assert (await tick())["service"]["status"] == "error"
     states.following = 0.0  # a lease ends at once
@@ -162,13 +162,15 @@ async def test_redis_is_read_again_only_after_a_notice_or_the_end_of_a_lease(tic
     assert (await tick())["service"]["status"] == "active"
 
 
-async def test_redis_is_read_at_each_look_while_no_notice_can_be_heard(tick: Any, states: FakeStates) -> None:
+async def test_redis_is_read_at_each_check_while_notices_may_be_lost(tick: Any, states: FakeStates) -> None:
     await tick()
     await tick()
     assert states.reads == 2
 
 
-async def test_what_could_not_be_told_is_read_and_told_again(tick: Any, states: FakeStates, run: FakeRun) -> None:
+async def test_a_status_that_could_not_be_published_is_read_and_published_again(
+    tick: Any, states: FakeStates, run: FakeRun
+) -> None:
     states.received = (1, 0)
     states.rows = {"feed": {"a": record("active")}}
     run.failing = True

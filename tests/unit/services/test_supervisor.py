@@ -70,7 +70,7 @@ async def test_a_service_without_functions_is_active_until_it_is_stopped() -> No
 
 
 @in_virtual_time
-async def test_it_waits_for_what_it_needs_and_says_so() -> None:
+async def test_a_service_waits_for_its_dependencies_and_reports_it() -> None:
     need, supervised = Supervised(name="db"), Supervised(depends_on=("db",))
     async with supervised.kept([need.supervisor]):
         await later(3600)
@@ -218,7 +218,7 @@ async def test_who_is_fenced_ends_and_it_is_no_fault() -> None:
 
 
 @in_virtual_time
-async def test_only_what_matters_is_told_at_once() -> None:
+async def test_ticks_are_not_urgent_changes() -> None:
     async def tick(_run: Run) -> None:
         pass
 

@@ -222,12 +222,12 @@ def at_most(size: int) -> Iterator[None]:
 BOMB = compressed(bytes(64 << 20))
 
 
-def test_a_bomb_is_given_up_at_the_limit() -> None:
+def test_inflation_stops_at_the_message_limit() -> None:
     with at_most(2 * len(BOMB) + (64 << 10)):
         assert refusal(BOMB, 1000) == 1009
 
 
-async def test_what_waits_is_inflated_when_its_turn_comes() -> None:
+async def test_waiting_messages_are_inflated_one_at_a_time() -> None:
     node = OneClientNode(broken(), refuse, deflates=True)
     node.connection.hold("a test")
     stream = 200 * raw(0xC1, compressed(b'{"type":"ping","timestamp":' + b" " * 1_000_000 + b"1}"))

@@ -113,7 +113,7 @@ async def test_a_farewell_amid_what_waits_its_turn_comes_in_its_place() -> None:
 
 @pytest.mark.usefixtures("one_a_turn")
 @in_virtual_time
-async def test_a_client_that_is_closed_or_gone_while_its_input_waits_is_heard_no_more() -> None:
+async def test_waiting_input_of_a_closed_client_is_dropped() -> None:
     ends: list[tuple[str, Any]] = [("close", (3001, "shutdown")), ("connection_lost", (None,))]
     for end, arguments in ends:
         node = OneClientNode(broken(), refuse)

@@ -33,7 +33,7 @@ OURS = "server_no_context_takeover; client_no_context_takeover"
         ("; server_no_context_takeover; server_max_window_bits=15", "; server_max_window_bits=15"),
     ],
 )
-def test_neither_side_keeps_a_context_whatever_was_offered(offer: str, answer: str) -> None:
+def test_no_side_keeps_a_compression_context_for_any_offer(offer: str, answer: str) -> None:
     assert agreed("permessage-deflate" + offer) == f"permessage-deflate; {OURS}{answer}"
 
 

@@ -41,7 +41,7 @@ class ClosableTransport(MemoryTransport):
 
 
 class OpenAdmission:
-    """A node that lets everybody in, and what it was told of those it did not bear with."""
+    """An admission that accepts every client, and keeps the reasons of closed connections."""
 
     def __init__(self) -> None:
         self.cut: list[str] = []
@@ -101,7 +101,7 @@ async def test_a_second_request_has_a_deadline_too() -> None:
 
 
 @in_virtual_time
-async def test_a_body_that_nobody_reads_does_not_keep_the_connection() -> None:
+async def test_an_unread_body_does_not_keep_the_connection() -> None:
     protocol, transport = connected()
     protocol.data_received(HEAD + b"Content-Length: 1000\r\n\r\n")
     for _ in range(int(REQUEST_SECONDS)):

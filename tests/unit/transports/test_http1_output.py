@@ -9,7 +9,7 @@ from gateway.transports.http1_output import Http1Output
 
 
 class Wire:
-    """A transport that notes what it is told."""
+    """A transport that records its calls."""
 
     def __init__(self) -> None:
         self.said: list[bytes | str] = []
@@ -69,7 +69,7 @@ async def test_what_was_cut_off_is_sent_no_more() -> None:
     output, wire = lines()
     output.write(b"unsent")
     output.abort()
-    output.write(b"to nobody")
+    output.write(b"after the end")
     await turn()
     await turn()
     assert wire.said == ["abort"]

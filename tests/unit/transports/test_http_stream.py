@@ -1,4 +1,4 @@
-"""gateway.transports.http_stream: a client's frames wait for whoever takes them, and do so within limits."""
+"""gateway.transports.http_stream: a client's frames wait, within limits, until a response takes them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.unit.virtual_time import in_virtual_time, later, quiet
 
 
 class FakeOwner:
-    """An owner that notes what it is told."""
+    """An owner that records its calls."""
 
     max_message_bytes = 100
     client_buffer_bytes = 1000
@@ -94,7 +94,7 @@ async def test_it_is_found_by_its_name_and_by_no_other() -> None:
 
 
 @in_virtual_time
-async def test_what_is_sent_is_taken_in_order_whoever_comes_first() -> None:
+async def test_frames_are_taken_in_order_whether_taker_or_frame_comes_first() -> None:
     at = Streamed()
     await at.opened()
     at.stream.send(text(1))
@@ -188,7 +188,7 @@ async def test_a_ping_is_answered_by_taking_again() -> None:
 
 
 @in_virtual_time
-async def test_whoever_wants_a_sign_of_life_waits_no_longer_than_he_says() -> None:
+async def test_a_taker_waits_no_longer_than_its_quiet_seconds() -> None:
     at = Streamed()
     await at.opened()
     began = asyncio.get_running_loop().time()
@@ -199,13 +199,13 @@ async def test_whoever_wants_a_sign_of_life_waits_no_longer_than_he_says() -> No
     at.stream.send(text("in time"))
     assert await taker == [text("in time")]
     taker = asyncio.create_task(at.stream.take_frames(quiet_seconds=math.inf))
-    await later(4)  # what the one before would still have waited for is nobody's any more
+    await later(4)  # the deadline of the earlier taker no longer counts
     assert not taker.done()
     taker.cancel()
 
 
 @in_virtual_time
-async def test_what_it_says_waits_while_it_is_held_and_no_more_than_a_messages_worth() -> None:
+async def test_input_waits_while_the_client_is_held_up_to_one_message() -> None:
     at = Streamed()
     at.stream.post_received(b"1\n2")
     at.stream.hold("test")
@@ -225,7 +225,7 @@ async def test_what_it_says_waits_while_it_is_held_and_no_more_than_a_messages_w
 
 
 @in_virtual_time
-async def test_when_whoever_serves_it_goes_it_is_over() -> None:
+async def test_a_stream_ends_when_its_response_ends() -> None:
     at = Streamed()
     at.stream.finish()
     at.stream.finish()

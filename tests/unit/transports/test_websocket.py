@@ -22,7 +22,7 @@ BUDGET = 1000
 
 
 class Pipe(MemoryTransport):
-    """A transport of a real socket, that holds what it is given until it is told to `flush`."""
+    """A transport of a real socket that holds its data until the test calls `flush`."""
 
     def __init__(self, plain: socket.socket, *, tls: bool = False) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class Pipe(MemoryTransport):
 
 
 class FakeOwner:
-    """An owner that notes what it is told."""
+    """An owner that records its calls."""
 
     client_buffer_bytes = BUDGET
 
@@ -182,7 +182,7 @@ def test_under_tls_all_goes_through_the_transport(pair: SocketPair) -> None:
     assert (pair.received(), pair.pipe.written) == (b"", b"one two")
 
 
-def test_in_order_and_whole_whatever_a_real_transport_holds_meanwhile() -> None:
+def test_frames_stay_in_order_and_whole_behind_a_real_transports_buffer() -> None:
     async def talk() -> None:
         loop = asyncio.get_running_loop()
         ours, peer = socket.socketpair()

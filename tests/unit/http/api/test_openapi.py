@@ -51,7 +51,7 @@ def test_every_parameter_in_a_path_is_described(contract: Contract) -> None:
         assert described == set(re.findall(r"\{(\w+)\}", path))
 
 
-def test_whoever_asks_needs_the_key_but_for_the_description(contract: Contract) -> None:
+def test_all_operations_but_the_description_need_the_key(contract: Contract) -> None:
     assert contract.document["security"] == [{"apiKey": []}]
     for _, path, operation in contract.operations():
         if path in ("/api/openapi.json", "/api/asyncapi.json"):

@@ -31,7 +31,7 @@ pattern = "kept*"
 history = 10
 presence = true
 """
-ANN, AGAIN, NOBODY = Member("n.a.1", "ann", b'{"name":"Ann"}'), Member("n.a.2", "ann"), Member("n.a.3", None)
+ANN, AGAIN, ANONYMOUS = Member("n.a.1", "ann", b'{"name":"Ann"}'), Member("n.a.2", "ann"), Member("n.a.3", None)
 
 
 def key(name: str, *scopes: str) -> ApiKey:
@@ -43,7 +43,7 @@ class Presence:
 
     async def members(self, topic: str) -> PresenceSet:
         presence_set = PresenceSet(0)
-        presence_set.prime([ANN, AGAIN, NOBODY] if topic == "kept" else [])
+        presence_set.prime([ANN, AGAIN, ANONYMOUS] if topic == "kept" else [])
         return presence_set
 
 

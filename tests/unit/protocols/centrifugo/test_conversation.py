@@ -71,7 +71,7 @@ def data(client: Client, value: Any) -> Any:
 
 
 @pytest.mark.parametrize("protocol", [JSON, PROTOBUF])
-def test_a_client_connects_and_is_told_what_it_needs(protocol: Centrifugo) -> None:
+def test_a_client_connects_and_gets_its_settings(protocol: Centrifugo) -> None:
     client = Client(protocol, connected=False)
     assert client.say(id=1, connect={"token": "t", "name": "js"}) == Connect("t", 1)
     result = {"client": "n.1", "version": "0.1.0", "expires": True, "ttl": 60, "ping": 25, "pong": True}
@@ -80,7 +80,7 @@ def test_a_client_connects_and_is_told_what_it_needs(protocol: Centrifugo) -> No
     assert {**reply["connect"], "version": "0.1.0"} == result
 
 
-def test_without_its_own_pings_the_client_is_not_told_of_them() -> None:
+def test_a_connect_reply_without_pings_has_no_ping_fields() -> None:
     client = Client(connected=False)
     client.conversation.frame_pings = True
     client.say(id=1, connect={})

@@ -74,7 +74,7 @@ def test_an_acknowledgement_tells_the_first_places() -> None:
     assert fields(ids.event(queued(ack))) == {"id": "a=e1:41:410", "data": encoder.text(ack, 0).decode()}
 
 
-def test_a_farewell_says_when_to_come_back() -> None:
+def test_a_farewell_has_the_reconnect_delay() -> None:
     farewell = events.ServerLeaving(CloseReason.SHUTDOWN, 321)
     event = EventIds([]).event(queued(farewell))
     assert fields(event) == {"retry": "321", "data": encoder.text(farewell, 0).decode()}
@@ -95,7 +95,7 @@ def test_what_only_looks_like_a_place_is_none(text: bytes) -> None:
 
 
 @given(st.dictionaries(TOPICS, POSITIONS, min_size=1, max_size=20))
-def test_what_is_told_is_understood_when_it_comes_back(positions: dict[str, Position]) -> None:
+def test_an_event_id_can_be_decoded_again(positions: dict[str, Position]) -> None:
     ids = EventIds(list(positions))
     for topic, position in positions.items():
         event = ids.event(data(topic, "x", position))
