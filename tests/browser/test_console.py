@@ -309,9 +309,7 @@ async def test_earlier_figures_are_shown_at_once(plain: Cluster, front: LoadBala
     assert drawn.count("L") >= 1
 
 
-async def test_rebalance_asks_for_confirmation_and_shows_the_plan(
-    plain: Cluster, front: LoadBalancer, console: Open
-) -> None:
+async def test_rebalance_asks_first_and_shows_the_plan(plain: Cluster, front: LoadBalancer, console: Open) -> None:
     operator = await console(front)
     await operator.sign_in()
     await operator.press("Rebalance…")

@@ -43,7 +43,7 @@ async def test_a_host_that_is_not_ours_is_not_served(front: LoadBalancer, plain:
 
 
 @pytest.mark.parametrize("path", ["/ws", "/api/v69/ws"])
-async def test_a_socket_with_a_foreign_host_is_rejected(
+async def test_a_socket_for_a_foreign_host_gets_421(
     front: LoadBalancer, plain: Cluster, connect: Connect, path: str
 ) -> None:
     for door in (plain[0], front):
@@ -249,9 +249,7 @@ async def test_a_list_of_subprotocols_may_be_empty(
 
 
 @pytest.mark.parametrize("path", ["/ws", "/api/v69/ws", "/api/ws"])
-async def test_a_plain_get_of_a_socket_is_answered_with_upgrade_required(
-    front: LoadBalancer, plain: Cluster, path: str
-) -> None:
+async def test_a_plain_get_of_a_socket_gets_upgrade_required(front: LoadBalancer, plain: Cluster, path: str) -> None:
     async with httpx.AsyncClient(trust_env=False) as client:
         for url in (plain[0].url, front.admin if path == "/api/ws" else front.url):
             answer = await client.get(url + path)

@@ -38,9 +38,7 @@ async def test_the_api_conforms_to_its_description(node: Node, folder: Path) -> 
     assert report.rounds == {"api": 1}
 
 
-async def test_a_finding_names_the_command_that_repeats_it(
-    node: Node, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_finding_names_the_command_to_repeat(node: Node, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def find(random: Random) -> int:
         if random.random() < 0.1:
             raise ValueError("found")

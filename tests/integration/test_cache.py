@@ -231,9 +231,7 @@ async def test_what_is_known_near_by_is_not_asked_of_redis(cache: Cache, redis: 
     await eventually(remembered)
 
 
-async def test_no_read_is_stale_after_a_cut_of_pubsub(
-    join: Join, redis: Redis, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_no_read_is_stale_after_a_pubsub_cut(join: Join, redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is published while the bus is cut is lost; the near caches must not outlive it."""
     monkeypatch.setattr("gateway.cache.near_cache.MAX_SECONDS", 3600)
     one, other = await join(), await join()

@@ -221,9 +221,7 @@ async def test_a_frozen_back_end_has_a_deadline_and_holds_up_nothing_else(
 # ---- with a server that does what the test says
 
 
-async def test_the_back_end_gets_the_verified_identity_and_not_the_clients_claim(
-    behind: Start, connect: Connect
-) -> None:
+async def test_the_back_end_gets_the_verified_identity_not_the_clients_claim(behind: Start, connect: Connect) -> None:
     async with WebServer(echo) as server:
         node = behind(server)[0]
         ann = await connect(node, user="ann", role="admin")

@@ -217,9 +217,7 @@ async def test_of_two_nodes_of_one_name_the_id_decides(cluster: Start, redis: Re
 # ---- all nodes, one after the other
 
 
-async def test_a_rolling_restart_rejects_no_client_and_loses_no_message(
-    cluster: Start, haproxy: Balance, api: Of
-) -> None:
+async def test_a_rolling_restart_rejects_no_client_and_loses_nothing(cluster: Start, haproxy: Balance, api: Of) -> None:
     nodes = cluster(3, drain_seconds=1.5)
     balancer = await asyncio.to_thread(lambda: haproxy(nodes.nodes, RL_CUR=5000, RL_CONN=20000, RL_REQ=20000))
     topic = "contest-chat"

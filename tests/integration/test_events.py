@@ -90,9 +90,7 @@ async def test_a_stream_sends_and_receives_the_same_messages_in_the_same_order_a
 
 
 @WAYS
-async def test_messages_sent_to_another_node_are_forwarded_in_order(
-    plain: Cluster, connect: Connect, over: str
-) -> None:
+async def test_messages_to_another_node_are_forwarded_in_order(plain: Cluster, connect: Connect, over: str) -> None:
     stream = await connect(plain[0], over=over, says_to=plain[1].url)
     assert (await stream.subscribe(f"{over}:moved"))["topics"] == [f"{over}:moved"]
     for at in range(50):
@@ -166,9 +164,7 @@ async def hears(back_end: Api, topic: str) -> bool:
     return bool(await back_end.clients(topic=topic))
 
 
-async def test_a_draining_node_sends_a_farewell_with_the_reconnect_delay(
-    cluster: Start, connect: Connect, rules: Path
-) -> None:
+async def test_a_draining_node_sends_the_reconnect_delay(cluster: Start, connect: Connect, rules: Path) -> None:
     (node,) = cluster(1, topics=rules, drain_seconds=0.5)
     polled = await connect(node, over="poll")
     async with no_balancer(node.url) as http:
@@ -240,9 +236,7 @@ async def test_its_cookie_proves_who_it_is_and_its_slots_are_counted(cluster: St
     assert nodes[1].metric("gateway_opens_total") == 1
 
 
-async def test_a_client_that_does_not_read_is_closed_and_others_do_not_wait(
-    cluster: Start, connect: Connect, api: ApiOf
-) -> None:
+async def test_a_slow_client_is_closed_and_others_do_not_wait(cluster: Start, connect: Connect, api: ApiOf) -> None:
     (node,) = cluster(1, client_buffer_bytes=1 << 20, max_message_bytes=1 << 20)
     reader = await connect(node, over="sse")
     await reader.subscribe("flood")

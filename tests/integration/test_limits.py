@@ -70,7 +70,7 @@ async def wire(node: Node) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.
             await writer.wait_closed()
 
 
-async def test_a_burst_of_connects_is_accepted_and_a_sustained_rate_is_limited(
+async def test_a_burst_of_connects_is_accepted_and_a_steady_rate_is_limited(
     cluster: Clusters, connect: Connect
 ) -> None:
     (node,) = cluster(1, connects_per_second=10)

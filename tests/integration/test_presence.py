@@ -51,9 +51,7 @@ async def here(api: Api) -> set[str]:
     return people(found, "members")
 
 
-async def test_joins_and_leaves_are_published_on_all_nodes(
-    cluster: Start, folder: Path, connect: Connect, api: Of
-) -> None:
+async def test_joins_and_leaves_reach_all_nodes(cluster: Start, folder: Path, connect: Connect, api: Of) -> None:
     nodes = cluster(2, topics=rules(folder), presence_grace_seconds=0.5)
     ann = await connect(nodes[0], user="ann")
     await ann.subscribe("room")
@@ -137,9 +135,7 @@ async def _in_redis(redis: Redis, nodes: Cluster, expected: int) -> bool:
     return sum(int(redis.cli("HLEN", key)) for key in keys) == expected
 
 
-async def test_a_topic_without_presence_publishes_no_presence(
-    cluster: Start, folder: Path, connect: Connect, api: Of
-) -> None:
+async def test_a_topic_without_presence_publishes_none(cluster: Start, folder: Path, connect: Connect, api: Of) -> None:
     node: Node = cluster(1, topics=rules(folder))[0]
     client = await connect(node)
     await client.subscribe("plain")

@@ -96,9 +96,7 @@ async def test_a_publish_is_acknowledged_behind_what_it_waits_for(
         ),
     ],
 )  # fmt: skip
-async def test_the_error_of_an_unconfirmed_publish_names_what_is_missing(
-    durability: Durability, confirms: Any, says: str
-) -> None:
+async def test_an_unconfirmed_publish_names_what_is_missing(durability: Durability, confirms: Any, says: str) -> None:
     with pytest.raises(Unconfirmed) as raised:
         await publish(Redis(confirms), durability)
     assert str(raised.value) == says

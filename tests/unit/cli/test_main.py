@@ -689,9 +689,7 @@ def test_no_nodes_are_not_well(shell: Shell) -> None:
         (500, {"API": False, "key": None, "Redis": None, "nodes": None}),
     ],
 )
-def test_a_check_that_cannot_run_is_not_reported_as_passed(
-    shell: Shell, status: int, states: dict[str, bool | None]
-) -> None:
+def test_a_check_that_cannot_run_is_not_passed(shell: Shell, status: int, states: dict[str, bool | None]) -> None:
     shell.answer = cluster = Cluster()
     cluster.refuses = status, "because"
     assert checked(shell) == {"settings": True, **states}

@@ -168,9 +168,7 @@ async def test_redis_is_read_at_each_check_while_notices_may_be_lost(tick: Any, 
     assert states.reads == 2
 
 
-async def test_a_status_that_could_not_be_published_is_read_and_published_again(
-    tick: Any, states: FakeStates, run: FakeRun
-) -> None:
+async def test_an_unpublished_status_is_read_and_published_again(tick: Any, states: FakeStates, run: FakeRun) -> None:
     states.received = (1, 0)
     states.rows = {"feed": {"a": record("active")}}
     run.failing = True
