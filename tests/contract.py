@@ -1,4 +1,4 @@
-"""The API's own description as a measure: what a node answers must be what `/api/openapi.json` says, and no more."""
+"""Checks responses of a node against its own `/api/openapi.json`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A node that has many clients and topics without their sockets: for tests of what an operation costs then.
+"""A node with many clients and topics but without sockets, to measure the cost of operations.
 
 Run like a node, with its settings; `tests.costs` says how many there are, spread evenly. The clients are the node's own
 `WebSocket`s on transports that keep nothing, so hub, bus, registry, presence and Redis hold all of them.

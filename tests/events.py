@@ -1,4 +1,4 @@
-"""A browser that gets no WebSocket: what `Client` speaks through where it asks for `over="sse"` or `over="poll"`."""
+"""The transport of `Client` without a WebSocket: `over="sse"` or `over="poll"`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A browser, and where its pictures go."""
+"""A browser, and the folder of its screenshots."""
 
 from __future__ import annotations
 

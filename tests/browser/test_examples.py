@@ -1,4 +1,4 @@
-"""The examples for Django, FastAPI and Celery, run as their first lines say, in Chromium."""
+"""The examples for Django, FastAPI and Celery in Chromium, started by the commands in their first lines."""
 
 from __future__ import annotations
 

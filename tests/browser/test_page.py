@@ -1,4 +1,4 @@
-"""The start page in a real browser, through the real load balancer: two clients on two nodes, and what goes wrong."""
+"""The start page in a real browser, through the real load balancer: two clients on two nodes, and their errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A running gateway for the tests of the integrations, as other projects get it."""
+"""A running gateway for the tests of the integrations, started with the fixture for other projects."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The recipes of docs/frameworks.md, run as they stand with the real frameworks."""
+"""The recipes of docs/frameworks.md, run unchanged with the real frameworks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SyncPublisher on a real Redis: threads, forks, outages, its end."""
+"""SyncPublisher on a real Redis: threads, forks, outages, close."""
 
 from __future__ import annotations
 

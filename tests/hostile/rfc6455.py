@@ -1,4 +1,4 @@
-"""What a WebSocket server must do, case by case, under the numbers that the Autobahn test suite gives them.
+"""The duties of a WebSocket server, case by case, with the numbers of the Autobahn test suite.
 
 Its own program needs Python 2. These are its cases, written for a gateway, which echoes the timestamp of a ping
 instead of whole messages, and answers what it does not understand with an ERROR. Of sections 12 and 13, which send the

@@ -1,4 +1,4 @@
-"""A key server for tests: one JWKS document over HTTP, in a process of its own.
+"""A key server for tests: one JWKS document over HTTP, in its own process.
 
 ``python -m tests.integration.keyserver PORT FILE``: serves FILE at any path, and counts requests in FILE.count.
 """

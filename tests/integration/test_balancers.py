@@ -1,4 +1,4 @@
-"""Several load balancers before the same nodes: a browser finds its node through any of them."""
+"""Several load balancers in front of the same nodes: each of them leads a browser to its node."""
 
 from __future__ import annotations
 

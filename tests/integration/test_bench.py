@@ -1,4 +1,4 @@
-"""The bench itself, in the small: our node and the load generator count the same messages."""
+"""A short run of the bench: the node and the load generator count the same messages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The cache over HTTP: what one node is given, all have."""
+"""The cache over HTTP: all nodes return a value that was written through one."""
 
 from __future__ import annotations
 

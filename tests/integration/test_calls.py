@@ -1,4 +1,4 @@
-"""REQUESTs answered by the back end by way of the cache, COMMANDs carried out there: real nodes, a real back end."""
+"""REQUESTs and COMMANDs with real nodes and a real back end; answers to REQUESTs come through the cache."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command line against a running cluster, as a person or a script calls it."""
+"""The command line against a running cluster, called from a terminal and from scripts."""
 
 from __future__ import annotations
 

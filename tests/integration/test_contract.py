@@ -1,4 +1,4 @@
-"""Every answer of the API is what its description says, also where the question is odd or Redis is away."""
+"""Every response of the API matches its description, also for invalid requests and without Redis."""
 
 from __future__ import annotations
 

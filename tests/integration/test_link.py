@@ -1,4 +1,4 @@
-"""The way to a real Redis."""
+"""RedisClient on a real Redis."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lists of many topics and clients: their pages, and how much of them one turn of the event loop handles."""
+"""Lists of many topics and clients: their pages, and the bound of work in one turn of the event loop."""
 
 from __future__ import annotations
 

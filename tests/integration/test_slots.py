@@ -1,4 +1,4 @@
-"""Connections of a user and of an address are counted over all nodes, and a lost node's slots come back."""
+"""Connections of a user and of an address are counted over all nodes, and the slots of a dead node are freed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A Redis Cluster: three masters, a replica of each, and what happens to them."""
+"""A Redis Cluster: three masters with a replica each, and methods for faults and moves of slots."""
 
 from __future__ import annotations
 

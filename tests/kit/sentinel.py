@@ -1,4 +1,4 @@
-"""A Redis master, its replicas, and the Sentinels that watch them."""
+"""A Redis master, its replicas and their Sentinels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Waiting until something holds: never a bare sleep, never without a deadline."""
+"""Waits for a condition with a deadline, instead of fixed sleeps."""
 
 from __future__ import annotations
 

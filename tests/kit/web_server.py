@@ -1,4 +1,4 @@
-"""An HTTP server that does with each request what the test says: answers, breaks off, keeps silent."""
+"""An HTTP server that the test controls: it answers each request, cuts the connection, or does not answer."""
 
 from __future__ import annotations
 

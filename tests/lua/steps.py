@@ -1,4 +1,4 @@
-"""Runs Lua steps on a real Redis and observes all that they write and publish."""
+"""Runs Lua scripts on a real Redis, and records their writes and publishes."""
 
 from __future__ import annotations
 

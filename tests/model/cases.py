@@ -1,4 +1,4 @@
-"""Random cases, and the shortest part of one that still fails.
+"""Random cases, and the search for the shortest failing part of a case.
 
 A case is a list of steps, each a list of a word and its values. A step that makes no sense where it stands does
 nothing, so every part of a case is a case.

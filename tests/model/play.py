@@ -1,4 +1,4 @@
-"""One case, played against one client: the steps, and what must be true after each of them.
+"""Plays one case against one client, and checks invariants after each step.
 
 What a client must do. Once a subscription is "subscribed", it receives every message that is published after the
 server's acknowledgement, once and in order, or a gap in place of what is missing. It receives the last value before it

@@ -1,4 +1,4 @@
-"""Random histories: what happens to a cluster, in steps.  (pure)
+"""Random histories: the steps of clients and faults in a cluster.  (pure)
 
 Each seed draws its own kind of history: a few of the topics, clients, faults and paces. A history in which everything
 may happen has little of anything; one about two topics and one fault has the same two meet again and again ("swarm

@@ -1,4 +1,4 @@
-"""What holds for all tests of single modules."""
+"""Fixtures for all unit tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Events and bodies whose bytes a test chooses."""
+"""Events and bodies with given bytes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""gateway.backend: what is sent twice and what is not, deadlines, bounds, the breaker."""
+"""gateway.backend: retries, deadlines, limits, the circuit breaker."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""gateway.server: what uvicorn does between a node's start and its end."""
+"""gateway.server: uvicorn from the start of a node to its stop."""
 
 from __future__ import annotations
 

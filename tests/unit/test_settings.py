@@ -1,4 +1,4 @@
-"""Every knob of a node, read from the environment once."""
+"""Every setting of a node, read from the environment once."""
 
 from __future__ import annotations
 

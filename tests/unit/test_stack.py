@@ -1,4 +1,4 @@
-"""The local stack: what it does where a program cannot be installed."""
+"""The local stack without programs that it needs."""
 
 from __future__ import annotations
 

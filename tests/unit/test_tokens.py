@@ -1,4 +1,4 @@
-"""gateway.tokens: what it issues, nodes accept."""
+"""gateway.tokens: nodes accept the tokens that it issues."""
 
 from __future__ import annotations
 

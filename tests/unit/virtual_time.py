@@ -1,4 +1,4 @@
-"""An event loop whose time passes only when nothing is left to do, and then at once.
+"""An event loop in virtual time: when no task is ready, time jumps to the next timer.
 
 A wait of an hour takes no time, a test never races a clock, and a sleep that ends has seen everything happen that
 could happen before it.

@@ -1,4 +1,4 @@
-"""Whom an address counts for."""
+"""The address, or the IPv6 network, that a connection counts for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a node takes one socket more."""
+"""Whether a node accepts another socket."""
 
 from __future__ import annotations
 

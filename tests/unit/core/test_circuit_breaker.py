@@ -1,4 +1,4 @@
-"""The circuit breaker: when it opens, when it tries, when it gives up."""
+"""The circuit breaker: when it opens, when it allows a trial, when it closes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which service needs which: the order to start in, and the picture of it."""
+"""Dependencies of services: the start order, and the graph for display."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which node each server of a load balancer stands for."""
+"""The mapping of HAProxy's server slots to nodes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whom a drain waits for: load balancers, until each has been refused twice in a row."""
+"""A drain waits until each load balancer got two failed health checks in a row."""
 
 from __future__ import annotations
 

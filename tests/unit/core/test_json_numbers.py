@@ -1,4 +1,4 @@
-"""Numbers that would be changed are found in any JSON text, wherever they stand, in bounded time."""
+"""Finds numbers that JSON clients would change, at any place of a text and in bounded time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""gateway.core.json_text: what is read can be written again."""
+"""gateway.core.json_text: decoded values can be encoded again."""
 
 from __future__ import annotations
 

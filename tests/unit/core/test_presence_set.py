@@ -1,4 +1,4 @@
-"""gateway.roster: people come with their first client and go a grace after their last."""
+"""gateway.core.presence_set: a user joins with the first client and leaves a grace period after the last."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many clients move, when they go, and when they may be back."""
+"""The number of clients that move, when they are closed, and when they may reconnect."""
 
 from __future__ import annotations
 

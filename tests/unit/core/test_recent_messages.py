@@ -1,4 +1,4 @@
-"""What a node keeps of a topic has a bound in number and in bytes."""
+"""A node keeps a bounded number of messages and bytes for each topic."""
 
 from __future__ import annotations
 

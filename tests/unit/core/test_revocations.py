@@ -1,4 +1,4 @@
-"""The book of revoked tokens: in any order, any number of times, it says the same."""
+"""The list of revoked tokens gives the same result for any order and repetition of its entries."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Filters mean what they mean in Centrifugo, and have limits."""
+"""Tag filters have the semantics of Centrifugo, and limits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Topic names, and who may hear and say what."""
+"""Topic names, and the rules for subscribing and publishing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""URLs in settings: each is understood whole, or refused in one sentence that never shows a secret."""
+"""URLs in settings: each is valid, or rejected with an error that shows no secret."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""gateway.delivery.presence and topic_queries: each client, and what clients show of themselves."""
+"""gateway.delivery.presence and topic_queries: the clients of a topic and their info."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""gateway.delivery.dispatcher: what comes from the bus reaches the hub in order."""
+"""gateway.delivery.dispatcher: messages from pub/sub reach the hub in order."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Presence of one node: what it writes, reads and shows, and that it looks only at rooms with something to do."""
+"""Presence of one node: its rows, its reads and its events, and that it checks only topics with pending work."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Presence of several nodes under random interleavings: in the end every roster is who is really there."""
+"""Presence of several nodes under random interleavings: in the end each presence set has the connected members."""
 
 from __future__ import annotations
 

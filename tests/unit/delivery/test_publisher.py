@@ -1,4 +1,4 @@
-"""gateway.delivery.publisher: what one publish writes and publishes, on a Redis in memory, and what it refuses."""
+"""gateway.delivery.publisher: the writes and messages of a publish on a Redis in memory, and its errors."""
 
 from __future__ import annotations
 

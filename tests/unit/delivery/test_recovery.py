@@ -1,4 +1,4 @@
-"""gateway.delivery.recovery: one reader a topic, and what may happen while it reads."""
+"""gateway.delivery.recovery: one reader for each topic, and events during its read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""gateway.http.fast_publish: what it takes, what it leaves to the route, and what it answers."""
+"""gateway.http.fast_publish: the requests that it handles or leaves to the route, and its responses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which hosts are served, and what every answer says."""
+"""Permitted hosts, and the headers of every response."""
 
 from __future__ import annotations
 

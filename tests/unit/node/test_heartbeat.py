@@ -1,4 +1,4 @@
-"""The lease is renewed in time, again soon after a failure, and nothing else is done."""
+"""The heartbeat renews the lease in time, retries soon after a failure, and does nothing else."""
 
 from __future__ import annotations
 

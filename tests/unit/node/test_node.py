@@ -1,4 +1,4 @@
-"""A node does not live on half alive."""
+"""A node stops when one of its essential tasks fails."""
 
 from __future__ import annotations
 

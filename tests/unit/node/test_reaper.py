@@ -1,4 +1,4 @@
-"""gateway.node.reaper: a dead node's rows go, its people are announced once, by one of the survivors."""
+"""gateway.node.reaper: one surviving node removes a dead node's rows and publishes each leave once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A protocol needs no change elsewhere: session, hub and outbox serve clients of two protocols at once."""
+"""A protocol needs no change elsewhere: session, hub and sender serve clients of two protocols at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One service kept running, in virtual time: started when it may, tried again, left alone, stopped."""
+"""One service kept running, in virtual time: start conditions, retries, pauses and stop."""
 
 from __future__ import annotations
 

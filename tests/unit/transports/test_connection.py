@@ -1,4 +1,4 @@
-"""What one client's input may take of a turn of the loop: the rest waits, in order, and nothing more is read."""
+"""The bound of one client's input in a turn of the loop: the rest waits in order, and reading pauses."""
 
 from __future__ import annotations
 

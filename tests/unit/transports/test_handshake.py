@@ -1,4 +1,4 @@
-"""A request for a WebSocket, to its answer; and what is agreed about compression."""
+"""The WebSocket handshake and the negotiation of compression."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Requests and messages that do not end: what is held for them has a size and a deadline."""
+"""Incomplete requests and messages have a size limit and a deadline."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is written in one turn is one write, in order, and not lost by an end that follows it."""
+"""Output of one turn becomes one write, in order, and is not lost by a close that follows."""
 
 from __future__ import annotations
 

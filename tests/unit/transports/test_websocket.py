@@ -1,4 +1,4 @@
-"""What a socket writes straight to the kernel, and what it leaves to its transport: in order, and within its budget."""
+"""Writes of a socket to the kernel or its transport: in order, and within the byte budget."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The API's description is valid, whole, and says what the code does."""
+"""The API's description is valid, complete, and matches the code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the API makes of a fault of its own."""
+"""The API's response to an internal error."""
 
 from __future__ import annotations
 

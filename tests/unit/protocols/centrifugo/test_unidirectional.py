@@ -1,4 +1,4 @@
-"""gateway.protocols.centrifugo: clients that only listen."""
+"""gateway.protocols.centrifugo: clients that only receive."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""gateway.protocols.native: the texts that clients are sent."""
+"""gateway.protocols.native: the texts of messages to clients."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a client may send: any bytes at all are a message or a ProtocolError."""
+"""Every sequence of bytes from a client is a command or a ProtocolError."""
 
 from __future__ import annotations
 

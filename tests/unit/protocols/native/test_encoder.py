@@ -1,4 +1,4 @@
-"""What clients are sent is exactly what they read."""
+"""Clients decode exactly the events that the node encodes."""
 
 from __future__ import annotations
 

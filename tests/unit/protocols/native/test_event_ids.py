@@ -1,4 +1,4 @@
-"""gateway.protocols.native.event_ids: what a browser's own EventSource says when it comes back is enough to go on."""
+"""gateway.protocols.native.event_ids: the id that a reconnecting EventSource sends is enough to recover."""
 
 from __future__ import annotations
 
