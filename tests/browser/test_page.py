@@ -209,7 +209,7 @@ async def test_a_rejected_topic_is_reported_and_another_can_be_joined(
     assert visitor.faults == []
 
 
-async def test_who_is_sent_away_by_the_operator_stays_away_until_a_person_connects_again(
+async def test_a_page_closed_by_the_operator_reconnects_only_by_hand(
     plain: Cluster, front: LoadBalancer, browser: Browser, api: ApiOf
 ) -> None:
     visitor, a, b = await come(browser, front)

@@ -308,7 +308,7 @@ async def test_waiting_callers_get_the_value_once_it_is_loaded(join: Join) -> No
     assert await asyncio.gather(*waiting) == [1] * 10
 
 
-async def test_who_waits_is_answered_though_the_notice_is_lost(join: Join, redis: Redis) -> None:
+async def test_waiting_callers_get_the_value_although_the_notice_is_lost(join: Join, redis: Redis) -> None:
     one, other = await join(), await join()
     slow = Slow()
     loading = asyncio.create_task(one.get_or_set("k", slow, load_seconds=30))
@@ -380,7 +380,7 @@ async def test_a_load_that_was_overtaken_keeps_nothing(join: Join, how: str) -> 
     assert await other.get("k") == ("newer" if how == "set" else MISS)
 
 
-async def test_who_asks_after_a_delete_is_not_given_what_was_loaded_before(cache: Cache) -> None:
+async def test_a_read_after_a_delete_does_not_get_an_earlier_load(cache: Cache) -> None:
     slow = Slow()
     old = asyncio.create_task(cache.get_or_set("k", slow))
     await eventually(lambda: slow.runs)

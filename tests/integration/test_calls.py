@@ -161,7 +161,7 @@ async def test_the_example_answers_requests_and_carries_out_commands(
     assert (unknown["code"], unknown["message"]) == (5001, "there is no such command")
 
 
-async def test_who_does_not_know_the_secret_is_not_served(served: Start, connect: Connect) -> None:
+async def test_clients_get_5000_if_the_back_end_rejects_the_secret(served: Start, connect: Connect) -> None:
     nodes = served(1, backend_secret="another secret, which the back end does not know")
     ann = await connect(nodes[0], user="ann")
     for answer in (await command(ann, "a", "B", {}), await request(ann, "contest:7")):

@@ -361,7 +361,7 @@ async def _listed(api: Api, client: Gateway) -> bool:
     return any(row["id"] == client.client_id for row in await api.clients())
 
 
-async def test_who_does_not_read_is_ended_alone(cluster: Start, rules: Path, api: Of) -> None:
+async def test_a_subscription_that_does_not_read_ends_alone(cluster: Start, rules: Path, api: Of) -> None:
     [node] = cluster(1, topics=rules)
     async with gateway(node) as client:
         idle, busy = await client.subscribe("plain", buffer=3), Reader(await client.subscribe("plain"))

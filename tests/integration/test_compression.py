@@ -32,7 +32,7 @@ def offered(client: Client) -> str | None:
     return client.socket.response.headers.get("Sec-WebSocket-Extensions")
 
 
-async def test_who_offers_it_and_who_does_not_hear_the_same(
+async def test_clients_with_and_without_compression_receive_the_same(
     node: Node, haproxy: Callable[..., LoadBalancer], connect: Connect, api: Callable[[Node], Api]
 ) -> None:
     front = haproxy([node])

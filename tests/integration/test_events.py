@@ -122,7 +122,7 @@ async def gone(back_end: Api, user: str) -> bool:
 
 
 @WAYS
-async def test_who_goes_without_a_word_is_gone_and_who_stays_silent_is_not(
+async def test_a_lost_client_is_removed_and_a_silent_one_stays(
     cluster: Start, connect: Connect, api: ApiOf, rules: Path, over: str
 ) -> None:
     (node,) = cluster(1, topics=rules, ping_seconds=1, pong_seconds=1, presence_grace_seconds=0.1)
@@ -284,7 +284,7 @@ async def test_through_the_load_balancer_it_stays_on_its_node(
     await nameless[0].subscribe(f"{over}:sticky")
 
 
-async def test_whose_tab_is_shut_behind_the_load_balancer_is_gone_long_before_a_ping_would_tell(
+async def test_a_closed_tab_behind_the_load_balancer_is_removed_long_before_a_ping_fails(
     cluster: Start, haproxy: Callable[..., LoadBalancer], connect: Connect, api: ApiOf, rules: Path
 ) -> None:
     # HAProxy watches a client only while it has something to write: what is tested is that it soon has.

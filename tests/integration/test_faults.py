@@ -153,7 +153,7 @@ async def test_a_frozen_node_is_reaped_once_and_heals_when_it_thaws(
     assert reaps(nodes.nodes) == 1
 
 
-async def test_who_left_while_the_node_slept_is_not_seen_again_when_it_wakes(
+async def test_a_client_that_left_while_the_node_was_frozen_does_not_reappear(
     cluster: Clusters, connect: Connect, redis: Redis
 ) -> None:
     [node] = cluster(1, lease_seconds=1)

@@ -80,7 +80,7 @@ async def test_offsets_grow_by_one_and_are_in_every_answer(
         assert [(m["data"], m["offset"]) for m in client.received(type="DATA")] == [("a", 1), ("b", 2)]
 
 
-async def test_who_comes_back_to_another_node_is_sent_what_it_missed_before_the_acknowledgement(
+async def test_another_node_sends_missed_messages_before_the_acknowledgement(
     cluster: Start, folder: Path, connect: Connect, api: Of
 ) -> None:
     nodes = cluster(2, topics=rules(folder))

@@ -86,7 +86,7 @@ async def test_when_its_time_is_over_it_is_asked_again() -> None:
     await eventually(asked_again)
 
 
-async def test_who_asks_the_same_meanwhile_waits_for_the_same_answer() -> None:
+async def test_equal_questions_share_one_call() -> None:
     back_end = allowing("a", max_age=0.0)
     back_end.gate.clear()
     judge = judge_of(back_end)

@@ -367,7 +367,7 @@ async def test_a_channel_without_callbacks_when_confirmed_is_unsubscribed() -> N
 
 
 @in_virtual_time
-async def test_who_comes_and_goes_while_a_channel_is_being_left_leaves_nothing_behind() -> None:
+async def test_a_short_subscription_during_an_unsubscribe_leaves_no_state() -> None:
     redis = FakeRedis()
     async with running(redis) as listener:
         listener.listen("a")

@@ -44,7 +44,7 @@ def test_it_is_forgotten_when_the_cache_forgets_it_or_after_the_longest_time() -
     assert one.get("over", 0) is None
 
 
-def test_who_wants_it_fresh_gets_it_only_while_it_is() -> None:
+def test_a_fresh_read_gets_only_fresh_values() -> None:
     one = near()
     remember(one, "a", seconds=10)
     assert one.get("a", 3, margin=6) == b"1"
@@ -72,7 +72,7 @@ def test_a_read_that_began_after_the_change_is() -> None:
     assert one.get("a", 0) == b"new"
 
 
-def test_who_is_deaf_remembers_nothing() -> None:
+def test_a_near_cache_without_notices_stores_nothing() -> None:
     one = NearCache(KB)
     remember(one, "a")
     assert one.get("a", 0) is None

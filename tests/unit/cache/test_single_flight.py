@@ -184,7 +184,7 @@ async def test_a_refresh_that_fails_gives_up_the_lock_and_ends_nobody() -> None:
 
 
 @in_virtual_time
-async def test_who_waits_for_another_nodes_load_asks_again_at_the_notice() -> None:
+async def test_a_caller_that_waits_for_another_nodes_load_retries_at_the_notice() -> None:
     at = Loader()
     at.store.lock = "another"
     asked = asyncio.create_task(at.ask())
@@ -242,7 +242,7 @@ async def test_without_redis_it_loads_at_once_and_keeps_nothing() -> None:
 @pytest.mark.parametrize(("keys", "prefix", "again"), [
     (["k"], None, True), (["other"], None, False), ([], "", True), ([], "k", True), ([], "x", False),
 ])  # fmt: skip
-async def test_who_asks_after_a_change_is_not_given_what_was_loaded_before(
+async def test_a_read_after_a_change_does_not_get_an_earlier_load(
     keys: list[str], prefix: str | None, again: bool
 ) -> None:
     at = Loader()

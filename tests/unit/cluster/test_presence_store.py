@@ -40,7 +40,7 @@ class At:
         return [(channel, parse_presence(Envelope.unpack(payload))) for channel, payload in found]
 
 
-def test_who_came_and_went_is_written_and_published_once_and_rows_end_after_a_day() -> None:
+def test_joins_and_leaves_are_written_and_published_once_and_rows_expire_after_a_day() -> None:
     at = At()
     assert at.write(at.one, [ANN, CID])
     assert at.sent() == [("ws:topic:t", ([ANN, CID], [], False))]

@@ -324,7 +324,7 @@ async def test_when_all_is_written_again_rows_are_made_a_few_at_a_time() -> None
 
 
 @in_virtual_time
-async def test_who_comes_alone_is_written_soon_and_a_storm_twice_a_second() -> None:
+async def test_a_single_client_is_written_soon_and_a_burst_twice_a_second() -> None:
     node = Node()
     await node.registry.enroll()
     writer = asyncio.create_task(node.registry.run(lambda: None))

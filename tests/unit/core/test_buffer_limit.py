@@ -62,7 +62,7 @@ def test_what_was_taken_meanwhile_counts_for_nothing() -> None:
     assert node.buffer_limit.count() == 0
 
 
-def test_who_is_gone_holds_nothing() -> None:
+def test_a_removed_client_holds_no_bytes() -> None:
     node, client = Node(), Client()
     node.hold(client, MOST + 1)
     node.buffer_limit.remove(client)

@@ -63,11 +63,11 @@ def test_a_node_that_somebody_else_has_listed_gets_no_second_server() -> None:
     assert made([node(1)], [leading("gw1", 1), free("slot1")]) == []
 
 
-def test_who_has_left_the_registry_keeps_its_slot_while_it_is_up() -> None:
+def test_an_unregistered_node_keeps_its_slot_while_it_is_up() -> None:
     assert made([], [leading("slot1", 1), leading("slot2", 2, "UP 1/2")]) == []
 
 
-def test_who_has_left_and_been_down_for_long_gives_it_back() -> None:
+def test_an_unregistered_node_that_is_down_for_long_loses_its_slot() -> None:
     down = [leading("slot1", 1, "DOWN", PATIENCE), leading("slot2", 2, "DOWN", PATIENCE - 1)]
     assert made([], down) == [FreeSlot("slot1", "10.0.0.1:9000")]
 
@@ -76,7 +76,7 @@ def test_maintenance_by_hand_stays() -> None:
     assert made([node(1)], [leading("slot1", 1, "MAINT"), leading("slot2", 2, "MAINT"), free("slot3")]) == []
 
 
-def test_who_finds_no_slot_is_named() -> None:
+def test_a_node_without_a_slot_is_named() -> None:
     found, homeless = slot_changes([node(1), node(2)], [free("slot1")], own="slot", patience_seconds=PATIENCE)
     assert found == [AssignSlot("slot1", "10.0.0.1:9000", "n1.x")]
     assert homeless == ["no slot of 1 is free for n2.x (10.0.0.2:9000)"]

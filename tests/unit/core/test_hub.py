@@ -334,7 +334,7 @@ def test_several_large_writes_evict_a_client_once() -> None:
     assert node.evicted == [slow]
 
 
-def test_who_refuses_is_not_evicted_under_the_hands_of_who_lets_it_join_or_leave() -> None:
+def test_a_blocked_client_is_not_evicted_inside_join_or_leave() -> None:
     node, slow, ann = Node(), Client("slow", blocked=True), Client("ann")
     members(node, "topic:a", slow, ann)
     node.hub.deliver("topic:a", Raw(b"x"))
@@ -347,7 +347,7 @@ def test_who_refuses_is_not_evicted_under_the_hands_of_who_lets_it_join_or_leave
     assert node.hub.memberships == 1
 
 
-def test_who_refused_once_is_handed_nothing_more_even_if_it_would_take_it() -> None:
+def test_a_client_that_rejected_a_send_gets_no_further_ones() -> None:
     node, slow, ann = Node(), Client("slow", blocked=True), Client("ann")
     members(node, "topic:a", slow)
     node.hub.deliver("topic:a", Raw(b"lost "))
@@ -359,7 +359,7 @@ def test_who_refused_once_is_handed_nothing_more_even_if_it_would_take_it() -> N
     assert node.evicted == [slow]
 
 
-def test_who_refuses_the_first_of_several_writes_is_not_offered_the_next() -> None:
+def test_a_client_that_rejects_a_write_is_not_offered_the_next_one() -> None:
     class Moody(Client):
         def send(self, data: bytes) -> bool:
             taken = super().send(data)
@@ -374,7 +374,7 @@ def test_who_refuses_the_first_of_several_writes_is_not_offered_the_next() -> No
     assert (moody.writes, node.evicted) == ([], [moody])
 
 
-def test_who_refuses_and_is_removed_by_others_is_not_evicted_again() -> None:
+def test_a_blocked_client_that_was_removed_is_not_evicted_again() -> None:
     node, slow = Node(), Client("slow", blocked=True)
     for audience in AUDIENCES:
         members(node, audience, slow)

@@ -22,7 +22,7 @@ def joined(*members: Member) -> PresenceSet:
     return presence_set
 
 
-def test_who_comes_is_news_once() -> None:
+def test_a_join_is_published_once() -> None:
     presence_set = PresenceSet(GRACE)
     presence_set.join(ANN)
     presence_set.join(ANN)
@@ -60,7 +60,7 @@ def test_a_page_loaded_anew_is_neither_coming_nor_going() -> None:
     assert presence_set.members() == [ANN_AGAIN]
 
 
-def test_who_died_with_a_node_is_shown_at_once() -> None:
+def test_a_client_of_a_dead_node_leaves_at_once() -> None:
     presence_set = joined(ANN)
     presence_set.leave(ANN.client_id, 10, dead=True)
     assert presence_set.changes(10) == PresenceChanges(left=[ANN])
@@ -87,7 +87,7 @@ def test_a_client_with_another_user_is_another_person_at_once() -> None:
     assert presence_set.members() == [ANONYMOUS._replace(user="bob")]
 
 
-def test_who_came_and_went_within_a_batch_was_never_here() -> None:
+def test_a_join_and_leave_within_a_batch_publishes_nothing() -> None:
     presence_set = PresenceSet(0)
     presence_set.join(ANN)
     presence_set.leave(ANN.client_id, 0)
@@ -95,7 +95,7 @@ def test_who_came_and_went_within_a_batch_was_never_here() -> None:
     assert len(presence_set) == 0
 
 
-def test_who_was_here_before_us_is_no_news() -> None:
+def test_members_from_before_are_not_published() -> None:
     presence_set = PresenceSet(GRACE)
     presence_set.prime([ANN, BOB])
     assert not presence_set.changes(0)

@@ -60,11 +60,11 @@ def test_each_part_of_the_window_has_one(count: int, seconds: float, chance: ran
         assert seconds * at / count <= moment <= seconds * (at + 1) / count
 
 
-def test_who_is_closed_at_a_pace_may_come_back_at_once_but_for_a_little_jitter() -> None:
+def test_clients_closed_at_a_pace_reconnect_at_once_with_a_little_jitter() -> None:
     chances = iter((0.0, 0.5, 0.999))
     assert [rebalancing.reconnect_ms(5000, 5, lambda: next(chances)) for _ in range(3)] == [50, 275, 499]
 
 
-def test_who_is_closed_in_a_crowd_comes_back_at_a_pace() -> None:
+def test_clients_closed_together_reconnect_at_a_pace() -> None:
     assert rebalancing.reconnect_ms(5000, 0, lambda: 0.999) == 50 + 4995
     assert rebalancing.reconnect_ms(5000, 2, lambda: 0.5) == 50 + 1500

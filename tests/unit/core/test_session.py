@@ -118,7 +118,7 @@ def publish(topic: str) -> commands.Publish:
 
 @pytest.mark.parametrize("identity", EVERYBODY, ids=name)
 @pytest.mark.parametrize("topic", TOPICS)
-def test_who_may_hear_a_topic(topic: str, identity: Identity) -> None:
+def test_subscribe_needs_the_permission_of_the_rule(topic: str, identity: Identity) -> None:
     client = session_of(identity)
     if identity in MEETS[DEFAULT.of(topic).subscribe]:
         assert handle(client, subscribe(topic)) == SubscribeTopics((topic,), "r", login=False)
@@ -131,7 +131,7 @@ def test_who_may_hear_a_topic(topic: str, identity: Identity) -> None:
 
 @pytest.mark.parametrize("identity", EVERYBODY, ids=name)
 @pytest.mark.parametrize("topic", TOPICS)
-def test_who_may_say_something_on_a_topic(topic: str, identity: Identity) -> None:
+def test_publish_needs_the_permission_of_the_rule(topic: str, identity: Identity) -> None:
     client, message = session_of(identity), publish(topic)
     need = DEFAULT.of(topic).publish
     if identity in MEETS[need]:
@@ -597,7 +597,7 @@ def test_tokens_of_many_topics_end_some_at_a_time() -> None:
 # ---- another user on the same socket
 
 
-def test_who_it_is_no_more_loses_what_only_that_one_may() -> None:
+def test_a_new_identity_loses_the_topics_of_the_old_one() -> None:
     client = strict(ADMIN)
     message = commands.Auth("ann")
     for name in ("admin", "wallet:eve", "open"):

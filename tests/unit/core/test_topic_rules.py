@@ -63,7 +63,7 @@ def test_a_name_has_at_most_200_characters() -> None:
         ("system", Need.ANYONE, Need.NOBODY),
     ],
 )
-def test_who_may_hear_and_say_what(topic: str, to_hear: Need, to_say: Need) -> None:
+def test_permissions_of_the_default_rules(topic: str, to_hear: Need, to_say: Need) -> None:
     assert (DEFAULT.of(topic).subscribe, DEFAULT.of(topic).publish) == (to_hear, to_say)
 
 

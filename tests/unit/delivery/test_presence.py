@@ -288,7 +288,7 @@ async def test_an_older_answer_does_not_undo_newer_notices() -> None:
 
 
 @in_virtual_time
-async def test_who_shares_a_read_shares_its_failure_and_survives_its_cancellation() -> None:
+async def test_callers_of_a_shared_read_share_its_failure_and_survive_its_cancellation() -> None:
     at = At()
     at.rows.refused = {"t"}
     found = await asyncio.gather(*(at.presence.prepare("t") for _ in range(3)), return_exceptions=True)

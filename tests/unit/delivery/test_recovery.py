@@ -102,7 +102,7 @@ async def test_many_who_ask_at_once_are_served_by_one_read() -> None:
     assert node.history.reads == 1
 
 
-async def test_who_is_ahead_of_us_makes_us_catch_up() -> None:
+async def test_a_client_ahead_of_the_node_makes_it_catch_up() -> None:
     """Its last node received the message earlier: a rejected recovery would report a loss that did not happen."""
     node = Node(3)
     await node.recovery.prepare("t")
@@ -114,7 +114,7 @@ async def test_who_is_ahead_of_us_makes_us_catch_up() -> None:
     assert node.had == [4]
 
 
-async def test_who_is_not_ahead_of_us_costs_no_read() -> None:
+async def test_a_client_that_is_not_ahead_costs_no_read() -> None:
     node = Node(3)
     await node.recovery.prepare("t")
     for at in (place(3), place(0), place(9, "other")):

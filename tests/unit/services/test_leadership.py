@@ -67,7 +67,7 @@ def nothing() -> None:
 
 
 @in_virtual_time
-async def test_who_comes_first_leads_and_stays() -> None:
+async def test_the_first_candidate_leads_and_stays() -> None:
     election = FakeElection()
     lease = await part(election, "a").campaign(nothing)
     held = asyncio.create_task(part(election, "a").hold(lease))

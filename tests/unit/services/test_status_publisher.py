@@ -117,7 +117,7 @@ async def test_breakers_that_open_and_close_are_published(tick: Any, states: Fak
     assert (await tick())["circuit-breaker"] == {"breakers": [], "changed": ["feed"]}
 
 
-async def test_who_leads_no_more_counts_no_more(tick: Any, states: FakeStates, run: FakeRun) -> None:
+async def test_a_former_leader_does_not_count(tick: Any, states: FakeStates, run: FakeRun) -> None:
     states.rows = {"feed": {"a": record("active")}}
     await tick()
     await tick.announcer.stop(cast(Run, run))

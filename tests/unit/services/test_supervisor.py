@@ -210,7 +210,7 @@ async def test_what_was_not_started_is_not_stopped() -> None:
 
 
 @in_virtual_time
-async def test_who_is_fenced_ends_and_it_is_no_fault() -> None:
+async def test_a_fenced_service_stops_without_a_fault() -> None:
     tick, _ = failing(Fenced("late"))
     supervised = Supervised(tick=tick, tick_seconds=1)
     await supervised.supervisor.run([], supervised.publish, None)

@@ -333,7 +333,7 @@ async def test_a_message_that_ends_in_time_and_one_that_waits_for_us_are_not_lat
 
 
 @in_virtual_time
-async def test_who_waits_for_us_is_not_silent() -> None:
+async def test_a_client_that_waits_for_the_node_is_not_silent() -> None:
     node = OneClientNode(broken(), refuse)
     loop = asyncio.get_running_loop()
     connection, patience = node.connection, 35.5  # ping_seconds and pong_seconds, and a little

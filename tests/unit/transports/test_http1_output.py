@@ -75,7 +75,7 @@ async def test_what_was_cut_off_is_sent_no_more() -> None:
     assert wire.said == ["abort"]
 
 
-async def test_who_takes_the_transport_writes_behind_what_was_written() -> None:
+async def test_a_new_owner_of_the_transport_writes_after_earlier_output() -> None:
     output, wire = lines()
     output.write(b"answer")
     output.detach().write(b"frame")

@@ -134,7 +134,7 @@ async def test_one_takes_at_a_time() -> None:
 
 
 @in_virtual_time
-async def test_who_does_not_take_its_budgets_worth_is_refused() -> None:
+async def test_a_client_over_its_byte_budget_is_rejected() -> None:
     at = Streamed()
     await at.opened()
     assert at.stream.send(text("x" * 990))
@@ -163,7 +163,7 @@ async def test_a_close_is_the_last_that_is_taken() -> None:
 
 
 @in_virtual_time
-async def test_who_never_takes_its_close_is_cut() -> None:
+async def test_a_client_that_never_takes_its_close_is_cut() -> None:
     at = Streamed()
     at.stream.close(3001, "shutdown")
     await later(CLOSE_SECONDS + 1)

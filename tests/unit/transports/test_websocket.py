@@ -129,7 +129,7 @@ def test_what_the_kernel_does_not_take_waits_in_order(pair: SocketPair) -> None:
     assert (pair.received(), pair.pipe.written) == (b"!", b"")
 
 
-def test_who_does_not_read_is_refused_beyond_its_budget(pair: SocketPair) -> None:
+def test_a_client_that_does_not_read_is_rejected_over_its_budget(pair: SocketPair) -> None:
     pair.fill()
     pair.pipe.written = b"x" * BUDGET
     pair.socket.pause_writing()
