@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import suppress
 from typing import Final
 
 from gateway.broker.client import Impaired, RedisClient, RedisCommand
@@ -44,6 +45,13 @@ class StorageQuota:
         self._buckets = _TokenBuckets(size // ALLOWANCE_SHARE)
         self._known: dict[str, float] = {}  # streams that exist -> loop time to look again; oldest first
 
+    def charge_now(self, owner: str, size: int, streams: Sequence[str]) -> bool:
+        """Take `size` bytes from what this node has fetched. False, and none is taken: `charge` has to ask Redis."""
+        if not self._size:
+            return True
+        now = asyncio.get_running_loop().time()
+        return not self._unknown(streams, now) and self._buckets.spend(owner, min(size, self._size), now)
+
     async def charge(self, owner: str, size: int, streams: Sequence[str]) -> bool:
         """Take `size` bytes from the allowance of `owner`, at most a full one. False: too few bytes are left.
 
@@ -54,38 +62,28 @@ class StorageQuota:
         """
         if not self._size:
             return True
-        loop, size = asyncio.get_running_loop(), min(size, self._size)
-        now = loop.time()
-        tokens = self._buckets.of(owner, now)
-        wanted = 0
-        if not tokens.spend(now, size):
-            wanted = tokens.ask(now, size)
-            if not wanted:
-                return False
-        unknown = [stream for stream in streams if self._known.get(stream, now) <= now]
-        if not wanted and not unknown:
-            return True
-        try:
-            granted, made = 0, 0
+        size = min(size, self._size)
+
+        async def fetch(wanted: int) -> int:
             try:
-                charge = [self._charge_command(owner, wanted, size)] if wanted else []
-                answers = await self._redis.execute_all([*charge, *(("EXISTS", stream) for stream in unknown)])
-                granted = answers.pop(0) if wanted else 0
-                made = answers.count(0)
-            except Impaired:
-                granted = size  # so that the next use is not refused either
-                raise
-            finally:
-                if wanted:
-                    tokens.fetched(granted, loop.time(), size)
-            if wanted and not tokens.spend(loop.time(), size):
-                return False
-            self._remember(unknown, now)
-            if made:
-                await self._redis.execute(*self._charge_command(owner, made * STREAM_BYTES, INTO_DEBT))
-        except Impaired:
-            pass  # Redis cannot count: it rejects writes, or only the slot of this user is down
+                return int(await self._redis.execute(*self._charge_command(owner, wanted, size)))
+            except Impaired:  # Redis cannot count: it rejects writes, or only the slot of this user is down
+                return size
+
+        if not await self._buckets.take(owner, size, fetch):
+            return False
+        now = asyncio.get_running_loop().time()
+        unknown = self._unknown(streams, now)
+        with suppress(Impaired):
+            if unknown:
+                made = (await self._redis.execute_all([("EXISTS", stream) for stream in unknown])).count(0)
+                self._remember(unknown, now)
+                if made:
+                    await self._redis.execute(*self._charge_command(owner, made * STREAM_BYTES, INTO_DEBT))
         return True
+
+    def _unknown(self, streams: Iterable[str], now: float) -> list[str]:
+        return [stream for stream in streams if self._known.get(stream, now) <= now]
 
     def _charge_command(self, owner: str, size: int, least: int) -> RedisCommand:
         arguments = [self._size / ALLOWANCE_SECONDS, ALLOWANCE_SECONDS, min(size, self._size), least]
@@ -109,6 +107,10 @@ class PublishQuota:
         self._script = redis.script("take_tokens")
         self._buckets = _TokenBuckets(max(1, per_second // TOKENS_SHARE))
 
+    def charge_now(self, user: str) -> bool:
+        """Take one token of those that this node has fetched. False, and none is taken: `charge` has to ask Redis."""
+        return self._rate is None or self._buckets.spend(user, 1, asyncio.get_running_loop().time())
+
     async def charge(self, user: str) -> bool:
         """Take one token of the user. False: none is left.
 
@@ -117,23 +119,16 @@ class PublishQuota:
         """
         if self._rate is None:
             return True
-        loop = asyncio.get_running_loop()
-        now = loop.time()
-        tokens = self._buckets.of(user, now)
-        if tokens.spend(now):
-            return True
-        wanted = tokens.ask(now)
-        if not wanted:
-            return False
-        granted = 0
-        try:
-            arguments = [self._rate.per_second, BURST_SECONDS, wanted, 1]
-            granted = await self._redis.execute(*self._script([self._keys.quota(user)], arguments))
-        except Impaired:
-            granted = 1  # Redis cannot count; the message limit of the client still applies
-        finally:
-            tokens.fetched(granted, loop.time())
-        return tokens.spend(loop.time())
+        rate = self._rate
+
+        async def fetch(wanted: int) -> int:
+            try:
+                arguments = [rate.per_second, BURST_SECONDS, wanted, 1]
+                return int(await self._redis.execute(*self._script([self._keys.quota(user)], arguments)))
+            except Impaired:
+                return 1  # Redis cannot count; the message limit of the client still applies
+
+        return await self._buckets.take(user, 1, fetch)
 
 
 class _TokenBuckets:
@@ -141,14 +136,54 @@ class _TokenBuckets:
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._tokenss: dict[str, TokenBucket] = {}  # least recently used first
+        self._buckets: dict[str, TokenBucket] = {}  # least recently used first
+        self._fetches: dict[str, asyncio.Future[None]] = {}  # under way, by owner
 
-    def of(self, owner: str, now: float) -> TokenBucket:
-        """The token bucket of `owner`."""
-        tokens = self._tokenss.pop(owner, None) or TokenBucket(self._most)
-        self._tokenss[owner] = tokens
+    def spend(self, owner: str, count: int, now: float) -> bool:
+        """Spend `count` tokens of `owner`. False, and none is spent, if fewer are here. `now`: loop time."""
+        return self._of(owner, now).spend(now, count)
+
+    async def take(self, owner: str, count: int, fetch: Callable[[int], Awaitable[int]]) -> bool:
+        """Spend `count` tokens of `owner`; `fetch` gets so many from Redis and returns how many were granted.
+
+        One fetch at a time serves all who wait for tokens of the same owner. False: Redis granted too few.
+
+        Raises:
+            Exception: What `fetch` raised, also to those who waited for it.
+        """
+        time = asyncio.get_running_loop().time
+        bucket = self._of(owner, time())
+        while not bucket.spend(time(), count):
+            running = self._fetches.get(owner)
+            if running is not None:
+                await asyncio.shield(running)
+                continue
+            wanted = bucket.ask(time(), count)
+            if not wanted:
+                return False
+            await self._fetch(owner, bucket, count, fetch(wanted))
+        return True
+
+    async def _fetch(self, owner: str, bucket: TokenBucket, count: int, granted_soon: Awaitable[int]) -> None:
+        done = self._fetches[owner] = asyncio.get_running_loop().create_future()
+        granted = needed = 0  # an error is no refusal: the next use asks Redis again
+        try:
+            granted, needed = await granted_soon, count
+        except Exception as error:
+            done.set_exception(error)
+            done.exception()  # marks it as retrieved, also if no other use waits
+            raise
+        finally:
+            del self._fetches[owner]
+            bucket.fetched(granted, asyncio.get_running_loop().time(), needed)
+            if not done.done():
+                done.set_result(None)
+
+    def _of(self, owner: str, now: float) -> TokenBucket:
+        bucket = self._buckets.pop(owner, None) or TokenBucket(self._most)
+        self._buckets[owner] = bucket
         # Each use adds at most one bucket and removes up to two idle ones, so idle buckets do not accumulate.
-        for other in list(itertools.islice(self._tokenss, 2)):
-            if other != owner and self._tokenss[other].idle(now):
-                del self._tokenss[other]
-        return tokens
+        for other in list(itertools.islice(self._buckets, 2)):
+            if other != owner and self._buckets[other].idle(now):
+                del self._buckets[other]
+        return bucket

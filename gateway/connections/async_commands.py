@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from gateway.auth.permission_checker import PermissionChecker
@@ -17,7 +19,7 @@ from gateway.core.errors import ErrorReason, ProtocolError
 from gateway.core.events import Answer, Published
 from gateway.core.json_text import RequestId
 from gateway.core.publication import Publication, PublicationTooLarge
-from gateway.delivery.publisher import MessagePublisher
+from gateway.delivery.publisher import MessagePublisher, PendingPublish
 from gateway.delivery.sender import Sender
 from gateway.delivery.topic_queries import TopicQueries
 from gateway.metrics import Metrics
@@ -60,7 +62,8 @@ class AsyncCommands:
     def publish_message(self, connection: Connection, publication: Publication, request_id: RequestId) -> None:
         """Publish a message, and acknowledge it once Redis has confirmed it."""
         connection.hold("publish")
-        self._spawn(self._publish(connection, publication, request_id), "client's publish")
+        if not self._publish_now(connection, publication, request_id):
+            self._spawn(self._publish(connection, publication, request_id), "client's publish")
 
     def read_topic(self, connection: Connection, request: commands.Request) -> None:
         """Answer a REQUEST for the history or the presence of a topic."""
@@ -101,41 +104,83 @@ class AsyncCommands:
             again(more)
         connection.release("found")
 
-    async def _publish(self, connection: Connection, publication: Publication, request_id: RequestId) -> None:
-        user = connection.session.identity.user  # a client without a user has only its own message limit
+    def _publish_now(self, connection: Connection, publication: Publication, request_id: RequestId) -> bool:
+        """Publish without a task. False, and nothing has happened: a limit or the publisher has to ask Redis first."""
         try:
-            if user is not None and not await self._publish_limits.publish_quota.charge(user):
-                self._metrics.limited.labels("publishes").inc()
-                message = "Too many publishes of this user; wait some seconds"
-                raise ProtocolError(ErrorReason.TOO_MANY_REQUESTS, message, request_id)
-            await self._charge(connection, publication, request_id)
-            [position] = await self._publisher.publish([publication])
+            if not self._publisher.can_submit or not self._charge_now(connection, publication):
+                return False
+            pending = self._publisher.submit([publication])
+        except Exception as error:
+            self._refuse_publish(connection, error, request_id)
+            connection.release("publish")
+        else:
+            pending.answers.add_done_callback(partial(self._published, connection, publication, request_id, pending))
+        return True
+
+    def _published(
+        self, connection: Connection, publication: Publication, request_id: RequestId, pending: PendingPublish,
+        _done: asyncio.Future[list[Any]],
+    ) -> None:  # fmt: skip
+        try:
+            [position] = self._publisher.positions([publication], pending)
             self._sender.reply(connection, Published(publication.topic, position, request_id))
-        except ProtocolError as error:
-            self._sender.send_error(connection, error)
-        except Unconfirmed:
-            message = "Published, but too few replicas confirmed it; a retry publishes a second message"
-            self._sender.send_error(connection, ProtocolError(ErrorReason.UNAVAILABLE, message, request_id))
-        except Impaired as error:
-            message = f"Redis cannot store this now; try again later: {error}"
-            self._sender.send_error(connection, ProtocolError(ErrorReason.UNAVAILABLE, message, request_id))
-        except Unavailable:
-            message = "The cluster is unavailable, try again"
-            self._sender.send_error(connection, ProtocolError(ErrorReason.UNAVAILABLE, message, request_id))
-        except PublicationTooLarge as error:
-            self._sender.send_error(connection, ProtocolError(ErrorReason.DATA_REFUSED, str(error), request_id))
-        except Exception:
-            self._sender.send_internal_error(connection, request_id)
+        except Exception as error:
+            self._refuse_publish(connection, error, request_id)
         finally:
             connection.release("publish")
 
+    async def _publish(self, connection: Connection, publication: Publication, request_id: RequestId) -> None:
+        try:
+            await self._charge(connection, publication, request_id)
+            [position] = await self._publisher.publish([publication])
+            self._sender.reply(connection, Published(publication.topic, position, request_id))
+        except Exception as error:
+            self._refuse_publish(connection, error, request_id)
+        finally:
+            connection.release("publish")
+
+    def _refuse_publish(self, connection: Connection, error: Exception, request_id: RequestId) -> None:
+        """Send the client the error for which its message was not published, or not confirmed."""
+        match error:
+            case ProtocolError():
+                self._sender.send_error(connection, error)
+            case Unconfirmed():
+                message = "Published, but too few replicas confirmed it; a retry publishes a second message"
+                self._sender.send_error(connection, ProtocolError(ErrorReason.UNAVAILABLE, message, request_id))
+            case Impaired():
+                message = f"Redis cannot store this now; try again later: {error}"
+                self._sender.send_error(connection, ProtocolError(ErrorReason.UNAVAILABLE, message, request_id))
+            case Unavailable():
+                message = "The cluster is unavailable, try again"
+                self._sender.send_error(connection, ProtocolError(ErrorReason.UNAVAILABLE, message, request_id))
+            case PublicationTooLarge():
+                self._sender.send_error(connection, ProtocolError(ErrorReason.DATA_REFUSED, str(error), request_id))
+            case _:
+                self._sender.send_internal_error(connection, request_id)
+
+    def _charge_now(self, connection: Connection, publication: Publication) -> bool:
+        """Charge the limits of the client's user as `_charge` does, if this node has fetched enough. False: it has not.
+
+        A part that was charged is lost then, as if the message had been refused.
+        """
+        user, limits = connection.session.identity.user, self._publish_limits
+        size, streams = self._publisher.storage_cost(publication)
+        if size and (limits.memory.full or not limits.storage_quota.charge_now(self._owner(connection), size, streams)):
+            return False
+        return user is None or limits.publish_quota.charge_now(user)
+
     async def _charge(self, connection: Connection, publication: Publication, request_id: RequestId) -> None:
-        """Charge the bytes that Redis stores for `publication` to the client's user, or to its address without a user.
+        """Charge the client's user for the message, and for the bytes that Redis stores; without a user, its address.
 
         Raises:
-            ProtocolError: Redis is nearly full, 5030; or the allowance is used up, 4029.
+            ProtocolError: Redis is nearly full, 5030; or one of the limits is reached, 4029.
             Unavailable: Redis did not answer in time.
         """
+        user = connection.session.identity.user  # a client without a user has only its own message limit
+        if user is not None and not await self._publish_limits.publish_quota.charge(user):
+            self._metrics.limited.labels("publishes").inc()
+            message = "Too many publishes of this user; wait some seconds"
+            raise ProtocolError(ErrorReason.TOO_MANY_REQUESTS, message, request_id)
         size, streams = self._publisher.storage_cost(publication)
         if not size:
             return
@@ -143,15 +188,18 @@ class AsyncCommands:
             self._metrics.limited.labels("redis_memory").inc()
             message = f"Redis is nearly full and {publication.topic} stores messages; try again later"
             raise ProtocolError(ErrorReason.UNAVAILABLE, message, request_id)
-        user, ip = connection.session.identity.user, connection.info.ip
-        owner = f"user:{user}" if user is not None else f"address:{self._publish_limits.address_groups.of(ip) or ip}"
-        if not await self._publish_limits.storage_quota.charge(owner, size, streams):
+        if not await self._publish_limits.storage_quota.charge(self._owner(connection), size, streams):
             self._metrics.limited.labels("stored_bytes").inc()
             message = (
                 f"{publication.topic} stores messages, and the daily limit of bytes for this user is used up "
                 f"({size} more needed); wait some minutes, or send less"
             )
             raise ProtocolError(ErrorReason.TOO_MANY_REQUESTS, message, request_id)
+
+    def _owner(self, connection: Connection) -> str:
+        """Who is charged for stored bytes."""
+        user, ip = connection.session.identity.user, connection.info.ip
+        return f"user:{user}" if user is not None else f"address:{self._publish_limits.address_groups.of(ip) or ip}"
 
     async def _read_topic(self, connection: Connection, request: commands.Request) -> None:
         try:

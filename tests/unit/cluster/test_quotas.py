@@ -177,4 +177,57 @@ async def test_buckets_of_users_that_are_gone_are_dropped() -> None:
     await asyncio.sleep(10)
     for number in range(60):
         await tokens.charge(f"v{number}")
-    assert len(tokens._buckets._tokenss) <= 61
+    assert len(tokens._buckets._buckets) <= 61
+
+
+@in_virtual_time
+async def test_all_who_wait_for_tokens_of_one_user_share_a_fetch() -> None:
+    redis = Redis()
+    one = PublishQuota(redis.client, KEYS, 10_000)
+    for _ in range(100):
+        assert await one.charge("ann")
+    await asyncio.sleep(0.5)
+    trips = len(redis.trips)
+    results = await asyncio.gather(*(one.charge("ann") for _ in range(64)))
+    assert all(results)
+    assert len(redis.trips) - trips <= 2
+
+
+@in_virtual_time
+async def test_who_waits_for_a_fetch_that_fails_gets_its_error_at_once() -> None:
+    redis = Redis()
+    one = PublishQuota(redis.client, KEYS, 10)
+    redis.away = True
+    results = await asyncio.gather(*(one.charge("ann") for _ in range(20)), return_exceptions=True)
+    assert all(isinstance(result, Unavailable) for result in results)
+    redis.away = False
+    assert await one.charge("ann")
+
+
+@in_virtual_time
+async def test_who_gives_up_waiting_does_not_end_the_fetch() -> None:
+    redis = Redis()
+    one = PublishQuota(redis.client, KEYS, 10)
+    first, second = (asyncio.ensure_future(one.charge("ann")) for _ in range(2))
+    await asyncio.sleep(0)
+    second.cancel()
+    assert await first
+
+
+@in_virtual_time
+async def test_without_asking_redis_only_what_was_fetched_can_be_taken() -> None:
+    redis = Redis()
+    tokens, storage = PublishQuota(redis.client, KEYS, 1000), StorageQuota(redis.client, KEYS, 10**9)
+    redis.run("XADD", "s", "1-1", "a", "b")
+    assert not tokens.charge_now("ann") and not storage.charge_now("ann", 10, ["s"])
+    for _ in range(3):
+        assert await tokens.charge("ann") and await storage.charge("ann", 10, ["s"])
+    trips = len(redis.trips)
+    assert tokens.charge_now("ann") and storage.charge_now("ann", 10, ["s"])
+    assert not storage.charge_now("ann", 10, ["s", "new"]), "Redis has to be asked whether the stream exists"
+    taken = 0
+    while tokens.charge_now("ann"):
+        taken += 1
+    assert taken < 10 and len(redis.trips) == trips
+    assert PublishQuota(redis.client, KEYS, 0).charge_now("ann")
+    assert StorageQuota(redis.client, KEYS, 0).charge_now("ann", 10**12, ["new"])

@@ -18,6 +18,7 @@ from gateway.core.errors import ErrorReason, ProtocolError
 from gateway.core.events import History, Published
 from gateway.core.position import Position
 from gateway.core.publication import Publication, PublicationTooLarge
+from gateway.delivery.publisher import PendingPublish
 from gateway.metrics import Metrics
 
 
@@ -39,7 +40,9 @@ class Client:
 
 
 class At:
-    """Errands, and what is around them."""
+    """The commands, and what is around them. `at_once`: the limits and the publisher need not ask Redis first."""
+
+    at_once = False
 
     def __init__(self) -> None:
         self.metrics = Metrics()
@@ -53,7 +56,8 @@ class At:
         self.memory = SimpleNamespace(full=False)
         self.tasks: list[asyncio.Task[None]] = []
         publish_limits = PublishLimits(
-            cast(Any, SimpleNamespace(charge=self._token)), cast(Any, SimpleNamespace(charge=self._charge)),
+            cast(Any, SimpleNamespace(charge=self._token, charge_now=self._token_now)),
+            cast(Any, SimpleNamespace(charge=self._charge, charge_now=self._charge_now)),
             cast(Any, self.memory), cast(Any, SimpleNamespace(of=lambda ip: f"net of {ip}")),
         )  # fmt: skip
         outbox = SimpleNamespace(
@@ -63,7 +67,7 @@ class At:
         )
         dispatcher = SimpleNamespace(
             publish=self._publish, storage_cost=lambda _publication: self.kept, read_history=self._read_history,
-            read_presence=self._read,
+            read_presence=self._read, can_submit=self.at_once, submit=self._submit, positions=self._positions,
         )  # fmt: skip
         self.async_commands = AsyncCommands(
             cast(Any, dispatcher),
@@ -93,6 +97,29 @@ class At:
             raise self.error
         return [Position("e", 7, 70)]
 
+    def _token_now(self, _user: str) -> bool:
+        return self.at_once and self.tokens
+
+    def _charge_now(self, who: str, size: int, streams: list[str]) -> bool:
+        if self.at_once and self.room:
+            self.charged.append((who, size, streams))
+            return True
+        return False
+
+    def _submit(self, publications: list[Publication]) -> PendingPublish:
+        if isinstance(self.error, PublicationTooLarge):
+            raise self.error
+        self.published += publications
+        answers: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
+        asyncio.get_running_loop().call_soon(answers.set_result, [])
+        return PendingPublish(answers, [0])
+
+    def _positions(self, _publications: list[Publication], pending: PendingPublish) -> list[Position | None]:
+        assert pending.answers.done()
+        if self.error is not None:
+            raise self.error
+        return [Position("e", 7, 70)]
+
     async def _read_history(self, _topic: str, **_how: Any) -> History:
         if self.error is not None:
             raise self.error
@@ -106,13 +133,31 @@ class At:
     async def publish(self, client: Client) -> Any:
         """The messages that the client receives."""
         self.async_commands.publish_message(cast(Any, client), Publication("t", 1), "r")
-        assert client.holds == ["publish"]
+        assert client.holds == ["publish"] or isinstance(self.error, PublicationTooLarge)
         await asyncio.gather(*self.tasks)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
         assert client.holds == []
         return self.sent[0] if self.sent else None
 
     def limited(self, limit: str) -> float:
         return float(self.metrics.limited.labels(limit).value)
+
+
+@pytest.fixture(params=[True, False], ids=["at once", "in a task"], autouse=True)
+def _way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(At, "at_once", request.param)
+
+
+async def test_a_message_needs_a_task_only_if_a_limit_or_the_publisher_has_to_wait() -> None:
+    at = At()
+    at.kept = 500, ["s"]
+    await at.publish(Client())
+    assert len(at.tasks) == (0 if at.at_once else 1)
+    at = At()
+    at.kept, at.room = (500, ["s"]), False
+    await at.publish(Client())
+    assert len(at.tasks) == 1
 
 
 async def test_a_publish_is_acknowledged_once_with_its_position() -> None:
