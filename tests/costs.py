@@ -111,7 +111,7 @@ KEY: Final = (
     Cost("GET /api/cache/{key}", node_ms=6),
     Cost("PUT /api/cache/{key}", node_ms=6, kept=1024),
     Cost("DELETE /api/cache/{key}", node_ms=6),
-    Cost("DELETE /api/cache", node_ms=20, redis_ms=5, times=10),
+    Cost("DELETE /api/cache", node_ms=20, redis_ms=15, times=10),
     Cost("GET /api/key", node_ms=6),
     Cost("Centrifugo's publish", node_ms=6),
     Cost(

@@ -144,6 +144,9 @@ async def test_every_lua_step_takes_one_slot(
     # read_history, read_snapshot; page_hash, live_nodes
     await (await connect(nodes[0])).subscribe("kept", "last")
     await eventually(lambda: present(api, {"ann", "bob"}), 20)
+    # publish_once
+    answer = await api.http.post("/api/publish", json={"topic": "plain", "data": 1, "idempotencyKey": "once"})
+    assert answer.status_code == 200, answer.text
     # index_services, write_service; page_sorted_set, read_services
     answer = await api.http.put("/api/services/feed", json={"status": "active", "leaseSeconds": 30})
     assert answer.status_code == 200, answer.text

@@ -49,6 +49,6 @@ def _late(holds: Callable[[], object], seconds: float, what: str, found: object)
     if not what:
         try:
             what = inspect.getsource(holds).strip()
-        except OSError:
+        except (OSError, TypeError):  # there is no source: of a partial, for one
             what = repr(holds)
     return f"not within {seconds:g} s: {what}; at last it gave {found!r}"
