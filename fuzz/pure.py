@@ -273,7 +273,7 @@ def topic_names(random: Random) -> int:
 
 
 def _only_topics(random: Random, name: str) -> None:
-    """Whatever carries a name gives back one that is a topic, or refuses it."""
+    """Each reader of a name returns a valid topic, or refuses the name."""
     kind = random.choice(["SUBSCRIBE", "UNSUBSCRIBE", "PUBLISH", "REQUEST", "COMMAND"])
     said = {"type": kind, "topic": name, "topics": [name], "action": "a", "data": 1, "recover": {name: 1}}
     with contextlib.suppress(ProtocolError):

@@ -68,8 +68,8 @@ class ConnectionLimits:
     def request_slot(self, user: str | None, address: str | None) -> Answer | None:
         """Count one more connection, without a user or address of None; the future has the limit that rejects it.
 
-        None: it is admitted, for no limit applies to it. Whoever no longer needs the answer cancels the future, or
-        releases the connection if it was admitted.
+        None: it is admitted, for no limit applies to it. A caller that no longer needs the answer cancels the future,
+        or releases the connection if it was admitted.
         """
         names = self._names_of(user, address)
         if not any(names):

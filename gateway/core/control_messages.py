@@ -46,7 +46,7 @@ class UnsubscribeClients:
 
 @dataclass(frozen=True, slots=True)
 class SubscribeClients:
-    """Subscribe the selected clients to topics, whatever the topic rules say."""
+    """Subscribe the selected clients to topics. The topic rules do not restrict it."""
 
     clients: ClientSelector
     topics: list[str]

@@ -1,8 +1,8 @@
 """The fast path of POST /api/publish: it answers in the transport, without a task, ASGI or Starlette.
 
-It calls the same functions as the route (`http/api/publish.py`), in the same order. Whatever is unusual it declines
-before anything has happened, and the route answers: all refusals of a request, among others. So only the results of
-Redis are answered here, with the same response objects.
+It calls the same functions as the route (`http/api/publish.py`), in the same order. It declines an unusual request
+before anything has happened, and the route answers instead. Requests that are refused are among these. So only the
+results of Redis are answered here, with the same response objects.
 """
 
 from __future__ import annotations

@@ -102,8 +102,8 @@ async def test_a_removed_key_is_refused_on_every_node_and_nothing_is_lost_under_
     done.set()
     await feeding
     await reader.hear(type="DATA", topic="kept", data=sent - 1)
-    heard = [m["data"] for m in reader.received(type="DATA", topic="kept")]
-    assert sorted(set(heard) - {0}) == list(range(1, sent))
+    received = [m["data"] for m in reader.received(type="DATA", topic="kept")]
+    assert sorted(set(received) - {0}) == list(range(1, sent))
     for node in nodes:
         [line] = await node.logged("configuration reloaded")
         assert (line["keys_added"], line["keys_removed"], line["clients_reconnect"]) == (["feed-2"], ["feed"], 0)

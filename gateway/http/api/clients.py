@@ -76,7 +76,7 @@ async def unsubscribe_client(request: Request) -> Any:
 
 
 async def subscribe_client(request: Request) -> Any:
-    """Subscribe one client to topics, ``{"topics": [...]}``, whatever the topic rules say. The client is notified."""
+    """Subscribe one client to topics, ``{"topics": [...]}``, and notify it. The topic rules do not restrict this."""
     client, topics = await _client(request), await _topics(request)
     await node_of(request).control_publisher.broadcast("subscribe", client=client["id"], topics=topics)
     return {"subscribed": topics}

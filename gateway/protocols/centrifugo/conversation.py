@@ -106,7 +106,7 @@ class CentrifugoConversation:
 
     def _take_pong(self) -> None:
         if not self._awaits_pong:
-            raise ProtocolViolation(CloseReason.BAD_USE, "bad request: a pong that nobody awaits")
+            raise ProtocolViolation(CloseReason.BAD_USE, "bad request: a pong without a ping")
         self._awaits_pong = False
 
     def ping(self) -> bytes:
