@@ -94,8 +94,15 @@ class NewClient:
         self._client: AcceptedClient | None = None
 
     async def identify(self) -> None:
-        """Ask the key server who the client is, and go on."""
-        self.identified(await handshake.identify(self.request, self._node))
+        """Ask the key server who the client is, and go on unless the client has disconnected meanwhile."""
+        try:
+            identity = await handshake.identify(self.request, self._node)
+        except Exception:
+            logging.logger().exception("handshake failed", path=self.request.scope["path"])
+            self._handshake.reject(HTTPStatus.INTERNAL_SERVER_ERROR)
+        else:
+            if not self._handshake.is_over:
+                self.identified(identity)
 
     def identified(self, identity: Identity) -> None:
         """Count the connection of `identity`, and go on when the limits admit it."""

@@ -151,6 +151,29 @@ async def test_a_client_with_an_unknown_key_waits_for_the_key_server(node: FakeN
     assert connection.status == 101 and node.opened[0][0] == "ann"
 
 
+async def test_a_client_that_left_while_the_key_server_was_asked_takes_no_slot(node: FakeNode) -> None:
+    connection = connect(node, (b"cookie", b"session=rotated"))
+    await asyncio.sleep(0)
+    connection.handshake.cancel()
+    node.asked_key_server.set()
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert (node.slots, node.opened, connection.written) == ([], [], b"")
+
+
+async def test_an_error_of_the_key_server_costs_the_client_status_500(
+    node: FakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(_token: str) -> Identity:
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(node, "identify", fail)
+    connection = connect(node, (b"cookie", b"session=rotated"))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert connection.status == 500
+
+
 async def test_a_limited_client_waits_for_its_slot(node: FakeNode) -> None:
     node.answer = asyncio.get_running_loop().create_future()
     connection = connect(node)
