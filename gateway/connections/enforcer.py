@@ -20,6 +20,7 @@ from gateway.settings import Settings
 from gateway.transports.connection import Connection, ConnectionStage
 
 CHECK_SECONDS: Final = 1.0  # between two checks of all connections
+CONNECT_SECONDS: Final = 10.0  # for the message with which a client's protocol begins
 WARNING_SECONDS: Final = 30.0  # a client is warned this long before its token expires
 
 
@@ -57,10 +58,13 @@ class Enforcer:
     def _check_timeout(self, now: float, seconds: float, connection: Connection) -> int:
         if connection.stage is not ConnectionStage.OPEN:
             return 0
-        if connection.pinged:
+        if not connection.conversation.is_connected:
+            if seconds - connection.info.connected_ms / 1000 > CONNECT_SECONDS:
+                connection.disconnect(CloseReason.NO_CONNECT, "no connect in time")
+        elif connection.pinged:
             if connection.is_silent(self._settings.ping_seconds + self._settings.pong_seconds, now):
                 connection.disconnect(CloseReason.NO_PONG, "no pong")
-        elif connection.is_silent(self._settings.ping_seconds, now):
+        elif connection.conversation.wants_ping(now, silent=connection.is_silent(self._settings.ping_seconds, now)):
             connection.ping()
         ended = self._watch_tokens(connection, seconds)
         if connection.is_late(now):

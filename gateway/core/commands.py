@@ -49,7 +49,8 @@ class Subscribe:
     token: str | None = None
     recover: Mapping[str, Position] = field(default_factory=dict)  # the client's position, by topic
     tokens: tuple[str, ...] = ()  # subscription tokens
-    once: bool = False  # a topic that the client has already, or one too many, is refused
+    # A topic that the client has already, or one too many, is refused. A token of others disconnects the client.
+    once: bool = False
     whole: bool = False  # refused if the client cannot recover all messages
 
 

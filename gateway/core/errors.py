@@ -48,6 +48,7 @@ class CloseReason(enum.Enum):
     SLOW_CONSUMER = enum.auto()
     MOVE = enum.auto()
     NO_PONG = enum.auto()
+    NO_CONNECT = enum.auto()
     TOO_MANY_REQUESTS = enum.auto()
     BAD_TOKEN = enum.auto()
     BAD_USE = enum.auto()

@@ -42,6 +42,7 @@ from gateway.core.topic_rules import TOKEN_ACTS, Act
 
 # Comparisons of topics with token patterns in one SUBSCRIBE. They take about 5 ms.
 MAX_COMPARISONS: Final = 20_000
+OTHERS_TOKEN: Final = CloseConnection(CloseReason.BAD_TOKEN, "the token is another user's, or another topic's")
 
 
 Verify: TypeAlias = Callable[[str | None], Identity]
@@ -173,9 +174,8 @@ class Session:
         return LoggedIn(removed)
 
     def _connect(self, message: commands.Connect, audiences: Audiences, findings: Findings) -> Effect:
-        identity = self.identity
-        if message.token is not None:
-            identity = self._verified(message.token, message.request_id, findings)
+        token = message.token
+        identity = self.identity if token is None else self._verified(token, message.request_id, findings)
         self._require_all(message.topics, message.request_id, identity, (), findings)
         removed = self._forbidden_topics(identity, audiences, (), message.request_id, findings)
         self._set_identity(identity, removed)
@@ -247,13 +247,14 @@ class Session:
     # ---- permissions
 
     def _subscribe(self, message: commands.Subscribe, audiences: Audiences, findings: Findings) -> Effect:
-        identity, request_id = self.identity, message.request_id
+        request_id = message.request_id
         try:
-            if message.token is not None:
-                identity = self._rules.verify(message.token)
+            identity = self.identity if message.token is None else self._rules.verify(message.token)
             grants = [self._rules.verify_grant(token) for token in message.tokens]
         except AuthError as error:
             raise self._token_error(error, ErrorReason.BAD_TOKEN_IN_SUBSCRIBE, request_id, findings) from None
+        if message.once and not all(grant.covers(topic, identity) for grant in grants for topic in message.topics):
+            return OTHERS_TOKEN
         if len(message.topics) * sum(grant.wildcards for grant in grants) > MAX_COMPARISONS:
             raise ProtocolError(
                 ErrorReason.DATA_REFUSED,
@@ -284,7 +285,9 @@ class Session:
             grant = self._rules.verify_grant(message.token)
         except AuthError as error:
             raise self._token_error(error, ErrorReason.BAD_TOKEN_IN_SUBSCRIBE, message.request_id, findings) from None
-        if not self._held(message.topic) or not grant.covers(message.topic, self.identity):
+        if not grant.covers(message.topic, self.identity):
+            return OTHERS_TOKEN
+        if not self._held(message.topic):
             raise refusal(Verdict.NO_TOKEN, message.topic, message.request_id)
         self._grants = {**(self._grants or {}), message.topic: grant}
         return SendReply(GrantRenewed(message.topic, message.request_id))
@@ -322,11 +325,8 @@ class Session:
         if rule.source and message.topic != topic_rules.SYSTEM:
             self._require("request", message.topic, message.request_id, audiences, findings)
             if not self._rules.backend:
-                raise ProtocolError(
-                    ErrorReason.NOT_IMPLEMENTED,
-                    f"No back end answers requests on topic {message.topic}",
-                    message.request_id,
-                )
+                text = f"No back end answers requests on topic {message.topic}"
+                raise ProtocolError(ErrorReason.NOT_IMPLEMENTED, text, message.request_id)
             target = backend_targets.backend_target(rule, message, self.identity.user)
             return FetchFromBackend(message, target, rule.source_seconds, rule.source_stale_seconds)
         if message.topic != topic_rules.SYSTEM:
@@ -341,9 +341,8 @@ class Session:
         raise ProtocolError(ErrorReason.UNKNOWN_ACTION, f"Unknown action {message.action}", message.request_id)
 
     def _command(self, message: commands.BackendCommand, audiences: Audiences, findings: Findings) -> Effect:
-        anonymous = self.identity.user is None and not self._rules.open
         if message.topic is None or message.action is None:
-            if anonymous:
+            if self.identity.user is None and not self._rules.open:
                 raise self._command_without_user(message.request_id)
             raise ProtocolError(
                 ErrorReason.COMMAND_WITHOUT_TOPIC_OR_ACTION,

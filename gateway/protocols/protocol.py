@@ -42,6 +42,13 @@ class Conversation(Protocol):
     def encode_missed(self, messages: Sequence[Broadcast]) -> bytes:
         """Frames with messages that precede the `Subscribed` of their topic; none if that event carries them."""
 
+    @property
+    def is_connected(self) -> bool:
+        """Whether the client has sent what its protocol begins with. The node does not wait long for it."""
+
+    def wants_ping(self, now: float, *, silent: bool) -> bool:
+        """Whether to ping the client at `now` (loop time). `silent`: it has sent nothing for the ping interval."""
+
     def ping(self) -> bytes:
         """Frames that ask the client for a sign of life."""
 

@@ -17,6 +17,7 @@ class Stateless(Encoder):
     """What a protocol that is its own conversation inherits."""
 
     knows_gaps: Final = True
+    is_connected: Final = True
 
     def conversation(self, _client_id: str, _session: Session) -> Self:
         """The protocol itself."""
@@ -29,6 +30,10 @@ class Stateless(Encoder):
     def encode_missed(self, messages: Sequence[Broadcast]) -> bytes:
         """The frames of each message."""
         return b"".join([message.frame(self) for message in messages])
+
+    def wants_ping(self, _now: float, *, silent: bool) -> bool:
+        """Only a silent client is pinged."""
+        return silent
 
     def ping(self) -> bytes:
         """A WebSocket ping, which the client's protocol layer answers."""

@@ -197,8 +197,13 @@ async def test_tokens(nodes: Callable[..., Cluster], client: Callable[..., Clien
     assert one.events.ended == [103]
     right, other_topic = signed(sub="42", channel="closed:2"), signed(sub="42", channel="closed:3")
     await one.subscribe("closed:2", token=right)
-    with pytest.raises(centrifuge.SubscriptionUnsubscribedError):
+    with pytest.raises(centrifuge.CentrifugeError):
         await one.subscribe("closed:4", token=other_topic)
+    assert one.events.ended[-1] == 3500
+    one = client(node, token=signed(sub="42"))
+    with pytest.raises(centrifuge.CentrifugeError):
+        await one.subscribe("closed:2", token=signed(sub="43", channel="closed:2"))
+    assert one.events.ended == [3500]
 
 
 async def test_a_client_renews_its_tokens(nodes: Callable[..., Cluster], client: Callable[..., Client]) -> None:

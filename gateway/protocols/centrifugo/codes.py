@@ -57,7 +57,7 @@ ERROR_CODES: Final[Mapping[ErrorReason, ErrorCode]] = {
 }
 
 # The native codes follow Centrifugo's: 3000-3499 the client reconnects, 3500-3999 it does not.
-CLOSE_CODES: Final[Mapping[CloseReason, int]] = dict(NATIVE_CLOSE_CODES)
+CLOSE_CODES: Final[Mapping[CloseReason, int]] = {**NATIVE_CLOSE_CODES, CloseReason.NO_CONNECT: 3502}
 
 # 2500 and 2501: the client subscribes again. 2000: it does not.
 UNSUBSCRIBE_CODES: Final[Mapping[UnsubscribeReason, int]] = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
+from zlib import crc32
 
 import orjson
 
@@ -40,8 +41,8 @@ class CentrifugoConversation:
     """The conversation with one client. `publications` encodes what a reply about a subscription contains."""
 
     __slots__ = (
-        "_asked", "_awaits_pong", "_client_id", "_codec", "_connected", "_last_id", "_missed", "_missed_bytes",
-        "_ping_seconds", "_publications", "_refused", "_session", "_stream", "_too_long", "frame_pings",
+        "_asked", "_client_id", "_codec", "_last_id", "_missed", "_missed_bytes", "_next_ping", "_ping_seconds",
+        "_pongs_due", "_publications", "_refused", "_session", "_stream", "_too_long", "frame_pings", "is_connected",
     )  # fmt: skip
 
     knows_gaps: Final = False
@@ -52,10 +53,11 @@ class CentrifugoConversation:
         self._publications = publications
         self._client_id = client_id
         self._session = session
-        self._connected = False  # it has sent `connect`
+        self.is_connected = False  # it has sent `connect`
         self._refused = False  # its `connect` was answered with an error
-        self._awaits_pong = False
+        self._pongs_due = 0
         self._ping_seconds = 0
+        self._next_ping: float | None = None  # loop time
         self._stream = ""  # the name of its stream over HTTP, which its requests repeat
         self._last_id = 0
         self._asked: dict[int, _Asked] = {}  # by id
@@ -86,9 +88,9 @@ class CentrifugoConversation:
         if not fields:
             self._take_pong()
             return None
-        if ("connect" in fields) is self._connected or self._refused:
+        if ("connect" in fields) is self.is_connected or self._refused:
             raise ProtocolViolation(CloseReason.BAD_USE, "bad request: connect comes first, and once")
-        self._connected = True
+        self.is_connected = True
         kind, number = decoder.head(fields)
         if len(self._asked) >= MAX_ASKED or number in self._asked:
             raise ProtocolViolation(
@@ -105,15 +107,30 @@ class CentrifugoConversation:
         return command
 
     def _take_pong(self) -> None:
-        if not self._awaits_pong:
+        if not self._pongs_due:
             raise ProtocolViolation(CloseReason.BAD_USE, "bad request: a pong without a ping")
-        self._awaits_pong = False
+        self._pongs_due -= 1
+
+    def wants_ping(self, now: float, *, silent: bool) -> bool:
+        """At regular times whatever it sends, because the client reconnects if it hears nothing for longer.
+
+        The first ping comes after half of the interval to all of it, so that clients that connect together are not
+        pinged together.
+        """
+        if self.frame_pings:
+            return silent
+        if self._next_ping is None:
+            self._next_ping = now + self._ping_seconds * (1 + crc32(self._client_id.encode()) % 1000 / 1000) / 2
+        due = now >= self._next_ping
+        if due:
+            self._next_ping = now + self._ping_seconds
+        return due
 
     def ping(self) -> bytes:
         """An empty reply, which the client answers with an empty command."""
         if self.frame_pings:
             return PING
-        self._awaits_pong = True
+        self._pongs_due += 1
         return self._frame({})
 
     def close_reason(self, error: ProtocolError) -> CloseReason | None:

@@ -59,7 +59,7 @@ class CloseCode(enum.IntEnum):
 ERROR_CODES: Final[Mapping[ErrorReason, ErrorCode]] = {
     reason: ErrorCode.__members__.get(reason.name, ErrorCode.DATA_REFUSED) for reason in ErrorReason
 }
-CLOSE_CODES: Final[Mapping[CloseReason, CloseCode]] = {reason: CloseCode[reason.name] for reason in CloseReason}
+CLOSE_CODES: Final[Mapping[CloseReason, CloseCode]] = {CloseReason[code.name]: code for code in CloseCode}
 
 # Only these codes may carry `requestId`. For any other code with one, the front end resends a failed SUBSCRIBE at once
 # and endlessly: about 8,000 frames a second from one tab.

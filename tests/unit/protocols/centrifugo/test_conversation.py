@@ -226,6 +226,24 @@ def test_a_token_that_is_not_valid_disconnects_and_an_expired_one_is_answered() 
             client.say(id=2, unsubscribe={"channel": "a"})
 
 
+def test_pings_come_at_regular_times_whatever_the_client_sends(client: Client) -> None:
+    times = [at for at in range(100) if client.conversation.wants_ping(1000 + at, silent=False)]
+    first, *others = times
+    assert 12.5 <= first <= 26
+    assert others == [first + 25 * count for count in range(1, len(times))] and times[-1] >= 75
+    client.conversation.frame_pings = True
+    assert not client.conversation.wants_ping(2000, silent=False)
+    assert client.conversation.wants_ping(2000, silent=True)
+
+
+def test_clients_that_connect_together_are_not_pinged_together() -> None:
+    clients = [JSON.conversation(f"n.1.{number}", Client().session) for number in range(100)]
+    for each in clients:
+        each.encode(events.Welcome("n.1", "n", "v", 25_000, {}), 0)
+    early = [each for each in clients if not each.wants_ping(0, silent=False) and each.wants_ping(19, silent=False)]
+    assert 30 < len(early) < 70
+
+
 def test_pongs_answer_pings(client: Client) -> None:
     assert client.read(client.conversation.ping()) == [{}]
     assert client.say() is None
