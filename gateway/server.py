@@ -23,8 +23,7 @@ from gateway.transports.websocket import WebSocket
 GC_THRESHOLDS = (10_000, 20, 20)
 DATE_SECONDS: Final = 1.0  # resolution of the Date header
 SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)  # each makes the node drain and end
-RELOAD_SIGNAL: Final = signal.SIGUSR1  # and SIGHUP, if the node has no controlling terminal
-TERMINAL: Final = "/dev/tty"  # the controlling terminal of the process that opens it
+RELOAD_SIGNAL: Final = signal.SIGUSR1
 
 
 class Server(uvicorn.Server):
@@ -84,15 +83,6 @@ class Server(uvicorn.Server):
             self._drained.set()
 
 
-def has_terminal() -> bool:
-    """Whether this process has a controlling terminal. Then SIGHUP means that the terminal goes away."""
-    try:
-        os.close(os.open(TERMINAL, os.O_RDONLY | os.O_NOCTTY))
-    except OSError:
-        return False
-    return True
-
-
 def serve(settings: Settings) -> int:
     """Run one node until it stops; return the exit code of the process: 0, or 1 if a task of the node failed."""
     early = 0  # signals before there is a server
@@ -113,8 +103,7 @@ def serve(settings: Settings) -> int:
         if (
             signal.getsignal(number) is not signal.SIG_IGN or number != signal.SIGHUP
         ):  # nohup sets SIGHUP to ignored on purpose
-            reloads = number == signal.SIGHUP and not has_terminal()
-            signal.signal(number, on_reload if reloads else on_signal)
+            signal.signal(number, on_signal)
     signal.signal(RELOAD_SIGNAL, on_reload)
     logging.configure(settings.log_level, node=settings.node)
     app = create_app(settings, lambda: Settings.from_env(os.environ))

@@ -117,7 +117,7 @@ async def test_each_change_of_readiness_is_logged_once_with_its_reason(
     assert len(node.process.log()) < 60
 
 
-@pytest.mark.parametrize("number", [signal.SIGQUIT, signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGQUIT, signal.SIGINT, signal.SIGTERM])
 async def test_each_signal_drains(
     number: signal.Signals, cluster: Callable[..., Cluster], redis: Redis, connect: Connect
 ) -> None:
@@ -130,7 +130,7 @@ async def test_each_signal_drains(
     assert redis.cli("KEYS", "*ws:node*") == []
 
 
-@pytest.mark.parametrize("numbers", [[signal.SIGQUIT], [signal.SIGQUIT, signal.SIGINT, signal.SIGTERM, signal.SIGTERM]])
+@pytest.mark.parametrize("numbers", [[signal.SIGHUP], [signal.SIGQUIT, signal.SIGINT, signal.SIGHUP, signal.SIGTERM]])
 @pytest.mark.parametrize("event", ["node started", "draining"])
 async def test_signals_at_the_start_and_in_a_drain_end_it_in_order(
     numbers: list[signal.Signals], event: str, folder: Path, redis: Redis

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +18,6 @@ from tests.conftest import Connect
 from tests.kit.client import Client
 from tests.kit.cluster import Cluster
 from tests.kit.node import API_KEY, JWT_SECRET, Node
-from tests.kit.process import Host
 from tests.kit.redis import Redis
 from tests.kit.waiting import eventually, until
 
@@ -32,17 +30,9 @@ history = 1000
 pattern = "news"
 """
 NEW_SECRET = "another secret that only the tests know, also long enough"
+
+
 # Runs a command in a session with a terminal of its own, which stays open as long as the command runs.
-WITH_TERMINAL = """
-import fcntl, os, sys, termios
-main, terminal = os.openpty()
-os.setsid()
-fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)
-os.set_inheritable(main, True)
-os.execvp(sys.argv[1], sys.argv[1:])
-"""
-
-
 class Files:
     """The files of a cluster: one copy for all nodes."""
 
@@ -187,30 +177,19 @@ async def logs_in(client: Client, secret: str) -> str:
     return str(answer["type"])
 
 
-@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGHUP])
 async def test_a_signal_reloads_one_node_and_a_wrong_file_is_logged(
-    number: signal.Signals, connect: Connect, files: Files, folder: Path, redis: Redis
+    connect: Connect, files: Files, folder: Path, redis: Redis
 ) -> None:
-    service = Host("127.0.0.1", ("setsid",))  # no terminal
-    with Node("n1", folder, redis, service, **files.settings()) as node:
+    with Node("n1", folder, redis, **files.settings()) as node:
         await asyncio.to_thread(until, node.ready, 60, "n1 is ready")
         client = await connect(node)
         assert await logs_in(client, NEW_SECRET) == "ERROR"
         files.secret.write_text("")
-        node.process.signal(number)
+        node.process.signal(signal.SIGUSR1)
         [line] = await node.logged("configuration not reloaded")
         assert line["reason"] == f"GATEWAY_JWT_SECRET_FILE: {files.secret} is empty; write the secret into it"
         files.secret.write_text(NEW_SECRET)
-        node.process.signal(number)
+        node.process.signal(signal.SIGUSR1)
         await node.logged("configuration reloaded")
         assert await logs_in(client, NEW_SECRET) != "ERROR"
         assert not node.events("draining")
-
-
-async def test_a_node_drains_when_its_terminal_goes_away(files: Files, folder: Path, redis: Redis) -> None:
-    terminal = Host("127.0.0.1", (sys.executable, "-c", WITH_TERMINAL))
-    with Node("n1", folder, redis, terminal, drain_seconds=0, **files.settings()) as node:
-        await asyncio.to_thread(until, node.ready, 60, "n1 is ready")
-        node.process.signal(signal.SIGHUP)
-        assert await asyncio.to_thread(node.process.exit_code) == 0
-        assert node.events("draining") and not node.events("configuration reloaded")

@@ -163,3 +163,9 @@ def test_each_sample_is_valid(sample: Sample) -> None:
 def test_a_wrong_sample_would_be_found(language: str, text: str) -> None:
     with pytest.raises((AssertionError, SyntaxError, topic_rules.RulesError)):
         CHECKS[language](text)
+
+
+def test_the_sample_rules_keep_what_the_shipped_rules_protect() -> None:
+    [sample] = [each for each in SAMPLES if each.page == "docs/topics.md" and "token:price:*" in each.text]
+    rule = topic_rules.parse(sample.text, "sample").of("token:price:SOL")
+    assert rule.publish is topic_rules.Need.ADMIN

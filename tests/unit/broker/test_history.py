@@ -122,6 +122,20 @@ def test_tops_of_many_topics_are_read_in_one_round_trip_and_one_that_is_broken_i
     assert at.redis.ttl_ms(KEYS.history_meta("a")) > 1000, "a topic with subscribers is not forgotten"
 
 
+def test_a_new_epoch_is_as_durable_as_a_publish(monkeypatch: pytest.MonkeyPatch) -> None:
+    at = At()
+    old = at.publish(1)[0].decode()
+    transact, durable = at.redis.client.transact, []
+
+    async def recorded(commands: Any, **how: Any) -> Any:
+        durable.append(how.get("durable", False))
+        return await transact(commands, **how)
+
+    monkeypatch.setattr(at.redis.client, "transact", recorded)
+    assert do(at.history.renew_epoch("t", old)) != old
+    assert durable == [True]
+
+
 def test_a_broken_epoch_is_replaced_once() -> None:
     at = At()
     old = at.publish(1)[0].decode()
