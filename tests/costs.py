@@ -104,6 +104,7 @@ KEY: Final = (
     Cost("POST /api/revocations", node_ms=60, kept=1024, times=20),
     Cost("GET /api/nodes", node_ms=8, redis_ms=2),
     Cost("POST /api/rebalance", node_ms=12, redis_ms=2),
+    Cost("POST /api/reload", node_ms=100, redis_ms=5, times=10),
     Cost("GET /api/services", node_ms=6, sent=8000),
     Cost("GET /api/services/{service}", node_ms=6, sent=4000),
     Cost("PUT /api/services/{service}", node_ms=6, kept=1024),

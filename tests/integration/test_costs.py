@@ -230,6 +230,7 @@ class Caller:
             "GET /api/revocations": by_key("GET", lambda: "/api/revocations"),
             "POST /api/revocations": by_key("POST", lambda: "/api/revocations", json={"user": "unknown"}),
             "GET /api/nodes": by_key("GET", lambda: "/api/nodes"),
+            "POST /api/reload": by_key("POST", lambda: "/api/reload"),
             "POST /api/rebalance": by_key("POST", lambda: "/api/rebalance", json={"seconds": 1}),
             "GET /api/services": by_key("GET", lambda: "/api/services"),
             "GET /api/services/{service}": by_key("GET", lambda: "/api/services/gateway.bus"),

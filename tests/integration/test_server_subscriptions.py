@@ -39,6 +39,11 @@ async def test_a_back_end_subscribes_a_client_and_all_clients_of_a_user(
     one, two = cluster(2, topics=rules)
     ann, again, bob = await connect(one, user="ann"), await connect(two, user="ann"), await connect(two, user="bob")
     await api(one).publish("given:1", 1)
+
+    async def listed() -> bool:
+        return (await api(two).http.get(f"/api/clients/{ann.id}")).status_code == 200
+
+    await eventually(listed)
     assert await api(two).post(f"/api/clients/{ann.id}/topics", {"topics": ["given:1", "plain"]}) == {
         "subscribed": ["given:1", "plain"]
     }
