@@ -57,7 +57,8 @@ async def _order(node: Node, params: Params, op: str, **about: object) -> Result
     user, client = text(params, "user"), text(params, "client")
     if client:
         found = await node.registry.client(client) if is_client_id(client) else None
-        if found is not None and user in ("", found["user"]):
+        # A client has no row yet in its first moments; only its node knows then whether it is connected.
+        if is_client_id(client) and (found is None or user in ("", found["user"])):
             await node.control_publisher.broadcast(op, client=client, **about)
     elif is_name(user):
         await node.control_publisher.broadcast(op, user=user, **about)

@@ -170,7 +170,7 @@ async def test_orders_go_to_the_nodes(method: str, params: dict[str, Any], order
 
 async def test_an_order_for_a_client_of_another_user_has_no_effect() -> None:
     at = At()
-    for client in ("n.a.1", "n.a.9", "{no id}"):
+    for client in ("n.a.1", "{no id}"):
         assert await at.call("disconnect", user="bob", client=client) == {}
     assert at.orders == []
 
@@ -309,3 +309,9 @@ async def test_redis_away_is_an_internal_error() -> None:
     at = At()
     at.redis.away = True
     assert await at.refused("publish", channel="a", data=1) == 100
+
+
+async def test_an_order_for_a_client_without_a_row_goes_to_its_node() -> None:
+    at = At()
+    assert await at.call("disconnect", user="bob", client="n.a.9") == {}
+    assert [order["client"] for order in at.orders] == ["n.a.9"]
