@@ -8,11 +8,11 @@ from pathlib import Path
 
 import httpx
 
-from tests.kit.process import ROOT, Closing, Process, clean_environment, free_port
+from tests.kit.process import ROOT, Process, Program, clean_environment, free_port
 from tests.kit.waiting import until
 
 
-class BackEnd(Closing):
+class BackEnd(Program):
     """`examples/backend.py` as a process, as its first lines say to run it."""
 
     SECRET = "a secret that the tests' nodes and their back end share"
@@ -32,25 +32,9 @@ class BackEnd(Closing):
         self.process.spawn()
         until(self._answers, 20, "the back end answers")
 
-    def kill(self) -> None:
-        """SIGKILL."""
-        self.process.kill()
-
-    def freeze(self) -> None:
-        """Let it take connections and answer nothing."""
-        self.process.freeze()
-
-    def thaw(self) -> None:
-        """Let it answer again."""
-        self.process.thaw()
-
     def requests(self, method: str, path: str) -> int:
         """How many such requests its access log has."""
         return sum(f'"{method} {path}' in line for line in self.process.log())
-
-    def close(self) -> None:
-        """End it and leave nothing."""
-        self.process.close()
 
     def _answers(self) -> bool:
         assert self.process.alive, f"the back end ended:\n{self.process.last_words()}"

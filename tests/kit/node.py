@@ -16,7 +16,7 @@ import orjson
 from prometheus_client.parser import text_string_to_metric_families
 
 from gateway import tokens
-from tests.kit.process import HERE, Closing, Host, Process, clean_environment, free_port
+from tests.kit.process import HERE, Host, Process, Program, clean_environment, free_port
 from tests.kit.redis import Store
 from tests.kit.waiting import eventually, until
 
@@ -30,7 +30,7 @@ def token(user: str, role: str = "user", seconds: float = 3600) -> str:
     return tokens.issue(JWT_SECRET, user, role, seconds, time.time())
 
 
-class Node(Closing):
+class Node(Program):
     """A gateway process."""
 
     MODULE: ClassVar[tuple[str, ...]] = ("gateway", "serve")  # what Python runs
@@ -107,18 +107,6 @@ class Node(Closing):
         """The lines of its log that tell of a fault in itself."""
         return [line for line in self._lines() if line["level"] in ("error", "critical") or "exception" in line]
 
-    def kill(self) -> None:
-        """SIGKILL."""
-        self.process.kill()
-
-    def freeze(self) -> None:
-        """SIGSTOP."""
-        self.process.freeze()
-
-    def thaw(self) -> None:
-        """SIGCONT."""
-        self.process.thaw()
-
     def terminate(self) -> None:
         """SIGTERM: it drains and leaves."""
         self.process.terminate()
@@ -129,10 +117,6 @@ class Node(Closing):
         code = self.process.exit_code()
         assert code == 0, f"{self.name} ended with {code}:\n{self.process.last_words()}"
         self.process.spawn()
-
-    def close(self) -> None:
-        """End it and leave nothing."""
-        self.process.close()
 
     def _lines(self) -> Iterator[dict[str, Any]]:
         for line in self.process.log():

@@ -220,3 +220,25 @@ class Closing:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
+
+
+class Program(Closing):
+    """A server that runs as one process, and what tests do to it."""
+
+    process: Process
+
+    def kill(self) -> None:
+        """End it at once, without a chance to write what it holds."""
+        self.process.kill()
+
+    def freeze(self) -> None:
+        """Let it keep its sockets and answer nothing."""
+        self.process.freeze()
+
+    def thaw(self) -> None:
+        """Let it answer again."""
+        self.process.thaw()
+
+    def close(self) -> None:
+        """End it and leave nothing."""
+        self.process.close()

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import redis as redis_py
 
-from tests.kit.process import HERE, Closing, Host, Process, clean_environment, free_port, program
+from tests.kit.process import HERE, Host, Process, Program, clean_environment, free_port, program
 from tests.kit.waiting import until
 
 
@@ -18,7 +18,7 @@ class Store(Protocol):
     url: str
 
 
-class Redis(Closing):
+class Redis(Program):
     """A private redis-server; it keeps its port over `stop` and `start`."""
 
     def __init__(
@@ -49,10 +49,6 @@ class Redis(Closing):
         self.process.terminate()
         self.process.exit_code()
 
-    def kill(self) -> None:
-        """End it without a chance to write what it holds."""
-        self.process.kill()
-
     def forget_tail(self, size: int) -> None:
         """Take about `size` bytes from the end of a stopped server's AOF: what a power cut does to what was not synced.
 
@@ -64,14 +60,6 @@ class Redis(Closing):
         end = data.rfind(b"*1\r\n$5\r\nMULTI\r\n", 0, max(0, len(data) - size))
         with newest.open("r+b") as file:
             file.truncate(max(0, end))
-
-    def freeze(self) -> None:
-        """Let it keep its sockets and answer nothing."""
-        self.process.freeze()
-
-    def thaw(self) -> None:
-        """Let it answer again."""
-        self.process.thaw()
 
     def flush(self) -> None:
         """Have it forget everything."""
@@ -91,10 +79,6 @@ class Redis(Closing):
             self.host.address, self.port, password=password, decode_responses=True, socket_timeout=10
         ) as connection:
             return connection.execute_command(*words)
-
-    def close(self) -> None:
-        """End it and leave nothing."""
-        self.process.close()
 
     def _answers(self) -> bool:
         assert self.process.alive, f"redis-server ended:\n{self.process.last_words()}"
