@@ -19,10 +19,11 @@ from __future__ import annotations
 
 import re
 import struct
+from collections.abc import Callable
 from typing import Final
 
 MAX_BYTES: Final = 64 << 10  # of the old or the new text; beyond it there is no delta
-MAX_STEPS: Final = 8 << 10  # for one delta, at most 3 ms; what is not compared by then is inserted
+MAX_STEPS: Final = 8 << 10  # for one delta, about 4 ms; what is not compared by then is inserted
 COPY_STEPS: Final = 32  # a copy costs as much as so many look-ups
 BLOCK: Final = 16  # bytes of the old text that one look-up can find
 
@@ -147,26 +148,20 @@ def _middle_copies(old: bytes, new: bytes, written: int, stop: int) -> list[tupl
 
 def _common(old: bytes, offset: int, new: bytes, at: int, most: int) -> int:
     """How many bytes, at most `most`, are equal from `old[offset]` and `new[at]` on."""
-    low, step = 0, BLOCK
-    while low < most:  # equal below `low`; the step doubles while slices are equal, then halves
-        step = min(step, most - low)
-        if old[offset + low : offset + low + step] == new[at + low : at + low + step]:
-            low += step
-            step *= 2
-        elif step == 1:
-            return low
-        else:
-            most = low + step
-            step //= 2
-    return low
+    return _longest(most, lambda low, high: old[offset + low : offset + high] == new[at + low : at + high])
 
 
 def _common_end(old: bytes, offset: int, new: bytes, at: int, most: int) -> int:
     """How many bytes, at most `most`, are equal before `old[offset]` and `new[at]`."""
+    return _longest(most, lambda low, high: old[offset - high : offset - low] == new[at - high : at - low])
+
+
+def _longest(most: int, equal: Callable[[int, int], bool]) -> int:
+    """The largest number, at most `most`, below which everything is equal. The step doubles, then halves."""
     low, step = 0, BLOCK
     while low < most:
         step = min(step, most - low)
-        if old[offset - low - step : offset - low] == new[at - low - step : at - low]:
+        if equal(low, low + step):
             low += step
             step *= 2
         elif step == 1:
