@@ -31,6 +31,7 @@ from gateway.node.node import Node
 from gateway.protocols import registry
 from gateway.protocols.centrifugo.conversation import CentrifugoConversation
 from gateway.protocols.protocol import ClientProtocol
+from gateway.transports.connection import ConnectionStage
 from gateway.transports.handshake import Handshake
 
 OPERATOR_PATH: Final = "/api/ws"  # only on the load balancer's internal port; AUTH also accepts API keys here
@@ -150,7 +151,7 @@ class NewClient:
             wanted = query.get("cf_ws_frame_ping_pong") == "true"
             connection.conversation.frame_pings = wanted or path == registry.UNIDIRECTIONAL_PATH
         first = query.get("cf_connect")
-        if first:
+        if first and connection.stage is ConnectionStage.OPEN:  # not if its token was revoked meanwhile
             self._node.connections.message_received(connection, frames.TEXT, first.encode())
 
     def refuse(self, refusal: HandshakeRefused) -> None:
