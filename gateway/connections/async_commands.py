@@ -105,7 +105,7 @@ class AsyncCommands:
         connection.release("found")
 
     def _publish_now(self, connection: Connection, publication: Publication, request_id: RequestId) -> bool:
-        """Publish without a task. False, and nothing has happened: a limit or the publisher has to ask Redis first."""
+        """Publish without a task. False, and nothing was sent: a limit or the publisher has to ask Redis first."""
         try:
             if not self._publisher.can_submit or not self._charge_now(connection, publication):
                 return False

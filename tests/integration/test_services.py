@@ -362,7 +362,7 @@ async def test_the_list_of_services_has_a_bound(redis: Redis) -> None:
     [
         ({"name": "no name"}, "cannot be a service's name"),
         ({"name": "twice"}, "registered already"),
-        ({"name": "s", "depends_on": ["nobody"]}, "s depends on nobody: no such service is registered"),
+        ({"name": "s", "depends_on": ["absent"]}, "s depends on absent: no such service is registered"),
         ({"name": "s", "depends_on": ["s"]}, "s -> s"),
         ({"name": "s", "check_seconds": 0}, "check_seconds"),
     ],
