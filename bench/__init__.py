@@ -2,7 +2,7 @@
 
 __main__
 scenarios    what is measured, with which contenders
-report       results.md, README's table, the picture
+report       results.md, table of docs/explanation/performance.md, the picture
 contenders   each server: how to start it, subscribe and publish
 lab          Redis, server and load of one measurement, each on its core
 load         builds load.c and sends commands to it

@@ -1,4 +1,4 @@
-"""Estimates what a cluster needs for a number of clients, from measured figures; for docs/scaling.md.  (pure)"""
+"""Estimates what a cluster needs for a number of clients, from measured figures; for docs/how-to/scale.md.  (pure)"""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bench.figures import Results
 
 SIZES: Final = (10_000, 100_000, 1_000_000, 10_000_000)
 
-# Assumptions about the application; docs/scaling.md explains how to change them.
+# Assumptions about the application; docs/how-to/scale.md explains how to change them.
 DELIVERIES: Final = 2.0  # messages a second to each client
 PUBLISHES: Final = 500  # a second, in the whole cluster
 MESSAGE_BYTES: Final = 200

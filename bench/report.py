@@ -1,4 +1,4 @@
-"""Writes results.md, the README's section and the picture from results.json alone, so that they always agree."""
+"""Writes results.md, the section of performance.md and the picture from results.json alone, so that they agree."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from bench import capacity, contenders, scenarios, targets
 from bench.figures import Results
 
 HERE: Final = Path(__file__).parent
-README: Final = HERE.parent / "README.md"
-SCALING: Final = HERE.parent / "docs" / "scaling.md"
+PERFORMANCE: Final = HERE.parent / "docs" / "explanation" / "performance.md"
+SCALING: Final = HERE.parent / "docs" / "how-to" / "scale.md"
 BEGIN: Final = "<!-- made by make bench -->"
 END: Final = "<!-- end of what make bench made -->"
 BUSY: Final = 0.95  # of the load's core: above it the load limits the result
 DISTURBED: Final = 0.2  # of a core used by neither side
-# The README's rows: title, scenario, metric.
+# The rows of the picture: title, scenario, metric.
 MAIN: Final = (
     ("CPU us per delivery, 1,000 subscribers, 100 messages/s", "paced", "CPU us per delivery"),
     ("deliveries per second and core, at saturation", "saturation", "deliveries per CPU second"),
@@ -57,7 +57,7 @@ def verdicts(results: Results) -> str:
 
 
 def main_rows(results: Results) -> str:
-    """The README's table of all contenders."""
+    """The table of all contenders."""
     known = [one for one in contenders.ALL if any(results.median(row[1], one.name, row[2]) for row in MAIN)]
     rows: list[Sequence[str]] = [("", *(contender.title for contender in known))]
     for title, scenario, metric in MAIN:
@@ -79,7 +79,7 @@ def whole(results: Results) -> str:
     """The text of results.md."""
     parts = [
         "# Figures\n\n`make bench` generates this page from results.json; do not edit it. The figures are medians of"
-        " the rounds. docs/performance.md explains how they are measured.",
+        " the rounds. docs/explanation/performance.md explains how they are measured.",
         "\n".join(f"- {name}: {value}" for name, value in results.machine.items()),
         "## Targets\n\n" + verdicts(results),
         *without_centrifugo(results),
@@ -112,25 +112,25 @@ def _scenario(results: Results, scenario: scenarios.Scenario) -> str:
 
 
 def section(results: Results) -> str:
-    """The README's section, with its markers."""
+    """The section of docs/explanation/performance.md, with its markers."""
     dates = sorted({found.date for found in results.scenarios.values()})
     when = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}" if dates else "never"
     return "\n\n".join(
         (
             BEGIN,
-            "![The gateway compared with its peers](bench/results.svg)",
+            "![The gateway compared with its peers](../../bench/results.svg)",
             main_rows(results),
             verdicts(results),
             *without_centrifugo(results),
             f"Measured {when} on {results.machine.get('processor', 'an unknown machine')}: the server has one core,"
-            " load and Redis share the other. All figures: [bench/results.md](bench/results.md).",
+            " load and Redis share the other. All figures: [bench/results.md](../../bench/results.md).",
             END,
         )
     )
 
 
 def scaling(results: Results) -> str:
-    """The section of docs/scaling.md, with its markers; or the missing figure, if it cannot be calculated."""
+    """The section of docs/how-to/scale.md, with its markers; or the missing figure, if it cannot be calculated."""
     try:
         found = table(capacity.rows(results))
     except capacity.Unmeasured as error:
@@ -138,7 +138,7 @@ def scaling(results: Results) -> str:
     return "\n\n".join((BEGIN, found, END))
 
 
-PAGES: Final = {README: section, SCALING: scaling}
+PAGES: Final = {PERFORMANCE: section, SCALING: scaling}
 
 
 def renew(page: Path, results: Results) -> str:
@@ -149,7 +149,7 @@ def renew(page: Path, results: Results) -> str:
 
 
 def picture(results: Results, path: Path) -> None:
-    """Draws the README's rows as bars."""
+    """Draws the rows of `MAIN` as bars."""
     import matplotlib as mpl
 
     mpl.use("svg")

@@ -218,7 +218,7 @@ def haproxy(lab: Lab, contender: Contender, share: float) -> Round:
 
 
 def beside(lab: Lab, contender: Contender, share: float) -> Round:
-    """Costs of HAProxy and Redis; docs/scaling.md uses them."""
+    """Costs of HAProxy and Redis; docs/how-to/scale.md uses them."""
     clients = int(2000 * share)
     server = lab.start(contender, nodes=2, haproxy=True)
     memory, rows = memory_kb(server.beside), lab.redis_bytes()

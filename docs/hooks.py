@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
-_LINK = re.compile(r"(\]\(|src=\"|href=\")(?!\w+:|#|/)([^)\s\"]+)")
+_LINK = re.compile(r"(!?\[[^\]]*\]\(|src=\"|href=\")(?!\w+:|#|/)([^)\s\"]+)")
 
 
 def on_page_read_source(page: Any, **_: Any) -> str | None:
@@ -28,7 +28,7 @@ def on_page_markdown(markdown: str, page: Any, config: Any, **_: Any) -> str:
             return link[0]  # MkDocs reports it
         if file.is_relative_to(ROOT / "docs"):
             return f"{link[1]}{os.path.relpath(file, place)}{separator}{anchor}"
-        kind = "tree" if file.is_dir() else "blob"
+        kind = "tree" if file.is_dir() else "raw" if link[1].startswith("!") else "blob"
         return f"{link[1]}{config.repo_url.rstrip('/')}/{kind}/main/{file.relative_to(ROOT)}{separator}{anchor}"
 
     return _LINK.sub(target, markdown)

@@ -1,4 +1,7 @@
-"""A minimal back end (docs/backend.md): GATEWAY_BACKEND_SECRET=… uvicorn examples.backend:app --port 3000"""
+"""A minimal back end (docs/how-to/answer-from-your-back-end.md).
+
+GATEWAY_BACKEND_SECRET=… uvicorn examples.backend:app --port 3000
+"""
 
 import hashlib
 import hmac

@@ -1,7 +1,8 @@
 """Client of the HTTP back end at GATEWAY_BACKEND_URL: limited concurrency, a deadline per call, a circuit breaker.
 
-docs/backend.md is the contract. Every call is signed, which proves to the back end that this gateway sent it and that
-the data about its client is genuine. The gateway retries a call only if it is idempotent or never reached the back end.
+docs/how-to/answer-from-your-back-end.md is the contract. Every call is signed, which proves to the back end that this
+gateway sent it and that the data about its client is genuine. The gateway
+retries a call only if it is idempotent or never reached the back end.
 """
 
 from __future__ import annotations

@@ -276,7 +276,7 @@ class Settings:
                 continue
             if variable not in known:
                 near = difflib.get_close_matches(variable, known, n=1)
-                hint = f"; did you mean {near[0]}?" if near else "; the README lists all settings"
+                hint = f"; did you mean {near[0]}?" if near else "; docs/reference/settings.md lists all settings"
                 raise SettingsError(f"{variable} is not a setting of the gateway{hint}")
             # Only the namespace may be empty on purpose, which gives the key names of the first specification.
             if text or variable == f"{PREFIX}NAMESPACE":

@@ -1,5 +1,5 @@
 """What each operation may cost on a node with 100,000 topics and 20,000 clients: the one source of the table in
-docs/limits.md and of the test that measures it (tests/integration/test_costs.py).
+docs/reference/limits.md and of the test that measures it (tests/integration/test_costs.py).
 
 Bounds are for one operation. CPU is bounded at three times and more of what was measured on a machine of two cores, and
 at 2 ms at least: a slow machine must not fail, while a cost that grows with all topics or all clients must.
@@ -135,7 +135,7 @@ GROUPS: Final = (("a client", CLIENT), ("anyone, by HTTP", ANYONE), ("an API key
 
 
 def table() -> str:
-    """The table of docs/limits.md."""
+    """The table of docs/reference/limits.md."""
     lines = ["| | CPU of the node, ms | CPU of Redis, ms | bytes kept in Redis | bytes sent |", "|---|---|---|---|---|"]
     for who, costs in GROUPS:
         lines.append(f"| **{who}** | | | | |")

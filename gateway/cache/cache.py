@@ -1,4 +1,6 @@
-"""The cache that all nodes share: JSON values under keys, with a time to live. docs/cache.md shows how to use it.
+"""The cache that all nodes share: JSON values under keys, with a time to live.
+
+docs/reference/cache.md shows how to use it.
 
 If Redis is unreachable, a read is a miss and is counted; with `strict` it raises an error.
 """

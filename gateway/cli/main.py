@@ -55,7 +55,7 @@ for command in (*COMMANDS, haproxy_sync, dev):
 def serve(context: click.Context) -> None:
     """Run one node until SIGTERM or SIGINT.
 
-    Its settings are the GATEWAY_ environment variables, which the README lists.
+    Its settings are the GATEWAY_ environment variables; docs/reference/settings.md lists them.
     """
     try:
         settings = Settings.from_env(os.environ)

@@ -1,7 +1,7 @@
 """Service records: the status values, the record of one instance, and the aggregate of all instances.  (pure)
 
 A record is JSON. Programs in any language may write it, so `parse` turns an invalid record into one that names the
-error. docs/services.md describes the fields.
+error. docs/reference/services.md describes the fields.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Topic names and topic rules. The rules come from a TOML file; the first match applies.  (pure)
 
-docs/topics.md describes the file. `gateway/topics.toml` is the default file.
+docs/reference/topic-rules.md describes the file. `gateway/topics.toml` is the default file.
 """
 
 from __future__ import annotations

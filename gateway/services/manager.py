@@ -12,7 +12,7 @@ A singleton service runs on one instance in the whole cluster:
         await asyncio.Event().wait()
 
 An error in a service never stops the manager. When Redis is unreachable, only singletons stop; the manager writes the
-changes that it could not write once Redis is back. docs/services.md describes it in full.
+changes that it could not write once Redis is back. docs/reference/services.md describes it in full.
 """
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ PAGE = """<!doctype html>
 </script>
 """
 
-# From docs/protocol.md alone, without any library.
+# From docs/reference/protocol.md alone, without any library.
 PLAIN = """<!doctype html>
 <title>Fifteen lines</title>
 <script>

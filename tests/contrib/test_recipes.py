@@ -1,4 +1,4 @@
-"""The recipes of docs/frameworks.md, run unchanged with the real frameworks."""
+"""The recipes of docs/how-to/web-frameworks.md, run unchanged with the real frameworks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.contrib.running import running
 from tests.kit.process import ROOT
 
 Kept = Callable[[str], list[Any]]
-PAGE = (ROOT / "docs" / "frameworks.md").read_text()
+PAGE = (ROOT / "docs" / "how-to" / "web-frameworks.md").read_text()
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The examples of docs/publishing.md, run unchanged; subscribers on two nodes receive each message once."""
+"""The examples of docs/how-to/publish.md, run unchanged; subscribers on two nodes receive each message once."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.kit.process import ROOT, clean_environment
 from tests.kit.redis import Redis
 from tests.kit.waiting import eventually
 
-DOCUMENT = ROOT / "docs" / "publishing.md"
+DOCUMENT = ROOT / "docs" / "how-to" / "publish.md"
 
 
 def example(language: str, at: int = 0) -> str:

@@ -21,7 +21,7 @@ from tests.kit.sentinel import Sentinels
 from tests.kit.waiting import eventually
 
 FILE = ROOT / "deploy" / "redis" / "users.acl"
-SINCE_7_2 = {"+client|setinfo", "+waitaof"}  # docs/operations.md: leave them out for an older Redis
+SINCE_7_2 = {"+client|setinfo", "+waitaof"}  # docs/how-to/run-the-cluster.md: leave them out for an older Redis
 RULES = """
 [[topic]]
 pattern = "kept*"

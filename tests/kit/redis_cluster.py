@@ -22,7 +22,8 @@ OPTIONS = {
     "cluster-enabled": "yes", "cluster-node-timeout": str(NODE_TIMEOUT_MS), "repl-diskless-sync-delay": "0",
     # Until its master's first ping, after ten seconds by default, a replica is not listed.
     "repl-ping-replica-period": "1",
-    # What docs/operations.md advises: one shard's loss is not the others', and who is cut off takes nothing.
+    # What docs/how-to/run-the-cluster.md advises: one shard's loss is not the others', and a server that is
+    # cut off takes nothing.
     "cluster-require-full-coverage": "no", "cluster-allow-pubsubshard-when-down": "no",
     # A replica is promoted however long it was without its master: the test kills masters again and again.
     "cluster-replica-validity-factor": "0",

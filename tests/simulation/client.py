@@ -360,7 +360,7 @@ class SimulatedClient:
             return  # it has just unsubscribed
         here = subscription.position
         if here is not None and message.get("epoch") == here["epoch"] and message["offset"] <= here["offset"]:
-            return  # as docs/protocol.md asks of clients: it has this one already
+            return  # as docs/reference/protocol.md asks of clients: it has this one already
         subscription.value = number
         if not message.get("initialData"):
             subscription.watch.received(number)

@@ -15,7 +15,7 @@ from tests.kit.process import ROOT, program
 RULES = ROOT / "deploy" / "monitoring" / "alerts.yml"
 GROUPS: list[dict[str, Any]] = yaml.safe_load(RULES.read_text())["groups"]
 ALERTS = {rule["alert"]: rule for group in GROUPS for rule in group["rules"] if "alert" in rule}
-RUNBOOK = (ROOT / "docs" / "runbook.md").read_text()
+RUNBOOK = (ROOT / "docs" / "how-to" / "react-to-alerts.md").read_text()
 
 NODE = '{job="gateway", instance="n1"}'
 LATE = {
@@ -113,7 +113,7 @@ def test_each_metric_of_a_rule_exists() -> None:
 @pytest.mark.parametrize("alert", ALERTS)
 def test_the_runbook_explains_each_alert_and_its_confirmation(alert: str) -> None:
     found = re.search(rf"^### {alert}\n(.*?)(?=^##|\Z)", RUNBOOK, re.MULTILINE | re.DOTALL)
-    assert found, f"docs/runbook.md has no section {alert}"
+    assert found, f"docs/how-to/react-to-alerts.md has no section {alert}"
     assert "```" in found[1], "the section names no command"
 
 

@@ -1,4 +1,4 @@
-"""docs/limits.md shows the bounds that are tested."""
+"""docs/reference/limits.md shows the bounds that are tested."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from tests.kit.process import ROOT
 
 
 def test_the_page_shows_the_bounds_that_are_tested() -> None:
-    page = (ROOT / "docs" / "limits.md").read_text()
+    page = (ROOT / "docs" / "reference" / "limits.md").read_text()
     shown = page.partition(costs.BEGIN)[2].partition(costs.END)[0].strip()
     assert shown == costs.table(), (
-        f"write this into docs/limits.md between {costs.BEGIN} and {costs.END}:\n{costs.table()}"
+        f"write this into docs/reference/limits.md between {costs.BEGIN} and {costs.END}:\n{costs.table()}"
     )

@@ -68,7 +68,7 @@ def test_contributing_finds_each_rule_in_a_file_that_has_it() -> None:
 NAMED_FILE = re.compile(r"`([\w.-]+(?:/[\w.-]+)*(?:\.(?:py|lua|mjs|sh|cfg|toml|yml|md)|/))`")
 BUILT = {"dist/"}
 # Files of other projects, of an operator, or of an example in the text.
-ELSEWHERE = {"topics.toml", "keys.toml", "app.py", "manage.py", "asgi.py"}
+ELSEWHERE = {"my-page/rules.toml", "topics.toml", "keys.toml", "app.py", "manage.py", "asgi.py"}
 
 
 def _named_files(page: Path) -> set[str]:
@@ -83,7 +83,9 @@ def _exists(name: str) -> bool:
     )
 
 
-PAGES_WITH_FILES = sorted({*ROOT.glob("*.md"), *ROOT.glob("[a-z]*/*.md")} - {ROOT / "CHANGELOG.md"})
+PAGES_WITH_FILES = sorted(
+    {*ROOT.glob("*.md"), *ROOT.glob("[a-z]*/*.md"), *ROOT.glob("docs/**/*.md")} - {ROOT / "CHANGELOG.md"}
+)
 
 
 @pytest.mark.parametrize("page", PAGES_WITH_FILES, ids=lambda page: str(page.relative_to(ROOT)))

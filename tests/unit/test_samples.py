@@ -166,6 +166,8 @@ def test_a_wrong_sample_would_be_found(language: str, text: str) -> None:
 
 
 def test_the_sample_rules_keep_what_the_shipped_rules_protect() -> None:
-    [sample] = [each for each in SAMPLES if each.page == "docs/topics.md" and "token:price:*" in each.text]
+    [sample] = [
+        each for each in SAMPLES if each.page == "docs/reference/topic-rules.md" and "token:price:*" in each.text
+    ]
     rule = topic_rules.parse(sample.text, "sample").of("token:price:SOL")
     assert rule.publish is topic_rules.Need.ADMIN

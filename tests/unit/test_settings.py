@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from gateway import settings as settings_module
 from gateway.settings import PREFIX, Settings, SettingsError
 
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "settings.md"
 FIELDS = dataclasses.fields(Settings)
 SECRETS = ["JWT_SECRET", "API_KEY", "REDIS_URL", "BACKEND_SECRET", "BACKEND_URL"]
 
@@ -310,7 +310,7 @@ def test_an_unknown_variable_names_the_near_one(wrong: str, near: str) -> None:
 
 def test_an_unknown_setting_without_a_similar_name_points_to_the_list() -> None:
     says = complaint(XXXXXXXXXXXXXXXXXXXXXXXXXXXXXXXXX="1")
-    assert says.endswith("is not a setting of the gateway; the README lists all settings")
+    assert says.endswith("is not a setting of the gateway; docs/reference/settings.md lists all settings")
 
 
 def test_an_unknown_variable_stops_the_start_even_if_it_is_empty() -> None:
@@ -361,26 +361,25 @@ def test_a_file_of_a_secret_that_cannot_be_used_is_named_and_its_content_is_not(
     assert "hunter" not in complaint(REDIS_URL_FILE=str(file))
 
 
-# ---- what the README says
+# ---- what the page says
 
 
 def _table() -> dict[str, list[str]]:
-    """The README's settings table: variable -> the other cells."""
-    assert README.exists(), f"{README.name} is missing, and with it the settings table"
-    rows = [line.strip().strip("|").split("|") for line in README.read_text().splitlines() if line.startswith("|")]
+    """The page's settings table: variable -> the other cells."""
+    rows = [line.strip().strip("|").split("|") for line in PAGE.read_text().splitlines() if line.startswith("|")]
     cells = [[cell.strip() for cell in row] for row in rows]
     return {row[0].strip("`"): row[1:] for row in cells if row[0].startswith(f"`{PREFIX}")}
 
 
-def test_the_readme_lists_every_setting_and_no_other() -> None:
+def test_the_page_lists_every_setting_and_no_other() -> None:
     expected = {PREFIX + field.name.upper() for field in FIELDS}
     found = _table().keys()
-    assert not expected - found, f"missing in README's settings table: {sorted(expected - found)}"
-    assert not found - expected, f"in README's settings table, but no setting: {sorted(found - expected)}"
+    assert not expected - found, f"missing in {PAGE.name}: {sorted(expected - found)}"
+    assert not found - expected, f"in {PAGE.name}, but no setting: {sorted(found - expected)}"
 
 
 @pytest.mark.parametrize("field", FIELDS, ids=lambda field: field.name)
-def test_the_readme_states_each_default_and_its_meaning(field: dataclasses.Field[object]) -> None:
+def test_the_page_states_each_default_and_its_meaning(field: dataclasses.Field[object]) -> None:
     variable = PREFIX + field.name.upper()
     default, about = _table().get(variable, ["(not in the table)", ""])
     assert about == field.metadata["about"]

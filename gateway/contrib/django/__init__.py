@@ -9,7 +9,7 @@ In a view, a signal handler or a task:
 
     publish_on_commit("orders", {"id": order.id, "state": order.state})
 
-docs/frameworks.md describes the settings, the management command and the channel layer.
+docs/how-to/web-frameworks.md describes the settings, the management command and the channel layer.
 """
 
 from __future__ import annotations

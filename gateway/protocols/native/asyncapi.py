@@ -225,7 +225,8 @@ def document(version: str) -> Schema:
         "info": {
             "title": "WebSocket gateway cluster",
             "version": version,
-            "description": "The messages on a socket: JSON texts, one per frame. docs/protocol.md has their order.",
+            "description": "The messages on a socket: JSON texts, one per frame. "
+            "docs/reference/protocol.md has their order.",
         },
         "defaultContentType": "application/json",
         "channels": {

@@ -1,4 +1,4 @@
-"""The JSON texts of clients, decoded into commands. docs/protocol.md is the public description.  (pure)"""
+"""The JSON texts of clients, decoded into commands. docs/reference/protocol.md is the public description.  (pure)"""
 
 from __future__ import annotations
 

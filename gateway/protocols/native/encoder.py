@@ -1,4 +1,4 @@
-"""Events as JSON texts. docs/protocol.md is the public description.  (pure)"""
+"""Events as JSON texts. docs/reference/protocol.md is the public description.  (pure)"""
 
 from __future__ import annotations
 
