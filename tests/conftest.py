@@ -47,6 +47,15 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
     return report
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """List what was done with each sample of the documentation, if its tests ran."""
+    if any(report.nodeid.startswith("tests/docs/") for report in terminalreporter.stats.get("passed", ())):
+        from tests.docs import samples
+
+        terminalreporter.section("samples of the documentation")
+        terminalreporter.write_line(samples.listing() if terminalreporter.verbosity > 0 else samples.summary())
+
+
 def _folder() -> tempfile.TemporaryDirectory[str]:
     # Not pytest's own: a unix socket's path has 108 characters, and theirs hold the test's name.
     return tempfile.TemporaryDirectory(prefix="gateway-test-")

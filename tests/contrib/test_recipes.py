@@ -1,4 +1,4 @@
-"""The recipes of docs/how-to/web-frameworks.md, run unchanged with the real frameworks."""
+"""The recipes of web-frameworks.md and log-in-users.md in docs/how-to/, run unchanged with the real frameworks."""
 
 from __future__ import annotations
 

@@ -1,13 +1,14 @@
-"""gateway.testing: the fixture as another project uses it."""
+"""gateway.testing: the fixture as another project uses it, and as docs/how-to/test-your-application.md shows it."""
 
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
-from tests.kit.process import clean_environment
+from tests.kit.process import ROOT, clean_environment
 
 CONFTEST = """
 import pytest
@@ -41,13 +42,27 @@ def test_the_gateway_is_the_same_in_the_next_test(live_gateway):
 """
 
 
-def test_a_projects_own_tests_get_a_running_gateway_with_their_settings(folder: Path) -> None:
-    (folder / "conftest.py").write_text(CONFTEST)
-    (folder / "test_orders.py").write_text(TESTS)
+def _run_tests(folder: Path) -> str:
     (folder / "pytest.ini").write_text("[pytest]\n")
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(folder)],
         cwd=folder, check=False, capture_output=True, text=True, env=clean_environment() | {"TMPDIR": str(folder)},
     )  # fmt: skip
-    assert "2 passed" in done.stdout, done.stdout + done.stderr
     assert not [name for name in os.listdir(folder) if name.startswith("gateway-dev")]
+    return done.stdout + done.stderr
+
+
+def test_a_projects_own_tests_get_a_running_gateway_with_their_settings(folder: Path) -> None:
+    (folder / "conftest.py").write_text(CONFTEST)
+    (folder / "test_orders.py").write_text(TESTS)
+    printed = _run_tests(folder)
+    assert "2 passed" in printed, printed
+
+
+def test_the_page_shows_a_test_that_passes(folder: Path) -> None:
+    page = (ROOT / "docs" / "how-to" / "test-your-application.md").read_text()
+    conftest, test = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    (folder / "conftest.py").write_text(conftest)
+    (folder / "test_sample.py").write_text(test)
+    printed = _run_tests(folder)
+    assert "1 passed" in printed, printed

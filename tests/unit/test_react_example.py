@@ -1,4 +1,7 @@
-"""examples/react/useTopic.js, with a React that runs the effect at once: what the hook shows, and when it closes."""
+"""examples/react/useTopic.js, with a React that runs the effect at once: what the hook shows, and when it closes.
+
+docs/how-to/react-and-vue.md shows how to use it.
+"""
 
 from __future__ import annotations
 

@@ -1,55 +1,27 @@
-"""The samples in README and docs/: each fenced block is checked as far as its language allows.
-
-A block in ```text is output, a diagram or a sketch with placeholders, which nothing can check. Every other block has a
-language of `CHECKS`.
-"""
+"""Checks of samples that are not run, each as far as the language allows."""
 
 from __future__ import annotations
 
 import ast
 import importlib
+import os
 import re
 import shlex
 import subprocess
+import tempfile
 import tomllib
 from collections.abc import Callable
-from typing import NamedTuple
+from pathlib import Path
 
 import click
-import pytest
+import orjson
 import yaml
 
 from gateway.auth import api_keys
 from gateway.cli.main import cli
 from gateway.core import topic_rules
 from gateway.http.api import router
-from tests.kit.process import ROOT, program
-
-FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
-
-
-class Sample(NamedTuple):
-    """A fenced block."""
-
-    page: str
-    line: int
-    language: str
-    text: str
-
-
-def _samples() -> list[Sample]:
-    found = []
-    for page in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))):
-        whole = page.read_text()
-        for block in FENCE.finditer(whole):
-            indent = len(block[1])
-            lines = (line[indent:] for line in block[3].splitlines())
-            name = str(page.relative_to(ROOT))
-            found.append(Sample(name, whole.count("\n", 0, block.start()) + 1, block[2], "\n".join(lines) + "\n"))
-    return found
-
-
-SAMPLES = _samples()
+from tests.kit.process import ROOT, clean_environment, program
 
 
 def python(text: str) -> None:
@@ -62,8 +34,9 @@ def python(text: str) -> None:
 
 
 def toml(text: str) -> None:
-    """It is TOML, and the rules or keys in it are valid."""
+    """It is TOML, and the loader of the nodes accepts the rules or keys in it."""
     tables = tomllib.loads(text)
+    assert tables.keys() & {"topic", "key"}, "it has neither rules nor keys"
     if "topic" in tables:
         topic_rules.parse(text, "sample")
     if "key" in tables:
@@ -86,6 +59,39 @@ def html(text: str) -> None:
         javascript(script)
 
 
+def promql(text: str) -> None:
+    """Each line is an expression that promtool accepts, on metrics that the nodes or HAProxy have."""
+    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    rules = [{"record": f"sample:{at}", "expr": line} for at, line in enumerate(lines)]
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "rules.yml"
+        file.write_text(yaml.safe_dump({"groups": [{"name": "samples", "rules": rules}]}))
+        _run([program("promtool"), "check", "rules", "--lint=none", str(file)])
+    code = "".join(path.read_text() for path in (ROOT / "gateway").rglob("*.py"))
+    exported = set(re.findall(r'"(gateway_[a-z_]+)"', code))
+    named = {re.sub(r"_(total|bucket|count|sum)$", "", name) for name in re.findall(r"gateway_[a-z_]+", text)}
+    assert named <= exported, f"no node exports {named - exported}"
+
+
+def haproxy(text: str) -> None:
+    """It is a valid configuration."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "haproxy.cfg"
+        file.write_text(text)
+        _run([program("haproxy"), "-c", "-f", str(file)])
+
+
+def haproxy_variables(text: str) -> None:
+    """haproxy.cfg reads these variables and is valid with them; a value of `...` stands for one of the reader's own."""
+    words = [word for line in text.splitlines() for word in shlex.split(line, comments=True) if "=" in word]
+    variables = dict(word.replace("=...", "=own").split("=", 1) for word in words)
+    configuration = ROOT / "haproxy" / "haproxy.cfg"
+    unknown = [name for name in variables if not re.search(rf"\b{name}\b", configuration.read_text())]
+    assert not unknown, f"haproxy.cfg reads no {unknown}"
+    with tempfile.TemporaryDirectory() as folder:
+        _run([program("haproxy"), "-c", "-f", str(configuration)], **{"LB_RUN": folder, **variables})
+
+
 def shell(text: str) -> None:
     """Its syntax is valid; the gateway commands and their options, make targets and API paths in it exist."""
     done = subprocess.run(["bash", "-n"], input=text, check=False, capture_output=True, text=True)
@@ -99,6 +105,18 @@ def shell(text: str) -> None:
             _check_command(cli, words[1:])
     for path in re.findall(r"/api/[\w/:.%{}$-]*", text):
         assert any(_fits(route.path, path) for route in router.ROUTES), f"the API has no {path}"
+
+
+CHECKS: dict[str, Callable[[str], object]] = {
+    "python": python, "toml": toml, "js": javascript, "html": html, "sh": shell, "promql": promql, "haproxy": haproxy,
+    "yaml": lambda text: list(yaml.safe_load_all(text)), "json": orjson.loads,
+}  # fmt: skip
+
+
+def _run(command: list[str], **variables: str) -> None:
+    environment = clean_environment() | {"PATH": os.environ["PATH"]} | variables
+    done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def _commands(text: str) -> list[list[str]]:
@@ -134,40 +152,3 @@ def _check_command(group: click.Group, words: list[str]) -> None:
 def _fits(route: str, path: str) -> bool:
     pattern = re.sub(r"\\\{[^}]*\\\}", "[^/]+", re.escape(route))
     return re.fullmatch(pattern, path.rstrip("./")) is not None
-
-
-CHECKS: dict[str, Callable[[str], object]] = {
-    "python": python, "toml": toml, "js": javascript, "html": html, "sh": shell,
-    "nginx": str.strip,  # not checked: the tests need no nginx
-    "yaml": lambda text: list(yaml.safe_load_all(text)),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("sample", SAMPLES, ids=lambda sample: f"{sample.page}:{sample.line}")
-def test_each_sample_is_valid(sample: Sample) -> None:
-    if sample.language == "text":
-        return
-    assert sample.language in CHECKS, "name the language of the block, or text if nothing can check it"
-    CHECKS[sample.language](sample.text)
-
-
-@pytest.mark.parametrize(
-    ("language", "text"),
-    [
-        ("python", "from gateway.tokens import nothing\n"), ("python", "def\n"), ("toml", "[[topic]]\nhistory = 1\n"),
-        ("js", "await = 1\n"), ("sh", "gateway publish --no-such-option t 1\n"), ("sh", "gateway fly\n"),
-        ("sh", "make nothing\n"), ("sh", "curl http://localhost:8404/api/nothing\n"), ("sh", "if true\n"),
-        ("html", "<script>let let = 1</script>"),
-    ],
-)  # fmt: skip
-def test_a_wrong_sample_would_be_found(language: str, text: str) -> None:
-    with pytest.raises((AssertionError, SyntaxError, topic_rules.RulesError)):
-        CHECKS[language](text)
-
-
-def test_the_sample_rules_keep_what_the_shipped_rules_protect() -> None:
-    [sample] = [
-        each for each in SAMPLES if each.page == "docs/reference/topic-rules.md" and "token:price:*" in each.text
-    ]
-    rule = topic_rules.parse(sample.text, "sample").of("token:price:SOL")
-    assert rule.publish is topic_rules.Need.ADMIN

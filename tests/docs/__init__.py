@@ -1,0 +1,1 @@
+"""The documentation as tests: its samples are run, its tables compared, its links followed."""
