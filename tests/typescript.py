@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from gateway.protocols.native import asyncapi
@@ -26,7 +27,9 @@ def written(schema: dict[str, Any]) -> str:
     if "const" in schema:
         return "true" if schema["const"] is True else f'"{schema["const"]}"'
     if "enum" in schema:
-        return " | ".join(map(str, schema["enum"]))
+        return " | ".join(map(json.dumps, schema["enum"]))
+    if "anyOf" in schema:
+        return "".join(f"\n  | {written(one)}" for one in schema["anyOf"])
     match schema.get("type"):
         case None:
             return "Json"
@@ -53,7 +56,7 @@ def types() -> str:
         for name, (about, schema) in part.items():
             lines += [f"\n/** {about} */", f"export type {name} = {written(schema)};"]
         lines.append(f"\nexport type {title} =\n  | " + "\n  | ".join(part) + ";")
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines).replace(" \n", "\n") + "\n"
 
 
 if __name__ == "__main__":

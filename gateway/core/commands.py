@@ -10,6 +10,7 @@ from gateway.core.errors import ErrorReason, ProtocolError
 from gateway.core.json_text import Json, RequestId
 from gateway.core.position import Position
 from gateway.core.publication import Publication
+from gateway.core.subscription_options import PLAIN, SubscriptionOptions
 
 MAX_HISTORY_LIMIT: Final = 1000  # messages in one answer
 DEFAULT_HISTORY_LIMIT: Final = 100
@@ -52,6 +53,7 @@ class Subscribe:
     # A topic that the client has already, or one too many, is refused. A token of others disconnects the client.
     once: bool = False
     whole: bool = False  # refused if the client cannot recover all messages
+    options: SubscriptionOptions = PLAIN
 
 
 @dataclass(frozen=True, slots=True)

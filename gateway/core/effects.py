@@ -14,6 +14,7 @@ from gateway.core.json_text import Json, RequestId
 from gateway.core.permissions import ContinueChecks, Verdict
 from gateway.core.position import Position
 from gateway.core.publication import Publication
+from gateway.core.subscription_options import PLAIN, SubscriptionOptions
 from gateway.core.topic_rules import Act
 
 
@@ -42,6 +43,7 @@ class SubscribeTopics:
     removed: tuple[str, ...] = ()  # as in `LoggedIn`
     by_server: bool = False  # the back end subscribes the client, which has not asked
     whole: bool = False  # if a topic cannot be recovered, the client is not subscribed, and gets an error
+    options: SubscriptionOptions = PLAIN
 
 
 @dataclass(frozen=True, slots=True)

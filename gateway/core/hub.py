@@ -16,7 +16,9 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from itertools import chain
 from typing import Final, Protocol
 
-from gateway.core.events import Broadcast, Encoder
+from gateway.core.events import Broadcast, Delivered, Encoder
+from gateway.core.subscription_options import PLAIN, SubscriptionOptions
+from gateway.core.variants import Variants
 
 # A joined write stays below this many bytes. Larger writes are not cheaper, and delay the detection of slow clients.
 JOIN_BYTES: Final = 16 << 10
@@ -99,6 +101,8 @@ class Hub:
         self.wake = wake
         self.evict = evict
         self._members: dict[str, set[Recipient]] = {}
+        self.variants = Variants(self._members)
+        self._varied = self.variants.topics
         self._runs: list[tuple[str, list[Broadcast]]] = []  # waiting; consecutive events of one audience share a run
         self._refused: set[Recipient] = set()  # to be evicted; they receive nothing more
         self._protocols: Counter[Encoder] = Counter()  # of the subscribers that have an audience
@@ -142,7 +146,15 @@ class Hub:
             members = self._members[audience] = set()
             self.topic_count += topic_of(audience) is not None
         members.add(recipient)
+        if audience in self._varied:
+            self.variants.join(recipient, audience)
         self.memberships += 1
+
+    def tailor(self, recipient: Recipient, audience: str, options: SubscriptionOptions) -> None:
+        """Deliver the messages of a topic to its member `recipient` as `options` say, from now on."""
+        if options is not PLAIN or audience in self._varied:
+            self._flush_waiting()
+            self.variants.choose(recipient, audience, options)
 
     def leave(self, recipient: Recipient, audience: str) -> bool:
         """Remove `recipient` from `audience`. True if the audience has no member left."""
@@ -172,6 +184,8 @@ class Hub:
     def _remove_member(self, recipient: Recipient, audience: str) -> bool:
         members = self._members[audience]
         members.discard(recipient)
+        if audience in self._varied:
+            self.variants.leave(recipient, audience)
         self.memberships -= 1
         if members:
             return False
@@ -187,6 +201,10 @@ class Hub:
         members = self._members.get(audience)
         if not members:
             return
+        if audience in self._varied and isinstance(event, Delivered):
+            for group in self.variants.groups(audience, event):
+                self.deliver(group, event, exclude, only)
+            return
         if exclude is not None or only is not None:
             self._flush_waiting()
             chosen = [m for m in members if m.client_id != exclude and (only is None or m.client_id == only)]
@@ -199,6 +217,12 @@ class Hub:
             self._runs[-1][1].append(event)
         else:
             self._runs.append((audience, [event]))
+
+    def groups(self, audience: str, event: Broadcast) -> Iterable[str]:
+        """The audiences, each a part of `audience` or itself, whose members receive `event`."""
+        if audience in self._varied and isinstance(event, Delivered):
+            return self.variants.groups(audience, event)
+        return (audience,)
 
     def flush(self) -> None:
         """Send all waiting frames, then evict the subscribers whose `send` returned False."""

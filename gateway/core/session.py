@@ -277,8 +277,9 @@ class Session:
         if used:
             self._grants = {**(self._grants or {}), **used}
         return SubscribeTopics(
-            message.topics, request_id, message.token is not None, message.recover, removed, whole=message.whole
-        )
+            message.topics, request_id, message.token is not None, message.recover, removed, False, message.whole,
+            message.options,
+        )  # fmt: skip
 
     def _renew_grant(self, message: commands.RenewGrant, findings: Findings) -> Effect:
         try:

@@ -304,10 +304,10 @@ def _is_same_message(one: StreamEntry, other: StreamEntry) -> bool:
     return one.mark == other.mark and (one.mark != 0 or one.body == other.body)
 
 
-def first_entries(entries: Listing[StreamEntry], size: int) -> Listing[StreamEntry]:
-    """The first entries of `entries`, up to and including the one that reaches `size` bytes."""
+def first_entries(entries: Listing[StreamEntry], size: int, each: int = 0) -> Listing[StreamEntry]:
+    """The first entries of `entries`, up to and including the one that reaches `size` bytes; each has `each` more."""
     for at, entry in enumerate(entries):
-        size -= len(entry.body)
+        size -= len(entry.body) + each
         if size <= 0:
             return entries[: at + 1]
     return entries

@@ -17,6 +17,7 @@ Equal filters have the same canonical text, so a node can evaluate each distinct
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable, Mapping
 from decimal import Decimal
@@ -60,7 +61,7 @@ class TagFilter:
         ValueError: `tree` is not a filter, or exceeds a limit.
     """
 
-    __slots__ = ("_test", "canonical")
+    __slots__ = ("_test", "canonical", "digest", "nodes")
 
     def __init__(self, tree: Json) -> None:
         budget = _Budget()
@@ -68,6 +69,8 @@ class TagFilter:
         self.canonical: Final = orjson.dumps(normal)
         if len(self.canonical) > MAX_BYTES:
             raise ValueError(f"a filter of {len(self.canonical)} bytes exceeds the limit of {MAX_BYTES}: shorten it")
+        self.digest: Final = hashlib.blake2b(self.canonical, digest_size=16).hexdigest()
+        self.nodes: Final = MAX_NODES - budget.nodes
         self._test: Final = _compiled(normal)
 
     def matches(self, tags: Mapping[str, str]) -> bool:

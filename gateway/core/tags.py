@@ -35,8 +35,16 @@ def check(value: Json) -> Tags:
 
 
 def of_extras(extras: bytes) -> Tags:
-    """The tags of a message for a protocol that has no other extras: action, subtype and priority are tags too."""
-    found = orjson.loads(extras)
+    """The tags of a message for a protocol that has no other extras: action, subtype and priority are tags too.
+
+    Extras that are not JSON, which another program may have written, are none.
+    """
+    if extras == b"{}":
+        return {}
+    try:
+        found = orjson.loads(extras)
+    except ValueError:
+        return {}
     own = found.pop("tags", None)
     if isinstance(own, dict):
         found = {**own, **found}

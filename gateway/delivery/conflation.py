@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 
 from gateway.core import hub
 from gateway.core.events import Broadcast
 from gateway.core.hub import Hub
 
 
-class _Window:
-    """The messages that wait for the end of a topic's window: at most two."""
+class _Waiting:
+    """The messages for one audience that wait for the end of a topic's window: at most two."""
 
     __slots__ = ("excluded", "newest", "other")
 
     def __init__(self) -> None:
-        self.clear()
-
-    def clear(self) -> None:
-        """Drop the waiting messages."""
         self.newest: Broadcast | None = None  # for all clients except `excluded`
         self.excluded: str | None = None
         self.other: Broadcast | None = None  # for the client `excluded` alone
@@ -30,6 +27,9 @@ class _Window:
         elif exclude != self.excluded:
             self.other = self.newest  # the last message for the client that does not get the new one
         self.newest, self.excluded = event, exclude
+
+
+_Window = defaultdict[str, _Waiting]  # the messages that wait for the end of a window, by audience
 
 
 class Conflation:
@@ -46,13 +46,14 @@ class Conflation:
         """
         window = self._windows.get(topic)
         if window is not None and window_ms:
-            window.put(event, exclude)
+            for audience in self._hub.groups(hub.topic_audience(topic), event):
+                window[audience].put(event, exclude)
             return
         if window is not None:
-            self._release(topic, window)
+            self._release(window)
         self._hub.deliver(hub.topic_audience(topic), event, exclude)
         if window_ms:
-            self._open(topic, _Window(), window_ms)
+            self._open(topic, _Window(_Waiting), window_ms)
 
     def forget(self, topic: str) -> None:
         """Drop the waiting messages of a topic without subscribers: the next subscriber first gets newer ones."""
@@ -65,16 +66,17 @@ class Conflation:
 
     def _close(self, topic: str, window_ms: int) -> None:
         window = self._windows.pop(topic)
-        if self._release(topic, window):
+        if self._release(window):
             self._open(topic, window, window_ms)
 
-    def _release(self, topic: str, window: _Window) -> bool:
+    def _release(self, window: _Window) -> bool:
         """Deliver the waiting messages. False: there were none."""
-        if window.newest is None:
+        if not window:
             return False
-        audience = hub.topic_audience(topic)
-        if window.other is not None:
-            self._hub.deliver(audience, window.other, only=window.excluded)
-        self._hub.deliver(audience, window.newest, window.excluded)
+        for audience, waiting in window.items():
+            if waiting.other is not None:
+                self._hub.deliver(audience, waiting.other, only=waiting.excluded)
+            if waiting.newest is not None:
+                self._hub.deliver(audience, waiting.newest, waiting.excluded)
         window.clear()
         return True

@@ -7,7 +7,10 @@ from functools import partial
 
 from gateway.cluster.registry import Registry
 from gateway.core import hub
+from gateway.core.errors import ProtocolError
 from gateway.core.hub import Hub
+from gateway.core.json_text import RequestId
+from gateway.core.subscription_options import PLAIN, SubscriptionOptions
 from gateway.delivery.dispatcher import Dispatcher
 from gateway.delivery.slices import each_in_slices
 from gateway.delivery.topic_copies import TopicCopies
@@ -24,10 +27,20 @@ class Membership:
         self._presence = topic_copies.presence
         self._registry = registry
 
-    def add(self, connection: Connection, audiences: Sequence[str]) -> None:
-        """Add a client to audiences, whose channels must be joined."""
+    def refusal(
+        self, connection: Connection, topics: Iterable[str], options: SubscriptionOptions, request_id: RequestId
+    ) -> ProtocolError | None:
+        """Why the client cannot subscribe to these topics with `options`; None: it can."""
+        return self._hub.variants.refusal(connection, map(hub.topic_audience, topics), options, request_id)
+
+    def add(
+        self, connection: Connection, audiences: Sequence[str], options: SubscriptionOptions = PLAIN
+    ) -> None:  # fmt: skip
+        """Add a client to audiences, whose channels must be joined. The topics among them have `options`."""
         for audience in audiences:
             self._hub.join(connection, audience)
+            if not hub.is_personal(audience):
+                self._hub.tailor(connection, audience, options)
         self._mark_changed(connection, audiences)
 
     def remove(self, connection: Connection, audiences: Sequence[str]) -> None:

@@ -19,19 +19,18 @@ from typing import Any, Final
 
 from gateway.broker.client import Unavailable
 from gateway.cluster.registry import Registry
-from gateway.core import hub, stream_position
+from gateway.core import hub
 from gateway.core.effects import SubscribeTopics
 from gateway.core.errors import ErrorReason, ProtocolError
 from gateway.core.events import Authenticated, Broadcast, Degraded, Event, Subscribed
 from gateway.core.hub import Hub
-from gateway.core.position import Position
-from gateway.core.stream_position import StreamEntry
 from gateway.delivery.dispatcher import Dispatcher
 from gateway.delivery.membership import Membership
+from gateway.delivery.missed_messages import MissedMessages
 from gateway.delivery.sender import Sender
 from gateway.delivery.slices import SLICE_ITEMS, in_slices
 from gateway.delivery.topic_copies import TopicCopies
-from gateway.delivery.waiting_subscribe import TopicRecovery, WaitingSubscribe
+from gateway.delivery.waiting_subscribe import WaitingSubscribe
 from gateway.transports.connection import Connection, ConnectionStage
 
 # SUBSCRIBEs of one client that may wait for Redis at a time; another one is rejected (5030).
@@ -68,7 +67,7 @@ class Subscriptions:
         self._hub = hub
         self._dispatcher = dispatcher
         self._topic_copies = topic_copies
-        self._recovery = topic_copies.recovery
+        self._missed_messages = MissedMessages(hub, topic_copies)
         self._membership = Membership(hub, dispatcher, topic_copies, registry)
         self._sender = sender
         self._spawn = spawn
@@ -77,7 +76,6 @@ class Subscriptions:
             Connection, tuple[Event, Callable[[], None]]
         ] = {}  # answers that wait for Redis: `_become`
         self._subscribing: dict[Connection, dict[WaitingSubscribe, asyncio.Task[None]]] = {}
-        self._recoveries: dict[Connection, dict[str, TopicRecovery]] = {}  # of members, by topic
 
     # ---- identity of a client
 
@@ -150,12 +148,15 @@ class Subscriptions:
         if personal:
             self._membership.add(connection, personal)
         others = self._subscribing.get(connection, {})
+        topics, options = effect.topics, effect.options
+        refusal = self._membership.refusal(connection, topics, options, effect.request_id)
         if len(others) >= MAX_WAITING:
-            self._dispatcher.join_channels(personal, None)
             message = f"The limit of {MAX_WAITING} waiting SUBSCRIBEs of this client is reached; send it again later"
-            self._sender.send_error(connection, ProtocolError(ErrorReason.UNAVAILABLE, message, effect.request_id))
+            refusal = ProtocolError(ErrorReason.UNAVAILABLE, message, effect.request_id)
+        if refusal is not None:
+            self._dispatcher.join_channels(personal, None)
+            self._sender.send_error(connection, refusal)
             return
-        topics = effect.topics
         positions = {topic: effect.recover[topic] for topic in topics if topic in effect.recover}
         audiences = [*map(hub.topic_audience, topics), *personal]
         if (
@@ -164,10 +165,12 @@ class Subscriptions:
             and self._dispatcher.join_channels(audiences, None)
         ):
             # The usual case: Redis has confirmed all channels, and no message precedes the acknowledgement.
-            self._membership.add(connection, audiences)
+            self._membership.add(connection, audiences, options)
             self._sender.reply(connection, Subscribed(topics, effect.request_id, by_server=effect.by_server))
             return
-        asked = WaitingSubscribe(topics, audiences, effect.request_id, positions, effect.by_server, effect.whole)
+        asked = WaitingSubscribe(
+            topics, audiences, effect.request_id, positions, effect.by_server, effect.whole, options
+        )  # fmt: skip
         confirmed = len(topics) <= SLICE_ITEMS and self._join_channels(asked, asked.audiences)
         for topic in topics:
             self._hub.join(connection, hub.joining_topic(topic))
@@ -177,8 +180,8 @@ class Subscriptions:
                 self._topic_copies.catch_up(positions)
                 if self._is_ready(connection, topics) and next(steps, None) is None:
                     return
-            except Exception:
-                self._fail(connection, asked)
+            except Exception as error:
+                self._fail(connection, asked, error)
                 return
         # Frames are handled in order, so the next ones wait, for a limited time. They do not wait during an outage,
         # whose end is unknown: the acknowledgement then follows later.
@@ -223,7 +226,7 @@ class Subscriptions:
     def remove(self, connection: Connection) -> None:
         """Remove a client that is gone from all audiences and from the registry."""
         self._answer(connection)  # sends nothing, but drops the waiting answer
-        self._recoveries.pop(connection, None)
+        self._missed_messages.forget_client(connection)
         for asked, task in self._subscribing.pop(connection, {}).items():
             self._dispatcher.cancel_wait(asked.audiences, asked.confirm)
             task.cancel()
@@ -250,8 +253,8 @@ class Subscriptions:
                 await self._until_ready(connection, asked.topics[at : at + SLICE_ITEMS])
                 at = next(steps, None)
                 await asyncio.sleep(0)
-        except Exception:
-            self._fail(connection, asked)
+        except Exception as error:
+            self._fail(connection, asked, error)
         finally:
             held.cancel()
             self._dispatcher.leave_channels(asked.audiences)  # the client may have unsubscribed meanwhile
@@ -299,56 +302,23 @@ class Subscriptions:
         for at, topic in enumerate(asked.topics):
             while self._is_wanted(connection, topic):
                 if room > 0 and entered < SLICE_ITEMS and self._topic_copies.is_ready(topic):
-                    more, size, is_last = self._next_messages(connection, topic, asked, room)
+                    more, size, is_last = self._missed_messages.next_part(connection, topic, asked, room)
                     messages += more
                     room -= size
                     if is_last:
-                        self._membership.add(connection, [hub.topic_audience(topic)])
+                        refusal = self._membership.refusal(connection, [topic], asked.options, asked.request_id)
+                        if refusal is not None:
+                            raise refusal
+                        self._membership.add(connection, [hub.topic_audience(topic)], asked.options)
                         self._hub.leave(connection, hub.joining_topic(topic))
                         entered += 1
-                        if topic in asked.recoveries:
-                            self._recoveries.setdefault(connection, {})[topic] = asked.recoveries[topic]
+                        self._missed_messages.entered(connection, topic, asked)
                         break
                 self._sender.send_missed(connection, messages)
                 messages, room, entered = [], RECOVERY_BYTES, 0
                 yield at
         self._sender.send_missed(connection, messages)
         self._acknowledge(connection, asked)
-
-    def _next_messages(
-        self, connection: Connection, topic: str, asked: WaitingSubscribe, room: int
-    ) -> tuple[list[Broadcast], int, bool]:
-        """The next messages for a new subscriber, about `room` bytes; their size; and whether these are all."""
-        position = asked.positions.get(topic) if self._topic_copies.has_history(topic) else None
-        if position is not None:
-            missed = self._missed(connection, topic, position, asked)
-            if missed is not None:
-                part = stream_position.first_entries(missed, room)
-                if len(part) < len(missed):
-                    # The client may be subscribed already: new messages must not come between the parts.
-                    self._hub.leave(connection, hub.topic_audience(topic))
-                if part:
-                    asked.positions[topic] = Position(position.epoch, part[-1].offset, part[-1].mark)
-                meant = [entry for entry in part if entry.exclude != connection.client_id]
-                size = sum(len(entry.body) for entry in meant)
-                return self._recovery.messages(topic, meant), size, len(part) == len(missed)
-        snapshot = self._topic_copies.snapshot(topic)
-        return ([], 0, True) if snapshot is None else ([snapshot], len(snapshot.body), True)
-
-    def _missed(
-        self, connection: Connection, topic: str, position: Position, asked: WaitingSubscribe
-    ) -> list[StreamEntry] | None:
-        """The messages since `position` that the client must receive; None if it cannot get all of them."""
-        before, losses = self._recoveries.get(connection, {}).get(topic), self._recovery.losses(topic)
-        missed: list[StreamEntry] | None
-        if topic not in asked.recovered and before is not None and before[:2] == (position, losses):
-            missed = [] if before.whole else None
-        else:
-            missed = self._recovery.missed_since(topic, position)
-        first = asked.recoveries.get(topic, TopicRecovery(position, losses, whole=False))
-        asked.recoveries[topic] = first._replace(whole=missed is not None)
-        asked.recovered[topic] = missed is not None
-        return missed
 
     def _acknowledge(self, connection: Connection, asked: WaitingSubscribe) -> None:
         """Acknowledge the subscribed topics, with the positions of those with history."""
@@ -364,14 +334,19 @@ class Subscriptions:
             message = "The messages since this position cannot be recovered"
             self._sender.send_error(connection, ProtocolError(ErrorReason.UNRECOVERABLE, message, asked.request_id))
             return
-        positions = {t: self._recovery.position(t) for t in subscribed if self._topic_copies.has_history(t)}
+        positions = {
+            t: self._topic_copies.recovery.position(t) for t in subscribed if self._topic_copies.has_history(t)
+        }
         self._sender.reply(
             connection, Subscribed(subscribed, asked.request_id, positions, asked.recovered, asked.by_server)
         )
 
-    def _fail(self, connection: Connection, asked: WaitingSubscribe) -> None:
+    def _fail(self, connection: Connection, asked: WaitingSubscribe, error: Exception) -> None:
         """Report that the SUBSCRIBE failed, and drop its topics unless another SUBSCRIBE waits for them."""
-        self._sender.send_internal_error(connection, asked.request_id)
+        if isinstance(error, ProtocolError):
+            self._sender.send_error(connection, error)
+        else:
+            self._sender.send_internal_error(connection, asked.request_id)
         others = [other for other in self._subscribing.get(connection, {}) if other is not asked]
         wanted = {topic for other in others for topic in other.topics}
         self._remove_member(connection, [hub.joining_topic(topic) for topic in asked.topics if topic not in wanted])
@@ -384,10 +359,7 @@ class Subscriptions:
         return connection.audiences.has_topic(topic)
 
     def _remove_member(self, connection: Connection, audiences: Sequence[str]) -> None:
-        recoveries = self._recoveries.get(connection)
-        if recoveries:
-            for topic in map(hub.topic_of, audiences):
-                recoveries.pop(topic or "", None)
+        self._missed_messages.forget(connection, audiences)
         self._membership.remove(connection, audiences)
 
 

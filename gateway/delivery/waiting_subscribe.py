@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from gateway.core.json_text import RequestId
 from gateway.core.position import Position
+from gateway.core.subscription_options import SubscriptionOptions
 
 
 class TopicRecovery(NamedTuple):
@@ -29,6 +30,7 @@ class WaitingSubscribe:
     positions: dict[str, Position]  # by topic to recover: the position of the client's last message
     by_server: bool  # the client has not asked
     whole: bool  # the client wants no subscription to a topic that it cannot recover
+    options: SubscriptionOptions
     recovered: dict[str, bool] = field(default_factory=dict)  # by topic: whether the client received all it missed
     recoveries: dict[str, TopicRecovery] = field(default_factory=dict)  # by topic: stored once the client is subscribed
     confirmed: asyncio.Event = field(default_factory=asyncio.Event)

@@ -26,6 +26,8 @@ from gateway.core.json_numbers import NumberError
 from gateway.core.names import MAX_NAME_LENGTH, quoted
 from gateway.core.position import ANY_EPOCH, Position
 from gateway.core.publication import Publication
+from gateway.core.subscription_options import PLAIN, SubscriptionOptions
+from gateway.core.tag_filter import TagFilter
 from gateway.protocols.centrifugo.codec import Codec, Fields
 
 NO_REPLY: Final = 0  # the id of `send`, which is not answered
@@ -81,14 +83,22 @@ def _subscribe(_codec: Codec, about: Fields, number: int) -> Command:
     topic = _topic(about, number)
     if about.get("type"):
         raise _not_offered("this gateway has no map and no shared poll subscriptions", number)
-    if about.get("tf"):
-        raise _not_offered("this gateway has no tag filters", number)
     token, flag = _text(about, "token", number), _whole(about, "flag", number)
     recover = {topic: _position(about, number)} if about.get("recover") else {}
     tokens = (token,) if token else ()
     return Subscribe(
-        (topic,), number, None, recover, tokens, once=True, whole=bool(recover) and bool(flag & REJECT_UNRECOVERED)
-    )
+        (topic,), number, None, recover, tokens, once=True, whole=bool(recover) and bool(flag & REJECT_UNRECOVERED),
+        options=_options(about, number),
+    )  # fmt: skip
+
+
+def _options(about: Fields, number: int) -> SubscriptionOptions:
+    if not about.get("tf"):
+        return PLAIN
+    try:
+        return SubscriptionOptions(TagFilter(about["tf"]))
+    except ValueError as error:
+        raise _bad(f"tags filter refused: {error}", number) from None
 
 
 def _position(about: Fields, number: int) -> Position:

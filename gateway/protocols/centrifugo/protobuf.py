@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
-MAX_DEPTH: Final = 8  # messages within messages that are read
+MAX_DEPTH: Final = 12  # messages within messages that are read
 _VARINT, _FIXED64, _BYTES = 0, 1, 2  # wire types
 
 # For each message its fields: name, number, kind. Kinds with a star are repeated, kinds with a percent sign are maps
@@ -59,7 +59,7 @@ _TABLES: Final = {
     "RefreshResult": "client 1 string, version 2 string, expires 3 bool, ttl 4 uint",
     "SubRefreshRequest": "channel 1 string, token 2 string, type 3 uint",
     "SubRefreshResult": "expires 1 bool, ttl 2 uint",
-    "FilterNode": "op 1 string, key 2 string, cmp 3 string, val 4 string",
+    "FilterNode": "op 1 string, key 2 string, cmp 3 string, val 4 string, vals 5 *string, nodes 6 *FilterNode",
     "EmulationRequest": "node 1 string, session 2 string, data 3 json",
     "Empty": "",
 }

@@ -29,7 +29,10 @@ TOPICS: Final[Schema] = {"type": "array", "items": TOPIC}
 REQUEST_ID: Final[Schema] = {
     "type": ["string", "integer"], "maxLength": MAX_NAME_LENGTH, "description": "The reply repeats it",
 }  # fmt: skip
-EXTRAS: Final[dict[str, Schema]] = {"action": NAME, "subtype": NAME, "priority": {"type": ["string", "number"]}}
+EXTRAS: Final[dict[str, Schema]] = {
+    "action": NAME, "subtype": NAME, "priority": {"type": ["string", "number"]},
+    "tags": {"type": "object", "additionalProperties": {"type": "string", "maxLength": MAX_NAME_LENGTH}},
+}  # fmt: skip
 TOKEN: Final[Schema] = {"type": "string", "description": "A JWT"}
 
 
@@ -60,6 +63,17 @@ SCHEMAS: Final[dict[str, Schema]] = {
         {"clientId": TEXT, "user": {"type": ["string", "null"]}},
         {"info": {"description": "The claim `info` of its token: any JSON value"}},
     ),
+    "Filter": {
+        "description": "A condition on the tags of messages",
+        "anyOf": [
+            _object(
+                {"key": TEXT, "cmp": {"enum": ["eq", "neq", "sw", "ew", "ct", "gt", "gte", "lt", "lte"]}, "val": TEXT}
+            ),
+            _object({"key": TEXT, "cmp": {"enum": ["in", "nin"]}, "vals": {"type": "array", "items": TEXT}}),
+            _object({"key": TEXT, "cmp": {"enum": ["ex", "nex"]}}),
+            _object({"op": {"enum": ["and", "or", "not"]}, "nodes": {"type": "array", "items": _ref("Filter")}}),
+        ],
+    },
     "Limits": _object(
         {"messageBytes": COUNT, "topics": COUNT, "messagesPerSecond": COUNT, "subscriptionsPerSecond": COUNT}
     ),
@@ -76,6 +90,7 @@ COMMANDS: Final[dict[str, tuple[str, Schema]]] = {
                 "requestId": REQUEST_ID, "authToken": TOKEN,
                 "tokens": {"type": "array", "items": TOKEN, "maxItems": MAX_TOKENS},
                 "recover": {"type": "object", "additionalProperties": _ref("Position")},
+                "filter": _ref("Filter"),
             },
         ),
     ),

@@ -15,6 +15,8 @@ from gateway.core.json_text import Json, RequestId, loads
 from gateway.core.names import MAX_NAME_LENGTH, is_name, quoted
 from gateway.core.position import Position
 from gateway.core.publication import Publication, common_fields
+from gateway.core.subscription_options import PLAIN, SubscriptionOptions
+from gateway.core.tag_filter import TagFilter
 
 MAX_TOKENS: Final = 20  # subscription tokens in one SUBSCRIBE
 
@@ -58,7 +60,19 @@ def _subscribe(message: dict[str, Json]) -> Subscribe:
         )
     token = message.get("authToken")
     token = token if isinstance(token, str) and token else None
-    return Subscribe(known, request_id, token, _recover(message.get("recover"), known), _tokens(message, request_id))
+    return Subscribe(
+        known, request_id, token, _recover(message.get("recover"), known), _tokens(message, request_id),
+        options=_options(message, request_id),
+    )  # fmt: skip
+
+
+def _options(message: dict[str, Json], request_id: RequestId) -> SubscriptionOptions:
+    if message.get("filter") is None:
+        return PLAIN
+    try:
+        return SubscriptionOptions(TagFilter(message["filter"]))
+    except ValueError as error:
+        raise ProtocolError(ErrorReason.DATA_REFUSED, f"filter refused: {error}", request_id) from None
 
 
 def _tokens(message: dict[str, Json], request_id: RequestId) -> tuple[str, ...]:

@@ -7,19 +7,24 @@ export type Json = null | boolean | number | string | Json[] | { [name: string]:
 
 export type Position = { epoch: string; offset: number; mark?: number | null };
 export type Member = { clientId: string; user: string | null; info?: Json };
+export type Filter =
+  | { key: string; cmp: "eq" | "neq" | "sw" | "ew" | "ct" | "gt" | "gte" | "lt" | "lte"; val: string }
+  | { key: string; cmp: "in" | "nin"; vals: Array<string> }
+  | { key: string; cmp: "ex" | "nex" }
+  | { op: "and" | "or" | "not"; nodes: Array<Filter> };
 export type Limits = { messageBytes: number; topics: number; messagesPerSecond: number; subscriptionsPerSecond: number };
 
 /** Log in */
 export type Auth = { type: "AUTH"; authToken: string };
 
 /** Subscribe to topics, and recover what was missed since the positions in `recover` */
-export type Subscribe = { type: "SUBSCRIBE"; topics: Array<string>; requestId?: string | number; authToken?: string; tokens?: Array<string>; recover?: { [name: string]: Position } };
+export type Subscribe = { type: "SUBSCRIBE"; topics: Array<string>; requestId?: string | number; authToken?: string; tokens?: Array<string>; recover?: { [name: string]: Position }; filter?: Filter };
 
 /** Unsubscribe from topics */
 export type Unsubscribe = { type: "UNSUBSCRIBE"; topics: Array<string>; requestId?: string | number };
 
 /** Publish a message */
-export type Publish = { type: "PUBLISH"; topic: string; data: Json; action?: string; subtype?: string; priority?: string | number; requestId?: string | number };
+export type Publish = { type: "PUBLISH"; topic: string; data: Json; action?: string; subtype?: string; priority?: string | number; tags?: { [name: string]: string }; requestId?: string | number };
 
 /** Ask for an answer: history (limit at most 1000), presence, or what the back end answers */
 export type Request = { type: "REQUEST"; topic: string; action: string; data?: { [name: string]: Json }; requestId?: string | number };
@@ -44,7 +49,7 @@ export type ClientMessage =
   | Ping;
 
 /** A message on a topic; with its position if the topic has history */
-export type Data = { type: "DATA"; topic: string; data: Json; timestamp: string; action?: string; subtype?: string; priority?: string | number; offset?: number; epoch?: string; mark?: number; initialData?: true };
+export type Data = { type: "DATA"; topic: string; data: Json; timestamp: string; action?: string; subtype?: string; priority?: string | number; tags?: { [name: string]: string }; offset?: number; epoch?: string; mark?: number; initialData?: true };
 
 /** The answer to a REQUEST */
 export type Answer = { type: "DATA"; topic: string; data: Json; timestamp: string; action: string; requestId?: string | number };

@@ -6,12 +6,15 @@ from __future__ import annotations
 
 import asyncio
 
+import orjson
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.core import hub
-from gateway.core.events import Encoder
+from gateway.core import frames, hub, message
+from gateway.core.events import Delivered, Encoder
 from gateway.core.hub import Audiences, Hub, Recipient
+from gateway.core.subscription_options import SubscriptionOptions
+from gateway.core.tag_filter import TagFilter
 from gateway.delivery.conflation import Conflation
 from gateway.protocols.native.protocol import NATIVE
 from tests.unit.raw import Raw
@@ -114,3 +117,39 @@ async def test_a_message_that_is_not_to_be_conflated_is_sent_at_once_behind_what
         conflation.conflate(TOPIC, Raw(frame), None, window_ms)
     node.flush()
     assert b"".join(clients["ann"].received) == b"0123"
+
+
+@in_virtual_time
+async def test_a_filtered_client_receives_the_last_message_that_it_wants() -> None:
+    """Also if the last message of the window is not for it, and whoever else joins or leaves within the window."""
+    conflation, node, clients = house("plain", "buys", "sells")
+    audience = hub.topic_audience(TOPIC)
+
+    def publish(number: int, side: str, exclude: str | None = None) -> None:
+        event = Delivered(message.pack(TOPIC, number, {"tags": {"side": side}}, 0))
+        conflation.conflate(TOPIC, event, exclude, WINDOW_MS)
+
+    def numbers(name: str) -> list[int]:
+        node.flush()
+        texts = frames.payloads(b"".join(clients[name].received))
+        return [orjson.loads(text)["data"] for text in texts]
+
+    publish(0, "buy")
+    publish(1, "buy")  # waits for all, before the first filter
+    for name, side in (("buys", "buy"), ("sells", "sell")):
+        options = SubscriptionOptions(TagFilter({"key": "side", "cmp": "eq", "val": side}))
+        node.tailor(clients[name], audience, options)
+    publish(2, "buy")
+    publish(3, "sell")
+    publish(4, "buy", "buys")
+    publish(5, "sell", "sells")
+    await later(1)
+    assert numbers("plain")[-1] == 5
+    assert numbers("buys") == [0, 1, 2]
+    assert numbers("sells") == [0, 3]
+    node.remove(clients["buys"])
+    publish(6, "sell")
+    publish(7, "sell")
+    node.remove(clients["sells"])
+    await later(1)
+    assert numbers("plain")[-1] == 7

@@ -22,6 +22,9 @@ from gateway.core.hub import Hub
 from gateway.core.identity import ANONYMOUS, Identity
 from gateway.core.position import Position
 from gateway.core.stream_position import StreamEntry
+from gateway.core.subscription_options import SubscriptionOptions
+from gateway.core.tag_filter import MAX_NODES, TagFilter
+from gateway.core.variants import MAX_TOPIC_NODES
 from gateway.delivery.sender import Sender
 from gateway.delivery.slices import SLICE_ITEMS
 from gateway.delivery.subscriptions import MAX_WAITING, READ_SECONDS, RECOVERY_BYTES, Subscriptions
@@ -721,3 +724,71 @@ async def test_a_client_that_goes_amid_a_subscribe_of_many_topics_leaves_nothing
     client.abort(1006)
     await quiet()
     node.assert_no_trace()
+
+
+# ---- filters
+
+
+def only(side: str) -> SubscriptionOptions:
+    return SubscriptionOptions(TagFilter({"key": "side", "cmp": "eq", "val": side}))
+
+
+@in_virtual_time
+async def test_a_filter_holds_for_missed_messages_the_last_value_and_new_messages() -> None:
+    node = Node()
+    client = node.connect()
+    for number in range(SLICE_ITEMS):
+        body = messages.pack("kept:1", number, {"tags": {"side": ("buy", "sell")[number % 2]}}, 0)
+        node.dispatcher.recovery.entries.setdefault("kept:1", []).append(StreamEntry(number + 1, body))
+    node.dispatcher.snapshots["last:1"] = "no tag"
+    effect = SubscribeTopics(("kept:1", "last:1"), "r", False, {"kept:1": Position("e", 0)}, options=only("buy"))
+    node.subscriptions.subscribe(client, effect)
+    await quiet()
+    for side in ("buy", "sell"):
+        node.hub.deliver("topic:kept:1", Delivered(messages.pack("kept:1", side, {"tags": {"side": side}}, 0)))
+    node.hub.flush()
+    received = [message["data"] for message in client.sent if message["type"] == "DATA"]
+    assert received == [*range(0, SLICE_ITEMS, 2), "buy"]
+    assert answers(client) == {"r": ["kept:1", "last:1"]}
+
+
+@in_virtual_time
+async def test_messages_that_a_filter_refuses_take_their_time_too() -> None:
+    """Otherwise many of them would be read in one turn of the loop."""
+    node = Node()
+    client = node.connect()
+    wanted = [{"key": "side", "cmp": "gt", "val": f"{number}"} for number in range(60)]
+    for number in range(200):
+        body = messages.pack("kept:1", number, {}, 0)
+        node.dispatcher.recovery.entries.setdefault("kept:1", []).append(StreamEntry(number + 1, body))
+    options = SubscriptionOptions(TagFilter({"op": "or", "nodes": wanted}))
+    effect = SubscribeTopics(("kept:1",), "r", False, {"kept:1": Position("e", 0)}, options=options)
+    node.subscriptions.subscribe(client, effect)
+    assert answers(client) == {}
+    await quiet()
+    assert answers(client) == {"r": ["kept:1"]}
+
+
+def many_nodes(tag: str, count: int) -> SubscriptionOptions:
+    nodes = [{"key": tag, "cmp": "eq", "val": f"{number}"} for number in range(count - 1)]
+    return SubscriptionOptions(TagFilter({"op": "or", "nodes": nodes}))
+
+
+@in_virtual_time
+async def test_a_filter_beyond_the_limit_is_refused_at_once_or_when_its_subscribe_has_waited() -> None:
+    node = Node()
+    clients = [node.connect() for _ in range(4)]
+    whole, rest = divmod(MAX_TOPIC_NODES, MAX_NODES)
+    assert rest >= 20
+    for number in range(whole):
+        options = many_nodes(f"{number}", MAX_NODES)
+        node.subscriptions.subscribe(node.connect(), SubscribeTopics(("a",), "r", False, options=options))
+    node.dispatcher.confirms = False
+    for number, client in enumerate(clients[:3]):
+        options = many_nodes(f"late{number}", rest // 2)
+        node.subscriptions.subscribe(client, SubscribeTopics(("a",), "r", False, options=options))
+    node.dispatcher.confirm()
+    await quiet()
+    node.subscriptions.subscribe(clients[3], SubscribeTopics(("a",), "r", False, options=many_nodes("late3", rest)))
+    assert [answers(client) for client in clients] == [{"r": ["a"]}, {"r": ["a"]}, {"r": 5030}, {"r": 5030}]
+    assert [client.audiences.topics for client in clients] == [1, 1, 0, 0]

@@ -16,9 +16,13 @@ from gateway.core.identity import Grant, Identity
 from gateway.core.position import ANY_EPOCH, Position
 from gateway.core.presence_set import ClientChanges, Member
 from gateway.core.session import Session, SessionRules
+from gateway.core.subscription_options import SubscriptionOptions
+from gateway.core.tag_filter import TagFilter
 from gateway.core.topic_rules import TopicRules
 from gateway.protocols.centrifugo import conversation, protobuf
 from gateway.protocols.centrifugo.protocol import JSON, PROTOBUF, Centrifugo
+
+NOT_B = TagFilter({"op": "not", "nodes": [{"key": "k", "cmp": "in", "vals": ["b"]}]})
 
 NOW_MS = 1_000_000
 
@@ -113,6 +117,10 @@ def test_the_number_of_commands_in_a_frame_has_a_bound(client: Client) -> None:
             {"subscribe": {"channel": "a", "recover": True}},
             Subscribe(("a",), 2, None, {"a": Position(ANY_EPOCH, 0)}, (), once=True),
         ),
+        (
+            {"subscribe": {"channel": "a", "tf": {"op": "not", "nodes": [{"key": "k", "cmp": "in", "vals": ["b"]}]}}},
+            Subscribe(("a",), 2, once=True, options=SubscriptionOptions(NOT_B)),
+        ),
         ({"unsubscribe": {"channel": "a"}}, Unsubscribe(("a",), 2)),
         ({"presence": {"channel": "a"}}, Request("a", "presence", {"clients": True}, 2)),
         ({"refresh": {"token": "t"}}, Auth("t", 2, same_user=True)),
@@ -188,7 +196,7 @@ def test_connect_comes_first() -> None:
     [
         ({"subscribe": {"channel": "no topic"}}, ErrorReason.DATA_REFUSED),
         ({"subscribe": {"channel": "a", "type": 1}}, ErrorReason.NOT_IMPLEMENTED),
-        ({"subscribe": {"channel": "a", "tf": {"op": "eq"}}}, ErrorReason.NOT_IMPLEMENTED),
+        ({"subscribe": {"channel": "a", "tf": {"op": "eq"}}}, ErrorReason.DATA_REFUSED),
         ({"publish": {"channel": "a"}}, ErrorReason.DATA_REFUSED),
         ({"sub_refresh": {"channel": "a", "type": 1}}, ErrorReason.NOT_IMPLEMENTED),
         ({"ping": {}}, ErrorReason.NOT_IMPLEMENTED),

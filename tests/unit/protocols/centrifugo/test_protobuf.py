@@ -11,6 +11,7 @@ from google.protobuf.json_format import MessageToDict  # type: ignore[import-unt
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.core.tag_filter import MAX_DEPTH
 from gateway.protocols.centrifugo import protobuf
 
 # The names of the messages that several commands or replies share here.
@@ -120,8 +121,15 @@ def test_what_is_malformed_is_refused(data: bytes) -> None:
 
 
 def test_depth_has_a_bound() -> None:
-    tables = protobuf._BY_NUMBER["FilterNode"]
-    assert not any(field.kind == "FilterNode" for field in tables.values())  # the only message within itself
+    tree: dict[str, Any] = {"cmp": "ex", "key": "k"}
+    for _ in range(MAX_DEPTH - 1):  # the deepest filter that is valid
+        tree = {"op": "not", "nodes": [tree]}
+    command = {"id": 1, "subscribe": {"channel": "a", "tf": tree}}
+    assert protobuf.decode("Command", protobuf.encode("Command", command)) == command
+    for _ in range(protobuf.MAX_DEPTH):
+        tree = {"op": "not", "nodes": [tree]}
+    with pytest.raises(ValueError, match="too deeply"):
+        protobuf.decode("FilterNode", protobuf.encode("FilterNode", tree))
 
 
 def test_unknown_fields_are_skipped() -> None:

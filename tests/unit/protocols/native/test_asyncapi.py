@@ -106,6 +106,10 @@ def _example(schema: dict[str, Any], whole: bool) -> Any:
         return _example(asyncapi.SCHEMAS[schema["$ref"].rpartition("/")[2]], whole)
     if "const" in schema:
         return schema["const"]
+    if "anyOf" in schema:
+        return _example(schema["anyOf"][0], whole)
+    if "enum" in schema:
+        return schema["enum"][0]
     kind = schema.get("type", "null")
     match kind if isinstance(kind, str) else kind[0]:
         case "object":

@@ -29,9 +29,12 @@ from gateway.core.events import Delivered
 from gateway.core.json_numbers import NumberError
 from gateway.core.position import Position
 from gateway.core.publication import Publication
+from gateway.core.subscription_options import SubscriptionOptions
+from gateway.core.tag_filter import TagFilter
 from gateway.protocols.native import decoder, encoder
 from tests.unit.core.test_json_text import nested
 
+BUYS = TagFilter({"key": "side", "cmp": "eq", "val": "buy"})
 KINDS = ["AUTH", "SUBSCRIBE", "UNSUBSCRIBE", "PUBLISH", "REQUEST", "COMMAND", "LOGS", "ping"]
 
 scalars = st.one_of(
@@ -193,6 +196,11 @@ def test_a_type_that_is_deeply_nested_is_refused_like_any_other(form: str) -> No
             {"type": "SUBSCRIBE", "topics": ["a"], "requestId": 0, "recover": {"a": {}}},
             Subscribe(("a",), 0, None, {"a": Position("", 0)}),
         ),
+        (
+            {"type": "SUBSCRIBE", "topics": ["a"], "filter": {"key": "side", "cmp": "eq", "val": "buy"}},
+            Subscribe(("a",), None, options=SubscriptionOptions(BUYS)),
+        ),
+        ({"type": "SUBSCRIBE", "topics": ["a"], "filter": None}, Subscribe(("a",), None)),
         ({"type": "UNSUBSCRIBE", "topics": ["a", "no topic", "a"], "requestId": "r"}, Unsubscribe(("a",), "r")),
         ({"type": "UNSUBSCRIBE", "topics": ["no topic"]}, Unsubscribe((), None)),
         ({"type": "PUBLISH", "topic": "chat", "data": None, "requestId": 1}, Publish(Publication("chat", None), 1)),
@@ -248,6 +256,8 @@ def test_a_message_is_read(text: dict[str, Any], message: Command) -> None:
         (b'{"type":"SUBSCRIBE","topics":"contest"}', ErrorReason.SUBSCRIBE_WITHOUT_TOPICS),
         (b'{"type":"SUBSCRIBE","topics":{"contest":1}}', ErrorReason.SUBSCRIBE_WITHOUT_TOPICS),
         (b'{"type":"SUBSCRIBE","topics":["no topic","contest\\n"]}', ErrorReason.NO_VALID_TOPIC),
+        (b'{"type":"SUBSCRIBE","topics":["a"],"filter":{"cmp":"eq"}}', ErrorReason.DATA_REFUSED),
+        (b'{"type":"SUBSCRIBE","topics":["a"],"filter":[]}', ErrorReason.DATA_REFUSED),
         (b'{"type":"UNSUBSCRIBE"}', ErrorReason.UNSUBSCRIBE_WITHOUT_TOPICS),
         (b'{"type":"UNSUBSCRIBE","topics":[]}', ErrorReason.UNSUBSCRIBE_WITHOUT_TOPICS),
         (b'{"type":"PUBLISH","data":1}', ErrorReason.MISSING_PARAMETER),
