@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 
+import httpx
 import pytest
 from websockets.exceptions import InvalidStatus
 
@@ -182,6 +183,18 @@ async def test_a_listed_origin_is_accepted(
     nodes = cluster(1, origins=ours)
     balancer = haproxy(nodes.nodes, LB_ORIGINS=f"https://other.example {ours}")
     await connect(balancer, origin=ours)
+
+
+@pytest.mark.parametrize("origin", ["https://app.example", 'https://a"b\\c'])
+def test_a_refused_origin_is_named_with_the_settings_that_permit_it(
+    front: LoadBalancer, plain: Cluster, origin: str
+) -> None:
+    for door, settings in ((front, ["LB_ORIGINS", "GATEWAY_ORIGINS", "LB_TRUSTED"]), (plain[0], ["GATEWAY_ORIGINS"])):
+        answer = httpx.get(f"{door.url}/sse", headers={"Origin": origin}, trust_env=False)
+        assert answer.status_code == 403
+        message = answer.json()["error"]["message"]
+        assert message.startswith(f"origin {origin} may not connect to {door.url}; ")
+        assert [setting for setting in settings if setting not in message] == []
 
 
 @pytest.mark.parametrize(

@@ -73,8 +73,8 @@ export class TooLarge extends GatewayError {
 export class Closed extends GatewayError {
   name = "Closed";
 
-  constructor(code, reason) {
-    super(`closed${code ? ` with ${code}` : ""}: ${reason}`, { code, reason });
+  constructor(code, reason, text = reason) {
+    super(`closed${code ? ` with ${code}` : ""}: ${text}`, { code, reason });
   }
 }
 
@@ -674,7 +674,7 @@ export class Gateway extends EventTarget {
         if (socket !== this.#socket) return;
         // The token may have expired, or the server cannot verify it now. The next connection fetches another.
         if (error instanceof Refused && !error.temporary && ++this.#refusals >= this.#tokenTries) {
-          this.#finish(new Closed(error.code, error.reason ?? error.message));
+          this.#finish(new Closed(error.code, error.reason ?? error.message, error.message.slice(5)));
         } else {
           this.#lost(`no token: ${error?.message ?? error}`);
         }
