@@ -61,9 +61,11 @@ class ApiKey:
         return self._covers("services", service)
 
     def _covers(self, scope: Scope, name: str) -> bool:
+        if scope in self.scopes:
+            return True
         prefix = f"{scope}:"
         patterns = (text.removeprefix(prefix) for text in self.scopes if text.startswith(prefix))
-        return scope in self.scopes or any(matches(pattern, name) for pattern in patterns)
+        return any(matches(pattern, name) for pattern in patterns)
 
 
 class ApiKeys:
@@ -93,7 +95,10 @@ class ApiKeys:
 
     def find(self, given: bytes) -> ApiKey | None:
         """Find the key `given`; None if it is unknown. The time does not depend on the result."""
-        digest = hashlib.sha256(given).digest()
+        return self.find_digest(digest_of(given))
+
+    def find_digest(self, digest: bytes) -> ApiKey | None:
+        """As `find`, for the digest of a key."""
         found = None
         for key in self._keys:
             if hmac.compare_digest(key.digest, digest):
@@ -114,6 +119,11 @@ class ApiKeys:
         if not key.may("read"):
             raise AuthError("token_invalid", f"The key {key.name} does not have the scope read")
         return Identity(reads_all=True)
+
+
+def digest_of(key: bytes) -> bytes:
+    """The SHA-256 digest of a key."""
+    return hashlib.sha256(key).digest()
 
 
 def administrator_key(user: str) -> ApiKey:

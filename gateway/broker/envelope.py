@@ -58,6 +58,8 @@ class Envelope(NamedTuple):
 
     def pack(self) -> bytes:
         """The payload to publish."""
+        if self.only is None and self.exclude is None and self.kind == EnvelopeKind.PLAIN:  # most messages
+            return b"3 %d - P %d\n%s" % (self.published_ms, self.conflate_ms, self.body)
         added = ""
         if self.kind == EnvelopeKind.SNAPSHOT:
             added = f" {self.version}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 import secrets
 import time
@@ -62,7 +63,7 @@ class History:
         last = self._keys.snapshot(topic) if rule.snapshot else meta
         return self._append_history.with_source([self._keys.history(topic), meta, answered, last], [
             channel, envelope.header(), envelope.body, rule.history, rule.history_seconds * 1000, envelope.published_ms,
-            secrets.token_hex(4), key or "", IDEMPOTENCY_MS, envelope.exclude or "",
+            f"{random.getrandbits(32):08x}", key or "", IDEMPOTENCY_MS, envelope.exclude or "",
             *(fence or NO_FENCE), self._redis.publish_command(channel), rule.history_seconds * 1000 + META_MS,
             rule.history_bytes,
         ])  # fmt: skip

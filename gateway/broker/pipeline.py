@@ -11,7 +11,7 @@ import hashlib
 import itertools
 import random
 from collections import deque
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
@@ -73,6 +73,7 @@ class _Call:
 
     slot: int
     commands: Sequence[RedisCommand]
+    size: int  # of the commands, in bytes
     done: asyncio.Future[list[Any]]
 
 
@@ -132,7 +133,7 @@ class Pipelines:
     def _call(self, slot: int, commands: Sequence[RedisCommand]) -> _Call:
         """A call with a deadline. Each batch has its own; this one also limits the wait in the queue."""
         loop, deadlines = asyncio.get_running_loop(), self._deadlines
-        call = _Call(slot, commands, loop.create_future())
+        call = _Call(slot, commands, _size(commands), loop.create_future())
         while deadlines and deadlines[0][1].done.done():
             deadlines.popleft()
         deadlines.append((loop.time() + 2 * self._timeout, call))
@@ -241,7 +242,7 @@ class Pipelines:
             commands = [command for call in group for command in call.commands]
             sizes.append(len(commands))
             if len(commands) > 1:
-                sent += [("MULTI",), *commands, ("EXEC",)]
+                sent += [("MULTI",), *_brief_repeats(commands), ("EXEC",)]
             else:
                 sent.append(commands[0] if whole else _brief(commands[0]))
         # Sent last, so that it proves the role for all commands before it
@@ -281,7 +282,7 @@ class _Pipeline:
         self.server = server
         self.exchange = Exchange()
         self._queue: deque[_Call] = deque()
-        self._commands = 0
+        self._commands = 0  # of the calls in the queue and in the batch that is being sent
         self._bytes = 0
         self._wake = asyncio.Event()
         self._ended = False
@@ -292,12 +293,11 @@ class _Pipeline:
         Raises:
             Unavailable: The queue is full.
         """
-        commands, size = _size(call)
-        if self._commands + commands > QUEUE_COMMANDS or self._bytes + size > QUEUE_BYTES:
+        commands = len(call.commands)
+        if self._commands + commands > QUEUE_COMMANDS or self._bytes + call.size > QUEUE_BYTES:
             raise Unavailable("too many publishes are waiting for Redis: retry later")
         self._commands += commands
-        self._bytes += size
-        call.done.add_done_callback(lambda _: self._forget(commands, size))
+        self._bytes += call.size
         self._queue.append(call)
         self._wake.set()
 
@@ -306,11 +306,13 @@ class _Pipeline:
         taken = [call for call in self._queue if call.slot == slot]
         if taken:
             self._queue = deque(call for call in self._queue if call.slot != slot)
+            self._forget(taken)
         return taken
 
-    def _forget(self, commands: int, size: int) -> None:
-        self._commands -= commands
-        self._bytes -= size
+    def _forget(self, calls: Sequence[_Call]) -> None:
+        for call in calls:
+            self._commands -= len(call.commands)
+            self._bytes -= call.size
 
     def finish(self) -> None:
         """Send the queued calls, then end: the server has no slots any more."""
@@ -321,17 +323,17 @@ class _Pipeline:
         """Send queued calls in batches until cancelled or `finish`."""
         while not self._ended or self._queue:
             await self._wake.wait()
-            batch: list[_Call] = []
-            taken = 0
-            while self._queue and (not batch or taken + len(self._queue[0].commands) <= BATCH_COMMANDS):
-                call = self._queue.popleft()
-                if not call.done.done():  # its caller is still waiting
-                    batch.append(call)
-                    taken += len(call.commands)
+            taken: list[_Call] = []
+            commands = 0
+            while self._queue and (not taken or commands + len(self._queue[0].commands) <= BATCH_COMMANDS):
+                taken.append(self._queue.popleft())
+                commands += len(taken[-1].commands)
             if not self._queue and not self._ended:
                 self._wake.clear()
+            batch = [call for call in taken if not call.done.done()]  # the callers that are still waiting
             if batch:
                 await self._pipelines.execute(self, batch)
+            self._forget(taken)
 
 
 def _by_slot(batch: Sequence[_Call]) -> list[list[_Call]]:
@@ -344,6 +346,17 @@ def _by_slot(batch: Sequence[_Call]) -> list[list[_Call]]:
 def _brief(command: RedisCommand) -> RedisCommand:
     """`command`, with its script by digest: Redis need not read the source, nor hash it."""
     return ("EVALSHA", _digest(command[1]), *command[2:]) if command[0] == "EVAL" else command
+
+
+def _brief_repeats(commands: Iterable[RedisCommand]) -> Iterator[RedisCommand]:
+    """The commands of a transaction, each script in full once: after that, Redis knows it for the rest."""
+    known: set[str] = set()
+    for command in commands:
+        if command[0] == "EVAL" and command[1] in known:
+            yield _brief(command)
+        else:
+            known.add(command[1])
+            yield command
 
 
 @lru_cache
@@ -364,14 +377,14 @@ def _group(answers: Any, size: int) -> list[Any] | Exception:
     return found
 
 
-def _size(call: _Call) -> tuple[int, int]:
-    """Number of commands of `call`, and their size in bytes."""
+def _size(commands: Iterable[RedisCommand]) -> int:
+    """The size of `commands` in bytes, without their texts and numbers, which are small."""
     size = 0
-    for command in call.commands:
+    for command in commands:
         for part in command:
-            if isinstance(part, bytes):
+            if type(part) is bytes:
                 size += len(part)
-    return len(call.commands), size
+    return size
 
 
 def _first_error(answers: Sequence[Any]) -> Exception | None:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple
 
 import orjson
 
@@ -25,19 +25,19 @@ MAX_BROADCAST_BYTES: Final = 16 << 20  # of the data on all topics of one broadc
 
 _IDEMPOTENCY_KEY: Final = re.compile(r"[A-Za-z0-9_.:\-]+")
 _CLIENT_ID: Final = re.compile(r"[A-Za-z0-9_.\-]+")  # it becomes part of a header line in Redis pub/sub
+_NO_EXTRAS: Final[Mapping[str, Json]] = MappingProxyType({})
 
 
 class PublicationTooLarge(ValueError):
     """The message is over the size limit, so no node would deliver it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Publication:
+class Publication(NamedTuple):
     """A message to publish on a topic. Only an item may have `to`, `except_client` and `key`."""
 
     topic: str
     data: Json
-    extras: Mapping[str, Json] = field(default_factory=dict)  # action, subtype, priority, tags
+    extras: Mapping[str, Json] = _NO_EXTRAS  # action, subtype, priority, tags
     to: tuple[str, str] | None = None  # ("user" | "role" | "client", its name or id)
     except_client: str | None = None
     key: str | None = None  # idempotency key: within five minutes, the same key means the same message
@@ -51,9 +51,8 @@ class Publication:
         """
         if not isinstance(item, dict):
             raise ProtocolError(ErrorReason.DATA_REFUSED, "a message must be an object with topic and data")
-        unknown = item.keys() - _FIELDS
-        if unknown:
-            raise ProtocolError(ErrorReason.DATA_REFUSED, f"unknown field {quoted(min(unknown))}")
+        if not item.keys() <= _FIELDS:
+            raise ProtocolError(ErrorReason.DATA_REFUSED, f"unknown field {quoted(min(item.keys() - _FIELDS))}")
         topic, data, extras = common_fields(item, None)
         to = _to(item)
         except_client = item.get("except")
@@ -107,7 +106,7 @@ def of_broadcast(item: Json) -> list[Publication]:
             f"broadcast is {MAX_BROADCAST_BYTES}: send several broadcasts with fewer topics"
         )
     data = orjson.Fragment(text)
-    return [replace(first, topic=topic, data=data) for topic in topics]
+    return [first._replace(topic=topic, data=data) for topic in topics]
 
 
 def of_python_broadcast(item: Mapping[str, Any]) -> list[Publication]:
@@ -125,7 +124,7 @@ def _check_python(item: Mapping[str, Any]) -> None:
 
 def copied(publication: Publication) -> Publication:
     """`publication` with a copy of its data, which later changes of the caller's objects do not reach."""
-    return replace(publication, data=loads(dumps(publication.data)))
+    return publication._replace(data=loads(dumps(publication.data)))
 
 
 def refuse_reserved(topic: str) -> None:

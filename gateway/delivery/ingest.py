@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Coroutine
-from dataclasses import replace
 from typing import Any, Final
 
 from gateway.broker.client import RedisClient, Unavailable
@@ -77,7 +76,7 @@ class Ingest:
             if stamped and self._rules.of(publication.topic).history:
                 # Every node publishes with the same idempotency key, and Redis accepts the first. So the message is not
                 # lost if a node dies here.
-                await self._publisher.publish([replace(publication, key=f"ingest:{digest}")], published_ms)
+                await self._publisher.publish([publication._replace(key=f"ingest:{digest}")], published_ms)
             elif await self._redis.execute("SET", self._keys.ingest_claim(digest), 1, "NX", "PX", CLAIM_MS):
                 await self._publisher.publish([publication], published_ms)
         except (Unavailable, PublicationTooLarge) as error:

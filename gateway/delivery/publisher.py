@@ -10,7 +10,6 @@ import asyncio
 import math
 import secrets
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any, Final, NamedTuple
 
 import orjson
@@ -25,7 +24,7 @@ from gateway.broker.snapshots import Snapshots
 from gateway.core import hub, message, topic_rules
 from gateway.core.position import Position
 from gateway.core.publication import Publication, PublicationTooLarge
-from gateway.core.topic_rules import RulesError, TopicRules
+from gateway.core.topic_rules import Rule, RulesError, TopicRules
 from gateway.metrics import Metrics
 
 MAX_MESSAGE_BYTES: Final = 1 << 20  # default limit for programs that have no settings of a node
@@ -156,8 +155,8 @@ class MessagePublisher:
                         f"message for {topic} has {len(body)} bytes; the topic keeps at most "
                         f"{rule.history_bytes} bytes in all (history_bytes of its rule)"
                     )
-                commands.append(self._command(publication, topic, body, now, fence))
-                durable |= publication.to is None and bool(self._rules.of(topic).history)
+                commands.append(self._command(publication, topic, rule, body, now, fence))
+                durable |= publication.to is None and rule.history > 0
         return _Batch(commands, indices, durable)
 
     async def publish_one(self, publication: Publication, fence: Fence | None) -> Position | None:
@@ -174,7 +173,7 @@ class MessagePublisher:
         """
         await self._read_rules()
         return [
-            replace(one, key=secrets.token_hex(16)) if one.key is None and self._keeps_all(one) else one
+            one._replace(key=secrets.token_hex(16)) if one.key is None and self._keeps_all(one) else one
             for one in publications
         ]
 
@@ -253,38 +252,34 @@ class MessagePublisher:
 
     def _names(self, publication: Publication) -> tuple[str, ...]:
         """The topic, then its aliases."""
-        if publication.to is not None:
+        names = self._rules.names(publication.topic)
+        if publication.to is not None or len(names) == 1:
             return (publication.topic,)
-        others = (name for name in self._rules.names(publication.topic) if name != publication.topic)
-        return publication.topic, *others
+        return publication.topic, *(name for name in names if name != publication.topic)
 
     def _command(
-        self, publication: Publication, topic: str, body: bytes, now: int, fence: Fence | None
+        self, publication: Publication, topic: str, rule: Rule, body: bytes, now: int, fence: Fence | None
     ) -> RedisCommand:
         keys = self._keys
         match publication.to:
             case None:
-                channel, rule = keys.audience(hub.topic_audience(topic)), self._rules.of(topic)
-                kind = (
-                    EnvelopeKind.HISTORY
-                    if rule.history
-                    else EnvelopeKind.SNAPSHOT
-                    if rule.snapshot
-                    else EnvelopeKind.PLAIN
-                )
-                envelope = Envelope(now, body, None, publication.except_client, kind, rule.conflate_ms)
+                channel = keys.audience(hub.topic_audience(topic))
+                except_client, key = publication.except_client, publication.key
                 if rule.history:
-                    return self._history.append_command(topic, rule, envelope, channel, publication.key, fence)
+                    envelope = Envelope(now, body, None, except_client, EnvelopeKind.HISTORY)
+                    return self._history.append_command(topic, rule, envelope, channel, key, fence)
                 if rule.snapshot:
-                    return self._snapshots.publish_command(topic, envelope, channel, publication.key, fence)
+                    envelope = Envelope(now, body, None, except_client, EnvelopeKind.SNAPSHOT, rule.conflate_ms)
+                    return self._snapshots.publish_command(topic, envelope, channel, key, fence)
                 if fence is not None:
                     raise ValueError(
                         f"{topic} has neither history nor a snapshot: Redis could not fence "
                         "a singleton's message, so give its rule one of them"
                     )
-                if publication.key is not None:
+                envelope = Envelope(now, body, None, except_client, conflate_ms=rule.conflate_ms)
+                if key is not None:
                     return self._publish_once.with_source(
-                        [keys.publish_answer(topic, publication.key)],
+                        [keys.publish_answer(topic, key)],
                         [channel, envelope.pack(), IDEMPOTENCY_MS, self._redis.publish_command(channel)],
                     )
             case "user", user:

@@ -17,6 +17,7 @@ from starlette.responses import Response
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
+from gateway.auth.api_keys import digest_of
 from gateway.broker.client import Unavailable
 from gateway.core import json_text
 from gateway.core.publication import Publication
@@ -25,7 +26,7 @@ from gateway.http.api import publish
 from gateway.http.api.resource import bearer, internal_refusal, refusal_of
 from gateway.http.middleware import HEADERS, host_check
 from gateway.node.node import Node
-from gateway.transports.fast_exchange import FastExchange, FastPath, Headers
+from gateway.transports.fast_exchange import FastExchange, FastPath, Headers, Start
 
 # uvicorn stops reading a larger body until the application takes it.
 MAX_BODY_BYTES: Final = HIGH_WATER_LIMIT
@@ -43,25 +44,25 @@ class FastPublish:
         self._is_served = host_check(node.settings.hosts)
         self._max_body_bytes = min(MAX_BODY_BYTES, 2 * node.settings.max_message_bytes)
 
-    def accepts(self, method: bytes, target: bytes, headers: Headers) -> bool:
-        """As `FastPath.accepts`."""
+    def accept(self, method: bytes, target: bytes, headers: Headers) -> Start | None:
+        """As `FastPath.accept`."""
         if target != b"/api/publish" or method != b"POST":
-            return False
+            return None
         fields = dict(headers)
         if len(fields) < len(headers) or not UNUSUAL.isdisjoint(fields):
-            return False
+            return None
         length = fields.get(b"content-length", b"")
-        if b"host" not in fields or b"authorization" not in fields:
-            return False
-        return length.isdigit() and len(length) < 10 and int(length) <= self._max_body_bytes
+        if not length.isdigit() or len(length) >= 10 or int(length) > self._max_body_bytes:
+            return None
+        if b"authorization" not in fields or not self._is_served(fields.get(b"host", b"").decode("latin-1")):
+            return None
+        given = bearer(fields[b"authorization"].decode("latin-1")).encode("latin-1")
+        return partial(self._start, digest_of(given))
 
-    def start(self, headers: Headers, exchange: FastExchange) -> bool:
-        """As `FastPath.start`."""
-        fields = dict(headers)
-        if not self._is_served(fields[b"host"].decode("latin-1")):
-            return False
-        key = self._api_keys.find(bearer(fields[b"authorization"].decode("latin-1")).encode("latin-1"))
-        if key is None or not key.may("publish"):
+    def _start(self, digest: bytes, exchange: FastExchange) -> bool:
+        """As `Start`. `digest`: of the API key of the request, whose rights may have changed since the last request."""
+        key = self._api_keys.find_digest(digest)
+        if key is None or not key.may("publish") or len(exchange.body) > self._max_body_bytes:
             return False
         try:
             publications = publish.parse(json_text.loads(bytes(exchange.body)))

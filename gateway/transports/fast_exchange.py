@@ -13,17 +13,38 @@ from typing import Final, Protocol
 Headers = Sequence[tuple[bytes, bytes]]  # names in lower case
 
 
+class Start(Protocol):
+    """Starts the work of the requests that have one head."""
+
+    def __call__(self, exchange: FastExchange) -> bool:
+        """Start the work of a complete request; a later `exchange.respond` ends it.
+
+        False: nothing was done, and ASGI must answer. It raises nothing.
+        """
+
+
 class FastPath(Protocol):
     """Answers requests of one kind. The lifespan of the application provides it as its state's ``fast_path``."""
 
-    def accepts(self, method: bytes, target: bytes, headers: Headers) -> bool:
-        """Whether the head of a request is of this kind, and has nothing unusual."""
+    def accept(self, method: bytes, target: bytes, headers: Headers) -> Start | None:
+        """What starts the requests with this head; None: it is of another kind, or has something unusual."""
 
-    def start(self, headers: Headers, exchange: FastExchange) -> bool:
-        """Start the work of a complete request; `exchange.respond` ends it. False: nothing was done, ASGI must answer.
 
-        It raises nothing.
-        """
+class _HeaderLines:
+    """The server's headers of each response as lines. uvicorn replaces the list once a second."""
+
+    def __init__(self) -> None:
+        self._headers: Headers | None = None
+        self._lines = b""
+
+    def of(self, headers: Headers) -> bytes:
+        """The lines of `headers`."""
+        if headers is not self._headers:
+            self._headers, self._lines = headers, b"".join([b"%s: %s\r\n" % header for header in headers])
+        return self._lines
+
+
+_default_lines: Final = _HeaderLines()
 
 
 class _NoEvent:
@@ -41,6 +62,7 @@ class FastExchange:
         default_headers: The server's headers of each response. uvicorn replaces the Date in it once a second.
         keep_alive: Whether the connection stays open after the response.
         on_response: Called after the response.
+        body: The body, if it is complete already.
     """
 
     __slots__ = ("_default_headers", "_on_response", "_transport", "body", "disconnected", "keep_alive", "more_body",
@@ -49,15 +71,16 @@ class FastExchange:
     message_event: Final = _NoEvent()
 
     def __init__(
-        self, transport: asyncio.Transport, default_headers: Headers, keep_alive: bool, on_response: Callable[[], None]
-    ) -> None:
+        self, transport: asyncio.Transport, default_headers: Headers, keep_alive: bool,
+        on_response: Callable[[], None], body: bytes | None = None,
+    ) -> None:  # fmt: skip
         self._transport = transport
         self._default_headers = default_headers
         self._on_response: Callable[[], None] | None = on_response
         self.keep_alive = keep_alive
         self.disconnected = False
-        self.body = bytearray()
-        self.more_body = True
+        self.body: bytes | bytearray = bytearray() if body is None else body
+        self.more_body = body is None
         self.response_complete = False
 
     def respond(self, status_line: bytes, headers: bytes, body: bytes) -> None:
@@ -66,7 +89,7 @@ class FastExchange:
         assert on_response is not None, "a request has one response"
         if self.disconnected or self._transport.is_closing():
             return
-        default = b"".join([b"%s: %s\r\n" % header for header in self._default_headers])
+        default = _default_lines.of(self._default_headers)
         end = b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n"
         self._transport.write(b"".join((status_line, default, headers, end, body)))
         self.response_complete = True

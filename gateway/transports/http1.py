@@ -19,8 +19,9 @@ from typing import Any, Final, Literal, Protocol, cast
 from uvicorn._types import HTTPScope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from gateway.transports.fast_exchange import FastExchange, FastPath
+from gateway.transports.fast_exchange import FastExchange, FastPath, Start
 from gateway.transports.http1_output import TURN_SECONDS, Http1Output
+from gateway.transports.repeated_request import RepeatedRequest
 
 EXTENSION: Final = "gateway.request"  # the ASGI scope extension that holds the protocol object
 
@@ -65,7 +66,10 @@ class Upgraded(Protocol):
 class Http1Protocol(HttpToolsProtocol):
     """The protocol of one HTTP connection, created by uvicorn. An upgrade request replaces it by `WebSocket`."""
 
-    _fast: FastExchange | None = None  # the request that is being received, if a fast path has accepted its head
+    _fast: tuple[FastExchange, Start] | None = None  # the request that is being received, if the fast path accepts it
+    _started: tuple[int, Start] | None = None  # the length of the body that a fast path has taken last
+    _repeated: RepeatedRequest | None = None  # its head, to recognise the next such requests
+    _last_response = 0.0  # loop time of the response to the last of them
     _timer: asyncio.TimerHandle | None = None
     _draining: asyncio.TimerHandle | None = None
     _in_head = True
@@ -93,12 +97,47 @@ class Http1Protocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse received bytes of one or several requests."""
+        if self._repeated is not None and self._start_repeated(self._repeated, data):
+            return
         if not self._unread and len(data) <= SLICE_BYTES:
             self._parse(data)
             return
         self._unread = memoryview(bytes(self._unread) + data)
         if not self._parse_due and not self.pipeline:
             self._parse_on()
+
+    def _start_repeated(self, repeated: RepeatedRequest, data: bytes) -> bool:
+        """Start a request with the head of an earlier one. False: it is another request, or must wait."""
+        body = repeated.body_of(data)
+        if body is None or not self._is_idle() or self.flow.write_paused:
+            return False
+        exchange = FastExchange(self.transport, self.server_state.default_headers, True, self._responded, body)
+        if not repeated.start(exchange):
+            return False
+        self.cycle = exchange  # type: ignore[assignment]  # it has all attributes that uvicorn uses
+        return True
+
+    def _is_idle(self) -> bool:
+        """Whether the last request has its response, and nothing of the next one was received."""
+        return self._in_head and not self._request_bytes and not self._unread and self.cycle.response_complete
+
+    def _responded(self) -> None:
+        """A repeated request has its response. The running keep-alive timer is extended when it ends."""
+        self._last_response = self.loop.time()
+        if self._is_idle() and not self.pipeline:
+            self.server_state.total_requests += 1
+        else:
+            self.on_response_complete()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close the connection, unless repeated requests have used it since the timer was started."""
+        idle = self.loop.time() - self._last_response if self.cycle.response_complete else 0.0
+        if idle < self.timeout_keep_alive:
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive - idle, self.timeout_keep_alive_handler
+            )
+        else:
+            super().timeout_keep_alive_handler()
 
     def on_response_complete(self) -> None:
         """Continue with the next request after a response is sent."""
@@ -123,8 +162,13 @@ class Http1Protocol(HttpToolsProtocol):
         self._output.pause_while(bool(self._unread))
 
     def _parse(self, data: bytes) -> None:
+        is_begin = self._in_head and not self._request_bytes
         self._request_bytes += len(data)  # `on_message_complete` sets it back to 0
         super().data_received(data)
+        if self._started is not None:
+            started, self._started = self._started, None
+            if is_begin and self.cycle.keep_alive:
+                self._repeated = RepeatedRequest.of(data, *started) or self._repeated
         if self._in_head and self._request_bytes > HEAD_BYTES:
             self._abort_request("head_bytes", b"431 Request Header Fields Too Large")
         elif self._is_answered():
@@ -141,30 +185,29 @@ class Http1Protocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """The head of a request is complete."""
         self._in_head, self._output.awaits_body = False, True
-        if self._is_for_fast_path():
-            self._fast = FastExchange(
-                self.transport, self.server_state.default_headers, self.parser.should_keep_alive(),
-                self.on_response_complete,
-            )  # fmt: skip
-            self.cycle = self._fast  # type: ignore[assignment]  # it has all attributes that uvicorn uses
-        else:
+        start = self._accept_fast()
+        if start is None:
             self._start_asgi()
+            return
+        exchange = FastExchange(
+            self.transport, self.server_state.default_headers, self.parser.should_keep_alive(),
+            self.on_response_complete,
+        )  # fmt: skip
+        self._fast = exchange, start
+        self.cycle = exchange  # type: ignore[assignment]  # it has all attributes that uvicorn uses
 
-    def _is_for_fast_path(self) -> bool:
-        """Whether a fast path answers the request whose head is complete, unless `start` declines it later.
+    def _accept_fast(self) -> Start | None:
+        """What starts the request whose head is complete, if the fast path accepts it.
 
         A request that waits for the response before it, or a client that does not read its responses, is left to
         uvicorn, which stops reading from it.
         """
         cycle: RequestResponseCycle | None = self.cycle  # None before the first request, despite uvicorn's types
-        return (
-            self._fast_path is not None
-            and (cycle is None or cycle.response_complete)
-            and not self.flow.write_paused
-            and self._fast_path.accepts(self.parser.get_method(), self.url, self.headers)
-            and self.parser.get_http_version() == "1.1"
-            and not self.parser.should_upgrade()
-        )
+        if self._fast_path is None or (cycle is not None and not cycle.response_complete) or self.flow.write_paused:
+            return None
+        if self.parser.get_http_version() != "1.1" or self.parser.should_upgrade():
+            return None
+        return self._fast_path.accept(self.parser.get_method(), self.url, self.headers)
 
     def _start_asgi(self) -> None:
         super().on_headers_complete()
@@ -175,10 +218,14 @@ class Http1Protocol(HttpToolsProtocol):
         """The request is complete."""
         answered = self._is_answered()
         fast, self._fast = self._fast, None
-        if fast is not None and self._fast_path is not None and not self._fast_path.start(self.headers, fast):
-            self.cycle = None  # type: ignore[assignment]  # as before the first request
-            self._start_asgi()
-            self.on_body(bytes(fast.body))
+        if fast is not None:
+            exchange, start = fast
+            if start(exchange):
+                self._started = len(exchange.body), start
+            else:
+                self.cycle = None  # type: ignore[assignment]  # as before the first request
+                self._start_asgi()
+                self.on_body(bytes(exchange.body))
         self._in_head, self._request_bytes = True, 0  # for the next request
         self._output.awaits_body = False
         self._end()

@@ -195,6 +195,16 @@ async def test_every_case_has_the_same_response(
     assert len(subscriber.data("plain")) == delivered
 
 
+async def test_every_case_behind_others_on_its_connection_has_the_same_response(
+    pair: Callable[..., Pair], settings: dict[str, object]
+) -> None:
+    both = pair(**settings)
+    for name, sent in CASES.items():
+        before = CASES["plain"], CASES["history"], CASES["plain"]
+        fast, usual = [comparable(await exchange(node.port, *before, sent)) for node in both.nodes]
+        assert fast == usual, name
+
+
 async def test_a_publish_that_is_not_confirmed_has_the_same_response(
     pair: Callable[..., Pair], settings: dict[str, object]
 ) -> None:

@@ -38,19 +38,24 @@ def text(message: Any) -> bytes:
     return frame(1, orjson.dumps(message))
 
 
-async def exchange(port: int, request: bytes, *, source: str = "127.0.0.1") -> bytes:
-    """All that is answered to some octets, until the other side ends the connection or its one answer is whole."""
+async def exchange(port: int, *requests: bytes, source: str = "127.0.0.1") -> bytes:
+    """All that is answered to the last of `requests`, which are sent one after the other on one connection.
+
+    It ends when the other side ends the connection, or its one answer is whole.
+    """
     reader, writer = await asyncio.open_connection("127.0.0.1", port, local_addr=(source, 0))
     answer = b""
     try:
-        writer.write(request)
         async with asyncio.timeout(SECONDS):
-            while data := await reader.read(1 << 16):
-                answer += data
-                head, found, body = answer.partition(b"\r\n\r\n")
-                length = re.search(rb"(?i)\r\ncontent-length: (\d+)", head)
-                if found and length and len(body) >= int(length[1]) and b"close" not in head.lower():
-                    break
+            for request in requests:
+                writer.write(request)
+                answer = b""
+                while data := await reader.read(1 << 16):
+                    answer += data
+                    head, found, body = answer.partition(b"\r\n\r\n")
+                    length = re.search(rb"(?i)\r\ncontent-length: (\d+)", head)
+                    if found and length and len(body) >= int(length[1]) and b"close" not in head.lower():
+                        break
     except ConnectionError:
         pass
     finally:

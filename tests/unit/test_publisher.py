@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -29,7 +28,7 @@ class Messages:
         if self.rules_failures > 0:
             self.rules_failures -= 1
             raise Unavailable("no rules")
-        return [replace(one, key="made") if one.topic.startswith("kept") else one for one in publications]
+        return [one._replace(key="made") if one.topic.startswith("kept") else one for one in publications]
 
     def is_repeatable(self, publication: Publication) -> bool:
         return publication.key is not None

@@ -130,6 +130,22 @@ async def test_a_script_is_sent_by_digest_and_in_full_where_it_is_missing() -> N
     assert redis.commands == [brief, wait, SCRIPT, wait, brief, wait]
 
 
+class Transactional(Redis):
+    """A server that executes one transaction."""
+
+    async def exchange(self, client: Self, commands: list[tuple[Any, ...]]) -> list[Any]:
+        answers = await super().exchange(client, commands)
+        return [*answers[:-1], answers[1:-1]]
+
+
+async def test_a_transaction_has_each_script_in_full_once() -> None:
+    redis, digest = Transactional(None), hashlib.sha1(SCRIPT[1].encode()).hexdigest()
+    other, plain = ("EVAL", "return 2", 0), ("PUBLISH", "channel", b"x")
+    assert await publish(redis, Durability(), [SCRIPT, plain, SCRIPT, other, other]) == [1] * 5
+    again = [("EVALSHA", digest, 1, "key"), ("EVALSHA", hashlib.sha1(b"return 2").hexdigest(), 0)]
+    assert redis.commands == [("MULTI",), SCRIPT, plain, again[0], other, again[1], ("EXEC",)]
+
+
 # ---- the queue
 
 

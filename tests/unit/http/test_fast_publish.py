@@ -56,23 +56,24 @@ class At:
     async def start(self, body: Any, headers: list[tuple[bytes, bytes]] = HEADERS) -> bool:
         exchange = FastExchange(cast(asyncio.Transport, self.transport), [], True, lambda: None)
         exchange.body += body if isinstance(body, bytes) else orjson.dumps(body)
-        started = self.path.start(headers, exchange)
+        start = self.path.accept(b"POST", b"/api/publish", headers)
+        started = start is not None and start(exchange)
         await later(0.01)
         return started
 
 
 def test_only_an_ordinary_publish_is_accepted() -> None:
     path = At().path
-    assert path.accepts(b"POST", b"/api/publish", HEADERS)
-    assert path.accepts(b"POST", b"/api/publish", [*HEADERS, (b"content-type", b"x"), (b"x-forwarded-for", b"1.1.1.1")])
+    assert path.accept(b"POST", b"/api/publish", HEADERS)
+    assert path.accept(b"POST", b"/api/publish", [*HEADERS, (b"content-type", b"x"), (b"x-forwarded-for", b"1.1.1.1")])
     for method, target in ((b"GET", b"/api/publish"), (b"POST", b"/api/publish?"), (b"POST", b"/api/key")):
-        assert not path.accepts(method, target, HEADERS)
+        assert not path.accept(method, target, HEADERS)
     for name in (b"expect", b"transfer-encoding", b"content-encoding", b"upgrade", b"host", b"authorization"):
-        assert not path.accepts(b"POST", b"/api/publish", [*HEADERS, (name, b"x")])
+        assert not path.accept(b"POST", b"/api/publish", [*HEADERS, (name, b"x")])
     for missing in range(3):
-        assert not path.accepts(b"POST", b"/api/publish", HEADERS[:missing] + HEADERS[missing + 1 :])
+        assert not path.accept(b"POST", b"/api/publish", HEADERS[:missing] + HEADERS[missing + 1 :])
     for length in (b"", b"x", b"-1", b"+1", b"1_0", b"%d" % (MAX_BODY_BYTES + 1), b"9" * 5000):
-        assert not path.accepts(b"POST", b"/api/publish", [*HEADERS[:2], (b"content-length", length)])
+        assert not path.accept(b"POST", b"/api/publish", [*HEADERS[:2], (b"content-length", length)])
 
 
 @in_virtual_time
@@ -108,6 +109,19 @@ async def test_a_foreign_host_and_other_keys_are_left_to_the_route() -> None:
                     (b"authorization", b"Bearer \xff")):  # fmt: skip
         headers = [changed if name == changed[0] else (name, value) for name, value in HEADERS]
         assert not await at.start({"topic": "plain", "data": 1}, headers)
+    assert at.redis.trips == []
+
+
+@in_virtual_time
+async def test_each_request_is_checked_although_its_head_was_accepted_before() -> None:
+    at = At()
+    start = at.path.accept(b"POST", b"/api/publish", HEADERS)
+    assert start is not None
+    large = FastExchange(cast(asyncio.Transport, at.transport), [], True, lambda: None, b" " * (MAX_BODY_BYTES + 1))
+    assert not start(large)
+    at.node.api_keys.replace(ApiKeys([]))  # the key is no longer valid
+    body = orjson.dumps({"topic": "plain", "data": 1})
+    assert not start(FastExchange(cast(asyncio.Transport, at.transport), [], True, lambda: None, body))
     assert at.redis.trips == []
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
-from gateway.transports.fast_exchange import FastExchange, Headers
+from gateway.transports.fast_exchange import FastExchange, Headers, Start
 from gateway.transports.http1 import REQUEST_SECONDS, Http1Protocol
 from tests.unit.transports.test_http1 import ClosableTransport, OpenAdmission
 from tests.unit.virtual_time import in_virtual_time, later
@@ -23,13 +23,15 @@ class Path:
 
     def __init__(self) -> None:
         self.started: list[FastExchange] = []
+        self.accepted = 0
         self.declines = False
 
-    def accepts(self, method: bytes, target: bytes, headers: Headers) -> bool:
-        return target == b"/fast"
-
-    def start(self, headers: Headers, exchange: FastExchange) -> bool:
+    def accept(self, method: bytes, target: bytes, headers: Headers) -> Start | None:
         assert (b"host", b"a") in headers
+        self.accepted += target == b"/fast"
+        return self.start if target == b"/fast" else None
+
+    def start(self, exchange: FastExchange) -> bool:
         assert not exchange.response_complete
         if not self.declines:
             self.started.append(exchange)
@@ -93,6 +95,91 @@ async def test_what_it_declines_goes_to_asgi_whole() -> None:
     await at.receive(FAST, 3)
     await at.receive(OTHER)
     assert at.asgi == [("/fast", b"body"), ("/other", b"")]
+    at.protocol.connection_lost(None)
+
+
+@in_virtual_time
+async def test_a_request_with_the_head_of_the_last_one_is_not_parsed() -> None:
+    at = At()
+    for body in (b"body", b"", b"longer body", b"POST /fast HTTP/1.1\r\n\r\n"):
+        await at.receive(FAST.replace(b"4", b"%d" % len(body)).replace(b"body", body))
+        assert bytes(at.path.started[0].body) == body
+        assert not at.path.started[0].more_body
+        at.path.respond()
+        await later(3)  # less than the keep-alive timeout
+    assert at.path.accepted == 1
+    assert at.transport.written == 4 * RESPONSE
+    assert at.state.total_requests == 4
+    await later(1.9)
+    assert not at.transport.is_closing()
+    await later(0.2)
+    assert at.transport.is_closing()
+    at.protocol.connection_lost(None)
+
+
+@in_virtual_time
+async def test_what_follows_a_repeated_request_is_parsed_and_answered_in_order() -> None:
+    for behind in (OTHER, FAST + OTHER, OTHER + FAST):
+        at = At()
+        await at.receive(FAST)
+        at.path.respond()
+        await at.receive(FAST)
+        await at.receive(behind)  # before the response
+        assert at.asgi == []
+        at.path.respond()
+        await later(0.01)
+        while at.path.started:
+            at.path.respond()
+            await later(0.01)
+        answered = len(at.asgi) + at.transport.written.count(b" 200 OK")
+        assert answered == 2 + behind.count(b"HTTP/1.1")
+        assert at.transport.written.startswith(2 * RESPONSE)
+        assert ("/other", b"") in at.asgi
+        at.protocol.connection_lost(None)
+
+
+@in_virtual_time
+async def test_a_repeated_request_that_is_declined_goes_to_asgi() -> None:
+    at = At()
+    await at.receive(FAST)
+    at.path.respond()
+    at.path.declines = True
+    await at.receive(FAST)
+    at.path.declines = False
+    await at.receive(FAST)
+    at.path.respond()
+    await later(0.01)
+    assert at.asgi == [("/fast", b"body")]
+    assert at.transport.written.count(b"HTTP/1.1 ") == 3
+    at.protocol.connection_lost(None)
+
+
+@in_virtual_time
+async def test_only_a_request_that_came_whole_and_alone_is_repeated() -> None:
+    for first, pieces in ((FAST, 2), (FAST + FAST, 1), (b"\r\n" + FAST, 1), (FAST + b"\r\n", 1)):
+        at = At()
+        await at.receive(first, len(first) // pieces)
+        at.path.respond()
+        await later(0.01)
+        accepted = at.path.accepted
+        await at.receive(FAST)
+        assert at.path.accepted == accepted + 1
+        at.protocol.connection_lost(None)
+
+
+@in_virtual_time
+async def test_the_keep_alive_timeout_waits_for_the_response() -> None:
+    at = At()
+    await at.receive(FAST)
+    at.path.respond()
+    await at.receive(FAST)
+    await later(8)
+    assert not at.transport.is_closing()
+    at.path.respond()
+    await later(0.01)
+    assert at.transport.written == 2 * RESPONSE
+    await later(10)
+    assert at.transport.is_closing()
     at.protocol.connection_lost(None)
 
 
