@@ -27,7 +27,8 @@ from gateway.core.hub import Audiences
 from gateway.core.identity import ANONYMOUS, AuthError, Grant, Identity
 from gateway.core.message import check
 from gateway.core.publication import Publication
-from gateway.core.session import Session, SessionRules
+from gateway.core.session import Session
+from gateway.core.session_rules import SessionRules
 from gateway.core.topic_rules import RulesError
 from gateway.protocols.native import encoder
 from gateway.protocols.native.decoder import decode

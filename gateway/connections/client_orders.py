@@ -76,8 +76,9 @@ class ClientOrders:
             )  # fmt: skip
             return
         connection.session.grant(topics)
+        joins = connection.session.join_leave_topics(topics)
         self._subscriptions.subscribe(
-            connection, effects.SubscribeTopics(tuple(topics), None, login=False, by_server=True)
+            connection, effects.SubscribeTopics(tuple(topics), None, login=False, by_server=True, join_leave=joins)
         )
 
     def _selected(self, selector: ClientSelector) -> list[Connection]:

@@ -14,7 +14,8 @@ from gateway.connections.command_handler import CommandHandler
 from gateway.connections.open_connections import OpenConnections
 from gateway.core import events, json_text
 from gateway.core.identity import Identity
-from gateway.core.session import Session, SessionRules, Verify
+from gateway.core.session import Session
+from gateway.core.session_rules import SessionRules, Verify
 from gateway.delivery.subscriptions import Subscriptions
 from gateway.logging import logger
 from gateway.metrics import Metrics

@@ -69,8 +69,8 @@ class OpenConnections:
         self._hub.deliver(hub.topic_audience(topic), events.PresenceChanged(topic, about, self._now_ms()))
 
     def send_client_changes(self, topic: str, changes: ClientChanges) -> None:
-        """Send the clients that joined and left to the local subscribers whose protocol shows them."""
-        self._hub.deliver(hub.topic_audience(topic), events.ClientsChanged(topic, changes, self._now_ms()))
+        """Send the clients that joined and left to the local subscribers that want them."""
+        self._hub.deliver(hub.join_leave_audience(topic), events.ClientsChanged(topic, changes, self._now_ms()))
 
     # ---- rows of the registry
 

@@ -54,6 +54,7 @@ class Subscribe:
     once: bool = False
     whole: bool = False  # refused if the client cannot recover all messages
     options: SubscriptionOptions = PLAIN
+    join_leave: bool = False  # the client is sent each client that joins or leaves
 
 
 @dataclass(frozen=True, slots=True)

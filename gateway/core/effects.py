@@ -44,6 +44,7 @@ class SubscribeTopics:
     by_server: bool = False  # the back end subscribes the client, which has not asked
     whole: bool = False  # if a topic cannot be recovered, the client is not subscribed, and gets an error
     options: SubscriptionOptions = PLAIN
+    join_leave: tuple[str, ...] = ()  # topics of which the client is sent each client that joins or leaves
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ class ErrorReason(enum.Enum):
     UNSUBSCRIBE_WITHOUT_TOPICS = enum.auto()
     MISSING_PARAMETER = enum.auto()
     UNKNOWN_TOPIC = enum.auto()
+    UNKNOWN_NAMESPACE = enum.auto()
     UNKNOWN_ACTION = enum.auto()
     AUTHENTICATION_NEEDED = enum.auto()
     BAD_TOKEN_IN_SUBSCRIBE = enum.auto()

@@ -335,6 +335,11 @@ def joining_topic(topic: str) -> str:
     return f"joining:{topic}"
 
 
+def join_leave_audience(topic: str) -> str:
+    """The audience of the subscribers of `topic` that are sent each client that joins or leaves."""
+    return f"clients:{topic}"
+
+
 def topic_of(audience: str) -> str | None:
     """The topic of a topic audience. None for the audience of a user, of a role, or of waiting clients."""
     return audience[6:] if audience.startswith("topic:") else None
@@ -346,5 +351,6 @@ def topics_of(audiences: Iterable[str]) -> set[str]:
 
 
 def channel_of(audience: str) -> str:
-    """The audience whose Redis channel serves `audience`: clients that wait for a topic need the topic's channel."""
-    return f"topic:{audience[8:]}" if audience.startswith("joining:") else audience
+    """The audience whose Redis channel serves `audience`: all audiences of a topic need the topic's channel."""
+    kind, _, topic = audience.partition(":")
+    return f"topic:{topic}" if kind in ("joining", "clients") else audience

@@ -19,6 +19,7 @@ from gateway.core import timestamps
 from gateway.core.json_text import Json
 
 NO_EXTRAS: Final = b"{}"
+SENDER: Final = "sender"  # among the extras: the client that published the message, if its protocol shows senders
 
 
 def pack(topic: str, data: Json, extras: Mapping[Any, Json], time_ms: int) -> bytes:
@@ -28,7 +29,7 @@ def pack(topic: str, data: Json, extras: Mapping[Any, Json], time_ms: int) -> by
 
 
 def unpack(body: bytes) -> tuple[bytes, bytes, bytes, bytes]:
-    """Time, topic, extras (action, subtype, priority and tags) and data of `body`.
+    """Time, topic, extras (action, subtype, priority, tags and sender) and data of `body`.
 
     Raises:
         ValueError: `body` is not a message's.
@@ -36,6 +37,17 @@ def unpack(body: bytes) -> tuple[bytes, bytes, bytes, bytes]:
     header, _, data = body.partition(b"\n")
     time, topic, extras = header.split(b" ", 2)
     return time, topic, extras, data
+
+
+def sender_of(extras: bytes) -> dict[str, Any] | None:
+    """The client that published a message, as presence lists it; None: the message does not name it."""
+    if b'"sender"' not in extras:
+        return None
+    try:
+        sender = orjson.loads(extras).get(SENDER)
+    except ValueError:  # another program may have written it
+        return None
+    return sender if isinstance(sender, dict) and isinstance(sender.get("clientId"), str) else None
 
 
 def check(body: bytes) -> bytes:

@@ -26,6 +26,7 @@ class Verdict(enum.Enum):
     NO_TOKEN = enum.auto()
     NOT_SUBSCRIBED = enum.auto()  # allowed to subscribers of the topic, which the rule alone does not know
     NO_CLIENT = enum.auto()  # the rule allows it to no client
+    NO_NAMESPACE = enum.auto()  # no rule names the topic's namespace, and the rules demand one
     REFUSED = enum.auto()  # by the back end
     UNKNOWN = enum.auto()  # the back end did not answer
 
@@ -80,6 +81,10 @@ REFUSALS: Final[dict[Verdict, tuple[ErrorReason, str]]] = {
     Verdict.NO_TOKEN: (ErrorReason.NOT_ALLOWED, "Topic {topic} needs a subscription token that names it, in tokens"),
     Verdict.NOT_SUBSCRIBED: (ErrorReason.NOT_ALLOWED, "Only subscribers of {topic} may do that: subscribe to it first"),
     Verdict.NO_CLIENT: (ErrorReason.NOT_ALLOWED, "No client may do that on {topic}"),
+    Verdict.NO_NAMESPACE: (
+        ErrorReason.UNKNOWN_NAMESPACE,
+        "unknown channel: no topic rule names the namespace of {topic}, and strict_namespaces demands one",
+    ),
     Verdict.REFUSED: (ErrorReason.NOT_ALLOWED, "The back end does not allow that on {topic}"),
     Verdict.UNKNOWN: (
         ErrorReason.UNAVAILABLE,

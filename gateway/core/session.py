@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
-from typing import Final, TypeAlias
+from typing import Final
 
 from gateway.core import backend_targets, commands, topic_rules
 from gateway.core.effects import (
@@ -38,34 +38,12 @@ from gateway.core.hub import Audiences, topics_of
 from gateway.core.identity import ANONYMOUS, AuthError, Grant, Identity, IsRevoked, UnknownKey
 from gateway.core.json_text import RequestId
 from gateway.core.permissions import ContinueChecks, Verdict, check_name, check_rule, check_topics, refusal
+from gateway.core.session_rules import SessionRules
 from gateway.core.topic_rules import TOKEN_ACTS, Act
 
 # Comparisons of topics with token patterns in one SUBSCRIBE. They take about 5 ms.
 MAX_COMPARISONS: Final = 20_000
 OTHERS_TOKEN: Final = CloseConnection(CloseReason.BAD_TOKEN, "the token is another user's, or another topic's")
-
-
-Verify: TypeAlias = Callable[[str | None], Identity]
-
-
-@dataclass(frozen=True, slots=True)
-class SessionRules:
-    """The rules that all sessions of a node share. Both verifiers raise `AuthError` for an invalid token."""
-
-    verify: Verify
-    verify_grant: Callable[[str], Grant]
-    topics: topic_rules.TopicRules
-    max_client_topics: int
-    open: bool = False  # every client may do everything that the rules allow to some client
-    backend: bool = False  # a back end is configured
-    leeway_seconds: float = 0.0  # for which the node still accepts an expired token
-    centrifugo: bool = False  # names of topics restrict their subscribers, as Centrifugo's channels do
-
-    def seconds_left(self, expires: float | None, now: float) -> int | None:
-        """For how many seconds a token that `expires` is valid; both since 1970."""
-        if expires is None or expires == math.inf:
-            return None
-        return max(1, int(expires - self.leeway_seconds - now))
 
 
 class Session:
@@ -104,6 +82,11 @@ class Session:
         """Allow the client to subscribe to `topics` until it is another user, or is unsubscribed."""
         grant = Grant(tuple(topics), self.identity.user, math.inf)
         self._grants = {**(self._grants or {}), **dict.fromkeys(topics, grant)}
+
+    def join_leave_topics(self, topics: Iterable[str], *, asked: bool = False) -> tuple[str, ...]:
+        """Those of `topics` of which the client is sent joins and leaves of clients. `asked`: it asks for them."""
+        rules = ((topic, self._rules.topics.of(topic)) for topic in topics)
+        return tuple(topic for topic, rule in rules if rule.presence and (asked or rule.force_join_leave))
 
     def expire_at(self, expires: float | None) -> None:
         """Set when the login expires, in seconds since 1970; None: never."""
@@ -184,7 +167,8 @@ class Session:
             return LoggedIn(removed)
         if len(topics) > self._rules.max_client_topics:
             return CloseConnection(CloseReason.TOO_MANY_TOPICS, f"more than {self._rules.max_client_topics} topics")
-        return SubscribeTopics(topics, message.request_id, True, message.recover, removed)
+        joins = self.join_leave_topics(topics)
+        return SubscribeTopics(topics, message.request_id, True, message.recover, removed, join_leave=joins)
 
     def _verified(self, token: str | None, request_id: RequestId, findings: Findings) -> Identity:
         try:
@@ -278,7 +262,7 @@ class Session:
             self._grants = {**(self._grants or {}), **used}
         return SubscribeTopics(
             message.topics, request_id, message.token is not None, message.recover, removed, False, message.whole,
-            message.options,
+            message.options, self.join_leave_topics(message.topics, asked=message.join_leave),
         )  # fmt: skip
 
     def _renew_grant(self, message: commands.RenewGrant, findings: Findings) -> Effect:
@@ -303,7 +287,7 @@ class Session:
             if verdict is Verdict.ALLOWED:
                 continue
             covering = [grant for grant in (*grants, *self._held(name)) if grant.covers(name, identity)]
-            if covering and verdict is not Verdict.NO_CLIENT:
+            if covering and verdict not in (Verdict.NO_CLIENT, Verdict.NO_NAMESPACE):
                 used[name] = max(covering, key=lambda grant: grant.expires)
             elif verdict is Verdict.ASK:  # ask about all such topics in one call
                 asked.append(name)
@@ -319,6 +303,8 @@ class Session:
         return () if grant is None else (grant,)
 
     def _request(self, message: commands.Request, audiences: Audiences, findings: Findings) -> Effect:
+        if self._rules.topics.is_unknown(message.topic):
+            raise refusal(Verdict.NO_NAMESPACE, message.topic, message.request_id)
         rule = self._rules.topics.of(message.topic)
         if (message.action == "history" and rule.history) or (message.action == "presence" and rule.presence):
             self._require("request", message.topic, message.request_id, audiences, findings)
@@ -379,6 +365,8 @@ class Session:
 
     def _decide(self, act: Act, topic: str, identity: Identity, grants: Sequence[Grant], findings: Findings) -> Verdict:
         """Decide whether `identity` may `act` on `topic`. `grants`: the client's grants for this topic."""
+        if self._rules.topics.is_unknown(topic):
+            return Verdict.NO_NAMESPACE
         rule = self._rules.topics.of(topic)
         verdict = check_rule(rule.need(act), rule, topic, identity)
         if self._rules.centrifugo and act in TOKEN_ACTS and verdict is not Verdict.NO_CLIENT:

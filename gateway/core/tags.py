@@ -7,6 +7,7 @@ from typing import Final, TypeAlias
 import orjson
 
 from gateway.core.json_text import Json
+from gateway.core.message import SENDER
 from gateway.core.names import MAX_NAME_LENGTH, is_name, quoted
 
 MAX_TAGS: Final = 16
@@ -46,6 +47,7 @@ def of_extras(extras: bytes) -> Tags:
     except ValueError:
         return {}
     own = found.pop("tags", None)
+    found.pop(SENDER, None)
     if isinstance(own, dict):
         found = {**own, **found}
     return {name: str(value) for name, value in found.items()}

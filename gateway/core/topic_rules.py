@@ -81,6 +81,7 @@ class Rule:
     history_bytes: int = HISTORY_BYTES  # the limit for all kept messages; each counts its text and 64 bytes
     snapshot: bool = False  # a new subscriber receives the last message
     presence: bool = False  # subscribers are notified of joins and leaves
+    force_join_leave: bool = False  # the same for Centrifugo's clients that have not asked for it
     subscribe: Need = Need.ANYONE
     publish: Need = Need.USER
     request: Need | None = None  # None: the same as `subscribe`
@@ -133,9 +134,12 @@ ANY_OTHER: Final = Rule(pattern="*")  # for topics that no rule matches, unless 
 class TopicRules:
     """All rules of a node, in order: the gateway's own, the `rules` of the file, and `default` for all other topics."""
 
-    def __init__(self, rules: Sequence[Rule], text: str = "", default: Rule = ANY_OTHER) -> None:
+    def __init__(
+        self, rules: Sequence[Rule], text: str = "", default: Rule = ANY_OTHER, *, strict_namespaces: bool = False
+    ) -> None:
         self.text = text  # of the rules file
         self.rules = tuple(rules)
+        self.strict_namespaces = strict_namespaces  # a topic `ns:rest` needs a rule whose pattern has a colon
         self._rules = ordered = (*OWN, *rules, default)
         # A SUBSCRIBE may name thousands of topics, so exact names are looked up in a dict, and a pattern is only
         # matched if the topic begins as it does.
@@ -163,7 +167,8 @@ class TopicRules:
             [(f.name, repr(value)) for f in fields(rule) if (value := getattr(rule, f.name)) != f.default]
             for rule in self._rules
         ]
-        return hashlib.sha256(repr(values).encode()).hexdigest()[:16]
+        strict = "strict" if self.strict_namespaces else ""
+        return hashlib.sha256((repr(values) + strict).encode()).hexdigest()[:16]
 
     def _of(self, topic: str) -> Rule:
         """The rule for `topic`: the first whose pattern or alias matches."""
@@ -175,6 +180,13 @@ class TopicRules:
                 return rule
         assert found is not None, "the last pattern matches everything"
         return found
+
+    def is_unknown(self, topic: str) -> bool:
+        """Whether `topic` has a namespace, the part before its first colon, that no rule names."""
+        if not self.strict_namespaces or ":" not in topic:
+            return False
+        rule = self.of(topic)
+        return ":" not in rule.pattern and topic not in rule.aliases
 
     def names(self, topic: str) -> tuple[str, ...]:
         """All names under which a message published to `topic` is delivered."""
@@ -257,7 +269,7 @@ def parse(text: str, file: str, default: Rule = ANY_OTHER) -> TopicRules:
     """Parse a rules file.
 
     Args:
-        text: TOML with one ``[[topic]]`` table per rule.
+        text: TOML with one ``[[topic]]`` table per rule, and before them perhaps ``strict_namespaces = true``.
         file: The name of the file, for error messages.
         default: The rule for topics that no other rule matches.
 
@@ -271,9 +283,12 @@ def parse(text: str, file: str, default: Rule = ANY_OTHER) -> TopicRules:
     except RecursionError:
         raise RulesError(f"{file}: brackets are nested too deeply") from None
     lines = [number for number, line in enumerate(text.splitlines(), 1) if re.match(r"\s*\[\[\s*topic\s*\]\]", line)]
-    unknown = document.keys() - {"topic"}
+    unknown = document.keys() - {"topic", "strict_namespaces"}
     if unknown:
         raise RulesError(f"{file}: {min(unknown)!r} is not known; rules are [[topic]] tables")
+    strict = document.get("strict_namespaces", False)
+    if not isinstance(strict, bool):
+        raise RulesError(f"{file}: strict_namespaces must be true or false, not {strict!r}")
     tables = document.get("topic", [])
     if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
         raise RulesError(f"{file}: write [[topic]], in two brackets, for each rule")
@@ -287,7 +302,7 @@ def parse(text: str, file: str, default: Rule = ANY_OTHER) -> TopicRules:
             where = f"{file}, line {lines[at]}" if at < len(lines) else file
             raise RulesError(f"{where}: {error}") from None
     _check_aliases(rules, lines, file)
-    return TopicRules(rules, text, default)
+    return TopicRules(rules, text, default, strict_namespaces=strict)
 
 
 def _rule(table: dict[str, Any]) -> Rule:
@@ -305,7 +320,7 @@ def _rule(table: dict[str, Any]) -> Rule:
         value = table.get(name, low)
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
             raise ValueError(f"{name} must be a whole number from {low} to {high}, not {value!r}")
-    for name in ("snapshot", "presence"):
+    for name in ("snapshot", "presence", "force_join_leave"):
         if not isinstance(table.get(name, False), bool):
             raise ValueError(f"{name} must be true or false, not {table[name]!r}")  # noqa: TRY004
     values = dict(table)

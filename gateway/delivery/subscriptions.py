@@ -169,8 +169,8 @@ class Subscriptions:
             self._sender.reply(connection, Subscribed(topics, effect.request_id, by_server=effect.by_server))
             return
         asked = WaitingSubscribe(
-            topics, audiences, effect.request_id, positions, effect.by_server, effect.whole, options
-        )  # fmt: skip
+            topics, audiences, effect.request_id, positions, effect.by_server, effect.whole, options, effect.join_leave
+        )
         confirmed = len(topics) <= SLICE_ITEMS and self._join_channels(asked, asked.audiences)
         for topic in topics:
             self._hub.join(connection, hub.joining_topic(topic))
@@ -192,7 +192,8 @@ class Subscriptions:
 
     def unsubscribe(self, connection: Connection, topics: Sequence[str]) -> None:
         """Unsubscribe the client from topics, including those whose SUBSCRIBE still waits."""
-        self._remove_member(connection, [*map(hub.topic_audience, topics), *map(hub.joining_topic, topics)])
+        audiences = (hub.topic_audience, hub.joining_topic, hub.join_leave_audience)
+        self._remove_member(connection, [of(topic) for of in audiences for topic in topics])
 
     def unsubscribe_all(
         self, connection: Connection, topics: Sequence[str], event: Event, then: Callable[[], None] = lambda: None
@@ -310,6 +311,8 @@ class Subscriptions:
                         if refusal is not None:
                             raise refusal
                         self._membership.add(connection, [hub.topic_audience(topic)], asked.options)
+                        if topic in asked.join_leave:
+                            self._membership.add(connection, [hub.join_leave_audience(topic)])
                         self._hub.leave(connection, hub.joining_topic(topic))
                         entered += 1
                         self._missed_messages.entered(connection, topic, asked)

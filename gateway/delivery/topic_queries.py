@@ -48,13 +48,15 @@ class TopicQueries:
     async def read_presence(self, topic: str, *, clients: bool = False) -> dict[str, Any]:
         """The number of people on a topic with presence, and a list of them unless it is too long.
 
-        `clients`: list all clients instead, each with its user.
+        `clients`: count all clients, and list them instead, each with its user.
 
         Raises:
             Unavailable: Redis did not answer in time.
         """
         presence_set = await self._presence_set(topic)
         about: dict[str, Any] = {"count": len(presence_set)}
+        if clients:
+            about["clientCount"] = len(presence_set.clients)
         if (len(presence_set.clients) if clients else len(presence_set)) > MAX_LISTED:
             return about
         members = presence_set.client_members() if clients else presence_set.members()

@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse
 from gateway.connections.admission import REASONS
 from gateway.core.errors import CloseReason
 from gateway.core.identity import ANONYMOUS, AuthError, Identity, UnknownKey
-from gateway.core.session import Verify
+from gateway.core.session_rules import Verify
 from gateway.node.node import Node
 from gateway.protocols.protocol import ClientProtocol
 from gateway.transports.connection import Connection

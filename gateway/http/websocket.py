@@ -22,7 +22,7 @@ from gateway.cluster.connection_limits import Answer
 from gateway.connections.admission import REASONS
 from gateway.core import frames
 from gateway.core.identity import Identity
-from gateway.core.session import Verify
+from gateway.core.session_rules import Verify
 from gateway.http import handshake
 from gateway.http.api import resource
 from gateway.http.handshake import AcceptedClient, HandshakeRefused

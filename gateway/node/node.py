@@ -43,7 +43,7 @@ from gateway.core.address_groups import AddressGroups
 from gateway.core.capacity import Capacity
 from gateway.core.hub import Hub
 from gateway.core.identity import Identity
-from gateway.core.session import SessionRules
+from gateway.core.session_rules import SessionRules
 from gateway.core.timestamps import Clock
 from gateway.delivery.dispatcher import Dispatcher
 from gateway.delivery.ingest import Ingest

@@ -19,10 +19,17 @@ import websockets
 from tests.conftest import Connect
 from tests.kit.cluster import Cluster
 from tests.kit.load_balancer import LoadBalancer
-from tests.kit.node import JWT_SECRET, Node
+from tests.kit.node import API_KEY, JWT_SECRET, Node
 from tests.kit.waiting import eventually
 
 RULES: Final = """
+strict_namespaces = true
+
+[[topic]]
+pattern = "forced:*"
+presence = true
+force_join_leave = true
+
 [[topic]]
 pattern = "closed:*"
 subscribe = "token"
@@ -61,11 +68,21 @@ class Events(centrifuge.SubscriptionEventHandler, centrifuge.ClientEventHandler)
         self.errors: list[int] = []
         self.subscribed: list[Any] = []
         self.ended: list[int] = []
+        self.senders: list[Any] = []
+        self.joined: list[str] = []
+        self.left: list[str] = []
+
+    async def on_join(self, ctx: Any) -> None:
+        self.joined.append(ctx.info.client)
+
+    async def on_leave(self, ctx: Any) -> None:
+        self.left.append(ctx.info.client)
 
     async def on_publication(self, ctx: Any) -> None:
         data = ctx.pub.data
         self.data.append(orjson.loads(data) if isinstance(data, bytes) else data)
         self.offsets.append(ctx.pub.offset)
+        self.senders.append(ctx.pub.info)
 
     async def on_subscribed(self, ctx: Any) -> None:
         self.subscribed.append(ctx)
@@ -181,6 +198,60 @@ async def test_native_and_centrifugo_clients_share_a_topic(
     both = [{"from": "centrifugo"}, {"from": "native"}]
     await eventually(lambda: one.events.data == both, SECONDS)
     await eventually(lambda: native.data("chat") == both, SECONDS)
+
+
+async def test_joins_are_for_clients_that_ask(nodes: Callable[..., Cluster], client: Callable[..., Client]) -> None:
+    near, far = nodes(2)
+    asked, silent, other = client(near), client(near), client(far)
+    wanted = await asked.subscribe("chat", join_leave=True)
+    await silent.subscribe("chat")
+    coming = await other.subscribe("chat")
+    name = other.client.client_id
+    await eventually(lambda: name in asked.events.joined, SECONDS)
+    assert asked.client.client_id in asked.events.joined
+    await coming.unsubscribe()
+    await eventually(lambda: asked.events.left == [name], SECONDS)
+    await wanted.unsubscribe()
+    await silent.subscribe("forced:1")  # its rule sends joins unasked
+    await eventually(lambda: silent.events.joined == [silent.client.client_id], SECONDS)
+    assert not silent.events.left and not other.events.joined
+
+
+async def test_an_unknown_namespace_is_an_unknown_channel(
+    nodes: Callable[..., Cluster], client: Callable[..., Client]
+) -> None:
+    (node,) = nodes(1)
+    one = client(node)
+    with pytest.raises(centrifuge.SubscriptionUnsubscribedError):
+        await one.subscribe("missing:1")
+    assert one.events.ended == [102]
+    with pytest.raises(centrifuge.ReplyError) as refused:
+        await one.client.publish("missing:1", one.data(1))
+    assert refused.value.code == 102
+    headers = {"x-api-key": API_KEY}
+    async with httpx.AsyncClient(base_url=node.url, timeout=SECONDS, trust_env=False, headers=headers) as http:
+        for method in ("publish", "history", "presence"):
+            answer = await http.post(f"/api/{method}", json={"channel": "missing:1", "data": 1})
+            assert answer.json()["error"]["code"] == 102 and "unknown channel" in answer.json()["error"]["message"]
+
+
+async def test_a_message_of_a_client_names_it(
+    nodes: Callable[..., Cluster], client: Callable[..., Client], connect: Connect
+) -> None:
+    (node,) = nodes(1)
+    one = client(node, token=signed(sub="42", info={"name": "Ann"}))
+    native = await connect(node, user="bob")
+    topic = await one.subscribe("chat")
+    await native.subscribe("chat")
+    await topic.publish(one.data(1))
+    await native.publish("chat", 2)
+    await eventually(lambda: one.events.data == [1, 2], SECONDS)
+    sender, nobody = one.events.senders
+    info = orjson.loads(sender.conn_info) if one.protobuf else sender.conn_info
+    assert (sender.user, sender.client, info) == ("42", one.client.client_id, {"name": "Ann"}) and not nobody
+    page = await topic.history(limit=2)
+    assert page.publications[0].info.client == one.client.client_id
+    assert native.data("chat") == [1, 2]
 
 
 async def test_tokens(nodes: Callable[..., Cluster], client: Callable[..., Client]) -> None:
@@ -334,7 +405,8 @@ async def test_a_client_that_only_listens(nodes: Callable[..., Cluster], client:
         assert connected["connect"]["subs"] == {"plain:1": {}}
         await publisher.client.publish("plain:1", publisher.data({"n": 1}))
         push = orjson.loads(await asyncio.wait_for(socket.recv(), SECONDS))
-        assert push == {"channel": "plain:1", "pub": {"data": {"n": 1}}}
+        sender = {"client": publisher.client.client_id}
+        assert push == {"channel": "plain:1", "pub": {"data": {"n": 1}, "info": sender}}
         await socket.send("{}")
         await asyncio.wait_for(socket.wait_closed(), SECONDS)
         assert socket.close_code == 3501
@@ -362,7 +434,8 @@ async def test_streams_over_http(nodes: Callable[..., Cluster], kind: str) -> No
             assert answer.status_code == 204
             assert orjson.loads(await anext(lines)) == {"id": 2, "subscribe": {}}
             rest = [orjson.loads(await anext(lines)) for _ in range(2)]
-            assert {"id": 3, "publish": {}} in rest and {"push": {"channel": "plain:1", "pub": {"data": 1}}} in rest
+            pub = {"data": 1, "info": {"client": connected["client"]}}
+            assert {"id": 3, "publish": {}} in rest and {"push": {"channel": "plain:1", "pub": pub}} in rest
         else:
             assert connected["subs"] == {"plain:1": {}}
 

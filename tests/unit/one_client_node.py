@@ -22,7 +22,7 @@ from gateway.connections.outages import OutageNotifier
 from gateway.core import frames
 from gateway.core.hub import Hub
 from gateway.core.identity import Identity
-from gateway.core.session import SessionRules
+from gateway.core.session_rules import SessionRules
 from gateway.core.topic_rules import parse
 from gateway.delivery.sender import Sender
 from gateway.delivery.subscriptions import Subscriptions

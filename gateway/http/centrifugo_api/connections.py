@@ -23,12 +23,12 @@ from gateway.node.node import Node
 async def subscribe(node: Node, _key: ApiKey, params: Params) -> Result:
     """Subscribe the clients of `user` to `channel`."""
     refuse_unknown(params, "info", "b64info", "data", "b64data", "expire_at", "recover_since", "override")
-    return await _order(node, params, "subscribe", topics=[channel(params)])
+    return await _order(node, params, "subscribe", topics=[channel(params, node.rules)])
 
 
 async def unsubscribe(node: Node, _key: ApiKey, params: Params) -> Result:
     """Unsubscribe the clients of `user` from `channel`."""
-    return await _order(node, params, "unsubscribe", topics=[channel(params)])
+    return await _order(node, params, "unsubscribe", topics=[channel(params, node.rules)])
 
 
 async def disconnect(node: Node, _key: ApiKey, params: Params) -> Result:

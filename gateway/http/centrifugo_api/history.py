@@ -9,6 +9,7 @@ from gateway.broker.history import MAX_OFFSET
 from gateway.core import message, tags
 from gateway.core.commands import MAX_HISTORY_LIMIT
 from gateway.core.stream_position import StreamEntry
+from gateway.http.centrifugo_api.presence import client_info
 from gateway.http.centrifugo_api.wire import (
     ErrorCode,
     Params,
@@ -55,12 +56,14 @@ async def history_remove(node: Node, _key: ApiKey, params: Params) -> Result:
 def _publication(entry: StreamEntry) -> Result:
     _, _, extras, data = message.unpack(entry.body)
     about: Result = {"data": orjson.Fragment(data), "offset": entry.offset}
-    found = tags.of_extras(extras)
-    return {**about, "tags": found} if found else about
+    found, sender = tags.of_extras(extras), message.sender_of(extras)
+    if found:
+        about["tags"] = found
+    return {**about, "info": client_info(sender)} if sender else about
 
 
 def _ruled(node: Node, params: Params) -> str:
-    topic = channel(params)
+    topic = channel(params, node.rules)
     if not node.rules.of(topic).history:
         raise Refused(ErrorCode.NOT_AVAILABLE, f"{topic} has no history: enable it by a topic rule")
     return topic

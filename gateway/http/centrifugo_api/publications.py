@@ -34,7 +34,7 @@ TAGS = ("action", "subtype")  # the tags that are fields of our messages
 
 async def publish(node: Node, key: ApiKey, params: Params) -> Result:
     """Publish on `channel`."""
-    topic = _permitted(key, channel(params))
+    topic = _permitted(key, channel(params, node.rules))
     fields = _fields(node, [topic], params)
     [answer] = await _published(node, [Publication.of_item({**fields, "topic": topic})])
     return answer
@@ -51,7 +51,7 @@ async def broadcast(node: Node, key: ApiKey, params: Params) -> Result:
     good: list[str] = []
     for name in named:
         try:
-            topic = _permitted(key, check_channel(name))
+            topic = _permitted(key, check_channel(name, node.rules))
             if topic in good:
                 raise bad_request(f"channels names {topic} twice; name it once")
         except Refused as refused:

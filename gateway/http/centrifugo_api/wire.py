@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Final, TypeAlias
 
 from gateway.core.names import MAX_NAME_LENGTH, quoted
-from gateway.core.topic_rules import NAME_FORM, is_reserved, is_topic
+from gateway.core.topic_rules import NAME_FORM, TopicRules, is_reserved, is_topic
 
 Params: TypeAlias = Mapping[str, Any]
 Result: TypeAlias = dict[str, Any]
@@ -52,22 +52,27 @@ def bad_request(message: str) -> Refused:
     return Refused(ErrorCode.BAD_REQUEST, message)
 
 
-def channel(params: Params, name: str = "channel") -> str:
-    """The topic in the parameter `name`.
+def channel(params: Params, rules: TopicRules) -> str:
+    """The topic in the parameter `channel`.
 
     Raises:
-        Refused: It is missing, is not a valid name, or is reserved for the gateway.
+        Refused: It is missing, is not a valid name, is reserved for the gateway, or no rule names its namespace.
     """
-    return check_channel(params.get(name))
+    return check_channel(params.get("channel"), rules)
 
 
-def check_channel(value: Any) -> str:
-    """`value`, which must be a topic that is not reserved. Raises Refused otherwise."""
+def check_channel(value: Any, rules: TopicRules) -> str:
+    """`value`, which must be a topic that is known and not reserved. Raises Refused otherwise."""
     if not is_topic(value):
         raise bad_request(f"channel must have {NAME_FORM}, not {quoted(value)}")
     topic: str = value
     if is_reserved(topic):
         raise Refused(ErrorCode.PERMISSION_DENIED, f"{topic} is reserved for the gateway")
+    if rules.is_unknown(topic):
+        raise Refused(
+            ErrorCode.UNKNOWN_CHANNEL,
+            f"unknown channel: no topic rule names the namespace of {topic}, and strict_namespaces demands one",
+        )
     return topic
 
 

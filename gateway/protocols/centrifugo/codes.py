@@ -37,6 +37,7 @@ ERROR_CODES: Final[Mapping[ErrorReason, ErrorCode]] = {
     ErrorReason.UNSUBSCRIBE_WITHOUT_TOPICS: ErrorCode.BAD_REQUEST,
     ErrorReason.MISSING_PARAMETER: ErrorCode.BAD_REQUEST,
     ErrorReason.UNKNOWN_TOPIC: ErrorCode.NOT_AVAILABLE,  # a request that the topic does not answer
+    ErrorReason.UNKNOWN_NAMESPACE: ErrorCode.UNKNOWN_CHANNEL,
     ErrorReason.UNKNOWN_ACTION: ErrorCode.METHOD_NOT_FOUND,
     ErrorReason.AUTHENTICATION_NEEDED: ErrorCode.PERMISSION_DENIED,
     ErrorReason.BAD_TOKEN_IN_SUBSCRIBE: ErrorCode.PERMISSION_DENIED,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 from zlib import crc32
@@ -11,14 +12,15 @@ import orjson
 
 from gateway import __version__
 from gateway.core import events, frames, message
-from gateway.core.commands import Command, Connect, Request, Subscribe
+from gateway.core.commands import Command, Connect, Publish, Request, Subscribe
 from gateway.core.errors import CloseReason, ErrorReason, ProtocolError, ProtocolViolation
 from gateway.core.events import Broadcast, Delivered, Event
+from gateway.core.message import SENDER
 from gateway.core.position import Position
 from gateway.core.session import Session
 from gateway.protocols.centrifugo import codes, decoder
 from gateway.protocols.centrifugo.codec import Codec, Fields
-from gateway.protocols.centrifugo.publications import Publications, publication
+from gateway.protocols.centrifugo.publications import Publications, client_info, publication
 from gateway.protocols.stateless import PING
 
 MAX_COMMANDS: Final = 1000  # in one frame
@@ -104,7 +106,16 @@ class CentrifugoConversation:
             self._asked[number] = _Asked(kind, (), command.recover)
         elif isinstance(command, Subscribe):
             self._asked[number] = _Asked(kind, command.topics, command.recover)
+        elif isinstance(command, Publish):
+            publication = command.publication._replace(extras={SENDER: self._sender()})
+            return replace(command, publication=publication)
         return command
+
+    def _sender(self) -> dict[str, Any]:
+        """The client as messages that it publishes name it."""
+        identity = self._session.identity
+        about = {"clientId": self._client_id, "user": identity.user}
+        return about if identity.info is None else {**about, "info": orjson.Fragment(identity.info)}
 
     def _take_pong(self) -> None:
         if not self._pongs_due:
@@ -281,11 +292,15 @@ class CentrifugoConversation:
         request, content = event.request, event.content
         if isinstance(content, events.History):
             return self._history(request, content)
-        clients = content.get("clients", []) if isinstance(content, dict) else []
+        about = content if isinstance(content, dict) else {}
+        clients = about.get("clients")
         if self._asked.get(request.request_id, _NOTHING).kind == "presence_stats":  # type: ignore[arg-type]
-            users = {each["user"] for each in clients}
-            return self._reply(request.request_id, _nonzero(num_clients=len(clients), num_users=len(users)))
-        listed = {each["clientId"]: _client_info(each) for each in clients}
+            users = about.get("count", 0) if clients is None else len({each["user"] for each in clients})
+            return self._reply(request.request_id, _nonzero(num_clients=about.get("clientCount"), num_users=users))
+        if clients is None and about.get("count"):
+            message_text = "Too many clients for a list: use presence_stats"
+            return self._failed(ProtocolError(ErrorReason.TOO_MANY_TOPICS, message_text, request.request_id))
+        listed = {each["clientId"]: client_info(each) for each in clients or ()}
         return self._reply(request.request_id, {"presence": listed})
 
     def _history(self, request: Request, page: events.History) -> bytes:
@@ -302,12 +317,6 @@ class CentrifugoConversation:
 def _publication(event: Delivered) -> Fields:
     _, _, extras, data = message.unpack(event.body)
     return publication(event, extras, data)
-
-
-def _client_info(client: Mapping[str, Any]) -> Fields:
-    """A client as an answer about presence lists it."""
-    info = orjson.dumps(client["info"]) if "info" in client else b""
-    return _nonzero(user=client["user"], client=client["clientId"], conn_info=info)
 
 
 def _nonzero(**fields: Any) -> dict[str, Any]:

@@ -88,7 +88,7 @@ def _subscribe(_codec: Codec, about: Fields, number: int) -> Command:
     tokens = (token,) if token else ()
     return Subscribe(
         (topic,), number, None, recover, tokens, once=True, whole=bool(recover) and bool(flag & REJECT_UNRECOVERED),
-        options=_options(about, number),
+        options=_options(about, number), join_leave=bool(about.get("join_leave")),
     )  # fmt: skip
 
 

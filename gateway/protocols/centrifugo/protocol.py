@@ -10,7 +10,7 @@ from gateway.core.session import Session
 from gateway.protocols.centrifugo import codes
 from gateway.protocols.centrifugo.codec import Codec, Fields, JsonCodec, ProtobufCodec, UnidirectionalCodec
 from gateway.protocols.centrifugo.conversation import CentrifugoConversation
-from gateway.protocols.centrifugo.publications import Publications, client_info, publication
+from gateway.protocols.centrifugo.publications import Publications, member_info, publication
 
 
 class Centrifugo:
@@ -36,7 +36,7 @@ class Centrifugo:
         if isinstance(event, ClientsChanged):
             kinds = (("leave", event.changes.left), ("join", event.changes.joined))
             return b"".join(
-                self._frame({"channel": event.topic, kind: {"info": client_info(member)}})
+                self._frame({"channel": event.topic, kind: {"info": member_info(member)}})
                 for kind, members in kinds
                 for member in members
             )

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
+
+import orjson
 
 from gateway.core import message, tags
 from gateway.core.events import Broadcast, Delivered
@@ -16,11 +19,23 @@ def publication(event: Delivered, extras: bytes, data: bytes) -> Fields:
     if event.position is not None:
         found["offset"] = event.position.offset
     if extras != message.NO_EXTRAS:
-        found["tags"] = tags.of_extras(extras)
+        named = tags.of_extras(extras)
+        if named:
+            found["tags"] = named
+        sender = message.sender_of(extras)
+        if sender is not None:
+            found["info"] = client_info(sender)
     return found
 
 
-def client_info(member: Member) -> Fields:
+def client_info(client: Mapping[str, Any]) -> Fields:
+    """A client as presence lists it, or as the sender of a message."""
+    info = orjson.dumps(client["info"]) if "info" in client else b""
+    fields = {"user": client.get("user"), "client": client["clientId"], "conn_info": info}
+    return {name: value for name, value in fields.items() if value}
+
+
+def member_info(member: Member) -> Fields:
     """A client that joined or left."""
     fields = {"user": member.user, "client": member.client_id, "conn_info": member.info}
     return {name: value for name, value in fields.items() if value}

@@ -120,7 +120,7 @@ _AT: Final[dict[str, Schema]] = {"offset": COUNT, "epoch": TEXT, "mark": COUNT}
 EVENTS: Final[dict[str, tuple[str, Schema]]] = {
     "Data": (
         "A message on a topic; with its position if the topic has history",
-        _typed("DATA", _MESSAGE, {**EXTRAS, **_AT, "initialData": {"const": True}}),
+        _typed("DATA", _MESSAGE, {**EXTRAS, "sender": _ref("Member"), **_AT, "initialData": {"const": True}}),
     ),
     "Answer": (
         "The answer to a REQUEST",

@@ -55,9 +55,10 @@ class CloseCode(enum.IntEnum):
     TOO_MANY_TOPICS = 3505
 
 
-# A native client causes none of the reasons without a code of their own.
+# A native client causes none of the other reasons without a code of their own.
 ERROR_CODES: Final[Mapping[ErrorReason, ErrorCode]] = {
-    reason: ErrorCode.__members__.get(reason.name, ErrorCode.DATA_REFUSED) for reason in ErrorReason
+    **{reason: ErrorCode.__members__.get(reason.name, ErrorCode.DATA_REFUSED) for reason in ErrorReason},
+    ErrorReason.UNKNOWN_NAMESPACE: ErrorCode.UNKNOWN_TOPIC,
 }
 CLOSE_CODES: Final[Mapping[CloseReason, CloseCode]] = {CloseReason[code.name]: code for code in CloseCode}
 

@@ -49,7 +49,7 @@ export type ClientMessage =
   | Ping;
 
 /** A message on a topic; with its position if the topic has history */
-export type Data = { type: "DATA"; topic: string; data: Json; timestamp: string; action?: string; subtype?: string; priority?: string | number; tags?: { [name: string]: string }; offset?: number; epoch?: string; mark?: number; initialData?: true };
+export type Data = { type: "DATA"; topic: string; data: Json; timestamp: string; action?: string; subtype?: string; priority?: string | number; tags?: { [name: string]: string }; sender?: Member; offset?: number; epoch?: string; mark?: number; initialData?: true };
 
 /** The answer to a REQUEST */
 export type Answer = { type: "DATA"; topic: string; data: Json; timestamp: string; action: string; requestId?: string | number };

@@ -16,7 +16,8 @@ from gateway.core.control_messages import ClientSelector, DisconnectClients, Uns
 from gateway.core.hub import topics_of
 from gateway.core.identity import Grant, Identity
 from gateway.core.permissions import TOPICS_PER_TURN
-from gateway.core.session import Session, SessionRules
+from gateway.core.session import Session
+from gateway.core.session_rules import SessionRules
 from gateway.core.topic_rules import parse
 from gateway.delivery.slices import SLICE_ITEMS
 from gateway.protocols.native.protocol import NATIVE

@@ -37,7 +37,8 @@ from gateway.core.hub import Audiences
 from gateway.core.identity import ANONYMOUS, AuthError, Grant, Identity, UnknownKey
 from gateway.core.permissions import TOPICS_PER_TURN, ContinueChecks, Verdict
 from gateway.core.publication import Publication
-from gateway.core.session import Session, SessionRules
+from gateway.core.session import Session
+from gateway.core.session_rules import SessionRules
 from gateway.core.topic_rules import Need
 from gateway.node.configuration import load_rules
 from gateway.protocols.native import decoder
@@ -815,3 +816,38 @@ def test_what_the_back_end_grants_to_a_user_is_not_another_users() -> None:
     effect = client.handle(commands.Auth("bob"), Audiences(received("ticket:1")), Findings(topics_charged=True))
     assert effect == LoggedIn(("ticket:1",))
     assert error_of(client, subscribe("ticket:1")).reason is ErrorReason.NOT_ALLOWED
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        commands.Subscribe(("x:1",), "r"), commands.Subscribe(("x:1",), "r", None, {}, ("x:1",)),
+        commands.Publish(Publication("x:1", 1), "r"), commands.Request("x:1", "presence", {}, "r"),
+        commands.Request("x:1", "history", {}, "r"), commands.Connect(None, "r", {}, ("x:1",)),
+    ],
+)  # fmt: skip
+def test_an_unknown_namespace_is_refused_to_everybody(message: commands.Command) -> None:
+    rules = topic_rules.parse('strict_namespaces = true\n[[topic]]\npattern = "*"\nhistory = 1\npresence = true', "f")
+    client = Session(SessionRules(verify, verify_grant, rules, 100, open=True), SUPERADMIN)
+    error = refusal(client, message, "topic:x:1")
+    assert error.reason is ErrorReason.UNKNOWN_NAMESPACE and "unknown channel" in error.message
+
+
+def test_joins_are_for_clients_that_ask_or_must_receive_them() -> None:
+    rules = topic_rules.parse(
+        """
+        [[topic]]
+        pattern = "asked:*"
+        presence = true
+        [[topic]]
+        pattern = "forced:*"
+        presence = true
+        force_join_leave = true
+        """,
+        "f",
+    )
+    client = Session(SessionRules(verify, verify_grant, rules, 100))
+    names = ("asked:1", "forced:1", "other:1")
+    for asked, shown in ((False, ("forced:1",)), (True, ("asked:1", "forced:1"))):
+        effect = handle(client, commands.Subscribe(names, "r", join_leave=asked))
+        assert isinstance(effect, SubscribeTopics) and effect.join_leave == shown

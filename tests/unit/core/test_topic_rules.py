@@ -363,3 +363,35 @@ def test_the_first_rule_that_matches_holds_however_it_is_found(
     first = next((rule for rule in rules if topic in rule.aliases or matches(rule.pattern, topic)), None)
     found = TopicRules(rules).of(topic)
     assert found is first if first is not None else found.pattern == "*"
+
+
+STRICT = """
+strict_namespaces = true
+
+[[topic]]
+pattern = "chat:*"
+presence = true
+
+[[topic]]
+pattern = "plain"
+aliases = ["old:plain"]
+
+[[topic]]
+pattern = "*"
+"""
+
+
+@pytest.mark.parametrize(
+    ("topic", "unknown"),
+    [("chat:1", False), ("news", False), ("#42", False), ("old:plain", False), ("news:1", True), ("$chat:1", True)],
+)
+def test_strict_rules_know_only_namespaces_that_a_rule_names(topic: str, unknown: bool) -> None:
+    assert topic_rules.parse(STRICT, "f").is_unknown(topic) is unknown
+    assert not topic_rules.parse(STRICT.replace("true", "false", 1), "f").is_unknown(topic)
+
+
+def test_strictness_is_part_of_the_digest_and_must_be_a_flag() -> None:
+    strict, loose = (topic_rules.parse(text, "f") for text in (STRICT, STRICT.replace("true", "false", 1)))
+    assert strict.digest != loose.digest
+    with pytest.raises(topic_rules.RulesError, match="strict_namespaces must be true or false, not 1"):
+        topic_rules.parse("strict_namespaces = 1", "f")

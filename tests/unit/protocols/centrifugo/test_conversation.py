@@ -15,7 +15,8 @@ from gateway.core.events import Delivered
 from gateway.core.identity import Grant, Identity
 from gateway.core.position import ANY_EPOCH, Position
 from gateway.core.presence_set import ClientChanges, Member
-from gateway.core.session import Session, SessionRules
+from gateway.core.session import Session
+from gateway.core.session_rules import SessionRules
 from gateway.core.subscription_options import SubscriptionOptions
 from gateway.core.tag_filter import TagFilter
 from gateway.core.topic_rules import TopicRules
@@ -375,9 +376,33 @@ def test_presence_lists_clients(client: Client) -> None:
         {"id": 2, "presence": {"presence": {"n.1": ann, "n.2": {"client": "n.2"}}}}
     ]
     request = client.say(id=2, presence_stats={"channel": "a"})
-    assert client.sent(events.Answer(request, {"count": 2, "clients": clients})) == [
+    assert client.sent(events.Answer(request, {"count": 2, "clientCount": 2, "clients": clients})) == [
         {"id": 2, "presence_stats": {"num_clients": 2, "num_users": 2}}
     ]
+
+
+def test_many_clients_are_counted_but_not_listed(client: Client) -> None:
+    many = {"count": 1500, "clientCount": 2000}
+    request = client.say(id=2, presence_stats={"channel": "a"})
+    counts = {"num_clients": 2000, "num_users": 1500}
+    assert client.sent(events.Answer(request, many)) == [{"id": 2, "presence_stats": counts}]
+    [refused] = client.sent(events.Answer(client.say(id=3, presence={"channel": "a"}), many))
+    assert refused["error"]["code"] == 106
+
+
+def test_a_publication_names_its_sender(client: Client) -> None:
+    client.session.identity = Identity("ann", info=b'{"x":1}')
+    published = client.say(id=2, publish={"channel": "a", "data": data(client, 1)}).publication
+    body = message.pack("a", published.data, {**published.extras, "action": "new"}, 0)
+    info = {"user": "ann", "client": "n.1", "conn_info": data(client, {"x": 1})}
+    pub = {"data": data(client, 1), "info": info, "tags": {"action": "new"}}
+    assert client.read(Delivered(body).frame(client.protocol)) == [{"push": {"channel": "a", "pub": pub}}]
+    other = Client(client.protocol)
+    other.session.identity = Identity()
+    published = other.say(id=2, publish={"channel": "a", "data": data(client, 1)}).publication
+    body = message.pack("a", published.data, published.extras, 0)
+    [push] = other.read(Delivered(body).frame(client.protocol))
+    assert push["push"]["pub"]["info"] == {"client": "n.1"}
 
 
 def test_clients_that_join_and_leave_are_pushed(client: Client) -> None:

@@ -12,7 +12,8 @@ from gateway.core.commands import Connect
 from gateway.core.errors import CloseReason, ErrorReason, ProtocolError, ProtocolViolation
 from gateway.core.events import Delivered
 from gateway.core.position import Position
-from gateway.core.session import Session, SessionRules
+from gateway.core.session import Session
+from gateway.core.session_rules import SessionRules
 from gateway.core.topic_rules import TopicRules
 from gateway.protocols.centrifugo.conversation import CentrifugoConversation
 from gateway.protocols.centrifugo.protocol import UNIDIRECTIONAL

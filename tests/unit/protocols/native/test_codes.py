@@ -66,7 +66,10 @@ def test_the_codes_are_those_that_clients_know() -> None:
 
 
 def test_each_reason_has_a_code_of_its_own() -> None:
-    foreign = {ErrorReason.ALREADY_SUBSCRIBED, ErrorReason.TOO_MANY_TOPICS, ErrorReason.UNRECOVERABLE}
+    foreign = {
+        ErrorReason.ALREADY_SUBSCRIBED, ErrorReason.TOO_MANY_TOPICS, ErrorReason.UNRECOVERABLE,
+        ErrorReason.UNKNOWN_NAMESPACE,
+    }  # fmt: skip
     own = [code for reason, code in ERROR_CODES.items() if reason not in foreign]
     assert sorted(own) == sorted(ErrorCode) and set(ERROR_CODES) == set(ErrorReason)
     assert sorted(CLOSE_CODES.values()) == sorted(CloseCode)
