@@ -354,10 +354,16 @@ class SimulatedClient:
     def _has_left(self, topics: list[str]) -> bool:
         return not any(topic in self.subscriptions for topic in topics)
 
+    def _is_leaving(self, topic: str) -> bool:
+        """Whether an UNSUBSCRIBE of `topic` is not answered yet: messages are of the earlier subscription."""
+        return any(
+            b'"UNSUBSCRIBE"' in asked and topic in orjson.loads(asked)["topics"] for asked in self.unanswered.values()
+        )
+
     def _data(self, topic: str, number: int, message: dict[str, Any]) -> None:
         subscription = self.subscriptions.get(topic)
-        if subscription is None:
-            return  # it has just unsubscribed
+        if subscription is None or self._is_leaving(topic):
+            return  # of a subscription that it has just ended
         here = subscription.position
         if here is not None and message.get("epoch") == here["epoch"] and message["offset"] <= here["offset"]:
             return  # as docs/reference/protocol.md asks of clients: it has this one already
