@@ -17,6 +17,7 @@ from tests.kit.redis import Redis
 from tests.kit.waiting import until
 
 RULES: Final = Path(__file__).parent / "topics.toml"
+MEMORY: Final = {"maxmemory": "256mb", "maxmemory-policy": "noeviction"}  # as `gateway check` asks for
 USER: Final = "ann"  # whose token pages get
 
 
@@ -51,7 +52,7 @@ class Place(NamedTuple):
 def running(folder: Path) -> Iterator[Place]:
     """A place of one node, whose state is in `folder`."""
     with (
-        Redis(folder) as redis,
+        Redis(folder, aof=True, more=MEMORY) as redis,
         Node("n1", folder, redis, topics=RULES, trusted_proxies="127.0.0.1") as node,
     ):
         until(node.ready, 30, "the node is ready")

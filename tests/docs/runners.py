@@ -13,12 +13,13 @@ from typing import Any, Final
 
 import httpx
 import orjson
-from playwright.async_api import Browser, Route, WebSocket
+from playwright.async_api import Browser, Page, Route, WebSocket
 
 from tests.browser.visitor import Visitor
 from tests.docs.place import USER, Place
 from tests.docs.samples import Sample
 from tests.kit.node import API_KEY, token
+from tests.kit.process import ROOT
 from tests.kit.waiting import eventually
 
 SECONDS: Final = 60.0  # the longest a sample runs
@@ -50,6 +51,7 @@ async def run_program(sample: Sample, place: Place, folder: Path) -> None:
     """Run a shell or Python sample; it must succeed, or print what ends it."""
     text = place.localized(sample.text)
     (folder / ".curlrc").write_text(CURLRC)
+    (folder / "deploy").symlink_to(ROOT / "deploy")  # as in a clone
     if sample.language == "sh":
         command = ["bash", "-c", SHELL.format(port=place.redis.port) + text]
     else:
@@ -108,8 +110,11 @@ async def run_page(sample: Sample, place: Place, browser: Browser) -> None:
     async def hears(what: str, **fields: object) -> None:
         await eventually(lambda: bool(visitor.faults or of(**fields)), SECONDS, f"the page {what}")
 
-    await hears("is connected", action="welcome")
-    if ".subscribe(" in text:
+    if "EventSource" in text:
+        await eventually(lambda: _shows_what_is_published(place, opened), SECONDS, "the page shows a message")
+    else:
+        await hears("is connected", action="welcome")
+    if "SUBSCRIBE" in text or ".subscribe(" in text:
         await hears("has subscribed", operation="subscribe", status="success")
         topics = {topic for message in of(operation="subscribe") for topic in message["topics"]}
         await _publish(place, topics)
@@ -125,3 +130,8 @@ async def _publish(place: Place, topics: Iterable[str]) -> None:
     async with httpx.AsyncClient(base_url=place.node.url, trust_env=False) as api:
         headers = {"Authorization": f"Bearer {API_KEY}"}
         (await api.post("/api/publish", json={"messages": messages}, headers=headers)).raise_for_status()
+
+
+async def _shows_what_is_published(place: Place, page: Page) -> bool:
+    await _publish(place, ["contest"])
+    return "hello" in await page.inner_text("body")
