@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -60,6 +61,20 @@ class Readings(Collector):
             for name, read in self._counters.items()
         ]
         return found
+
+
+class ByLabel(Collector):
+    """A gauge with one label, which a function reads at each scrape."""
+
+    def __init__(self, name: str, about: str, label: str, read: Callable[[], Mapping[str, float]]) -> None:
+        self._made = partial(GaugeMetricFamily, name, about, labels=[label])
+        self._read = read
+
+    def collect(self) -> list[Metric]:
+        family = self._made()
+        for value, number in self._read().items():
+            family.add_metric([value], number)
+        return [family]
 
 
 class Services(Collector):

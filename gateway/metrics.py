@@ -93,6 +93,12 @@ class Metrics:
 
         self.registry.register(Readings(gauges, counters))
 
+    def read_by_label(self, name: str, about: str, label: str, read: Callable[[], Mapping[str, float]]) -> None:
+        """Register a gauge with one label, which `read` returns at each scrape; the label's values must be few."""
+        from gateway.exposition import ByLabel
+
+        self.registry.register(ByLabel(name, about, label, read))
+
     def totals(self) -> tuple[dict[str, float], dict[str, dict[float, float]]]:
         """All values. Counters and gauges: by name the sum over labels, by `name:label` one value. Histograms: counts
         by bound.

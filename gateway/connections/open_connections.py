@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -20,6 +21,7 @@ class OpenConnections:
         self._node_id = node_id
         self._hub = hub
         self._now_ms = now_ms
+        self.by_protocol: Counter[str] = Counter()
         self._open: dict[str, Connection] = {}
         self._counter = 0
 
@@ -37,10 +39,12 @@ class OpenConnections:
     def add(self, connection: Connection) -> None:
         """Add an opened connection."""
         self._open[connection.client_id] = connection
+        self.by_protocol[connection.protocol.name] += 1
 
     def remove(self, connection: Connection) -> None:
         """Remove a closed connection."""
         del self._open[connection.client_id]
+        self.by_protocol[connection.protocol.name] -= 1
 
     def find(self, client_id: str) -> Connection | None:
         """The connection of a client; None: this node does not have it."""

@@ -32,9 +32,12 @@ class Sender:
 
     def send_missed(self, connection: Connection, messages: Sequence[Broadcast]) -> None:
         """Send messages that precede the `Subscribed` of their topic, in one write."""
+        held = connection.conversation.held_bytes
         data = connection.conversation.encode_missed(messages)
         if data:
             self.send_frames(connection, data)
+        elif connection.conversation.held_bytes > held:
+            connection.buffer_grew(connection.conversation.held_bytes - held)
 
     def send_frames(self, connection: Connection, data: bytes) -> None:
         """Send encoded frames after all messages delivered before."""

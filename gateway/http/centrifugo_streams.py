@@ -5,7 +5,7 @@
     POST /emulation                 further commands, with the session that the reply to connect names; to any node
 
     POST /connection/uni_http_stream    for clients that only listen: the first message is the fields of connect, and
-    GET, POST /connection/uni_sse       each line is a push
+    GET, POST /connection/uni_sse       each line is a push. A client that is refused gets an HTTP status
 
 With the content type application/octet-stream, `/connection/http_stream` and `/emulation` speak Protobuf.
 """
@@ -13,7 +13,7 @@ With the content type application/octet-stream, `/connection/http_stream` and `/
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Final
+from typing import Any, Final
 
 import orjson
 from starlette.requests import Request
@@ -35,6 +35,9 @@ from gateway.transports.http_stream import HttpStream
 
 BINARY_TYPE: Final = "application/octet-stream"
 PREFLIGHT_SECONDS: Final = "300"
+CONNECT_SECONDS: Final = 10.0  # for the answer to `connect` of a client that only listens
+# The HTTP status for a close code; for others it is 503, and the client may connect again.
+STATUS: Final = {3005: 401, 3500: 401, 3501: 400, 3503: 403, 3504: 429, 3505: 400, 3013: 429}
 QUOTED_BYTES: Final = 2  # of an emulated command in a JSON string, for each byte of it
 _PREFLIGHT: Final = {
     "access-control-allow-methods": "GET, POST, OPTIONS",
@@ -113,25 +116,51 @@ async def _stream(request: Request, kind: str, protocol: Centrifugo) -> Response
         if not commands:
             raise HandshakeRefused(400, "the first command must be connect, in the body or in cf_connect")
         stream = await open_stream(request, node, kind, protocol, lasts=True, binary=binary)
+        stream.post_received(commands)
+        first = await _answer(stream) if protocol is centrifugo.UNIDIRECTIONAL else []
     except HandshakeRefused as refusal:
         return with_cors(request, refusal.response(node))
-    stream.post_received(commands)
     media_type = "text/event-stream" if kind == "sse" else BINARY_TYPE if binary else "application/json"
-    replies = _replies(stream, node, kind, binary=binary)
+    replies = _replies(stream, first, node, kind, binary=binary)
     return with_cors(request, StreamingResponse(replies, media_type=media_type, headers=HEADERS))
 
 
-async def _replies(stream: HttpStream, node: Node, kind: str, *, binary: bool) -> AsyncIterator[bytes]:
+async def _answer(stream: HttpStream) -> list[bytes]:
+    """The first frames for a client that only listens.
+
+    Raises:
+        HandshakeRefused: Its `connect` is refused.
+    """
+    answered = False
+    try:
+        taken = await stream.take_frames(quiet_seconds=CONNECT_SECONDS)
+        refused: dict[str, Any] | None = {"code": 0, "reason": "closed"}
+        if taken is not None:
+            refused = orjson.loads(next(frames.payloads(taken[0]))).get("disconnect") if taken else None
+        if refused is not None:
+            raise HandshakeRefused(STATUS.get(refused["code"], 503), refused["reason"])
+        answered = True
+        return taken or []
+    finally:
+        if not answered:
+            stream.finish()
+
+
+async def _replies(
+    stream: HttpStream, first: list[bytes], node: Node, kind: str, *, binary: bool
+) -> AsyncIterator[bytes]:
     begin, end = (b"data: ", b"\n\n") if kind == "sse" else (b"", b"" if binary else b"\n")
     try:
         if kind == "sse":
             yield b"\r\n"
-        while (taken := await stream.take_frames(quiet_seconds=node.settings.ping_seconds)) is not None:
+        taken: list[bytes] | None = first or await stream.take_frames(quiet_seconds=node.settings.ping_seconds)
+        while taken is not None:
             yield b"".join(
                 begin + payload + end
                 for data in taken or [stream.conversation.ping()]
                 for payload in frames.payloads(data)
             )
+            taken = await stream.take_frames(quiet_seconds=node.settings.ping_seconds)
     finally:
         stream.finish()
 

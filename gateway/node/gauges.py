@@ -20,6 +20,10 @@ def register(
     connections: ConnectionManager,
 ) -> None:
     """Have `metrics` read these parts at each scrape: frequent operations then only add to an integer."""
+    metrics.read_by_label(
+        "gateway_protocol_connections", "connections of this node, by protocol", "protocol",
+        lambda: open_connections.by_protocol,
+    )  # fmt: skip
     metrics.read(
         {
             "gateway_ready": lambda: not readiness.unready_reasons(),

@@ -43,6 +43,10 @@ class Conversation(Protocol):
         """Frames with messages that precede the `Subscribed` of their topic; none if that event carries them."""
 
     @property
+    def held_bytes(self) -> int:
+        """The bytes of messages that `encode_missed` has kept for a later event."""
+
+    @property
     def is_connected(self) -> bool:
         """Whether the client has sent what its protocol begins with. The node does not wait long for it."""
 

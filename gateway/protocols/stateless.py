@@ -18,6 +18,7 @@ class Stateless(Encoder):
 
     knows_gaps: Final = True
     is_connected: Final = True
+    held_bytes: Final = 0
 
     def conversation(self, _client_id: str, _session: Session) -> Self:
         """The protocol itself."""

@@ -158,7 +158,7 @@ class Connection(ABC):
 
     @abstractmethod
     def held_bytes(self) -> int:
-        """The buffered bytes: not yet sent, and received of an unfinished message."""
+        """The buffered bytes: not yet sent, kept for a reply, and received of an unfinished message."""
 
     @abstractmethod
     def is_late(self, now: float) -> bool:
@@ -183,6 +183,11 @@ class Connection(ABC):
     def disconnect(self, reason: CloseReason, text: str) -> None:
         """Close the connection for `reason`, with the code that the client's protocol has for it."""
         self.close(self.protocol.close_codes[reason], text)
+
+    def buffer_grew(self, size: int) -> None:
+        """Report to the owner that `size` more bytes are buffered."""
+        if self._owner is not None:
+            self._owner.buffer_grew(self, size)
 
     async def drained(self) -> None:
         """Wait until at most `HIGH_WATER_BYTES` are unsent or the client is gone, at least one turn of the loop."""

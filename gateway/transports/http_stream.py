@@ -127,8 +127,8 @@ class HttpStream(Connection):
         return True
 
     def held_bytes(self) -> int:
-        """The buffered bytes: not taken yet, and received but not processed."""
-        return self._size + self._input_bytes
+        """The buffered bytes: not taken yet, kept for a reply, and received but not processed."""
+        return self._size + self.conversation.held_bytes + self._input_bytes
 
     def unsent_bytes(self) -> int:
         """The bytes that are not taken yet."""

@@ -150,8 +150,8 @@ class WebSocket(Upgraded, asyncio.Protocol):
         return True
 
     def held_bytes(self) -> int:
-        """The buffered bytes: not yet sent, and received of an unfinished message."""
-        return self.unsent_bytes() + self._parser.held_bytes
+        """The buffered bytes: not yet sent, kept for a reply, and received of an unfinished message."""
+        return self.unsent_bytes() + self.conversation.held_bytes + self._parser.held_bytes
 
     def unsent_bytes(self) -> int:
         """The unsent bytes in the transport."""

@@ -440,6 +440,51 @@ async def test_streams_over_http(nodes: Callable[..., Cluster], kind: str) -> No
             assert connected["subs"] == {"plain:1": {}}
 
 
+@pytest.mark.parametrize("kind", ["uni_http_stream", "uni_sse"])
+async def test_a_refused_client_that_only_listens_gets_a_status(nodes: Callable[..., Cluster], kind: str) -> None:
+    (node,) = nodes(1)
+    refused = [
+        (b'{"token":"wrong"}', 401), (orjson.dumps({"token": signed(-60, sub="42")}), 401), (b"[]", 400), (b"{", 400),
+        (b'{"subs":{"closed:1":{}}}', 400), (b"", 400),
+    ]  # fmt: skip
+    async with httpx.AsyncClient(timeout=SECONDS, trust_env=False) as http:
+        for body, status in refused:
+            answer = await http.post(f"{node.url}/connection/{kind}", content=body)
+            assert answer.status_code == status, (body, answer.text)
+    await eventually(lambda: node.metric("gateway_connections") == 0, SECONDS)
+
+
+async def test_connections_are_counted_by_protocol(
+    nodes: Callable[..., Cluster], client: Callable[..., Client], connect: Connect
+) -> None:
+    (node,) = nodes(1)
+    one, _ = client(node), await connect(node, user="ann")
+    await one.subscribe("chat")
+    name = "centrifuge-protobuf" if one.protobuf else "centrifuge-json"
+    for protocol in (name, "native"):
+        assert node.metric("gateway_protocol_connections", protocol=protocol) == 1
+    await one.client.disconnect()
+    await eventually(lambda: node.metric("gateway_protocol_connections", protocol=name) == 0, SECONDS)
+
+
+async def test_a_client_that_misses_too_much_is_told(
+    nodes: Callable[..., Cluster], client: Callable[..., Client]
+) -> None:
+    (node,) = nodes(1)
+    one, other = client(node), client(node)
+    topic = await one.subscribe("chat")
+    await topic.publish(one.data(0))
+    await other.client.connect()
+    for count, (size, recovered) in enumerate(((200_000, True), (900_000, True), (600_000, False)), 2):
+        await topic.unsubscribe()
+        for _ in range(1 if size > 800_000 else 2):
+            await other.client.publish("chat", other.data("x" * size))
+        await topic.subscribe()
+        await eventually(lambda count=count: len(one.events.subscribed) == count, SECONDS)  # type: ignore[misc]
+        assert one.events.subscribed[-1].was_recovering and one.events.subscribed[-1].recovered is recovered
+    assert one.events.subscribed[-1].stream_position.offset == 6
+
+
 async def test_emulation_refuses_what_is_malformed(nodes: Callable[..., Cluster]) -> None:
     (node,) = nodes(1)
     async with httpx.AsyncClient(timeout=SECONDS, trust_env=False) as http:

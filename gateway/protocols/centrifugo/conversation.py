@@ -25,7 +25,9 @@ from gateway.protocols.stateless import PING
 
 MAX_COMMANDS: Final = 1000  # in one frame
 MAX_ASKED: Final = 1000  # commands without a reply yet; the node refuses far fewer
-MAX_REPLY_BYTES: Final = 4 << 20  # of recovered publications in one reply; with more, the client has to reload
+# Recovered publications that wait for the replies to one client, beside a first one of any size. A client that misses
+# more has to reload.
+MAX_REPLY_BYTES: Final = 1 << 20
 
 
 class _Asked(NamedTuple):
@@ -43,8 +45,9 @@ class CentrifugoConversation:
     """The conversation with one client. `publications` encodes what a reply about a subscription contains."""
 
     __slots__ = (
-        "_asked", "_client_id", "_codec", "_last_id", "_missed", "_missed_bytes", "_next_ping", "_ping_seconds",
-        "_pongs_due", "_publications", "_refused", "_session", "_stream", "_too_long", "frame_pings", "is_connected",
+        "_asked", "_client_id", "_codec", "_last_id", "_missed", "_next_ping", "_ping_seconds",
+        "_pongs_due", "_publications", "_refused", "_session", "_stream", "_too_long", "frame_pings", "held_bytes",
+        "is_connected",
     )  # fmt: skip
 
     knows_gaps: Final = False
@@ -64,7 +67,7 @@ class CentrifugoConversation:
         self._last_id = 0
         self._asked: dict[int, _Asked] = {}  # by id
         self._missed: dict[str, list[bytes]] = {}  # publications for the reply about a topic
-        self._missed_bytes = 0
+        self.held_bytes = 0  # of `_missed`
         self._too_long: set[str] = set()  # topics whose publications exceed a reply
 
     # ---- from the client
@@ -159,20 +162,22 @@ class CentrifugoConversation:
         for event in messages:
             assert isinstance(event, Delivered)
             topic = message.unpack(event.body)[1].decode()
+            if topic in self._too_long:
+                continue
             data = event.frame(self._publications)
-            if topic in self._too_long or self._missed_bytes + len(data) > MAX_REPLY_BYTES:
+            if self.held_bytes and self.held_bytes + len(data) > MAX_REPLY_BYTES:
                 self._take_missed(topic)
                 self._too_long.add(topic)
             else:
                 self._missed.setdefault(topic, []).append(data)
-                self._missed_bytes += len(data)
+                self.held_bytes += len(data)
         return b""
 
     def _take_missed(self, topic: str) -> list[bytes]:
         """The publications for the reply about a topic, which are then forgotten."""
         self._too_long.discard(topic)
         missed = self._missed.pop(topic, [])
-        self._missed_bytes -= sum(map(len, missed))
+        self.held_bytes -= sum(map(len, missed))
         return missed
 
     def encode(self, event: Event, now_ms: int) -> bytes:

@@ -306,12 +306,14 @@ def test_too_many_missed_messages_are_not_recovered(client: Client, monkeypatch:
 def test_an_ended_subscription_leaves_no_messages_for_the_next(client: Client, ends: str) -> None:
     client.say(id=2, subscribe={"channel": "a", "recover": True, "epoch": "e", "offset": 3})
     client.conversation.encode_missed([delivered("a", "x", 4)])
+    assert client.conversation.held_bytes > 0
     if ends == "error":
         client.sent(events.Failed(ProtocolError(ErrorReason.INTERNAL, "failed", 2)))
     else:
         client.say(id=3, unsubscribe={"channel": "a"})
         assert client.sent(events.Unsubscribed(("a",), 3)) == [{"id": 3, "unsubscribe": {}}]
         client.sent(events.Failed(ProtocolError(ErrorReason.NO_VALID_TOPIC, "unsubscribed", 2)))
+    assert client.conversation.held_bytes == 0
     assert len(subscribed(client)["publications"]) == 2
 
 
