@@ -78,7 +78,8 @@ class ClientOrders:
         connection.session.grant(topics)
         joins = connection.session.join_leave_topics(topics)
         self._subscriptions.subscribe(
-            connection, effects.SubscribeTopics(tuple(topics), None, login=False, by_server=True, join_leave=joins)
+            connection,
+            effects.SubscribeTopics(tuple(topics), None, login=False, by_server=True, options=None, join_leave=joins),
         )
 
     def _selected(self, selector: ClientSelector) -> list[Connection]:

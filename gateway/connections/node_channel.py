@@ -39,4 +39,4 @@ class NodeChannel:
         connection = self._open_connections.find(envelope.only or "")
         if connection is not None:
             self._metrics.relayed.labels("client").inc()
-            self._sender.send_frames(connection, event.frame(connection.protocol))
+            self._sender.send_directly(connection, event)

@@ -43,7 +43,7 @@ class SubscribeTopics:
     removed: tuple[str, ...] = ()  # as in `LoggedIn`
     by_server: bool = False  # the back end subscribes the client, which has not asked
     whole: bool = False  # if a topic cannot be recovered, the client is not subscribed, and gets an error
-    options: SubscriptionOptions = PLAIN
+    options: SubscriptionOptions | None = PLAIN  # None: topics that the client has already keep theirs
     join_leave: tuple[str, ...] = ()  # topics of which the client is sent each client that joins or leaves
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple, Protocol, TypeAlias
 
+from gateway.core import fossil_delta, message
 from gateway.core.commands import BackendCommand, Request
 from gateway.core.errors import CloseReason, ProtocolError, UnsubscribeReason
 from gateway.core.json_text import Json, RequestId
@@ -52,6 +53,28 @@ class Delivered(Broadcast):
         self.body = body
         self.position = position  # the message's place, if its topic has history
         self.initial = initial  # the last value, sent with a subscription
+
+
+class DeltaDelivered(Delivered):
+    """A message for subscribers that receive deltas.
+
+    `base`: the message that they received before. None: they receive the whole data, in the form that such subscribers
+    expect, which lets them apply the next delta.
+    """
+
+    __slots__ = ("_base", "_delta")
+
+    def __init__(self, event: Delivered, base: Delivered | None) -> None:
+        super().__init__(event.body, event.position)
+        self._base = base
+        self._delta: bytes | None = None
+
+    def delta(self) -> bytes | None:
+        """The difference of the data from the base, computed once; None: send the whole data."""
+        if self._base is not None:
+            old, new = message.unpack(self._base.body)[3], message.unpack(self.body)[3]
+            self._base, self._delta = None, fossil_delta.create(old, new)
+        return self._delta
 
 
 class PresenceChanged(Broadcast):

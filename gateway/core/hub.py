@@ -102,7 +102,7 @@ class Hub:
         self.evict = evict
         self._members: dict[str, set[Recipient]] = {}
         self.variants = Variants(self._members)
-        self._varied = self.variants.topics
+        self._varied = self.variants.varied
         self._runs: list[tuple[str, list[Broadcast]]] = []  # waiting; consecutive events of one audience share a run
         self._refused: set[Recipient] = set()  # to be evicted; they receive nothing more
         self._protocols: Counter[Encoder] = Counter()  # of the subscribers that have an audience
@@ -152,7 +152,7 @@ class Hub:
 
     def tailor(self, recipient: Recipient, audience: str, options: SubscriptionOptions) -> None:
         """Deliver the messages of a topic to its member `recipient` as `options` say, from now on."""
-        if options is not PLAIN or audience in self._varied:
+        if options != PLAIN or audience in self._varied:
             self._flush_waiting()
             self.variants.choose(recipient, audience, options)
 
@@ -201,9 +201,8 @@ class Hub:
         members = self._members.get(audience)
         if not members:
             return
-        if audience in self._varied and isinstance(event, Delivered):
-            for group in self.variants.groups(audience, event):
-                self.deliver(group, event, exclude, only)
+        if audience in self._varied and type(event) is Delivered:
+            self._deliver_varied(audience, event, exclude, only)
             return
         if exclude is not None or only is not None:
             self._flush_waiting()
@@ -218,9 +217,37 @@ class Hub:
         else:
             self._runs.append((audience, [event]))
 
+    def _deliver_varied(self, audience: str, event: Delivered, exclude: str | None, only: str | None) -> None:
+        """Queue a message for the members of an audience in `Variants.varied`."""
+        deltas = self.variants.deltas.get(audience)
+        if deltas is None:
+            for group in self.variants.groups(audience, event):
+                self.deliver(group, event, exclude, only)
+        elif exclude is None and only is None and not deltas.fresh:
+            self.deliver(audience, deltas.next_form(event))
+        else:
+            self._flush_waiting()
+            for chosen, form in deltas.split(self._members[audience], event, exclude, only):
+                self._send(chosen, [form])
+            self.flush()
+
+    def deliver_directly(self, audience: str, event: Delivered, exclude: str | None = None) -> None:
+        """Queue a message for the members of the audience of a user or role.
+
+        Those who receive deltas on its topic receive it in that form.
+        """
+        if not self.variants.deltas:
+            self.deliver(audience, event, exclude)
+            return
+        self._flush_waiting()
+        members = [member for member in self._members.get(audience, ()) if member.client_id != exclude]
+        for chosen, form in self.variants.direct_forms(members, event):
+            self._send(chosen, [form])
+        self.flush()
+
     def groups(self, audience: str, event: Broadcast) -> Iterable[str]:
         """The audiences, each a part of `audience` or itself, whose members receive `event`."""
-        if audience in self._varied and isinstance(event, Delivered):
+        if audience in self._varied and type(event) is Delivered:
             return self.variants.groups(audience, event)
         return (audience,)
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 from gateway.core import message, tags
+from gateway.core.json_text import Json
 from gateway.core.tag_filter import TagFilter
 
+DELTA_FORMAT: Final = "fossil"  # as clients name it
 NODE_BYTES: Final = 64  # a node of a filter takes at most 4 us
 
 
@@ -14,6 +16,7 @@ class SubscriptionOptions(NamedTuple):
     """The options of one subscription."""
 
     tag_filter: TagFilter | None = None  # the client receives only messages that match it
+    delta: bool = False  # the client receives messages as deltas; not together with a filter
 
     @property
     def read_cost(self) -> int:
@@ -26,3 +29,16 @@ class SubscriptionOptions(NamedTuple):
 
 
 PLAIN: Final = SubscriptionOptions()
+
+
+def parse(tree: Json, *, delta: bool) -> SubscriptionOptions:
+    """The options with the filter `tree`, as a client gives it; None: without a filter.
+
+    Raises:
+        ValueError: `tree` is not a filter, or stands beside `delta`. A node would compute a delta for each filter.
+    """
+    if tree is None:
+        return SubscriptionOptions(delta=True) if delta else PLAIN
+    if delta:
+        raise ValueError("a subscription has a filter or deltas, not both: leave one of them out")
+    return SubscriptionOptions(TagFilter(tree))

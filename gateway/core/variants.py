@@ -1,20 +1,21 @@
 """The subscribers of a topic by the form in which they receive its messages.  (pure)
 
-A subscriber with a filter is a member of its topic like any other: it counts, and receives presence. Only messages
-differ. So the members of a topic that has such a subscriber form groups, each of which the hub delivers to by itself:
-`plain:{topic}`, and `filter:{digest}:{topic}` for each distinct filter. Another topic has no groups, and its messages
-cost no more than a look-up.
+A subscriber with a filter or deltas is a member of its topic like any other: it counts, and receives presence. Only
+messages differ. So the members of a topic that has such a subscriber form groups, each of which the hub delivers to by
+itself: `plain:{topic}`, `delta:{topic}`, and `filter:{digest}:{topic}` for each distinct filter. Another topic has no
+groups, and its messages cost no more than a look-up.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from typing import Final, Generic, TypeVar
+from typing import Final, Generic
 
 from gateway.core import message, tags
+from gateway.core.deltas import Deltas, Member
 from gateway.core.errors import ErrorReason, ProtocolError
-from gateway.core.events import Delivered
+from gateway.core.events import Delivered, DeltaDelivered
 from gateway.core.json_text import RequestId
 from gateway.core.subscription_options import SubscriptionOptions
 from gateway.core.tag_filter import TagFilter
@@ -23,16 +24,15 @@ from gateway.core.tag_filter import TagFilter
 MAX_TOPIC_NODES: Final = 1000
 MAX_CLIENT_FILTERS: Final = 100  # topics to which one client is subscribed with a filter
 
-Member = TypeVar("Member")
-
 
 class _Groups(Generic[Member]):
     """The groups of one topic."""
 
-    __slots__ = ("filters", "group_of", "nodes", "plain")
+    __slots__ = ("delta", "filters", "group_of", "nodes", "plain")
 
-    def __init__(self, plain: str) -> None:
-        self.plain = plain
+    def __init__(self, topic: str) -> None:
+        self.plain = f"plain:{topic}"
+        self.delta = f"delta:{topic}"  # exists if it has a member
         self.group_of: dict[Member, str] = {}  # of the members that are not plain
         self.filters: dict[str, TagFilter] = {}  # by group
         self.nodes = 0  # of all filters
@@ -47,6 +47,8 @@ class Variants(Generic[Member]):
     def __init__(self, members: dict[str, set[Member]]) -> None:
         self._members = members
         self.topics: dict[str, _Groups[Member]] = {}  # by audience, until the audience is empty
+        self.deltas: dict[str, Deltas[Member]] = {}  # by group
+        self.varied: set[str] = set()  # both: the audiences whose messages do not reach all members as they are
         self._filters: Counter[Member] = Counter()  # topics with a filter, by member
 
     def refusal(
@@ -73,19 +75,30 @@ class Variants(Generic[Member]):
     def groups(self, audience: str, event: Delivered) -> list[str]:
         """The groups of a topic in `topics` whose members receive a message."""
         groups = self.topics[audience]
-        found = [groups.plain]
+        found = [groups.plain, groups.delta] if groups.delta in self.deltas else [groups.plain]
         if groups.filters:
             about = tags.of_extras(message.unpack(event.body)[2])
             found += [group for group, wanted in groups.filters.items() if wanted.matches(about)]
         return found
 
+    def direct_forms(self, members: list[Member], event: Delivered) -> list[tuple[list[Member], Delivered]]:
+        """A message that addresses `members` by user, role or id, in the form that each expects on its topic."""
+        group = f"delta:{message.unpack(event.body)[1].decode()}"
+        receivers = self._members[group] if group in self.deltas else ()
+        chosen = [member for member in members if member in receivers]
+        if not chosen:
+            return [(members, event)]
+        self.deltas[group].make_fresh(chosen)  # the next delta is not one to this message
+        others = [member for member in members if member not in receivers]
+        return [(chosen, DeltaDelivered(event, None)), *([(others, event)] if others else [])]
+
     def choose(self, member: Member, audience: str, options: SubscriptionOptions) -> None:
         """Move a member of a topic to the group of its options. `refusal` has found no reason against it."""
         groups = self.topics.get(audience)
         if groups is None:
-            plain = f"plain:{audience[6:]}"
-            groups = self.topics[audience] = _Groups(plain)
-            self._members[plain] = set(self._members[audience])
+            groups = self.topics[audience] = _Groups(audience[6:])
+            self.varied.add(audience)
+            self._members[groups.plain] = set(self._members[audience])
         self._remove(member, groups)
         group = groups.plain
         if options.tag_filter is not None:
@@ -93,8 +106,13 @@ class Variants(Generic[Member]):
             if group not in groups.filters:
                 groups.filters[group] = options.tag_filter
                 groups.nodes += options.tag_filter.nodes
-            groups.group_of[member] = group
             self._filters[member] += 1
+        elif options.delta:
+            group = groups.delta
+            self.varied.add(group)
+            self.deltas.setdefault(group, Deltas()).make_fresh([member])
+        if group != groups.plain:
+            groups.group_of[member] = group
         self._members.setdefault(group, set()).add(member)
 
     def join(self, member: Member, audience: str) -> None:
@@ -107,16 +125,25 @@ class Variants(Generic[Member]):
         self._remove(member, groups)
         if not self._members[audience]:
             del self._members[groups.plain], self.topics[audience]
+            self.varied.discard(audience)
 
     def _remove(self, member: Member, groups: _Groups[Member]) -> None:
         group = groups.group_of.pop(member, groups.plain)
         self._members[group].discard(member)
-        if group in groups.filters:
+        if group == groups.plain:
+            return
+        if group == groups.delta:
+            self.deltas[group].fresh.discard(member)
+        else:
             self._filters[member] -= 1
             if not self._filters[member]:
                 del self._filters[member]
-            if not self._members[group]:
-                del self._members[group]
+        if not self._members[group]:
+            del self._members[group]
+            if group == groups.delta:
+                del self.deltas[group]
+                self.varied.discard(group)
+            else:
                 groups.nodes -= groups.filters.pop(group).nodes
 
 

@@ -120,7 +120,7 @@ class Dispatcher:
         if topic is not None:
             self.conflation.conflate(topic, event, envelope.exclude, envelope.conflate_ms)
         else:
-            self._hub.deliver(audience, event, envelope.exclude)
+            self._hub.deliver_directly(audience, event, envelope.exclude)
 
     def _skip_unreadable(self, channel: str, error: UnknownEnvelopeVersion) -> None:
         """Report that a message of a newer gateway is lost here, at most once per `UNREADABLE_SECONDS`."""

@@ -28,18 +28,23 @@ class Membership:
         self._registry = registry
 
     def refusal(
-        self, connection: Connection, topics: Iterable[str], options: SubscriptionOptions, request_id: RequestId
+        self, connection: Connection, topics: Iterable[str], options: SubscriptionOptions | None, request_id: RequestId
     ) -> ProtocolError | None:
         """Why the client cannot subscribe to these topics with `options`; None: it can."""
+        if options is None:
+            return None
         return self._hub.variants.refusal(connection, map(hub.topic_audience, topics), options, request_id)
 
     def add(
-        self, connection: Connection, audiences: Sequence[str], options: SubscriptionOptions = PLAIN
-    ) -> None:  # fmt: skip
-        """Add a client to audiences, whose channels must be joined. The topics among them have `options`."""
+        self, connection: Connection, audiences: Sequence[str], options: SubscriptionOptions | None = PLAIN
+    ) -> None:
+        """Add a client to audiences, whose channels must be joined.
+
+        The topics among them have `options`. None: topics that the client has already keep theirs.
+        """
         for audience in audiences:
             self._hub.join(connection, audience)
-            if not hub.is_personal(audience):
+            if options is not None and not hub.is_personal(audience):
                 self._hub.tailor(connection, audience, options)
         self._mark_changed(connection, audiences)
 

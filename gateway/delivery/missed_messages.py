@@ -9,6 +9,7 @@ from gateway.core.events import Broadcast
 from gateway.core.hub import Hub
 from gateway.core.position import Position
 from gateway.core.stream_position import StreamEntry
+from gateway.core.subscription_options import PLAIN
 from gateway.delivery.topic_copies import TopicCopies
 from gateway.delivery.waiting_subscribe import TopicRecovery, WaitingSubscribe
 from gateway.transports.connection import Connection
@@ -27,7 +28,8 @@ class MissedMessages:
         self, connection: Connection, topic: str, asked: WaitingSubscribe, room: int
     ) -> tuple[list[Broadcast], int, bool]:
         """The next messages for a new subscriber, about `room` bytes; their size; and whether these are all."""
-        wants, each = asked.options.wants, asked.options.read_cost
+        options = asked.options or PLAIN
+        wants, each = options.wants, options.read_cost
         position = asked.positions.get(topic) if self._topic_copies.has_history(topic) else None
         if position is not None:
             missed = self._missed(connection, topic, position, asked)

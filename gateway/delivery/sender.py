@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from gateway.core import hub
 from gateway.core.errors import CloseReason, ErrorReason, ProtocolError
-from gateway.core.events import Broadcast, Event, Failed
+from gateway.core.events import Broadcast, Delivered, Event, Failed
 from gateway.core.hub import Hub
 from gateway.core.json_text import RequestId
 from gateway.logging import logger
@@ -44,6 +44,11 @@ class Sender:
         self._hub.flush()
         if not connection.send(data):
             self.evict(connection)
+
+    def send_directly(self, connection: Connection, event: Delivered) -> None:
+        """Send a message that addresses this client."""
+        for _, form in self._hub.variants.direct_forms([connection], event):
+            self.send_frames(connection, form.frame(connection.protocol))
 
     def evict(self, recipient: hub.Recipient) -> None:
         """Abort the connection of a client whose unread bytes exceed its budget (3008)."""

@@ -30,7 +30,7 @@ class WaitingSubscribe:
     positions: dict[str, Position]  # by topic to recover: the position of the client's last message
     by_server: bool  # the client has not asked
     whole: bool  # the client wants no subscription to a topic that it cannot recover
-    options: SubscriptionOptions
+    options: SubscriptionOptions | None  # as in `SubscribeTopics`
     join_leave: Sequence[str] = ()  # topics of which the client is sent clients that join and leave
     recovered: dict[str, bool] = field(default_factory=dict)  # by topic: whether the client received all it missed
     recoveries: dict[str, TopicRecovery] = field(default_factory=dict)  # by topic: stored once the client is subscribed

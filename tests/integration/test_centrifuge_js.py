@@ -27,6 +27,7 @@ ROOT: Final = Path(__file__).parents[2]
 PROGRAM: Final = ROOT / "tests" / "node" / "centrifuge.mjs"
 PACKAGES: Final = ("centrifuge@5", "eventsource@3", "ws@8")
 SECONDS: Final = 30.0
+BUYS: Final = {"key": "side", "cmp": "eq", "val": "buy"}
 RULES: Final = """
 [[topic]]
 pattern = "*"
@@ -61,8 +62,10 @@ class Client:
         self._reading = asyncio.create_task(self._read())
 
     @classmethod
-    async def start(cls, program: Path, front: LoadBalancer, kind: str, tokens: list[str], *, protobuf: bool) -> Client:
-        about = {"root": front.url, "kind": kind, "protobuf": protobuf, "tokens": tokens}
+    async def start(
+        cls, program: Path, front: LoadBalancer, kind: str, tokens: list[str], *, protobuf: bool, **options: Any
+    ) -> Client:
+        about = {"root": front.url, "kind": kind, "protobuf": protobuf, "tokens": tokens, "options": options}
         return cls(
             await asyncio.create_subprocess_exec(
                 "node",
@@ -161,3 +164,53 @@ async def test_it_loses_nothing_while_nodes_die_and_leave(
     finally:
         await http.aclose()
         await client.end()
+    assert client.named("ended") == [{"event": "ended", "deltas": 0}]
+
+
+def state(number: int) -> dict[str, Any]:
+    """Data that differs little from the previous."""
+    return {"number": number, "text": "é the same in each message " * 5}
+
+
+@pytest.mark.parametrize("protobuf", [False, True])
+@pytest.mark.parametrize("options", [{"delta": "fossil"}, {"tagsFilter": BUYS}], ids=["delta", "filter"])
+async def test_deltas_and_filters_go_on_when_a_node_dies(
+    cluster: Callable[..., Cluster], haproxy: Callable[..., LoadBalancer], folder: Path, program: Path,
+    options: dict[str, Any], protobuf: bool,
+) -> None:  # fmt: skip
+    rules = folder / "rules.toml"
+    rules.write_text(RULES)
+    nodes = cluster(2, centrifugo=1, topics=rules)
+    left = list(nodes)
+    front = haproxy(nodes.nodes)
+    client = await Client.start(program, front, "websocket", [signed("ann", 3600)], protobuf=protobuf, **options)
+    http = httpx.AsyncClient(timeout=SECONDS, trust_env=False, headers={"x-api-key": API_KEY})
+    step = 1 if "delta" in options else 2
+
+    async def publish(values: range) -> None:
+        for value in values:
+            body = {"channel": "chat", "data": state(value), "tags": {"side": ("buy", "sell")[value % 2]}}
+            answer = await http.post(f"{left[0].url}/api/publish", json=body)
+            assert "result" in answer.json(), answer.text
+
+    async def received(last: int) -> None:
+        first = [{"from": "js"}] if "delta" in options else []
+        await eventually(lambda: client.data() == [*first, *map(state, range(0, last, step))], 2 * SECONDS)
+
+    try:
+        await eventually(lambda: client.named("asked"), SECONDS)
+        await publish(range(20))
+        await received(20)
+        left.pop(max(range(2), key=lambda at: left[at].metric("gateway_connections"))).kill()
+        await publish(range(20, 40))
+        await received(40)
+        await publish(range(40, 50))
+        await received(50)
+        assert [one["recovered"] for one in client.named("subscribed")] == [False, True]
+        assert not client.named("disconnected") and not client.named("unsubscribed")
+    finally:
+        await http.aclose()
+        await client.end()
+    [ended] = client.named("ended")
+    # Whole: {"from": "js"}, the first message of a connection, and what is recovered
+    assert (ended["deltas"] >= 50 - 22) is ("delta" in options), ended

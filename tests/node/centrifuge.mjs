@@ -5,7 +5,7 @@ import { Centrifuge as ProtobufClient } from "centrifuge/build/protobuf";
 import { EventSource } from "eventsource";
 import WebSocket from "ws";
 
-const { root, kind, protobuf, tokens } = JSON.parse(process.argv[2]);
+const { root, kind, protobuf, tokens, options } = JSON.parse(process.argv[2]);
 const SECONDS = 20;
 
 const say = (event, about = {}) => console.log(JSON.stringify({ event, ...about }));
@@ -24,7 +24,9 @@ const client = new (protobuf ? ProtobufClient : JsonClient)([{ transport: kind, 
 client.on("connected", ({ client: id, transport }) => say("connected", { id, transport }));
 client.on("disconnected", ({ code }) => say("disconnected", { code }));
 
-const topic = client.newSubscription("chat", { joinLeave: true, recoverable: true, positioned: true });
+const topic = client.newSubscription("chat", {
+  joinLeave: true, recoverable: true, positioned: true, ...options,
+});
 topic.on("publication", ({ data, offset, tags }) => say("publication", { data: read(data), offset, tags }));
 topic.on("subscribed", ({ wasRecovering, recovered }) => say("subscribed", { wasRecovering, recovered }));
 topic.on("unsubscribed", ({ code }) => say("unsubscribed", { code }));
@@ -44,6 +46,7 @@ say("asked", {
 });
 
 process.stdin.resume().on("end", () => {
+  say("ended", { deltas: topic.deltaStats().numDeltaPayloads });
   client.disconnect();
   setTimeout(() => process.exit(0), 100);
 });

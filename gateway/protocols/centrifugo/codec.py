@@ -48,6 +48,9 @@ class Codec(Protocol):
     def write(self, kind: str, fields: Fields) -> bytes:
         """The text of a message. `kind`: Reply, Push or Publication."""
 
+    def raw(self, data: bytes) -> bytes:
+        """UTF-8 text in a field that holds JSON, for a client that takes it as bytes."""
+
     def join(self, messages: Sequence[bytes]) -> bytes:
         """One payload with all messages."""
 
@@ -76,6 +79,10 @@ class JsonCodec:
     def write(self, _kind: str, fields: Fields) -> bytes:
         """The JSON text."""
         return orjson.dumps(fields, default=orjson.Fragment)  # bytes are JSON already
+
+    def raw(self, data: bytes) -> bytes:
+        """A JSON string with the text."""
+        return orjson.dumps(data.decode())
 
     def join(self, messages: Sequence[bytes]) -> bytes:
         """The texts, one per line."""
@@ -126,6 +133,10 @@ class ProtobufCodec:
     def write(self, kind: str, fields: Fields) -> bytes:
         """The Protobuf message."""
         return protobuf.encode(kind, fields)
+
+    def raw(self, data: bytes) -> bytes:
+        """The bytes themselves."""
+        return data
 
     def join(self, messages: Sequence[bytes]) -> bytes:
         """The messages, each behind its length."""

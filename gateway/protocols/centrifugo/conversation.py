@@ -14,7 +14,7 @@ from gateway import __version__
 from gateway.core import events, frames, message
 from gateway.core.commands import Command, Connect, Publish, Request, Subscribe
 from gateway.core.errors import CloseReason, ErrorReason, ProtocolError, ProtocolViolation
-from gateway.core.events import Broadcast, Delivered, Event
+from gateway.core.events import Broadcast, Delivered, DeltaDelivered, Event
 from gateway.core.message import SENDER
 from gateway.core.position import Position
 from gateway.core.session import Session
@@ -45,7 +45,7 @@ class CentrifugoConversation:
     """The conversation with one client. `publications` encodes what a reply about a subscription contains."""
 
     __slots__ = (
-        "_asked", "_client_id", "_codec", "_last_id", "_missed", "_next_ping", "_ping_seconds",
+        "_asked", "_client_id", "_codec", "_deltas", "_last_id", "_missed", "_next_ping", "_ping_seconds",
         "_pongs_due", "_publications", "_refused", "_session", "_stream", "_too_long", "frame_pings", "held_bytes",
         "is_connected",
     )  # fmt: skip
@@ -66,6 +66,7 @@ class CentrifugoConversation:
         self._stream = ""  # the name of its stream over HTTP, which its requests repeat
         self._last_id = 0
         self._asked: dict[int, _Asked] = {}  # by id
+        self._deltas: set[str] = set()  # topics for which it has asked for deltas
         self._missed: dict[str, list[bytes]] = {}  # publications for the reply about a topic
         self.held_bytes = 0  # of `_missed`
         self._too_long: set[str] = set()  # topics whose publications exceed a reply
@@ -109,6 +110,10 @@ class CentrifugoConversation:
             self._asked[number] = _Asked(kind, (), command.recover)
         elif isinstance(command, Subscribe):
             self._asked[number] = _Asked(kind, command.topics, command.recover)
+            if command.options.delta:
+                self._deltas.update(command.topics)
+            else:
+                self._deltas.difference_update(command.topics)
         elif isinstance(command, Publish):
             publication = command.publication._replace(extras={SENDER: self._sender()})
             return replace(command, publication=publication)
@@ -164,7 +169,8 @@ class CentrifugoConversation:
             topic = message.unpack(event.body)[1].decode()
             if topic in self._too_long:
                 continue
-            data = event.frame(self._publications)
+            form = DeltaDelivered(event, None) if topic in self._deltas else event
+            data = form.frame(self._publications)
             if self.held_bytes and self.held_bytes + len(data) > MAX_REPLY_BYTES:
                 self._take_missed(topic)
                 self._too_long.add(topic)
@@ -194,6 +200,7 @@ class CentrifugoConversation:
             case events.Authenticated():
                 return self._logged_in({}, now_ms / 1000)
             case events.Unsubscribed(topics, request_id):
+                self._deltas.difference_update(topics)
                 for topic in topics:
                     self._take_missed(topic)
                 return self._reply(request_id, {})
@@ -208,6 +215,7 @@ class CentrifugoConversation:
             case events.Failed(error):
                 return self._failed(error)
             case events.SubscriptionsEnded(topics, reason, why):
+                self._deltas.difference_update(topics)
                 gone = {"code": codes.UNSUBSCRIBE_CODES[why], "reason": reason}
                 return b"".join([self._frame({"push": {"channel": topic, "unsubscribe": gone}}) for topic in topics])
         return b""
@@ -226,6 +234,8 @@ class CentrifugoConversation:
             return b""
         for topic in topics:
             self._take_missed(topic)
+        if error.reason is not ErrorReason.ALREADY_SUBSCRIBED:
+            self._deltas.difference_update(topics)
         self._refused = self._refused or kind == "connect"
         code = codes.error_code(error)
         about: dict[str, Any] = {"code": int(code), "message": error.message}
@@ -285,6 +295,8 @@ class CentrifugoConversation:
             result |= {"was_recovering": True, **_nonzero(recovered=recovered)}
         if publications and complete:
             result["publications"] = publications
+        if topic in self._deltas:
+            result["delta"] = True
         return result
 
     def _grant_time(self, topic: str, now: float) -> dict[str, Any]:
@@ -315,13 +327,12 @@ class CentrifugoConversation:
             return self._failed(ProtocolError(ErrorReason.UNRECOVERABLE, message_text, request.request_id))
         result: dict[str, Any] = _nonzero(epoch=page.epoch, offset=page.offset)
         if not request.parameters.get("position_only"):
-            result["publications"] = [_publication(each) for each in page.messages]
+            result["publications"] = [self._publication(each) for each in page.messages]
         return self._reply(request.request_id, result)
 
-
-def _publication(event: Delivered) -> Fields:
-    _, _, extras, data = message.unpack(event.body)
-    return publication(event, extras, data)
+    def _publication(self, event: Delivered) -> Fields:
+        _, _, extras, data = message.unpack(event.body)
+        return publication(self._codec, event, extras, data)
 
 
 def _nonzero(**fields: Any) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from gateway.core import topic_rules
+from gateway.core import subscription_options, topic_rules
 from gateway.core.commands import (
     MAX_HISTORY_LIMIT,
     Auth,
@@ -26,8 +26,7 @@ from gateway.core.json_numbers import NumberError
 from gateway.core.names import MAX_NAME_LENGTH, quoted
 from gateway.core.position import ANY_EPOCH, Position
 from gateway.core.publication import Publication
-from gateway.core.subscription_options import PLAIN, SubscriptionOptions
-from gateway.core.tag_filter import TagFilter
+from gateway.core.subscription_options import DELTA_FORMAT, SubscriptionOptions
 from gateway.protocols.centrifugo.codec import Codec, Fields
 
 NO_REPLY: Final = 0  # the id of `send`, which is not answered
@@ -93,10 +92,8 @@ def _subscribe(_codec: Codec, about: Fields, number: int) -> Command:
 
 
 def _options(about: Fields, number: int) -> SubscriptionOptions:
-    if not about.get("tf"):
-        return PLAIN
     try:
-        return SubscriptionOptions(TagFilter(about["tf"]))
+        return subscription_options.parse(about.get("tf") or None, delta=about.get("delta") == DELTA_FORMAT)
     except ValueError as error:
         raise _bad(f"tags filter refused: {error}", number) from None
 

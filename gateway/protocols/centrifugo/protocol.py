@@ -32,7 +32,7 @@ class Centrifugo:
         """One frame with a message, or with each client that joined or left; nothing for changes of people."""
         if isinstance(event, Delivered):
             _, topic, extras, data = message.unpack(event.body)
-            return self._frame({"channel": topic.decode(), "pub": publication(event, extras, data)})
+            return self._frame({"channel": topic.decode(), "pub": publication(self._codec, event, extras, data)})
         if isinstance(event, ClientsChanged):
             kinds = (("leave", event.changes.left), ("join", event.changes.joined))
             return b"".join(

@@ -8,14 +8,20 @@ from typing import Any
 import orjson
 
 from gateway.core import message, tags
-from gateway.core.events import Broadcast, Delivered
+from gateway.core.events import Broadcast, Delivered, DeltaDelivered
 from gateway.core.presence_set import Member
 from gateway.protocols.centrifugo.codec import Codec, Fields
 
 
-def publication(event: Delivered, extras: bytes, data: bytes) -> Fields:
-    """A message as a publication. Its data stays as it is; `extras` is the small JSON object beside it."""
+def publication(codec: Codec, event: Delivered, extras: bytes, data: bytes) -> Fields:
+    """A message as a publication. Its data stays as it is; `extras` is the small JSON object beside it.
+
+    A client that receives deltas reads all data as bytes: of a delta, or of the JSON text.
+    """
     found: dict[str, Any] = {"data": data}
+    if isinstance(event, DeltaDelivered):
+        delta = event.delta()
+        found = {"data": codec.raw(data)} if delta is None else {"data": codec.raw(delta), "delta": True}
     if event.position is not None:
         found["offset"] = event.position.offset
     if extras != message.NO_EXTRAS:
@@ -51,4 +57,4 @@ class Publications:
         """A publication without a frame."""
         assert isinstance(event, Delivered)
         _, _, extras, data = message.unpack(event.body)
-        return self._codec.write("Publication", publication(event, extras, data))
+        return self._codec.write("Publication", publication(self._codec, event, extras, data))

@@ -11,6 +11,7 @@ from typing import Any, Final
 from gateway.core import topic_rules
 from gateway.core.commands import MAX_HISTORY_LIMIT
 from gateway.core.names import MAX_NAME_LENGTH
+from gateway.core.subscription_options import DELTA_FORMAT
 from gateway.protocols.native.codes import ErrorCode
 from gateway.protocols.native.decoder import MAX_TOKENS
 
@@ -91,6 +92,7 @@ COMMANDS: Final[dict[str, tuple[str, Schema]]] = {
                 "tokens": {"type": "array", "items": TOKEN, "maxItems": MAX_TOKENS},
                 "recover": {"type": "object", "additionalProperties": _ref("Position")},
                 "filter": _ref("Filter"),
+                "delta": {"const": DELTA_FORMAT, "description": "Send deltas; not together with a filter"},
             },
         ),
     ),
@@ -121,6 +123,10 @@ EVENTS: Final[dict[str, tuple[str, Schema]]] = {
     "Data": (
         "A message on a topic; with its position if the topic has history",
         _typed("DATA", _MESSAGE, {**EXTRAS, "sender": _ref("Member"), **_AT, "initialData": {"const": True}}),
+    ),
+    "DeltaData": (
+        "A message for a subscriber that receives deltas: data is a delta, or the JSON text of the data",
+        _typed("DATA", {**_MESSAGE, "data": TEXT, "delta": {"type": "boolean"}}, {**EXTRAS, **_AT}),
     ),
     "Answer": (
         "The answer to a REQUEST",

@@ -7,7 +7,7 @@ from typing import Final
 
 import orjson
 
-from gateway.core import topic_rules
+from gateway.core import subscription_options, topic_rules
 from gateway.core.commands import Auth, BackendCommand, Command, Logs, Ping, Publish, Request, Subscribe, Unsubscribe
 from gateway.core.errors import ErrorReason, ProtocolError
 from gateway.core.json_numbers import NumberError
@@ -15,8 +15,7 @@ from gateway.core.json_text import Json, RequestId, loads
 from gateway.core.names import MAX_NAME_LENGTH, is_name, quoted
 from gateway.core.position import Position
 from gateway.core.publication import Publication, common_fields
-from gateway.core.subscription_options import PLAIN, SubscriptionOptions
-from gateway.core.tag_filter import TagFilter
+from gateway.core.subscription_options import DELTA_FORMAT, PLAIN, SubscriptionOptions
 
 MAX_TOKENS: Final = 20  # subscription tokens in one SUBSCRIBE
 
@@ -67,10 +66,14 @@ def _subscribe(message: dict[str, Json]) -> Subscribe:
 
 
 def _options(message: dict[str, Json], request_id: RequestId) -> SubscriptionOptions:
-    if message.get("filter") is None:
+    tree, delta = message.get("filter"), message.get("delta")
+    if tree is None and delta is None:
         return PLAIN
+    if delta not in (None, DELTA_FORMAT):
+        text = f"delta must be {DELTA_FORMAT}, not {quoted(delta)}"
+        raise ProtocolError(ErrorReason.DATA_REFUSED, text, request_id)
     try:
-        return SubscriptionOptions(TagFilter(message["filter"]))
+        return subscription_options.parse(tree, delta=delta is not None)
     except ValueError as error:
         raise ProtocolError(ErrorReason.DATA_REFUSED, f"filter refused: {error}", request_id) from None
 

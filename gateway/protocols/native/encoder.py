@@ -8,7 +8,7 @@ import orjson
 
 from gateway.core import events, message, timestamps, topic_rules
 from gateway.core.errors import CloseReason, ProtocolError
-from gateway.core.events import Broadcast, Delivered, Event, History, PresenceChanged
+from gateway.core.events import Broadcast, Delivered, DeltaDelivered, Event, History, PresenceChanged
 from gateway.core.json_text import Json, RequestId
 from gateway.protocols.native.codes import ERROR_CODES, TEMPORARY, WITH_REQUEST_ID, CloseCode
 
@@ -32,7 +32,7 @@ def broadcast_text(event: Broadcast) -> bytes:
 
 
 def data(event: Delivered) -> bytes:
-    """A DATA message. Extras and data are JSON already and stay as they are."""
+    """A DATA message. Extras and data are JSON already and stay as they are; for a delta, data is a string."""
     time, topic, extras, value = message.unpack(event.body)
     more = b"" if extras == message.NO_EXTRAS else b"%s," % extras[1:-1]
     end = b',"initialData":true}' if event.initial else b"}"
@@ -40,6 +40,10 @@ def data(event: Delivered) -> bytes:
         epoch, offset, mark = event.position
         marked = b"" if mark is None else b',"mark":%d' % mark
         end = b',"offset":%d,"epoch":"%s"%s%s' % (offset, epoch.encode(), marked, end)
+    if isinstance(event, DeltaDelivered):
+        delta = event.delta()
+        more += b'"delta":%s,' % (b"false" if delta is None else b"true")
+        value = orjson.dumps((value if delta is None else delta).decode())
     if b'"' in topic or b"\\" in topic:  # the only characters of a topic that JSON escapes
         topic = topic.replace(b"\\", b"\\\\").replace(b'"', b'\\"')
     return b'{"type":"DATA","topic":"%s",%s"data":%s,"timestamp":"%s"%s' % (topic, more, value, time, end)

@@ -18,7 +18,7 @@ export type Limits = { messageBytes: number; topics: number; messagesPerSecond: 
 export type Auth = { type: "AUTH"; authToken: string };
 
 /** Subscribe to topics, and recover what was missed since the positions in `recover` */
-export type Subscribe = { type: "SUBSCRIBE"; topics: Array<string>; requestId?: string | number; authToken?: string; tokens?: Array<string>; recover?: { [name: string]: Position }; filter?: Filter };
+export type Subscribe = { type: "SUBSCRIBE"; topics: Array<string>; requestId?: string | number; authToken?: string; tokens?: Array<string>; recover?: { [name: string]: Position }; filter?: Filter; delta?: "fossil" };
 
 /** Unsubscribe from topics */
 export type Unsubscribe = { type: "UNSUBSCRIBE"; topics: Array<string>; requestId?: string | number };
@@ -50,6 +50,9 @@ export type ClientMessage =
 
 /** A message on a topic; with its position if the topic has history */
 export type Data = { type: "DATA"; topic: string; data: Json; timestamp: string; action?: string; subtype?: string; priority?: string | number; tags?: { [name: string]: string }; sender?: Member; offset?: number; epoch?: string; mark?: number; initialData?: true };
+
+/** A message for a subscriber that receives deltas: data is a delta, or the JSON text of the data */
+export type DeltaData = { type: "DATA"; topic: string; data: string; timestamp: string; delta: boolean; action?: string; subtype?: string; priority?: string | number; tags?: { [name: string]: string }; offset?: number; epoch?: string; mark?: number };
 
 /** The answer to a REQUEST */
 export type Answer = { type: "DATA"; topic: string; data: Json; timestamp: string; action: string; requestId?: string | number };
@@ -119,6 +122,7 @@ export type StreamClosed = { type: "CLOSE"; code: number; reason: string };
 
 export type ServerMessage =
   | Data
+  | DeltaData
   | Answer
   | Presence
   | Subscribed

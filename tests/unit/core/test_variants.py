@@ -10,13 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.core import frames, message
+from gateway.core import fossil_delta, frames, message
 from gateway.core.errors import ErrorReason
 from gateway.core.events import Delivered, Encoder
 from gateway.core.hub import Audiences, Hub
 from gateway.core.subscription_options import PLAIN, SubscriptionOptions
 from gateway.core.tag_filter import TagFilter
 from gateway.core.variants import MAX_CLIENT_FILTERS, MAX_TOPIC_NODES
+from gateway.protocols.centrifugo import protobuf
+from gateway.protocols.centrifugo.protocol import JSON, PROTOBUF
 from gateway.protocols.native.protocol import NATIVE
 from tests.unit.raw import Raw
 
@@ -25,16 +27,42 @@ TOPIC = "topic:t"
 
 @dataclass(eq=False)
 class Client:
-    """A subscriber, and the data that it has received."""
+    """A subscriber, and the data that it has received. It applies deltas as the clients of its protocol do."""
 
     client_id: str
     protocol: Encoder = NATIVE
     audiences: Audiences = field(default_factory=Audiences)
     data: list[Any] = field(default_factory=list)
+    delta: bool = False  # it has subscribed with deltas
+    base: bytes = b""
+    deltas: int = 0  # that it has received
 
     def send(self, frame: bytes) -> bool:
-        self.data += [orjson.loads(text)["data"] for text in frames.payloads(frame)]
+        for payload in frames.payloads(frame):
+            if self.protocol is NATIVE:
+                text = orjson.loads(payload)
+                self._take(text["data"].encode() if "delta" in text else None, text.get("delta"), text["data"])
+            else:
+                self._take_publication(payload)
         return True
+
+    def _take_publication(self, payload: bytes) -> None:
+        if self.protocol is JSON:
+            publication = orjson.loads(payload)["push"]["pub"]
+            raw = publication["data"].encode() if self.delta else orjson.dumps(publication["data"])
+        else:
+            [reply] = protobuf.split(payload, 1)
+            publication = protobuf.decode("Reply", reply)["push"]["pub"]
+            raw = publication["data"]
+        assert self.delta or "delta" not in publication
+        self._take(raw, publication.get("delta", False))
+
+    def _take(self, raw: bytes | None, delta: bool | None, data: Any = None) -> None:
+        if raw is not None:
+            self.deltas += bool(delta)
+            self.base = fossil_delta.apply(self.base, raw, 1 << 20) if delta else raw
+            data = orjson.loads(self.base)
+        self.data.append(data)
 
 
 def a_filter(tag: str, value: str) -> SubscriptionOptions:
@@ -56,55 +84,116 @@ def subscribe(hub: Hub, client: Client, options: SubscriptionOptions, audience: 
     assert hub.variants.refusal(client, [audience], options, None) is None
     hub.join(client, audience)
     hub.tailor(client, audience, options)
+    client.delta = options.delta
 
 
-OPTIONS = [PLAIN, a_filter("side", "buy"), a_filter("side", "sell"), a_filter("kind", "fill")]
+DELTA = SubscriptionOptions(delta=True)
+OPTIONS = [PLAIN, a_filter("side", "buy"), a_filter("side", "sell"), DELTA, DELTA]
 TAGS: list[dict[str, str]] = [{}, {"side": "buy"}, {"side": "sell"}, {"side": "buy", "kind": "fill"}]
+TEXTS = ["the same in each message, so a delta is small", "é" * 30, "", "x" * (65 << 10)]
+PROTOCOLS: list[Encoder] = [NATIVE, JSON, PROTOBUF, NATIVE]
 NUMBERS = st.integers(0, 3)
 STEPS = st.one_of(
-    st.tuples(st.just("subscribe"), NUMBERS, NUMBERS),
+    st.tuples(st.just("subscribe"), NUMBERS, st.integers(0, 4)),
+    st.tuples(st.just("subscribe"), NUMBERS, st.integers(0, 4)),
     st.tuples(st.just("leave"), NUMBERS, NUMBERS),
     st.tuples(st.just("remove"), NUMBERS, NUMBERS),
     st.tuples(st.just("flush"), NUMBERS, NUMBERS),
-    st.tuples(st.just("publish"), NUMBERS, st.integers(0, 4)),
-    st.tuples(st.just("publish"), NUMBERS, st.integers(0, 4)),
+    st.tuples(st.just("direct"), NUMBERS, st.integers(0, 4)),
+    st.tuples(st.just("only"), NUMBERS, NUMBERS),
+    *(st.tuples(st.just("publish"), NUMBERS, st.integers(0, 9)) for _ in range(4)),
 )
 
 
-@settings(deadline=None, max_examples=300)
-@given(st.lists(STEPS, max_size=40))
-def test_each_member_receives_what_it_wants(steps: list[tuple[str, int, int]]) -> None:
-    hub, clients = Hub(), [Client(f"{number}") for number in range(4)]
+@settings(deadline=None, max_examples=400)
+@given(st.lists(STEPS, max_size=40), st.lists(NUMBERS, min_size=40, max_size=40))
+def test_each_member_receives_what_it_wants(steps: list[tuple[str, int, int]], texts: list[int]) -> None:
+    hub, clients = Hub(), [Client(f"{number}", PROTOCOLS[number]) for number in range(4)]
     chosen: dict[Client, SubscriptionOptions] = {}
     wanted: dict[Client, list[Any]] = {client: [] for client in clients}
+    for client in clients:
+        hub.join(client, "user:u")
     for number, (act, first, second) in enumerate(steps):
         client = clients[first]
+        data = {"number": number, "text": TEXTS[texts[number]]}
+        sent, exclude = event(data, **TAGS[first]), f"{second}"
         match act:
             case "subscribe":
                 chosen[client] = OPTIONS[second]
+                hub.flush()
                 subscribe(hub, client, OPTIONS[second])
             case "leave":
                 chosen.pop(client, None)
                 hub.leave(client, TOPIC)
+                client.delta = False
             case "remove":
                 chosen.pop(client, None)
                 hub.remove(client)
+                client.delta = False
+                hub.join(client, "user:u")
             case "flush":
                 hub.flush()
-            case "publish":
-                exclude = f"{second}" if second < 4 else None
-                sent = event({"number": number, "text": "the same in each message"}, **TAGS[first])
+            case "direct":
+                hub.deliver_directly("user:u", sent, exclude)
+                for member in clients:
+                    wanted[member] += [data] if member.client_id != exclude else []
+            case "only":
+                hub.deliver(TOPIC, sent, only=exclude)
                 for member, options in chosen.items():
-                    if member.client_id != exclude and options.wants(sent.body):
-                        wanted[member].append({"number": number, "text": "the same in each message"})
-                hub.deliver(TOPIC, sent, exclude)
+                    wanted[member] += [data] if member.client_id == exclude and options.wants(sent.body) else []
+            case "publish":
+                hub.deliver(TOPIC, sent, exclude if second < 4 else None)
+                for member, options in chosen.items():
+                    wanted[member] += [data] if member.client_id != exclude and options.wants(sent.body) else []
         assert set(hub.members(TOPIC)) == chosen.keys()
     hub.flush()
     for client in clients:
         assert client.data == wanted[client]
         hub.remove(client)
     assert not list(hub), "no group is left"
-    assert not hub.variants.topics
+    assert not (hub.variants.topics or hub.variants.deltas or hub.variants.varied)
+
+
+def test_deltas_are_sent_once_a_member_has_a_message_and_are_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    hub, created = Hub(), 0
+    clients = [Client(f"{number}", protocol) for number, protocol in enumerate(PROTOCOLS)]
+    create = fossil_delta.create
+
+    def counted(old: bytes, new: bytes) -> bytes | None:
+        nonlocal created
+        created += 1
+        return create(old, new)
+
+    monkeypatch.setattr(fossil_delta, "create", counted)
+    for client in clients:
+        subscribe(hub, client, DELTA)
+    for number in range(5):
+        hub.deliver(TOPIC, event({"number": number, "text": TEXTS[0]}))
+    hub.flush()
+    assert [client.deltas for client in clients] == [4] * 4
+    assert created == 4
+    subscribe(hub, clients[0], DELTA)
+    hub.deliver(TOPIC, event({"number": 5, "text": TEXTS[0]}))
+    hub.flush()
+    assert [client.deltas for client in clients] == [4, 5, 5, 5], "a subscription begins with a whole message"
+    assert all([each["number"] for each in client.data] == [*range(6)] for client in clients)
+
+
+def test_the_previous_message_is_kept_only_for_members_with_deltas_and_only_if_it_is_small() -> None:
+    hub, ann, bob = Hub(), Client("ann"), Client("bob")
+    subscribe(hub, bob, PLAIN)
+    subscribe(hub, ann, DELTA)
+
+    def kept() -> list[Any]:
+        return [message.unpack(each._previous.body)[3] for each in hub.variants.deltas.values() if each._previous]
+
+    hub.deliver(TOPIC, event("small"))
+    assert kept() == [b'"small"']
+    hub.deliver(TOPIC, event("x" * fossil_delta.MAX_BYTES))
+    assert kept() == []
+    hub.leave(ann, TOPIC)
+    assert not hub.variants.deltas
+    assert hub.count(TOPIC) == 1
 
 
 def test_a_filter_is_evaluated_once_for_all_its_members() -> None:

@@ -10,7 +10,7 @@ import orjson
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.core import frames, hub, message
+from gateway.core import fossil_delta, frames, hub, message
 from gateway.core.events import Delivered, Encoder
 from gateway.core.hub import Audiences, Hub, Recipient
 from gateway.core.subscription_options import SubscriptionOptions
@@ -153,3 +153,29 @@ async def test_a_filtered_client_receives_the_last_message_that_it_wants() -> No
     node.remove(clients["sells"])
     await later(1)
     assert numbers("plain")[-1] == 7
+
+
+@in_virtual_time
+async def test_a_client_with_deltas_reconstructs_each_message_that_it_receives() -> None:
+    conflation, node, clients = house("plain", "ann", "bob")
+    for name in ("ann", "bob"):
+        node.tailor(clients[name], hub.topic_audience(TOPIC), SubscriptionOptions(delta=True))
+    for number in range(20):
+        data = {"number": number, "text": "the same in each message"}
+        conflation.conflate(TOPIC, Delivered(message.pack(TOPIC, data, {}, 0)), ("ann", None)[number % 2], WINDOW_MS)
+        await asyncio.sleep(0.03)
+    await later(1)
+    node.flush()
+    numbers: dict[str, list[int]] = {}
+    kinds: set[bool] = set()
+    for name in ("ann", "bob"):
+        base = b""
+        for text in map(orjson.loads, frames.payloads(b"".join(clients[name].received))):
+            kinds.add(text["delta"])
+            raw = text["data"].encode()
+            base = fossil_delta.apply(base, raw, 1000) if text["delta"] else raw
+            numbers.setdefault(name, []).append(orjson.loads(base)["number"])
+    assert kinds == {True, False}
+    assert numbers["ann"] == sorted(numbers["ann"]) and numbers["ann"][-1] == 19
+    assert numbers["bob"] == sorted(numbers["bob"]) and numbers["bob"][-1] == 19
+    assert not [number for number in numbers["ann"] if number % 2 == 0]

@@ -122,6 +122,7 @@ def test_the_number_of_commands_in_a_frame_has_a_bound(client: Client) -> None:
             {"subscribe": {"channel": "a", "tf": {"op": "not", "nodes": [{"key": "k", "cmp": "in", "vals": ["b"]}]}}},
             Subscribe(("a",), 2, once=True, options=SubscriptionOptions(NOT_B)),
         ),
+        ({"subscribe": {"channel": "a", "delta": "other"}}, Subscribe(("a",), 2, once=True)),
         ({"unsubscribe": {"channel": "a"}}, Unsubscribe(("a",), 2)),
         ({"presence": {"channel": "a"}}, Request("a", "presence", {"clients": True}, 2)),
         ({"refresh": {"token": "t"}}, Auth("t", 2, same_user=True)),
@@ -198,6 +199,7 @@ def test_connect_comes_first() -> None:
         ({"subscribe": {"channel": "no topic"}}, ErrorReason.DATA_REFUSED),
         ({"subscribe": {"channel": "a", "type": 1}}, ErrorReason.NOT_IMPLEMENTED),
         ({"subscribe": {"channel": "a", "tf": {"op": "eq"}}}, ErrorReason.DATA_REFUSED),
+        ({"subscribe": {"channel": "a", "delta": "fossil", "tf": {"key": "a", "cmp": "ex"}}}, ErrorReason.DATA_REFUSED),
         ({"publish": {"channel": "a"}}, ErrorReason.DATA_REFUSED),
         ({"sub_refresh": {"channel": "a", "type": 1}}, ErrorReason.NOT_IMPLEMENTED),
         ({"ping": {}}, ErrorReason.NOT_IMPLEMENTED),
@@ -292,6 +294,29 @@ def test_missed_messages_are_in_the_reply(client: Client) -> None:
     assert subscribed(client) == {
         **place, "offset": 3, "was_recovering": True, "recovered": True, "publications": publications
     }  # fmt: skip
+
+
+def test_a_client_with_deltas_reads_all_data_as_bytes(client: Client) -> None:
+    about = {"channel": "a", "recover": True, "epoch": "e", "offset": 3, "delta": "fossil"}
+    command = client.say(id=2, subscribe=about)
+    assert command.options == SubscriptionOptions(delta=True)
+    client.conversation.encode_missed([delivered("a", {"x": "é"}, 4), delivered("b", 1, 5)])
+    [reply] = client.sent(events.Subscribed(("a",), 2, {"a": Position("e", 4, 1)}, {"a": True}))
+    written = orjson.dumps({"x": "é"})
+    raw = written.decode() if client.protocol is JSON else written
+    assert reply["subscribe"]["delta"] is True
+    assert reply["subscribe"]["publications"] == [{"data": raw, "offset": 4}]
+    client.say(id=3, unsubscribe={"channel": "a"})
+    client.sent(events.Unsubscribed(("a",), 3))
+    assert "delta" not in subscribed(client, recover=False)
+
+
+def test_what_other_clients_receive_after_a_refused_subscription_with_deltas(client: Client) -> None:
+    client.say(id=2, subscribe={"channel": "a", "delta": "fossil"})
+    client.sent(events.Failed(ProtocolError(ErrorReason.NOT_ALLOWED, "no", 2)))
+    client.conversation.encode_missed([delivered("a", 1, 4)])
+    pushes = client.sent(events.Subscribed(("a",), None, by_server=True))
+    assert pushes[1] == {"push": {"channel": "a", "pub": {"data": data(client, 1), "offset": 4}}}
 
 
 def test_too_many_missed_messages_are_not_recovered(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:

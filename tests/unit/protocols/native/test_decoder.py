@@ -201,6 +201,10 @@ def test_a_type_that_is_deeply_nested_is_refused_like_any_other(form: str) -> No
             Subscribe(("a",), None, options=SubscriptionOptions(BUYS)),
         ),
         ({"type": "SUBSCRIBE", "topics": ["a"], "filter": None}, Subscribe(("a",), None)),
+        (
+            {"type": "SUBSCRIBE", "topics": ["a"], "delta": "fossil"},
+            Subscribe(("a",), None, options=SubscriptionOptions(delta=True)),
+        ),
         ({"type": "UNSUBSCRIBE", "topics": ["a", "no topic", "a"], "requestId": "r"}, Unsubscribe(("a",), "r")),
         ({"type": "UNSUBSCRIBE", "topics": ["no topic"]}, Unsubscribe((), None)),
         ({"type": "PUBLISH", "topic": "chat", "data": None, "requestId": 1}, Publish(Publication("chat", None), 1)),
@@ -258,6 +262,11 @@ def test_a_message_is_read(text: dict[str, Any], message: Command) -> None:
         (b'{"type":"SUBSCRIBE","topics":["no topic","contest\\n"]}', ErrorReason.NO_VALID_TOPIC),
         (b'{"type":"SUBSCRIBE","topics":["a"],"filter":{"cmp":"eq"}}', ErrorReason.DATA_REFUSED),
         (b'{"type":"SUBSCRIBE","topics":["a"],"filter":[]}', ErrorReason.DATA_REFUSED),
+        (b'{"type":"SUBSCRIBE","topics":["a"],"delta":true}', ErrorReason.DATA_REFUSED),
+        (
+            b'{"type":"SUBSCRIBE","topics":["a"],"delta":"fossil","filter":{"key":"a","cmp":"ex"}}',
+            ErrorReason.DATA_REFUSED,
+        ),
         (b'{"type":"UNSUBSCRIBE"}', ErrorReason.UNSUBSCRIBE_WITHOUT_TOPICS),
         (b'{"type":"UNSUBSCRIBE","topics":[]}', ErrorReason.UNSUBSCRIBE_WITHOUT_TOPICS),
         (b'{"type":"PUBLISH","data":1}', ErrorReason.MISSING_PARAMETER),
