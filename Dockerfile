@@ -11,7 +11,6 @@ COPY constraints.txt .
 RUN pip install --no-cache-dir --requirement constraints.txt
 
 COPY pyproject.toml README.md LICENSE ./
-COPY docs docs
 COPY gateway gateway
 RUN pip install --no-cache-dir --constraint constraints.txt '.[server]'
 

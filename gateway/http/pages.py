@@ -47,8 +47,7 @@ class Assets(StaticFiles):
         return response
 
 
-# protocol.md, clients.md and topics.md are symbolic links to docs/.
-_files: Final = Assets(directory=STATIC, follow_symlink=True)
+_files: Final = Assets(directory=STATIC)
 
 
 async def index(_request: Request) -> Response:

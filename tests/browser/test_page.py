@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +12,7 @@ import httpx
 import pytest
 from playwright.async_api import Browser, Locator, expect
 
+from gateway.http.pages import STATIC
 from tests.browser.conftest import Photograph
 from tests.browser.visitor import MS, Visitor
 from tests.kit.client import Api, Front
@@ -312,12 +314,18 @@ async def test_everything_can_be_reached_by_keyboard(plain: Cluster, front: Load
     assert visitor.faults == []
 
 
-@pytest.mark.parametrize(
-    "path", ["/gateway.js", "/gateway.classic.js", "/gateway.d.ts", "/static/protocol.md", "/static/clients.md"]
-)
+def test_the_page_links_to_pages_of_the_documentation_that_exist() -> None:
+    links = re.findall(
+        r'href="https://github\.com/[\w-]+/[\w-]+/blob/main/([^"]+)"', (STATIC / "index.html").read_text()
+    )
+    assert links
+    assert [link for link in links if not (ROOT / link).is_file()] == []
+
+
+@pytest.mark.parametrize("path", ["/gateway.js", "/gateway.classic.js", "/gateway.d.ts"])
 def test_what_the_page_links_to_is_there(plain: Cluster, front: LoadBalancer, path: str) -> None:
     answer = httpx.get(front.url + path, trust_env=False)
     assert answer.status_code == 200
-    assert answer.headers["content-type"].split(";")[0] in ("text/javascript", "text/plain", "text/markdown")
+    assert answer.headers["content-type"].split(";")[0] in ("text/javascript", "text/plain")
     again = httpx.get(front.url + path, headers={"If-None-Match": answer.headers["etag"]}, trust_env=False)
     assert again.status_code == 304

@@ -101,7 +101,7 @@ def test_the_packages_build_and_pass_strict_checks(tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
         [metadata] = (archive.read(name).decode() for name in names if name.endswith("METADATA"))
-    assert {"gateway/py.typed", "gateway/static/client/gateway.js", "gateway/static/protocol.md"} <= set(names)
+    assert {"gateway/py.typed", "gateway/static/client/gateway.js"} <= set(names)
     assert all(name.startswith(("gateway/", "websocket_gateway_cluster-")) for name in names)
     assert "License-Expression: Apache-2.0" in metadata
     with tarfile.open(sdist) as packed:

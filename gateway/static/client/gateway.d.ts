@@ -1,4 +1,4 @@
-/** The browser client of the gateway. Times are milliseconds. clients.md describes its behaviour, protocol.md the wire protocol. */
+/** The browser client of the gateway. Times are milliseconds. docs/reference/clients.md describes its behaviour, protocol.md the wire protocol. */
 
 export type Json = null | boolean | number | string | Json[] | { [name: string]: Json };
 
