@@ -36,7 +36,7 @@ pictures: .venv/dev.done ## take the README's screenshots with the browser tests
 	@$(PYTHON) -m stack.need redis-server haproxy chromium
 	@PICTURES=docs/images $(BIN)/pytest -n 0 -m picture tests/browser
 
-chaos: .venv/dev.done ## break a private cluster on purpose; SEED= MINUTES= FAULTS= QUICK=1 CLIENTS= FSYNC= REDIS=sentinel|cluster WAIT= HOSTS=1
+chaos: .venv/dev.done ## break a private cluster on purpose; SEED= MINUTES= FAULTS= QUICK=1 CLIENTS= CLIENT=centrifugo FSYNC= REDIS=sentinel|cluster WAIT= HOSTS=1
 	@$(PYTHON) -m stack.need redis-server haproxy iproute2 nftables
 	@$(BIN)/python -m chaos
 

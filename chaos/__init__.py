@@ -7,7 +7,8 @@ report.py      a phase's figures, its broken promises, the table                
 network.py     a host (network namespace) for each process, and network cuts
 stack.py       private Redis servers, gateway nodes and HAProxy, in their own folder
 publisher.py   numbered messages, each published exactly once
-listener.py    a gateway client and its ledgers
+listener.py    a client with its ledgers, and that of gateway.client
+centrifugo_listener.py    that of centrifuge-python
 faults.py      the faults
 run.py         runs one fault after another and checks the messages
 """

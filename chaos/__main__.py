@@ -1,7 +1,8 @@
 """`python -m chaos`: causes failures in a private cluster and prints one table; exits with 0 if every promise was kept.
 
 SEED=7 repeats the same choices · MINUTES=30 random faults for this time · FAULTS="kill flush" only these · QUICK=1
-shorter waits and fewer clients · CLIENTS=100 · FSYNC=always Redis syncs each write ·
+shorter waits and fewer clients · CLIENTS=100 · CLIENT=centrifugo the clients are those of centrifuge-python ·
+FSYNC=always Redis syncs each write ·
 REDIS=sentinel a master, two replicas and three Sentinels · REDIS=cluster three masters with a replica each ·
 WAIT=1 number of replicas that must confirm a message ·
 HOSTS=1 two load balancers, four nodes and six Redis processes, each on its own host, with network cuts

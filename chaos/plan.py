@@ -24,6 +24,7 @@ class Plan:
     faults: tuple[str, ...]  # in this order; with `minutes`: to choose from
     minutes: float = 0  # 0: each fault once
     clients: int = FULL_CLIENTS
+    client: str = "gateway"  # or "centrifugo": the package centrifuge-python
     nodes: int = 3
     restless: float = 0.1  # share of the clients that keep closing their own connection
     restless_seconds: float = 3.0  # average time between two closes
@@ -71,7 +72,7 @@ def keeps(topic: str) -> bool:
 
 
 def from_env(environ: Mapping[str, str], faults: Mapping[str, Collection[str]], seed: int) -> Plan:
-    """The plan of the variables SEED, MINUTES, FAULTS, QUICK, CLIENTS, FSYNC, REDIS, WAIT and HOSTS.
+    """The plan of the variables SEED, MINUTES, FAULTS, QUICK, CLIENTS, CLIENT, FSYNC, REDIS, WAIT and HOSTS.
 
     `faults`: the names of the faults for each kind of Redis, and for "hosts".
 
@@ -92,10 +93,18 @@ def from_env(environ: Mapping[str, str], faults: Mapping[str, Collection[str]], 
     fsync = environ.get("FSYNC") or "everysec"
     if fsync not in ("everysec", "always", "no"):
         raise PlanError(f"FSYNC must be everysec, always or no, not {fsync!r}")
+    client = environ.get("CLIENT") or "gateway"
+    if client not in ("gateway", "centrifugo"):
+        raise PlanError(f"CLIENT must be gateway or centrifugo, not {client!r}")
+    if hosts and client != "gateway":
+        raise PlanError(
+            "with HOSTS=1 CLIENT must be gateway: clients of centrifuge-python have no address of their own"
+        )
     quick = environ.get("QUICK", "") not in ("", "0")
     clients = int(_number(environ, "CLIENTS", QUICK_CLIENTS if quick else FULL_CLIENTS, 1, 2000))
     common = Plan(
         seed=int(_number(environ, "SEED", seed, 0, 2**63)), faults=tuple(chosen) or tuple(known), clients=clients,
+        client=client,
         minutes=_number(environ, "MINUTES", 0, 0, 7 * 24 * 60), redis=redis, fsync=fsync,
         hosts=hosts, nodes=4 if hosts else 3, **(MANY_TOPICS if redis == "cluster" else {}),
         wait_replicas=int(_number(environ, "WAIT", 1 if hosts else 0, 0, REPLICAS[redis])),

@@ -14,9 +14,10 @@ from operator import add
 import httpx
 from redis.exceptions import RedisError
 
+from chaos.centrifugo_listener import CentrifugoListener
 from chaos.faults import FAULTS, Fault, Outage
 from chaos.ledger import Account
-from chaos.listener import Listener
+from chaos.listener import GatewayListener, Listener
 from chaos.plan import Plan, keeps
 from chaos.publisher import Publisher
 from chaos.report import Failover, Phase
@@ -91,7 +92,8 @@ async def _audience(plan: Plan, stack: Stack, publisher: Publisher) -> AsyncIter
         async def come(at: int) -> Listener:
             async with at_once:
                 ways, source = stack.ways(at), stack.source(at)
-                listening = Listener.listening(ways, source, publisher.topics, restless=at < restless)
+                kind = CentrifugoListener if plan.client == "centrifugo" else GatewayListener
+                listening = kind.listening(ways, source, publisher.topics, restless=at < restless)
                 return await exits.enter_async_context(listening)
 
         restless = round(plan.clients * plan.restless)
@@ -206,7 +208,7 @@ class _Conductor:
         while True:
             truth = self._connected()
             asked = loop.time()
-            self._seen.update((one.gateway.client_id, asked) for one in self._listeners if one.connected)
+            self._seen.update((one.client_id or "", asked) for one in self._listeners if one.connected)
             listed = await self._publisher.clients()
             if listed is None:
                 # While Redis is down no row can be removed, so this time does not count.
@@ -222,7 +224,7 @@ class _Conductor:
     def _connected(self) -> dict[str, str]:
         """Ids and addresses of the connected clients that do not cut their own connection."""
         quiet = [listener for listener in self._listeners if listener.connected and not listener.restless]
-        return {listener.gateway.client_id: listener.source for listener in quiet}
+        return {listener.client_id or "": listener.source for listener in quiet}
 
     async def _churn(self) -> None:
         """Makes the restless clients reconnect, so that some client recovers at every moment of a fault."""

@@ -139,7 +139,7 @@ def _here(plan: Plan, folder: Path) -> Iterator[Stack]:
         store = _store(plan, folder)
         stack.enter_context(store)
         nodes = stack.enter_context(Cluster(plan.nodes, folder, store, **_settings(plan, folder)))
-        balancer = stack.enter_context(LoadBalancer(nodes.nodes, folder, **LIMITS))
+        balancer = stack.enter_context(LoadBalancer(nodes.nodes, folder, **LIMITS, **_trusted(plan)))
         yield Stack(store, nodes, [balancer])
 
 
@@ -172,12 +172,18 @@ def _hosts(plan: Plan, folder: Path) -> Iterator[Stack]:
 LIMITS: Final = {"LB_HARDSTOP": f"{HARD_STOP_SECONDS}s", "RL_CONN": 20_000, "RL_REQ": 20_000}
 
 
+def _trusted(plan: Plan) -> dict[str, object]:
+    """Clients of centrifuge-python name their address in a header."""
+    return {"LB_TRUSTED": "127.0.0.1"} if plan.client == "centrifugo" else {}
+
+
 def _settings(plan: Plan, folder: Path) -> dict[str, object]:
     rules = folder / "topics.toml"
     rules.write_text(RULES)
     return {
         "topics": rules, "lease_seconds": plan.lease_seconds, "ping_seconds": plan.ping_seconds,
         "pong_seconds": plan.pong_seconds, "drain_seconds": plan.drain_seconds, "wait_replicas": plan.wait_replicas,
+        "centrifugo": int(plan.client == "centrifugo"),
     }  # fmt: skip
 
 

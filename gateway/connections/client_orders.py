@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
 from functools import partial
 from typing import TypeAlias
 
@@ -44,7 +43,9 @@ class ClientOrders:
         parts: list[list[str]] = [order.topics if isinstance(order, SubscribeClients) else []]
         if isinstance(order, UnsubscribeClients):
             parts = [order.topics[at : at + SLICE_ITEMS] for at in range(0, len(order.topics), SLICE_ITEMS)]
-        each_in_slices(itertools.product(self._selected(order.clients), parts), partial(self._execute, order))
+        kept = order.keep if isinstance(order, DisconnectClients) else ()
+        selected = [one for one in self._selected(order.clients) if one.client_id not in kept]
+        each_in_slices(itertools.product(selected, parts), partial(self._execute, order))
 
     def _execute(self, order: ClientOrder, about: tuple[Connection, list[str]]) -> int:
         connection, topics = about
@@ -55,7 +56,10 @@ class ClientOrders:
         self._log.info("control message executed", op=op, client=connection.client_id, reason=reason)
         match order:
             case DisconnectClients():
-                connection.disconnect(CloseReason.DISCONNECTED, order.reason)
+                if order.code is not None:
+                    connection.close(order.code, order.reason)
+                else:
+                    connection.disconnect(CloseReason.DISCONNECTED, order.reason)
                 return 0
             case ExpireClients(_, expires):
                 connection.session.expire_at(expires)
@@ -63,11 +67,12 @@ class ClientOrders:
             case UnsubscribeClients():
                 self._enforcer.unsubscribe(connection, topics, order.reason)
             case SubscribeClients():
-                self._subscribe(connection, topics)
+                self._subscribe(connection, order)
         return len(topics) - 1
 
-    def _subscribe(self, connection: Connection, topics: Sequence[str]) -> None:
+    def _subscribe(self, connection: Connection, order: SubscribeClients) -> None:
         """Subscribe the client to topics that it has not asked for, and notify it."""
+        topics = order.topics
         new = sum(not connection.audiences.has_topic(topic) for topic in topics)
         if connection.audiences.topics + new > self._max_client_topics:
             self._log.warning(
@@ -79,8 +84,11 @@ class ClientOrders:
         joins = connection.session.join_leave_topics(topics)
         self._subscriptions.subscribe(
             connection,
-            effects.SubscribeTopics(tuple(topics), None, login=False, by_server=True, options=None, join_leave=joins),
-        )
+            effects.SubscribeTopics(
+                tuple(topics), None, login=False, recover=order.recover, by_server=True, options=None,
+                join_leave=joins, data=order.data,
+            ),
+        )  # fmt: skip
 
     def _selected(self, selector: ClientSelector) -> list[Connection]:
         if selector.client is not None:

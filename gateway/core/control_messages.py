@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from gateway.core import json_text, rebalancing, revocations
 from gateway.core.names import is_name
+from gateway.core.position import Position
 from gateway.core.revocations import Revocation
 from gateway.core.topic_rules import is_reserved, is_topic
 
 MAX_BYTES: Final = 64 << 10
 MAX_EXPIRES: Final = 1e12  # seconds since 1970
 MAX_SUBSCRIBED: Final = 100  # topics of one order to subscribe
+MAX_KEPT: Final = 100  # clients that an order to disconnect leaves connected
+CLOSE_CODES: Final = range(3000, 5000)  # that an order to disconnect may name
 
 
 class ControlError(ValueError):
@@ -29,10 +33,12 @@ class ClientSelector:
 
 @dataclass(frozen=True, slots=True)
 class DisconnectClients:
-    """Close the sockets of the selected clients."""
+    """Close the sockets of the selected clients, except those in `keep`. `code`: of the close; None: the usual one."""
 
     clients: ClientSelector
     reason: str
+    code: int | None = None
+    keep: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +52,15 @@ class UnsubscribeClients:
 
 @dataclass(frozen=True, slots=True)
 class SubscribeClients:
-    """Subscribe the selected clients to topics. The topic rules do not restrict it."""
+    """Subscribe the selected clients to topics. The topic rules do not restrict it.
+
+    The clients receive the messages after the positions in `recover`, by topic, and `data` with the notice.
+    """
 
     clients: ClientSelector
     topics: list[str]
+    recover: Mapping[str, Position] = field(default_factory=dict)
+    data: Any = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,14 +152,15 @@ def parse(payload: bytes) -> ControlMessage:
         message: Any = json_text.loads(payload) if len(payload) <= MAX_BYTES else None
         match message["op"]:
             case "disconnect":
-                return DisconnectClients(_clients(message), _reason(message))
+                return DisconnectClients(_clients(message), _reason(message), _code(message), _kept(message))
             case "unsubscribe":
                 return UnsubscribeClients(_clients(message), _topics(message), _reason(message))
             case "subscribe":
                 topics = list(dict.fromkeys(_topics(message)))
                 if not 0 < len(topics) <= MAX_SUBSCRIBED or any(map(is_reserved, topics)):
                     raise ValueError(f"subscribe needs 1 to {MAX_SUBSCRIBED} topics that are not the gateway's own")
-                return SubscribeClients(_clients(message), topics)
+                recover = {topic: _position(message["recover"][topic]) for topic in message.get("recover", {})}
+                return SubscribeClients(_clients(message), topics, recover, message.get("data"))
             case "expire":
                 expires = message["expires"]
                 if expires is not None and not 0 <= float(expires) <= MAX_EXPIRES:
@@ -182,6 +194,29 @@ def _clients(message: dict[str, Any]) -> ClientSelector:
     if "client" in message:
         return ClientSelector(_name(message, "client"), None)
     return ClientSelector(None, _name(message, "user"))
+
+
+def _code(message: dict[str, Any]) -> int | None:
+    if "code" not in message:
+        return None
+    code = message["code"]
+    if not isinstance(code, int) or code not in CLOSE_CODES:
+        raise ValueError("code must be a whole number from 3000 to 4999")
+    return code
+
+
+def _kept(message: dict[str, Any]) -> tuple[str, ...]:
+    kept = message.get("keep", [])
+    if not isinstance(kept, list) or len(kept) > MAX_KEPT or not all(map(is_name, kept)):
+        raise ValueError(f"keep must be a list of at most {MAX_KEPT} client ids")
+    return tuple(kept)
+
+
+def _position(about: dict[str, Any]) -> Position:
+    offset, epoch = about["offset"], about["epoch"]
+    if not isinstance(offset, int) or isinstance(offset, bool) or offset < 0 or not isinstance(epoch, str):
+        raise ValueError("a position has an offset and an epoch")
+    return Position(epoch, offset)
 
 
 def _topics(message: dict[str, Any]) -> list[str]:

@@ -45,6 +45,7 @@ class SubscribeTopics:
     whole: bool = False  # if a topic cannot be recovered, the client is not subscribed, and gets an error
     options: SubscriptionOptions | None = PLAIN  # None: topics that the client has already keep theirs
     join_leave: tuple[str, ...] = ()  # topics of which the client is sent each client that joins or leaves
+    data: Json = None  # of the back end that subscribes the client
 
 
 @dataclass(frozen=True, slots=True)

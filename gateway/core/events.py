@@ -121,6 +121,7 @@ class Subscribed(NamedTuple):
     positions: Mapping[str, Position] = _NONE  # of the topics with history
     recovered: Mapping[str, bool] = _NONE  # of those that the client asked to recover
     by_server: bool = False  # the back end has subscribed the client, which has not asked
+    data: Json = None  # of the back end that has subscribed the client
 
 
 class Published(NamedTuple):

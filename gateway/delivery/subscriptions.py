@@ -166,11 +166,13 @@ class Subscriptions:
         ):
             # The usual case: Redis has confirmed all channels, and no message precedes the acknowledgement.
             self._membership.add(connection, audiences, options)
-            self._sender.reply(connection, Subscribed(topics, effect.request_id, by_server=effect.by_server))
+            by_server, data = effect.by_server, effect.data
+            self._sender.reply(connection, Subscribed(topics, effect.request_id, by_server=by_server, data=data))
             return
         asked = WaitingSubscribe(
-            topics, audiences, effect.request_id, positions, effect.by_server, effect.whole, options, effect.join_leave
-        )
+            topics, audiences, effect.request_id, positions, effect.by_server, effect.whole, options,
+            effect.join_leave, effect.data,
+        )  # fmt: skip
         confirmed = len(topics) <= SLICE_ITEMS and self._join_channels(asked, asked.audiences)
         for topic in topics:
             self._hub.join(connection, hub.joining_topic(topic))
@@ -341,7 +343,8 @@ class Subscriptions:
             t: self._topic_copies.recovery.position(t) for t in subscribed if self._topic_copies.has_history(t)
         }
         self._sender.reply(
-            connection, Subscribed(subscribed, asked.request_id, positions, asked.recovered, asked.by_server)
+            connection,
+            Subscribed(subscribed, asked.request_id, positions, asked.recovered, asked.by_server, asked.data),
         )
 
     def _fail(self, connection: Connection, asked: WaitingSubscribe, error: Exception) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from gateway.core.json_text import RequestId
+from gateway.core.json_text import Json, RequestId
 from gateway.core.position import Position
 from gateway.core.subscription_options import SubscriptionOptions
 
@@ -32,6 +32,7 @@ class WaitingSubscribe:
     whole: bool  # the client wants no subscription to a topic that it cannot recover
     options: SubscriptionOptions | None  # as in `SubscribeTopics`
     join_leave: Sequence[str] = ()  # topics of which the client is sent clients that join and leave
+    data: Json = None  # of the back end that subscribes the client
     recovered: dict[str, bool] = field(default_factory=dict)  # by topic: whether the client received all it missed
     recoveries: dict[str, TopicRecovery] = field(default_factory=dict)  # by topic: stored once the client is subscribed
     confirmed: asyncio.Event = field(default_factory=asyncio.Event)

@@ -21,6 +21,10 @@ library: Any = pytest.importorskip("cent", reason="the extra dev installs it")
 
 RULES = """
 [[topic]]
+pattern = "recent"
+history = 10
+
+[[topic]]
 pattern = "kept*"
 history = 100
 presence = true
@@ -106,6 +110,7 @@ async def use(cent: Both, ann: Client, bob: Client) -> None:
     await cent.call("unsubscribe", library.UnsubscribeRequest(user="bob", channel="kept", client=bob.id))
     await bob.hear(type="SYSTEM", action="unsubscribed")
 
+    await cent.call("publish", library.PublishRequest(channel="recent", data="missed"))
     requests = [
         library.PublishRequest(channel="plain", data=3),
         library.InfoRequest(),
@@ -117,8 +122,16 @@ async def use(cent: Both, ann: Client, bob: Client) -> None:
 
     await cent.call("refresh", library.RefreshRequest(user="ann", client=ann.id, expired=True))
     assert await ann.closed() == 3005
-    await cent.call("disconnect", library.DisconnectRequest(user="bob"))
-    assert await bob.closed() == 3503
+    custom = library.Disconnect(code=4000, reason="moved")
+    for about in ({"whitelist": [bob.id]}, {"client": bob.id, "session": f"{ann.id}.secret"}, {"client": "other"}):
+        await cent.call("disconnect", library.DisconnectRequest(user="bob", **about))
+    since, heard = library.StreamPosition(offset=0, epoch=""), len(bob.messages)
+    about = {"client": bob.id, "session": f"{bob.id}.secret", "recover_since": since, "data": {"why": "back"}}
+    await cent.call("subscribe", library.SubscribeRequest(user="bob", channel="recent", **about))
+    notice = await bob.hear(type="SYSTEM", action="subscribed", start=heard)
+    assert notice["data"]["data"] == {"why": "back"} and bob.data("recent") == ["missed"]
+    await cent.call("disconnect", library.DisconnectRequest(user="bob", disconnect=custom))
+    assert await bob.closed() == 4000
 
     with pytest.raises(library.CentApiResponseError) as refused:
         await cent.call("publish", library.PublishRequest(channel="system", data=1))

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any, Final
+
+import orjson
+
 from gateway.auth.api_keys import ApiKey
+from gateway.broker.history import MAX_OFFSET
 from gateway.broker.keys import is_client_id
+from gateway.core.control_messages import CLOSE_CODES, MAX_KEPT
 from gateway.core.names import is_name
+from gateway.core.position import ANY_EPOCH
 from gateway.http.centrifugo_api.wire import (
-    ErrorCode,
     Params,
-    Refused,
     Result,
     bad_request,
     channel,
@@ -19,11 +24,24 @@ from gateway.http.centrifugo_api.wire import (
 )
 from gateway.node.node import Node
 
+MAX_DATA_BYTES: Final = 16 << 10  # of a notice of a subscription; a control message carries it
+MAX_REASON_BYTES: Final = 123  # of a close (RFC 6455, 5.5)
+
 
 async def subscribe(node: Node, _key: ApiKey, params: Params) -> Result:
     """Subscribe the clients of `user` to `channel`."""
-    refuse_unknown(params, "info", "b64info", "data", "b64data", "expire_at", "recover_since", "override")
-    return await _order(node, params, "subscribe", topics=[channel(params, node.rules)])
+    refuse_unknown(params, "info", "b64info", "b64data", "expire_at", "override")
+    topic, since, data = channel(params, node.rules), params.get("recover_since"), params.get("data")
+    about: dict[str, Any] = {"topics": [topic]}
+    if since:
+        if not isinstance(since, dict) or not 0 <= number(since, "offset") <= MAX_OFFSET:
+            raise bad_request("recover_since must be an object with the offset and the epoch of a message")
+        about["recover"] = {topic: {"offset": number(since, "offset"), "epoch": text(since, "epoch") or ANY_EPOCH}}
+    if data is not None:
+        if len(orjson.dumps(data)) > MAX_DATA_BYTES:
+            raise bad_request(f"data must have at most {MAX_DATA_BYTES} bytes of JSON: publish larger data")
+        about["data"] = data
+    return await _order(node, params, "subscribe", **about)
 
 
 async def unsubscribe(node: Node, _key: ApiKey, params: Params) -> Result:
@@ -32,15 +50,23 @@ async def unsubscribe(node: Node, _key: ApiKey, params: Params) -> Result:
 
 
 async def disconnect(node: Node, _key: ApiKey, params: Params) -> Result:
-    """Close the connections of `user` with code 3503."""
-    refuse_unknown(params, "whitelist")
-    custom = params.get("disconnect") or {}
+    """Close the connections of `user`, except those in `whitelist`, with code 3503 or that in `disconnect`."""
+    custom, kept = params.get("disconnect") or {}, params.get("whitelist") or []
     if not isinstance(custom, dict):
         raise bad_request("disconnect must be an object with code and reason")
-    if number(custom, "code") not in (0, 3503):
-        raise Refused(ErrorCode.NOT_AVAILABLE, f"the close code is always 3503, not {custom['code']}: leave code out")
-    reason = text(custom, "reason")
-    return await _order(node, params, "disconnect", **({"reason": reason} if reason else {}))
+    if not isinstance(kept, list) or len(kept) > MAX_KEPT or not all(map(is_name, kept)):
+        raise bad_request(f"whitelist must be a list of at most {MAX_KEPT} ids of clients")
+    code, reason = number(custom, "code"), text(custom, "reason")
+    if code and code not in CLOSE_CODES:
+        raise bad_request(f"code must be from {CLOSE_CODES.start} to {CLOSE_CODES.stop - 1}, not {code}")
+    if len(reason.encode()) > MAX_REASON_BYTES:
+        raise bad_request(f"reason must have at most {MAX_REASON_BYTES} bytes")
+    about: dict[str, Any] = {"keep": kept} if kept else {}
+    if code:
+        about["code"] = code
+    if reason:
+        about["reason"] = reason
+    return await _order(node, params, "disconnect", **about)
 
 
 async def refresh(node: Node, _key: ApiKey, params: Params) -> Result:
@@ -52,9 +78,11 @@ async def refresh(node: Node, _key: ApiKey, params: Params) -> Result:
 
 
 async def _order(node: Node, params: Params, op: str, **about: object) -> Result:
-    """Send the order to the node of `client`, or for all clients of `user`."""
-    refuse_unknown(params, "session")
-    user, client = text(params, "user"), text(params, "client")
+    """Send the order to the node of `client` or of the client with `session`, or for all clients of `user`."""
+    user, client, session = text(params, "user"), text(params, "client"), text(params, "session")
+    if session:  # it names its client before a secret
+        named = session.rpartition(".")[0]
+        client = named if client in ("", named) and named else "none"
     if client:
         found = await node.registry.client(client) if is_client_id(client) else None
         # A client has no row yet in its first moments; only its node knows then whether it is connected.

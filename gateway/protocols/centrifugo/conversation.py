@@ -265,18 +265,19 @@ class CentrifugoConversation:
 
     def _subscribed(self, event: events.Subscribed, now: float) -> bytes:
         if event.by_server:
-            return b"".join([self._entered(topic, event.positions.get(topic)) for topic in event.topics])
+            return b"".join([self._entered(topic, event) for topic in event.topics])
         kind, _, recover = self._asked.get(event.request_id, _NOTHING)  # type: ignore[arg-type]
         results = {topic: self._subscription(topic, event, recover.get(topic), now) for topic in event.topics}
         if kind == "connect":
             return self._logged_in(results, now)
         return b"".join([self._reply(event.request_id, result) for result in results.values()])
 
-    def _entered(self, topic: str, position: Position | None) -> bytes:
-        """The push that the back end has subscribed the client, and the last value of the topic, if it has one."""
-        about: dict[str, Any] = {}
+    def _entered(self, topic: str, event: events.Subscribed) -> bytes:
+        """The push that the back end has subscribed the client, and the messages that the client receives first."""
+        position = event.positions.get(topic)
+        about: dict[str, Any] = {} if event.data is None else {"data": orjson.dumps(event.data)}
         if position is not None:
-            about = {"recoverable": True, "positioned": True, **_nonzero(epoch=position.epoch, offset=position.offset)}
+            about |= {"recoverable": True, "positioned": True, **_nonzero(epoch=position.epoch, offset=position.offset)}
         pushes: list[Fields] = [
             {"subscribe": about},
             *({"pub": publication} for publication in self._take_missed(topic)),

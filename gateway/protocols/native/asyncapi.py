@@ -204,7 +204,10 @@ EVENTS: Final[dict[str, tuple[str, Schema]]] = {
         "The back end has subscribed the client",
         _notice(
             "subscribed",
-            _object({"topics": TOPICS}, {"positions": {"type": "object", "additionalProperties": _ref("Position")}}),
+            _object(
+                {"topics": TOPICS},
+                {"positions": {"type": "object", "additionalProperties": _ref("Position")}, "data": ANY},
+            ),
         ),
     ),
     "SubscriptionsEnded": (

@@ -145,7 +145,10 @@ def _subscribed(event: events.Subscribed, time: str) -> bytes:
     names = list(event.topics)
     if event.by_server:
         positions = {topic: at._asdict() for topic, at in event.positions.items()}
-        return _system("subscribed", {"topics": names, **({"positions": positions} if positions else {})}, time)
+        more = {"positions": positions} if positions else {}
+        if event.data is not None:
+            more["data"] = event.data
+        return _system("subscribed", {"topics": names, **more}, time)
     # The message does not repeat many names: with thousands of topics that would double the size of the frame.
     listed = ", ".join(names) if len(names) <= 10 else f"{len(names)} topics"
     fields = _echo(event.request_id)

@@ -91,7 +91,7 @@ export type Error = { type: "ERROR"; code: 4000 | 4001 | 4002 | 4003 | 4004 | 40
 export type Welcome = { type: "SYSTEM"; topic: "system"; action: "welcome"; data: { clientId: string; node: string; version: string; pingMs: number; limits: Limits }; timestamp: string };
 
 /** The back end has subscribed the client */
-export type SubscribedByServer = { type: "SYSTEM"; topic: "system"; action: "subscribed"; data: { topics: Array<string>; positions?: { [name: string]: Position } }; timestamp: string };
+export type SubscribedByServer = { type: "SYSTEM"; topic: "system"; action: "subscribed"; data: { topics: Array<string>; positions?: { [name: string]: Position }; data?: Json }; timestamp: string };
 
 /** The gateway has unsubscribed the client */
 export type SubscriptionsEnded = { type: "SYSTEM"; topic: "system"; action: "unsubscribed"; data: { topics: Array<string>; reason: string }; timestamp: string };

@@ -24,6 +24,7 @@ from gateway.core.control_messages import (
     SubscribeClients,
     UnsubscribeClients,
 )
+from gateway.core.position import Position
 from gateway.core.revocations import Revocation
 
 GONE = Revocation("user", "ann", 10.0, 5.0)
@@ -77,6 +78,20 @@ OPS = (
             {"op": "subscribe", "user": "u", "topics": ["t", "a", "t"]},
             SubscribeClients(ClientSelector(None, "u"), ["t", "a"]),
         ),
+        (
+            {
+                "op": "subscribe",
+                "client": "c",
+                "topics": ["t"],
+                "recover": {"t": {"offset": 3, "epoch": "e"}},
+                "data": 1,
+            },
+            SubscribeClients(ClientSelector("c", None), ["t"], {"t": Position("e", 3)}, 1),
+        ),
+        (
+            {"op": "disconnect", "user": "u", "code": 4000, "reason": "r", "keep": ["c"]},
+            DisconnectClients(ClientSelector(None, "u"), "r", 4000, ("c",)),
+        ),
         ({"op": "expire", "user": "u", "expires": 7}, ExpireClients(ClientSelector(None, "u"), 7.0)),
         ({"op": "expire", "client": "c", "expires": None}, ExpireClients(ClientSelector("c", None), None)),
         ({"op": "forget", "topics": ["t", "u"]}, ForgetHistory(["t", "u"])),
@@ -100,6 +115,10 @@ def test_an_order_is_read(said: dict[str, object], order: ControlMessage) -> Non
     [
         {"op": "subscribe", "user": "u", "topics": ["system"]}, {"op": "subscribe", "user": "u"},
         {"op": "subscribe", "user": "u", "topics": [f"t{at}" for at in range(101)]},
+        {"op": "disconnect", "user": "u", "code": 1000}, {"op": "disconnect", "user": "u", "code": "4000"},
+        {"op": "disconnect", "user": "u", "keep": "c"}, {"op": "disconnect", "user": "u", "keep": ["c"] * 101},
+        {"op": "subscribe", "user": "u", "topics": ["t"], "recover": {"t": {"offset": -1, "epoch": "e"}}},
+        {"op": "subscribe", "user": "u", "topics": ["t"], "recover": {"t": 1}},
         {"op": "subscribe", "topics": ["t"]}, {"op": "expire", "user": "u"}, {"op": "expire", "expires": 1},
         {"op": "expire", "user": "u", "expires": -1}, {"op": "expire", "user": "u", "expires": "soon"},
         {}, [], 5, {"op": "dance"}, {"op": "disconnect"}, {"op": "drain"}, {"op": "move", "node": "n"},

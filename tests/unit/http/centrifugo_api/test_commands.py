@@ -180,8 +180,11 @@ async def test_an_order_for_a_client_of_another_user_has_no_effect() -> None:
     [
         ("subscribe", {"channel": "a"}, 107), ("subscribe", {"user": "u", "channel": "system"}, 103),
         ("subscribe", {"user": "u", "channel": "a", "expire_at": 7}, 108), ("disconnect", {"user": ["u"]}, 107),
-        ("disconnect", {"user": "u", "whitelist": ["x"]}, 108), ("disconnect", {"user": "u", "session": "s"}, 108),
-        ("disconnect", {"user": "u", "disconnect": {"code": 4000}}, 108), ("disconnect", {"user": "x" * 201}, 107),
+        ("disconnect", {"user": "u", "whitelist": "x"}, 107), ("disconnect", {"user": "u", "whitelist": [1]}, 107),
+        ("disconnect", {"user": "u", "disconnect": {"code": 1000}}, 107), ("disconnect", {"user": "x" * 201}, 107),
+        ("disconnect", {"user": "u", "disconnect": {"reason": "é" * 62}}, 107),
+        ("subscribe", {"user": "u", "channel": "a", "data": "x" * 17_000}, 107),
+        ("subscribe", {"user": "u", "channel": "a", "recover_since": 7}, 107),
         ("refresh", {"user": "u", "expire_at": -1}, 107), ("refresh", {"user": "u", "expired": 1}, 107),
         ("presence", {"channel": "plain"}, 108), ("history", {"channel": "plain"}, 108), ("history", {}, 107),
         ("history_remove", {"channel": "plain"}, 108), ("history", {"channel": "kept", "limit": -2}, 107),
