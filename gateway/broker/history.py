@@ -7,6 +7,7 @@ import re
 import secrets
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Final, NamedTuple
 
 from gateway.broker import rows
@@ -49,6 +50,22 @@ class History:
         self._read_history = redis.script("read_history")
         self._renew_epoch = redis.script("renew_epoch")
         self._peek_history = redis.script("peek_history")
+        self._begin_history = redis.script("begin_history")
+
+    async def begin(self, topic: str, rule: Rule, page: StreamPage) -> StreamPage:
+        """Give a topic an epoch before its first message; `page` is a read that found none. Returns the page with it.
+
+        A client whose protocol names the epoch only when it subscribes can then still recover after the first message.
+
+        Raises:
+            Unavailable: Redis did not confirm.
+        """
+        keys = [self._keys.history_meta(topic)]
+        life_ms = rule.history_seconds * 1000 + META_MS
+        command = self._begin_history.with_source(keys, [secrets.token_hex(4), life_ms])
+        [begun] = await self._redis.transact([command], durable=True)
+        epoch = self._top(keys[0], begun, b"0", b"").epoch
+        return page if epoch is None else replace(page, epoch=epoch)
 
     def append_command(
         self, topic: str, rule: Rule, envelope: Envelope, channel: str, key: str | None, fence: Fence | None = None

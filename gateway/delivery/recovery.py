@@ -13,6 +13,7 @@ from typing import Any, Final, Protocol
 
 from gateway.broker.client import Unavailable
 from gateway.broker.history import MAX_READ, NO_TOP, History, HistoryTop
+from gateway.broker.memory import RedisMemory
 from gateway.core.events import Broadcast, Delivered
 from gateway.core.position import ANY_EPOCH, Position, is_unborn
 from gateway.core.stream_position import StreamEntry, StreamPosition
@@ -54,12 +55,14 @@ class Recovery:
 
     def __init__(
         self, history: History, rules: TopicRules, metrics: Metrics,
-        spawn: Callable[[Coroutine[Any, Any, None], str], object],
+        spawn: Callable[[Coroutine[Any, Any, None], str], object], begins_in: RedisMemory | None = None,
     ) -> None:  # fmt: skip
+        """`begins_in`: a topic without messages gets an epoch when the node opens it, unless this memory is full."""
         self._history = history
         self._rules = rules
         self._metrics = metrics
         self._spawn = spawn
+        self._begins_in = begins_in
         self._streams: dict[str, _TopicStream] = {}
         self._recovered: dict[tuple[str, str, int], Delivered] = {}  # by topic, epoch and offset
         self._recovered_bytes = 0
@@ -216,6 +219,8 @@ class Recovery:
                 try:
                     async with self._reading:
                         page = await self._history.read(topic, stream_position.begin_read())
+                        if is_unborn(page.epoch) and stream_position.epoch is None and self._may_begin():
+                            page = await self._history.begin(topic, self._rules.of(topic), page)
                 except Unavailable:
                     await asyncio.sleep(RETRY_SECONDS)  # retry until read: no subscription is acknowledged before
                     continue
@@ -238,6 +243,9 @@ class Recovery:
             for waiter in waiters:
                 if not waiter.done():
                     waiter.set_result(None)
+
+    def _may_begin(self) -> bool:
+        return self._begins_in is not None and not self._begins_in.full
 
     def _gap(self, topic: str, stream: _TopicStream) -> None:
         stream.losses += 1

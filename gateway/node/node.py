@@ -130,7 +130,9 @@ class Node:
         self.presence = PresenceTracker(
             PresenceStore(self._redis, keys, self.id), grace_seconds=settings.presence_grace_seconds, now_ms=now_ms
         )
-        self._recovery = Recovery(self.history, rules, metrics, spawn)
+        self._recovery = Recovery(
+            self.history, rules, metrics, spawn, self._redis_memory if settings.centrifugo else None
+        )
         self._topic_copies = TopicCopies(self._hub, rules, self._recovery, self._snapshots, self.presence, metrics)
         dispatcher = Dispatcher(
             hub=self._hub, pubsub=self._pubsub, keys=keys, topic_copies=self._topic_copies, metrics=metrics, now=now

@@ -359,6 +359,25 @@ async def test_nothing_is_lost_when_a_node_is_killed(
     assert one.events.subscribed[-1].recovered
 
 
+async def test_a_subscription_to_an_empty_topic_recovers_after_its_first_messages_are_trimmed(
+    nodes: Callable[..., Cluster], client: Callable[..., Client], haproxy: Callable[..., LoadBalancer]
+) -> None:
+    cluster = nodes(2)
+    one = client(haproxy(cluster.nodes))
+    await one.subscribe("short:1")  # its history has two messages
+    victim, other = sorted(cluster, key=lambda node: node.metric("gateway_connections"), reverse=True)
+    publisher = client(other)
+    await publisher.client.connect()
+    for value in range(40):
+        await publisher.client.publish("short:1", publisher.data(value))
+    await eventually(lambda: one.events.data == list(range(40)), SECONDS)
+    victim.kill()
+    await publisher.client.publish("short:1", publisher.data(40))
+    await eventually(lambda: len(one.events.subscribed) == 2, 60)
+    assert one.events.subscribed[1].recovered
+    await eventually(lambda: one.events.data == list(range(41)), SECONDS)
+
+
 async def test_many_commands_in_one_frame(nodes: Callable[..., Cluster]) -> None:
     (node,) = nodes(1)
     url = node.ws.removesuffix("/ws") + "/connection/websocket"

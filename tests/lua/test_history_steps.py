@@ -628,6 +628,30 @@ def test_renew_of_a_key_of_another_type_writes_nothing(steps: Steps, topic: Topi
         assert steps.call("renew_epoch", [topic.meta], "e1", "e2", 60_000) == b""
 
 
+# ---- begin
+
+
+def test_begin_gives_a_topic_its_epoch_before_the_first_message(steps: Steps, topic: Topic) -> None:
+    with steps.silence():
+        assert steps.call("begin_history", [topic.meta], "e1", 60_000) == b"e1"
+    assert topic.about() == {"epoch": "e1", "top": "0", "mark": "0"}
+    assert steps.expires(topic.meta, 60_000)
+    epoch, offset, *_ = topic.append()
+    assert (epoch, offset) == (b"e1", 1)
+
+
+def test_begin_keeps_the_epoch_of_a_node_that_was_quicker(steps: Steps, topic: Topic) -> None:
+    epoch, *_ = topic.append()
+    with steps.nothing_done():
+        assert steps.call("begin_history", [topic.meta], "e2", 60_000) == epoch
+
+
+def test_begin_replaces_a_key_of_another_type(steps: Steps, topic: Topic) -> None:
+    steps.redis.set(topic.meta, "x")
+    assert steps.call("begin_history", [topic.meta], "e1", 60_000) == b"e1"
+    assert topic.about()["epoch"] == "e1"
+
+
 # ---- peek
 
 
