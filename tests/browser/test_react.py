@@ -22,8 +22,6 @@ from tests.kit.process import ROOT, program
 from tests.kit.waiting import eventually
 
 EXAMPLE = ROOT / "examples" / "react"
-CLIENT = ROOT / "gateway" / "static" / "client"
-PACKAGES = ("react@19", "react-dom@19", "vue@3", "esbuild@0.25", "typescript@5", "@types/react@19")
 SHOWN_MS = 30_000
 RULES = """
 [[topic]]
@@ -69,24 +67,16 @@ def sample(part: str) -> str:
 @pytest.fixture
 def bundle(folder: Path) -> Callable[[str], str]:
     """`bundle("main.jsx")`: the script of a page of the example's folder, with all that it imports."""
-    packages = npm.installed("react", *PACKAGES)
     for file in EXAMPLE.iterdir():
         if file.is_file():
             shutil.copy(file, folder)
-    (folder / "node_modules").symlink_to(packages / "node_modules")
     (folder / "useRoom.js").write_text(sample("useRoom"))
     (folder / "useTopicVue.js").write_text(sample('from "vue"'))
     (folder / "sample.js").write_text(SAMPLE_PAGE)
     (folder / "vue.js").write_text(VUE_PAGE)
 
     def script(name: str) -> str:
-        build = json.loads((EXAMPLE / "package.json").read_text())["scripts"]["build"].split()
-        assert build[:2] == ["esbuild", "main.jsx"]
-        command = [str(folder / "node_modules" / ".bin" / "esbuild"), name, *build[2:]]
-        alias = f"--alias:websocket-gateway-client={CLIENT / 'gateway.js'}"
-        done = subprocess.run([*command, alias], cwd=folder, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-        return (folder / "app.js").read_text()
+        return npm.bundled(folder, folder / "app.js", name).read_text()
 
     return script
 
@@ -172,9 +162,9 @@ async def test_the_samples_of_the_page_show_messages(
 
 
 def test_typescript_accepts_a_program_with_the_types_of_the_package(folder: Path) -> None:
-    packages = npm.installed("react", *PACKAGES)
+    packages = npm.installed("react", *npm.REACT)
     (folder / "node_modules").mkdir()
-    (folder / "node_modules" / "websocket-gateway-client").symlink_to(CLIENT)
+    (folder / "node_modules" / "websocket-gateway-client").symlink_to(npm.CLIENT)
     (folder / "page.ts").write_text(
         """
         import { Gateway, Refused, type Message } from "websocket-gateway-client";

@@ -9,6 +9,7 @@ import re
 import shlex
 import subprocess
 import tempfile
+import textwrap
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +27,7 @@ from tests.kit.process import ROOT, clean_environment, program
 
 def python(text: str) -> None:
     """It compiles, and what it imports of this project exists."""
+    text = textwrap.dedent(text)  # a part of a function
     for node in ast.walk(compile(text, "sample", "exec", ast.PyCF_ONLY_AST | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)):
         if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "gateway":
             module = importlib.import_module(str(node.module))
@@ -109,6 +111,7 @@ def shell(text: str) -> None:
 
 CHECKS: dict[str, Callable[[str], object]] = {
     "python": python, "toml": toml, "js": javascript, "html": html, "sh": shell, "promql": promql, "haproxy": haproxy,
+    "jsx": str.strip,  # the test that bundles it checks it
     "yaml": lambda text: list(yaml.safe_load_all(text)), "json": orjson.loads,
 }  # fmt: skip
 

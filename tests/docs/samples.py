@@ -24,7 +24,7 @@ EXCEPTED: Final = "excepted"
 # What becomes of a block in this language without a comment. TOML is read by the loader of the nodes, PromQL by
 # promtool, HAProxy's configuration by haproxy -c.
 HANDLING: Final = {
-    "sh": EXECUTED, "python": EXECUTED, "js": EXECUTED, "html": EXECUTED,
+    "sh": EXECUTED, "python": EXECUTED, "js": EXECUTED, "jsx": EXECUTED, "html": EXECUTED,
     "toml": VALIDATED, "promql": VALIDATED, "haproxy": VALIDATED, "yaml": VALIDATED, "json": VALIDATED,
 }  # fmt: skip
 _BLOCK: Final = re.compile(

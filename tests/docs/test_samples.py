@@ -43,7 +43,12 @@ async def test_each_page_runs_in_chromium(sample: Sample, place: Place, browser:
 @pytest.mark.parametrize("sample", [one for one in SAMPLES if one.runner], ids=name)
 def test_a_sample_that_another_test_runs_is_named_there(sample: Sample) -> None:
     assert sample.runner is not None
-    assert Path(sample.page).name in (ROOT / sample.runner).read_text()
+    code = (ROOT / sample.runner).read_text()
+    assert Path(sample.page).name in code or (sample.page.startswith("docs/tutorial/") and "docs/tutorial/" in code)
+
+
+def test_a_component_is_bundled_by_another_test() -> None:
+    assert [name(sample) for sample in SAMPLES if sample.language == "jsx" and sample.runner is None] == []
 
 
 def test_few_samples_are_only_checked() -> None:
