@@ -158,12 +158,9 @@ class Node:
         self.registry = Registry(
             self._redis, keys, self.id, lease_seconds=settings.lease_seconds,
             local_state=LocalState(
-                node_row=self.status.node_row,
-                client_row=self.open_connections.client_row,
-                client_ids=self.open_connections.client_ids,
-                subscriber_count=self._hub.count_topic,
-                topics=self._hub.topics,
-                rows_dropped=self._topic_copies.rewrite_presence,
+                node_row=self.status.node_row, client_row=self.open_connections.client_row,
+                client_ids=self.open_connections.client_ids, subscriber_count=self._hub.count_topic,
+                topics=self._hub.topics, rows_dropped=self._topic_copies.rewrite_presence,
             ),
             metrics=metrics,
         )  # fmt: skip
