@@ -11,6 +11,8 @@ message once and in order. If a message is no longer available, `Subscription.ev
     address.py        checks the URL of the server                                     (pure)
     server_limits.py  the server's limits: message sizes and rates                     (pure)
     topic_position.py the client's position in one topic                               (pure)
+    delta_base.py     the text to which the next delta of a topic applies              (pure)
+    known_topic.py    what the client knows of a topic, and of a SUBSCRIBE
     backoff.py        backoff, heartbeat, and the time to replace a token              (pure)
     events.py         events and errors                                                (pure)
     subscription.py   the events of one topic for one caller

@@ -21,7 +21,6 @@ from gateway.client.subscriptions import TopicSubscriptions
 from gateway.client.timing import Timing
 from gateway.client.tokens import GetToken, Tokens
 from gateway.client.wire import ConnectionLost, Frame, Wire
-from gateway.core import json_text
 from gateway.core.json_text import Json
 from gateway.core.position import Position
 
@@ -151,22 +150,22 @@ class Gateway:
                 self._wire.reconnect_ms = int(after * 1000)
             self._wire.abort()
 
-    async def subscribe(self, topic: str, *, buffer: int = BUFFER_EVENTS) -> Subscription:
+    async def subscribe(
+        self, topic: str, *, buffer: int = BUFFER_EVENTS, tag_filter: Json = None, delta: bool = False
+    ) -> Subscription:  # fmt: skip
         """Subscribe to `topic`. From now on the subscription receives every message, or a `Gap`.
 
-        `buffer` is the largest number of unread events.
+        `buffer` is the largest number of unread events. `tag_filter`: only messages whose tags match it. `delta`: the
+        node sends differences, from which the client makes the messages.
 
         Raises:
-            TypeError, ValueError: `topic` is not a string that JSON can hold.
+            TypeError, ValueError: JSON cannot hold an argument, or another subscription has another filter.
             Refused: The server refuses the subscription.
             NoAnswer: The server did not reply in time.
             Closed: The client has ended.
         """
         self._check()
-        if not isinstance(topic, str):
-            raise TypeError(f"topic is of type {type(topic).__name__}; it must be a str")
-        json_text.dumps(topic)
-        subscription = self._topics.add(topic, buffer)
+        subscription = self._topics.add(topic, buffer, tag_filter, delta=delta)
         try:
             async with asyncio.timeout(self._timing.answer):
                 await asyncio.shield(subscription.entered)

@@ -7,41 +7,23 @@ always knows whether the server sends a topic, however often the caller subscrib
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from gateway.client.backoff import Backoff
 from gateway.client.events import Closed, Disconnected, Event, Message, Presence, Refused, TooLarge, message, refusal
+from gateway.client.known_topic import KnownTopic, SubscribeRequest
 from gateway.client.server_limits import SUBSCRIBE_BYTES, SUBSCRIBE_TOPICS, SendRate, ServerLimits, batches
 from gateway.client.subscription import Subscription
 from gateway.client.topic_position import TopicPosition
 from gateway.core import json_text
+from gateway.core.json_text import Json
+from gateway.core.subscription_options import DELTA_FORMAT
 from gateway.protocols.native.codes import ErrorCode
 
 SUBSCRIBE_TRIES: Final = 3
 
 Frame = dict[str, Any]
-
-
-@dataclass(slots=True, eq=False)
-class _Topic:
-    name: str
-    position: TopicPosition
-    subscriptions: dict[Subscription, None] = field(default_factory=dict)
-    pending: bool = False  # its SUBSCRIBE is unanswered, or waits for a retry
-    covered: list[Subscription] = field(default_factory=list)  # the subscriptions that the reply acknowledges
-    joined: bool = False  # acknowledged on this connection
-
-
-@dataclass(slots=True)
-class _Subscribe:
-    request_id: str
-    entries: list[_Topic]
-    data: bytes
-    recovers: bool
-    tries: int = 0
-    refusals: int = 0
 
 
 class TopicSubscriptions:
@@ -65,25 +47,42 @@ class TopicSubscriptions:
         self._backoff = backoff
         self._notify = changed
         self._other = other
-        self._known: dict[str, _Topic] = {}
-        self._changed: dict[_Topic, None] = {}  # topics that may need a SUBSCRIBE or UNSUBSCRIBE
+        self._known: dict[str, KnownTopic] = {}
+        self._changed: dict[KnownTopic, None] = {}  # topics that may need a SUBSCRIBE or UNSUBSCRIBE
         self._connected = False
         self._limits = ServerLimits()
         self._pace = SendRate(self._limits.subscriptions_per_second)
         self._ids = itertools.count(1)
-        self._unanswered: dict[str, _Subscribe] = {}  # unanswered SUBSCRIBEs, oldest first
+        self._unanswered: dict[str, SubscribeRequest] = {}  # unanswered SUBSCRIBEs, oldest first
         self._progress = 0.0  # when the last reply came, or when the first of them was sent
         self._retry_at = 0.0  # when to send the oldest again
-        self._refused: list[tuple[float, list[_Topic]]] = []  # temporarily refused topics, with the time of the retry
+        self._refused: list[
+            tuple[float, list[KnownTopic]]
+        ] = []  # temporarily refused topics, with the time of the retry
         self._replies: list[bytes] = []  # messages to send in reaction to the server's messages
         self._paced: float | None = None  # when the server's rate allows more
 
     # ---- the subscriptions
 
-    def add(self, topic: str, buffer: int) -> Subscription:
-        """Add a subscription to `topic`. The SUBSCRIBE is sent now or on the next connection."""
+    def add(self, topic: str, buffer: int, tag_filter: Json = None, *, delta: bool = False) -> Subscription:
+        """Add a subscription to `topic`. The SUBSCRIBE is sent now or on the next connection.
+
+        Raises:
+            TypeError, ValueError: An argument is not one that JSON can hold.
+            ValueError: The topic has a subscription with another filter.
+        """
+        if not isinstance(topic, str):
+            raise TypeError(f"topic is of type {type(topic).__name__}; it must be a str")
+        options = {"filter": tag_filter} if tag_filter is not None else {}
+        if delta:
+            options["delta"] = DELTA_FORMAT
+        json_text.dumps([topic, options])
         subscription = Subscription(topic, buffer, self.remove)
-        known = self._known.setdefault(topic, _Topic(topic, TopicPosition(topic)))
+        known = self._known.setdefault(topic, KnownTopic(topic, TopicPosition(topic)))
+        if not known.subscriptions:
+            known.options = options
+        elif known.options.get("filter") != tag_filter:
+            raise ValueError(f"{topic} has a subscription with another filter: close it, or filter here")
         known.subscriptions[subscription] = None
         self._touch(known)
         return subscription
@@ -162,7 +161,7 @@ class TopicSubscriptions:
         self._paced = None
         window = min(self._limits.message_bytes, SUBSCRIBE_BYTES)
         most = min(SUBSCRIBE_TOPICS, self._pace.most)
-        for names in batches(wanted, lambda name: wanted[name].position.recover(), window, most):
+        for names in self._batches(wanted, window, most):
             wait = self._pace.delay(len(names), now)
             if wait > 0:
                 self._paced = now + wait
@@ -182,7 +181,7 @@ class TopicSubscriptions:
                 self._backoff.reset()  # everything is acknowledged
         return texts
 
-    def _differences(self) -> tuple[list[str], dict[str, _Topic]]:
+    def _differences(self) -> tuple[list[str], dict[str, KnownTopic]]:
         """The topics to unsubscribe from, and the entries to subscribe to by topic."""
         left: list[str] = []
         for known in list(self._changed):
@@ -198,15 +197,23 @@ class TopicSubscriptions:
             del self._changed[known]
         return left, {known.name: known for known in self._changed}
 
-    def _make(self, entries: list[_Topic]) -> _Subscribe:
-        frame: Frame = {"type": "SUBSCRIBE", "topics": [known.name for known in entries]}
+    def _batches(self, wanted: Mapping[str, KnownTopic], most_bytes: int, most: int) -> Iterator[list[str]]:
+        """The topics of each SUBSCRIBE. Those of one SUBSCRIBE have the same options."""
+        groups: dict[bytes, list[str]] = {}
+        for known in wanted.values():
+            groups.setdefault(json_text.dumps(known.options), []).append(known.name)
+        for names in groups.values():
+            yield from batches(names, lambda name: wanted[name].position.recover(), most_bytes, most)
+
+    def _make(self, entries: list[KnownTopic]) -> SubscribeRequest:
+        frame: Frame = {"type": "SUBSCRIBE", "topics": [known.name for known in entries], **entries[0].options}
         recover = {known.name: place for known in entries if (place := known.position.recover())}
         if recover:
             frame["recover"] = recover
         frame["requestId"] = f"s{next(self._ids)}"
-        return _Subscribe(frame["requestId"], entries, json_text.dumps(frame), bool(recover))
+        return SubscribeRequest(frame["requestId"], entries, json_text.dumps(frame), bool(recover))
 
-    def _send(self, request: _Subscribe, now: float) -> bytes:
+    def _send(self, request: SubscribeRequest, now: float) -> bytes:
         for known in request.entries:
             self._changed.pop(known, None)
             known.pending = True
@@ -216,7 +223,7 @@ class TopicSubscriptions:
         self._unanswered[request.request_id] = request
         return self._count(request, now)
 
-    def _count(self, request: _Subscribe, now: float) -> bytes:
+    def _count(self, request: SubscribeRequest, now: float) -> bytes:
         request.tries += 1
         self._pace.take(len(request.entries), now)
         return request.data
@@ -243,6 +250,10 @@ class TopicSubscriptions:
     def receive(self, frame: Frame, now: float) -> None:
         """Process a message of the server that is not the reply to a call."""
         match frame:
+            case {"type": "DATA", "topic": str(topic), "delta": _}:
+                known = self._known.get(topic)
+                if known is not None:
+                    self._delta_received(known, frame)
             case {"type": "DATA", "topic": str(topic)}:
                 received = message(frame)
                 known = self._known.get(topic)
@@ -276,8 +287,24 @@ class TopicSubscriptions:
             case {"type": "SYSTEM", "action": "degraded" | "restored" as action}:
                 self.degraded = action == "degraded"
 
+    def _delta_received(self, known: KnownTopic, frame: Frame) -> None:
+        """Deliver the message of a delta. If the delta does not apply, subscribe again and recover."""
+        try:
+            received = message(known.base.expanded(frame))
+        except ValueError:
+            known.position.disconnected()
+            for subscription in known.subscriptions:
+                subscription.live = False
+            self._touch(known)
+        else:
+            self._deliver(known, known.position.message_received(received))
+
     def _subscribed(
-        self, request: _Subscribe, accepted: frozenset[str], positions: Mapping[str, Mapping[str, Any]], now: float
+        self,
+        request: SubscribeRequest,
+        accepted: frozenset[str],
+        positions: Mapping[str, Mapping[str, Any]],
+        now: float,
     ) -> None:
         self._answered(now)
         for known in request.entries:
@@ -297,7 +324,7 @@ class TopicSubscriptions:
                 if not subscription.ended and (subscription.entered.done() or not recovered):
                     subscription.acknowledged()
 
-    def _handle_refusal(self, request: _Subscribe, why: Refused, now: float) -> None:
+    def _handle_refusal(self, request: SubscribeRequest, why: Refused, now: float) -> None:
         request.refusals += 1
         if request.refusals < request.tries:
             return  # other copies of this SUBSCRIBE may be acknowledged
@@ -323,16 +350,16 @@ class TopicSubscriptions:
     def _answered(self, now: float) -> None:
         self._progress, self._retry_at = now, now + self._ack
 
-    def _release(self, entries: Iterable[_Topic]) -> None:
+    def _release(self, entries: Iterable[KnownTopic]) -> None:
         for known in entries:
             known.pending = False
             self._touch(known)
 
-    def _touch(self, known: _Topic) -> None:
+    def _touch(self, known: KnownTopic) -> None:
         self._changed[known] = None
         self._notify()
 
-    def _left(self, known: _Topic) -> None:
+    def _left(self, known: KnownTopic) -> None:
         if known.subscriptions:
             return
         if self._connected:
@@ -352,7 +379,7 @@ class TopicSubscriptions:
             del self._known[topic]  # otherwise the reply to its SUBSCRIBE removes it
 
     def _deliver(
-        self, known: _Topic, events: Iterable[Event], concerns: Callable[[Subscription], bool] = lambda _: True
+        self, known: KnownTopic, events: Iterable[Event], concerns: Callable[[Subscription], bool] = lambda _: True
     ) -> None:
         for event in events:
             initial = isinstance(event, Message) and event.initial

@@ -66,6 +66,11 @@ class Client:
         cls, program: Path, front: LoadBalancer, kind: str, tokens: list[str], *, protobuf: bool, **options: Any
     ) -> Client:
         about = {"root": front.url, "kind": kind, "protobuf": protobuf, "tokens": tokens, "options": options}
+        return await cls.run(program, about)
+
+    @classmethod
+    async def run(cls, program: Path, about: dict[str, Any]) -> Client:
+        """Start a program with what it needs to know."""
         return cls(
             await asyncio.create_subprocess_exec(
                 "node",

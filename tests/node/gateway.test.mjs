@@ -1035,3 +1035,82 @@ test("a refresh that gives no token keeps the old one", async () => {
   assert.equal(socket().frames("AUTH").length, 2);
   assert.equal(gateway.state, "authenticated");
 });
+
+// ---- filters and deltas
+
+const BUYS = { key: "side", cmp: "eq", val: "buy" };
+// A delta from TEXTS[0] to TEXTS[1], as the node makes it.
+const TEXTS = ['{"n":1,"text":"the same é in each message"}', '{"n":2,"text":"the same é in each message"}'];
+const DELTA = 'h\n6:{"n":2b@6,1spFRK;';
+
+test("topics with the same options share a SUBSCRIBE", async () => {
+  const { gateway } = await connected();
+  for (const number of [0, 1]) {
+    gateway.subscribe(`plain${number}`);
+    gateway.subscribe(`buys${number}`, {}, { filter: BUYS });
+    gateway.subscribe(`deltas${number}`, {}, { delta: true });
+  }
+  await turns();
+  assert.deepEqual(socket().sent.map(({ topics, filter, delta }) => [topics, filter, delta]), [
+    [["plain0", "plain1"], undefined, undefined],
+    [["buys0", "buys1"], BUYS, undefined],
+    [["deltas0", "deltas1"], undefined, "fossil"],
+  ]);
+});
+
+test("subscriptions of a topic share its filter, until all are closed", async () => {
+  const { gateway } = await connected();
+  gateway.subscribe("t", {}, { filter: BUYS });
+  gateway.subscribe("t", {}, { filter: { ...BUYS } });
+  assert.throws(() => gateway.subscribe("t"), /another filter/);
+  gateway.unsubscribe("t");
+  gateway.subscribe("t");
+  await turns();
+  assert.deepEqual(socket().sent.map(({ filter }) => filter), [undefined]);
+});
+
+test("messages are made from deltas", async () => {
+  const { gateway } = await connected();
+  const note = notebook();
+  gateway.subscribe("t", note.handlers, { delta: true });
+  await turns();
+  socket().subscribed();
+  socket().data("t", TEXTS[0], { delta: false });
+  socket().data("t", "direct"); // without `delta`: the base stays
+  socket().data("t", DELTA, { delta: true });
+  assert.deepEqual(note.received, ["subscribed", JSON.parse(TEXTS[0]), "direct", JSON.parse(TEXTS[1])]);
+});
+
+test("a loop over a topic may have deltas", async () => {
+  const { gateway } = await connected();
+  const loop = gateway.topic("t", { delta: true })[Symbol.asyncIterator]();
+  const first = loop.next();
+  await turns();
+  assert.equal(socket().last("SUBSCRIBE").delta, "fossil");
+  socket().subscribed();
+  socket().data("t", TEXTS[0], { delta: false });
+  assert.deepEqual((await first).value.data, JSON.parse(TEXTS[0]));
+  await loop.return();
+});
+
+for (const history of [true, false]) {
+  test(`after a delta that does not apply, the client subscribes again and recovers: history ${history}`, async () => {
+    const { gateway } = await connected();
+    const note = notebook();
+    const place = (offset, more) => (history ? at(offset, more) : {});
+    const positions = (offset, more) => (history ? { t: at(offset, more) } : undefined);
+    gateway.subscribe("t", note.handlers, { delta: true });
+    await turns();
+    socket().subscribed(positions(0));
+    socket().data("t", '"one"', { delta: false, ...place(1) });
+    socket().data("t", DELTA, { delta: true, ...place(2) });
+    socket().data("t", "no delta", { delta: true, ...place(3) }); // before the answer
+    await turns();
+    assert.deepEqual(socket().frames("SUBSCRIBE").map(({ recover }) => recover), [undefined, history ? { t: at(1) } : undefined]);
+    if (history) for (const offset of [2, 3]) socket().data("t", `missed ${offset}`, at(offset));
+    socket().subscribed(positions(3, { recovered: true }));
+    socket().data("t", '"four"', { delta: false, ...place(4) });
+    const between = history ? ["missed 2", "missed 3", "recovered"] : ["gap: reconnected: a topic without history", "subscribed"];
+    assert.deepEqual(note.received, ["subscribed", "one", "pending", ...between, "four"]);
+  });
+}

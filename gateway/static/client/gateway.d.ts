@@ -14,7 +14,7 @@ export interface Message<Data = any> {
   mark: number | null;
   /** true for the last value that a new subscription receives: not a new message */
   initial: boolean;
-  /** `action`, `subtype`, `priority`, as published */
+  /** `action`, `subtype`, `priority`, `tags`, as published */
   extras: { [name: string]: Json };
 }
 
@@ -68,6 +68,21 @@ export interface Handlers<Data = any> {
   onGap?(gap: Gap): void;
   /** `error`: the reason for `ended`; null if the caller closed it */
   onState?(state: SubscriptionState, error: GatewayError | null): void;
+}
+
+/** A condition on the tags of messages: a comparison of a tag, or a combination of other filters. protocol.md describes it. */
+export type Filter =
+  | { key: string; cmp: "eq" | "neq" | "sw" | "ew" | "ct" | "gt" | "gte" | "lt" | "lte"; val: string }
+  | { key: string; cmp: "in" | "nin"; vals: string[] }
+  | { key: string; cmp: "ex" | "nex" }
+  | { op: "and" | "or" | "not"; nodes: Filter[] };
+
+/** Options of the first subscription to a topic; the others must have the same filter. */
+export interface SubscriptionOptions {
+  /** receive only messages whose tags match */
+  filter?: Filter;
+  /** let the node send differences between messages, from which the client makes the messages; not with a filter */
+  delta?: boolean;
 }
 
 export interface Subscription {
@@ -155,16 +170,16 @@ export class Gateway extends EventTarget {
   /** Drop this connection and reconnect; `afterMs`: the time to wait before. */
   reconnect(afterMs?: number): void;
   /** Subscribe to a topic; several subscriptions share one on the wire. Throws `Closed` after the client has ended. */
-  subscribe<Data = any>(topic: string, handlers?: Handlers<Data>): Subscription;
+  subscribe<Data = any>(topic: string, handlers?: Handlers<Data>, options?: SubscriptionOptions): Subscription;
   /** End all subscriptions to a topic. */
   unsubscribe(topic: string): void;
   /** A topic for loops, which throw `TooSlow` when more than `limit` (10000) events wait, `Refused`, or `Closed`. */
-  topic<Data = any>(topic: string, options?: { limit?: number }): Topic<Data>;
+  topic<Data = any>(topic: string, options?: { limit?: number } & SubscriptionOptions): Topic<Data>;
   /** Resolves with the position if the topic has history. Like the other requests it rejects with `Refused`, `TooLarge`, `NoAnswer`, `Disconnected` or `Closed`. */
   publish(
     topic: string,
     data: Json,
-    extras?: { action?: string; subtype?: string; priority?: string | number },
+    extras?: { action?: string; subtype?: string; priority?: string | number; tags?: { [name: string]: string } },
   ): Promise<Position | null>;
   request<Answer = any>(topic: string, action: string, parameters?: { [name: string]: Json }): Promise<Answer>;
   command<Answer = any>(topic: string, action: string, data?: Json): Promise<Answer>;

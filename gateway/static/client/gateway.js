@@ -17,6 +17,7 @@ const BURST_MS = 10_000; // the server's rates are averages over this time
 const SUBSCRIBE_BYTES = 60_000;
 const SUBSCRIBE_TOPICS = 500;
 const LIMITS = { messageBytes: 1 << 20, subscriptionsPerSecond: 1_500 }; // used if `welcome` does not state them
+const DELTA_BYTES = 1 << 20; // the largest text that a delta may describe
 const REFRESH_MS = 60_000; // replace a token this long before it expires, or in the last quarter of a short lifetime
 const REFRESH_AGAIN_MS = 5_000; // after a failure
 const PING = '{"type":"ping"}';
@@ -161,6 +162,39 @@ export class Backoff {
 
 /** The length of a text in UTF-8 bytes. */
 const bytes = (text) => new TextEncoder().encode(text).length;
+
+/** The text that a delta in Fossil's format describes, from the text `base`; all are bytes of UTF-8. Throws if it does not apply. */
+export function applyDelta(base, delta) {
+  const digits = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ_abcdefghijklmnopqrstuvwxyz~";
+  let at = 0, filled = 0, sum = 0;
+  const check = (good) => {
+    if (!good) throw new GatewayError("the delta does not apply");
+  };
+  const number = (ends) => { // in base 64, and the character behind it, one of `ends`
+    let value = 0, digit;
+    for (; (digit = digits.indexOf(String.fromCharCode(delta[at]))) >= 0; at++) value = value * 64 + digit;
+    const end = String.fromCharCode(delta[at++]);
+    check(ends.includes(end));
+    return [value, end];
+  };
+  const [size] = number("\n");
+  check(size <= DELTA_BYTES);
+  const text = new Uint8Array(size);
+  for (;;) {
+    const [count, command] = number("@:;");
+    if (command === ";") { // the checksum: the sum of the text as big-endian numbers of 32 bits
+      for (let index = 0; index < size; index++) sum = (sum + (text[index] << (24 - 8 * (index % 4)))) >>> 0;
+      check(at === delta.length && filled === size && count === sum);
+      return text;
+    }
+    const start = command === "@" ? number(",")[0] : at;
+    const part = (command === "@" ? base : delta).subarray(start, start + count);
+    if (command === ":") at += count;
+    check(part.length === count && filled + count <= size);
+    text.set(part, filled);
+    filled += count;
+  }
+}
 
 /**
  * Split topics into batches, each for one SUBSCRIBE or UNSUBSCRIBE of at most `maxBytes`. `recover(topic)` returns the
@@ -360,11 +394,16 @@ export class Gateway extends EventTarget {
     if (this.#socket) this.#lost("reconnect requested", 1006, afterMs);
   }
 
-  subscribe(topic, handlers = {}) {
+  subscribe(topic, handlers = {}, { filter, delta } = {}) {
     if (this.#end) throw this.#end;
+    const options = { filter, delta: delta ? "fossil" : undefined };
     const subscription = new Subscription(topic, handlers, (leaving) => this.#leave(leaving));
     if (!this.#topics.has(topic)) this.#topics.set(topic, { topic, place: new Place(topic), subscriptions: new Set() });
     const known = this.#topics.get(topic);
+    if (!known.subscriptions.size) Object.assign(known, { options, group: JSON.stringify(options) });
+    else if (JSON.stringify(known.options.filter) !== JSON.stringify(filter)) {
+      throw new GatewayError(`${topic} has a subscription with another filter`);
+    }
     known.subscriptions.add(subscription);
     this.#touch(known);
     return subscription;
@@ -376,8 +415,8 @@ export class Gateway extends EventTarget {
   }
 
   /** For loops: `for await (const message of gateway.topic("contest"))`; `events()` also yields gaps and presence. */
-  topic(topic, { limit = BUFFER_EVENTS } = {}) {
-    const read = (only) => this.#read(topic, limit, only);
+  topic(topic, { limit = BUFFER_EVENTS, ...options } = {}) {
+    const read = (only) => this.#read(topic, limit, options, only);
     return { [Symbol.asyncIterator]: () => read("message"), events: () => read() };
   }
 
@@ -477,10 +516,17 @@ export class Gateway extends EventTarget {
     const entries = new Map([...this.#changed].map((known) => [known.topic, known]));
     const recover = (topic) => entries.get(topic).place.recover();
     const limits = [Math.min(most, SUBSCRIBE_BYTES), Math.min(SUBSCRIBE_TOPICS, this.#pace.most)];
-    for (const topics of batches(entries.keys(), recover, ...limits)) {
-      const waitMs = this.#pace.ms(topics.length, Date.now());
-      if (waitMs > 0) return this.#timer("sync", () => this.#sync(), waitMs);
-      if (!this.#ask(topics.map((topic) => entries.get(topic)), limits[0]) || !this.#ready) return;
+    const groups = new Map(); // the topics of one SUBSCRIBE have the same options
+    for (const { topic, group } of entries.values()) {
+      if (!groups.has(group)) groups.set(group, []);
+      groups.get(group).push(topic);
+    }
+    for (const group of groups.values()) {
+      for (const topics of batches(group, recover, ...limits)) {
+        const waitMs = this.#pace.ms(topics.length, Date.now());
+        if (waitMs > 0) return this.#timer("sync", () => this.#sync(), waitMs);
+        if (!this.#ask(topics.map((topic) => entries.get(topic)), limits[0]) || !this.#ready) return;
+      }
     }
     if (!this.#asked.size) this.#backoff.reset(); // everything is acknowledged
   }
@@ -491,7 +537,7 @@ export class Gateway extends EventTarget {
     const topics = entries.map(({ topic }) => topic);
     const places = entries.map(({ topic, place }) => [topic, place.recover()]).filter(([, place]) => place);
     const recover = places.length ? Object.fromEntries(places) : undefined;
-    const text = JSON.stringify({ type: "SUBSCRIBE", topics, recover, requestId });
+    const text = JSON.stringify({ type: "SUBSCRIBE", topics, ...entries[0].options, recover, requestId });
     const size = bytes(text), most = this.#limits.messageBytes;
     if (size > most) {
       this.#drop(topics[0], new TooLarge(`SUBSCRIBE has ${size} bytes; the server accepts at most ${most}`)); // the only topic
@@ -589,7 +635,7 @@ export class Gateway extends EventTarget {
     return true;
   }
 
-  async *#read(topic, limit, only) {
+  async *#read(topic, limit, options, only) {
     const waiting = [];
     let ended, end, wake;
     const put = (event) => {
@@ -611,7 +657,7 @@ export class Gateway extends EventTarget {
         if (state === "recovered") put({ type: state, topic });
         if (state === "ended") stop(error?.code && error); // no error: the caller closed it
       },
-    });
+    }, options);
     try {
       while (!ended || waiting.length) {
         if (waiting.length) yield waiting.shift();
@@ -829,6 +875,7 @@ export class Gateway extends EventTarget {
     this.#heartbeat.received();
     this.#forget("probe");
     if (type === "DATA" && !answer) {
+      if (frame.delta !== undefined && !this.#expand(this.#topics.get(topic), frame)) return;
       const message = toMessage(frame);
       if (!this.#deliver(topic, (place) => place.take(message))) this.#emit("other", message);
     } else if (type === "PRESENCE") {
@@ -850,6 +897,24 @@ export class Gateway extends EventTarget {
       }
       answer?.resolve(frame);
     }
+  }
+
+  /** Replace the delta in a frame by the data. False if it does not apply: the client then subscribes again and recovers. */
+  #expand(known, frame) {
+    if (!known) return false; // its subscriptions are closed
+    const raw = new TextEncoder().encode(frame.data);
+    try {
+      known.base = frame.delta ? applyDelta(known.base, raw) : raw;
+    } catch {
+      known.base = null;
+      known.place.disconnected();
+      for (const subscription of [...known.subscriptions]) subscription.now("pending");
+      this.#touch(known);
+      return false;
+    }
+    frame.data = JSON.parse(new TextDecoder().decode(known.base));
+    delete frame.delta;
+    return true;
   }
 
   #system(action, about) {

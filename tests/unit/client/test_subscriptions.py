@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import orjson
 import pytest
 
-from gateway.client import Disconnected, Gap, Message, Refused, Subscription, TooLarge
+from gateway.client import Disconnected, Gap, Message, Recovered, Refused, Subscription, TooLarge
 from gateway.client.backoff import Backoff
 from gateway.client.server_limits import ServerLimits
 from gateway.client.subscriptions import TopicSubscriptions
+from gateway.core import fossil_delta
 
 Frame = dict[str, Any]
 
@@ -338,3 +340,94 @@ async def test_of_many_topics_one_that_is_refused_is_found_by_halves() -> None:
     with pytest.raises(Refused, match="4010"):
         await subscriptions["e"].entered
     assert len(bench.sent) == 7
+
+
+# ---- filters and deltas
+
+BUYS = {"key": "side", "cmp": "eq", "val": "buy"}
+
+
+async def test_topics_with_the_same_options_share_a_subscribe() -> None:
+    bench = Bench()
+    for number in range(3):
+        bench.topics.add(f"plain{number}", 10)
+        bench.topics.add(f"buys{number}", 10, BUYS)
+        bench.topics.add(f"deltas{number}", 10, delta=True)
+    sent = {tuple(frame["topics"]): (frame.get("filter"), frame.get("delta")) for frame in bench.turn()}
+    assert sent == {
+        ("plain0", "plain1", "plain2"): (None, None),
+        ("buys0", "buys1", "buys2"): (BUYS, None),
+        ("deltas0", "deltas1", "deltas2"): (None, "fossil"),
+    }
+
+
+async def test_subscriptions_of_a_topic_share_its_filter() -> None:
+    bench = Bench()
+    first = bench.topics.add("a", 10, BUYS)
+    bench.topics.add("a", 10, dict(BUYS))
+    with pytest.raises(ValueError, match="another filter"):
+        bench.topics.add("a", 10)
+    with pytest.raises(ValueError, match="JSON"):
+        bench.topics.add("b", 10, {"key": object()})
+    bench.topics.remove_topic("a")
+    assert first.ended
+    bench.topics.add("a", 10)
+    assert [frame.get("filter") for frame in bench.turn()] == [None]
+
+
+def said(bench: Bench, data: Any, delta: bool | None = None, **more: Any) -> None:
+    """A message of the topic `a` as the server sends it."""
+    about = {} if delta is None else {"delta": delta}
+    bench.hear(type="DATA", topic="a", data=data, timestamp="", **about, **more)
+
+
+def data(subscription: Subscription) -> list[Any]:
+    """What has been delivered, and is not read yet: data of messages, and the types of other events."""
+    return [each.data if isinstance(each, Message) else type(each) for each in subscription._waiting]
+
+
+async def test_messages_are_made_from_deltas() -> None:
+    bench = Bench()
+    subscription = bench.topics.add("a", 10, delta=True)
+    [frame] = bench.turn()
+    bench.acknowledge(frame)
+    texts = [orjson.dumps({"n": n, "text": "é" * 50}) for n in range(3)]
+    said(bench, texts[0].decode(), delta=False)
+    said(bench, {"initial": "value"}, initialData=True)  # older nodes, missed messages: no delta, and the base stays
+    said(bench, "direct")
+    for old, new in itertools.pairwise(texts):
+        delta = fossil_delta.create(old, new)
+        assert delta is not None
+        said(bench, delta.decode(), delta=True, tags={"a": "b"})
+    assert data(subscription) == [orjson.loads(texts[0]), "direct", *map(orjson.loads, texts[1:])]
+    last = subscription._waiting[-1]
+    assert isinstance(last, Message)
+    assert last.extras == {"tags": {"a": "b"}}
+
+
+@pytest.mark.parametrize("history", [True, False])
+async def test_after_a_delta_that_does_not_apply_it_subscribes_again_and_recovers(history: bool) -> None:
+    bench = Bench()
+    subscription = bench.topics.add("a", 10, delta=True)
+    positions = {"a": {"epoch": "e", "offset": 0, "mark": 0}} if history else None
+    [frame] = bench.turn()
+    bench.acknowledge(frame, positions=positions)
+    at = iter(range(1, 10))
+
+    def place() -> dict[str, Any]:
+        return {"epoch": "e", "offset": next(at), "mark": 5} if history else {}
+
+    said(bench, '"one"', delta=False, **place())
+    for wrong in ('2\n2:""0;', "no delta"):  # the second one comes before the answer
+        said(bench, wrong, delta=True, **place())
+    [again] = bench.turn()
+    assert again.get("recover") == ({"a": {"epoch": "e", "offset": 1, "mark": 5}} if history else None)
+    if history:
+        for offset, value in ((2, "two"), (3, "three")):
+            said(bench, value, epoch="e", offset=offset, mark=5)
+    bench.acknowledge(again, positions={"a": {"epoch": "e", "offset": 3, "recovered": True}} if history else None)
+    said(bench, '"four"', delta=False, **place())
+    assert data(subscription) == (
+        ["one", "two", "three", Recovered, "four"] if history else ["one", Gap, "four"]
+    )  # fmt: skip
+    assert bench.turn() == []
