@@ -23,6 +23,7 @@ class Snapshots:
         self._keys = keys
         self._publish_snapshot, self._read_snapshot = redis.script("publish_snapshot"), redis.script("read_snapshot")
         self._known: dict[str, tuple[int, bytes | None]] = {}
+        self._reading: dict[str, set[object]] = {}  # the reads of each topic whose answers count
         self._floors: dict[str, int] = {}  # every local subscriber received this version or a newer one first
 
     def publish_command(
@@ -46,15 +47,35 @@ class Snapshots:
     async def prepare(self, topics: Sequence[str]) -> None:
         """Read the snapshots of topics in one round trip. Their channels must be subscribed, so that no update is lost.
 
+        A topic that is forgotten during the read stays unknown: its channel may have been left meanwhile.
+
         Raises:
             Unavailable: Redis did not answer in time.
         """
         unknown = [topic for topic in topics if topic not in self._known]
         if not unknown:
             return
-        found = await self._redis.execute_each([self._read_command(topic) for topic in unknown])
-        for topic, answer in zip(unknown, found, strict=True):
-            self.value_received(topic, *self._decoded(topic, answer))
+        read = object()
+        for topic in unknown:
+            self._reading.setdefault(topic, set()).add(read)
+        found: list[Any] = []
+        try:
+            found = await self._redis.execute_each([self._read_command(topic) for topic in unknown])
+        finally:
+            counting = [self._end_read(topic, read) for topic in unknown]
+        for topic, answer, counts in zip(unknown, found, counting, strict=True):
+            if counts:
+                self.value_received(topic, *self._decoded(topic, answer))
+
+    def _end_read(self, topic: str, read: object) -> bool:
+        """Whether the answer of a read counts: the topic was not forgotten since it began."""
+        reads = self._reading.get(topic, set())
+        if read not in reads:
+            return False
+        reads.discard(read)
+        if not reads:
+            del self._reading[topic]
+        return True
 
     async def read(self, topic: str) -> bytes | None:
         """Read the snapshot of the topic from Redis; None if there is none.
@@ -97,6 +118,7 @@ class Snapshots:
     def forget(self, topic: str) -> None:
         """Drop the copy: the topic has no local subscriber, or a message was missed. The next use reads it again."""
         self._known.pop(topic, None)
+        self._reading.pop(topic, None)
         self._floors.pop(topic, None)
 
     def _read_command(self, topic: str) -> RedisCommand:

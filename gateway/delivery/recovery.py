@@ -80,7 +80,7 @@ class Recovery:
             self._start_read(topic, stream)
 
     async def prepare(self, topic: str) -> None:
-        """Open the topic if necessary, and wait until its position is known and no message is missing."""
+        """Open the topic if necessary. Wait until its position is known and no message is missing, or it is closed."""
         stream = self._streams.get(topic)
         if stream is None:
             stream = self._streams[topic] = _TopicStream(self._rules.of(topic))
@@ -169,10 +169,8 @@ class Recovery:
             stream.stream_position.forget_messages()
 
     def close_topic(self, topic: str) -> None:
-        """Close a topic that has no local subscriber."""
-        stream = self._streams.get(topic)
-        if stream is not None and not stream.waiters:
-            del self._streams[topic]
+        """Close a topic that has no local subscriber, nor a client that waits to be one. A read of it has no effect."""
+        self._streams.pop(topic, None)
 
     def __contains__(self, topic: str) -> bool:
         return topic in self._streams

@@ -134,7 +134,6 @@ class Subscription:
 
     watch: Watch
     position: dict[str, Any] | None = None
-    first: int = 0  # number of the first request for it
     value: int | None = None  # the last message received, also as the last value of a topic with a snapshot
     people: int | None = None  # how many are there, as was shown last on this connection
 
@@ -217,9 +216,7 @@ class SimulatedClient:
             subscription.watch.subscribing()
             if subscription.position is not None:
                 recover[topic] = subscription.position
-        number = self._ask({"type": "SUBSCRIBE", "topics": list(topics), "recover": recover})
-        for topic in topics:
-            self.subscriptions[topic].first = self.subscriptions[topic].first or number
+        self._ask({"type": "SUBSCRIBE", "topics": list(topics), "recover": recover})
 
     def unsubscribe(self, topic: str) -> None:
         """Unsubscribe, and forget the position."""
@@ -254,16 +251,13 @@ class SimulatedClient:
         """Send a request that must be answered."""
         self._ask(message)
 
-    def _ask(self, message: dict[str, Any]) -> int:
-        """Send a request; its number, or 0 if there is no connection."""
-        if self._connection is None:
-            return 0
-        number = next(self._requests)
-        request = f"r{number}"
-        text = orjson.dumps({**message, "requestId": request})
-        self.unanswered[request] = text
-        self._send(text)
-        return number
+    def _ask(self, message: dict[str, Any]) -> None:
+        """Send a request, if there is a connection."""
+        if self._connection is not None:
+            request = f"r{next(self._requests)}"
+            text = orjson.dumps({**message, "requestId": request})
+            self.unanswered[request] = text
+            self._send(text)
 
     def _send(self, text: bytes) -> None:
         generation = self._generation
@@ -323,7 +317,7 @@ class SimulatedClient:
             case {"type": "DATA", "topic": topic, "data": {"n": number}}:
                 self._data(topic, number, message)
             case {"type": "ACKNOWLEDGMENT", "operation": "subscribe", "topics": topics}:
-                self._subscribed(int(message["requestId"][1:]), topics, message.get("positions", {}))
+                self._subscribed(topics, message.get("positions", {}))
             case {"type": "ERROR", "code": 4004} if asked is not None and self._has_left(orjson.loads(asked)["topics"]):
                 pass
             case {"type": "ERROR", "code": code} if code == 5000 or not message.get("temporary"):
@@ -373,10 +367,10 @@ class SimulatedClient:
         if "offset" in message:
             subscription.position = position_of(message)
 
-    def _subscribed(self, number: int, topics: list[str], positions: dict[str, dict[str, Any]]) -> None:
+    def _subscribed(self, topics: list[str], positions: dict[str, dict[str, Any]]) -> None:
         for topic in topics:
             subscription = self.subscriptions.get(topic)
-            if subscription is None or number < subscription.first:
+            if subscription is None or self._is_leaving(topic):
                 continue  # it has unsubscribed since, and perhaps subscribed again
             position = positions.get(topic, {})
             if position.get("recovered") is False and self._world.lossless and subscription.watch.has_all:

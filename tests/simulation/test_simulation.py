@@ -78,6 +78,26 @@ FOUND = {
         Step(0.0, "cut", (3,)),
         Step(0.3, "unsubscribe", (3, "value1")),
     ]),
+    "a client leaves while its node reads the stream for it": (1823185782, [
+        Step(0.0, "subscribe", (0, ("snapshot1",))),
+        Step(0.0, "subscribe", (1, ("value1", "snapshot1"))),
+        Step(0.002, "publish", ("snapshot1", 2, 1)),
+        Step(0.0, "publish", ("value1", 0)),
+        Step(0.002, "subscribe", (0, ("value1",))),
+        Step(0.0, "publish", ("value1", 1)),
+        Step(0.002, "publish", ("value1", 1, 1)),
+        Step(0.0, "publish", ("snapshot1", 1)),
+        Step(0.0, "cut", (0, 0.0)),
+    ]),
+    "a client unsubscribes and subscribes again at once": (1298728995, [
+        Step(0.0, "subscribe", (0, ("value1",))),
+        Step(0.0, "subscribe", (3, ("value1",))),
+        Step(0.002, "publish", ("value1", 0, 0)),
+        Step(0.0, "publish", ("value1", 0, 2)),
+        Step(0.002, "publish", ("value1", 0)),
+        Step(0.0, "unsubscribe", (3, "value1")),
+        Step(0.002, "subscribe", (3, ("value1",))),
+    ]),
 }  # fmt: skip
 
 

@@ -163,6 +163,28 @@ def test_an_entry_of_another_program_is_skipped_and_counted() -> None:
     assert at.redis.metrics.malformed.labels("history").value == 1
 
 
+async def test_a_snapshot_that_is_forgotten_during_its_read_stays_unknown() -> None:
+    at = At()
+    go, answers = asyncio.Event(), at.redis.execute_each
+
+    async def wait(commands: Any) -> list[Any]:
+        found = await answers(commands)
+        await go.wait()
+        return found
+
+    at.redis.execute_each = wait  # type: ignore[method-assign]
+    read, cancelled = [asyncio.create_task(at.snapshots.prepare(["left", "kept"])) for _ in range(2)]
+    await asyncio.sleep(0)
+    at.snapshots.forget("left")
+    cancelled.cancel()
+    go.set()
+    await read
+    assert (at.snapshots.is_ready("left"), at.snapshots.is_ready("kept")) == (False, True)
+    await at.snapshots.prepare(["left"])
+    assert at.snapshots.is_ready("left")
+    assert not at.snapshots._reading
+
+
 def test_a_snapshot_is_kept_read_once_and_replaced_by_newer_ones_only() -> None:
     at = At()
     assert do(at.snapshots.read("t")) is None

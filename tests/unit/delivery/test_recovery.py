@@ -142,6 +142,23 @@ async def test_messages_read_for_a_topic_closed_meanwhile_are_dropped() -> None:
     assert node.had == [5]
 
 
+async def test_a_topic_is_closed_also_while_a_client_that_is_gone_waits_for_it() -> None:
+    """Its channel is left, so its position would be old when the next client comes."""
+    node = Node(3)
+    node.history.go.clear()
+    waits = asyncio.create_task(node.recovery.prepare("t"))
+    await eventually(lambda: node.history.reads == 1)
+    waits.cancel()
+    node.recovery.close_topic("t")
+    node.history.go.set()
+    await asyncio.sleep(0.01)
+    assert "t" not in node.recovery
+    assert not node.recovery.is_ready("t")
+    node.publish(received=False)
+    await node.recovery.prepare("t")
+    assert node.recovery.position("t") == place(4)
+
+
 async def test_no_subscriber_joins_under_the_epoch_of_a_stream_that_went_back() -> None:
     node = Node(9)
     await node.recovery.prepare("t")
