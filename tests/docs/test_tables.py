@@ -84,3 +84,21 @@ def test_the_page_of_the_stack_lists_each_variable_and_no_other() -> None:
     assert [name for name in sorted(listed) if name not in code] == []
     own = set(re.findall(r"\$\{((?:NODE|LB|REDIS)_(?:MEMORY|FILES|FSYNC|MAXMEMORY|PORT|ADMIN_PORT))\b", code))
     assert own <= listed
+
+
+def test_the_page_of_the_browser_client_names_what_its_types_declare() -> None:
+    types = (ROOT / "gateway" / "static" / "client" / "gateway.d.ts").read_text()
+    page = (REFERENCE / "browser-api.md").read_text()
+    names = set(re.findall(r"^export class (\w+)", types, re.MULTILINE))
+    for block in (
+        "class Gateway extends EventTarget",
+        "interface Options",
+        "interface Handlers<Data = any>",
+        "interface Timing",
+    ):
+        body = types[types.index(f"export {block}") :]
+        names |= set(re.findall(r"^  (?:readonly )?(\w+)\??[(:<]", body[: body.index("\n}\n")], re.MULTILINE))
+    names -= {"constructor", "GatewayError"}
+    assert [name for name in sorted(names) if not re.search(rf"\b{name}\b", page)] == []
+    listed = set(re.findall(r"^\| `(\w+)\(", page, re.MULTILINE))
+    assert listed <= names, f"gateway.d.ts has no {listed - names}"
