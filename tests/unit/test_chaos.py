@@ -74,6 +74,8 @@ def test_every_fault_can_happen_somewhere() -> None:
         {"MINUTES": "-1"},
         {"FSYNC": "often"},
         {"CLIENTS": "0"},
+        {"CLIENT": "native"},
+        {"CLIENT": "centrifugo", "HOSTS": "1"},
     ],
 )
 def test_what_it_does_not_understand_stops_it_with_the_name(environ: dict[str, str]) -> None:
@@ -131,3 +133,8 @@ def test_the_table_has_a_row_a_phase() -> None:
     rows = console.export_text().splitlines()
     assert any("a fault" in row and "kept" in row for row in rows)
     assert any("worse" in row and "broken" in row for row in rows)
+
+
+def test_centrifugos_clients_are_told_losses_only_on_topics_with_history() -> None:
+    chosen = plan.from_env({"CLIENT": "centrifugo", "QUICK": "1"}, KNOWN, seed=5)
+    assert chosen.client == "centrifugo" and chosen.topics() == ["h1", "h2", "h3", "h4"]

@@ -314,7 +314,8 @@ class CentrifugoConversation:
         clients = about.get("clients")
         if self._asked.get(request.request_id, _NOTHING).kind == "presence_stats":  # type: ignore[arg-type]
             users = about.get("count", 0) if clients is None else len({each["user"] for each in clients})
-            return self._reply(request.request_id, _nonzero(num_clients=about.get("clientCount"), num_users=users))
+            counts = {"num_clients": about.get("clientCount", 0), "num_users": users}
+            return self._reply(request.request_id, counts)  # with zeros: JavaScript compares them
         if clients is None and about.get("count"):
             message_text = "Too many clients for a list: use presence_stats"
             return self._failed(ProtocolError(ErrorReason.TOO_MANY_TOPICS, message_text, request.request_id))

@@ -413,6 +413,11 @@ def test_many_clients_are_counted_but_not_listed(client: Client) -> None:
     request = client.say(id=2, presence_stats={"channel": "a"})
     counts = {"num_clients": 2000, "num_users": 1500}
     assert client.sent(events.Answer(request, many)) == [{"id": 2, "presence_stats": counts}]
+    request = client.say(id=2, presence_stats={"channel": "a"})
+    nothing = {"num_clients": 0, "num_users": 0} if client.protocol is JSON else {}
+    assert client.sent(events.Answer(request, {"count": 0, "clientCount": 0, "clients": []})) == [
+        {"id": 2, "presence_stats": nothing}
+    ]
     [refused] = client.sent(events.Answer(client.say(id=3, presence={"channel": "a"}), many))
     assert refused["error"]["code"] == 106
 
