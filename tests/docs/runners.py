@@ -19,7 +19,7 @@ from tests.browser.visitor import Visitor
 from tests.docs.place import USER, Place
 from tests.docs.samples import Sample
 from tests.kit.node import API_KEY, token
-from tests.kit.process import ROOT
+from tests.kit.process import ROOT, free_port
 from tests.kit.waiting import eventually
 
 SECONDS: Final = 60.0  # the longest a sample runs
@@ -27,6 +27,10 @@ CURLRC: Final = "fail\nnoproxy = *\n"  # curl fails where the API refuses
 SHELL: Final = """
 set -euo pipefail
 redis-cli() {{ command redis-cli -p {port} "$@"; }}
+"""
+# make up, down and status of a stack in this folder, without the step that installs packages.
+STACK: Final = """
+make() { python -m stack "$1" ${2+"${2#NODES=}"}; }
 """
 # A sample may await at its top level, as in a notebook.
 PYTHON: Final = """
@@ -51,13 +55,17 @@ async def run_program(sample: Sample, place: Place, folder: Path) -> None:
     """Run a shell or Python sample; it must succeed, or print what ends it."""
     text = place.localized(sample.text)
     (folder / ".curlrc").write_text(CURLRC)
-    (folder / "deploy").symlink_to(ROOT / "deploy")  # as in a clone
+    for name in ("deploy", ".venv"):
+        (folder / name).symlink_to(ROOT / name)  # as in a clone
+    environment = place.environment() | {"PYTHONUNBUFFERED": "1", "CURL_HOME": str(folder)}
+    if sample.marker == "in a stack":
+        environment |= stack_environment(folder)
+        text = STACK + text
     if sample.language == "sh":
         command = ["bash", "-c", SHELL.format(port=place.redis.port) + text]
     else:
         (folder / "sample.py").write_text(text)
         command = [sys.executable, "-c", PYTHON, "sample.py"]
-    environment = place.environment() | {"PYTHONUNBUFFERED": "1", "CURL_HOME": str(folder)}
     process = await asyncio.create_subprocess_exec(
         *command, cwd=folder, env=environment, start_new_session=True, stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
@@ -78,8 +86,22 @@ async def run_program(sample: Sample, place: Place, folder: Path) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         await process.wait()
+        if sample.marker == "in a stack":  # also after a failure
+            down = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "stack", "down", cwd=folder, env=environment, stdout=asyncio.subprocess.DEVNULL
+            )
+            await down.wait()
     assert sample.end is None, f"it ended, and never printed {sample.end}:\n{printed.decode()}"
     assert code == 0, printed.decode()
+
+
+def stack_environment(folder: Path) -> dict[str, str]:
+    """The variables of a local stack whose state is in `folder`."""
+    public, internal = free_port(), free_port()
+    return {
+        "STACK": "local", "STACK_DIR": str(folder / ".run"), "LB_PORT": str(public), "LB_ADMIN_PORT": str(internal),
+        "NODE_PORT": str(free_port()), "GATEWAY_URL": f"http://127.0.0.1:{internal}",
+    }  # fmt: skip
 
 
 async def run_page(sample: Sample, place: Place, browser: Browser) -> None:

@@ -6,6 +6,7 @@ as `HANDLING` says for its language. An HTML comment before a block changes that
     <!-- sample: not run: REASON -->     it is only checked
     <!-- sample: run by tests/FILE -->   another test runs it
     <!-- sample: until TEXT -->          it goes on for ever, and is ended when it has printed TEXT
+    <!-- sample: in a stack -->          its make targets start and stop a stack of their own
     <!-- sample: haproxy variables -->   it sets variables with which haproxy.cfg is valid
 
 `python -m tests.docs.samples` prints all samples.
@@ -31,7 +32,7 @@ _BLOCK: Final = re.compile(
     r"(?:^ *<!-- sample: (?P<marker>[^\n]+?) -->\n\s*)?^(?P<indent> *)```(?P<language>\w*)\n(?P<text>.*?)^ *```$",
     re.MULTILINE | re.DOTALL,
 )
-_MARKER: Final = re.compile(r"not run: \S.*|run by tests/[\w/.]+\.py|until \S.*|haproxy variables")
+_MARKER: Final = re.compile(r"not run: \S.*|run by tests/[\w/.]+\.py|until \S.*|in a stack|haproxy variables")
 
 
 class Sample(NamedTuple):
