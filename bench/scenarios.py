@@ -30,6 +30,7 @@ from tests.kit.node import API_KEY
 from tests.kit.waiting import until
 
 BEATS_SECONDS: Final = 6.0  # covers several heartbeats, also with QUICK=1
+SETTLE_SECONDS: Final = 3.0  # a node that has just started reads and writes more than an idle one
 BATCH: Final = 100  # messages in a request
 HEADERS: Final = {"Authorization": f"Bearer {API_KEY}"}
 
@@ -92,6 +93,8 @@ def storm(lab: Lab, contender: Contender, share: float) -> Round:
     """All clients connect at once, then are idle."""
     clients = int(10_000 * share)
     server = lab.start(contender)
+    if contender is GATEWAY:
+        lab.idle(server, SETTLE_SECONDS)
     empty = _idle(lab, server) if contender is GATEWAY else {}
     memory, stats, began = server.memory_kb(), lab.redis_stats(), time.monotonic()
     connected = _storm(lab, server, clients)
