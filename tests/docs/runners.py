@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import httpx
 import orjson
-from playwright.async_api import Browser, Page, Route, WebSocket
+from playwright.async_api import Browser, BrowserContext, Page, Route, WebSocket
 
 from tests.browser.visitor import Visitor
 from tests.docs.place import USER, Place
@@ -106,6 +106,11 @@ def stack_environment(folder: Path) -> dict[str, str]:
 
 async def run_page(sample: Sample, place: Place, browser: Browser) -> None:
     """Open a page with the sample: it subscribes, receives a message on each of its topics, and has no fault."""
+    async with await browser.new_context() as context:
+        await _run_page(sample, place, context)
+
+
+async def _run_page(sample: Sample, place: Place, context: BrowserContext) -> None:
     text = place.localized(sample.text)
     page = text if sample.language == "html" else PAGE.format(code=text)
     received: list[Any] = []
@@ -116,7 +121,6 @@ async def run_page(sample: Sample, place: Place, browser: Browser) -> None:
     async def give_token(route: Route) -> None:
         await route.fulfill(body=token(USER), content_type="text/plain")
 
-    context = await browser.new_context()
     await context.add_init_script(AROUND)
     for path in ("/token", "/gateway-token", "/token.txt"):
         await context.route(place.front.url + path, give_token)
@@ -143,7 +147,6 @@ async def run_page(sample: Sample, place: Place, browser: Browser) -> None:
         for topic in topics:
             await hears("has a message", type="DATA", topic=topic)
     await opened.evaluate("() => 0")  # what the page does with the message has happened
-    await context.close()
     assert not visitor.faults, "\n".join(visitor.faults)
 
 

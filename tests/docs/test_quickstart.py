@@ -33,6 +33,7 @@ def the_step(part: str) -> Sample:
     return step
 
 
+@pytest.mark.asyncio(loop_scope="session")
 async def test_the_page_receives_a_message(place: Place, folder: Path, ports: dict[str, str], browser: Browser) -> None:
     node_port, page_port = (address.partition(":")[2] for address in ports.values())
 
@@ -76,6 +77,7 @@ async def test_the_page_receives_a_message(place: Place, folder: Path, ports: di
             await expect(page.locator("#out")).to_contain_text("subscribed", timeout=SHOWN_MS)
             enter("gateway publish")
             await expect(page.locator("#out")).to_contain_text("Hello Ann", timeout=SHOWN_MS)
+            await page.close()
 
 
 def test_each_step_is_run_in_the_order_of_the_page() -> None:

@@ -35,6 +35,7 @@ async def test_each_program_runs(sample: Sample, place: Place, folder: Path) -> 
     await runners.run_program(sample, place, folder)
 
 
+@pytest.mark.asyncio(loop_scope="session")
 @pytest.mark.parametrize("sample", [one for one in RUN_HERE if one.language in ("js", "html")], ids=name)
 async def test_each_page_runs_in_chromium(sample: Sample, place: Place, browser: Browser) -> None:
     await runners.run_page(sample, place, browser)
@@ -100,6 +101,7 @@ async def test_a_program_that_fails_would_be_found(language: str, text: str, pla
         await runners.run_program(Sample("", 0, language, "", text), place, folder)
 
 
+@pytest.mark.asyncio(loop_scope="session")
 async def test_a_page_that_fails_would_be_found(place: Place, browser: Browser) -> None:
     page = """
         import { Gateway } from "/gateway.js";
