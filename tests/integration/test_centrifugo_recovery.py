@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 
 from tests.integration.test_centrifugo import Client
 from tests.kit.cluster import Cluster
 from tests.kit.load_balancer import LoadBalancer
+from tests.kit.node import API_KEY
 from tests.kit.redis import Redis
 from tests.kit.waiting import eventually, until
 
@@ -31,17 +34,22 @@ async def test_a_subscriber_receives_each_message_once(folder: Path, protobuf: b
         LoadBalancer(nodes.nodes, folder) as front,
     ):
         left = list(nodes)
-        one, publisher = Client(front, protobuf), Client(front, protobuf)
+        one = Client(front, protobuf)
         await one.subscribe("chat")  # before its first message
         sent: list[int] = []
 
         async def publish(count: int) -> None:
-            """Publish, and have all of it delivered."""
-            await publisher.client.connect()
-            await publisher.client.ready(SECONDS)
-            for value in range(len(sent), len(sent) + count):
-                await publisher.client.publish("chat", publisher.data(value))
-                sent.append(value)
+            """Publish on a node that stays, each message until it is accepted, and have all of it delivered."""
+            headers = {"x-api-key": API_KEY}
+            async with httpx.AsyncClient(timeout=SECONDS, trust_env=False, headers=headers) as http:
+                for value in range(len(sent), len(sent) + count):
+                    body = {"channel": "chat", "data": value, "idempotency_key": str(value)}
+
+                    async def accepted(body: dict[str, Any] = body) -> bool:
+                        return "result" in (await http.post(f"{left[0].url}/api/publish", json=body)).json()
+
+                    await eventually(accepted, SECONDS)
+                    sent.append(value)
             await eventually(lambda: one.events.data == sent, SECONDS)
 
         def home() -> int:
@@ -63,4 +71,3 @@ async def test_a_subscriber_receives_each_message_once(folder: Path, protobuf: b
         assert [each.recovered for each in one.events.subscribed] == [False, True, True]
         assert not one.events.ended
         await one.leave()
-        await publisher.leave()
