@@ -22,7 +22,9 @@ from gateway.core.tag_filter import TagFilter
 
 # Nodes of the distinct filters of one topic on this node. Each message evaluates all of them, in 0.2 ms, at most 4 ms.
 MAX_TOPIC_NODES: Final = 1000
-MAX_CLIENT_FILTERS: Final = 100  # topics to which one client is subscribed with a filter
+# Bytes of filters as JSON text; in memory they are 25 times as large.
+MAX_CLIENT_BYTES: Final = 16 << 10  # of one client, whose filter counts once for each topic
+MAX_NODE_BYTES: Final = 4 << 20  # of the distinct filters of each topic of this node
 
 
 class _Groups(Generic[Member]):
@@ -49,7 +51,8 @@ class Variants(Generic[Member]):
         self.topics: dict[str, _Groups[Member]] = {}  # by audience, until the audience is empty
         self.deltas: dict[str, Deltas[Member]] = {}  # by group
         self.varied: set[str] = set()  # both: the audiences whose messages do not reach all members as they are
-        self._filters: Counter[Member] = Counter()  # topics with a filter, by member
+        self._client_bytes: Counter[Member] = Counter()  # of filters, by member
+        self._node_bytes = 0  # of filters
 
     def refusal(
         self, member: Member, audiences: Iterable[str], options: SubscriptionOptions, request_id: RequestId
@@ -58,18 +61,28 @@ class Variants(Generic[Member]):
         wanted = options.tag_filter
         if wanted is None:
             return None
-        new = 0
+        size, of_client, of_node = len(wanted.canonical), self._client_bytes[member], self._node_bytes
         for audience in audiences:
             groups = self.topics.get(audience)
-            new += groups is None or groups.group_of.get(member) not in groups.filters
-            group = _filter_group(audience, wanted)
-            if groups is not None and group not in groups.filters and groups.nodes + wanted.nodes > MAX_TOPIC_NODES:
-                text = f"The filters of {audience.partition(':')[2]} on this node have {groups.nodes} nodes, of at most"
-                text += f" {MAX_TOPIC_NODES}; try again later, or use a filter that other clients use"
-                return ProtocolError(ErrorReason.UNAVAILABLE, text, request_id)
-        if self._filters[member] + new > MAX_CLIENT_FILTERS:
-            text = f"A client can have filters on at most {MAX_CLIENT_FILTERS} topics: subscribe without a filter"
+            of_client += size
+            if groups is not None:
+                old = groups.filters.get(groups.group_of.get(member, ""))
+                of_client -= len(old.canonical) if old is not None else 0
+                if _filter_group(audience, wanted) in groups.filters:
+                    continue
+                if groups.nodes + wanted.nodes > MAX_TOPIC_NODES:
+                    text = f"The filters of {audience[6:]} on this node have {groups.nodes} nodes, of at most"
+                    text += f" {MAX_TOPIC_NODES}; try again later, or use a filter that other clients use"
+                    return ProtocolError(ErrorReason.UNAVAILABLE, text, request_id)
+            of_node += size
+        if of_client > MAX_CLIENT_BYTES:
+            text = (
+                f"The filters of a client have at most {MAX_CLIENT_BYTES} bytes, counted for each topic: shorten them"
+            )
             return ProtocolError(ErrorReason.TOO_MANY_TOPICS, text, request_id)
+        if of_node > MAX_NODE_BYTES:
+            text = f"The filters of this node would have {of_node} bytes, of at most {MAX_NODE_BYTES}; try again later"
+            return ProtocolError(ErrorReason.UNAVAILABLE, text, request_id)
         return None
 
     def groups(self, audience: str, event: Delivered) -> list[str]:
@@ -106,7 +119,8 @@ class Variants(Generic[Member]):
             if group not in groups.filters:
                 groups.filters[group] = options.tag_filter
                 groups.nodes += options.tag_filter.nodes
-            self._filters[member] += 1
+                self._node_bytes += len(options.tag_filter.canonical)
+            self._client_bytes[member] += len(options.tag_filter.canonical)
         elif options.delta:
             group = groups.delta
             self.varied.add(group)
@@ -129,22 +143,22 @@ class Variants(Generic[Member]):
 
     def _remove(self, member: Member, groups: _Groups[Member]) -> None:
         group = groups.group_of.pop(member, groups.plain)
-        self._members[group].discard(member)
-        if group == groups.plain:
-            return
+        members = self._members[group]
+        members.discard(member)
         if group == groups.delta:
             self.deltas[group].fresh.discard(member)
-        else:
-            self._filters[member] -= 1
-            if not self._filters[member]:
-                del self._filters[member]
-        if not self._members[group]:
-            del self._members[group]
-            if group == groups.delta:
-                del self.deltas[group]
+            if not members:
+                del self._members[group], self.deltas[group]
                 self.varied.discard(group)
-            else:
+        elif group != groups.plain:
+            size = len(groups.filters[group].canonical)
+            self._client_bytes[member] -= size
+            if not self._client_bytes[member]:
+                del self._client_bytes[member]
+            if not members:
+                del self._members[group]
                 groups.nodes -= groups.filters.pop(group).nodes
+                self._node_bytes -= size
 
 
 def _filter_group(audience: str, wanted: TagFilter) -> str:

@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.core import fossil_delta, frames, message
+from gateway.core import fossil_delta, frames, message, variants
 from gateway.core.errors import ErrorReason
 from gateway.core.events import Delivered, Encoder
 from gateway.core.hub import Audiences, Hub
 from gateway.core.subscription_options import PLAIN, SubscriptionOptions
 from gateway.core.tag_filter import TagFilter
-from gateway.core.variants import MAX_CLIENT_FILTERS, MAX_TOPIC_NODES
+from gateway.core.variants import MAX_CLIENT_BYTES, MAX_TOPIC_NODES
 from gateway.protocols.centrifugo import protobuf
 from gateway.protocols.centrifugo.protocol import JSON, PROTOBUF
 from gateway.protocols.native.protocol import NATIVE
@@ -255,18 +255,40 @@ def test_the_filters_of_a_topic_have_a_bound() -> None:
 
 def test_the_filters_of_a_client_have_a_bound() -> None:
     hub, ann = Hub(), Client("ann")
-    topics = [f"topic:{number}" for number in range(MAX_CLIENT_FILTERS)]
     options = a_filter("side", "buy")
+    assert options.tag_filter is not None
+    size = len(options.tag_filter.canonical)
+    topics = [f"topic:{number}" for number in range(MAX_CLIENT_BYTES // size)]
     for topic in topics:
         subscribe(hub, ann, options, topic)
-    assert hub.variants.refusal(ann, topics, a_filter("side", "sell"), None) is None, "it replaces its filters"
-    error = hub.variants.refusal(ann, [TOPIC], options, None)
-    assert error is not None
-    assert error.reason is ErrorReason.TOO_MANY_TOPICS
+    assert hub.variants.refusal(ann, topics, a_filter("side", "yes"), None) is None, "it replaces its filters"
+    for more in ([TOPIC], [*topics, TOPIC]):
+        error = hub.variants.refusal(ann, more, options, None)
+        assert error is not None
+        assert error.reason is ErrorReason.TOO_MANY_TOPICS
     assert hub.variants.refusal(ann, [TOPIC], PLAIN, None) is None
     subscribe(hub, ann, PLAIN, topics[0])
     assert hub.variants.refusal(ann, [TOPIC], options, None) is None
     hub.remove(ann)
     assert hub.variants.refusal(ann, topics, options, None) is None
-    with pytest.raises(KeyError):
-        hub.variants.groups(topics[0], event(1))
+    assert not hub.variants.topics
+
+
+def test_the_filters_of_a_node_have_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    hub, ann, bob = Hub(), Client("ann"), Client("bob")
+    options = a_filter("side", "buy")
+    assert options.tag_filter is not None
+    monkeypatch.setattr(variants, "MAX_NODE_BYTES", 2 * len(options.tag_filter.canonical))
+    for topic in ("topic:a", "topic:b"):
+        subscribe(hub, ann, options, topic)
+        subscribe(hub, bob, options, topic)
+    error = hub.variants.refusal(bob, ["topic:c"], options, None)
+    assert error is not None
+    assert error.reason is ErrorReason.UNAVAILABLE
+    hub.leave(ann, "topic:a")
+    assert hub.variants.refusal(bob, ["topic:c"], options, None) is not None, "another client has the filter still"
+    hub.leave(bob, "topic:a")
+    subscribe(hub, bob, options, "topic:c")
+    for client in (ann, bob):
+        hub.remove(client)
+    assert hub.variants.refusal(bob, ["topic:a", "topic:b"], options, None) is None
