@@ -18,6 +18,15 @@ from gateway.node.status import NodeFacts, NodeStatus
 from gateway.protocols.native.protocol import NATIVE
 
 
+class TwoClients(list[int]):
+    """The open connections: two, of one protocol."""
+
+    by_protocol = {"native": 2}  # noqa: RUF012
+
+    def __init__(self) -> None:
+        super().__init__((0, 1))
+
+
 class Member:
     """A subscriber that is sent nothing."""
 
@@ -50,7 +59,7 @@ class Node:
         )
         self.own_channels = SimpleNamespace(confirmed=True)
         self.drain_state = SimpleNamespace(draining=False, phase=Phase.SERVING)
-        hub, clients, drain = CountingHub(), cast(Any, range(2)), cast(Any, self.drain_state)
+        hub, clients, drain = CountingHub(), cast(Any, TwoClients()), cast(Any, self.drain_state)
         self.readiness = Readiness(
             cast(Any, self.authenticator), cast(Any, self.pubsub), cast(Any, self.own_channels), cast(Any, self.lease),
             drain,
