@@ -20,6 +20,8 @@ from gateway.core.position import unborn
 from gateway.core.stream_position import StreamEntry, StreamPage
 from gateway.core.topic_rules import Rule
 
+# A topic that got its epoch before its first message: clients cause such keys, so they live only briefly.
+BEGUN_MS: Final = 3_600_000
 META_MS: Final = 86_400_000  # meta and snapshot outlive the messages by this; nodes with subscribers renew it
 MAX_READ: Final = 1000  # entries in one answer
 MAX_OFFSET: Final = 10**14  # append_history.lua starts a new epoch beyond it
@@ -52,17 +54,17 @@ class History:
         self._peek_history = redis.script("peek_history")
         self._begin_history = redis.script("begin_history")
 
-    async def begin(self, topic: str, rule: Rule, page: StreamPage) -> StreamPage:
+    async def begin(self, topic: str, page: StreamPage) -> StreamPage:
         """Give a topic an epoch before its first message; `page` is a read that found none. Returns the page with it.
 
         A client whose protocol names the epoch only when it subscribes can then still recover after the first message.
+        The epoch lives for `BEGUN_MS` after the last subscriber, unless a message comes.
 
         Raises:
             Unavailable: Redis did not confirm.
         """
         keys = [self._keys.history_meta(topic)]
-        life_ms = rule.history_seconds * 1000 + META_MS
-        command = self._begin_history.with_source(keys, [secrets.token_hex(4), life_ms])
+        command = self._begin_history.with_source(keys, [secrets.token_hex(4), BEGUN_MS])
         [begun] = await self._redis.transact([command], durable=True)
         epoch = self._top(keys[0], begun, b"0", b"").epoch
         return page if epoch is None else replace(page, epoch=epoch)
@@ -138,7 +140,8 @@ class History:
             ([self._keys.history_meta(topic), self._keys.snapshot(topic)], rule.history_seconds * 1000 + META_MS)
             for topic, rule in topics
         ]
-        found = await self._redis.execute_each([self._peek_history(keys, [life_ms]) for keys, life_ms in asked])
+        commands = [self._peek_history(keys, [life_ms, BEGUN_MS]) for keys, life_ms in asked]
+        found = await self._redis.execute_each(commands)
         return [
             None if isinstance(answer, CommandRefused) else self._top(keys[0], *answer)
             for (keys, _), answer in zip(asked, found, strict=True)

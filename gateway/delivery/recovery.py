@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, Final, Protocol
 
@@ -16,6 +17,7 @@ from gateway.broker.history import MAX_READ, NO_TOP, History, HistoryTop
 from gateway.broker.memory import RedisMemory
 from gateway.core.events import Broadcast, Delivered
 from gateway.core.position import ANY_EPOCH, Position, is_unborn
+from gateway.core.rate_limits import RateLimit
 from gateway.core.stream_position import StreamEntry, StreamPosition
 from gateway.core.topic_rules import Rule, TopicRules
 from gateway.logging import logger
@@ -25,6 +27,7 @@ RETRY_SECONDS: Final = 0.5
 MAX_READING: Final = 200  # topics that are read at the same time
 RECOVERED_BYTES: Final = 16 << 20  # of the messages whose frames are kept for other clients that recover
 MAX_CHECKED: Final = 1000  # topics compared with Redis in one check
+BEGUN_PER_SECOND: Final = 20.0  # epochs that this node writes for topics without messages
 
 
 class StreamConsumer(Protocol):
@@ -57,12 +60,16 @@ class Recovery:
         self, history: History, rules: TopicRules, metrics: Metrics,
         spawn: Callable[[Coroutine[Any, Any, None], str], object], begins_in: RedisMemory | None = None,
     ) -> None:  # fmt: skip
-        """`begins_in`: a topic without messages gets an epoch when the node opens it, unless this memory is full."""
+        """`begins_in`: a topic without messages gets an epoch when the node opens it, unless this memory is full.
+
+        The rate is limited, because a client can subscribe to any names: other topics get theirs with a message.
+        """
         self._history = history
         self._rules = rules
         self._metrics = metrics
         self._spawn = spawn
         self._begins_in = begins_in
+        self._begun = -math.inf  # the state of the bucket of `BEGUN_PER_SECOND`
         self._streams: dict[str, _TopicStream] = {}
         self._recovered: dict[tuple[str, str, int], Delivered] = {}  # by topic, epoch and offset
         self._recovered_bytes = 0
@@ -218,7 +225,7 @@ class Recovery:
                     async with self._reading:
                         page = await self._history.read(topic, stream_position.begin_read())
                         if is_unborn(page.epoch) and stream_position.epoch is None and self._may_begin():
-                            page = await self._history.begin(topic, self._rules.of(topic), page)
+                            page = await self._history.begin(topic, page)
                 except Unavailable:
                     await asyncio.sleep(RETRY_SECONDS)  # retry until read: no subscription is acknowledged before
                     continue
@@ -243,7 +250,13 @@ class Recovery:
                     waiter.set_result(None)
 
     def _may_begin(self) -> bool:
-        return self._begins_in is not None and not self._begins_in.full
+        if self._begins_in is None or self._begins_in.full:
+            return False
+        limit, now = RateLimit(BEGUN_PER_SECOND), asyncio.get_running_loop().time()
+        may = limit.left(self._begun, now) > 0
+        if may:
+            self._begun = limit.take(self._begun, now)
+        return may
 
     def _gap(self, topic: str, stream: _TopicStream) -> None:
         stream.losses += 1

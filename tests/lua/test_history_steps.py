@@ -662,7 +662,7 @@ def test_peek_reads_the_meta_and_writes_nothing_while_half_its_life_is_left(step
     steps.redis.pexpire(topic.meta, 31_000)
     steps.redis.pexpire(topic.snapshot, 5_000)
     with steps.nothing_done():
-        assert steps.call("peek_history", rows, 60_000) == [b"e1", b"5", b"7"]
+        assert steps.call("peek_history", rows, 60_000, 1000) == [b"e1", b"5", b"7"]
 
 
 def test_peek_renews_meta_and_last_value_in_the_second_half_of_their_life(steps: Steps, topic: Topic) -> None:
@@ -674,7 +674,7 @@ def test_peek_renews_meta_and_last_value_in_the_second_half_of_their_life(steps:
         else:
             steps.redis.persist(topic.meta)
         with steps.silence():
-            assert steps.call("peek_history", rows, 60_000) == [b"e1", b"5", b"7"]
+            assert steps.call("peek_history", rows, 60_000, 1000) == [b"e1", b"5", b"7"]
         assert steps.expires(topic.meta, 60_000)
         assert steps.redis.exists(topic.snapshot) == (left != 29_999)
         steps.redis.hset(topic.snapshot, "m", "x")
@@ -682,18 +682,30 @@ def test_peek_renews_meta_and_last_value_in_the_second_half_of_their_life(steps:
             assert steps.expires(topic.snapshot, 60_000)
 
 
+def test_peek_keeps_a_topic_without_messages_for_a_shorter_time(steps: Steps, topic: Topic) -> None:
+    rows = [topic.meta, topic.snapshot]
+    topic.put_meta(epoch="e1", top=0, mark=0)
+    for left, life in ((600, 600), (400, 1000), (None, 1000)):
+        if left:
+            steps.redis.pexpire(topic.meta, left)
+        else:
+            steps.redis.persist(topic.meta)
+        assert steps.call("peek_history", rows, 60_000, 1000) == [b"e1", b"0", b"0"]
+        assert steps.expires(topic.meta, life)
+
+
 def test_peek_of_what_is_missing_writes_nothing(steps: Steps, topic: Topic) -> None:
     rows = [topic.meta, topic.snapshot]
     with steps.nothing_done():
-        assert steps.call("peek_history", rows, 60_000) == [b"", b"", b""]
+        assert steps.call("peek_history", rows, 60_000, 1000) == [b"", b"", b""]
     steps.redis.hset(topic.meta, "top", 5)
     steps.redis.hset(topic.snapshot, "m", "x")
     with steps.nothing_done():
-        assert steps.call("peek_history", rows, 60_000) == [b"", b"", b""]
+        assert steps.call("peek_history", rows, 60_000, 1000) == [b"", b"", b""]
     steps.redis.delete(topic.meta)
     steps.redis.set(topic.meta, "x")
     with steps.nothing_done():
-        assert steps.call("peek_history", rows, 60_000) == [b"", b"", b""]
+        assert steps.call("peek_history", rows, 60_000, 1000) == [b"", b"", b""]
     steps.redis.delete(topic.meta)
     steps.redis.hset(topic.meta, "epoch", "e1")
-    assert steps.call("peek_history", rows, 60_000) == [b"e1", b"", b""]
+    assert steps.call("peek_history", rows, 60_000, 1000) == [b"e1", b"", b""]

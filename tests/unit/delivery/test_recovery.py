@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Sequence
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any, cast
 
 from gateway.broker.client import Unavailable
 from gateway.broker.history import History, HistoryTop
-from gateway.core.position import Position
+from gateway.broker.memory import RedisMemory
+from gateway.core.position import Position, unborn
+from gateway.core.rate_limits import BURST_SECONDS
 from gateway.core.stream_position import StreamEntry, StreamPage
 from gateway.core.topic_rules import Rule, TopicRules
-from gateway.delivery.recovery import MAX_READING, Recovery
+from gateway.delivery.recovery import BEGUN_PER_SECOND, MAX_READING, Recovery
 from gateway.metrics import Metrics
 from tests.kit.waiting import eventually
+from tests.unit.virtual_time import in_virtual_time, later
 
 RULES = TopicRules([Rule(pattern="*", history=100)])
 
@@ -33,6 +38,7 @@ class FakeHistory:
         self.top = top
         self.epoch = "e"
         self.reads = 0
+        self.begun = 0
         self.away = False
         self.go = asyncio.Event()
         self.go.set()
@@ -46,6 +52,10 @@ class FakeHistory:
         if self.away:
             raise Unavailable("away")
         return page
+
+    async def begin(self, _topic: str, page: StreamPage) -> StreamPage:
+        self.begun += 1
+        return replace(page, epoch="e")
 
     async def renew_epoch(self, _topic: str, epoch: str) -> str:
         await self.may_renew.wait()
@@ -157,6 +167,25 @@ async def test_a_topic_is_closed_also_while_a_client_that_is_gone_waits_for_it()
     node.publish(received=False)
     await node.recovery.prepare("t")
     assert node.recovery.position("t") == place(4)
+
+
+@in_virtual_time
+async def test_the_epochs_of_topics_without_messages_are_written_at_a_limited_rate() -> None:
+    node = Node(0)
+    node.history.epoch = unborn("0123456789ab", 500_000)
+    memory = SimpleNamespace(full=False)
+    node.recovery = Recovery(cast(History, node.history), RULES, Metrics(), node._spawn, cast(RedisMemory, memory))
+    burst = int(BEGUN_PER_SECOND * BURST_SECONDS)
+    await asyncio.gather(*(node.recovery.prepare(f"t{number}") for number in range(2 * burst)))
+    assert node.history.begun == burst
+    assert node.recovery.is_ready(f"t{2 * burst - 1}")
+    await later(1)
+    await asyncio.gather(*(node.recovery.prepare(f"u{number}") for number in range(burst)))
+    assert node.history.begun == burst + int(BEGUN_PER_SECOND)
+    memory.full = True
+    await later(60)
+    await node.recovery.prepare("full")
+    assert node.history.begun == burst + int(BEGUN_PER_SECOND)
 
 
 async def test_no_subscriber_joins_under_the_epoch_of_a_stream_that_went_back() -> None:
