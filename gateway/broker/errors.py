@@ -56,6 +56,15 @@ def explain(error: BaseException) -> str:
     return text or "the connection was lost"
 
 
+def retrieve(task: asyncio.Task[Any]) -> None:
+    """Retrieve the error of a shared task, as its done callback: all of its callers may be cancelled before it ends.
+
+    The event loop would report the error as one that nobody has seen.
+    """
+    if not task.cancelled():
+        task.exception()
+
+
 async def cancellable(work: Awaitable[T]) -> T:
     """Await `work` of redis-py; return its result, or raise a cancellation that redis-py lost.
 

@@ -12,6 +12,7 @@ import secrets
 from typing import Final
 
 from gateway.broker.client import CommandRefused, RedisClient
+from gateway.broker.errors import retrieve
 
 LIFE_BYTES: Final = 6  # of the name
 
@@ -36,6 +37,7 @@ class ServerLife:
         asking = self._next.get(server)
         if asking is None:
             asking = self._next[server] = asyncio.get_running_loop().create_task(self._ask(server, key))
+            asking.add_done_callback(retrieve)
         return await asyncio.shield(asking)
 
     async def _ask(self, server: str | None, key: str) -> str:

@@ -30,7 +30,16 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from gateway.broker.errors import REDIS_ERRORS, Impaired, Unavailable, WrongServer, cancellable, explain, to_unavailable
+from gateway.broker.errors import (
+    REDIS_ERRORS,
+    Impaired,
+    Unavailable,
+    WrongServer,
+    cancellable,
+    explain,
+    retrieve,
+    to_unavailable,
+)
 from gateway.broker.slot_map import SlotMap, server_name
 from gateway.core.urls import REDIS_PORT, RedisUrl, parse_redis
 from gateway.logging import logger
@@ -153,6 +162,7 @@ class Topology:
             return False
         loop = asyncio.get_running_loop()
         self._lookup = loop.create_task(loop.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+        self._lookup.add_done_callback(retrieve)
         try:
             async with asyncio.timeout(self._timeout):
                 found = await asyncio.shield(self._lookup)

@@ -17,6 +17,7 @@ import orjson
 from gateway.broker import rows
 from gateway.broker.client import RedisClient, RedisCommand, Unavailable, Unconfirmed, WrongType
 from gateway.broker.envelope import Envelope, EnvelopeKind
+from gateway.broker.errors import retrieve
 from gateway.broker.fence import Fence, Fenced
 from gateway.broker.history import History
 from gateway.broker.keys import IDEMPOTENCY_MS, Keys, node_of
@@ -230,8 +231,9 @@ class MessagePublisher:
             self._reading.add_done_callback(self._end_reading)
         await asyncio.shield(self._reading)
 
-    def _end_reading(self, _: asyncio.Task[None]) -> None:
+    def _end_reading(self, reading: asyncio.Task[None]) -> None:
         self._reading = None
+        retrieve(reading)
 
     async def _read_rules_now(self, now: float) -> None:
         try:
