@@ -59,7 +59,7 @@ def explain(error: BaseException) -> str:
 def retrieve(task: asyncio.Task[Any]) -> None:
     """Retrieve the error of a shared task, as its done callback: all of its callers may be cancelled before it ends.
 
-    The event loop would report the error as one that nobody has seen.
+    The event loop would report it as never retrieved.
     """
     if not task.cancelled():
         task.exception()
