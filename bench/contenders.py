@@ -8,8 +8,8 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Final, TypeAlias
@@ -54,6 +54,7 @@ class Contender:
     publish_one: Publish | None = None  # an HTTP request that publishes a message
     publish_many: Publish | None = None  # an HTTP request that publishes several
     publish_socket: str = ""  # a client's message that publishes to `{topic}`
+    settings: Mapping[str, object] = field(default_factory=dict)  # of our node
 
     @property
     def available(self) -> bool:
@@ -276,6 +277,10 @@ GATEWAY: Final = Contender(
     "gateway", "this gateway", "/ws", _JSON, _ours,
     publish_one=_our_publish, publish_many=_our_batch,
     publish_socket=f'{{"type":"PUBLISH","topic":"{{topic}}","data":{{"at":"{STAMP}"}},"requestId":"1"}}',
+)  # fmt: skip
+OUR_CENTRIFUGO: Final = replace(
+    GATEWAY, name="gateway-centrifugo", title="gateway, their protocol", path="/connection/websocket",
+    script=_CENTRIFUGO, settings={"centrifugo": 1},
 )  # fmt: skip
 PRICED: Final = replace(GATEWAY, message=_ours_of_prices)
 CENTRIFUGO: Final = Contender(

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import redis
 
-from bench.contenders import CACHE, GATEWAY, Contender
+from bench.contenders import CACHE, Contender
 from bench.figures import Round, percentile
 from bench.load import Load, build
 from bench.machine import LOAD_CORE, SERVER_CORE, family, memory_kb, on, pin
@@ -92,7 +92,7 @@ class Lab:
 
     def _start(self, contender: Contender, nodes: int, haproxy: bool, settings: Mapping[str, object]) -> Server:
         with on(SERVER_CORE):
-            if contender is GATEWAY:
+            if contender.command is None:
                 rules = self.folder / "topics.toml"
                 rules.write_text(RULES)
                 values = {
@@ -100,6 +100,7 @@ class Lab:
                     "log_level": "error",
                     "drain_seconds": 0,
                     "client_messages_per_second": 1_000_000,
+                    **contender.settings,
                     **settings,
                 }
                 ours = self._stack.enter_context(Cluster(nodes, self.folder, self.redis, **values))
@@ -107,7 +108,6 @@ class Lab:
                 if haproxy:
                     return self._balanced(contender, ports, pids, ours.nodes)
             else:
-                assert contender.command is not None
                 command = contender.command()
                 processes = [self._process(command) for _ in range(nodes)]
                 ports, pids = tuple(port for port, _ in processes), tuple(process.pid for _, process in processes)

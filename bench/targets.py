@@ -92,6 +92,12 @@ TARGETS: Final = (
     ),
     _cost("paced fan-out, CPU per delivery", "paced", US, 0.9),
     Target(
+        "paced fan-out in Centrifugo's protocol, CPU per delivery, relative to the native protocol",
+        ratio(of("paced", US, "gateway-centrifugo"), of("paced", US)),
+        1.1,
+        unit=" x",
+    ),
+    Target(
         "saturation, deliveries per second and core, relative to Centrifugo",
         versus("saturation", SATURATED),
         30,
