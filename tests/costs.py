@@ -34,10 +34,12 @@ class Cost:
 CLIENT: Final = (
     Cost("AUTH", node_ms=6),
     Cost("SUBSCRIBE a topic"),
-    Cost("SUBSCRIBE a topic with history and presence", node_ms=6, redis_ms=2),
+    Cost("SUBSCRIBE a topic with history and presence", node_ms=6, redis_ms=2, kept=512),
     Cost("SUBSCRIBE that recovers 100 messages", node_ms=15, redis_ms=4, sent=40_000, times=30),
     Cost("SUBSCRIBE 500 topics", node_ms=60, redis_ms=20, sent=16_000, times=5),
-    Cost("SUBSCRIBE 500 topics with history and presence", node_ms=600, redis_ms=100, sent=400_000, times=4),
+    Cost(
+        "SUBSCRIBE 500 topics with history and presence", node_ms=600, redis_ms=100, kept=16_384, sent=400_000, times=4
+    ),
     Cost("UNSUBSCRIBE a topic"),
     Cost("PUBLISH"),
     Cost("PUBLISH on a topic with history and a snapshot", node_ms=4, kept=5632),

@@ -64,7 +64,7 @@ async def test_closes_are_spread_over_the_window(cluster: Start, connect: Connec
     await asyncio.gather(*map(note, clients))
     assert await exit_code(node) == 0
     taken = max(closed) - min(closed)
-    assert window * 0.8 <= taken <= window * 1.5
+    assert window * 0.5 <= taken <= window * 1.5  # this process may see the first closes late
     histogram = Counter(min(bins - 1, int((at - min(closed)) / taken * bins)) for at in closed)
     # Each part of the window has its share of 50, but for the machine's own hiccups.
     assert all(n / bins / 2 <= histogram[at] <= n / bins * 2 for at in range(bins)), histogram

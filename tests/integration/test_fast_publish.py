@@ -6,6 +6,7 @@ Only the Date, and positions of messages, may differ.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 from collections.abc import Callable, Iterator
 from hashlib import sha256
@@ -261,8 +262,15 @@ async def all_answers(node: Node, sent: bytes, size: int) -> bytes:
             await asyncio.sleep(0)
     async with asyncio.timeout(30):
         answer = await reader.read(-1)
-    writer.close()
+    await closed(writer)
     return answer
+
+
+async def closed(writer: asyncio.StreamWriter) -> None:
+    """Close the connection, and wait until it is closed."""
+    writer.transport.abort()
+    with contextlib.suppress(ConnectionError):
+        await writer.wait_closed()
 
 
 async def test_a_stop_answers_the_publish_under_way(
@@ -280,5 +288,5 @@ async def test_a_stop_answers_the_publish_under_way(
         answer = await reader.read(-1)  # until the node closes the connection
     assert answer.startswith(b"HTTP/1.1 200 ")
     assert b"\r\nconnection: close\r\n" in answer
-    writer.close()
+    await closed(writer)
     assert node.process.exit_code() == 0

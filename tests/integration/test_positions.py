@@ -159,7 +159,7 @@ async def test_a_topic_that_is_idle_but_subscribed_does_not_expire(
     await client.subscribe("last")
     await publish(api(nodes[0]), "last", 1)
     await client.hear(type="DATA", data=1)
-    for key in (meta("last"), "gw:ws:snapshot:{last}"):
+    for key in ("gw:ws:snapshot:{last}", meta("last")):  # the meta's TTL decides when both are renewed
         redis.cli("PEXPIRE", key, 3_600_000)
     await eventually(lambda: redis.cli("TTL", meta("last")) > 86_400)
     assert redis.cli("TTL", "gw:ws:snapshot:{last}") > 86_400

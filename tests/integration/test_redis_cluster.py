@@ -155,8 +155,9 @@ async def test_every_lua_step_takes_one_slot(
     # revoke_tokens
     answer = await api.http.post("/api/revocations", json={"user": "mallory"})
     assert answer.status_code == 200, answer.text
-    # renew_epoch
+    # begin_history, renew_epoch
     page = await History(redis_client, KEYS).read("kept", None)
+    assert (await History(redis_client, KEYS).begin("kept", page)).epoch == page.epoch
     assert await History(redis_client, KEYS).renew_epoch("kept", page.epoch) != page.epoch
     # acquire_leadership, release_leadership
     said = asyncio.Event()
