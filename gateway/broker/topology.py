@@ -30,16 +30,8 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from gateway.broker.errors import (
-    REDIS_ERRORS,
-    Impaired,
-    Unavailable,
-    WrongServer,
-    cancellable,
-    explain,
-    retrieve,
-    to_unavailable,
-)
+from gateway.broker.errors import REDIS_ERRORS, cancellable, explain, retrieve, to_unavailable
+from gateway.broker.failures import Impaired, Unavailable, WrongServer
 from gateway.broker.slot_map import SlotMap, server_name
 from gateway.core.urls import REDIS_PORT, RedisUrl, parse_redis
 from gateway.logging import logger
