@@ -161,7 +161,7 @@ async def test_a_topic_is_closed_also_while_a_client_that_is_gone_waits_for_it()
     waits.cancel()
     node.recovery.close_topic("t")
     node.history.go.set()
-    await asyncio.sleep(0.01)
+    await eventually(lambda: not node._tasks)  # the reader has ended
     assert "t" not in node.recovery
     assert not node.recovery.is_ready("t")
     node.publish(received=False)
